@@ -1,0 +1,65 @@
+# Everything runs in .venv, which `make setup` builds. Start with `make help`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+SOURCES := langchain_ralmspec tests scripts $(wildcard docs examples)
+
+# The torch that we test with. Where PyPI's build is not the one you want, install
+# another: make setup TORCH='torch==2.13.0 --index-url <the index of CPU builds>'.
+TORCH ?= torch==2.13.0
+
+# llama-cpp-python is compiled on the first set-up: about six minutes on two cores.
+# pip keeps the wheel, so never pass it --no-cache-dir.
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || echo 2)
+
+# The targets share .venv and the cores, so `make -j` runs them one by one as well.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint typing unit integration wheel format clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' \
+		$(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP) ## build .venv with everything in it
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"Python 3.11 or later is needed; say make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --progress-bar off --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --progress-bar off $(TORCH)
+	$(BIN)/python -m pip install --progress-bar off --editable '.[all]' --group dev
+	touch $@
+
+demo: $(STAMP) ## run the demo; arguments go into ARGS="..."
+	$(BIN)/ralmspec demo $(ARGS)
+
+test: lint typing unit integration wheel ## run every check
+
+lint: $(STAMP) ## ruff, rules and format
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+typing: $(STAMP) ## mypy, strict
+	$(BIN)/mypy langchain_ralmspec tests scripts
+
+unit: $(STAMP) ## unit tests: no model, no network
+	$(BIN)/pytest tests/unit_tests --disable-socket --allow-unix-socket $(ARGS)
+
+integration: $(STAMP) ## integration tests: real models, real stores
+	$(BIN)/pytest tests/integration_tests $(ARGS)
+
+wheel: $(STAMP) ## build the wheel, try it in an empty environment
+	$(BIN)/python scripts/check_wheel.py
+
+format: $(STAMP) ## let ruff fix and format the sources
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+clean: ## remove .venv and what tools leave behind
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

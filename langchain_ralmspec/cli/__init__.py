@@ -1,0 +1,24 @@
+"""The command ``ralmspec``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from langchain_ralmspec.errors import MissingExtraError, RaLMSpecError
+
+
+def main() -> None:
+    """Run the command line."""
+    # llama.cpp, torch and FAISS each bring an OpenMP pool whose threads spin while
+    # they wait, against one another. It has to be said before any of them loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("ANONYMIZED_TELEMETRY", "False")
+    try:
+        try:
+            from langchain_ralmspec.cli.app import app
+        except ImportError as error:
+            raise MissingExtraError.of(error.name or "typer", "cli") from error
+        app()
+    except RaLMSpecError as error:
+        sys.exit(f"ralmspec: {error}")

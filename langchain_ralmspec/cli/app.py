@@ -1,0 +1,111 @@
+"""The commands: what they take, and which room does the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from langchain_ralmspec.cli.models import list_models, model_path
+from langchain_ralmspec.cli.progress import bar
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Speculative retrieval inside generation, on local models.",
+)
+models = typer.Typer(no_args_is_help=True, help="Models that install from PyPI.")
+app.add_typer(models, name="models")
+
+
+@models.command("list")
+def list_(  # the name is taken by the builtin
+) -> None:
+    """List the models that this package can find, and what brings them."""
+    table = Table("name", "kind", "MB", "licence", "installed", "in the cache")
+    for row in list_models():
+        table.add_row(
+            row.name,
+            row.kind,
+            f"{row.size / 1e6:.0f}",
+            row.licence,
+            "yes" if row.installed else f"pip install 'langchain-ralmspec[{row.extra}]'",
+            str(row.cached or ""),
+        )
+    Console().print(table)
+
+
+@models.command()
+def path(
+    name: Annotated[str, typer.Argument(help="A name that `models list` shows.")],
+    quantization: Annotated[
+        str | None,
+        typer.Option(help="Q4_0, Q8_0, F16, or original; the default suits the CPU."),
+    ] = None,
+) -> None:
+    """Print where a model lies; assembles or requantises it the first time."""
+    with bar(f"preparing {name}", unit="bytes") as advance:
+        found = model_path(name, quantization, advance)
+    typer.echo(found)
+
+
+@app.command()
+def demo(
+    store: Annotated[
+        Literal["faiss", "chroma"], typer.Option(help="Vector store to ask.")
+    ] = "faiss",
+    question: Annotated[
+        list[str] | None, typer.Option(help="Ask this instead; may be repeated.")
+    ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(help='JSON lines with a "question" each.', dir_okay=False),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Ask so many at most.", min=1)] = None,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON lines with "text" (and "id", "title"); '
+            "the standard library's docstrings by default.",
+            dir_okay=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="A GGUF file, or a name that `models list` shows.")
+    ] = "smollm2-135m",
+    max_tokens: Annotated[int, typer.Option(help="Length of an answer.", min=1)] = 96,
+    speculation_stride: Annotated[
+        int, typer.Option(help="Guesses verified in one store call.", min=1)
+    ] = 3,
+    guess_policy: Annotated[
+        Literal["lookup", "same"], typer.Option(help="How documents are guessed.")
+    ] = "same",
+    json: Annotated[
+        Path | None, typer.Option(help="Write the figures to this file.")
+    ] = None,
+) -> None:
+    """Answer with retrieval inside generation: speculatively, then sequentially."""
+    from langchain_ralmspec.cli.demo import Demo  # heavy: torch, llama.cpp
+
+    Demo(
+        store=store,
+        questions=_asked(question, questions, limit),
+        corpus=corpus,
+        model=model,
+        max_tokens=max_tokens,
+        speculation_stride=speculation_stride,
+        guess_policy=guess_policy,
+    ).run(json)
+
+
+def _asked(
+    given: list[str] | None, file: Path | None, limit: int | None
+) -> list[str] | None:
+    from langchain_ralmspec.cli.corpus import load_questions
+
+    asked = list(given or []) + (load_questions(file) if file else [])
+    return asked[:limit] or None

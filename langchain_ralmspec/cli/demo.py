@@ -1,0 +1,219 @@
+"""``ralmspec demo``: watch a local model answer, and see what speculation saves."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.documents import Document
+from rich.console import Console
+from rich.table import Table
+
+from langchain_ralmspec.chat_model import ChatRaLMSpec
+from langchain_ralmspec.cli.cache import cache_dir
+from langchain_ralmspec.cli.comparison import Answer, Comparison, Row
+from langchain_ralmspec.cli.corpus import Passage, load_passages, stdlib_passages
+from langchain_ralmspec.cli.embedding_cache import embed_cached
+from langchain_ralmspec.cli.models import MODELS, model_path
+from langchain_ralmspec.cli.progress import bar
+from langchain_ralmspec.errors import MissingExtraError
+from langchain_ralmspec.retriever import RaLMSpecRetriever
+from langchain_ralmspec.speculation import SpeculationStats
+from langchain_ralmspec.stores import FaissStore, SentenceTransformerEmbeddings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+QUESTIONS = [
+    "How do I run a command in a new process and read what it prints?",
+    "How do I find the most common elements of a list?",
+    "How do I parse command line arguments?",
+    "How do I make a temporary directory that is removed afterwards?",
+    "How do I cache the results of a function?",
+    "How do I read a ZIP archive?",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """What to ask, of whom, and how.
+
+    Attributes:
+        store: ``"faiss"`` or ``"chroma"``.
+        questions: what to ask; questions about Python when None.
+        corpus: JSON lines of passages; Python's docstrings when None.
+        model: a GGUF file or the name of a packaged model.
+        max_tokens: length of an answer.
+        speculation_stride: guesses verified in one store call.
+        guess_policy: ``"lookup"`` or ``"same"``.
+    """
+
+    store: str
+    questions: list[str] | None
+    corpus: Path | None
+    model: str
+    max_tokens: int
+    speculation_stride: int
+    guess_policy: str
+
+    def run(self, json_file: Path | None = None) -> Comparison:
+        """Answer every question with both loops; print and write the figures."""
+        console = Console()
+        chat = self._chat(console)
+        questions = self.questions or QUESTIONS
+        _answer(chat, questions[0])  # untimed: page in the model
+        rows = []
+        for number, question in enumerate(questions, start=1):
+            console.print(f"\n[bold]{number}. {question}[/bold]", highlight=False)
+            rows.append(self._compare(chat, question, console))
+        comparison = Comparison(rows)
+        _report(comparison, console)
+        if json_file:
+            json_file.write_text(json.dumps(comparison.as_dict(), indent=2) + "\n")
+            console.print(f"figures written to {json_file}", style="dim")
+        return comparison
+
+    def _compare(self, chat: ChatRaLMSpec, question: str, console: Console) -> Row:
+        def show(text: str) -> None:
+            console.print(text, end="", highlight=False, markup=False, soft_wrap=True)
+
+        # Both start without the documents' KV that the other has prefilled.
+        chat.model.forget_prefixes()
+        speculative = _answer(chat, question, show)
+        chat.model.forget_prefixes()
+        sequential = _answer(chat.model_copy(update={"speculation": False}), question)
+        row = Row(question, sequential, speculative)
+        verdict = "yes" if row.identical else "NO"
+        console.print(f"\n[dim]identical: {verdict}, {row.speedup:.2f}×[/dim]")
+        return row
+
+    def _chat(self, console: Console) -> ChatRaLMSpec:
+        passages = load_passages(self.corpus) if self.corpus else stdlib_passages()
+        gguf = self.model
+        if gguf in MODELS:
+            with bar(f"preparing {gguf}", unit="bytes") as advance:
+                gguf = str(model_path(gguf, progress=advance))
+        embeddings = SentenceTransformerEmbeddings(str(model_path("minilm")))
+        texts = [f"{p.title}. {p.text}" if p.title else p.text for p in passages]
+        with bar("embedding passages") as advance:
+            folder = cache_dir() / "embeddings"
+            vectors = embed_cached(texts, embeddings, "minilm", folder, advance)
+        opened = (_faiss if self.store == "faiss" else _chroma)(
+            passages, vectors, embeddings
+        )
+        console.print(
+            f"{len(passages)} passages in {self.store}, model {Path(gguf).name}, "
+            f"guess policy {self.guess_policy!r}, speculation stride "
+            f"{self.speculation_stride}",
+            style="dim",
+        )
+        return ChatRaLMSpec(
+            model_path=gguf,
+            retriever=RaLMSpecRetriever(vectorstore=opened),
+            max_tokens=self.max_tokens,
+            speculation_stride=self.speculation_stride,
+            guess_policy=self.guess_policy,
+        )
+
+
+def _answer(chat: ChatRaLMSpec, question: str, show: Any = None) -> Answer:
+    parts, info = [], {}
+    for chunk in chat.stream(question):
+        parts.append(str(chunk.text))
+        info = chunk.response_metadata or info
+        if show:
+            show(parts[-1])
+    counted = dict(info["speculation"])
+    counted.pop("guess_accuracy")
+    return Answer("".join(parts), info["steps"], SpeculationStats(**counted))
+
+
+def _documents(passages: list[Passage]) -> list[Document]:
+    return [
+        Document(page_content=p.text, id=p.id, metadata={"title": p.title})
+        for p in passages
+    ]
+
+
+def _faiss(
+    passages: list[Passage],
+    vectors: NDArray[np.float32],
+    embeddings: SentenceTransformerEmbeddings,
+) -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingExtraError.of("faiss", "faiss") from error
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    return FaissStore(index, _documents(passages), embeddings)
+
+
+def _chroma(
+    passages: list[Passage],
+    vectors: NDArray[np.float32],
+    embeddings: SentenceTransformerEmbeddings,
+) -> Any:
+    try:
+        import chromadb
+        from langchain_chroma import Chroma
+    except ImportError as error:
+        raise MissingExtraError.of("langchain_chroma", "chroma") from error
+    client = chromadb.EphemeralClient()
+    collection = client.get_or_create_collection(
+        "ralmspec-demo", configuration={"hnsw": {"space": "cosine"}}
+    )
+    size = client.get_max_batch_size()
+    with bar("filling Chroma") as advance:
+        for first in range(0, len(passages), size):
+            part = passages[first : first + size]
+            collection.add(
+                ids=[p.id for p in part],
+                documents=[p.text for p in part],
+                metadatas=[{"title": p.title} for p in part],
+                embeddings=vectors[first : first + size],
+            )
+            advance(first + len(part), len(passages))
+    return Chroma(
+        client=client, collection_name="ralmspec-demo", embedding_function=embeddings
+    )
+
+
+def _report(comparison: Comparison, console: Console) -> None:
+    table = Table(title="sequential against speculative")
+    table.add_column("question", max_width=40)
+    for heading in (
+        "sequential s",
+        "speculative s",
+        "speed-up",
+        "identical",
+        "guesses right",
+        "store calls",
+    ):
+        table.add_column(heading, justify="right")
+    for row in comparison.rows:
+        slow, fast = row.sequential.stats, row.speculative.stats
+        table.add_row(
+            re.sub(r"\s+", " ", row.question),
+            f"{slow.seconds:.2f}",
+            f"{fast.seconds:.2f}",
+            f"{row.speedup:.2f}×",
+            "yes" if row.identical else "NO",
+            f"{fast.right_guesses}/{fast.guesses}",
+            f"{slow.store_calls} → {fast.store_calls}",
+        )
+    console.print()
+    console.print(table)
+    summary, bounds = comparison.summary(), comparison.bounds
+    console.print(
+        f"speed-up {summary['speedup_median']:.2f}× (median of "
+        f"{summary['questions']}), ceiling 1 + b/a = {summary['ceiling']:.2f}× with "
+        f"a = {1e3 * bounds.generation:.0f} ms to generate a stride and "
+        f"b = {1e3 * bounds.retrieval:.0f} ms to retrieve",
+        highlight=False,
+    )
+    console.print(f"identical: {'yes' if summary['identical'] else 'NO'}")

@@ -1,0 +1,287 @@
+"""The only module that calls llama.cpp: weights, a context, and nothing clever.
+
+Everything here is a thin, checked layer over ``llama_cpp.llama_cpp`` (ctypes).
+A decode releases the interpreter lock. Nothing here is thread-safe on its own:
+:class:`langchain_ralmspec.engine.model.Model` holds the lock of a context.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from langchain_ralmspec.errors import DecodeError, MissingExtraError, ModelFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Tokens
+
+    from numpy.typing import NDArray
+
+_GGUF_MAGIC = b"GGUF"
+
+
+def _library() -> Any:
+    try:
+        import llama_cpp  # noqa: PLC0415  heavy, and only an extra
+    except ImportError as error:
+        raise MissingExtraError.of("llama_cpp", "llama") from error
+    logger = logging.getLogger("llama-cpp-python")
+    if logger.level == logging.NOTSET:  # its default prints every tensor to stderr
+        logger.setLevel(logging.ERROR)
+    return llama_cpp.llama_cpp
+
+
+def check_file(path: str | os.PathLike[str]) -> Path:
+    """Check that ``path`` is a readable GGUF file before llama.cpp sees it.
+
+    Raises:
+        ModelFileError: no such file, or its first bytes are not a GGUF's.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        msg = f"no model file at {str(file)!r}; give model_path the path of a GGUF"
+        raise ModelFileError(msg)
+    with file.open("rb") as stream:
+        magic = stream.read(len(_GGUF_MAGIC))
+    if magic != _GGUF_MAGIC:
+        msg = f"{str(file)!r} is not a GGUF file (it starts with {magic!r})"
+        raise ModelFileError(msg)
+    return file.resolve()
+
+
+class Weights:
+    """A GGUF loaded once: its vocabulary, metadata and tensors."""
+
+    def __init__(self, path: Path, *, n_gpu_layers: int = 0) -> None:
+        """Load the file.
+
+        Raises:
+            ModelFileError: llama.cpp cannot load it (truncated or unsupported).
+        """
+        self.handle: Any = None
+        self._lib = lib = _library()
+        self.path = path
+        lib.llama_backend_init()
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers
+        self.handle = lib.llama_model_load_from_file(os.fsencode(path), params)
+        if not self.handle:
+            msg = (
+                f"llama.cpp cannot load {str(path)!r}; the file is truncated, corrupt "
+                "or of an architecture that this llama-cpp-python does not know"
+            )
+            raise ModelFileError(msg)
+        self._vocab = lib.llama_model_get_vocab(self.handle)
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.n_ctx_train: int = lib.llama_model_n_ctx_train(self.handle)
+        self.bos: int = lib.llama_vocab_bos(self._vocab)
+        self.eos: int = lib.llama_vocab_eos(self._vocab)
+        self.adds_bos: bool = lib.llama_vocab_get_add_bos(self._vocab)
+        self._pieces: dict[int, bytes] = {}
+
+    def metadata(self, key: str) -> str | None:
+        """Value of a GGUF metadata key as text, or None when it is absent."""
+        length = self._lib.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
+        if length < 0:
+            return None
+        buffer = ctypes.create_string_buffer(length + 1)
+        self._lib.llama_model_meta_val_str(
+            self.handle, key.encode(), buffer, length + 1
+        )
+        return buffer.value.decode("utf-8", errors="replace")
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        """Token ids of ``text``, without BOS; ``special`` parses control tokens."""
+        data = text.encode("utf-8")
+        # A token is at least one byte; some vocabularies add a space in front.
+        size = len(data) + 2
+        tokens = (self._lib.llama_token * size)()
+        count = self._lib.llama_tokenize(
+            self._vocab, data, len(data), tokens, size, False, special
+        )
+        if count < 0:
+            msg = f"llama.cpp cannot tokenize a text of {len(data)} bytes"
+            raise DecodeError(msg)
+        return list(tokens[:count])
+
+    def piece(self, token: int) -> bytes:
+        """Bytes of one token; empty for control tokens."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._read_piece(token)
+        return piece
+
+    def _read_piece(self, token: int) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = self._lib.llama_token_to_piece(
+                self._vocab, token, buffer, size, 0, False
+            )
+            if length >= 0:
+                return buffer.raw[:length]
+            size = -length
+
+    def token_text(self, token: int) -> str:
+        """The vocabulary's own name of a token, control tokens included."""
+        text: bytes = self._lib.llama_vocab_get_text(self._vocab, token) or b""
+        return text.decode("utf-8", errors="replace")
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends a generation (EOS, EOT and their kin)."""
+        return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
+
+    def close(self) -> None:
+        """Free the weights."""
+        if self.handle:
+            self._lib.llama_model_free(self.handle)
+            self.handle = None
+
+    def __del__(self) -> None:
+        """Free the weights when the last user is gone."""
+        with contextlib.suppress(Exception):  # the interpreter may be going down
+            self.close()
+
+
+class Context:
+    """KV memory for ``n_slots`` independent sequences, and the decode call.
+
+    Each slot has a KV stream of its own (``kv_unified=False``), so that what
+    one sequence holds cannot leak into the rounding of another.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        n_ctx: int,
+        n_slots: int,
+        n_batch: int,
+        n_threads: int,
+    ) -> None:
+        """Allocate the context; ``n_ctx`` is per slot.
+
+        Raises:
+            DecodeError: llama.cpp cannot allocate it.
+        """
+        self.handle: Any = None
+        self._lib = lib = weights._lib  # noqa: SLF001  same module
+        self._weights = weights  # keeps the weights alive as long as the context
+        params = lib.llama_context_default_params()
+        params.n_ctx = n_ctx * n_slots
+        params.n_batch = params.n_ubatch = n_batch
+        params.n_seq_max = n_slots
+        params.n_threads = params.n_threads_batch = n_threads
+        params.kv_unified = False
+        params.swa_full = True  # a sliding window would forget what we roll back to
+        params.no_perf = True
+        self.handle = lib.llama_init_from_model(weights.handle, params)
+        if not self.handle:
+            msg = (
+                f"llama.cpp cannot allocate a context of {n_slots} × {n_ctx} tokens; "
+                "lower n_ctx"
+            )
+            raise DecodeError(msg)
+        self.n_batch = n_batch
+        self._memory = lib.llama_get_memory(self.handle)
+        self._allocate_batch(n_batch)
+
+    def _allocate_batch(self, size: int) -> None:
+        # One batch, refilled at every call. All its tokens belong to one
+        # sequence, so every seq_id pointer points at the same integer.
+        self._tokens = np.zeros(size, np.int32)
+        self._positions = np.zeros(size, np.int32)
+        self._wanted = np.zeros(size, np.int8)
+        ones = np.ones(size, np.int32)
+        self._slot = ctypes.c_int32(0)
+        slot = ctypes.POINTER(ctypes.c_int32)
+        pointers = (slot * size)(*([ctypes.pointer(self._slot)] * size))
+        self._batch_memory = (ones, pointers)
+        int32, int8 = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_int8)
+        self._batch = self._lib.llama_batch(
+            n_tokens=0,
+            token=self._tokens.ctypes.data_as(int32),
+            embd=None,
+            pos=self._positions.ctypes.data_as(int32),
+            n_seq_id=ones.ctypes.data_as(int32),
+            seq_id=ctypes.cast(pointers, ctypes.POINTER(slot)),
+            logits=self._wanted.ctypes.data_as(int8),
+        )
+
+    def decode(
+        self, slot: int, tokens: Tokens[int], position: int, *, logits: bool
+    ) -> NDArray[np.float32] | None:
+        """Decode at most ``n_batch`` tokens of one sequence from ``position`` on.
+
+        Returns:
+            The logits after the last token, shape ``(n_vocab,)``, a copy; None
+            unless asked for.
+
+        Raises:
+            DecodeError: llama.cpp reports a failure (1: no free KV cells).
+        """
+        n = len(tokens)
+        self._tokens[:n] = tokens
+        self._positions[:n] = np.arange(position, position + n)
+        self._wanted[:n] = 0
+        self._wanted[n - 1] = logits
+        self._slot.value = slot
+        self._batch.n_tokens = n
+        code = self._lib.llama_decode(self.handle, self._batch)
+        if code != 0:
+            msg = f"llama_decode returned {code} for {n} tokens at position {position}"
+            raise DecodeError(msg)
+        if not logits:
+            return None
+        pointer = self._lib.llama_get_logits_ith(self.handle, -1)
+        shape = (self._weights.n_vocab,)
+        row: NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape).copy()
+        return row
+
+    def remove(self, slot: int, position: int) -> None:
+        """Forget everything of a sequence from ``position`` on.
+
+        Raises:
+            DecodeError: the model's memory cannot be cut there (recurrent models).
+        """
+        if not self._lib.llama_memory_seq_rm(self._memory, slot, position, -1):
+            msg = f"the model's memory cannot be rolled back to position {position}"
+            raise DecodeError(msg)
+
+    def save(self, slot: int) -> NDArray[np.uint8]:
+        """Copy of a sequence's KV, as bytes."""
+        size = self._lib.llama_state_seq_get_size(self.handle, slot)
+        state = np.empty(size, np.uint8)
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        written = self._lib.llama_state_seq_get_data(self.handle, pointer, size, slot)
+        if written != size:
+            msg = f"llama.cpp saved {written} of {size} bytes of a sequence"
+            raise DecodeError(msg)
+        return state
+
+    def load(self, slot: int, state: NDArray[np.uint8]) -> None:
+        """Put a saved KV into a slot, replacing what it held."""
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        read = self._lib.llama_state_seq_set_data(
+            self.handle, pointer, state.size, slot
+        )
+        if read != state.size:
+            msg = f"llama.cpp restored {read} of {state.size} bytes of a sequence"
+            raise DecodeError(msg)
+
+    def close(self) -> None:
+        """Free the context."""
+        if self.handle:
+            self._lib.llama_free(self.handle)
+            self.handle = None
+
+    def __del__(self) -> None:
+        """Free the context when its owner is gone."""
+        with contextlib.suppress(Exception):  # the interpreter may be going down
+            self.close()

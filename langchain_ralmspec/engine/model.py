@@ -1,0 +1,251 @@
+"""A model as the rest of the package sees it: loaded once, shared, locked."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from langchain_ralmspec.engine.binding import Context, Weights, check_file
+from langchain_ralmspec.engine.sequence import Sequence, Snapshot
+from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Tokens
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+N_SLOTS = 4
+"""Sequences that are in the context at once; the others wait in host memory."""
+
+PREFIX_CACHE_BYTES = 512 * 2**20
+"""Host memory for the KV of document prefixes, per model."""
+
+_shared: weakref.WeakValueDictionary[tuple[object, ...], Model] = (
+    weakref.WeakValueDictionary()
+)
+_shared_weights: weakref.WeakValueDictionary[tuple[object, ...], Weights] = (
+    weakref.WeakValueDictionary()
+)
+_sharing = threading.Lock()
+
+
+def default_threads() -> int:
+    """Usable cores: all of a small machine, else half (the physical ones)."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    usable = usable or os.cpu_count() or 1
+    small = 4
+    return usable if usable <= small else usable // 2
+
+
+class Model:
+    """Weights with a context of several slots, safe to use from many threads.
+
+    Every operation on the context takes the model's lock for one decode call at
+    most, so requests of several threads interleave and an abandoned one blocks
+    nobody.
+    """
+
+    @classmethod
+    def load(  # the knobs of llama.cpp that a user may turn
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        n_ctx: int = 2048,
+        n_batch: int = 512,
+        n_threads: int | None = None,
+        n_gpu_layers: int = 0,
+    ) -> Model:
+        """Load a model, or share the one that is loaded with the same settings.
+
+        Args:
+            path: a GGUF file.
+            n_ctx: tokens per sequence; 0 takes the length the model was trained on.
+            n_batch: tokens decoded in one call at most.
+            n_threads: threads of a decode; None takes :func:`default_threads`.
+            n_gpu_layers: layers to put on a GPU; -1 for all.
+
+        Raises:
+            ModelFileError: the file is missing, corrupt or not a GGUF.
+            InvalidValueError: a number is out of range.
+        """
+        for name, value, least in (
+            ("n_ctx", n_ctx, 0),
+            ("n_batch", n_batch, 1),
+            ("n_threads", n_threads, 1),
+        ):
+            if value is not None and value < least:
+                msg = f"{name} must be at least {least}, got {value}"
+                raise InvalidValueError(msg)
+        file = check_file(path)
+        threads = n_threads or default_threads()
+        stat = file.stat()
+        weights_key = (file, stat.st_mtime_ns, stat.st_size, n_gpu_layers)
+        key = (*weights_key, n_ctx, n_batch, threads)
+        with _sharing:
+            model = _shared.get(key)
+            if model is None:
+                weights = _shared_weights.get(weights_key)
+                if weights is None:
+                    weights = Weights(file, n_gpu_layers=n_gpu_layers)
+                    _shared_weights[weights_key] = weights
+                model = cls(weights, n_ctx=n_ctx, n_batch=n_batch, n_threads=threads)
+                _shared[key] = model
+            return model
+
+    def __init__(
+        self, weights: Weights, *, n_ctx: int, n_batch: int, n_threads: int
+    ) -> None:
+        """Open a context over ``weights`` and check that it is repeatable."""
+        self.weights = weights
+        self.n_ctx = n_ctx or weights.n_ctx_train
+        self._context = Context(
+            weights,
+            n_ctx=self.n_ctx,
+            n_slots=N_SLOTS,
+            n_batch=min(n_batch, self.n_ctx),
+            n_threads=n_threads,
+        )
+        self._lock = threading.Lock()
+        self._residents: list[weakref.ref[Sequence] | None] = [None] * N_SLOTS
+        self._idle_order = list(range(N_SLOTS))  # longest idle first
+        self._prefixes = _PrefixCache(PREFIX_CACHE_BYTES)
+        # Deferred: the self-test decodes on the finished object.
+        from langchain_ralmspec.engine.selftest import (  # noqa: PLC0415  cycle
+            is_repeatable,
+        )
+
+        self.repeatable = is_repeatable(self)
+
+    @property
+    def path(self) -> Path:
+        """The GGUF file."""
+        return self.weights.path
+
+    def open(self, prefix: Tokens[int]) -> Sequence:
+        """Start a sequence that holds ``prefix``.
+
+        The prefix's KV is computed once, from nothing and in one canonical way,
+        and copied afterwards, while the cache of prefixes has room for it.
+
+        Raises:
+            ContextOverflowError: the prefix does not fit the context.
+        """
+        key = tuple(prefix)
+        snapshot = self._prefixes.get(key)
+        if snapshot is None:
+            sequence = Sequence(self)
+            sequence.prefill(key)
+            self._prefixes.put(key, sequence.save())
+            return sequence
+        return Sequence(self, snapshot)
+
+    def forget_prefixes(self) -> None:
+        """Drop the KV of all document prefixes, so that a timing starts cold."""
+        self._prefixes.clear()
+
+    def decode(
+        self, sequence: Sequence, tokens: Tokens[int], *, logits: bool
+    ) -> NDArray[np.float32] | None:
+        """Decode tokens at the end of a sequence (see :meth:`Sequence.extend`)."""
+        end = sequence.length + len(tokens)
+        if end > self.n_ctx:
+            msg = f"{end} tokens do not fit a context of n_ctx={self.n_ctx}"
+            raise ContextOverflowError(msg)
+        size = self._context.n_batch
+        result = None
+        start = sequence.length
+        for first in range(0, len(tokens), size):
+            chunk = tokens[first : first + size]
+            is_last = first + size >= len(tokens)
+            with self._lock:
+                slot = self._make_resident(sequence)
+                try:
+                    result = self._context.decode(
+                        slot, chunk, start + first, logits=logits and is_last
+                    )
+                except BaseException:
+                    self._context.remove(slot, start)
+                    sequence.length = start
+                    raise
+                sequence.length += len(chunk)
+        return result
+
+    def truncate(self, sequence: Sequence, length: int) -> None:
+        """Roll a sequence back (see :meth:`Sequence.truncate`)."""
+        with self._lock:
+            slot = self._make_resident(sequence)
+            self._context.remove(slot, length)
+            sequence.length = length
+
+    def save(self, sequence: Sequence) -> Snapshot:
+        """Copy a sequence's KV (see :meth:`Sequence.save`)."""
+        with self._lock:
+            if sequence.slot is None and sequence.parked is not None:
+                return Snapshot(sequence.length, sequence.parked)
+            slot = self._make_resident(sequence)
+            return Snapshot(sequence.length, self._context.save(slot))
+
+    def _make_resident(self, sequence: Sequence) -> int:
+        """Bring a sequence into a slot, parking the longest idle one if need be."""
+        slot = sequence.slot
+        if slot is None:
+            slot = self._free_slot()
+            self._context.remove(slot, 0)
+            if sequence.parked is not None:
+                self._context.load(slot, sequence.parked)
+                sequence.parked = None
+            sequence.slot = slot
+            self._residents[slot] = weakref.ref(sequence)
+        self._idle_order.remove(slot)
+        self._idle_order.append(slot)
+        return slot
+
+    def _free_slot(self) -> int:
+        for slot in self._idle_order:
+            resident = self._residents[slot]
+            if resident is None or resident() is None:
+                return slot
+        slot = self._idle_order[0]
+        resident = self._residents[slot]
+        idle = resident() if resident else None
+        if idle is not None:
+            idle.parked = self._context.save(slot)
+            idle.slot = None
+        return slot
+
+
+class _PrefixCache:
+    """Snapshots of prefixes by their tokens: bounded bytes, least recent out first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._snapshots: OrderedDict[tuple[int, ...], Snapshot] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[int, ...]) -> Snapshot | None:
+        with self._lock:
+            snapshot = self._snapshots.get(key)
+            if snapshot is not None:
+                self._snapshots.move_to_end(key)
+            return snapshot
+
+    def clear(self) -> None:
+        with self._lock:
+            self._snapshots.clear()
+            self._bytes = 0
+
+    def put(self, key: tuple[int, ...], snapshot: Snapshot) -> None:
+        with self._lock:
+            if key in self._snapshots or snapshot.state.nbytes > self._max_bytes:
+                return
+            self._snapshots[key] = snapshot
+            self._bytes += snapshot.state.nbytes
+            while self._bytes > self._max_bytes:
+                _, oldest = self._snapshots.popitem(last=False)
+                self._bytes -= oldest.state.nbytes

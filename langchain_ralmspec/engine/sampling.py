@@ -1,0 +1,91 @@
+"""From logits to a token: greedy, or temperature with top-k and top-p.
+
+The random number of a token depends on the seed and the token's position alone,
+never on how many tokens were drawn before. A token that is generated again after
+a roll-back therefore comes out as it would have in a run without speculation.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence as Tokens  # noqa: TC003  pydantic-free, used below
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray  # noqa: TC002
+
+_PENALTY_WINDOW = 64
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 is greedy: the largest logit, the smaller id on a tie.
+        top_k: keep the ``top_k`` most probable tokens; 0 keeps all.
+        top_p: keep the fewest most probable tokens that reach this probability.
+        repeat_penalty: divide (or multiply, when negative) the logits of the last
+            64 generated tokens by this; 1 is off.
+        seed: of the random numbers; None draws a fresh one for this sampler.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 40
+    top_p: float = 0.95
+    repeat_penalty: float = 1.0
+    seed: int | None = None
+    _key: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Settle the seed, so that one sampler always repeats itself."""
+        seed = secrets.randbits(63) if self.seed is None else self.seed
+        object.__setattr__(self, "_key", seed % 2**64)
+
+    def sample(self, logits: NDArray[np.float32], generated: Tokens[int]) -> int:
+        """Choose the token that follows ``generated``.
+
+        Args:
+            logits: shape ``(n_vocab,)``.
+            generated: the tokens of the answer so far, without the prompt.
+        """
+        if self.repeat_penalty != 1 and generated:
+            logits = self._penalized(logits, generated)
+        if self.temperature == 0:
+            return int(logits.argmax())
+        tokens, probabilities = self._distribution(logits)
+        uniform = np.random.Generator(
+            np.random.Philox(key=self._key, counter=len(generated))
+        ).random()
+        index = int(np.searchsorted(probabilities.cumsum(), uniform, side="right"))
+        return int(tokens[min(index, len(tokens) - 1)])
+
+    def _penalized(
+        self, logits: NDArray[np.float32], generated: Tokens[int]
+    ) -> NDArray[np.float32]:
+        recent = np.unique(np.asarray(generated[-_PENALTY_WINDOW:]))
+        logits = logits.copy()
+        rows = logits[recent]
+        logits[recent] = np.where(
+            rows > 0, rows / self.repeat_penalty, rows * self.repeat_penalty
+        )
+        return logits
+
+    def _distribution(
+        self, logits: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Tokens that remain after top-k and top-p, and their probabilities."""
+        if 0 < self.top_k < len(logits):
+            # The k-th largest may be tied: keep all equals, then sort by (logit, id).
+            threshold = np.partition(logits, -self.top_k)[-self.top_k]
+            tokens = np.flatnonzero(logits >= threshold)
+        else:
+            tokens = np.arange(len(logits))
+        tokens = tokens[np.argsort(-logits[tokens], kind="stable")]
+        tokens = tokens[: self.top_k or None]
+        scaled = logits[tokens].astype(np.float64) / self.temperature
+        probabilities = np.exp(scaled - scaled[0])
+        probabilities /= probabilities.sum()
+        keep = int(np.searchsorted(probabilities.cumsum(), self.top_p)) + 1
+        tokens, probabilities = tokens[:keep], probabilities[:keep]
+        return tokens, probabilities / probabilities.sum()

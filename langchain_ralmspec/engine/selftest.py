@@ -1,0 +1,57 @@
+"""Is decoding repeatable, bit for bit, on this machine with these settings?
+
+Speculation keeps the sequential loop's answer only if decoding the same tokens
+in the same chunks gives the same logits after a roll-back, after a trip through
+host memory, and whatever other sequences hold. Most builds of llama.cpp do, with
+separate KV streams; this measures it instead of trusting it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from langchain_ralmspec.engine.sequence import Sequence
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from langchain_ralmspec.engine.model import Model
+
+_PREFIX, _TAIL, _SINGLES = 64, 8, 3  # one call of every shape that the loops use
+
+
+def is_repeatable(model: Model) -> bool:
+    """Decode one text four ways and compare all logits for equality.
+
+    Returns:
+        Whether every way gave the same bits. True when the context is too
+        small (75 tokens) for the test, and so for any document.
+    """
+    n = _PREFIX + _TAIL + _SINGLES
+    if n > model.n_ctx:
+        return True
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, model.weights.n_vocab, size=n).tolist()
+    others = rng.integers(0, model.weights.n_vocab, size=n // 2).tolist()
+
+    first, noise = Sequence(model), Sequence(model)
+    first.prefill(tokens[:_PREFIX])
+    snapshot = first.save()
+    reference = _decode_rest(first, tokens)
+    noise.prefill(others)
+    restored = Sequence(model, snapshot)
+    runs = [_decode_rest(restored, tokens)]
+    restored.truncate(_PREFIX)
+    runs.append(_decode_rest(restored, tokens))
+    first.truncate(0)
+    first.prefill(tokens[:_PREFIX])
+    runs.append(_decode_rest(first, tokens))
+    return all(np.array_equal(run, reference) for run in runs)
+
+
+def _decode_rest(sequence: Sequence, tokens: list[int]) -> NDArray[np.float32]:
+    rows = [sequence.extend(tokens[_PREFIX : _PREFIX + _TAIL])]
+    rows += [sequence.extend([token]) for token in tokens[_PREFIX + _TAIL :]]
+    return np.stack(rows)

@@ -1,0 +1,81 @@
+"""A sequence of tokens whose KV the model keeps: extend, roll back, save, fork."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from langchain_ralmspec.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Tokens
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from langchain_ralmspec.engine.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The KV of a sequence, outside the context: ``length`` tokens as bytes."""
+
+    length: int
+    state: NDArray[np.uint8]
+
+
+class Sequence:
+    """Tokens decoded one after another on a path of their own.
+
+    A sequence is *virtual*: there may be more of them than the context has
+    slots. The model moves the one that has been idle longest to host memory and
+    back, bit for bit, so callers need not know where a sequence is. Its slot and
+    memory are free again when the object is gone; there is nothing to close.
+
+    Attributes:
+        length: number of tokens decoded so far.
+        slot: the slot of the context that holds it now; None while it is parked.
+        parked: its KV while it is not in a slot; None for an empty sequence.
+    """
+
+    def __init__(self, model: Model, snapshot: Snapshot | None = None) -> None:
+        """Start an empty sequence, or continue from a snapshot."""
+        self._model = model
+        self.length = snapshot.length if snapshot else 0
+        self.slot: int | None = None
+        self.parked = snapshot.state if snapshot else None
+
+    def extend(self, tokens: Tokens[int]) -> NDArray[np.float32]:
+        """Decode ``tokens`` and return the logits after the last, ``(n_vocab,)``.
+
+        Raises:
+            ContextOverflowError: the sequence would outgrow the context; nothing
+                was decoded.
+            DecodeError: llama.cpp failed; the sequence is as long as before.
+        """
+        if not tokens:
+            msg = "extend() needs at least one token, got none"
+            raise InvalidValueError(msg)
+        logits = self._model.decode(self, tokens, logits=True)
+        assert logits is not None  # noqa: S101  asked for above
+        return logits
+
+    def prefill(self, tokens: Tokens[int]) -> None:
+        """Decode ``tokens`` for their KV alone; raises as :meth:`extend` does."""
+        if tokens:
+            self._model.decode(self, tokens, logits=False)
+
+    def truncate(self, length: int) -> None:
+        """Roll back to the first ``length`` tokens."""
+        if not 0 <= length <= self.length:
+            msg = f"cannot truncate a sequence of {self.length} tokens to {length}"
+            raise InvalidValueError(msg)
+        self._model.truncate(self, length)
+
+    def save(self) -> Snapshot:
+        """Copy the KV to host memory."""
+        return self._model.save(self)
+
+    def fork(self) -> Sequence:
+        """Open a second sequence that continues from the same tokens."""
+        return Sequence(self._model, self.save())

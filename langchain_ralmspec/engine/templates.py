@@ -1,0 +1,76 @@
+"""Chat templates, as the GGUF carries them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langchain_ralmspec.errors import ChatTemplateError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_ralmspec.engine.binding import Weights
+
+
+class ChatTemplate:
+    """A model's own Jinja chat template, rendered in a sandbox."""
+
+    def __init__(self, weights: Weights) -> None:
+        """Read and compile the template.
+
+        Raises:
+            ChatTemplateError: the model has none, or it does not compile.
+        """
+        source = weights.metadata("tokenizer.chat_template")
+        if not source:
+            msg = (
+                f"{weights.path.name!r} has no chat template; use RaLMSpecLLM, or a "
+                "model tuned for chat"
+            )
+            raise ChatTemplateError(msg)
+        try:
+            import jinja2  # noqa: PLC0415  an extra
+            from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
+        except ImportError as error:
+            raise MissingExtraError.of("jinja2", "llama") from error
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.globals["raise_exception"] = _refuse
+        self._name = weights.path.name
+        self._tokens = {
+            "bos_token": _text_of(weights, weights.bos),
+            "eos_token": _text_of(weights, weights.eos),
+        }
+        self._error = jinja2.TemplateError
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            msg = f"the chat template of {self._name!r} does not compile: {error}"
+            raise ChatTemplateError(msg) from error
+
+    def render(self, messages: Sequence[dict[str, Any]]) -> str:
+        """Render ``{"role", "content"}`` messages up to the assistant's turn.
+
+        Raises:
+            ChatTemplateError: the template refuses these messages.
+        """
+        try:
+            return self._template.render(
+                messages=list(messages), add_generation_prompt=True, **self._tokens
+            )
+        except self._error as error:
+            roles = [message["role"] for message in messages]
+            msg = f"the chat template of {self._name!r} refuses {roles}: {error}"
+            raise ChatTemplateError(msg) from error
+
+
+def _refuse(message: str) -> None:
+    """What templates call as ``raise_exception``."""
+    import jinja2  # noqa: PLC0415  an extra
+
+    raise jinja2.TemplateError(message)
+
+
+def _text_of(weights: Weights, token: int) -> str:
+    return weights.token_text(token) if token >= 0 else ""

@@ -1,0 +1,73 @@
+"""Every error this package raises on purpose.
+
+Each one quotes the value that was refused and says what to do about it. Each
+also derives from the built-in (or langchain-core) exception that a caller
+would expect, so existing ``except`` clauses keep working.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from langchain_core.exceptions import ContextOverflowError as CoreContextOverflowError
+
+
+class RaLMSpecError(Exception):
+    """Base class of all errors of this package."""
+
+
+class InvalidValueError(RaLMSpecError, ValueError):
+    """An argument has a value that cannot be served."""
+
+
+class UnknownArgumentError(RaLMSpecError, TypeError):
+    """A constructor or call was given an argument that does not exist."""
+
+    @classmethod
+    def of(cls, owner: str, given: str, known: Iterable[str]) -> UnknownArgumentError:
+        """Build the error, naming the known argument nearest to ``given``."""
+        names = sorted(known)
+        near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+        return cls(f"{owner} has no argument {given!r}; {hint}")
+
+
+class MissingExtraError(RaLMSpecError, ImportError):
+    """A part of the package needs an optional dependency that is not installed."""
+
+    @classmethod
+    def of(cls, module: str, extra: str) -> MissingExtraError:
+        """Build the error that names the extra which brings ``module``."""
+        return cls(
+            f"the module {module!r} is not installed; "
+            f"run: pip install 'langchain-ralmspec[{extra}]'"
+        )
+
+
+class ModelFileError(RaLMSpecError, OSError):
+    """A GGUF file is missing, unreadable or not a GGUF."""
+
+
+class ChatTemplateError(RaLMSpecError, ValueError):
+    """Chat was asked of a model without a usable chat template."""
+
+
+class ContextOverflowError(RaLMSpecError, CoreContextOverflowError):
+    """Prompt, documents and answer together do not fit the context."""
+
+
+class DecodeError(RaLMSpecError, RuntimeError):
+    """llama.cpp refused to decode a batch."""
+
+
+class EmptyStoreError(RaLMSpecError, LookupError):
+    """A search that generation depends on found no document at all."""
+
+
+class DimensionMismatchError(RaLMSpecError, ValueError):
+    """Query embeddings and stored vectors have different dimensions."""
+
+
+class StoreError(RaLMSpecError, RuntimeError):
+    """The store, or the query encoder in front of it, raised; the cause is chained."""

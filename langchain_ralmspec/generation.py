@@ -1,0 +1,286 @@
+"""What the LLM and the chat model share: settings, and how a request is made."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.prompts import BasePromptTemplate, PromptTemplate
+from langchain_core.prompts import format_document as render_document
+from langchain_core.vectorstores import VectorStoreRetriever
+from pydantic import BaseModel, Field, PrivateAttr, field_validator
+
+from langchain_ralmspec.arguments import StrictArguments
+from langchain_ralmspec.engine import Model, Sampler, Transcript
+from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.ralm import (
+    DocumentLayout,
+    Prompt,
+    Request,
+    Writer,
+    require_room,
+    sequential,
+    speculative,
+)
+from langchain_ralmspec.ralm.run import Run
+from langchain_ralmspec.retriever import RaLMSpecRetriever
+from langchain_ralmspec.speculation import SpeculationStats
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_core.documents import Document
+    from langchain_core.messages.ai import UsageMetadata
+
+    from langchain_ralmspec.engine.binding import Weights
+    from langchain_ralmspec.stores import Hit
+
+
+class Sampling(BaseModel):
+    """Settings that a single call may override."""
+
+    max_tokens: int = Field(default=256, ge=1)
+    """Length limit of the answer, in tokens."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    """Keep the fewest most probable tokens that reach this probability."""
+    top_k: int = Field(default=40, ge=0)
+    """Keep this many most probable tokens; 0 keeps all."""
+    repeat_penalty: float = Field(default=1.0, gt=0)
+    """Penalty on the answer's last 64 tokens; 1 is off."""
+    seed: int | None = None
+    """Of the random numbers; None draws a fresh one for every call."""
+
+    def sampler(self) -> Sampler:
+        """The sampler for these settings."""
+        return Sampler(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            repeat_penalty=self.repeat_penalty,
+            seed=self.seed,
+        )
+
+
+class RetrievalGeneration(StrictArguments, Sampling):
+    """Settings and machinery of generation with retrieval inside."""
+
+    model_path: str
+    """A GGUF file."""
+    retriever: Any
+    """A ``RaLMSpecRetriever``, a ``VectorStore``, or its ``as_retriever()``."""
+
+    n_ctx: int = Field(default=2048, ge=0)
+    """Tokens of prompt, documents and answer together; 0 takes the model's own."""
+    n_batch: int = Field(default=512, ge=1)
+    """Tokens that are decoded in one call at most."""
+    n_threads: int | None = Field(default=None, ge=1)
+    """Threads of a decode; None takes the usable physical cores."""
+    n_gpu_layers: int = 0
+    """Layers on a GPU; -1 for all."""
+    stop: list[str] | None = None
+    """Strings that end the answer; they are not part of it."""
+
+    retrieval_stride: int = Field(default=4, ge=1)
+    """Tokens generated between two retrievals."""
+    query_window: int = Field(default=32, ge=1)
+    """A query is the last so many tokens of question + answer so far."""
+    max_document_tokens: int = Field(default=256, ge=1)
+    """A longer document is cut."""
+    documents_per_step: int = Field(default=1, ge=1)
+    """Documents in front of the prompt; the whole ordered list must match."""
+    document_prompt: BasePromptTemplate[str] = PromptTemplate.from_template(
+        "{page_content}"
+    )
+    """How a document is shown to the model; may name metadata keys."""
+
+    speculation: bool = True
+    """False is the sequential loop: the same answer, one store call a step."""
+    speculation_stride: int = Field(default=3, ge=1)
+    """Guesses that are verified in one store call."""
+    prefetch_k: int = Field(default=20, ge=1)
+    """Hits of every verified query that enter the session's cache."""
+    guess_policy: str = "lookup"
+    """``"lookup"`` in the session's cache, or the ``"same"`` document again."""
+
+    _model: Model | None = PrivateAttr(default=None)
+    _loading: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+
+    @field_validator("retriever")
+    @classmethod
+    def _adopt_retriever(cls, value: Any) -> RaLMSpecRetriever:
+        if isinstance(value, RaLMSpecRetriever):
+            return value
+        if isinstance(value, VectorStoreRetriever):
+            if value.search_type != "similarity":
+                msg = f"search_type {value.search_type!r} cannot be used; use 'similarity'"
+                raise InvalidValueError(msg)
+            known = {"k", "filter"}
+            for name in value.search_kwargs:
+                if name not in known:
+                    raise UnknownArgumentError.of("search_kwargs", name, known)
+            return RaLMSpecRetriever(
+                vectorstore=value.vectorstore, **value.search_kwargs
+            )
+        return RaLMSpecRetriever(vectorstore=value)
+
+    @field_validator("guess_policy")
+    @classmethod
+    def _known_policy(cls, value: str) -> str:
+        from langchain_ralmspec.speculation import GUESS_POLICIES
+
+        if value not in GUESS_POLICIES:
+            msg = f"must be one of {list(GUESS_POLICIES)}"
+            raise ValueError(msg)
+        return value
+
+    @property
+    def model(self) -> Model:
+        """The model, loaded on first use and shared by the whole process."""
+        with self._loading:
+            if self._model is None:
+                self._model = Model.load(
+                    self.model_path,
+                    n_ctx=self.n_ctx,
+                    n_batch=self.n_batch,
+                    n_threads=self.n_threads,
+                    n_gpu_layers=self.n_gpu_layers,
+                )
+                if self.speculation and not self._model.repeatable:
+                    warnings.warn(
+                        "decoding is not repeatable bit for bit with these settings, "
+                        "so the answer could change under speculation: running "
+                        "sequentially (n_gpu_layers=0 usually helps)",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+            return self._model
+
+    def get_num_tokens(self, text: str) -> int:
+        """Number of the model's tokens in a text."""
+        return len(self.model.weights.tokenize(text))
+
+    def _run(
+        self, prompt: Prompt, stop: Sequence[str] | None, overrides: dict[str, Any]
+    ) -> Run:
+        """Prepare an answer to ``prompt``.
+
+        Raises:
+            ContextOverflowError: the longest possible run does not fit.
+            InvalidValueError: the prompt is empty.
+            UnknownArgumentError: an override that does not exist.
+        """
+        sampling = self._sampling(overrides)
+        model = self.model
+        if not prompt.tail:
+            msg = "the prompt is empty; ask something"
+            raise InvalidValueError(msg)
+        require_room(
+            prompt,
+            self._layout,
+            model.weights,
+            n_documents=self.documents_per_step,
+            max_tokens=sampling.max_tokens,
+            n_ctx=model.n_ctx,
+        )
+        stops = list(self.stop or []) + list(stop or [])
+        transcript, stats = Transcript(stops), SpeculationStats()
+        request = Request(
+            writer=self._writer(prompt, transcript, sampling),
+            session=self.retriever.new_session(
+                k=self.documents_per_step,
+                prefetch_k=self.prefetch_k,
+                guess_policy=self.guess_policy,
+                stats=stats,
+            ),
+            query_text=lambda: _query_text(
+                model.weights, prompt, transcript, self.query_window
+            ),
+            stride=self.retrieval_stride,
+        )
+        if self.speculation and model.repeatable:
+            events = speculative(request, self.speculation_stride)
+        else:
+            events = sequential(request)
+        return Run(events, stats, stops)
+
+    def _writer(
+        self, prompt: Prompt, transcript: Transcript, sampling: Sampling
+    ) -> Writer:
+        model, layout = self.model, self._layout
+
+        def open_path(hits: tuple[Hit, ...]) -> Any:
+            return model.open((*prompt.head, *layout.tokens(model.weights, hits)))
+
+        return Writer(
+            prompt,
+            transcript,
+            sampling.sampler(),
+            open_path=open_path,
+            piece=model.weights.piece,
+            is_end=model.weights.is_end,
+            max_tokens=sampling.max_tokens,
+        )
+
+    @property
+    def _layout(self) -> DocumentLayout:
+        def render(document: Document) -> str:
+            return render_document(document, self.document_prompt)
+
+        return DocumentLayout(render, self.max_document_tokens)
+
+    def _sampling(self, overrides: dict[str, Any]) -> Sampling:
+        known = Sampling.model_fields
+        for name in overrides:
+            if name not in known:
+                raise UnknownArgumentError.of(type(self).__name__, name, known)
+        return Sampling(**{name: getattr(self, name) for name in known} | overrides)
+
+    def _info(self, run: Run) -> dict[str, Any]:
+        """What is told about a finished answer."""
+        return {
+            "finish_reason": run.finish_reason,
+            "model_name": self.model.path.stem,
+            "documents": run.documents,
+            "steps": [
+                {
+                    "tokens": list(step.tokens),
+                    "documents": [hit.id for hit in step.hits],
+                }
+                for step in run.steps
+            ],
+            "speculation": run.stats.as_dict(),
+        }
+
+    def _usage(self, prompt: Prompt, run: Run) -> UsageMetadata:
+        """Tokens in and out; the documents counted are those of the last step."""
+        hits = run.steps[-1].hits if run.steps else ()
+        documents = self._layout.tokens(self.model.weights, hits)
+        n_input = len(prompt.head) + len(documents) + len(prompt.tail)
+        return {
+            "input_tokens": n_input,
+            "output_tokens": run.n_tokens,
+            "total_tokens": n_input + run.n_tokens,
+        }
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """Scalars that tell one configured model from another (cache key, traces)."""
+        names = set(RetrievalGeneration.model_fields) - {"retriever", "document_prompt"}
+        settings = {name: getattr(self, name) for name in sorted(names)}
+        store = self.retriever.store
+        return settings | {
+            "document_prompt": str(self.document_prompt),
+            "store": f"{type(store).__name__}:{id(self.retriever.vectorstore)}",
+            "store_count": store.count(),
+            "filter": repr(self.retriever.filter),
+        }
+
+
+def _query_text(
+    weights: Weights, prompt: Prompt, transcript: Transcript, window: int
+) -> str:
+    """The one place where a query's tokens become text."""
+    tokens = (*prompt.question, *transcript.tokens)[-window:]
+    return b"".join(map(weights.piece, tokens)).decode("utf-8", "ignore").strip()

@@ -1,0 +1,30 @@
+"""The iterative loop of retrieval and generation, as a generator of events."""
+
+from langchain_ralmspec.ralm.events import (
+    Committed,
+    Event,
+    Finished,
+    RolledBack,
+    Verified,
+)
+from langchain_ralmspec.ralm.loop import Request, sequential, speculative
+from langchain_ralmspec.ralm.prompt import DocumentLayout, Prompt, require_room
+from langchain_ralmspec.ralm.session import Session
+from langchain_ralmspec.ralm.writer import Branch, Writer
+
+__all__ = [
+    "Branch",
+    "Committed",
+    "DocumentLayout",
+    "Event",
+    "Finished",
+    "Prompt",
+    "Request",
+    "RolledBack",
+    "Session",
+    "Verified",
+    "Writer",
+    "require_room",
+    "sequential",
+    "speculative",
+]

@@ -1,0 +1,56 @@
+"""What happens in a request, as its loop tells it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from langchain_ralmspec.stores.base import Hit
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Tokens that are final, and the documents they were generated with.
+
+    Attributes:
+        tokens: ids of one stride, in order.
+        text: their bytes.
+        hits: the documents in front of the prompt, verified.
+    """
+
+    tokens: tuple[int, ...]
+    text: bytes
+    hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """One batched store call came back.
+
+    Attributes:
+        n_guesses: guesses in the call.
+        n_right: how many of them, from the first on, were right.
+    """
+
+    n_guesses: int
+    n_right: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """A wrong guess: ``n_tokens`` tokens, none of them committed, were dropped."""
+
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The answer is complete."""
+
+    reason: FinishReason
+
+
+Event = Committed | Verified | RolledBack | Finished

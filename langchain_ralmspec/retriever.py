@@ -1,0 +1,210 @@
+"""A drop-in retriever whose batches are one store call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.callbacks import CallbackManager, CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import get_config_list, run_in_executor
+from pydantic import Field, PrivateAttr
+
+from langchain_ralmspec.arguments import StrictArguments
+from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.ralm.session import Session
+from langchain_ralmspec.retriever_session import RetrieverSession
+from langchain_ralmspec.speculation import GUESS_POLICIES, SpeculationStats
+from langchain_ralmspec.stores import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_ralmspec.stores import Hit, Store
+
+
+class RaLMSpecRetriever(StrictArguments, BaseRetriever):
+    """Retrieves from Chroma, FAISS or any LangChain ``VectorStore``.
+
+    ``batch`` sends all queries to the store in one call, and :meth:`session` gives
+    guess / verify to code that generates on its own. ``RaLMSpecLLM`` and
+    ``ChatRaLMSpec`` take it as their ``retriever``.
+
+    Example:
+        .. code-block:: python
+
+            retriever = RaLMSpecRetriever(vectorstore=store, k=4)
+            retriever.invoke("who wrote Moby Dick?")
+            retriever.batch(["one question", "another"])  # one store call
+    """
+
+    vectorstore: Any
+    """A LangChain ``VectorStore``, or one of this package's stores."""
+    k: int = Field(default=4, ge=1)
+    """Documents returned for a query."""
+    filter: Any = None
+    """Metadata filter in the vector store's own language."""
+
+    _store: Store = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Open the store."""
+        super().model_post_init(context)
+        self._store = open_store(self.vectorstore, filter=self.filter)
+
+    @property
+    def store(self) -> Store:
+        """The store as the speculation sees it."""
+        return self._store
+
+    def session(
+        self,
+        *,
+        k: int | None = None,
+        prefetch_k: int = 20,
+        guess_policy: str = "lookup",
+    ) -> RetrieverSession:
+        """Open a session with a cache of its own.
+
+        Args:
+            k: documents per query; the retriever's ``k`` by default.
+            prefetch_k: hits of every verified query that enter the cache.
+            guess_policy: ``"lookup"`` or ``"same"``.
+        """
+        session = self.new_session(
+            k=self.k if k is None else k,
+            prefetch_k=prefetch_k,
+            guess_policy=guess_policy,
+        )
+        return RetrieverSession(session)
+
+    def new_session(
+        self,
+        *,
+        k: int,
+        prefetch_k: int,
+        guess_policy: str,
+        stats: SpeculationStats | None = None,
+    ) -> Session:
+        """Open a session for the loops of this package (see :meth:`session`)."""
+        if guess_policy not in GUESS_POLICIES:
+            msg = f"guess_policy must be one of {list(GUESS_POLICIES)}, got {guess_policy!r}"
+            raise InvalidValueError(msg)
+        _require_positive("prefetch_k", prefetch_k)
+        return Session(
+            self._store,
+            GUESS_POLICIES[guess_policy](),
+            depth=_require_positive("k", k),
+            prefetch_k=prefetch_k,
+            stats=stats,
+        )
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002  contract
+        k: int | None = None,
+    ) -> list[Document]:
+        (documents,) = self._retrieve([query], k)
+        return documents
+
+    def batch(
+        self,
+        inputs: list[str],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[list[Document]]:
+        """Retrieve for many queries with one store call.
+
+        Args:
+            inputs: the queries.
+            config: one configuration for all, or one each; every query is a run
+                of its own to the callbacks.
+            return_exceptions: return a failure in every place instead of raising.
+            **kwargs: ``k``, as in ``invoke``.
+
+        Raises:
+            StoreError: the store failed.
+        """
+        for name in kwargs:
+            if name != "k":
+                raise UnknownArgumentError.of("RaLMSpecRetriever.batch", name, ["k"])
+        configs = get_config_list(config, len(inputs))
+        runs = [
+            self._start_run(query, each)
+            for query, each in zip(inputs, configs, strict=True)
+        ]
+        try:
+            found = self._retrieve(inputs, kwargs.get("k"))
+        except Exception as error:
+            for run in runs:
+                run.on_retriever_error(error)
+            if return_exceptions:
+                return [error for _ in inputs]  # type: ignore[misc]  LangChain's contract
+            raise
+        for run, documents in zip(runs, found, strict=True):
+            run.on_retriever_end(documents)
+        return found
+
+    async def abatch(
+        self,
+        inputs: list[str],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[list[Document]]:
+        """Retrieve for many queries with one store call, off the event loop."""
+        return await run_in_executor(
+            None,
+            lambda: self.batch(
+                inputs, config, return_exceptions=return_exceptions, **kwargs
+            ),
+        )
+
+    def _start_run(
+        self, query: str, config: RunnableConfig
+    ) -> CallbackManagerForRetrieverRun:
+        manager = CallbackManager.configure(
+            config.get("callbacks"),
+            inheritable_tags=config.get("tags"),
+            local_tags=self.tags,
+            inheritable_metadata={
+                **(config.get("metadata") or {}),
+                **self._get_ls_params(),
+            },
+            local_metadata=self.metadata,
+        )
+        return manager.on_retriever_start(
+            None,
+            query,
+            name=config.get("run_name") or self.get_name(),
+            run_id=config.get("run_id"),
+        )
+
+    def _retrieve(self, queries: Sequence[str], k: int | None) -> list[list[Document]]:
+        k = _require_positive("k", self.k if k is None else k)
+        if not queries:
+            return []
+        found = self._store.search(self._store.encode(queries), k)
+        return [_with_ids(hits) for hits in found]
+
+
+def _with_ids(hits: Sequence[Hit]) -> list[Document]:
+    return [
+        hit.document
+        if hit.document.id
+        else hit.document.model_copy(update={"id": hit.id})
+        for hit in hits
+    ]
+
+
+def _require_positive(name: str, value: int) -> int:
+    if value < 1:
+        msg = f"{name} must be at least 1, got {value}"
+        raise InvalidValueError(msg)
+    return value

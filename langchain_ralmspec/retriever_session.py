@@ -1,0 +1,63 @@
+"""Guess and verify, for code that runs its own generation loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_core.documents import Document
+
+    from langchain_ralmspec.ralm.session import Hits, Session
+    from langchain_ralmspec.speculation import SpeculationStats
+
+
+class RetrieverSession:
+    """One session over a retriever's store; its cache is shared with nobody.
+
+    Example:
+        .. code-block:: python
+
+            session = retriever.session()
+            truth = session.verify([first_query])  # fills the cache
+            guess = session.speculate(next_query)  # no store call
+            truth = session.verify([next_query])   # one store call for all queries
+            if guess != truth[0]: ...              # roll back what relied on it
+    """
+
+    def __init__(self, session: Session) -> None:
+        """Wrap a session; use :meth:`RaLMSpecRetriever.session` to make one."""
+        self._session = session
+        self._current: Hits = ()
+
+    @property
+    def stats(self) -> SpeculationStats:
+        """Counts and seconds of this session so far."""
+        return self._session.stats
+
+    def speculate(self, query: str) -> list[Document]:
+        """Guess what :meth:`verify` would return, without asking the store.
+
+        Returns:
+            As many documents as the last verification returned; none before that.
+        """
+        encoded = self._session.encode(query)
+        return _documents(self._session.guess(encoded, self._current))
+
+    def verify(self, queries: Sequence[str]) -> list[list[Document]]:
+        """Retrieve the true documents of all queries in one store call.
+
+        Raises:
+            EmptyStoreError: the store found nothing.
+            StoreError: the store failed.
+        """
+        if not queries:
+            return []
+        truth = self._session.verify(queries, [None] * len(queries))
+        self._current = truth[-1]
+        return [_documents(hits) for hits in truth]
+
+
+def _documents(hits: Hits) -> list[Document]:
+    return [hit.document for hit in hits]

@@ -1,0 +1,69 @@
+"""What one call did: counts and seconds."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Part = Literal["generating", "embedding", "searching", "waiting"]
+
+
+@dataclass(slots=True)
+class SpeculationStats:
+    """Counts and seconds of one call.
+
+    Attributes:
+        steps: retrieval steps, that is strides generated, kept or not.
+        guesses: documents (or ordered lists of them) guessed and then verified.
+        right_guesses: guesses that the store confirmed.
+        rounds: verifications.
+        store_calls: calls to the store, the first retrieval included.
+        queries: queries sent in those calls.
+        tokens_kept: generated tokens that are part of the answer.
+        tokens_rolled_back: generated tokens that a wrong guess cost.
+        seconds_generating: in the model: prefilling documents and decoding.
+        seconds_embedding: in the query encoder.
+        seconds_searching: in the store.
+        seconds_waiting: with the model idle because a store call was under way.
+        seconds: end to end.
+    """
+
+    steps: int = 0
+    guesses: int = 0
+    right_guesses: int = 0
+    rounds: int = 0
+    store_calls: int = 0
+    queries: int = 0
+    tokens_kept: int = 0
+    tokens_rolled_back: int = 0
+    seconds_generating: float = 0.0
+    seconds_embedding: float = 0.0
+    seconds_searching: float = 0.0
+    seconds_waiting: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def guess_accuracy(self) -> float | None:
+        """Share of guesses that were right; None before the first."""
+        return self.right_guesses / self.guesses if self.guesses else None
+
+    @contextmanager
+    def timing(self, *parts: Part) -> Iterator[None]:
+        """Add the time of a block to the seconds of ``parts``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - start
+            for part in parts:
+                name = f"seconds_{part}"
+                setattr(self, name, getattr(self, name) + elapsed)
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Plain numbers, for metadata and JSON."""
+        return {**asdict(self), "guess_accuracy": self.guess_accuracy}

@@ -1,0 +1,86 @@
+"""Document stores that answer many queries in one call."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from langchain_core.vectorstores import VectorStore
+
+from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.stores.base import Hit, Metric, Query, Store
+from langchain_ralmspec.stores.chroma_store import ChromaStore
+from langchain_ralmspec.stores.embedding import (
+    SentenceTransformerEmbeddings,
+    encode_queries,
+)
+from langchain_ralmspec.stores.faiss_store import FaissStore
+from langchain_ralmspec.stores.generic_store import GenericStore
+from langchain_ralmspec.stores.ties import is_near_tie
+
+__all__ = [
+    "ChromaStore",
+    "FaissStore",
+    "GenericStore",
+    "Hit",
+    "Metric",
+    "Query",
+    "SentenceTransformerEmbeddings",
+    "Store",
+    "encode_queries",
+    "is_near_tie",
+    "open_store",
+]
+
+_STORE_PARTS = ("encode", "search", "count")
+_FAISS_PARTS = ("index", "docstore", "index_to_docstore_id", "embedding_function")
+_CHROMA_PARTS = ("_client", "_embedding_function")
+
+
+def open_store(vectorstore: object, *, filter: Any = None) -> Store:  # noqa: A002 (LangChain's name)
+    """Put a vector store behind the protocol that speculation needs.
+
+    Args:
+        vectorstore: LangChain's FAISS or Chroma, any other LangChain
+            ``VectorStore``, or an object that follows ``Store`` already, which is
+            returned as it is.
+        filter: restricts every search, in the form the store's own
+            ``similarity_search`` takes.
+
+    Returns:
+        The store.
+
+    Raises:
+        InvalidValueError: the object is no vector store, or a filter was given
+            for a ``Store``, or the store cannot use the filter.
+        MissingExtraError: the store needs a package that is not installed.
+    """
+    # By class for our own kind: a property such as ``dimension`` may ask a server.
+    if _has(type(vectorstore), _STORE_PARTS):
+        if filter is not None:
+            msg = (
+                f"a filter ({filter!r}) cannot be added to a "
+                f"{type(vectorstore).__name__}; give it when that store is made"
+            )
+            raise InvalidValueError(msg)
+        return cast("Store", vectorstore)
+    # By shape for the others, so that neither package has to be installed.
+    if _has(vectorstore, _FAISS_PARTS):
+        return FaissStore.from_langchain(vectorstore, filter)
+    if _is_chroma(vectorstore):
+        return ChromaStore(vectorstore, filter)
+    if isinstance(vectorstore, VectorStore):
+        return GenericStore(vectorstore, filter)
+    msg = (
+        f"{type(vectorstore).__name__} is no vector store; give a LangChain "
+        "VectorStore or an object with encode, search and count"
+    )
+    raise InvalidValueError(msg)
+
+
+def _has(owner: object, names: tuple[str, ...]) -> bool:
+    return all(hasattr(owner, name) for name in names)
+
+
+def _is_chroma(vectorstore: object) -> bool:
+    names = {base.__name__ for base in type(vectorstore).__mro__}
+    return "Chroma" in names and _has(vectorstore, _CHROMA_PARTS)

@@ -1,0 +1,60 @@
+"""Checks that every store makes on the arguments of ``search``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from langchain_ralmspec.errors import DimensionMismatchError, InvalidValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from langchain_ralmspec.stores.base import Query
+
+
+def check_k(k: int) -> None:
+    """Refuse a number of hits that no search can serve.
+
+    Raises:
+        InvalidValueError: ``k`` is below 1.
+    """
+    if k < 1:
+        msg = f"k must be at least 1, got {k}"
+        raise InvalidValueError(msg)
+
+
+def query_matrix(
+    queries: Sequence[Query], dimension: int | None, store: str
+) -> NDArray[np.float32]:
+    """Stack the query vectors.
+
+    Args:
+        queries: at least one query; all must carry a vector.
+        dimension: length of the stored vectors; None when nothing is stored yet.
+        store: name of the store, for the error message.
+
+    Returns:
+        The vectors, shape ``(len(queries), dimension)``, float32, C-contiguous.
+
+    Raises:
+        InvalidValueError: a query has no vector.
+        DimensionMismatchError: a vector is not as long as the stored ones.
+    """
+    vectors: list[NDArray[np.float32]] = []
+    for query in queries:
+        if query.vector is None:
+            msg = f"query {query.text!r} has no vector; make it with encode()"
+            raise InvalidValueError(msg)
+        if dimension is not None and query.vector.shape != (dimension,):
+            msg = (
+                f"the query vector has shape {query.vector.shape}, but {store} holds "
+                f"vectors of dimension {dimension}; query it with the embeddings "
+                "it was built with"
+            )
+            raise DimensionMismatchError(msg)
+        vectors.append(query.vector)
+    return np.ascontiguousarray(np.stack(vectors), dtype=np.float32)

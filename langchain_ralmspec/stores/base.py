@@ -1,0 +1,92 @@
+"""What a store must offer: many queries in one call, and vectors with the hits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from langchain_core.documents import Document
+    from numpy.typing import NDArray
+
+Metric = Literal["inner_product", "squared_l2", "cosine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query as a store wants it.
+
+    Attributes:
+        text: the query text.
+        vector: its embedding, shape ``(dimension,)``, float32; None for stores
+            that search by text.
+        batched: whether the embedding was computed together with others. Such a
+            vector may differ in its last bits from one computed alone.
+    """
+
+    text: str
+    vector: NDArray[np.float32] | None = None
+    batched: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One document found by a search.
+
+    Attributes:
+        id: the document's id in its store; unique and stable while it is stored.
+        document: the document itself.
+        score: how near it is. Higher is better, whatever the store's metric.
+        vector: its stored vector, shape ``(dimension,)``, float32, when asked for.
+    """
+
+    id: str
+    document: Document
+    score: float
+    vector: NDArray[np.float32] | None = None
+
+
+class Store(Protocol):
+    """A document store that answers many queries in one call.
+
+    The first three are properties here so that an implementation may offer either
+    a plain attribute or a property.
+    """
+
+    @property
+    def metric(self) -> Metric:
+        """How a query vector and a stored vector are compared."""
+        ...
+
+    @property
+    def dimension(self) -> int | None:
+        """Length of the stored vectors; None for stores without vectors."""
+        ...
+
+    @property
+    def stable_k(self) -> int | None:
+        """Largest ``k`` up to which asking for more leaves earlier hits as they are.
+
+        None when that holds for every ``k`` (exact search), 0 when nothing is known.
+        """
+        ...
+
+    def encode(self, texts: Sequence[str]) -> list[Query]:
+        """Turn query texts into queries, in one batch."""
+        ...
+
+    def search(
+        self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
+    ) -> list[list[Hit]]:
+        """Find the ``k`` best documents for every query, best first, in one call.
+
+        Equal scores are ordered by the smaller id. The answer to a query does
+        not depend on which other queries are in the call.
+        """
+        ...
+
+    def count(self) -> int:
+        """Number of stored documents."""
+        ...

@@ -1,0 +1,204 @@
+"""Query texts to vectors, many in one call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from langchain_core.embeddings import Embeddings
+
+from langchain_ralmspec.errors import (
+    InvalidValueError,
+    MissingExtraError,
+    StoreError,
+)
+from langchain_ralmspec.stores.base import Query
+from langchain_ralmspec.stores.failures import reported_as_store_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from sentence_transformers import SentenceTransformer
+
+BatchEncoder = Callable[[list[str]], Sequence[Sequence[float]]]
+Encoder = Embeddings | Callable[[str], list[float]]
+
+
+def _batch_encoder(embeddings: Encoder) -> BatchEncoder | None:
+    """Find the way this object embeds several *queries* at once, if it has one.
+
+    ``embed_documents`` is no such way: models trained with instructions embed
+    queries and documents differently.
+    """
+    own = getattr(embeddings, "embed_queries", None)
+    if callable(own):
+        return cast("BatchEncoder", own)
+    # The shape of langchain-huggingface's HuggingFaceEmbeddings.
+    embed = getattr(embeddings, "_embed", None)
+    settings = getattr(embeddings, "query_encode_kwargs", None)
+    if callable(embed) and isinstance(settings, dict):
+        chosen = settings or getattr(embeddings, "encode_kwargs", {})
+        return lambda texts: cast("list[list[float]]", embed(texts, chosen))
+    return None
+
+
+def encode_queries(embeddings: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Embed query texts, in one batch where the embeddings object allows it.
+
+    Args:
+        embeddings: LangChain embeddings; a method ``embed_queries(list[str])`` is
+            used when it exists. A plain function of one text is accepted too,
+            since LangChain's FAISS store still takes one.
+        texts: the query texts, at least one.
+
+    Returns:
+        The vectors, shape ``(len(texts), dimension)``, float32.
+
+    Raises:
+        StoreError: the encoder raised, or returned something of another shape.
+    """
+    name = type(embeddings).__name__
+    with reported_as_store_error(name, "embed the queries"):
+        batch = _batch_encoder(embeddings)
+        if batch is not None:
+            vectors = np.asarray(batch(list(texts)), dtype=np.float32)
+        else:
+            one: Any = getattr(embeddings, "embed_query", embeddings)
+            vectors = np.asarray([one(text) for text in texts], dtype=np.float32)
+    if vectors.ndim != 2 or len(vectors) != len(texts):  # noqa: PLR2004
+        msg = f"{name} gave shape {vectors.shape} for {len(texts)} query texts"
+        raise StoreError(msg)
+    return vectors
+
+
+def make_queries(embeddings: Encoder, texts: Sequence[str]) -> list[Query]:
+    """Embed query texts and say for each whether its vector came from a batch.
+
+    Raises:
+        StoreError: the encoder raised, or returned something of another shape.
+    """
+    if not texts:
+        return []
+    vectors = encode_queries(embeddings, texts)
+    batched = len(texts) > 1 and _batch_encoder(embeddings) is not None
+    return [
+        Query(text, vector, batched)
+        for text, vector in zip(texts, vectors, strict=True)
+    ]
+
+
+class SentenceTransformerEmbeddings(Embeddings):
+    """A sentence-transformers model that embeds many queries in one batch.
+
+    The model is loaded at the first use. One object may be used from several
+    threads; its calls then run one after the other.
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        *,
+        batch_size: int = 32,
+        normalize: bool = True,
+        n_threads: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        """Remember how to load the model; nothing is imported yet.
+
+        Args:
+            model_path: folder of the model, or its name on the Hugging Face hub.
+                A folder is never looked up online.
+            batch_size: texts per forward pass, at least 1.
+            normalize: whether vectors are scaled to length 1.
+            n_threads: torch threads used during a call; None keeps torch's
+                setting. The earlier number is restored after each call.
+            device: torch device, e.g. ``"cpu"`` or ``"cuda"``.
+
+        Raises:
+            InvalidValueError: ``batch_size`` or ``n_threads`` is below 1.
+        """
+        for argument, value in (("batch_size", batch_size), ("n_threads", n_threads)):
+            if value is not None and value < 1:
+                msg = f"{argument} must be at least 1, got {value}"
+                raise InvalidValueError(msg)
+        self.model_path = str(model_path)
+        self.batch_size = batch_size
+        self.normalize = normalize
+        self.n_threads = n_threads
+        self.device = device
+        self._model: SentenceTransformer | None = None
+        # Fast tokenizers raise "Already borrowed" when two threads share one.
+        self._lock = threading.Lock()
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Embed documents, in batches.
+
+        Raises:
+            MissingExtraError: sentence-transformers is not installed.
+        """
+        return self._encode("encode_document", texts)
+
+    def embed_query(self, text: str) -> list[float]:
+        """Embed one query.
+
+        Raises:
+            MissingExtraError: sentence-transformers is not installed.
+        """
+        return self._encode("encode_query", [text])[0]
+
+    def embed_queries(self, texts: list[str]) -> list[list[float]]:
+        """Embed queries, in batches.
+
+        Raises:
+            MissingExtraError: sentence-transformers is not installed.
+        """
+        return self._encode("encode_query", texts)
+
+    def _encode(self, method: str, texts: list[str]) -> list[list[float]]:
+        if not texts:
+            return []
+        with self._lock:
+            if self._model is None:
+                self._model = self._load()
+            with _torch_threads(self.n_threads):
+                vectors = getattr(self._model, method)(
+                    texts,
+                    batch_size=self.batch_size,
+                    normalize_embeddings=self.normalize,
+                    convert_to_numpy=True,
+                    show_progress_bar=False,
+                )
+        return cast("list[list[float]]", vectors.tolist())
+
+    def _load(self) -> SentenceTransformer:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as cause:
+            module = "sentence_transformers"
+            raise MissingExtraError.of(module, "embeddings") from cause
+        return SentenceTransformer(
+            self.model_path,
+            device=self.device,
+            local_files_only=Path(self.model_path).is_dir(),
+        )
+
+
+@contextmanager
+def _torch_threads(wanted: int | None) -> Iterator[None]:
+    """Use ``wanted`` torch threads inside the block, and the earlier number after."""
+    if wanted is None:
+        yield
+        return
+    import torch
+
+    earlier = torch.get_num_threads()
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(earlier)

@@ -1,0 +1,165 @@
+"""A tiny language model and a tiny store, for properties over random runs.
+
+Both are harsher than the real ones. The model's logits depend on the *shapes* of
+all decode calls on a path, not on its tokens alone, so that a loop which rebuilds
+what the other loop continued gives other tokens. The store can be one whose wide
+searches find other documents than its narrow ones, and its encoder adds rounding
+noise to batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from langchain_core.documents import Document
+from numpy.typing import NDArray
+
+from langchain_ralmspec.engine import Sampler, Transcript
+from langchain_ralmspec.ralm import Prompt, Request, Session, Writer
+from langchain_ralmspec.speculation import GUESS_POLICIES, SpeculationStats
+from langchain_ralmspec.stores.base import Hit, Metric, Query
+
+N_VOCAB = 16
+END = 0
+DIMENSION = 3
+
+
+def _random(*parts: object) -> np.random.Generator:
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+
+@dataclass
+class FakePath:
+    """Logits are a hash of the prefix and of the list of chunks decoded on it."""
+
+    prefix: tuple[int, ...]
+    end_bias: float
+    chunks: list[tuple[int, ...]] = field(default_factory=list)
+
+    def extend(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        assert tokens, "an empty batch"
+        self.chunks.append(tuple(tokens))
+        rng = _random(self.prefix, self.chunks)
+        logits = rng.normal(size=N_VOCAB).astype(np.float32)
+        logits[END] += self.end_bias
+        return logits
+
+
+def piece(token: int) -> bytes:
+    """One letter a token; token 0 is invisible."""
+    return b"" if token == END else bytes([ord("a") + token])
+
+
+@dataclass
+class FakeStore:
+    """Brute force over small integer vectors, so that exact ties are common."""
+
+    n_documents: int
+    metric: Metric = "inner_product"
+    stable_k: int | None = None
+    seed: int = 0
+    fail_after: int | None = None
+    searches: list[int] = field(default_factory=list)
+    dimension: int | None = DIMENSION
+
+    def __post_init__(self) -> None:
+        rng = _random("documents", self.seed)
+        self.vectors = rng.integers(-2, 3, (self.n_documents, DIMENSION))
+        self.vectors[:, 0] = 1  # none is zero: cosine stays defined
+        self.vectors = self.vectors.astype(np.float32)
+
+    def encode(self, texts: Sequence[str]) -> list[Query]:
+        batched = len(texts) > 1
+        return [Query(t, self._vector(t, len(texts)), batched) for t in texts]
+
+    def _vector(self, text: str, batch: int) -> NDArray[np.float32]:
+        rng = _random("query", text)
+        vector = rng.integers(-2, 3, DIMENSION).astype(np.float32)
+        vector[0] = 1
+        if batch > 1:
+            noise = _random("noise", text, batch).normal(size=DIMENSION)
+            vector += 1e-7 * noise.astype(np.float32)
+        return vector
+
+    def search(
+        self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
+    ) -> list[list[Hit]]:
+        self.searches.append(len(queries))
+        if self.fail_after is not None and len(self.searches) > self.fail_after:
+            msg = "the store died"
+            raise ConnectionError(msg)
+        return [self._search(query, k, with_vectors=with_vectors) for query in queries]
+
+    def _search(self, query: Query, k: int, *, with_vectors: bool) -> list[Hit]:
+        assert query.vector is not None
+        q, vectors = query.vector.astype(np.float64), self.vectors.astype(np.float64)
+        if self.metric == "squared_l2":
+            scores = -((vectors - q) ** 2).sum(axis=1)
+        else:
+            scores = (vectors * q).sum(axis=1)
+        if self.metric == "cosine":
+            scores = scores / np.sqrt((vectors**2).sum(axis=1) * (q**2).sum())
+        rows = sorted(range(self.n_documents), key=lambda row: (-scores[row], f"{row:03}"))
+        if self.stable_k is not None and k > self.stable_k:
+            # A search of another width misses other documents.
+            rows = [row for row in rows if (row + k) % 3] or rows
+        return [
+            Hit(
+                id=f"{row:03}",
+                document=Document(page_content=f"document {row}"),
+                score=float(scores[row]),
+                vector=self.vectors[row] if with_vectors else None,
+            )
+            for row in rows[:k]
+        ]
+
+    def count(self) -> int:
+        return self.n_documents
+
+
+def make_request(
+    store: FakeStore,
+    *,
+    question: Sequence[int] = (3, 4, 5),
+    policy: str = "lookup",
+    depth: int = 1,
+    prefetch_k: int = 1,
+    stride: int = 4,
+    max_tokens: int = 24,
+    window: int = 6,
+    stops: Sequence[str] = (),
+    sampler: Sampler | None = None,
+    end_bias: float = 0.0,
+) -> Request:
+    """A request over the fakes; fresh at every call."""
+    transcript, stats = Transcript(stops), SpeculationStats()
+    prompt = Prompt(head=(1,), tail=(2, *question), question=tuple(question))
+
+    def open_path(hits: tuple[Hit, ...]) -> FakePath:
+        return FakePath((*prompt.head, *(int(hit.id) for hit in hits)), end_bias)
+
+    def query_text() -> str:
+        tokens = (*prompt.question, *transcript.tokens)[-window:]
+        return b"".join(map(piece, tokens)).decode()
+
+    writer = Writer(
+        prompt,
+        transcript,
+        sampler or Sampler(),
+        open_path=open_path,
+        piece=piece,
+        is_end=lambda token: token == END,
+        max_tokens=max_tokens,
+    )
+    session = Session(
+        store,
+        GUESS_POLICIES[policy](),
+        depth=depth,
+        prefetch_k=prefetch_k,
+        stats=stats,
+    )
+    return Request(writer, session, query_text, stride)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from langchain_core.vectorstores import InMemoryVectorStore
+
+from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.stores import ChromaStore, GenericStore, open_store
+from tests.unit_tests.stores.toys import BatchTableEmbeddings, table
+
+
+class Chroma:
+    """What ChromaStore reads of langchain-chroma's class when it is made."""
+
+    def __init__(self, configuration: dict[str, Any], embeddings: Any) -> None:
+        self._client = object()
+        self._embedding_function = embeddings
+        self._collection = SimpleNamespace(name="books", configuration=configuration)
+
+
+def chroma(configuration: dict[str, Any]) -> Chroma:
+    return Chroma(configuration, BatchTableEmbeddings(table(1)))
+
+
+def test_own_store_comes_back_as_it_is() -> None:
+    store = GenericStore(InMemoryVectorStore(BatchTableEmbeddings(table(1))))
+    assert open_store(store) is store
+
+
+def test_filter_cannot_be_added_to_an_own_store() -> None:
+    store = GenericStore(InMemoryVectorStore(BatchTableEmbeddings(table(1))))
+    with pytest.raises(InvalidValueError, match=r"\{'a': 1\}.*GenericStore"):
+        open_store(store, filter={"a": 1})
+
+
+@pytest.mark.parametrize("thing", ["a string", 3, None, GenericStore])
+def test_anything_else_is_refused_by_type(thing: object) -> None:
+    with pytest.raises(InvalidValueError, match=f"{type(thing).__name__} is no vector"):
+        open_store(thing)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "metric", "stable_k"),
+    [
+        ({}, "squared_l2", 96),
+        ({"hnsw": {"space": "cosine", "ef_search": 50}}, "cosine", 46),
+        ({"hnsw": {"space": "ip", "ef_search": 2}}, "inner_product", 0),
+        ({"hnsw": None, "spann": {"space": "cosine"}}, "cosine", 0),
+    ],
+)
+def test_chroma_is_recognised_by_shape(
+    configuration: dict[str, Any], metric: str, stable_k: int
+) -> None:
+    store = open_store(chroma(configuration))
+    assert isinstance(store, ChromaStore)
+    assert (store.metric, store.stable_k) == (metric, stable_k)
+
+
+def test_chroma_without_embeddings_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="'books'.*embedding_function"):
+        open_store(Chroma({}, None))

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from langchain_core.exceptions import ContextOverflowError as CoreContextOverflowError
+
+from langchain_ralmspec import errors
+
+KINDS = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if kind.__module__ == errors.__name__
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_except_clause_catches_every_error(kind: type[Exception]) -> None:
+    assert issubclass(kind, errors.RaLMSpecError)
+    assert kind.__doc__
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        (errors.InvalidValueError, ValueError),
+        (errors.UnknownArgumentError, TypeError),
+        (errors.MissingExtraError, ImportError),
+        (errors.ModelFileError, OSError),
+        (errors.ChatTemplateError, ValueError),
+        (errors.ContextOverflowError, CoreContextOverflowError),
+        (errors.DecodeError, RuntimeError),
+        (errors.EmptyStoreError, LookupError),
+        (errors.DimensionMismatchError, ValueError),
+        (errors.StoreError, RuntimeError),
+    ],
+)
+def test_existing_except_clauses_keep_working(
+    kind: type[Exception], builtin: type[Exception]
+) -> None:
+    with pytest.raises(builtin, match="what went wrong"):
+        raise kind("what went wrong")
+
+
+def test_every_error_has_a_builtin_parent_in_the_table_above() -> None:
+    # A new error must be added to the table: count them.
+    assert len(KINDS) == 11
+
+
+def test_an_unknown_argument_is_told_its_nearest_neighbour() -> None:
+    error = errors.UnknownArgumentError.of(
+        "RaLMSpecLLM", "max_token", ["model_path", "max_tokens", "stop"]
+    )
+
+    assert str(error) == (
+        "RaLMSpecLLM has no argument 'max_token'; did you mean 'max_tokens'?"
+    )
+
+
+def test_an_argument_like_no_other_is_told_all_of_them_in_order() -> None:
+    error = errors.UnknownArgumentError.of("RaLMSpecLLM", "zzz", {"stop", "seed"})
+
+    assert str(error) == "RaLMSpecLLM has no argument 'zzz'; known: seed, stop"
+
+
+def test_a_missing_extra_comes_with_the_command_that_installs_it() -> None:
+    error = errors.MissingExtraError.of("faiss", "faiss")
+
+    assert "'faiss' is not installed" in str(error)
+    assert "pip install 'langchain-ralmspec[faiss]'" in str(error)
