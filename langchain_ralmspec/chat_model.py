@@ -46,7 +46,7 @@ class ChatRaLMSpec(RetrievalGeneration, BaseChatModel):
 
             chat = ChatRaLMSpec(model_path="model.gguf", retriever=store)
             message = chat.invoke("who wrote Moby Dick?")
-            message.response_metadata["speculation"], message.response_metadata["documents"]
+            message.response_metadata["documents"]
     """
 
     system_prompt: str = "Answer the question with the help of the text above."
@@ -66,7 +66,7 @@ class ChatRaLMSpec(RetrievalGeneration, BaseChatModel):
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002  contract
+        run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
         prompt = self._prompt(messages)

@@ -115,7 +115,7 @@ class RetrievalGeneration(StrictArguments, Sampling):
             return value
         if isinstance(value, VectorStoreRetriever):
             if value.search_type != "similarity":
-                msg = f"search_type {value.search_type!r} cannot be used; use 'similarity'"
+                msg = f"search_type must be 'similarity', got {value.search_type!r}"
                 raise InvalidValueError(msg)
             known = {"k", "filter"}
             for name in value.search_kwargs:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class RaLMSpecLLM(RetrievalGeneration, BaseLLM):
-    """A local model that looks documents up while it writes, and does not wait.
+    r"""A local model that looks documents up while it writes, and does not wait.
 
     Every ``retrieval_stride`` tokens the best document for what was just written
     takes its place in front of the prompt. With ``speculation=True`` the answer and
@@ -27,7 +27,7 @@ class RaLMSpecLLM(RetrievalGeneration, BaseLLM):
         .. code-block:: python
 
             llm = RaLMSpecLLM(model_path="model.gguf", retriever=store, max_tokens=128)
-            llm.invoke("Question: who wrote Moby Dick?\\nAnswer:")
+            llm.invoke("Question: who wrote Moby Dick?\nAnswer:")
     """
 
     @property
@@ -48,10 +48,10 @@ class RaLMSpecLLM(RetrievalGeneration, BaseLLM):
         self,
         prompts: list[str],
         stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002  contract
+        run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        generations = []
+        generations: list[list[Any]] = []  # LLMResult's union is invariant
         usage = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
         for text in prompts:
             prompt = self._prompt(text)
@@ -63,7 +63,7 @@ class RaLMSpecLLM(RetrievalGeneration, BaseLLM):
             }
             generations.append([Generation(text=answer, generation_info=info)])
         output = {"model_name": self.model.path.stem, "token_usage": usage}
-        return LLMResult(generations=generations, llm_output=output)  # type: ignore[arg-type]  list invariance
+        return LLMResult(generations=generations, llm_output=output)
 
     def _stream(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.callbacks import CallbackManager, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
@@ -89,7 +89,8 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     ) -> Session:
         """Open a session for the loops of this package (see :meth:`session`)."""
         if guess_policy not in GUESS_POLICIES:
-            msg = f"guess_policy must be one of {list(GUESS_POLICIES)}, got {guess_policy!r}"
+            known = list(GUESS_POLICIES)
+            msg = f"guess_policy must be one of {known}, got {guess_policy!r}"
             raise InvalidValueError(msg)
         _require_positive("prefetch_k", prefetch_k)
         return Session(
@@ -104,7 +105,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         self,
         query: str,
         *,
-        run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002  contract
+        run_manager: CallbackManagerForRetrieverRun,
         k: int | None = None,
     ) -> list[Document]:
         (documents,) = self._retrieve([query], k)
@@ -144,7 +145,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             for run in runs:
                 run.on_retriever_error(error)
             if return_exceptions:
-                return [error for _ in inputs]  # type: ignore[misc]  LangChain's contract
+                return cast("list[list[Document]]", [error] * len(inputs))
             raise
         for run, documents in zip(runs, found, strict=True):
             run.on_retriever_end(documents)

@@ -53,8 +53,11 @@ def main() -> None:
 
 
 def pip(python: str, *arguments: str) -> None:
-    """Run pip under ``python``, saying nothing unless something is wrong."""
-    subprocess.run([python, "-m", "pip", "--quiet", *arguments], check=True)
+    """Run pip under ``python``, saying nothing unless it fails."""
+    command = [python, "-m", "pip", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise SystemExit(f"{' '.join(command)}\n{result.stdout}{result.stderr}")
 
 
 def check_content(wheel: Path) -> None:

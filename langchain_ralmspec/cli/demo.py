@@ -121,7 +121,8 @@ class Demo:
 
 
 def _answer(chat: ChatRaLMSpec, question: str, show: Any = None) -> Answer:
-    parts, info = [], {}
+    parts: list[str] = []
+    info: dict[str, Any] = {}
     for chunk in chat.stream(question):
         parts.append(str(chunk.text))
         info = chunk.response_metadata or info

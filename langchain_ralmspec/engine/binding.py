@@ -28,7 +28,7 @@ _GGUF_MAGIC = b"GGUF"
 
 def _library() -> Any:
     try:
-        import llama_cpp  # noqa: PLC0415  heavy, and only an extra
+        import llama_cpp
     except ImportError as error:
         raise MissingExtraError.of("llama_cpp", "llama") from error
     logger = logging.getLogger("llama-cpp-python")

@@ -115,7 +115,7 @@ class Model:
         self._idle_order = list(range(N_SLOTS))  # longest idle first
         self._prefixes = _PrefixCache(PREFIX_CACHE_BYTES)
         # Deferred: the self-test decodes on the finished object.
-        from langchain_ralmspec.engine.selftest import (  # noqa: PLC0415  cycle
+        from langchain_ralmspec.engine.selftest import (
             is_repeatable,
         )
 

@@ -8,7 +8,7 @@ a roll-back therefore comes out as it would have in a run without speculation.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence as Tokens  # noqa: TC003  pydantic-free, used below
+from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 
 import numpy as np

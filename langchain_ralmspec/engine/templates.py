@@ -29,8 +29,8 @@ class ChatTemplate:
             )
             raise ChatTemplateError(msg)
         try:
-            import jinja2  # noqa: PLC0415  an extra
-            from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
+            import jinja2
+            from jinja2.sandbox import ImmutableSandboxedEnvironment
         except ImportError as error:
             raise MissingExtraError.of("jinja2", "llama") from error
         environment = ImmutableSandboxedEnvironment(
@@ -67,7 +67,7 @@ class ChatTemplate:
 
 def _refuse(message: str) -> None:
     """What templates call as ``raise_exception``."""
-    import jinja2  # noqa: PLC0415  an extra
+    import jinja2
 
     raise jinja2.TemplateError(message)
 

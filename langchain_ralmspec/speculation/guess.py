@@ -56,8 +56,8 @@ class SameDocument:
 
     def guess(
         self,
-        cache: SessionCache,  # noqa: ARG002  part of the interface
-        vector: NDArray[np.float32] | None,  # noqa: ARG002
+        cache: SessionCache,
+        vector: NDArray[np.float32] | None,
         current: tuple[str, ...],
     ) -> tuple[str, ...]:
         """Repeat the current documents."""

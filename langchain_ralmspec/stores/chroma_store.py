@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_core.embeddings import Embeddings
+    from numpy.typing import NDArray
 
 # Hits fetched beyond k, so that equal distances at the cut fall to the smaller id.
 MARGIN = 4
 DEFAULT_EF_SEARCH = 100
+# SQLite, under a Chroma of one machine, refuses more than 32766 results at once.
+MAX_RESULTS = 32_000
 _METRICS: dict[str, Metric] = {
     "l2": "squared_l2",
     "cosine": "cosine",
@@ -61,7 +64,9 @@ class ChromaStore:
         self._filter = filter
         self._embeddings: Embeddings = store._embedding_function  # noqa: SLF001
         self._name = f"Chroma collection {self._collection.name!r}"
-        configuration = self._collection.configuration or {}
+        # The raw form: reading the parsed one warns about collections that, as
+        # LangChain's, were made without an embedding function of Chroma's.
+        configuration = self._collection.configuration_json or {}
         hnsw, spann = configuration.get("hnsw"), configuration.get("spann")
         space = (hnsw or spann or {}).get("space") or "l2"
         self.metric: Metric = _METRICS[space]
@@ -108,6 +113,9 @@ class ChromaStore:
     ) -> list[list[Hit]]:
         """Find the ``k`` best documents for every query, best first, in one request.
 
+        Only when queries times hits exceed what SQLite takes at once (32,000) is
+        there more than one.
+
         Args:
             queries: made by ``encode``.
             k: hits per query; fewer come back when the collection holds fewer.
@@ -126,17 +134,13 @@ class ChromaStore:
         if not queries:
             return []
         vectors = query_matrix(queries, self.dimension, self._name)
-        include = ["documents", "metadatas", "distances"]
-        if with_vectors:
-            include.append("embeddings")
-        with reported_as_store_error(self._name, "search"):
-            found = self._collection.query(
-                query_embeddings=vectors,
-                n_results=k + MARGIN,
-                include=include,
-                where=self._filter,
-            )
-        return [self._hits(found, number)[:k] for number in range(len(queries))]
+        n_results = k + MARGIN
+        per_request = max(1, MAX_RESULTS // n_results)
+        hits: list[list[Hit]] = []
+        for start in range(0, len(queries), per_request):
+            chunk = vectors[start : start + per_request]
+            hits += self._search_at_once(chunk, n_results, with_vectors=with_vectors)
+        return [found[:k] for found in hits]
 
     def count(self) -> int:
         """Number of stored documents, those that a filter hides included.
@@ -146,6 +150,22 @@ class ChromaStore:
         """
         with reported_as_store_error(self._name, "count"):
             return int(self._collection.count())
+
+    def _search_at_once(
+        self, vectors: NDArray[np.float32], n_results: int, *, with_vectors: bool
+    ) -> list[list[Hit]]:
+        """Hits of every query, in one request."""
+        include = ["documents", "metadatas", "distances"]
+        if with_vectors:
+            include.append("embeddings")
+        with reported_as_store_error(self._name, "search"):
+            found = self._collection.query(
+                query_embeddings=vectors,
+                n_results=n_results,
+                include=include,
+                where=self._filter,
+            )
+        return [self._hits(found, number) for number in range(len(vectors))]
 
     def _hits(self, found: Any, number: int) -> list[Hit]:
         """Hits of one query, nearest first, equal distances by the smaller id."""

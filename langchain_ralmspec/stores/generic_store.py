@@ -83,7 +83,10 @@ class GenericStore:
         embeddings = self._embeddings
         if embeddings is None:
             return [Query(text) for text in texts]
-        return [Query(text, encode_queries(embeddings, [text])[0]) for text in texts]
+        queries = [Query(text, encode_queries(embeddings, [text])[0]) for text in texts]
+        if queries and queries[0].vector is not None:
+            self._dimension = len(queries[0].vector)
+        return queries
 
     def search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool = False

@@ -103,7 +103,9 @@ class FakeStore:
             scores = (vectors * q).sum(axis=1)
         if self.metric == "cosine":
             scores = scores / np.sqrt((vectors**2).sum(axis=1) * (q**2).sum())
-        rows = sorted(range(self.n_documents), key=lambda row: (-scores[row], f"{row:03}"))
+        rows = sorted(
+            range(self.n_documents), key=lambda row: (-scores[row], f"{row:03}")
+        )
         if self.stable_k is not None and k > self.stable_k:
             # A search of another width misses other documents.
             rows = [row for row in rows if (row + k) % 3] or rows

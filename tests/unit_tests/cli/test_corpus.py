@@ -4,6 +4,7 @@ import gzip
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def test_definitions_are_found_where_they_may_stand(stdlib: Path) -> None:
 if True:
     class Till:
         """1 {WORDS}"""
-        async def open(self):
+        async def unlock(self):
             """2 {WORDS}"""
             def inner():
                 """inside a function: {WORDS}"""
@@ -139,7 +140,7 @@ def copy():
 
     assert [(p.title, p.text.split()[0]) for p in stdlib_passages()] == [
         ("shop.Till", "1"),
-        ("shop.Till.open", "2"),
+        ("shop.Till.unlock", "2"),
         ("shop.fallback", "3"),
         ("shop.handler", "4"),
         ("shop.again", "5"),
@@ -161,6 +162,33 @@ def test_old_escapes_in_sources_do_not_warn(stdlib: Path) -> None:
     _write(stdlib / "old.py", f'"""{WORDS}"""\npattern = "\\d"')
 
     assert len(stdlib_passages()) == 1
+
+
+def test_a_module_written_in_c_is_shown_without_aliases_and_values(
+    stdlib: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Till:
+        __doc__ = f"1 {WORDS}"
+
+        def unlock(self) -> None: ...
+
+        unlock.__doc__ = f"2 {WORDS}"
+        amount = property(doc=f"3 {WORDS}")
+
+    class Value:
+        __doc__ = f"not of a name {WORDS}"
+
+    module = types.ModuleType("_shop")
+    # The alias comes first in the alphabet.
+    vars(module).update(Alias=Till, Till=Till, price=Value(), Till_unlock=Till.unlock)
+    monkeypatch.setitem(sys.modules, "_shop", module)
+    monkeypatch.setattr(corpus, "_C_MODULES", {"_shop": "shop", "_not_here": "no"})
+
+    assert [(p.title, p.text.split()[0]) for p in stdlib_passages()] == [
+        ("shop.Till", "1"),
+        ("shop.Till.amount", "3"),
+        ("shop.Till.unlock", "2"),
+    ]
 
 
 def test_a_long_docstring_is_cut_at_its_paragraphs(stdlib: Path) -> None:
@@ -247,6 +275,7 @@ def test_a_line_number_is_no_free_id_when_a_passage_has_it(tmp_path: Path) -> No
         ("some.jsonl", b'{"text": "\xff"}', "cannot be read: .*utf-8"),
         ("some.jsonl.gz", b"not gzip", "cannot be read: Not a gzipped file"),
         ("some.jsonl.gz", gzip.compress(b"{}" * 99)[:-9], "cannot be read"),
+        ("some.jsonl.gz", gzip.compress(b"{}")[:10] + b"\xff" * 20, "cannot be read"),
         ("some.csv", b"a,b", "not from 'some.csv'"),
         ("some.jsonl", None, "cannot be read: .*No such file"),
     ],

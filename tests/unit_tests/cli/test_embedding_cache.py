@@ -149,16 +149,15 @@ def _empty_index(index: Path, rows: Path) -> None:
     index.write_text("[]")
 
 
-def _write_pickle(index: Path, rows: Path) -> None:
-    with rows.open("wb") as file:
-        np.lib.format.write_array(file, np.array([{}, {}]), allow_pickle=True)
+def _change_the_type(index: Path, rows: Path) -> None:
+    np.save(rows, np.load(rows).view(np.int32))
 
 
 def _drop_a_row(index: Path, rows: Path) -> None:
     np.save(rows, np.load(rows)[:1])
 
 
-def _swap_keys(index: Path, rows: Path) -> None:
+def _drop_a_key(index: Path, rows: Path) -> None:
     content = json.loads(index.read_text())
     content["keys"].pop()
     index.write_text(json.dumps(content))
@@ -172,9 +171,9 @@ def _swap_keys(index: Path, rows: Path) -> None:
         _drop_rows,
         _break_index,
         _empty_index,
-        _write_pickle,
+        _change_the_type,
         _drop_a_row,
-        _swap_keys,
+        _drop_a_key,
     ],
 )
 def test_a_damaged_cache_is_discarded_and_rebuilt(
@@ -191,6 +190,30 @@ def test_a_damaged_cache_is_discarded_and_rebuilt(
     assert fake.asked == ["a", "b", "a", "b"]
     embed_cached(["a", "b"], fake, "m", tmp_path)  # a warning now would be an error
     assert len(fake.asked) == 4
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.proof,)
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    cache, proof = tmp_path / "cache", tmp_path / "proof"
+    embed_cached(["a"], FakeEmbeddings(), "m", cache)
+    _, rows = _files(cache)
+    with rows.open("wb") as file:
+        array = np.array([Evil(proof)], dtype=object)
+        np.lib.format.write_array(file, array, allow_pickle=True)
+
+    with pytest.warns(UserWarning, match="is discarded"):
+        embed_cached(["a"], FakeEmbeddings(), "m", cache)
+
+    assert not proof.exists()
 
 
 def test_rows_written_just_before_a_crash_do_no_harm(tmp_path: Path) -> None:

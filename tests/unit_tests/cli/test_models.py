@@ -218,13 +218,17 @@ def test_llama_cpp_is_quiet_for_as_long_as_it_quantizes(
     packages: Path, llama_cpp: FakeLlamaCpp
 ) -> None:
     logger = logging.getLogger("llama-cpp-python")
-    before, during = logger.level, []
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    during: list[int] = []
     llama_cpp.meanwhile = lambda: during.append(logger.level)
 
     model_path("single")
+    after = logger.level
+    logger.setLevel(before)
 
     assert during == [logging.CRITICAL]
-    assert logger.level == before
+    assert after == logging.INFO
 
 
 def test_two_that_quantize_at_once_both_get_a_whole_file(

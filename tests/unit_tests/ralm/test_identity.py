@@ -51,7 +51,9 @@ requests = st.fixed_dictionaries(
         "stride": st.integers(1, 6),
         "max_tokens": st.integers(1, 40),
         "window": st.integers(1, 8),
-        "stops": st.lists(st.text("abcdefghijklmnop", min_size=1, max_size=2), max_size=2),
+        "stops": st.lists(
+            st.text("abcdefghijklmnop", min_size=1, max_size=2), max_size=2
+        ),
         "end_bias": st.sampled_from([-9.0, 0.0, 1.0]),
     }
 )
@@ -84,7 +86,9 @@ def test_counts_add_up(store: dict[str, Any], request: dict[str, Any], s: int) -
     events = list(speculative(built, s))
 
     stats = built.session.stats
-    committed = [token for e in events if isinstance(e, Committed) for token in e.tokens]
+    committed = [
+        token for e in events if isinstance(e, Committed) for token in e.tokens
+    ]
     verified = [e for e in events if isinstance(e, Verified)]
     assert committed == built.writer.transcript.tokens
     assert stats.tokens_kept == len(committed)

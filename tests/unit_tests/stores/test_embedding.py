@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -114,6 +116,63 @@ def test_impossible_numbers_are_refused(argument: str) -> None:
     arguments: dict[str, Any] = {argument: 0}
     with pytest.raises(InvalidValueError, match=f"{argument} must be .* got 0"):
         SentenceTransformerEmbeddings("model", **arguments)
+
+
+class FakeModel:
+    """Stands in for sentence_transformers.SentenceTransformer."""
+
+    def __init__(self, path: str, **arguments: Any) -> None:
+        self.made_with = (path, arguments)
+        self.calls: list[tuple[str, list[str], dict[str, Any]]] = []
+        MODELS.append(self)
+
+    def encode_query(self, texts: list[str], **arguments: Any) -> Any:
+        self.calls.append(("query", texts, arguments))
+        return np.zeros((len(texts), 2), dtype=np.float32)
+
+    def encode_document(self, texts: list[str], **arguments: Any) -> Any:
+        self.calls.append(("document", texts, arguments))
+        return np.ones((len(texts), 2), dtype=np.float32)
+
+
+MODELS: list[FakeModel] = []
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> list[FakeModel]:
+    module = SimpleNamespace(SentenceTransformer=FakeModel)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+    MODELS.clear()
+    return MODELS
+
+
+def test_model_is_loaded_once_at_the_first_use(
+    models: list[FakeModel], tmp_path: Path
+) -> None:
+    embeddings = SentenceTransformerEmbeddings(tmp_path, device="cuda")
+    assert models == []
+    embeddings.embed_query("a")
+    embeddings.embed_query("b")
+    arguments = {"device": "cuda", "local_files_only": True}
+    assert [model.made_with for model in models] == [(str(tmp_path), arguments)]
+    SentenceTransformerEmbeddings("hub/name").embed_query("a")
+    arguments = {"device": "cpu", "local_files_only": False}
+    assert models[1].made_with == ("hub/name", arguments)
+
+
+def test_queries_and_documents_go_their_own_ways(models: list[FakeModel]) -> None:
+    embeddings = SentenceTransformerEmbeddings("m", batch_size=7, normalize=False)
+    assert embeddings.embed_queries(["a", "b"]) == [[0.0, 0.0], [0.0, 0.0]]
+    assert embeddings.embed_query("c") == [0.0, 0.0]
+    assert embeddings.embed_documents(["d"]) == [[1.0, 1.0]]
+    calls = models[0].calls
+    assert [call[:2] for call in calls] == [
+        ("query", ["a", "b"]),
+        ("query", ["c"]),
+        ("document", ["d"]),
+    ]
+    assert all(call[2]["batch_size"] == 7 for call in calls)
+    assert all(call[2]["normalize_embeddings"] is False for call in calls)
 
 
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

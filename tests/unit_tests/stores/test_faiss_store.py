@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import faiss
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from langchain_community.docstore.in_memory import InMemoryDocstore
 from langchain_community.vectorstores.faiss import FAISS
 from langchain_core.documents import Document
-from numpy.typing import NDArray
 
 from langchain_ralmspec.errors import (
     DimensionMismatchError,
@@ -21,7 +20,12 @@ from langchain_ralmspec.errors import (
     MissingExtraError,
     StoreError,
 )
-from langchain_ralmspec.stores import FaissStore, Query, faiss_store, open_store
+from langchain_ralmspec.stores import (
+    FaissStore,
+    Query,
+    faiss_index,
+    open_store,
+)
 from tests.unit_tests.stores.toys import (
     DIMENSION,
     BatchTableEmbeddings,
@@ -189,34 +193,37 @@ def test_ties_wider_than_the_margin_fall_to_the_smallest_ids() -> None:
     assert [hit.id for hit in hits] == ["00", "01", "02"]
 
 
-@pytest.mark.parametrize("kind", ["flat_ip", "flat_l2", "ivf"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_stable_k_is_unbounded_for_score_ranked_indexes(kind: str) -> None:
     assert open_store(langchain_faiss(kind)).stable_k is None
 
 
-def test_stable_k_of_hnsw_leaves_room_for_the_margin() -> None:
-    vectorstore = langchain_faiss("hnsw")
-    store = open_store(vectorstore)
-    vectorstore.index.hnsw.efSearch = 32
-    assert store.stable_k == 32 - faiss_store.MARGIN
-    vectorstore.index.hnsw.efSearch = 4
-    assert store.stable_k == 0
-
-
-def test_hnsw_hits_are_stable_up_to_stable_k() -> None:
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_asking_an_approximate_index_for_more_keeps_the_first(kind: str) -> None:
     vectors = table(3000)
-    index = faiss.IndexHNSWFlat(DIMENSION, 4)
-    index.hnsw.efSearch = 32
+    index: Any
+    if kind == "hnsw":
+        index = faiss.IndexHNSWFlat(DIMENSION, 4)
+        index.hnsw.efSearch = 12
+    else:
+        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(DIMENSION), DIMENSION, 16)
+        index.train(vectors)
+        index.nprobe = 2
     index.add(vectors)
+    exact = make_flat_l2()
+    exact.add(vectors)
     docs = [Document(page_content=str(row)) for row in range(3000)]
-    store = FaissStore(index, docs, TableEmbeddings(vectors))
     queries = plain_queries(100)
-    assert store.stable_k is not None
-    narrow = [hits[0].id for hits in store.search(queries, 1)]
-    widest = [hits[0].id for hits in store.search(queries, store.stable_k)]
-    beyond = [hits[0].id for hits in store.search(queries, 1000)]
-    assert narrow == widest
-    assert narrow != beyond  # else this data could not show a failure
+
+    def first_hits(over: Any, asked: int) -> list[str]:
+        store = FaissStore(over, docs, TableEmbeddings(vectors))
+        return [hits[0].id for hits in store.search(queries, asked)]
+
+    first = first_hits(index, 1)
+    for asked in (4, 20, 1000):
+        assert first_hits(index, asked) == first
+    # Else the index would be exact here, and the above could not fail.
+    assert first_hits(exact, 1) != first
 
 
 def test_stable_k_is_zero_where_ranking_is_by_codes() -> None:
@@ -292,6 +299,16 @@ def test_filter_sees_additions_and_deletions() -> None:
     }
 
 
+def test_filter_sees_a_replacement_that_keeps_the_number_of_rows() -> None:
+    vectorstore = langchain_faiss(n_rows=9)
+    store = open_store(vectorstore, filter={"group": 1})
+    store.search(plain_queries(1), 9)
+    vectorstore.delete(["id000"])
+    vectorstore.add_documents([documents(1)[0]], ids=["id000"])
+    hits = store.search(plain_queries(1), 9)[0]
+    assert {hit.id for hit in hits} == {"id001", "id004", "id007"}
+
+
 def test_unusable_filter_is_refused_with_its_text() -> None:
     with pytest.raises(InvalidValueError, match=r"\$nonsense"):
         open_store(langchain_faiss(), filter={"$nonsense": 1})
@@ -336,58 +353,64 @@ def threshold() -> Any:
     faiss.cvar.distance_compute_blas_threshold = earlier
 
 
-class SpyIndex(faiss.IndexFlatL2):  # type: ignore[misc]
-    """Notes the threshold and the number of queries at every search."""
+def spied(*, fails: bool = False) -> tuple[list[tuple[int, int]], FaissStore]:
+    """A store, and a list of (threshold, number of threads) of each search."""
+    seen: list[tuple[int, int]] = []
 
-    seen: list[tuple[int, int]]
-    fails = False
+    class SpyIndex(faiss.IndexFlatL2):
+        def search_and_reconstruct(self, x: Any, k: int, **kwargs: Any) -> Any:
+            threshold = faiss.cvar.distance_compute_blas_threshold
+            seen.append((threshold, faiss.omp_get_max_threads()))
+            if fails:
+                raise MemoryError("no room")
+            return super().search_and_reconstruct(x, k, **kwargs)
 
-    def search_and_reconstruct(self, x: Any, k: int, **kwargs: Any) -> Any:
-        self.seen.append((faiss.cvar.distance_compute_blas_threshold, len(x)))
-        if self.fails:
-            raise MemoryError("no room")
-        return super().search_and_reconstruct(x, k, **kwargs)
-
-
-def spied(vectors: NDArray[np.float32]) -> tuple[SpyIndex, FaissStore]:
     index = SpyIndex(DIMENSION)
-    index.seen = []
-    index.add(vectors)
-    docs = documents(len(vectors))
-    return index, FaissStore(index, docs, TableEmbeddings(vectors))
+    index.add(table(N_ROWS))
+    return seen, FaissStore(index, documents(N_ROWS), TableEmbeddings(table(N_ROWS)))
 
 
-def test_matrix_product_only_for_many_queries(threshold: Callable[[], int]) -> None:
-    index, store = spied(table(N_ROWS))
-    few, many = 8, faiss_store.SCANS_PER_MATRIX_PRODUCT * faiss.omp_get_max_threads()
-    store.search(plain_queries(few - 1), 1)
-    store.search(plain_queries(many), 1)
-    assert index.seen == [(12345, few - 1), (1, many)]
-    assert threshold() == 12345
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    earlier = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+    yield
+    faiss.omp_set_num_threads(earlier)
 
 
-def test_lone_query_is_sent_twice_and_answered_once() -> None:
-    index, store = spied(table(N_ROWS))
-    assert len(store.search(plain_queries(1), 1)) == 1
-    assert [n_queries for _, n_queries in index.seen] == [2]
-
-
-def test_threshold_is_restored_when_the_search_raises(
-    threshold: Callable[[], int],
+@pytest.mark.usefixtures("two_threads")
+def test_route_of_a_scan_depends_on_its_size(
+    threshold: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index, store = spied(table(N_ROWS))
-    index.fails = True
-    many = faiss_store.SCANS_PER_MATRIX_PRODUCT * faiss.omp_get_max_threads()
-    with pytest.raises(StoreError, match="FAISS failed to search: MemoryError"):
-        store.search(plain_queries(many), 1)
-    assert index.seen[-1][0] == 1
-    assert threshold() == 12345
-    assert not faiss_store._threshold_lock.locked()
+    seen, store = spied()
+    many = 2 * faiss_index.SCANS_PER_MATRIX_PRODUCT
+    store.search(plain_queries(many), 1)  # small
+    monkeypatch.setattr(faiss_index, "SMALL_SCAN", 0)
+    store.search(plain_queries(1), 1)
+    store.search(plain_queries(many - 1), 1)
+    store.search(plain_queries(many), 1)
+    assert seen == [(12345, 1), (12345, 1), (12345, 2), (1, 1)]
+    assert (threshold(), faiss.omp_get_max_threads()) == (12345, 2)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_settings_are_restored_when_the_search_raises(
+    threshold: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faiss_index, "SMALL_SCAN", 0)
+    seen, store = spied(fails=True)
+    for n_queries in (1, 2 * faiss_index.SCANS_PER_MATRIX_PRODUCT):
+        with pytest.raises(StoreError, match="FAISS failed to search: MemoryError"):
+            store.search(plain_queries(n_queries), 1)
+    assert seen == [(12345, 1), (1, 1)]
+    assert (threshold(), faiss.omp_get_max_threads()) == (12345, 2)
+    assert not faiss_index._threshold_lock.locked()
 
 
 def test_threads_searching_at_once_get_their_own_answers(
-    threshold: Callable[[], int],
+    threshold: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(faiss_index, "SMALL_SCAN", 0)
     store = open_store(langchain_faiss())
     queries = plain_queries(40)
     expected = [[h.id for h in hits] for hits in store.search(queries, 5)]
@@ -433,7 +456,8 @@ def test_empty_store_answers_every_query_with_nothing() -> None:
 def test_document_without_metadata_or_id() -> None:
     index = make_flat_l2()
     index.add(table(2))
-    bare = Document.model_construct(page_content="bare", metadata=None, id=None)
+    nothing: Any = None
+    bare = Document.model_construct(page_content="bare", metadata=nothing, id=None)
     store = FaissStore(
         index, [bare, Document(page_content="x")], TableEmbeddings(table(2))
     )
@@ -498,7 +522,7 @@ def test_constructor_refuses_what_does_not_fit() -> None:
 def test_broken_encoder_is_a_store_error() -> None:
     vectorstore = langchain_faiss()
     vectorstore.embedding_function = BrokenEmbeddings()
-    with pytest.raises(StoreError, match="BrokenEmbeddings .*encoder is down") as info:
+    with pytest.raises(StoreError, match=r"BrokenEmbeddings .*encoder is down") as info:
         open_store(vectorstore).encode(["v1"])
     assert isinstance(info.value.__cause__, ConnectionError)
 

@@ -171,7 +171,7 @@ def test_documents_without_id_get_a_stable_one() -> None:
 
 def test_dying_store_is_a_store_error_that_names_it() -> None:
     store = open_store(TextOnlyStore([]))
-    with pytest.raises(StoreError, match="TextOnlyStore .*no answer") as caught:
+    with pytest.raises(StoreError, match=r"TextOnlyStore .*no answer") as caught:
         store.search([Query("die")], 1)
     assert isinstance(caught.value.__cause__, TimeoutError)
 

@@ -17,7 +17,9 @@ class Chroma:
     def __init__(self, configuration: dict[str, Any], embeddings: Any) -> None:
         self._client = object()
         self._embedding_function = embeddings
-        self._collection = SimpleNamespace(name="books", configuration=configuration)
+        self._collection = SimpleNamespace(
+            name="books", configuration_json=configuration
+        )
 
 
 def chroma(configuration: dict[str, Any]) -> Chroma:
@@ -59,5 +61,5 @@ def test_chroma_is_recognised_by_shape(
 
 
 def test_chroma_without_embeddings_is_refused() -> None:
-    with pytest.raises(InvalidValueError, match="'books'.*embedding_function"):
+    with pytest.raises(InvalidValueError, match=r"'books'.*embedding_function"):
         open_store(Chroma({}, None))

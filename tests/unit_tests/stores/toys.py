@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ DIMENSION = 16
 
 
 class TableEmbeddings(Embeddings):
-    """Embeds ``"v<number>"`` as that row of a table."""
+    """Embeds ``"v<number>"`` as that row of a table, other texts as its first."""
 
     def __init__(self, table: NDArray[np.float32]) -> None:
         self.table = table
@@ -21,7 +22,8 @@ class TableEmbeddings(Embeddings):
 
     def _look_up(self, texts: list[str]) -> list[list[float]]:
         self.calls.append(texts)
-        return [[float(x) for x in self.table[int(text[1:])]] for text in texts]
+        rows = [int(text[1:]) if text[1:].isdigit() else 0 for text in texts]
+        return [[float(x) for x in self.table[row]] for row in rows]
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         return self._look_up(texts)
@@ -83,8 +85,8 @@ def best_ids(
         if metric == "squared_l2":
             return sum((a - b) ** 2 for a, b in pairs)
         dot = sum(a * b for a, b in pairs)
-        lengths = (sum(a * a for a, _ in pairs) * sum(b * b for _, b in pairs)) ** 0.5
-        return -dot / lengths
+        squares = sum(a * a for a, _ in pairs) * sum(b * b for _, b in pairs)
+        return -dot / math.sqrt(squares)
 
     ranked = sorted(zip(map(badness, vectors), ids, strict=True))
     return [id_ for _, id_ in ranked[:k]]

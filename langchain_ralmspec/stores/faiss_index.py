@@ -1,0 +1,223 @@
+"""A FAISS index: which rows are near, found on the route that costs least."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+    from numpy.typing import NDArray
+
+    from langchain_ralmspec.stores.base import Metric
+
+# One matrix product for all queries costs as much as this many separate scans
+# per thread (500k x 384: ~190 ms for 8 queries and ~270 for 32, against 134 to 322
+# and 630 to 1270 for scans on 2 threads, the larger numbers on a busy machine).
+SCANS_PER_MATRIX_PRODUCT = 4
+# Numbers compared in about 5 ms by one thread. Below that a second thread gains
+# little, and waiting for it on a busy machine costs a time slice (12 ms).
+SMALL_SCAN = 30_000_000
+
+_threshold_lock = threading.Lock()
+
+
+class Candidates(NamedTuple):
+    """Rows found per query and their vectors; row -1 means there were no more."""
+
+    rows: NDArray[np.int64]  # (queries, width)
+    vectors: NDArray[np.float32]  # (queries, width, dimension)
+
+
+class FaissIndex:
+    """What a store asks of an index, the same for every kind of index.
+
+    Attributes:
+        metric: how the index compares vectors.
+        dimension: length of the stored vectors.
+        ranks_by_score: whether FAISS ranks by the very score that the stored
+            vectors give, among rows that do not depend on how many are asked for.
+            Then asking for more only adds rows at the end.
+    """
+
+    def __init__(self, index: Any) -> None:
+        """Look at an index.
+
+        Args:
+            index: a FAISS index whose vectors can be reconstructed.
+
+        Raises:
+            MissingExtraError: faiss is not installed.
+            InvalidValueError: the index has neither the inner product nor the L2
+                distance as its metric.
+        """
+        self._faiss = faiss = _import_faiss()
+        self._index = index
+        self._is_flat = isinstance(index, faiss.IndexFlat)
+        self._is_ivf = isinstance(index, faiss.IndexIVF)
+        self.metric: Metric = _metric_of(faiss, index)
+        self.dimension = int(index.d)
+        # HNSW too: FAISS stops at efSearch whatever the number of rows asked for
+        # (hnswlib, inside Chroma, does not).
+        self.ranks_by_score = isinstance(
+            index,
+            (
+                faiss.IndexFlat,
+                faiss.IndexScalarQuantizer,
+                faiss.IndexIVFFlat,
+                faiss.IndexIVFScalarQuantizer,
+                faiss.IndexHNSWFlat,
+                faiss.IndexHNSWSQ,
+            ),
+        )
+        # Making a direct map rebuilds shared state of the index.
+        self._direct_map_lock = threading.Lock()
+
+    @property
+    def n_rows(self) -> int:
+        """Number of stored vectors."""
+        return int(self._index.ntotal)
+
+    def normalized(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The vectors scaled to length 1, to the bit as LangChain scales them.
+
+        Args:
+            vectors: shape ``(queries, dimension)``; left as they are.
+        """
+        units = vectors.copy()
+        self._faiss.normalize_L2(units)
+        return units
+
+    def candidates(
+        self,
+        vectors: NDArray[np.float32],
+        width: int,
+        allowed: NDArray[np.bool_] | None,
+    ) -> Candidates:
+        """Find the nearest rows of every query, and their vectors.
+
+        Args:
+            vectors: the queries, shape ``(queries, dimension)``, at least one.
+            width: rows per query, at least 1.
+            allowed: which rows may be found, shape ``(n_rows,)``; None means all.
+
+        Returns:
+            ``width`` rows per query. Exact for a flat index, filtered or not; an
+            approximate one may find fewer (row -1) than there are.
+        """
+        params = None if allowed is None else self._restricted_to(allowed)
+        if params is not None and self._is_ivf:
+            # FAISS refuses to give the vectors during such a search.
+            _, rows = self._index.search(vectors, width, params=params)
+            return Candidates(rows, self._vectors_of(rows))
+        with self._cheapest_route(len(vectors)):
+            _, rows, stored = self._index.search_and_reconstruct(
+                vectors, width, params=params
+            )
+        return Candidates(rows, stored)
+
+    def _vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors of rows of an IVF index; those of row -1 are arbitrary.
+
+        The first call makes the direct map that this takes. FAISS then refuses to
+        remove vectors, so the map is made for filtered searches only.
+        """
+        with self._direct_map_lock:
+            if self._index.direct_map.no():
+                self._index.make_direct_map()
+        found = np.maximum(rows, 0).reshape(-1)
+        vectors: NDArray[np.float32] = self._index.reconstruct_batch(found)
+        return vectors.reshape(*rows.shape, self.dimension)
+
+    def _restricted_to(self, allowed: NDArray[np.bool_]) -> Any:
+        """Search parameters that admit some rows and change nothing else."""
+        faiss = self._faiss
+        selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        if self._is_ivf:
+            return faiss.SearchParametersIVF(sel=selector, nprobe=self._index.nprobe)
+        if isinstance(self._index, faiss.IndexHNSW):
+            return faiss.SearchParametersHNSW(
+                sel=selector, efSearch=self._index.hnsw.efSearch
+            )
+        return faiss.SearchParameters(sel=selector)
+
+    def _cheapest_route(self, n_queries: int) -> AbstractContextManager[None]:
+        """How a scan of a flat index runs fastest: threads, or a matrix product.
+
+        FAISS 1.15 splits the rows over the threads for a lone query and is then
+        4 times slower than on one thread (500k x 384: 160 against 34 ms).
+        """
+        if not self._is_flat:
+            return nullcontext()
+        if n_queries == 1 or n_queries * self.n_rows * self.dimension < SMALL_SCAN:
+            return _one_thread(self._faiss)
+        if n_queries < SCANS_PER_MATRIX_PRODUCT * self._faiss.omp_get_max_threads():
+            return nullcontext()
+        return _matrix_product(self._faiss)
+
+
+@contextmanager
+def _one_thread(faiss: ModuleType) -> Iterator[None]:
+    """Let FAISS use one thread; OpenMP keeps this number per calling thread."""
+    earlier = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(earlier)
+
+
+@contextmanager
+def _matrix_product(faiss: ModuleType) -> Iterator[None]:
+    """Let FAISS scan with one matrix product for all queries.
+
+    It decides by a variable of the whole process, so that is set for this search
+    only, one such search at a time. Releases that lack it decide on their own.
+    On one thread, since BLAS threads that have to share the cores with others
+    spin: 32 queries then took 8 seconds instead of 0.3.
+    """
+    cvar = faiss.cvar
+    if not hasattr(cvar, "distance_compute_blas_threshold"):
+        yield
+        return
+    with _threshold_lock, _one_thread(faiss):
+        earlier = cvar.distance_compute_blas_threshold
+        cvar.distance_compute_blas_threshold = 1
+        try:
+            yield
+        finally:
+            cvar.distance_compute_blas_threshold = earlier
+
+
+def _import_faiss() -> ModuleType:
+    try:
+        import faiss
+    except ImportError as cause:
+        module = "faiss"
+        raise MissingExtraError.of(module, "faiss") from cause
+    faiss_module: ModuleType = faiss
+    return faiss_module
+
+
+def _metric_of(faiss: ModuleType, index: Any) -> Metric:
+    """How the index compares vectors.
+
+    Raises:
+        InvalidValueError: neither by inner product nor by L2 distance.
+    """
+    if index.metric_type == faiss.METRIC_INNER_PRODUCT:
+        return "inner_product"
+    if index.metric_type == faiss.METRIC_L2:
+        return "squared_l2"
+    msg = (
+        f"the FAISS index has metric_type {index.metric_type}; "
+        "use one built for the inner product or the L2 distance"
+    )
+    raise InvalidValueError(msg)

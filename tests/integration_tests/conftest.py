@@ -1,0 +1,103 @@
+"""Real parts, made once: SmolLM2, MiniLM, and passages about Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from langchain_core.documents import Document
+from numpy.typing import NDArray
+
+from langchain_ralmspec import SentenceTransformerEmbeddings
+from langchain_ralmspec.cli.corpus import stdlib_passages
+from langchain_ralmspec.cli.models import model_path
+from langchain_ralmspec.engine import Model
+
+N_PASSAGES = 400
+
+QUESTIONS = [
+    "How do I run a command in a new process?",
+    "How do I find the most common elements of a list?",
+    "How do I parse command line arguments?",
+    "How do I make a temporary directory?",
+    "How do I cache the results of a function?",
+    "How do I read a ZIP archive?",
+    "What does a heap queue do?",
+    "How is a CSV file written?",
+    "What is an abstract base class?",
+    "How do I compare two sequences of lines?",
+    "How do I copy an object deeply?",
+    "What is a named tuple?",
+    "How do I walk a directory tree?",
+    "How do I hash a password?",
+    "How do I format a date?",
+    "How do I send an e-mail?",
+    "What does asyncio.gather return?",
+    "How do I match file names with wildcards?",
+    "How do I serve files over HTTP?",
+    "How do I round a decimal number?",
+    "What is a weak reference?",
+    "How do I encode bytes as base64?",
+]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents and their MiniLM vectors, row by row."""
+
+    documents: list[Document]
+    vectors: NDArray[np.float32]
+    embeddings: SentenceTransformerEmbeddings
+
+    @property
+    def texts(self) -> list[str]:
+        return [document.page_content for document in self.documents]
+
+    @property
+    def ids(self) -> list[str]:
+        return [str(document.id) for document in self.documents]
+
+
+@pytest.fixture(scope="session")
+def gguf() -> str:
+    return str(model_path("smollm2-135m"))
+
+
+@pytest.fixture(scope="session")
+def model(gguf: str) -> Iterator[Model]:
+    # Held for the whole session, so that every test shares the loaded weights.
+    yield Model.load(gguf)
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Corpus:
+    return make_corpus()
+
+
+@cache
+def make_corpus() -> Corpus:
+    embeddings = SentenceTransformerEmbeddings(str(model_path("minilm")))
+    passages = stdlib_passages()
+    chosen = passages[:: len(passages) // N_PASSAGES]
+    documents = [
+        Document(page_content=p.text, id=p.id, metadata={"title": p.title})
+        for p in chosen
+    ]
+    texts = [document.page_content for document in documents]
+    vectors = np.array(embeddings.embed_documents(texts), np.float32)
+    return Corpus(documents, vectors, embeddings)
+
+
+@pytest.fixture(scope="session")
+def templateless_gguf(gguf: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """SmolLM2 with the key of its chat template misspelt."""
+    key, other = b"tokenizer.chat_template", b"tokenizer.chat_templatX"
+    data = Path(gguf).read_bytes()
+    assert data.count(key) == 1
+    file = tmp_path_factory.mktemp("models") / "templateless.gguf"
+    file.write_bytes(data.replace(key, other))
+    return str(file)

@@ -1,0 +1,206 @@
+"""What the loops rely on, with a real model: the same calls, the same bits."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from langchain_ralmspec import ContextOverflowError, ModelFileError
+from langchain_ralmspec.engine import Model, Sampler, Sequence
+from langchain_ralmspec.engine.model import N_SLOTS
+from langchain_ralmspec.engine.templates import ChatTemplate
+from langchain_ralmspec.errors import ChatTemplateError, InvalidValueError
+
+TEXT = (
+    "The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor "
+    "jugs. How vexingly quick daft zebras jump! Sphinx of black quartz, judge my vow. "
+) * 4
+
+
+@pytest.fixture(scope="module")
+def tokens(model: Model) -> list[int]:
+    return model.weights.tokenize(TEXT)
+
+
+def continue_with(sequence: Sequence, tokens: list[int]) -> np.ndarray:
+    """A tail in one batch and then single tokens, as the writer decodes them."""
+    rows = [sequence.extend(tokens[:9])]
+    rows += [sequence.extend([token]) for token in tokens[9:14]]
+    return np.stack(rows)
+
+
+def test_the_self_test_passes_here(model: Model) -> None:
+    assert model.repeatable
+
+
+def test_an_opened_prefix_is_the_same_computed_or_copied(
+    model: Model, tokens: list[int]
+) -> None:
+    model.forget_prefixes()
+    computed = model.open(tokens[:90])
+    copied = model.open(tokens[:90])
+    assert computed.parked is None
+    assert copied.parked is not None, "the second one comes from the cache"
+    assert np.array_equal(
+        continue_with(computed, tokens[90:]), continue_with(copied, tokens[90:])
+    )
+
+
+def test_rolling_back_is_exact(model: Model, tokens: list[int]) -> None:
+    sequence = model.open(tokens[:70])
+    first = continue_with(sequence, tokens[70:])
+    sequence.truncate(70)
+    continue_with(sequence, tokens[20:])  # something else in the same cells
+    sequence.truncate(70)
+    assert np.array_equal(continue_with(sequence, tokens[70:]), first)
+
+
+def test_more_sequences_than_slots_do_not_disturb_one_another(
+    model: Model, tokens: list[int]
+) -> None:
+    alone = continue_with(model.open(tokens[:40]), tokens[40:])
+    many = [model.open(tokens[:40]) for _ in range(2 * N_SLOTS)]
+    for i, sequence in enumerate(many):  # all different
+        sequence.extend(tokens[i : i + 3])
+        sequence.truncate(40)
+    rows: list[list[np.ndarray]] = [[] for _ in many]
+    chunks = [tokens[40:49], *([t] for t in tokens[49:54])]
+    for chunk in chunks:  # round robin: every call evicts somebody
+        for sequence, logits in zip(many, rows, strict=True):
+            logits.append(sequence.extend(chunk))
+    assert sum(sequence.slot is not None for sequence in many) <= N_SLOTS
+    for logits in rows:
+        assert np.array_equal(np.stack(logits), alone)
+
+
+def test_a_fork_goes_its_own_way(model: Model, tokens: list[int]) -> None:
+    trunk = model.open(tokens[:50])
+    trunk.extend(tokens[50:60])
+    branch = trunk.fork()
+    expected = continue_with(trunk, tokens[60:])
+    assert branch.length == 60
+    assert np.array_equal(continue_with(branch, tokens[60:]), expected)
+
+
+def test_the_slots_of_forgotten_sequences_are_used_again(
+    model: Model, tokens: list[int]
+) -> None:
+    for _ in range(5 * N_SLOTS):
+        model.open(tokens[:20]).extend(tokens[20:25])
+    kept = model.open(tokens[:20])
+    kept.extend(tokens[20:25])
+    model.open(tokens[:20]).extend(tokens[20:25])
+    assert kept.parked is None, "nothing alive had to make room"
+
+
+def test_too_many_tokens_are_refused_before_any_is_decoded(
+    gguf: str, tokens: list[int]
+) -> None:
+    small = Model.load(gguf, n_ctx=256)
+    sequence = small.open(tokens[:60])
+    expected = continue_with(sequence, tokens[60:])
+    sequence.truncate(60)
+    with pytest.raises(ContextOverflowError, match=r"260 tokens .*n_ctx=256"):
+        sequence.extend(tokens[:200] if len(tokens) >= 200 else (tokens * 4)[:200])
+    assert sequence.length == 60
+    assert np.array_equal(continue_with(sequence, tokens[60:]), expected)
+
+
+def test_extend_needs_a_token(model: Model) -> None:
+    with pytest.raises(InvalidValueError, match="at least one token"):
+        Sequence(model).extend([])
+
+
+def test_truncate_refuses_a_length_that_is_not_there(model: Model) -> None:
+    with pytest.raises(InvalidValueError, match="3 tokens to 4"):
+        model.open(model.weights.tokenize("a b c")[:3]).truncate(4)
+
+
+def test_models_are_shared(gguf: str, model: Model) -> None:
+    assert Model.load(gguf) is model
+    assert Model.load(gguf, n_ctx=512).weights is model.weights
+
+
+def test_two_threads_get_what_one_gets(model: Model, tokens: list[int]) -> None:
+    starts = [0, 20, 40, 60]
+    alone = [greedy(model, tokens[s : s + 60]) for s in starts]
+    answers: dict[int, list[int]] = {}
+
+    def work(start: int) -> None:
+        answers[start] = greedy(model, tokens[start : start + 60])
+
+    threads = [threading.Thread(target=work, args=(s,)) for s in starts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [answers[s] for s in starts] == alone
+
+
+def greedy(model: Model, prompt: list[int]) -> list[int]:
+    sampler, answer = Sampler(), []
+    sequence = model.open(prompt[:50])
+    pending = prompt[50:]
+    for _ in range(12):
+        answer.append(sampler.sample(sequence.extend(pending), answer))
+        pending = answer[-1:]
+    return answer
+
+
+@pytest.mark.parametrize("text", ["plain", "naïve café", "日本語 and 😀", "  spaces\n\n"])
+def test_pieces_spell_the_text(model: Model, text: str) -> None:
+    weights = model.weights
+    spelt = b"".join(map(weights.piece, weights.tokenize(text)))
+    assert spelt.decode() == text
+
+
+def test_control_tokens_in_text_are_only_text(model: Model) -> None:
+    weights = model.weights
+    end = weights.token_text(weights.eos)
+    assert weights.is_end(weights.eos)
+    assert weights.eos not in weights.tokenize(f"a {end} b")
+    assert weights.eos in weights.tokenize(f"a {end} b", special=True)
+
+
+def test_the_template_of_the_model_is_rendered(model: Model) -> None:
+    rendered = ChatTemplate(model.weights).render([{"role": "user", "content": "Hi"}])
+    assert rendered.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_model_without_template_says_so(templateless_gguf: str) -> None:
+    with pytest.raises(ChatTemplateError, match=r"templateless\.gguf.*no chat template"):
+        ChatTemplate(Model.load(templateless_gguf).weights)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ModelFileError, match=r"/no/such\.gguf"):
+        Model.load("/no/such.gguf")
+
+
+def test_a_file_that_is_no_gguf_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "text.gguf"
+    file.write_text("once upon a time")
+    with pytest.raises(ModelFileError, match=r"text\.gguf.*not a GGUF.*b'once'"):
+        Model.load(file)
+
+
+def test_a_truncated_file_is_refused_and_the_whole_one_still_loads(
+    gguf: str, model: Model, tmp_path: Path
+) -> None:
+    file = tmp_path / "half.gguf"
+    shutil.copy(gguf, file)
+    with file.open("r+b") as stream:
+        stream.truncate(file.stat().st_size // 2)
+    with pytest.raises(ModelFileError, match=r"cannot load .*half\.gguf"):
+        Model.load(file)
+    assert Model.load(gguf) is model
+
+
+@pytest.mark.parametrize(("name", "value"), [("n_ctx", -1), ("n_batch", 0), ("n_threads", 0)])
+def test_numbers_out_of_range_are_quoted(gguf: str, name: str, value: int) -> None:
+    with pytest.raises(InvalidValueError, match=f"{name} .*got {value}"):
+        Model.load(gguf, **{name: value})  # type: ignore[arg-type]

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration_tests.chroma_server import ChromaServer
+
+
+@pytest.fixture
+def chroma_server(tmp_path: Path) -> Iterator[ChromaServer]:
+    """A server of this test alone, so that the test may end it."""
+    server = ChromaServer(tmp_path / "chroma")
+    yield server
+    server.stop()

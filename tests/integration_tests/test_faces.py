@@ -1,0 +1,278 @@
+"""The LLM, the chat model and the retriever, as an application uses them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import faiss
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessageChunk,
+    HumanMessage,
+    SystemMessage,
+)
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.vectorstores import InMemoryVectorStore
+
+from langchain_ralmspec import (
+    ChatRaLMSpec,
+    FaissStore,
+    RaLMSpecLLM,
+    RaLMSpecRetriever,
+    SpeculationStats,
+)
+from langchain_ralmspec.engine import Model
+from tests.integration_tests.conftest import QUESTIONS, Corpus
+
+
+@pytest.fixture(scope="module")
+def retriever(corpus: Corpus) -> RaLMSpecRetriever:
+    index = faiss.IndexFlatIP(corpus.vectors.shape[1])
+    index.add(corpus.vectors)
+    store = FaissStore(index, corpus.documents, corpus.embeddings)
+    return RaLMSpecRetriever(vectorstore=store, k=3)
+
+
+@pytest.fixture
+def llm(gguf: str, model: Model, retriever: RaLMSpecRetriever) -> RaLMSpecLLM:
+    return RaLMSpecLLM(model_path=gguf, retriever=retriever, max_tokens=24)
+
+
+@pytest.fixture
+def chat(gguf: str, model: Model, retriever: RaLMSpecRetriever) -> ChatRaLMSpec:
+    return ChatRaLMSpec(model_path=gguf, retriever=retriever, max_tokens=24)
+
+
+def test_llm_every_way_in_gives_one_answer(llm: RaLMSpecLLM) -> None:
+    prompt = "Question: How do I copy an object?\nAnswer:"
+    answer = llm.invoke(prompt)
+    assert answer
+    assert "".join(llm.stream(prompt)) == answer
+    assert llm.batch([prompt, "Once"])[0] == answer
+    assert asyncio.run(llm.ainvoke(prompt)) == answer
+    assert asyncio.run(llm.abatch(["Once", prompt]))[1] == answer
+
+    async def streamed() -> str:
+        return "".join([text async for text in llm.astream(prompt)])
+
+    assert asyncio.run(streamed()) == answer
+
+
+def test_chat_every_way_in_gives_one_answer(chat: ChatRaLMSpec) -> None:
+    answer = chat.invoke(QUESTIONS[0])
+    assert answer.text
+    assert "".join(chunk.text for chunk in chat.stream(QUESTIONS[0])) == answer.text
+    assert chat.batch([QUESTIONS[1], QUESTIONS[0]])[1].text == answer.text
+    assert asyncio.run(chat.ainvoke(QUESTIONS[0])).text == answer.text
+
+    async def streamed() -> str:
+        return "".join([c.text async for c in chat.astream(QUESTIONS[0])])
+
+    assert asyncio.run(streamed()) == answer.text
+
+
+def test_llm_tells_what_it_did(llm: RaLMSpecLLM) -> None:
+    result = llm.generate(["How do I copy an object?", "Once"])
+    for (generation,) in result.generations:
+        info = generation.generation_info or {}
+        stats = SpeculationStats(
+            **{k: v for k, v in info["speculation"].items() if k != "guess_accuracy"}
+        )
+        assert stats.tokens_kept == sum(len(s["tokens"]) for s in info["steps"]) > 0
+        assert 0 < stats.seconds_generating < stats.seconds
+        assert stats.store_calls >= 1 + stats.rounds
+        ids = {i for step in info["steps"] for i in step["documents"]}
+        assert {d.id for d in info["documents"]} == ids
+        assert info["finish_reason"] in {"stop", "length"}
+    usage = (result.llm_output or {})["token_usage"]
+    kept = [
+        g.generation_info["speculation"]["tokens_kept"]
+        for (g,) in result.generations
+        if g.generation_info
+    ]
+    assert usage["output_tokens"] == sum(kept)
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+
+
+def test_chat_tells_what_it_did(chat: ChatRaLMSpec) -> None:
+    message = chat.invoke(QUESTIONS[0])
+    metadata = message.response_metadata
+    assert metadata["documents"]
+    assert metadata["speculation"]["tokens_kept"] == message.usage_metadata["output_tokens"]  # type: ignore[index]
+    assert metadata["model_name"] == chat.model.path.stem
+
+    chunks = list(chat.stream(QUESTIONS[0]))
+    assert sum(chunk.usage_metadata is not None for chunk in chunks) == 1
+    total: BaseMessageChunk = chunks[0]
+    for chunk in chunks[1:]:
+        total = total + chunk
+    assert isinstance(total, AIMessageChunk)
+    assert total.usage_metadata == message.usage_metadata
+    assert total.response_metadata["steps"] == metadata["steps"]
+
+
+def test_chat_in_a_chain(chat: ChatRaLMSpec) -> None:
+    chain = (
+        ChatPromptTemplate.from_messages([("system", "Be brief."), ("user", "{q}")])
+        | chat
+        | StrOutputParser()
+    )
+    answer = chain.invoke({"q": QUESTIONS[2]})
+    assert answer
+    assert "".join(chain.stream({"q": QUESTIONS[2]})) == answer
+
+
+def test_the_document_stands_at_the_head_of_the_system_turn(chat: ChatRaLMSpec) -> None:
+    prompt = chat._prompt([SystemMessage("Be brief."), HumanMessage("Why?")])
+    weights = chat.model.weights
+    assert list(prompt.head) == weights.tokenize("<|im_start|>system\n", special=True)
+    after = b"".join(map(weights.piece, prompt.tail)).decode()
+    assert after.startswith("Be brief.")
+    assert b"".join(map(weights.piece, prompt.question)).decode() == "Why?"
+
+
+def test_without_a_system_turn_the_document_opens_the_first_user_turn(
+    chat: ChatRaLMSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = "{% for m in messages %}[{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ m.role }}:{{ m.content }}]{% endfor %}"
+    weights = chat.model.weights
+    monkeypatch.setattr(weights, "metadata", lambda key: template)
+    prompt = chat._prompt(
+        [HumanMessage("Why?"), AIMessage("Because."), HumanMessage("And?")]
+    )
+    before = b"".join(map(weights.piece, prompt.head)).decode()
+    after = b"".join(map(weights.piece, prompt.tail)).decode()
+    assert before == "[user:"
+    assert after == f"{chat.system_prompt}\n\nWhy?][assistant:Because.][user:And?]"
+
+
+def test_neighbouring_turns_of_one_role_are_merged(chat: ChatRaLMSpec) -> None:
+    twice = chat._prompt([HumanMessage("One."), HumanMessage("Two.")])
+    once = chat._prompt([HumanMessage("One.\n\nTwo.")])
+    assert twice == once
+
+
+def test_a_call_may_override_settings(llm: RaLMSpecLLM) -> None:
+    result = llm.generate(["Once upon a time"], max_tokens=3)
+    assert result.generations[0][0].generation_info["speculation"]["tokens_kept"] <= 3  # type: ignore[index]
+    whole = llm.invoke("Once upon a time")
+    word = whole.split()[2]
+    assert llm.invoke("Once upon a time", stop=[word]) == whole.partition(word)[0]
+    assert llm.bind(stop=[word]).invoke("Once upon a time") == whole.partition(word)[0]
+
+
+def test_a_stop_string_never_leaves_the_stream(llm: RaLMSpecLLM) -> None:
+    whole = llm.invoke("Once upon a time")
+    stop = whole[len(whole) // 2 :][:3]
+    parts = list(llm.stream("Once upon a time", stop=[stop]))
+    assert "".join(parts) == whole.partition(stop)[0]
+
+
+def test_new_tokens_are_called_back(llm: RaLMSpecLLM, chat: ChatRaLMSpec) -> None:
+    class Listener(BaseCallbackHandler):
+        def __init__(self) -> None:
+            self.heard = ""
+
+        def on_llm_new_token(self, token: str, **kwargs: Any) -> None:
+            self.heard += token
+
+    for model in (llm, chat):
+        listener = Listener()
+        parts: list[str] = []
+        for chunk in model.stream(QUESTIONS[0], config={"callbacks": [listener]}):  # type: ignore[attr-defined]
+            parts.append(chunk if isinstance(chunk, str) else str(chunk.text))
+        assert listener.heard == "".join(parts) != ""
+
+
+def test_speculation_off_asks_the_store_at_every_step(chat: ChatRaLMSpec) -> None:
+    slow = chat.model_copy(update={"speculation": False})
+    stats = slow.invoke(QUESTIONS[0]).response_metadata["speculation"]
+    assert stats["guesses"] == 0
+    assert stats["store_calls"] == stats["steps"]
+
+
+@pytest.mark.parametrize("wrap", ["store", "as_retriever"])
+def test_any_vector_store_can_be_the_retriever(
+    wrap: str, gguf: str, corpus: Corpus
+) -> None:
+    store = InMemoryVectorStore.from_documents(corpus.documents[:30], corpus.embeddings)
+    given = store if wrap == "store" else store.as_retriever(search_kwargs={"k": 2})
+    llm = RaLMSpecLLM(model_path=gguf, retriever=given, max_tokens=8)
+    assert llm.invoke(QUESTIONS[0])
+    assert llm.retriever.k == (4 if wrap == "store" else 2)
+
+
+def test_a_filter_is_a_wall(gguf: str, corpus: Corpus) -> None:
+    store = InMemoryVectorStore(corpus.embeddings)
+    for number, document in enumerate(corpus.documents[:40]):
+        tenant = "red" if number % 2 else "blue"
+        copy = document.model_copy(update={"metadata": {"tenant": tenant}})
+        store.add_documents([copy])
+    for tenant in ("red", "blue"):
+        retriever = RaLMSpecRetriever(
+            vectorstore=store,
+            filter=lambda d, tenant=tenant: d.metadata["tenant"] == tenant,
+        )
+        chat = ChatRaLMSpec(model_path=gguf, retriever=retriever, max_tokens=24)
+        for question in QUESTIONS[:3]:
+            used = chat.invoke(question).response_metadata["documents"]
+            assert {d.metadata["tenant"] for d in used} == {tenant}
+
+
+def test_retriever_batch_is_one_store_call(
+    retriever: RaLMSpecRetriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_by_one = [retriever.invoke(question) for question in QUESTIONS]
+    calls: list[int] = []
+    search = retriever.store.search
+
+    def spy(queries: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(len(queries))
+        return search(queries, *args, **kwargs)
+
+    monkeypatch.setattr(retriever.store, "search", spy)
+    assert retriever.batch(QUESTIONS) == one_by_one
+    assert asyncio.run(retriever.abatch(QUESTIONS)) == one_by_one
+    assert calls == [len(QUESTIONS)] * 2
+    assert [len(d) for d in retriever.batch(QUESTIONS, k=2)] == [2] * len(QUESTIONS)
+
+
+def test_retriever_batch_opens_a_run_for_every_query(
+    retriever: RaLMSpecRetriever,
+) -> None:
+    class Listener(BaseCallbackHandler):
+        def __init__(self) -> None:
+            self.started: list[str] = []
+            self.ended = 0
+
+        def on_retriever_start(self, serialized: Any, query: str, **kwargs: Any) -> None:
+            self.started.append(query)
+
+        def on_retriever_end(self, documents: Any, **kwargs: Any) -> None:
+            self.ended += len(documents)
+
+    listener = Listener()
+    retriever.batch(QUESTIONS[:3], config={"callbacks": [listener]})
+    assert listener.started == QUESTIONS[:3]
+    assert listener.ended == 9
+
+
+def test_retriever_session_guesses_and_verifies(retriever: RaLMSpecRetriever) -> None:
+    session = retriever.session(k=1)
+    assert session.speculate(QUESTIONS[0]) == []
+    truth = session.verify(QUESTIONS[:3])
+    assert truth == [documents[:1] for documents in retriever.batch(QUESTIONS[:3])]
+    assert session.speculate(QUESTIONS[1]) == truth[1]
+    assert session.verify([]) == []
+    assert session.stats.store_calls == 1
+    assert session.stats.queries == 3
+
+
+def test_num_tokens_are_the_models(llm: RaLMSpecLLM) -> None:
+    text = "one two three"
+    assert llm.get_num_tokens(text) == len(llm.model.weights.tokenize(text))

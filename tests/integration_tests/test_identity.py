@@ -1,0 +1,242 @@
+"""Speculative against sequential: real model, real stores, token by token.
+
+``make integration`` runs a pairwise cover of the grid. The whole grid::
+
+    RALMSPEC_GRID=full pytest tests/integration_tests/test_identity.py
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import chromadb
+import faiss
+import pytest
+from allpairspy import AllPairs
+from langchain_chroma import Chroma
+from langchain_community.vectorstores import FAISS
+from langchain_community.vectorstores.utils import DistanceStrategy
+from langchain_core.vectorstores import InMemoryVectorStore
+
+from langchain_ralmspec import ChatRaLMSpec, FaissStore, RaLMSpecRetriever
+from langchain_ralmspec.engine import Model
+from tests.integration_tests.chroma_server import ChromaServer
+from tests.integration_tests.conftest import QUESTIONS, Corpus
+
+AXES = {
+    "store": [
+        "faiss-ip",
+        "faiss-l2",
+        "faiss-cosine",
+        "faiss-hnsw",
+        "chroma",
+        "chroma-http",
+        "in-memory",
+    ],
+    "speculation_stride": [1, 2, 3, 5, 8],
+    "prefetch_k": [1, 20],
+    "guess_policy": ["lookup", "same"],
+}
+FULL = os.environ.get("RALMSPEC_GRID") == "full"
+CELLS = list(
+    itertools.product(*AXES.values()) if FULL else map(tuple, AllPairs(AXES.values()))
+)
+
+
+def langchain_faiss(strategy: DistanceStrategy, *, normalize: bool) -> Any:
+    def build(corpus: Corpus) -> Any:
+        return FAISS.from_embeddings(
+            list(zip(corpus.texts, corpus.vectors.tolist(), strict=True)),
+            corpus.embeddings,
+            ids=corpus.ids,
+            distance_strategy=strategy,
+            normalize_L2=normalize,
+        )
+
+    return build
+
+
+def faiss_hnsw(corpus: Corpus) -> Any:
+    index = faiss.IndexHNSWFlat(
+        corpus.vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT
+    )
+    index.add(corpus.vectors)
+    return FaissStore(index, corpus.documents, corpus.embeddings)
+
+
+def in_memory(corpus: Corpus) -> Any:
+    return InMemoryVectorStore.from_documents(corpus.documents, corpus.embeddings)
+
+
+def chroma(client: Any, corpus: Corpus) -> Any:
+    collection = client.get_or_create_collection(
+        "identity", configuration={"hnsw": {"space": "cosine"}}
+    )
+    collection.add(
+        ids=corpus.ids,
+        documents=corpus.texts,
+        metadatas=[document.metadata for document in corpus.documents],
+        embeddings=corpus.vectors,
+    )
+    return Chroma(
+        client=client,
+        collection_name="identity",
+        embedding_function=corpus.embeddings,
+    )
+
+
+@pytest.fixture(scope="module")
+def retriever_of(
+    corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], RaLMSpecRetriever]]:
+    server = ChromaServer(tmp_path_factory.mktemp("server"))
+    ip, l2 = DistanceStrategy.MAX_INNER_PRODUCT, DistanceStrategy.EUCLIDEAN_DISTANCE
+    builders: dict[str, Callable[[Corpus], Any]] = {
+        "faiss-ip": langchain_faiss(ip, normalize=False),
+        "faiss-l2": langchain_faiss(l2, normalize=False),
+        "faiss-cosine": langchain_faiss(DistanceStrategy.COSINE, normalize=True),
+        "faiss-hnsw": faiss_hnsw,
+        "chroma": lambda corpus: chroma(chromadb.EphemeralClient(), corpus),
+        "chroma-http": lambda corpus: chroma(
+            chromadb.HttpClient(host=server.host, port=server.port), corpus
+        ),
+        "in-memory": in_memory,
+    }
+
+    @cache
+    def build(name: str) -> RaLMSpecRetriever:
+        return RaLMSpecRetriever(vectorstore=builders[name](corpus))
+
+    yield build
+    server.stop()
+
+
+def settings_of(number: int) -> dict[str, Any]:
+    """Length limits on and off the stride, stop strings and early ends, in turn."""
+    settings: dict[str, Any] = {"max_tokens": [16, 23, 32, 41][number % 4]}
+    if number % 3 == 0:
+        settings["stop"] = [".", "\n"]
+    if number % 5 == 0:
+        settings["system_prompt"] = "Answer in one word."
+    return settings
+
+
+def told(chat: ChatRaLMSpec, question: str) -> tuple[Any, ...]:
+    message = chat.invoke(question)
+    info = message.response_metadata
+    return message.text, info["steps"], info["finish_reason"]
+
+
+@pytest.fixture(scope="module")
+def sequential(
+    gguf: str, retriever_of: Callable[[str], RaLMSpecRetriever]
+) -> Callable[[str, int, int], tuple[Any, ...]]:
+    @cache
+    def run(store: str, prefetch_k: int, number: int) -> tuple[Any, ...]:
+        chat = ChatRaLMSpec(
+            model_path=gguf,
+            retriever=retriever_of(store),
+            speculation=False,
+            prefetch_k=prefetch_k,
+            **settings_of(number),
+        )
+        return told(chat, QUESTIONS[number])
+
+    return run
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("store", "stride", "prefetch_k", "policy"), CELLS)
+def test_same_tokens_under_the_same_documents(
+    store: str,
+    stride: int,
+    prefetch_k: int,
+    policy: str,
+    gguf: str,
+    model: Model,
+    retriever_of: Callable[[str], RaLMSpecRetriever],
+    sequential: Callable[[str, int, int], tuple[Any, ...]],
+) -> None:
+    assert len(QUESTIONS) >= 20
+    for number, question in enumerate(QUESTIONS):
+        chat = ChatRaLMSpec(
+            model_path=gguf,
+            retriever=retriever_of(store),
+            speculation_stride=stride,
+            prefetch_k=prefetch_k,
+            guess_policy=policy,
+            **settings_of(number),
+        )
+        assert told(chat, question) == sequential(store, prefetch_k, number), question
+
+
+def test_the_questions_exercise_what_they_should(
+    retriever_of: Callable[[str], RaLMSpecRetriever],
+    sequential: Callable[[str, int, int], tuple[Any, ...]],
+    gguf: str,
+) -> None:
+    answers = [sequential("faiss-ip", 20, number) for number in range(len(QUESTIONS))]
+    by_length = [a for a in answers if a[2] == "length"]
+    stopped = [
+        (number, a)
+        for number, a in enumerate(answers)
+        if a[2] == "stop" and sum(len(s["tokens"]) for s in a[1])
+    ]
+    documents = [[tuple(s["documents"]) for s in steps] for _, steps, _ in answers]
+    assert by_length
+    assert any("stop" in settings_of(number) for number, _ in stopped)
+    assert any("stop" not in settings_of(number) for number, _ in stopped), "no EOS"
+    assert any(len(set(d)) > 1 for d in documents), "no document ever changed"
+    rolled_back = 0
+    for number, question in enumerate(QUESTIONS):
+        chat = ChatRaLMSpec(
+            model_path=gguf,
+            retriever=retriever_of("faiss-ip"),
+            guess_policy="same",
+            **settings_of(number),
+        )
+        info = chat.invoke(question).response_metadata
+        rolled_back += info["speculation"]["tokens_rolled_back"]
+    assert rolled_back, "no guess was ever wrong"
+
+
+def test_seeded_sampling_is_the_same_too(
+    gguf: str, retriever_of: Callable[[str], RaLMSpecRetriever]
+) -> None:
+    for seed in range(8):
+        chat = ChatRaLMSpec(
+            model_path=gguf,
+            retriever=retriever_of("faiss-ip"),
+            max_tokens=32,
+            temperature=0.8,
+            seed=seed,
+        )
+        slow = chat.model_copy(update={"speculation": False})
+        assert told(chat, QUESTIONS[seed]) == told(slow, QUESTIONS[seed])
+
+
+@pytest.mark.parametrize("policy", ["lookup", "same"])
+def test_several_documents_a_step_must_all_match(
+    policy: str, gguf: str, retriever_of: Callable[[str], RaLMSpecRetriever]
+) -> None:
+    for number in range(8):
+        chat = ChatRaLMSpec(
+            model_path=gguf,
+            retriever=retriever_of("faiss-ip"),
+            documents_per_step=3,
+            max_document_tokens=80,
+            guess_policy=policy,
+            **settings_of(number),
+        )
+        slow = chat.model_copy(update={"speculation": False})
+        fast_told, slow_told = (
+            told(chat, QUESTIONS[number]),
+            told(slow, QUESTIONS[number]),
+        )
+        assert fast_told == slow_told
+        assert all(len(step["documents"]) == 3 for step in fast_told[1])
