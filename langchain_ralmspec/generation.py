@@ -77,7 +77,7 @@ class RetrievalGeneration(StrictArguments, Sampling):
     n_batch: int = Field(default=512, ge=1)
     """Tokens that are decoded in one call at most."""
     n_threads: int | None = Field(default=None, ge=1)
-    """Threads of a decode; None takes the usable physical cores."""
+    """Threads of a decode; None: half the cores for single tokens, all for batches."""
     n_gpu_layers: int = 0
     """Layers on a GPU; -1 for all."""
     stop: list[str] | None = None

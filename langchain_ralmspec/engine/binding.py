@@ -163,9 +163,16 @@ class Context:
         n_ctx: int,
         n_slots: int,
         n_batch: int,
-        n_threads: int,
+        n_threads: tuple[int, int],
     ) -> None:
-        """Allocate the context; ``n_ctx`` is per slot.
+        """Allocate the context.
+
+        Args:
+            weights: the model.
+            n_ctx: tokens per slot.
+            n_slots: sequences.
+            n_batch: tokens in one decode call at most.
+            n_threads: threads for single tokens, and for batches.
 
         Raises:
             DecodeError: llama.cpp cannot allocate it.
@@ -177,7 +184,7 @@ class Context:
         params.n_ctx = n_ctx * n_slots
         params.n_batch = params.n_ubatch = n_batch
         params.n_seq_max = n_slots
-        params.n_threads = params.n_threads_batch = n_threads
+        params.n_threads, params.n_threads_batch = n_threads
         params.kv_unified = False
         params.swa_full = True  # a sliding window would forget what we roll back to
         params.no_perf = True

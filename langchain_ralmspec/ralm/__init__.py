@@ -10,10 +10,9 @@ from langchain_ralmspec.ralm.events import (
 from langchain_ralmspec.ralm.loop import Request, sequential, speculative
 from langchain_ralmspec.ralm.prompt import DocumentLayout, Prompt, require_room
 from langchain_ralmspec.ralm.session import Session
-from langchain_ralmspec.ralm.writer import Branch, Writer
+from langchain_ralmspec.ralm.writer import Writer
 
 __all__ = [
-    "Branch",
     "Committed",
     "DocumentLayout",
     "Event",

@@ -17,34 +17,17 @@ from langchain_ralmspec.ralm.events import (
     Committed,
     Event,
     Finished,
-    FinishReason,
     RolledBack,
     Verified,
 )
-from langchain_ralmspec.ralm.session import Hits, Session, ids_of
+from langchain_ralmspec.ralm.writer import ids_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from langchain_ralmspec.ralm.writer import Branch, Writer
+    from langchain_ralmspec.ralm.session import Hits, Session
+    from langchain_ralmspec.ralm.writer import Stride, Writer
     from langchain_ralmspec.stores.base import Query
-
-
-@dataclass(frozen=True, slots=True)
-class Stride:
-    """Tokens ``start`` to ``end`` of the answer, written on one branch.
-
-    Attributes:
-        branch: the documents and their KV.
-        start: length of the answer before it.
-        end: length of the answer after it.
-        reason: why the answer is complete; None when it goes on.
-    """
-
-    branch: Branch
-    start: int
-    end: int
-    reason: FinishReason | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +61,11 @@ class Request:
     query_text: Callable[[], str]
     stride: int
 
-    def open(self, hits: Hits) -> Branch:
-        """Start writing under documents."""
-        with self.session.stats.timing("generating"):
-            return self.writer.open(hits)
-
-    def move(self, branch: Branch, hits: Hits) -> Branch:
-        """Stay on the branch if its documents are ``hits``, else open another."""
-        return branch if ids_of(branch.hits) == ids_of(hits) else self.open(hits)
-
-    def write(self, branch: Branch) -> Stride:
-        """Generate one stride on a branch."""
-        start = len(self.writer.transcript)
+    def write(self, hits: Hits) -> Stride:
+        """Generate one stride under documents."""
         self.session.stats.steps += 1
         with self.session.stats.timing("generating"):
-            reason = self.writer.write(branch, self.stride)
-        return Stride(branch, start, len(self.writer.transcript), reason)
+            return self.writer.write(hits, self.stride)
 
     def commit(self, stride: Stride) -> Committed:
         """Count a stride as final, and tell of it."""
@@ -101,20 +73,18 @@ class Request:
         tokens = tuple(transcript.tokens[stride.start : stride.end])
         self.session.stats.tokens_kept += len(tokens)
         text = transcript.text_bytes(stride.start, stride.end)
-        return Committed(tokens, text, stride.branch.hits)
+        return Committed(tokens, text, stride.hits)
 
 
 def sequential(request: Request) -> Iterator[Event]:
-    """Generate a stride, wait for the store, generate the next one."""
-    session = request.session
-    branch = request.open(session.retrieve(request.query_text()))
+    """Wait for the store, generate a stride, wait for the store, …."""
     while True:
-        stride = request.write(branch)
+        stride = request.write(request.session.retrieve(request.query_text()))
+        request.writer.prune()
         yield request.commit(stride)
         if stride.reason:
             yield Finished(stride.reason)
             return
-        branch = request.move(branch, session.retrieve(request.query_text()))
 
 
 def speculative(request: Request, speculation_stride: int) -> Iterator[Event]:
@@ -122,10 +92,10 @@ def speculative(request: Request, speculation_stride: int) -> Iterator[Event]:
     session = request.session
     text = request.query_text()
     (hits,) = session.verify([text], [session.encode(text)])
-    branch = request.open(hits)
     while True:
         # A round. Its first stride stands on verified documents: it is final.
-        strides = [request.write(branch)]
+        request.writer.prune()
+        strides = [request.write(hits)]
         yield request.commit(strides[0])
         guesses = _speculate(request, strides, speculation_stride)
         if guesses:
@@ -134,16 +104,17 @@ def speculative(request: Request, speculation_stride: int) -> Iterator[Event]:
             )
             n_right = _count_right(guesses, truth)
             yield _judged(session, len(guesses), n_right)
+            wrong = strides[n_right + 1 :]
+            if wrong:
+                yield _roll_back(request, wrong)
             for stride in strides[1 : n_right + 1]:
                 yield request.commit(stride)
+            hits = truth[min(n_right, len(truth) - 1)]
             if n_right < len(guesses):
-                yield _roll_back(request, strides[n_right])
-                branch = request.move(strides[n_right].branch, truth[n_right])
                 continue
         if strides[-1].reason:
             yield Finished(strides[-1].reason)
             return
-        branch = request.move(strides[-1].branch, truth[-1])
 
 
 def _speculate(
@@ -158,24 +129,21 @@ def _speculate(
     session = request.session
     guesses: list[Guess] = []
     while not strides[-1].reason:
-        branch = strides[-1].branch
         text = request.query_text()
         query = session.encode(text)
-        hits = session.guess(query, branch.hits)
+        hits = session.guess(query, strides[-1].hits)
         guesses.append(Guess(text, query, hits))
         if len(guesses) == speculation_stride:
             break
-        strides.append(request.write(request.move(branch, hits)))
+        strides.append(request.write(hits))
     return guesses
 
 
 def _count_right(guesses: list[Guess], truth: list[Hits]) -> int:
     """Number of guesses before the first wrong one."""
     pairs = zip(guesses, truth, strict=True)
-    return sum(
-        1
-        for _ in takewhile(lambda pair: ids_of(pair[0].hits) == ids_of(pair[1]), pairs)
-    )
+    right = takewhile(lambda pair: ids_of(pair[0].hits) == ids_of(pair[1]), pairs)
+    return sum(1 for _ in right)
 
 
 def _judged(session: Session, n_guesses: int, n_right: int) -> Verified:
@@ -187,14 +155,10 @@ def _judged(session: Session, n_guesses: int, n_right: int) -> Verified:
     return Verified(n_guesses, n_right)
 
 
-def _roll_back(request: Request, last: Stride) -> RolledBack:
-    """Forget everything written after a stride.
-
-    Its branch needs no repair: wrong documents were written on other branches, and
-    if the branch itself went on, its documents were the wrong guess.
-    """
-    transcript = request.writer.transcript
-    n_tokens = len(transcript) - last.end
-    transcript.truncate(last.end)
+def _roll_back(request: Request, wrong: list[Stride]) -> RolledBack:
+    """Take back the strides that were written under wrong documents."""
+    n_tokens = wrong[-1].end - wrong[0].start
     request.session.stats.tokens_rolled_back += n_tokens
+    with request.session.stats.timing("generating"):
+        request.writer.take_back(wrong)
     return RolledBack(n_tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.errors import EmptyStoreError
+from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.speculation import Lookup, SessionCache, SpeculationStats
 from langchain_ralmspec.stores.ties import is_near_tie
 
@@ -153,8 +154,3 @@ class Session:
             )
             raise EmptyStoreError(msg)
         return tuple(hits[: self.depth])
-
-
-def ids_of(hits: Sequence[Hit]) -> tuple[str, ...]:
-    """Ids of hits, in order."""
-    return tuple(hit.id for hit in hits)

@@ -1,8 +1,8 @@
-"""Generates strides of an answer on top of documents."""
+"""Generates strides of an answer under documents, and takes them back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -16,12 +16,23 @@ if TYPE_CHECKING:
     from langchain_ralmspec.ralm.prompt import Prompt
     from langchain_ralmspec.stores.base import Hit
 
+N_RECENT = 4
+"""Documents whose continuations are kept, in case the answer returns to them."""
+
+Ids = tuple[str, ...]
+
 
 class Path(Protocol):
     """The part of :class:`langchain_ralmspec.engine.Sequence` used here."""
 
+    length: int
+
     def extend(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Decode tokens; logits after the last."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Forget what was decoded after the first ``length`` tokens."""
         ...
 
 
@@ -30,84 +41,143 @@ class Branch:
     """A continuation under certain documents, with its own KV.
 
     Attributes:
-        hits: the documents at its head.
-        path: the KV.
-        n_decoded: how many tokens of tail + answer are in the KV. The last token
-            of a stride is left out: should the document change, it would have
-            been decoded for nothing.
+        path: head + documents, and then the decoded part of tail + answer.
+        n_decoded: how many tokens of tail + answer that is. The last token of a
+            stride is left out: should the document change, it would have been
+            decoded for nothing.
     """
 
-    hits: tuple[Hit, ...]
     path: Path
     n_decoded: int = 0
 
+    def extend(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Decode more of tail + answer."""
+        logits = self.path.extend(tokens)
+        self.n_decoded += len(tokens)
+        return logits
 
+    def rewind(self, n_decoded: int) -> None:
+        """Forget everything decoded after ``n_decoded`` tokens of tail + answer."""
+        self.path.truncate(self.path.length - (self.n_decoded - n_decoded))
+        self.n_decoded = n_decoded
+
+
+@dataclass(frozen=True, slots=True)
+class Stride:
+    """Tokens ``start`` to ``end`` of the answer, and how to take them back.
+
+    Attributes:
+        hits: the documents they were written under.
+        start: length of the answer before it.
+        end: length of the answer after it.
+        reason: why the answer is complete; None when it goes on.
+        n_decoded: what the branch had decoded before it.
+        replaced: the branch that its branch took the place of, if any.
+        opened: whether its branch was opened for it.
+    """
+
+    hits: tuple[Hit, ...]
+    start: int
+    end: int
+    reason: FinishReason | None
+    n_decoded: int
+    replaced: Branch | None
+    opened: bool
+
+
+@dataclass(slots=True)
 class Writer:
-    """Writes one answer, stride by stride.
+    """Writes one answer, stride by stride, and takes strides back exactly.
 
-    The calls into the model are canonical, so that a branch's logits depend only
-    on its documents, on the answer when it was opened, and on the strides
-    written on it since: documents from an empty KV, then tail and answer so far in
-    one batch, then single tokens. Whoever opens and continues branches at the
-    same places gets the same tokens, bit for bit, whatever else was tried.
+    All calls into the model are canonical: documents from an empty KV, then what
+    is missing of tail + answer in one batch, then single tokens. Which branch a
+    stride continues is decided by the documents of the strides before it, and by
+    nothing else. So the same documents in the same order give the same tokens, bit
+    for bit, whatever was tried and taken back in between.
 
     Attributes:
         prompt: what stands around the documents.
         transcript: the answer so far.
+        sampler: chooses tokens.
+        open_path: makes a KV that holds head + documents.
+        piece: bytes of a token.
+        is_end: whether a token ends the answer; it is not part of it.
+        max_tokens: length limit of the answer.
     """
 
-    def __init__(
-        self,
-        prompt: Prompt,
-        transcript: Transcript,
-        sampler: Sampler,
-        *,
-        open_path: Callable[[tuple[Hit, ...]], Path],
-        piece: Callable[[int], bytes],
-        is_end: Callable[[int], bool],
-        max_tokens: int,
-    ) -> None:
-        """Prepare to write.
+    prompt: Prompt
+    transcript: Transcript
+    sampler: Sampler
+    open_path: Callable[[tuple[Hit, ...]], Path]
+    piece: Callable[[int], bytes]
+    is_end: Callable[[int], bool]
+    max_tokens: int
+    _branches: dict[Ids, Branch] = field(default_factory=dict)
+    _recent: list[Ids] = field(default_factory=list)  # of every stride, in order
 
-        Args:
-            prompt: what stands around the documents.
-            transcript: receives the tokens.
-            sampler: chooses them.
-            open_path: makes a KV that holds head + documents.
-            piece: bytes of a token.
-            is_end: whether a token ends the answer; it is not part of it.
-            max_tokens: length limit of the answer.
-        """
-        self.prompt = prompt
-        self.transcript = transcript
-        self._sampler = sampler
-        self._open_path = open_path
-        self._piece = piece
-        self._is_end = is_end
-        self._max_tokens = max_tokens
+    def write(self, hits: tuple[Hit, ...], n_tokens: int) -> Stride:
+        """Write at most ``n_tokens`` tokens under ``hits``."""
+        ids = ids_of(hits)
+        previous = self._branches.get(ids)
+        branch = previous if previous and ids in self._kept() else None
+        opened = branch is None
+        if branch is None:
+            branch = self._branches[ids] = Branch(self.open_path(hits))
+        self._recent.append(ids)
+        start, n_decoded = len(self.transcript), branch.n_decoded
+        reason = self._generate(branch, n_tokens)
+        return Stride(
+            hits,
+            start,
+            len(self.transcript),
+            reason,
+            n_decoded,
+            previous if opened else None,
+            opened,
+        )
 
-    def open(self, hits: tuple[Hit, ...]) -> Branch:
-        """Open a branch under ``hits``."""
-        return Branch(hits, self._open_path(hits))
+    def take_back(self, strides: Sequence[Stride]) -> None:
+        """Undo the last strides, given in the order in which they were written."""
+        for stride in reversed(strides):
+            ids = self._recent.pop()
+            if stride.replaced:
+                self._branches[ids] = stride.replaced
+            elif stride.opened:
+                del self._branches[ids]
+            else:
+                self._branches[ids].rewind(stride.n_decoded)
+            self.transcript.truncate(stride.start)
 
-    def write(self, branch: Branch, n_tokens: int) -> FinishReason | None:
-        """Append at most ``n_tokens`` tokens to the transcript.
+    def prune(self) -> None:
+        """Let go of what only taking strides back could need."""
+        kept = self._kept()
+        self._branches = {ids: b for ids, b in self._branches.items() if ids in kept}
 
-        Returns:
-            Why the answer is complete, or None when it is not.
-        """
+    def _kept(self) -> set[Ids]:
+        """The last ``N_RECENT`` different documents."""
+        kept: dict[Ids, None] = {}
+        for ids in reversed(self._recent):
+            kept[ids] = None
+            if len(kept) == N_RECENT:
+                break
+        return set(kept)
+
+    def _generate(self, branch: Branch, n_tokens: int) -> FinishReason | None:
         answer = self.transcript
         text = (*self.prompt.tail, *answer.tokens)
         pending: Sequence[int] = text[branch.n_decoded :]
         for _ in range(n_tokens):
-            logits = branch.path.extend(pending)
-            branch.n_decoded += len(pending)
-            token = self._sampler.sample(logits, answer.tokens)
-            if self._is_end(token):
+            token = self.sampler.sample(branch.extend(pending), answer.tokens)
+            if self.is_end(token):
                 return "stop"
-            if answer.append(token, self._piece(token)):
+            if answer.append(token, self.piece(token)):
                 return "stop"
-            if len(answer) >= self._max_tokens:
+            if len(answer) >= self.max_tokens:
                 return "length"
             pending = (token,)
         return None
+
+
+def ids_of(hits: Sequence[Hit]) -> Ids:
+    """Ids of hits, in order."""
+    return tuple(hit.id for hit in hits)

@@ -40,6 +40,16 @@ class FakePath:
     end_bias: float
     chunks: list[tuple[int, ...]] = field(default_factory=list)
 
+    @property
+    def length(self) -> int:
+        return len(self.prefix) + sum(map(len, self.chunks))
+
+    def truncate(self, length: int) -> None:
+        assert len(self.prefix) <= length <= self.length
+        while self.length > length:
+            self.chunks.pop()
+        assert self.length == length, "a roll-back into the middle of a batch"
+
     def extend(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         assert tokens, "an empty batch"
         self.chunks.append(tuple(tokens))
