@@ -25,7 +25,10 @@ Ids = tuple[str, ...]
 class Path(Protocol):
     """The part of :class:`langchain_ralmspec.engine.Sequence` used here."""
 
-    length: int
+    @property
+    def length(self) -> int:
+        """Tokens decoded so far."""
+        ...
 
     def extend(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Decode tokens; logits after the last."""

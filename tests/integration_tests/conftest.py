@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -68,9 +67,9 @@ def gguf() -> str:
 
 
 @pytest.fixture(scope="session")
-def model(gguf: str) -> Iterator[Model]:
+def model(gguf: str) -> Model:
     # Held for the whole session, so that every test shares the loaded weights.
-    yield Model.load(gguf)
+    return Model.load(gguf)
 
 
 @pytest.fixture(scope="session")

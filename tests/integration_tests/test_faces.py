@@ -103,7 +103,9 @@ def test_chat_tells_what_it_did(chat: ChatRaLMSpec) -> None:
     message = chat.invoke(QUESTIONS[0])
     metadata = message.response_metadata
     assert metadata["documents"]
-    assert metadata["speculation"]["tokens_kept"] == message.usage_metadata["output_tokens"]  # type: ignore[index]
+    kept = metadata["speculation"]["tokens_kept"]
+    assert message.usage_metadata
+    assert message.usage_metadata["output_tokens"] == kept
     assert metadata["model_name"] == chat.model.path.stem
 
     chunks = list(chat.stream(QUESTIONS[0]))
@@ -139,7 +141,12 @@ def test_the_document_stands_at_the_head_of_the_system_turn(chat: ChatRaLMSpec) 
 def test_without_a_system_turn_the_document_opens_the_first_user_turn(
     chat: ChatRaLMSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    template = "{% for m in messages %}[{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ m.role }}:{{ m.content }}]{% endfor %}"
+    template = (
+        "{% for m in messages %}"
+        "{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "[{{ m.role }}:{{ m.content }}]"
+        "{% endfor %}"
+    )
     weights = chat.model.weights
     monkeypatch.setattr(weights, "metadata", lambda key: template)
     prompt = chat._prompt(
@@ -178,15 +185,14 @@ def test_new_tokens_are_called_back(llm: RaLMSpecLLM, chat: ChatRaLMSpec) -> Non
         def __init__(self) -> None:
             self.heard = ""
 
-        def on_llm_new_token(self, token: str, **kwargs: Any) -> None:
+        def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
             self.heard += token
 
-    for model in (llm, chat):
+    for stream in (llm.stream, chat.stream):
         listener = Listener()
-        parts: list[str] = []
-        for chunk in model.stream(QUESTIONS[0], config={"callbacks": [listener]}):  # type: ignore[attr-defined]
-            parts.append(chunk if isinstance(chunk, str) else str(chunk.text))
-        assert listener.heard == "".join(parts) != ""
+        chunks = list(stream(QUESTIONS[0], config={"callbacks": [listener]}))
+        said = [c if isinstance(c, str) else str(c.text) for c in chunks]
+        assert listener.heard == "".join(said) != ""
 
 
 def test_speculation_off_asks_the_store_at_every_step(chat: ChatRaLMSpec) -> None:
@@ -250,7 +256,9 @@ def test_retriever_batch_opens_a_run_for_every_query(
             self.started: list[str] = []
             self.ended = 0
 
-        def on_retriever_start(self, serialized: Any, query: str, **kwargs: Any) -> None:
+        def on_retriever_start(
+            self, serialized: Any, query: str, **kwargs: Any
+        ) -> None:
             self.started.append(query)
 
         def on_retriever_end(self, documents: Any, **kwargs: Any) -> None:

@@ -11,7 +11,6 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import chromadb
@@ -28,7 +27,7 @@ from langchain_ralmspec.engine import Model
 from tests.integration_tests.chroma_server import ChromaServer
 from tests.integration_tests.conftest import QUESTIONS, Corpus
 
-AXES = {
+AXES: dict[str, list[Any]] = {
     "store": [
         "faiss-ip",
         "faiss-l2",
@@ -48,10 +47,12 @@ CELLS = list(
 )
 
 
-def langchain_faiss(strategy: DistanceStrategy, *, normalize: bool) -> Any:
+def langchain_faiss(strategy: DistanceStrategy, *, normalize: bool = False) -> Any:
     def build(corpus: Corpus) -> Any:
+        # MiniLM's vectors have length 1; where normalising is on it has to matter.
+        vectors = corpus.vectors * (3 if normalize else 1)
         return FAISS.from_embeddings(
-            list(zip(corpus.texts, corpus.vectors.tolist(), strict=True)),
+            list(zip(corpus.texts, vectors.tolist(), strict=True)),
             corpus.embeddings,
             ids=corpus.ids,
             distance_strategy=strategy,
@@ -62,9 +63,7 @@ def langchain_faiss(strategy: DistanceStrategy, *, normalize: bool) -> Any:
 
 
 def faiss_hnsw(corpus: Corpus) -> Any:
-    index = faiss.IndexHNSWFlat(
-        corpus.vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT
-    )
+    index = faiss.IndexHNSWFlat(corpus.vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
     index.add(corpus.vectors)
     return FaissStore(index, corpus.documents, corpus.embeddings)
 
@@ -97,9 +96,9 @@ def retriever_of(
     server = ChromaServer(tmp_path_factory.mktemp("server"))
     ip, l2 = DistanceStrategy.MAX_INNER_PRODUCT, DistanceStrategy.EUCLIDEAN_DISTANCE
     builders: dict[str, Callable[[Corpus], Any]] = {
-        "faiss-ip": langchain_faiss(ip, normalize=False),
-        "faiss-l2": langchain_faiss(l2, normalize=False),
-        "faiss-cosine": langchain_faiss(DistanceStrategy.COSINE, normalize=True),
+        "faiss-ip": langchain_faiss(ip),
+        "faiss-l2": langchain_faiss(l2),
+        "faiss-cosine": langchain_faiss(l2, normalize=True),
         "faiss-hnsw": faiss_hnsw,
         "chroma": lambda corpus: chroma(chromadb.EphemeralClient(), corpus),
         "chroma-http": lambda corpus: chroma(
@@ -117,17 +116,25 @@ def retriever_of(
 
 
 def settings_of(number: int) -> dict[str, Any]:
-    """Length limits on and off the stride, stop strings and early ends, in turn."""
+    """Length limits on and off the stride, and stop strings, in turn."""
     settings: dict[str, Any] = {"max_tokens": [16, 23, 32, 41][number % 4]}
     if number % 3 == 0:
         settings["stop"] = [".", "\n"]
-    if number % 5 == 0:
-        settings["system_prompt"] = "Answer in one word."
     return settings
 
 
-def told(chat: ChatRaLMSpec, question: str) -> tuple[Any, ...]:
-    message = chat.invoke(question)
+def ends_early(number: int) -> bool:
+    return number % 5 == 1
+
+
+def told(chat: ChatRaLMSpec, number: int) -> tuple[Any, ...]:
+    """What the caller sees of the answer to one question."""
+    with pytest.MonkeyPatch.context() as patch:
+        if ends_early(number):
+            # SmolLM2 seldom ends on its own this soon: let a comma be its EOS.
+            weights = chat.model.weights
+            patch.setattr(weights, "is_end", lambda t: b"," in weights.piece(t))
+        message = chat.invoke(QUESTIONS[number])
     info = message.response_metadata
     return message.text, info["steps"], info["finish_reason"]
 
@@ -145,25 +152,23 @@ def sequential(
             prefetch_k=prefetch_k,
             **settings_of(number),
         )
-        return told(chat, QUESTIONS[number])
+        return told(chat, number)
 
     return run
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("store", "stride", "prefetch_k", "policy"), CELLS)
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: "-".join(map(str, cell)))
 def test_same_tokens_under_the_same_documents(
-    store: str,
-    stride: int,
-    prefetch_k: int,
-    policy: str,
+    cell: tuple[str, int, int, str],
     gguf: str,
     model: Model,
     retriever_of: Callable[[str], RaLMSpecRetriever],
     sequential: Callable[[str, int, int], tuple[Any, ...]],
 ) -> None:
     assert len(QUESTIONS) >= 20
-    for number, question in enumerate(QUESTIONS):
+    store, stride, prefetch_k, policy = cell
+    for number in range(len(QUESTIONS)):
         chat = ChatRaLMSpec(
             model_path=gguf,
             retriever=retriever_of(store),
@@ -172,7 +177,7 @@ def test_same_tokens_under_the_same_documents(
             guess_policy=policy,
             **settings_of(number),
         )
-        assert told(chat, question) == sequential(store, prefetch_k, number), question
+        assert told(chat, number) == sequential(store, prefetch_k, number)
 
 
 def test_the_questions_exercise_what_they_should(
@@ -181,27 +186,17 @@ def test_the_questions_exercise_what_they_should(
     gguf: str,
 ) -> None:
     answers = [sequential("faiss-ip", 20, number) for number in range(len(QUESTIONS))]
-    by_length = [a for a in answers if a[2] == "length"]
-    stopped = [
-        (number, a)
-        for number, a in enumerate(answers)
-        if a[2] == "stop" and sum(len(s["tokens"]) for s in a[1])
-    ]
-    documents = [[tuple(s["documents"]) for s in steps] for _, steps, _ in answers]
-    assert by_length
-    assert any("stop" in settings_of(number) for number, _ in stopped)
-    assert any("stop" not in settings_of(number) for number, _ in stopped), "no EOS"
-    assert any(len(set(d)) > 1 for d in documents), "no document ever changed"
-    rolled_back = 0
-    for number, question in enumerate(QUESTIONS):
-        chat = ChatRaLMSpec(
-            model_path=gguf,
-            retriever=retriever_of("faiss-ip"),
-            guess_policy="same",
-            **settings_of(number),
-        )
-        info = chat.invoke(question).response_metadata
-        rolled_back += info["speculation"]["tokens_rolled_back"]
+    assert any(reason == "length" for _, _, reason in answers)
+    stopped = {n for n, (_, _, reason) in enumerate(answers) if reason == "stop"}
+    assert any(ends_early(n) for n in stopped), "no answer ended early"
+    assert any("stop" in settings_of(n) and not ends_early(n) for n in stopped)
+    changes = [len({tuple(s["documents"]) for s in steps}) for _, steps, _ in answers]
+    assert max(changes) > 1, "no document ever changed"
+    chat = ChatRaLMSpec(
+        model_path=gguf, retriever=retriever_of("faiss-ip"), guess_policy="same"
+    )
+    infos = [chat.invoke(q, max_tokens=32).response_metadata for q in QUESTIONS[:8]]
+    rolled_back = sum(info["speculation"]["tokens_rolled_back"] for info in infos)
     assert rolled_back, "no guess was ever wrong"
 
 
@@ -217,7 +212,7 @@ def test_seeded_sampling_is_the_same_too(
             seed=seed,
         )
         slow = chat.model_copy(update={"speculation": False})
-        assert told(chat, QUESTIONS[seed]) == told(slow, QUESTIONS[seed])
+        assert told(chat, seed) == told(slow, seed)
 
 
 @pytest.mark.parametrize("policy", ["lookup", "same"])
@@ -234,9 +229,6 @@ def test_several_documents_a_step_must_all_match(
             **settings_of(number),
         )
         slow = chat.model_copy(update={"speculation": False})
-        fast_told, slow_told = (
-            told(chat, QUESTIONS[number]),
-            told(slow, QUESTIONS[number]),
-        )
-        assert fast_told == slow_told
-        assert all(len(step["documents"]) == 3 for step in fast_told[1])
+        answer = told(chat, number)
+        assert answer == told(slow, number)
+        assert all(len(step["documents"]) == 3 for step in answer[1])

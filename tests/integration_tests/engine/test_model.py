@@ -142,7 +142,8 @@ def test_two_threads_get_what_one_gets(model: Model, tokens: list[int]) -> None:
 
 
 def greedy(model: Model, prompt: list[int]) -> list[int]:
-    sampler, answer = Sampler(), []
+    sampler = Sampler()
+    answer: list[int] = []
     sequence = model.open(prompt[:50])
     pending = prompt[50:]
     for _ in range(12):
@@ -151,7 +152,9 @@ def greedy(model: Model, prompt: list[int]) -> list[int]:
     return answer
 
 
-@pytest.mark.parametrize("text", ["plain", "naïve café", "日本語 and 😀", "  spaces\n\n"])
+@pytest.mark.parametrize(
+    "text", ["plain", "naïve café", "日本語 and 😀", "  spaces\n\n"]
+)
 def test_pieces_spell_the_text(model: Model, text: str) -> None:
     weights = model.weights
     spelt = b"".join(map(weights.piece, weights.tokenize(text)))
@@ -172,7 +175,9 @@ def test_the_template_of_the_model_is_rendered(model: Model) -> None:
 
 
 def test_a_model_without_template_says_so(templateless_gguf: str) -> None:
-    with pytest.raises(ChatTemplateError, match=r"templateless\.gguf.*no chat template"):
+    with pytest.raises(
+        ChatTemplateError, match=r"templateless\.gguf.*no chat template"
+    ):
         ChatTemplate(Model.load(templateless_gguf).weights)
 
 
@@ -200,7 +205,9 @@ def test_a_truncated_file_is_refused_and_the_whole_one_still_loads(
     assert Model.load(gguf) is model
 
 
-@pytest.mark.parametrize(("name", "value"), [("n_ctx", -1), ("n_batch", 0), ("n_threads", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("n_ctx", -1), ("n_batch", 0), ("n_threads", 0)]
+)
 def test_numbers_out_of_range_are_quoted(gguf: str, name: str, value: int) -> None:
     with pytest.raises(InvalidValueError, match=f"{name} .*got {value}"):
-        Model.load(gguf, **{name: value})  # type: ignore[arg-type]
+        Model.load(gguf, **{name: value})

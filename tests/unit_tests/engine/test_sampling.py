@@ -32,7 +32,7 @@ def test_frequencies_follow_the_softmax() -> None:
     logits = np.array([0.0, 1.0, 2.0], np.float32)
     sampler = Sampler(temperature=0.5, top_k=0, top_p=1.0, seed=7)
     n = 20_000
-    drawn = [sampler.sample(logits, range(i)) for i in range(n)]  # type: ignore[arg-type]
+    drawn = [sampler.sample(logits, range(i)) for i in range(n)]
     expected = np.exp(logits / 0.5) / np.exp(logits / 0.5).sum()
     seen = np.bincount(drawn, minlength=3) / n
     assert np.abs(seen - expected).max() < 4 * np.sqrt(0.25 / n)
