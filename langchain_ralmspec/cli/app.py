@@ -87,7 +87,7 @@ def demo(
     ] = 3,
     guess_policy: Annotated[
         Literal["lookup", "same"], typer.Option(help="How documents are guessed.")
-    ] = "same",
+    ] = "lookup",
     json: Annotated[
         Path | None, typer.Option(help="Write the figures to this file.")
     ] = None,

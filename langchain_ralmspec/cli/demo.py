@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -92,6 +92,7 @@ class Demo:
         return row
 
     def _chat(self, console: Console) -> ChatRaLMSpec:
+        _silence_transformers()
         passages = load_passages(self.corpus) if self.corpus else stdlib_passages()
         gguf = self.model
         if gguf in MODELS:
@@ -118,6 +119,15 @@ class Demo:
             speculation_stride=self.speculation_stride,
             guess_policy=self.guess_policy,
         )
+
+
+def _silence_transformers() -> None:
+    """Keep its own progress bar out of ours."""
+    try:
+        from transformers.utils import logging
+    except ImportError as error:
+        raise MissingExtraError.of("transformers", "embeddings") from error
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _answer(chat: ChatRaLMSpec, question: str, show: Any = None) -> Answer:
@@ -185,26 +195,26 @@ def _chroma(
 
 
 def _report(comparison: Comparison, console: Console) -> None:
-    table = Table(title="sequential against speculative")
-    table.add_column("question", max_width=40)
+    table = Table(title="sequential against speculative", box=box.SIMPLE)
     for heading in (
-        "sequential s",
-        "speculative s",
+        "no.",
+        "sequential",
+        "speculative",
         "speed-up",
         "identical",
         "guesses right",
         "store calls",
     ):
         table.add_column(heading, justify="right")
-    for row in comparison.rows:
+    for number, row in enumerate(comparison.rows, start=1):
         slow, fast = row.sequential.stats, row.speculative.stats
         table.add_row(
-            re.sub(r"\s+", " ", row.question),
-            f"{slow.seconds:.2f}",
-            f"{fast.seconds:.2f}",
+            str(number),
+            f"{slow.seconds:.2f} s",
+            f"{fast.seconds:.2f} s",
             f"{row.speedup:.2f}×",
             "yes" if row.identical else "NO",
-            f"{fast.right_guesses}/{fast.guesses}",
+            f"{fast.right_guesses} of {fast.guesses}",
             f"{slow.store_calls} → {fast.store_calls}",
         )
     console.print()

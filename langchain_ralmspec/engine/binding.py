@@ -19,11 +19,19 @@ import numpy as np
 from langchain_ralmspec.errors import DecodeError, MissingExtraError, ModelFileError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from collections.abc import Sequence as Tokens
 
     from numpy.typing import NDArray
 
 _GGUF_MAGIC = b"GGUF"
+
+QUANTIZATIONS = {
+    "Q4_0": "LLAMA_FTYPE_MOSTLY_Q4_0",
+    "Q8_0": "LLAMA_FTYPE_MOSTLY_Q8_0",
+    "F16": "LLAMA_FTYPE_MOSTLY_F16",
+}
+"""What a GGUF can be turned into, and llama.cpp's constant for it."""
 
 
 def _library() -> Any:
@@ -53,6 +61,49 @@ def check_file(path: str | os.PathLike[str]) -> Path:
         msg = f"{str(file)!r} is not a GGUF file (it starts with {magic!r})"
         raise ModelFileError(msg)
     return file.resolve()
+
+
+def requantize(source: Path, target: Path, quantization: str) -> None:
+    """Write ``source`` once more with another quantization.
+
+    Args:
+        source: a GGUF file, itself quantized or not.
+        target: where to write; its folder exists.
+        quantization: a key of ``QUANTIZATIONS``.
+
+    Raises:
+        ModelFileError: llama.cpp could not do it.
+    """
+    lib = _library()
+    params = lib.llama_model_quantize_default_params()
+    params.ftype = getattr(lib, QUANTIZATIONS[quantization])
+    params.allow_requantize = True
+    with _silence():
+        lib.llama_backend_init()
+        code = lib.llama_model_quantize(
+            os.fsencode(source), os.fsencode(target), params
+        )
+    if code != 0:
+        msg = (
+            f"llama.cpp could not turn {str(source)!r} into {quantization} "
+            f"(code {code}); is there room in {str(target.parent)!r}?"
+        )
+        raise ModelFileError(msg)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep llama.cpp from writing a line per tensor to stderr.
+
+    The wrapper's log callback asks this logger's level before it prints.
+    """
+    logger = logging.getLogger("llama-cpp-python")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class Weights:

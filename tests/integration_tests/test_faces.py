@@ -190,7 +190,8 @@ def test_new_tokens_are_called_back(llm: RaLMSpecLLM, chat: ChatRaLMSpec) -> Non
 
     for stream in (llm.stream, chat.stream):
         listener = Listener()
-        chunks = list(stream(QUESTIONS[0], config={"callbacks": [listener]}))
+        config: Any = {"callbacks": [listener]}
+        chunks: list[Any] = list(stream(QUESTIONS[0], config=config))
         said = [c if isinstance(c, str) else str(c.text) for c in chunks]
         assert listener.heard == "".join(said) != ""
 

@@ -78,6 +78,7 @@ class FakeLlamaCpp(types.ModuleType):
 
     def __init__(self) -> None:
         super().__init__("llama_cpp")
+        self.llama_cpp = self  # the low-level module inside the package
         self.code = 0
         self.calls = 0
         self.ready = False

@@ -1,0 +1,55 @@
+"""The code that we show runs as shown."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from langchain_ralmspec.cli.models import model_path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.fixture(autouse=True)
+def _folder_of_the_reader(
+    gguf: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder in which the README's ``ln -s`` commands were run."""
+    (tmp_path / "model.gguf").symlink_to(gguf)
+    (tmp_path / "minilm").symlink_to(model_path("minilm"))
+    monkeypatch.chdir(tmp_path)
+
+
+def blocks_of(page: Path) -> list[str]:
+    return re.findall(
+        r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL
+    )
+
+
+def test_there_is_code_to_run() -> None:
+    assert blocks_of(ROOT / "README.md")
+    assert EXAMPLES
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_of_a_page(page: Path) -> None:
+    namespace: dict[str, object] = {"__name__": page.name}
+    for block in blocks_of(page):  # one reads on from the other
+        exec(compile(block, page.name, "exec"), namespace)  # noqa: S102  our own page
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
+def test_example(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(file), run_name="__main__")
+    assert capsys.readouterr().out
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
