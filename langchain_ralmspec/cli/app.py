@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from langchain_ralmspec.cli.models import list_models, model_path
-from langchain_ralmspec.cli.progress import bar
+from langchain_ralmspec.cli.progress import bar, find_gguf
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,6 +20,8 @@ app = typer.Typer(
 )
 models = typer.Typer(no_args_is_help=True, help="Models that install from PyPI.")
 app.add_typer(models, name="models")
+bench = typer.Typer(no_args_is_help=True, help="Measurements on this machine.")
+app.add_typer(bench, name="bench")
 
 
 @models.command("list")
@@ -104,6 +106,30 @@ def demo(
         speculation_stride=speculation_stride,
         guess_policy=guess_policy,
     ).run(json)
+
+
+@bench.command()
+def engine(
+    model: Annotated[
+        str, typer.Option(help="A GGUF file, or a name that `models list` shows.")
+    ] = "smollm2-135m",
+    n_prompt: Annotated[int, typer.Option(help="Tokens of the prompt.", min=2)] = 512,
+    n_decode: Annotated[int, typer.Option(help="Tokens after it.", min=1)] = 64,
+    rounds: Annotated[int, typer.Option(help="Pairs of timings.", min=1)] = 9,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the figures to this file.")
+    ] = None,
+) -> None:
+    """Time our decode loop against llama_cpp.Llama's, one after the other."""
+    from langchain_ralmspec.cli import bench_engine
+
+    bench_engine.run(
+        find_gguf(model),
+        n_prompt=n_prompt,
+        n_decode=n_decode,
+        rounds=rounds,
+        json_file=json,
+    )
 
 
 def _asked(

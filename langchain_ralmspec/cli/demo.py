@@ -17,8 +17,8 @@ from langchain_ralmspec.cli.cache import cache_dir
 from langchain_ralmspec.cli.comparison import Answer, Comparison, Row
 from langchain_ralmspec.cli.corpus import Passage, load_passages, stdlib_passages
 from langchain_ralmspec.cli.embedding_cache import embed_cached
-from langchain_ralmspec.cli.models import MODELS, model_path
-from langchain_ralmspec.cli.progress import bar
+from langchain_ralmspec.cli.models import model_path
+from langchain_ralmspec.cli.progress import bar, find_gguf
 from langchain_ralmspec.errors import MissingExtraError
 from langchain_ralmspec.retriever import RaLMSpecRetriever
 from langchain_ralmspec.speculation import SpeculationStats
@@ -94,10 +94,7 @@ class Demo:
     def _chat(self, console: Console) -> ChatRaLMSpec:
         _silence_transformers()
         passages = load_passages(self.corpus) if self.corpus else stdlib_passages()
-        gguf = self.model
-        if gguf in MODELS:
-            with bar(f"preparing {gguf}", unit="bytes") as advance:
-                gguf = str(model_path(gguf, progress=advance))
+        gguf = find_gguf(self.model)
         embeddings = SentenceTransformerEmbeddings(str(model_path("minilm")))
         texts = [f"{p.title}. {p.text}" if p.title else p.text for p in passages]
         with bar("embedding passages") as advance:
@@ -195,17 +192,17 @@ def _chroma(
 
 
 def _report(comparison: Comparison, console: Console) -> None:
-    table = Table(title="sequential against speculative", box=box.SIMPLE)
+    table = Table(title="sequential against speculative", box=box.SIMPLE_HEAD)
     for heading in (
-        "no.",
+        "",
         "sequential",
         "speculative",
         "speed-up",
         "identical",
-        "guesses right",
+        "right guesses",
         "store calls",
     ):
-        table.add_column(heading, justify="right")
+        table.add_column(heading.replace(" ", "\n"), justify="right")
     for number, row in enumerate(comparison.rows, start=1):
         slow, fast = row.sequential.stats, row.speculative.stats
         table.add_row(

@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from langchain_ralmspec.cli.models import MODELS, model_path
+
 
 @contextmanager
 def bar(
@@ -34,3 +36,11 @@ def bar(
             progress.update(task, completed=done, total=total, visible=True)
 
         yield advance
+
+
+def find_gguf(model: str) -> str:
+    """Path of a model that is given by path or by packaged name."""
+    if model not in MODELS:
+        return model
+    with bar(f"preparing {model}", unit="bytes") as advance:
+        return str(model_path(model, progress=advance))

@@ -136,7 +136,8 @@ class Session:
         )
         self._hits.update((hit.id, hit) for hit in hits if hit.id in self._cache)
         for document_id in evicted:
-            self._hits.pop(document_id, None)
+            if document_id not in self._cache:  # it may have come in again since
+                self._hits.pop(document_id, None)
 
     def _settled(self, query: Query, hits: list[Hit]) -> Hits:
         """Top documents; a near tie is decided by the query embedded alone."""

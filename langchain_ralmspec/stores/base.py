@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Query:
     """
 
     text: str
-    vector: NDArray[np.float32] | None = None
+    vector: NDArray[np.float32] | None = field(default=None, compare=False)
     batched: bool = False
 
 
@@ -45,7 +45,7 @@ class Hit:
     id: str
     document: Document
     score: float
-    vector: NDArray[np.float32] | None = None
+    vector: NDArray[np.float32] | None = field(default=None, compare=False)
 
 
 class Store(Protocol):

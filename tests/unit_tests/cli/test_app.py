@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from langchain_ralmspec import cli
+from langchain_ralmspec.cli.app import app
+from langchain_ralmspec.cli.models import MODELS
+
+
+def test_models_are_listed() -> None:
+    result = CliRunner().invoke(app, ["models", "list"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in MODELS)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["ralmspec", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return str(caught.value.code)
+
+
+def test_our_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = run(monkeypatch, "models", "path", "smollm2-135")
+    assert said.startswith("ralmspec: unknown model 'smollm2-135'")
+    assert "smollm2-135m" in said
+
+
+def test_a_file_without_questions_is_quoted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text('{"question": "why?"}\n{"answer": 42}\n')
+    assert "line 2" in run(monkeypatch, "demo", "--questions", str(file))
+
+
+def test_without_typer_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "langchain_ralmspec.cli.app")
+    monkeypatch.setitem(sys.modules, "typer", None)
+    assert "langchain-ralmspec[cli]" in run(monkeypatch, "--help")

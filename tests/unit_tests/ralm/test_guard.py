@@ -1,0 +1,76 @@
+"""The identity suite would notice: broken on purpose, the loops tell other stories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from langchain_ralmspec.engine import Transcript
+from langchain_ralmspec.ralm import Session, Writer, sequential, speculative
+from langchain_ralmspec.ralm.writer import Branch
+from tests.unit_tests.fakes import FakeStore, make_request
+from tests.unit_tests.ralm.test_identity import story
+
+
+def differs() -> bool:
+    """Whether any of some fixed runs differs (or fails) under speculation."""
+    for seed in range(40):
+        settings: dict[str, Any] = {"policy": "same", "max_tokens": 40, "end_bias": -9}
+        slow = make_request(FakeStore(9, seed=seed), **settings)
+        fast = make_request(FakeStore(9, seed=seed), **settings)
+        try:
+            if story(speculative(fast, 4)) != story(sequential(slow)):
+                return True
+        except AssertionError:  # the fakes' own checks
+            return True
+    return False
+
+
+def test_unbroken_nothing_differs() -> None:
+    assert not differs()
+
+
+def test_tokens_not_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Transcript, "truncate", lambda self, length: None)
+    assert differs()
+
+
+def test_one_token_too_few_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    truncate = Transcript.truncate
+    monkeypatch.setattr(
+        Transcript,
+        "truncate",
+        lambda self, length: truncate(self, min(length + 1, len(self))),
+    )
+    assert differs()
+
+
+def test_kv_not_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Branch, "rewind", lambda self, n_decoded: None)
+    assert differs()
+
+
+def test_kv_rebuilt_instead_of_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_back = Writer.take_back
+
+    def rebuild(self: Writer, strides: Any) -> None:
+        take_back(self, strides)
+        self._branches.clear()  # the next stride opens afresh: other call shapes
+
+    monkeypatch.setattr(Writer, "take_back", rebuild)
+    assert differs()
+
+
+def test_guesses_never_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "langchain_ralmspec.ralm.loop._count_right", lambda guesses, truth: len(truth)
+    )
+    assert differs()
+
+
+def test_near_ties_not_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Session, "_settled", lambda self, query, hits: self._top(query.text, hits)
+    )
+    assert differs()

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+
+from langchain_ralmspec.errors import EmptyStoreError
+from langchain_ralmspec.ralm import Session
+from langchain_ralmspec.ralm.writer import ids_of
+from langchain_ralmspec.speculation import Lookup, SameDocument
+from tests.unit_tests.fakes import FakeStore
+
+TEXTS = ["a", "b", "c", "d", "e", "f"]
+
+
+def test_verify_gives_what_retrieve_gives() -> None:
+    for seed in range(30):
+        store = FakeStore(n_documents=9, seed=seed)
+        session = Session(store, SameDocument(), depth=2)
+        one_by_one = [Session(store, depth=2).retrieve(text) for text in TEXTS]
+        batch = session.verify(TEXTS, [None] * len(TEXTS))
+        assert [ids_of(hits) for hits in batch] == [ids_of(h) for h in one_by_one]
+
+
+def test_same_document_encodes_all_queries_in_one_batch() -> None:
+    store = FakeStore(n_documents=9)
+    batches: list[int] = []
+    encode = store.encode
+    store.encode = lambda texts: batches.append(len(texts)) or encode(texts)  # type: ignore[method-assign,func-returns-value]
+    session = Session(store, SameDocument())
+
+    assert session.encode("a") is None
+    session.verify(TEXTS, [None] * len(TEXTS))
+
+    assert batches[0] == len(TEXTS)
+    assert set(batches[1:]) <= {1}, "only near ties are encoded again, alone"
+
+
+def test_look_up_encodes_each_query_once() -> None:
+    store = FakeStore(n_documents=9)
+    batches: list[int] = []
+    encode = store.encode
+    store.encode = lambda texts: batches.append(len(texts)) or encode(texts)  # type: ignore[method-assign,func-returns-value]
+    session = Session(store, Lookup())
+
+    queries = [session.encode(text) for text in TEXTS]
+    session.verify(TEXTS, queries)
+
+    assert batches == [1] * len(TEXTS)
+    assert store.searches == [len(TEXTS)]
+
+
+def test_look_up_finds_what_was_verified_without_the_store() -> None:
+    store = FakeStore(n_documents=9)
+    session = Session(store, Lookup(), prefetch_k=1)
+    truth = session.verify(TEXTS, [session.encode(text) for text in TEXTS])
+    calls = len(store.searches)
+    for text, hits in zip(TEXTS, truth, strict=True):
+        guess = session.guess(session.encode(text), truth[0])
+        assert ids_of(guess) == ids_of(hits)
+    assert len(store.searches) == calls
+
+
+def test_two_sessions_share_nothing() -> None:
+    store = FakeStore(n_documents=9)
+    one, other = Session(store, Lookup()), Session(store, Lookup())
+    (hits,) = one.verify(["a"], [one.encode("a")])
+    assert one.guess(one.encode("a"), hits) == hits
+    assert other.guess(other.encode("a"), hits) == ()
+
+
+@pytest.mark.parametrize("stable_k", [None, 0, 3, 50])
+def test_both_loops_search_alike_where_the_width_matters(stable_k: int | None) -> None:
+    store = FakeStore(n_documents=40, stable_k=stable_k)
+    widths: list[int] = []
+    search = store.search
+    store.search = lambda q, k, **kw: widths.append(k) or search(q, k, **kw)  # type: ignore[method-assign,func-returns-value]
+
+    Session(store, SameDocument(), prefetch_k=20).verify(["a", "b"], [None, None])
+    Session(store, prefetch_k=20).retrieve("a")
+
+    if stable_k in {0, 3}:
+        assert set(widths) == {20}
+    else:
+        assert widths[-1] == 1, "the sequential loop asks for no more than it needs"
+
+
+def test_an_empty_store_is_an_error_that_quotes_the_query() -> None:
+    session = Session(FakeStore(n_documents=0))
+    with pytest.raises(EmptyStoreError, match="'who'"):
+        session.retrieve("who")
+    with pytest.raises(EmptyStoreError, match="'who'"):
+        session.verify(["who"], [session.encode("who")])
+
+
+def test_the_cache_forgets_and_the_guess_with_it() -> None:
+    store = FakeStore(n_documents=9)
+    session = Session(store, Lookup(), prefetch_k=9)
+    session._cache._capacity = 2
+    session.verify(TEXTS, [session.encode(text) for text in TEXTS])
+    assert len(session._cache) == len(session._hits) == 2

@@ -1,0 +1,28 @@
+import langchain_ralmspec
+
+EXPECTED = {
+    "ChatRaLMSpec",
+    "ChatTemplateError",
+    "ContextOverflowError",
+    "DecodeError",
+    "DimensionMismatchError",
+    "EmptyStoreError",
+    "FaissStore",
+    "InvalidValueError",
+    "MissingExtraError",
+    "ModelFileError",
+    "RaLMSpecError",
+    "RaLMSpecLLM",
+    "RaLMSpecRetriever",
+    "RetrieverSession",
+    "SentenceTransformerEmbeddings",
+    "SpeculationStats",
+    "StoreError",
+    "UnknownArgumentError",
+    "__version__",
+}
+
+
+def test_the_public_names_are_these() -> None:
+    assert set(langchain_ralmspec.__all__) == EXPECTED
+    assert all(hasattr(langchain_ralmspec, name) for name in EXPECTED)
