@@ -6,6 +6,7 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from langchain_core.globals import get_llm_cache
 from langchain_core.prompts import BasePromptTemplate, PromptTemplate
 from langchain_core.prompts import format_document as render_document
 from langchain_core.vectorstores import VectorStoreRetriever
@@ -269,12 +270,13 @@ class RetrievalGeneration(StrictArguments, Sampling):
         """Scalars that tell one configured model from another (cache key, traces)."""
         names = set(RetrievalGeneration.model_fields) - {"retriever", "document_prompt"}
         settings = {name: getattr(self, name) for name in sorted(names)}
-        store = self.retriever.store
+        # A cached answer is stale once the store has grown; but counting may be a
+        # request to a server, so it is only done where answers are cached at all.
+        caches = get_llm_cache() is not None or getattr(self, "cache", None)
         return settings | {
             "document_prompt": str(self.document_prompt),
-            "store": f"{type(store).__name__}:{id(self.retriever.vectorstore)}",
-            "store_count": store.count(),
-            "filter": repr(self.retriever.filter),
+            "retriever": self.retriever.key,
+            "n_documents": self.retriever.store.count() if caches else None,
         }
 
 

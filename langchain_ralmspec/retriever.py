@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.callbacks import CallbackManager, CallbackManagerForRetrieverRun
@@ -47,11 +48,17 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     """Metadata filter in the vector store's own language."""
 
     _store: Store = PrivateAttr()
+    _key: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)
 
     def model_post_init(self, context: Any, /) -> None:
         """Open the store."""
         super().model_post_init(context)
         self._store = open_store(self.vectorstore, filter=self.filter)
+
+    @property
+    def key(self) -> str:
+        """What tells this retriever from every other one, in caches and traces."""
+        return self._key
 
     @property
     def store(self) -> Store:

@@ -7,7 +7,9 @@ from typing import Any
 
 import faiss
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.documents import Document
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -285,3 +287,18 @@ def test_retriever_session_guesses_and_verifies(retriever: RaLMSpecRetriever) ->
 def test_num_tokens_are_the_models(llm: RaLMSpecLLM) -> None:
     text = "one two three"
     assert llm.get_num_tokens(text) == len(llm.model.weights.tokenize(text))
+
+
+def test_a_cached_answer_is_not_served_from_a_changed_store(
+    gguf: str, corpus: Corpus
+) -> None:
+    store = InMemoryVectorStore.from_documents(corpus.documents[:5], corpus.embeddings)
+    chat = ChatRaLMSpec(
+        model_path=gguf, retriever=store, max_tokens=4, cache=InMemoryCache()
+    )
+    question = QUESTIONS[0]
+    first = chat.invoke(question).response_metadata["documents"]
+    assert chat.invoke(question).response_metadata["documents"] == first
+    better = Document(page_content=question, id="better")
+    store.add_documents([better])
+    assert chat.invoke(question).response_metadata["documents"][0].id == "better"
