@@ -23,5 +23,6 @@ answers = [chat.invoke("How do I parse arguments?") for chat in (slow, fast)]
 print(answers[1].text)
 for name, answer in zip(("sequential", "speculative"), answers, strict=True):
     stats = answer.response_metadata["speculation"]
-    print(f"{name}: {stats['store_calls']} store calls, {stats['seconds']:.2f} s")
-print("identical:", answers[0].text == answers[1].text)
+    print(f"{name}: {stats['store_calls']} store calls")
+steps = [answer.response_metadata["steps"] for answer in answers]
+print("identical:", steps[0] == steps[1])

@@ -1,12 +1,13 @@
-"""Constructor arguments: unknown ones are refused, naming the nearest."""
+"""Constructor arguments: unknown ones are refused, copies are checked like new."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 from pydantic import BaseModel, model_validator
 
-from langchain_ralmspec.errors import UnknownArgumentError
+from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 
 
 class StrictArguments(BaseModel):
@@ -22,3 +23,23 @@ class StrictArguments(BaseModel):
                 if name not in known:
                     raise UnknownArgumentError.of(cls.__name__, name, known)
         return values
+
+    def model_copy(
+        self,
+        *,
+        update: Mapping[str, Any] | None = None,
+        deep: bool = False,
+    ) -> Self:
+        """Make another object with some arguments changed.
+
+        Unlike pydantic's, the copy is constructed: the changes are validated, and
+        nothing derived from the old arguments (an open store, a loaded model) stays.
+
+        Args:
+            update: arguments that differ.
+            deep: not possible here: stores and models are shared.
+        """
+        if deep:
+            raise InvalidValueError("deep=True: stores and models cannot be copied")
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**given, **(update or {})})

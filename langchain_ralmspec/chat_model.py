@@ -14,9 +14,7 @@ from langchain_core.messages import (
     SystemMessage,
 )
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from pydantic import PrivateAttr
 
-from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.errors import ChatTemplateError, InvalidValueError
 from langchain_ralmspec.generation import RetrievalGeneration
 from langchain_ralmspec.ralm import Prompt
@@ -52,8 +50,6 @@ class ChatRaLMSpec(RetrievalGeneration, BaseChatModel):
     system_prompt: str = "Answer the question with the help of the text above."
     """System turn after the documents, for conversations that bring none."""
 
-    _template: ChatTemplate | None = PrivateAttr(default=None)
-
     @property
     def _llm_type(self) -> str:
         return "ralmspec-chat"
@@ -61,6 +57,10 @@ class ChatRaLMSpec(RetrievalGeneration, BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         return self._fingerprint() | {"system_prompt": self.system_prompt}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        # The file's name as given: params are asked for before anything is loaded.
+        return super()._get_ls_params(stop=stop, **kwargs) | self._tracing_params()
 
     def _generate(
         self,
@@ -101,7 +101,7 @@ class ChatRaLMSpec(RetrievalGeneration, BaseChatModel):
         yield ChatGenerationChunk(message=last)
 
     def _prompt(self, messages: Sequence[BaseMessage]) -> Prompt:
-        weights = self.model.weights
+        weights = self.engine.weights
         turns = _turns(messages)
         before, after = self._render_around_documents(turns)
         question = next(
@@ -115,22 +115,25 @@ class ChatRaLMSpec(RetrievalGeneration, BaseChatModel):
 
     def _render_around_documents(self, turns: list[dict[str, str]]) -> tuple[str, str]:
         """Render the template; returns what comes before and after the documents."""
-        if self._template is None:
-            self._template = ChatTemplate(self.model.weights)
-        first, rest = turns[0], turns[1:]
-        if first["role"] != "system":
-            first, rest = {"role": "system", "content": self.system_prompt}, turns
-        in_system = {"role": "system", "content": _DOCUMENTS + first["content"]}
+        template = self.engine.template
+        if turns[0]["role"] == "system":
+            instructions, rest = turns[0]["content"], turns[1:]
+        else:
+            instructions, rest = self.system_prompt, turns
+        content = _DOCUMENTS + instructions
         try:
-            rendered = self._template.render([in_system, *rest])
+            rendered = template.render([{"role": "system", "content": content}, *rest])
         except ChatTemplateError:  # some templates refuse a system turn …
             rendered = ""
         if _DOCUMENTS not in rendered:  # … and some ignore it
-            content = f"{in_system['content']}\n\n{rest[0]['content']}"
-            rendered = self._template.render(
-                [{"role": rest[0]["role"], "content": content}, *rest[1:]]
-            )
-        before, _, after = rendered.partition(_DOCUMENTS)
+            first = next(i for i, turn in enumerate(rest) if turn["role"] == "user")
+            opening = f"{content}\n\n{rest[first]['content']}"
+            rest[first] = {"role": "user", "content": opening}
+            rendered = template.render(rest)
+        before, documents, after = rendered.partition(_DOCUMENTS)
+        if not documents:
+            msg = f"the chat template drops the first of {len(turns)} turns"
+            raise ChatTemplateError(msg)
         return before, after
 
 
@@ -138,11 +141,11 @@ def _turns(messages: Sequence[BaseMessage]) -> list[dict[str, str]]:
     """Messages as role and content; neighbours of one role are merged.
 
     Raises:
-        InvalidValueError: no user message, or a kind of message without a role.
+        InvalidValueError: no user message, or something in a message is not text.
     """
     turns: list[dict[str, str]] = []
     for message in messages:
-        role, content = _role(message), str(message.text)
+        role, content = _role(message), _text(message)
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += f"\n\n{content}"
         else:
@@ -161,3 +164,12 @@ def _role(message: BaseMessage) -> str:
             return role
     msg = f"a message of type {message.type!r} cannot be put into a chat template"
     raise InvalidValueError(msg)
+
+
+def _text(message: BaseMessage) -> str:
+    for block in message.content if isinstance(message.content, list) else []:
+        kind = "text" if isinstance(block, str) else block.get("type")
+        if kind != "text":
+            msg = f"a content block of type {kind!r} cannot be read; send text"
+            raise InvalidValueError(msg)
+    return str(message.text)

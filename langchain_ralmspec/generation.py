@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.globals import get_llm_cache
@@ -106,8 +106,8 @@ class RetrievalGeneration(StrictArguments, Sampling):
     guess_policy: str = "lookup"
     """``"lookup"`` in the session's cache, or the ``"same"`` document again."""
 
-    _model: Model | None = PrivateAttr(default=None)
-    _loading: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+    # Models are shared for as long as somebody holds them: this does.
+    _engine: Model | None = PrivateAttr(default=None)
 
     @field_validator("retriever")
     @classmethod
@@ -138,30 +138,20 @@ class RetrievalGeneration(StrictArguments, Sampling):
         return value
 
     @property
-    def model(self) -> Model:
+    def engine(self) -> Model:
         """The model, loaded on first use and shared by the whole process."""
-        with self._loading:
-            if self._model is None:
-                self._model = Model.load(
-                    self.model_path,
-                    n_ctx=self.n_ctx,
-                    n_batch=self.n_batch,
-                    n_threads=self.n_threads,
-                    n_gpu_layers=self.n_gpu_layers,
-                )
-                if self.speculation and not self._model.repeatable:
-                    warnings.warn(
-                        "decoding is not repeatable bit for bit with these settings, "
-                        "so the answer could change under speculation: running "
-                        "sequentially (n_gpu_layers=0 usually helps)",
-                        RuntimeWarning,
-                        stacklevel=2,
-                    )
-            return self._model
+        self._engine = Model.load(
+            self.model_path,
+            n_ctx=self.n_ctx,
+            n_batch=self.n_batch,
+            n_threads=self.n_threads,
+            n_gpu_layers=self.n_gpu_layers,
+        )
+        return self._engine
 
     def get_num_tokens(self, text: str) -> int:
         """Number of the model's tokens in a text."""
-        return len(self.model.weights.tokenize(text))
+        return len(self.engine.weights.tokenize(text))
 
     def _run(
         self, prompt: Prompt, stop: Sequence[str] | None, overrides: dict[str, Any]
@@ -174,7 +164,7 @@ class RetrievalGeneration(StrictArguments, Sampling):
             UnknownArgumentError: an override that does not exist.
         """
         sampling = self._sampling(overrides)
-        model = self.model
+        model = self.engine
         if not prompt.tail:
             msg = "the prompt is empty; ask something"
             raise InvalidValueError(msg)
@@ -186,7 +176,7 @@ class RetrievalGeneration(StrictArguments, Sampling):
             max_tokens=sampling.max_tokens,
             n_ctx=model.n_ctx,
         )
-        stops = list(self.stop or []) + list(stop or [])
+        stops = [*_stops(self.stop), *_stops(stop)]
         transcript, stats = Transcript(stops), SpeculationStats()
         request = Request(
             writer=self._writer(prompt, transcript, sampling),
@@ -201,16 +191,27 @@ class RetrievalGeneration(StrictArguments, Sampling):
             ),
             stride=self.retrieval_stride,
         )
-        if self.speculation and model.repeatable:
+        if self._may_speculate(model):
             events = speculative(request, self.speculation_stride)
         else:
             events = sequential(request)
         return Run(events, stats, stops)
 
+    def _may_speculate(self, model: Model) -> bool:
+        if self.speculation and not model.repeatable:
+            warnings.warn(
+                "decoding is not repeatable bit for bit with these settings, so the "
+                "answer could change under speculation: running sequentially "
+                "(n_gpu_layers=0 usually helps)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return self.speculation and model.repeatable
+
     def _writer(
         self, prompt: Prompt, transcript: Transcript, sampling: Sampling
     ) -> Writer:
-        model, layout = self.model, self._layout
+        model, layout = self.engine, self._layout
 
         def open_path(hits: tuple[Hit, ...]) -> Any:
             return model.open((*prompt.head, *layout.tokens(model.weights, hits)))
@@ -243,7 +244,7 @@ class RetrievalGeneration(StrictArguments, Sampling):
         """What is told about a finished answer."""
         return {
             "finish_reason": run.finish_reason,
-            "model_name": self.model.path.stem,
+            "model_name": self.engine.path.stem,
             "documents": run.documents,
             "steps": [
                 {
@@ -258,12 +259,20 @@ class RetrievalGeneration(StrictArguments, Sampling):
     def _usage(self, prompt: Prompt, run: Run) -> UsageMetadata:
         """Tokens in and out; the documents counted are those of the last step."""
         hits = run.steps[-1].hits if run.steps else ()
-        documents = self._layout.tokens(self.model.weights, hits)
+        documents = self._layout.tokens(self.engine.weights, hits)
         n_input = len(prompt.head) + len(documents) + len(prompt.tail)
         return {
             "input_tokens": n_input,
             "output_tokens": run.n_tokens,
             "total_tokens": n_input + run.n_tokens,
+        }
+
+    def _tracing_params(self) -> dict[str, Any]:
+        return {
+            "ls_provider": "ralmspec",
+            "ls_model_name": Path(self.model_path).stem,
+            "ls_temperature": self.temperature,
+            "ls_max_tokens": self.max_tokens,
         }
 
     def _fingerprint(self) -> dict[str, Any]:
@@ -278,6 +287,16 @@ class RetrievalGeneration(StrictArguments, Sampling):
             "retriever": self.retriever.key,
             "n_documents": self.retriever.store.count() if caches else None,
         }
+
+
+def _stops(given: str | Sequence[str] | None) -> list[str]:
+    """Stop strings as a list; a single string is one of them, not its letters."""
+    stops = [given] if isinstance(given, str) else list(given or [])
+    for stop in stops:
+        if not isinstance(stop, str) or not stop:
+            msg = f"a stop string must be a string that is not empty, got {stop!r}"
+            raise InvalidValueError(msg)
+    return stops
 
 
 def _query_text(

@@ -38,8 +38,12 @@ class RaLMSpecLLM(RetrievalGeneration, BaseLLM):
     def _identifying_params(self) -> dict[str, Any]:
         return self._fingerprint()
 
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        # The file's name as given: params are asked for before anything is loaded.
+        return super()._get_ls_params(stop=stop, **kwargs) | self._tracing_params()
+
     def _prompt(self, text: str) -> Prompt:
-        weights = self.model.weights
+        weights = self.engine.weights
         question = tuple(weights.tokenize(text))
         head = (weights.bos,) if weights.adds_bos else ()
         return Prompt(head=head, tail=question, question=question)
@@ -53,16 +57,17 @@ class RaLMSpecLLM(RetrievalGeneration, BaseLLM):
     ) -> LLMResult:
         generations: list[list[Any]] = []  # LLMResult's union is invariant
         usage = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
-        for text in prompts:
-            prompt = self._prompt(text)
-            run = self._run(prompt, stop, kwargs)
+        # All are prepared, and refused if need be, before the first one runs.
+        parsed = [self._prompt(text) for text in prompts]
+        runs = [self._run(prompt, stop, kwargs) for prompt in parsed]
+        for prompt, run in zip(parsed, runs, strict=True):
             answer = "".join(run)
             info = self._info(run) | {"usage_metadata": self._usage(prompt, run)}
             usage = {
                 name: n + info["usage_metadata"][name] for name, n in usage.items()
             }
             generations.append([Generation(text=answer, generation_info=info)])
-        output = {"model_name": self.model.path.stem, "token_usage": usage}
+        output = {"model_name": self.engine.path.stem, "token_usage": usage}
         return LLMResult(generations=generations, llm_output=output)
 
     def _stream(

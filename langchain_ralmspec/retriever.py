@@ -5,7 +5,11 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any, cast
 
-from langchain_core.callbacks import CallbackManager, CallbackManagerForRetrieverRun
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManager,
+    CallbackManagerForRetrieverRun,
+)
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
@@ -40,11 +44,11 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             retriever.batch(["one question", "another"])  # one store call
     """
 
-    vectorstore: Any
+    vectorstore: Any = Field(frozen=True)
     """A LangChain ``VectorStore``, or one of this package's stores."""
     k: int = Field(default=4, ge=1)
     """Documents returned for a query."""
-    filter: Any = None
+    filter: Any = Field(default=None, frozen=True)
     """Metadata filter in the vector store's own language."""
 
     _store: Store = PrivateAttr()
@@ -108,14 +112,37 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             stats=stats,
         )
 
+    def invalidate(self) -> None:
+        """Say that documents were changed in place, or replaced by as many others.
+
+        Forgets what was derived from the store and makes cached answers stale.
+        Documents added or deleted in the usual way need no such call.
+        """
+        self._store = open_store(self.vectorstore, filter=self.filter)
+        self._key = uuid.uuid4().hex
+
     def _get_relevant_documents(
         self,
         query: str,
         *,
         run_manager: CallbackManagerForRetrieverRun,
         k: int | None = None,
+        **kwargs: Any,
     ) -> list[Document]:
+        _refuse("invoke", kwargs)
         (documents,) = self._retrieve([query], k)
+        return documents
+
+    async def _aget_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        k: int | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        _refuse("ainvoke", kwargs)
+        (documents,) = await run_in_executor(None, self._retrieve, [query], k)
         return documents
 
     def batch(
@@ -138,16 +165,15 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         Raises:
             StoreError: the store failed.
         """
-        for name in kwargs:
-            if name != "k":
-                raise UnknownArgumentError.of("RaLMSpecRetriever.batch", name, ["k"])
+        k = kwargs.pop("k", None)
+        _refuse("batch", kwargs)
         configs = get_config_list(config, len(inputs))
         runs = [
             self._start_run(query, each)
             for query, each in zip(inputs, configs, strict=True)
         ]
         try:
-            found = self._retrieve(inputs, kwargs.get("k"))
+            found = self._retrieve(inputs, k)
         except Exception as error:
             for run in runs:
                 run.on_retriever_error(error)
@@ -211,8 +237,13 @@ def _with_ids(hits: Sequence[Hit]) -> list[Document]:
     ]
 
 
+def _refuse(method: str, unknown: dict[str, Any]) -> None:
+    for name in unknown:
+        raise UnknownArgumentError.of(f"RaLMSpecRetriever.{method}()", name, ["k"])
+
+
 def _require_positive(name: str, value: int) -> int:
-    if value < 1:
-        msg = f"{name} must be at least 1, got {value}"
+    if not isinstance(value, int) or value < 1:
+        msg = f"{name} must be a whole number of at least 1, got {value!r}"
         raise InvalidValueError(msg)
     return value

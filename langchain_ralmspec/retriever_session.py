@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from langchain_ralmspec.ralm.session import Hits, Session
     from langchain_ralmspec.speculation import SpeculationStats
+    from langchain_ralmspec.stores import Query
 
 
 class RetrieverSession:
@@ -30,6 +31,7 @@ class RetrieverSession:
         """Wrap a session; use :meth:`RaLMSpecRetriever.session` to make one."""
         self._session = session
         self._current: Hits = ()
+        self._encoded: dict[str, Query] = {}  # by text, until verified
 
     @property
     def stats(self) -> SpeculationStats:
@@ -43,6 +45,8 @@ class RetrieverSession:
             As many documents as the last verification returned; none before that.
         """
         encoded = self._session.encode(query)
+        if encoded is not None:
+            self._encoded[query] = encoded
         return _documents(self._session.guess(encoded, self._current))
 
     def verify(self, queries: Sequence[str]) -> list[list[Document]]:
@@ -54,7 +58,9 @@ class RetrieverSession:
         """
         if not queries:
             return []
-        truth = self._session.verify(queries, [None] * len(queries))
+        known = [self._encoded.get(query) for query in queries]
+        truth = self._session.verify(queries, known)
+        self._encoded.clear()
         self._current = truth[-1]
         return [_documents(hits) for hits in truth]
 

@@ -82,9 +82,9 @@ class Demo:
             console.print(text, end="", highlight=False, markup=False, soft_wrap=True)
 
         # Both start without the documents' KV that the other has prefilled.
-        chat.model.forget_prefixes()
+        chat.engine.forget_prefixes()
         speculative = _answer(chat, question, show)
-        chat.model.forget_prefixes()
+        chat.engine.forget_prefixes()
         sequential = _answer(chat.model_copy(update={"speculation": False}), question)
         row = Row(question, sequential, speculative)
         verdict = "yes" if row.identical else "NO"

@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from langchain_ralmspec.errors import DecodeError, MissingExtraError, ModelFileError
+from langchain_ralmspec.errors import (
+    DecodeError,
+    InvalidValueError,
+    MissingExtraError,
+    ModelFileError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,7 +154,11 @@ class Weights:
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """Token ids of ``text``, without BOS; ``special`` parses control tokens."""
-        data = text.encode("utf-8")
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            msg = f"{text[error.start : error.end]!r} is not a character: {error}"
+            raise InvalidValueError(msg) from error
         # A token is at least one byte; some vocabularies add a space in front.
         size = len(data) + 2
         tokens = (self._lib.llama_token * size)()

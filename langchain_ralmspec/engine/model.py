@@ -6,10 +6,12 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.engine.binding import Context, Weights, check_file
 from langchain_ralmspec.engine.sequence import Sequence, Snapshot
+from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
 
 if TYPE_CHECKING:
@@ -133,6 +135,15 @@ class Model:
 
         self.repeatable = is_repeatable(self)
 
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The chat template.
+
+        Raises:
+            ChatTemplateError: the model has none, or it does not compile.
+        """
+        return ChatTemplate(self.weights)
+
     @property
     def path(self) -> Path:
         """The GGUF file."""
@@ -175,14 +186,15 @@ class Model:
             chunk = tokens[first : first + size]
             is_last = first + size >= len(tokens)
             with self._lock:
-                slot = self._make_resident(sequence)
                 try:
+                    slot = self._make_resident(sequence)
                     result = self._context.decode(
                         slot, chunk, start + first, logits=logits and is_last
                     )
                 except BaseException:
-                    self._context.remove(slot, start)
                     sequence.length = start
+                    if sequence.slot is not None:
+                        self._context.remove(sequence.slot, start)
                     raise
                 sequence.length += len(chunk)
         return result
@@ -211,6 +223,8 @@ class Model:
             if sequence.parked is not None:
                 self._context.load(slot, sequence.parked)
                 sequence.parked = None
+                # What an interrupted extend() had added before it was parked.
+                self._context.remove(slot, sequence.length)
             sequence.slot = slot
             self._residents[slot] = weakref.ref(sequence)
         self._idle_order.remove(slot)
@@ -228,6 +242,8 @@ class Model:
         if idle is not None:
             idle.parked = self._context.save(slot)
             idle.slot = None
+        # At once: should what comes next fail, nobody may be taken to live here.
+        self._residents[slot] = None
         return slot
 
 

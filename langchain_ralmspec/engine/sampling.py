@@ -83,8 +83,9 @@ class Sampler:
             tokens = np.arange(len(logits))
         tokens = tokens[np.argsort(-logits[tokens], kind="stable")]
         tokens = tokens[: self.top_k or None]
-        scaled = logits[tokens].astype(np.float64) / self.temperature
-        probabilities = np.exp(scaled - scaled[0])
+        kept = logits[tokens].astype(np.float64)
+        with np.errstate(over="ignore"):  # a tiny temperature: -inf is right
+            probabilities = np.exp((kept - kept[0]) / self.temperature)
         probabilities /= probabilities.sum()
         keep = int(np.searchsorted(probabilities.cumsum(), self.top_p)) + 1
         tokens, probabilities = tokens[:keep], probabilities[:keep]

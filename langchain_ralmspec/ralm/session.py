@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from langchain_ralmspec.errors import EmptyStoreError
 from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.speculation import Lookup, SessionCache, SpeculationStats
+from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.ties import is_near_tie
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from langchain_ralmspec.stores.base import Hit, Query, Store
 
 Hits = tuple["Hit", ...]
+
+_CAPACITY = 1024  # documents in a session's cache
 
 
 class Session:
@@ -49,15 +52,14 @@ class Session:
         self._store = store
         self._policy = policy or Lookup()
         self._prefetch_k = max(prefetch_k, depth)
-        self._cache = SessionCache(store.metric)
+        self._cache = SessionCache(store.metric, max(_CAPACITY, self._prefetch_k))
         self._hits: dict[str, Hit] = {}
 
     def encode(self, text: str) -> Query | None:
         """Embed one query now, if the guess is going to look at its vector."""
         if not self._policy.needs_vector:
             return None
-        with self.stats.timing("embedding"):
-            return self._store.encode([text])[0]
+        return self._encode([text])[0]
 
     def guess(self, query: Query | None, current: Hits) -> Hits:
         """Guess the documents for a query from what the session has seen."""
@@ -73,8 +75,8 @@ class Session:
             EmptyStoreError: the store found nothing.
             StoreError: the store or its encoder failed.
         """
-        with self.stats.timing("embedding", "waiting"):
-            query = self._store.encode([text])[0]
+        with self.stats.timing("waiting"):
+            (query,) = self._encode([text])
         (hits,) = self._search([query], self._k(self.depth), with_vectors=False)
         return self._top(text, hits)
 
@@ -97,8 +99,8 @@ class Session:
         """
         ready = [query for query in queries if query is not None]
         if len(ready) < len(texts):
-            with self.stats.timing("embedding", "waiting"):
-                ready = self._store.encode(texts)
+            with self.stats.timing("waiting"):
+                ready = self._encode(texts)
         looks_up = self._policy.needs_vector
         # One more than the depth shows whether the last place is a near tie.
         k = self._width if looks_up else self._k(self.depth + 1)
@@ -116,23 +118,33 @@ class Session:
     def _k(self, wanted: int) -> int:
         """Hits to ask for when ``wanted`` are needed.
 
-        Where a wider search may find other documents (see ``Store.stable_k``),
-        every search of a session is as wide as the widest.
+        Where a wider search may find other documents, every search of a session
+        is as wide as the widest, in the sequential loop too.
         """
-        stable = self._store.stable_k
-        return wanted if stable is None or self._width <= stable else self._width
+        return wanted if self._store.is_nested else self._width
+
+    def _encode(self, texts: Sequence[str]) -> list[Query]:
+        with (
+            self.stats.timing("embedding"),
+            reported_as_store_error(type(self._store).__name__, "encode"),
+        ):
+            return self._store.encode(texts)
 
     def _search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool
     ) -> list[list[Hit]]:
         self.stats.store_calls += 1
         self.stats.queries += len(queries)
-        with self.stats.timing("searching", "waiting"):
+        with (
+            self.stats.timing("searching", "waiting"),
+            reported_as_store_error(type(self._store).__name__, "search"),
+        ):
             return self._store.search(queries, k, with_vectors=with_vectors)
 
     def _remember(self, hits: Sequence[Hit]) -> None:
+        # The best last, so that it is the last to be evicted.
         evicted = self._cache.add(
-            (hit.id, hit.vector) for hit in hits if hit.vector is not None
+            (hit.id, hit.vector) for hit in reversed(hits) if hit.vector is not None
         )
         self._hits.update((hit.id, hit) for hit in hits if hit.id in self._cache)
         for document_id in evicted:
@@ -141,11 +153,15 @@ class Session:
 
     def _settled(self, query: Query, hits: list[Hit]) -> Hits:
         """Top documents; a near tie is decided by the query embedded alone."""
-        if query.batched and is_near_tie(
-            [hit.score for hit in hits], self.depth, self._store.metric
-        ):
+        if query.batched and self._is_near_tie(query, hits):
             return self.retrieve(query.text)
         return self._top(query.text, hits)
+
+    def _is_near_tie(self, query: Query, hits: list[Hit]) -> bool:
+        scores = [hit.score for hit in hits]
+        vector = query.vector
+        norm = 1.0 if vector is None else float(vector @ vector) ** 0.5
+        return is_near_tie(scores, self.depth, self._store.metric, norm)
 
     def _top(self, text: str, hits: Sequence[Hit]) -> Hits:
         if not hits:

@@ -29,8 +29,11 @@ class SpeculationStats:
         seconds_generating: in the model: prefilling documents and decoding.
         seconds_embedding: in the query encoder.
         seconds_searching: in the store.
-        seconds_waiting: with the model idle because a store call was under way.
-        seconds: end to end.
+        seconds_waiting: with the model idle for a retrieval or verification, its
+            query embedding included. Embedding for a guess is not in it.
+        seconds: all of the loop: generating, retrieving and every overhead of
+            ours. What the consumer of a stream does meanwhile is not in it, nor is
+            rendering the prompt.
     """
 
     steps: int = 0

@@ -66,10 +66,11 @@ class Store(Protocol):
         ...
 
     @property
-    def stable_k(self) -> int | None:
-        """Largest ``k`` up to which asking for more leaves earlier hits as they are.
+    def is_nested(self) -> bool:
+        """Whether the hits for ``k`` are always the first ``k`` hits for more.
 
-        None when that holds for every ``k`` (exact search), 0 when nothing is known.
+        So it is for exact search. An HNSW graph may be searched more widely for a
+        larger ``k``, and of many equal vectors it finds others.
         """
         ...
 

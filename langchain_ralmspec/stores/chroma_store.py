@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 # Hits fetched beyond k, so that equal distances at the cut fall to the smaller id.
 MARGIN = 4
-DEFAULT_EF_SEARCH = 100
 # SQLite, under a Chroma of one machine, refuses more than 32766 results at once.
 MAX_RESULTS = 32_000
 _METRICS: dict[str, Metric] = {
@@ -40,9 +39,12 @@ class ChromaStore:
     Attributes:
         metric: from the collection's space. Scores are the negated squared
             distance for ``l2``, the similarity for ``cosine`` and ``ip``.
-        stable_k: how many hits leave the width of the HNSW search at the
-            configured ``ef_search``; 0 for an index without one.
+        is_nested: False: hnswlib searches with width ``max(ef_search, n_results)``,
+            of many equal vectors it finds as many as it is asked for, and records
+            without text are left out only afterwards.
     """
+
+    is_nested = False
 
     def __init__(self, store: Any, filter: dict[str, Any] | None = None) -> None:  # noqa: A002 (LangChain's name)
         """Wrap a store.
@@ -70,11 +72,6 @@ class ChromaStore:
         hnsw, spann = configuration.get("hnsw"), configuration.get("spann")
         space = (hnsw or spann or {}).get("space") or "l2"
         self.metric: Metric = _METRICS[space]
-        self.stable_k: int | None = 0
-        if not spann:
-            # hnswlib searches with width max(ef_search, n_results).
-            ef_search = (hnsw or {}).get("ef_search") or DEFAULT_EF_SEARCH
-            self.stable_k = max(0, ef_search - MARGIN)
         self._seen: tuple[object, int] | None = None
 
     @property

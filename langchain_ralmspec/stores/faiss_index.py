@@ -64,8 +64,7 @@ class FaissIndex:
         self._is_ivf = isinstance(index, faiss.IndexIVF)
         self.metric: Metric = _metric_of(faiss, index)
         self.dimension = int(index.d)
-        # HNSW too: FAISS stops at efSearch whatever the number of rows asked for
-        # (hnswlib, inside Chroma, does not).
+        # Not HNSW: among many equal vectors, asking for more finds others.
         self.ranks_by_score = isinstance(
             index,
             (
@@ -73,8 +72,6 @@ class FaissIndex:
                 faiss.IndexScalarQuantizer,
                 faiss.IndexIVFFlat,
                 faiss.IndexIVFScalarQuantizer,
-                faiss.IndexHNSWFlat,
-                faiss.IndexHNSWSQ,
             ),
         )
         # Making a direct map rebuilds shared state of the index.

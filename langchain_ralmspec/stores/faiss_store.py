@@ -48,8 +48,8 @@ class FaissStore:
         metric: ``"inner_product"`` or ``"squared_l2"``, from the index. A score
             is the inner product or the negated squared distance.
         dimension: length of the stored vectors.
-        stable_k: None for flat, IVF and HNSW indexes over whole or
-            scalar-quantised vectors; 0 for those that rank by coarser codes.
+        is_nested: True for flat and IVF indexes over whole or scalar-quantised
+            vectors; False for HNSW and for indexes that rank by coarser codes.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class FaissStore:
             raise InvalidValueError(msg)
         self.metric: Metric = self._index.metric
         self.dimension: int | None = self._index.dimension
-        self.stable_k: int | None = None if self._index.ranks_by_score else 0
+        self.is_nested = self._index.ranks_by_score
 
     @classmethod
     def from_langchain(cls, store: Any, filter: Filter | None = None) -> FaissStore:  # noqa: A002 (LangChain's name)

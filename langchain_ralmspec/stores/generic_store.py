@@ -33,11 +33,11 @@ class GenericStore:
 
     Attributes:
         metric: ``"cosine"``: how this class compares vectors for scores.
-        stable_k: 0, since nothing is known about other values of ``k``.
+        is_nested: False, since nothing is known about other values of ``k``.
     """
 
     metric: Metric = "cosine"
-    stable_k: int | None = 0
+    is_nested = False
 
     def __init__(self, vectorstore: VectorStore, filter: Any = None) -> None:  # noqa: A002 (LangChain's name)
         """Wrap a store.

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 BATCH_NOISE = 1e-5
 
 
-def is_near_tie(scores: Sequence[float], depth: int, metric: Metric) -> bool:
+def is_near_tie(
+    scores: Sequence[float], depth: int, metric: Metric, query_norm: float = 1.0
+) -> bool:
     """Whether noise of batched embedding could reorder the best ``depth`` hits.
 
     A batched query vector is not bit-identical to one computed alone, so hits
@@ -28,13 +30,17 @@ def is_near_tie(scores: Sequence[float], depth: int, metric: Metric) -> bool:
         depth: how many of the first hits must be in a trusted order, at least 1.
         metric: how the scores were computed. A squared distance moves twice as
             much as a similarity for the same change of the query.
+        query_norm: length of the query vector. The noise grows with it, and with
+            that of the documents, taken to be alike.
 
     Returns:
         True when a neighbouring pair among the first ``depth + 1`` scores differs
-        by less than ``1e-5 * max(1, |score|)`` (twice that for squared distances).
+        by less than ``1e-5 * max(1, |score|, query_norm²)`` (twice that for squared
+        distances; a cosine does not grow with the vectors).
     """
     bound = BATCH_NOISE * (2 if metric == "squared_l2" else 1)
+    scale = 1.0 if metric == "cosine" else max(1.0, query_norm**2)
     return any(
-        better - worse < bound * max(1.0, abs(better))
+        better - worse < bound * max(scale, abs(better))
         for better, worse in pairwise(scores[: depth + 1])
     )

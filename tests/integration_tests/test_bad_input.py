@@ -251,7 +251,7 @@ def test_decoding_that_does_not_repeat_runs_sequentially(
 ) -> None:
     llm = make()
     expected = llm.invoke(PROMPT)
-    monkeypatch.setattr(llm.model, "repeatable", False)
+    monkeypatch.setattr(llm.engine, "repeatable", False)
     fresh = make()
     with pytest.warns(RuntimeWarning, match="running sequentially"):
         result = fresh.generate([PROMPT])

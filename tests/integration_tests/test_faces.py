@@ -20,15 +20,21 @@ from langchain_core.messages import (
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.vectorstores import InMemoryVectorStore
+from pydantic import ValidationError
 
 from langchain_ralmspec import (
     ChatRaLMSpec,
+    ContextOverflowError,
     FaissStore,
+    InvalidValueError,
+    ModelFileError,
     RaLMSpecLLM,
     RaLMSpecRetriever,
     SpeculationStats,
+    UnknownArgumentError,
 )
 from langchain_ralmspec.engine import Model
+from langchain_ralmspec.engine.templates import ChatTemplate
 from tests.integration_tests.conftest import QUESTIONS, Corpus
 
 
@@ -108,7 +114,7 @@ def test_chat_tells_what_it_did(chat: ChatRaLMSpec) -> None:
     kept = metadata["speculation"]["tokens_kept"]
     assert message.usage_metadata
     assert message.usage_metadata["output_tokens"] == kept
-    assert metadata["model_name"] == chat.model.path.stem
+    assert metadata["model_name"] == chat.engine.path.stem
 
     chunks = list(chat.stream(QUESTIONS[0]))
     assert sum(chunk.usage_metadata is not None for chunk in chunks) == 1
@@ -133,7 +139,7 @@ def test_chat_in_a_chain(chat: ChatRaLMSpec) -> None:
 
 def test_the_document_stands_at_the_head_of_the_system_turn(chat: ChatRaLMSpec) -> None:
     prompt = chat._prompt([SystemMessage("Be brief."), HumanMessage("Why?")])
-    weights = chat.model.weights
+    weights = chat.engine.weights
     assert list(prompt.head) == weights.tokenize("<|im_start|>system\n", special=True)
     after = b"".join(map(weights.piece, prompt.tail)).decode()
     assert after.startswith("Be brief.")
@@ -149,15 +155,22 @@ def test_without_a_system_turn_the_document_opens_the_first_user_turn(
         "[{{ m.role }}:{{ m.content }}]"
         "{% endfor %}"
     )
-    weights = chat.model.weights
-    monkeypatch.setattr(weights, "metadata", lambda key: template)
-    prompt = chat._prompt(
-        [HumanMessage("Why?"), AIMessage("Because."), HumanMessage("And?")]
-    )
+    weights = chat.engine.weights
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "metadata", lambda key: template)
+        patch.setitem(vars(chat.engine), "template", ChatTemplate(weights))
+        prompt = chat._prompt(
+            [
+                AIMessage("Hello."),
+                HumanMessage("Why?"),
+                AIMessage("So."),
+                HumanMessage("And?"),
+            ]
+        )
     before = b"".join(map(weights.piece, prompt.head)).decode()
     after = b"".join(map(weights.piece, prompt.tail)).decode()
-    assert before == "[user:"
-    assert after == f"{chat.system_prompt}\n\nWhy?][assistant:Because.][user:And?]"
+    assert before == "[assistant:Hello.][user:"
+    assert after == f"{chat.system_prompt}\n\nWhy?][assistant:So.][user:And?]"
 
 
 def test_neighbouring_turns_of_one_role_are_merged(chat: ChatRaLMSpec) -> None:
@@ -286,7 +299,7 @@ def test_retriever_session_guesses_and_verifies(retriever: RaLMSpecRetriever) ->
 
 def test_num_tokens_are_the_models(llm: RaLMSpecLLM) -> None:
     text = "one two three"
-    assert llm.get_num_tokens(text) == len(llm.model.weights.tokenize(text))
+    assert llm.get_num_tokens(text) == len(llm.engine.weights.tokenize(text))
 
 
 def test_a_cached_answer_is_not_served_from_a_changed_store(
@@ -302,3 +315,112 @@ def test_a_cached_answer_is_not_served_from_a_changed_store(
     better = Document(page_content=question, id="better")
     store.add_documents([better])
     assert chat.invoke(question).response_metadata["documents"][0].id == "better"
+
+
+def test_a_copy_with_another_filter_is_another_retriever(corpus: Corpus) -> None:
+    store = InMemoryVectorStore.from_documents(corpus.documents[:20], corpus.embeddings)
+    titles = [document.metadata["title"] for document in corpus.documents[:2]]
+    one = RaLMSpecRetriever(
+        vectorstore=store, filter=lambda d: d.metadata["title"] == titles[0]
+    )
+    other = one.model_copy(
+        update={"filter": lambda d: d.metadata["title"] == titles[1]}
+    )
+    assert {d.metadata["title"] for d in one.invoke("x")} == {titles[0]}
+    assert {d.metadata["title"] for d in other.invoke("x")} == {titles[1]}
+    assert one.key != other.key
+    with pytest.raises(ValidationError, match="frozen"):
+        one.filter = None  # type: ignore[misc]
+
+
+def test_a_copy_with_another_context_has_it(llm: RaLMSpecLLM) -> None:
+    assert llm.engine.n_ctx == 2048
+    copy = llm.model_copy(update={"n_ctx": 512})
+    assert copy.engine.n_ctx == 512
+    assert copy.engine.weights is llm.engine.weights
+    with pytest.raises(UnknownArgumentError, match=r"'n_cxt'.*'n_ctx'"):
+        llm.model_copy(update={"n_cxt": 512})
+
+
+def test_invalidate_makes_cached_answers_stale(gguf: str, corpus: Corpus) -> None:
+    store = InMemoryVectorStore.from_documents(corpus.documents[:5], corpus.embeddings)
+    chat = ChatRaLMSpec(
+        model_path=gguf, retriever=store, max_tokens=4, cache=InMemoryCache()
+    )
+    used = chat.invoke(QUESTIONS[0]).response_metadata["documents"][0]
+    store.delete([used.id])
+    store.add_documents([Document(page_content="something else", id="else")])
+    chat.retriever.invalidate()
+    again = chat.invoke(QUESTIONS[0]).response_metadata["documents"]
+    assert used.id not in {document.id for document in again}
+
+
+def test_a_run_is_traced_even_if_the_model_is_missing(
+    retriever: RaLMSpecRetriever,
+) -> None:
+    class Listener(BaseCallbackHandler):
+        def __init__(self) -> None:
+            self.names: list[Any] = []
+            self.errors: list[BaseException] = []
+
+        def on_llm_start(
+            self, serialized: Any, prompts: Any, *, metadata: Any = None, **kwargs: Any
+        ) -> None:
+            self.names.append(metadata["ls_model_name"])
+
+        def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
+            self.errors.append(error)
+
+    listener = Listener()
+    llm = RaLMSpecLLM(model_path="/no/such/thing.gguf", retriever=retriever)
+    with pytest.raises(ModelFileError):
+        llm.invoke("x", config={"callbacks": [listener]})
+    assert listener.names == ["thing"]
+    assert isinstance(listener.errors[0], ModelFileError)
+
+
+async def test_retriever_takes_k_asynchronously(retriever: RaLMSpecRetriever) -> None:
+    assert len(await retriever.ainvoke(QUESTIONS[0], k=2)) == 2
+    with pytest.raises(UnknownArgumentError, match="'kk'"):
+        await retriever.ainvoke(QUESTIONS[0], kk=2)
+    with pytest.raises(UnknownArgumentError, match="'kk'"):
+        retriever.invoke(QUESTIONS[0], kk=2)
+
+
+def test_one_stop_string_may_be_given_bare(llm: RaLMSpecLLM) -> None:
+    whole = llm.invoke("Once upon a time")
+    word: Any = whole.split()[3]
+    assert llm.invoke("Once upon a time", stop=word) == whole.partition(word)[0]
+    with pytest.raises(InvalidValueError, match="got ''"):
+        llm.invoke("Once upon a time", stop=[""])
+
+
+def test_a_batch_is_refused_before_any_of_it_runs(llm: RaLMSpecLLM) -> None:
+    llm.engine.forget_prefixes()
+    with pytest.raises(ContextOverflowError):
+        llm.generate(["Cats are", "word " * 3000])
+    assert not llm.engine._prefixes._snapshots, "nothing was prefilled"
+
+
+def test_an_image_is_refused(chat: ChatRaLMSpec) -> None:
+    block = {"type": "image_url", "image_url": {"url": "data:,"}}
+    with pytest.raises(InvalidValueError, match="'image_url'"):
+        chat.invoke([HumanMessage([{"type": "text", "text": "What?"}, block])])
+
+
+def test_a_session_embeds_a_query_once(
+    retriever: RaLMSpecRetriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+    encode = retriever.store.encode
+
+    def spy(texts: Any) -> Any:
+        encoded.extend(texts)
+        return encode(texts)
+
+    monkeypatch.setattr(retriever.store, "encode", spy)
+    session = retriever.session(k=1)
+    session.verify(["one"])
+    session.speculate("two")
+    session.verify(["two"])
+    assert encoded == ["one", "two"]

@@ -132,7 +132,7 @@ def told(chat: ChatRaLMSpec, number: int) -> tuple[Any, ...]:
     with pytest.MonkeyPatch.context() as patch:
         if ends_early(number):
             # SmolLM2 seldom ends on its own this soon: let a comma be its EOS.
-            weights = chat.model.weights
+            weights = chat.engine.weights
             patch.setattr(weights, "is_end", lambda t: b"," in weights.piece(t))
         message = chat.invoke(QUESTIONS[number])
     info = message.response_metadata

@@ -70,7 +70,7 @@ class FakeStore:
 
     n_documents: int
     metric: Metric = "inner_product"
-    stable_k: int | None = None
+    is_nested: bool = True
     seed: int = 0
     fail_after: int | None = None
     searches: list[int] = field(default_factory=list)
@@ -116,7 +116,7 @@ class FakeStore:
         rows = sorted(
             range(self.n_documents), key=lambda row: (-scores[row], f"{row:03}")
         )
-        if self.stable_k is not None and k > self.stable_k:
+        if not self.is_nested:
             # A search of another width misses other documents.
             rows = [row for row in rows if (row + k) % 3] or rows
         return [

@@ -222,32 +222,6 @@ def test_count_and_dimension_follow_the_collection(local: Any) -> None:
     assert (store.count(), store.dimension) == (1, 2)
 
 
-def test_stable_k_follows_the_configuration(local: Any) -> None:
-    assert open_store(make(local)).stable_k == 196
-    other = make(local, hnsw=CreateHNSWConfiguration(space="cosine", ef_search=33))
-    assert open_store(other).stable_k == 29
-    default = make(local, hnsw=CreateHNSWConfiguration())
-    store = open_store(default)
-    assert (store.stable_k, store.metric) == (96, "squared_l2")
-
-
-def test_hits_are_stable_up_to_stable_k(local: Any) -> None:
-    hnsw = CreateHNSWConfiguration(
-        space="l2", ef_search=10, max_neighbors=4, ef_construction=8
-    )
-    vectorstore = make(local, n_rows=0, hnsw=hnsw)
-    vectors = table(3000)
-    ids = [f"{row:04d}" for row in range(3000)]
-    vectorstore._collection.add(ids=ids, embeddings=vectors, documents=ids)
-    store = open_store(vectorstore)
-    assert store.stable_k == 6
-    queries = [Query("q", vector) for vector in table(100, seed=5)]
-    narrow = [hits[0].id for hits in store.search(queries, 1)]
-    assert narrow == [hits[0].id for hits in store.search(queries, store.stable_k)]
-    # else this data could not show a failure
-    assert narrow != [hits[0].id for hits in store.search(queries, 500)]
-
-
 def test_wrong_dimension_quotes_both(client: Any) -> None:
     store = open_store(make(client, n_rows=2))
     with pytest.raises(DimensionMismatchError, match=rf"\(3,\).*{DIMENSION}"):

@@ -38,7 +38,7 @@ stores = st.fixed_dictionaries(
     {
         "n_documents": st.integers(1, 12),
         "metric": st.sampled_from(["inner_product", "squared_l2", "cosine"]),
-        "stable_k": st.sampled_from([None, 0, 5]),
+        "is_nested": st.booleans(),
         "seed": st.integers(0, 10_000),
     }
 )

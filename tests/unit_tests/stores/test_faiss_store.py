@@ -194,21 +194,15 @@ def test_ties_wider_than_the_margin_fall_to_the_smallest_ids() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_stable_k_is_unbounded_for_score_ranked_indexes(kind: str) -> None:
-    assert open_store(langchain_faiss(kind)).stable_k is None
+def test_all_but_hnsw_are_nested(kind: str) -> None:
+    assert open_store(langchain_faiss(kind)).is_nested == (kind != "hnsw")
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
-def test_asking_an_approximate_index_for_more_keeps_the_first(kind: str) -> None:
+def test_asking_an_ivf_index_for_more_keeps_the_first() -> None:
     vectors = table(3000)
-    index: Any
-    if kind == "hnsw":
-        index = faiss.IndexHNSWFlat(DIMENSION, 4)
-        index.hnsw.efSearch = 12
-    else:
-        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(DIMENSION), DIMENSION, 16)
-        index.train(vectors)
-        index.nprobe = 2
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(DIMENSION), DIMENSION, 16)
+    index.train(vectors)
+    index.nprobe = 2
     index.add(vectors)
     exact = make_flat_l2()
     exact.add(vectors)
@@ -226,12 +220,12 @@ def test_asking_an_approximate_index_for_more_keeps_the_first(kind: str) -> None
     assert first_hits(exact, 1) != first
 
 
-def test_stable_k_is_zero_where_ranking_is_by_codes() -> None:
+def test_where_ranking_is_by_codes_hits_are_not_nested() -> None:
     index = faiss.IndexPQ(DIMENSION, 4, 4)
     index.train(table(N_ROWS))
     index.add(table(N_ROWS))
     store = FaissStore(index, documents(N_ROWS), TableEmbeddings(table(N_ROWS)))
-    assert store.stable_k == 0
+    assert not store.is_nested
     assert len(store.search(plain_queries(), 3)[0]) == 3
 
 

@@ -44,20 +44,20 @@ def test_anything_else_is_refused_by_type(thing: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("configuration", "metric", "stable_k"),
+    ("configuration", "metric"),
     [
-        ({}, "squared_l2", 96),
-        ({"hnsw": {"space": "cosine", "ef_search": 50}}, "cosine", 46),
-        ({"hnsw": {"space": "ip", "ef_search": 2}}, "inner_product", 0),
-        ({"hnsw": None, "spann": {"space": "cosine"}}, "cosine", 0),
+        ({}, "squared_l2"),
+        ({"hnsw": {"space": "cosine", "ef_search": 50}}, "cosine"),
+        ({"hnsw": {"space": "ip", "ef_search": 2}}, "inner_product"),
+        ({"hnsw": None, "spann": {"space": "cosine"}}, "cosine"),
     ],
 )
 def test_chroma_is_recognised_by_shape(
-    configuration: dict[str, Any], metric: str, stable_k: int
+    configuration: dict[str, Any], metric: str
 ) -> None:
     store = open_store(chroma(configuration))
     assert isinstance(store, ChromaStore)
-    assert (store.metric, store.stable_k) == (metric, stable_k)
+    assert (store.metric, store.is_nested) == (metric, False)
 
 
 def test_chroma_without_embeddings_is_refused() -> None:
