@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ def run(
 ) -> dict[str, Any]:
     """Time both, in turn, ``rounds`` times; print and return the figures.
 
-    Greedy, the same tokens, threads, context and batch size for both; both skip
-    EOS. The ratios are the rival's seconds ÷ ours, pair by pair.
+    Greedy, the same tokens, threads, context and batch size for both, in turn
+    first; neither stops at EOS. The ratios are the rival's seconds ÷ ours, pair by
+    pair.
     """
     try:
         import llama_cpp
@@ -55,16 +56,25 @@ def run(
     pairs = []
     with bar("timing") as advance:
         for number in range(rounds + 1):
-            pair = (_ours(model, prompt, n_decode), _theirs(rival, prompt, n_decode))
+            if number % 2:
+                ours = _ours(model, prompt, n_decode)
+                theirs = _theirs(rival, prompt, n_decode)
+            else:
+                theirs = _theirs(rival, prompt, n_decode)
+                ours = _ours(model, prompt, n_decode)
             if number:  # the first one warms both up
-                pairs.append(pair)
+                pairs.append((ours, theirs))
             advance(number, rounds)
     summary = {
         "prompt_ratio": statistics.median(b.prompt / a.prompt for a, b in pairs),
         "decode_ratio": statistics.median(b.decode / a.decode for a, b in pairs),
     }
     _report(pairs, summary, n_prompt, n_decode)
-    figures = {"summary": summary, "machine": machine()}
+    figures = {
+        "summary": summary,
+        "machine": machine(),
+        "seconds": [{"ours": asdict(a), "theirs": asdict(b)} for a, b in pairs],
+    }
     if json_file:
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
     return figures
@@ -74,21 +84,21 @@ def _ours(model: Model, prompt: list[int], n_decode: int) -> Timing:
     sampler, sequence = Sampler(), Sequence(model)
     answer: list[int] = []
     start = time.perf_counter()
-    logits = sequence.extend(prompt)
+    answer.append(sampler.sample(sequence.extend(prompt), answer))
     middle = time.perf_counter()
     for _ in range(n_decode):
-        answer.append(sampler.sample(logits, answer))
-        logits = sequence.extend(answer[-1:])
+        answer.append(sampler.sample(sequence.extend(answer[-1:]), answer))
     return Timing(middle - start, time.perf_counter() - middle)
 
 
 def _theirs(rival: Any, prompt: list[int], n_decode: int) -> Timing:
     rival.reset()
     start = time.perf_counter()
-    rival.eval(prompt)
+    tokens = rival.generate(prompt, temp=0.0, repeat_penalty=1.0)
+    next(tokens)
     middle = time.perf_counter()
     for _ in range(n_decode):
-        rival.eval([rival.sample(temp=0.0)])
+        next(tokens)
     return Timing(middle - start, time.perf_counter() - middle)
 
 

@@ -20,6 +20,7 @@ from allpairspy import AllPairs
 from langchain_chroma import Chroma
 from langchain_community.vectorstores import FAISS
 from langchain_community.vectorstores.utils import DistanceStrategy
+from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_ralmspec import ChatRaLMSpec, FaissStore, RaLMSpecRetriever
@@ -72,19 +73,19 @@ def in_memory(corpus: Corpus) -> Any:
     return InMemoryVectorStore.from_documents(corpus.documents, corpus.embeddings)
 
 
-def chroma(client: Any, corpus: Corpus) -> Any:
+def chroma(client: Any, corpus: Corpus, name: str = "identity") -> Any:
     collection = client.get_or_create_collection(
-        "identity", configuration={"hnsw": {"space": "cosine"}}
+        name, configuration={"hnsw": {"space": "cosine"}}
     )
-    collection.add(
+    collection.upsert(
         ids=corpus.ids,
         documents=corpus.texts,
-        metadatas=[document.metadata for document in corpus.documents],
+        metadatas=[d.metadata or None for d in corpus.documents],
         embeddings=corpus.vectors,
     )
     return Chroma(
         client=client,
-        collection_name="identity",
+        collection_name=name,
         embedding_function=corpus.embeddings,
     )
 
@@ -232,3 +233,35 @@ def test_several_documents_a_step_must_all_match(
         answer = told(chat, number)
         assert answer == told(slow, number)
         assert all(len(step["documents"]) == 3 for step in answer[1])
+
+
+@pytest.mark.parametrize("policy", ["lookup", "same"])
+@pytest.mark.parametrize("store", ["faiss-ip", "faiss-hnsw", "chroma-equal"])
+def test_many_equal_passages(
+    store: str, policy: str, gguf: str, model: Model, corpus: Corpus
+) -> None:
+    """Twelve copies of each passage: which one is found must not depend on the loop."""
+    rows = [row for row in range(0, 400, 16) for _ in range(12)]
+    copies = Corpus(
+        documents=[
+            Document(page_content=corpus.texts[row], id=f"{number * 37 % len(rows):03}")
+            for number, row in enumerate(rows)
+        ],
+        vectors=corpus.vectors[rows],
+        embeddings=corpus.embeddings,
+    )
+    builders: dict[str, Callable[[Corpus], Any]] = {
+        "faiss-ip": langchain_faiss(DistanceStrategy.MAX_INNER_PRODUCT),
+        "faiss-hnsw": faiss_hnsw,
+        "chroma-equal": lambda c: chroma(chromadb.EphemeralClient(), c, "equal"),
+    }
+    retriever = RaLMSpecRetriever(vectorstore=builders[store](copies))
+    for number in range(6):
+        chat = ChatRaLMSpec(
+            model_path=gguf,
+            retriever=retriever,
+            guess_policy=policy,
+            **settings_of(number),
+        )
+        slow = chat.model_copy(update={"speculation": False})
+        assert told(chat, number) == told(slow, number)

@@ -97,6 +97,30 @@ def test_the_slots_of_forgotten_sequences_are_used_again(
     assert kept.parked is None, "nothing alive had to make room"
 
 
+def test_a_failure_while_moving_in_hurts_nobody_else(
+    model: Model, tokens: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = continue_with(model.open(tokens[:40]), tokens[40:])
+    many = [model.open(tokens[:40]) for _ in range(N_SLOTS)]
+    for sequence in many:  # all slots are taken now
+        sequence.extend(tokens[40:49])
+
+    def fail(slot: int, state: object) -> None:
+        msg = "no memory"
+        raise MemoryError(msg)
+
+    late = model.open(tokens[:40])
+    with monkeypatch.context() as patch:
+        patch.setattr(model._context, "load", fail)
+        for _ in range(2 * N_SLOTS):  # each try parks somebody
+            with pytest.raises(MemoryError):
+                late.extend(tokens[40:49])
+    assert np.array_equal(continue_with(late, tokens[40:]), alone)
+    for sequence in many:
+        rows = [sequence.extend([token]) for token in tokens[49:54]]
+        assert np.array_equal(np.stack(rows), alone[1:])
+
+
 def test_too_many_tokens_are_refused_before_any_is_decoded(
     gguf: str, tokens: list[int]
 ) -> None:

@@ -97,3 +97,11 @@ def test_the_cache_forgets_and_the_guess_with_it() -> None:
     session._cache._capacity = 2
     session.verify(TEXTS, [session.encode(text) for text in TEXTS])
     assert len(session._cache) == len(session._hits) == 2
+
+
+def test_the_best_hits_are_the_last_to_be_forgotten() -> None:
+    store = FakeStore(n_documents=9)
+    session = Session(store, Lookup(), prefetch_k=9)
+    session._cache._capacity = 3
+    (hits,) = session.verify(["a"], [session.encode("a")])
+    assert ids_of(session.guess(session.encode("a"), hits)) == ids_of(hits)
