@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from langchain_ralmspec.cli.comparison import machine
-from langchain_ralmspec.cli.progress import bar
 from langchain_ralmspec.engine import Model, Sampler, Sequence
 from langchain_ralmspec.engine.model import default_threads
 from langchain_ralmspec.errors import MissingExtraError
@@ -54,17 +53,15 @@ def run(
     text = " ".join(f"{number} is a number." for number in range(n_prompt))
     prompt = model.weights.tokenize(text)[:n_prompt]
     pairs = []
-    with bar("timing") as advance:
-        for number in range(rounds + 1):
-            if number % 2:
-                ours = _ours(model, prompt, n_decode)
-                theirs = _theirs(rival, prompt, n_decode)
-            else:
-                theirs = _theirs(rival, prompt, n_decode)
-                ours = _ours(model, prompt, n_decode)
-            if number:  # the first one warms both up
-                pairs.append((ours, theirs))
-            advance(number, rounds)
+    for number in range(rounds + 1):  # no progress bar: its thread would be timed too
+        if number % 2:
+            ours = _ours(model, prompt, n_decode)
+            theirs = _theirs(rival, prompt, n_decode)
+        else:
+            theirs = _theirs(rival, prompt, n_decode)
+            ours = _ours(model, prompt, n_decode)
+        if number:  # the first one warms both up
+            pairs.append((ours, theirs))
     summary = {
         "prompt_ratio": statistics.median(b.prompt / a.prompt for a, b in pairs),
         "decode_ratio": statistics.median(b.decode / a.decode for a, b in pairs),
