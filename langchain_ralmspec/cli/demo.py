@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_WORTHWHILE = 0.5  # share of retrieval in a step, under which little can be won
+
 QUESTIONS = [
     "How do I run a command in a new process and read what it prints?",
     "How do I find the most common elements of a list?",
@@ -45,6 +47,7 @@ class Demo:
     Attributes:
         store: ``"faiss"`` or ``"chroma"``.
         questions: what to ask; questions about Python when None.
+        limit: ask so many at most; all of them when None.
         corpus: JSON lines of passages; Python's docstrings when None.
         model: a GGUF file or the name of a packaged model.
         max_tokens: length of an answer.
@@ -54,6 +57,7 @@ class Demo:
 
     store: str
     questions: list[str] | None
+    limit: int | None
     corpus: Path | None
     model: str
     max_tokens: int
@@ -64,7 +68,7 @@ class Demo:
         """Answer every question with both loops; print and write the figures."""
         console = Console()
         chat = self._chat(console)
-        questions = self.questions or QUESTIONS
+        questions = (self.questions or QUESTIONS)[: self.limit]
         _answer(chat, questions[0])  # untimed: page in the model
         rows = []
         for number, question in enumerate(questions, start=1):
@@ -97,9 +101,8 @@ class Demo:
         return row
 
     def _chat(self, console: Console) -> ChatRaLMSpec:
-        _silence_transformers()
+        gguf = find_gguf(self.model)  # what may be mistyped goes before what is long
         passages = load_passages(self.corpus) if self.corpus else stdlib_passages()
-        gguf = find_gguf(self.model)
         embeddings = SentenceTransformerEmbeddings(str(model_path("minilm")))
         texts = [f"{p.title}. {p.text}" if p.title else p.text for p in passages]
         with bar("embedding passages") as advance:
@@ -111,7 +114,7 @@ class Demo:
         console.print(
             f"{len(passages)} passages in {self.store}, model {Path(gguf).name}, "
             f"guess policy {self.guess_policy!r}, speculation stride "
-            f"{self.speculation_stride}",
+            f"{self.speculation_stride}. A small model: judge its speed only.",
             style="dim",
         )
         return ChatRaLMSpec(
@@ -121,15 +124,6 @@ class Demo:
             speculation_stride=self.speculation_stride,
             guess_policy=self.guess_policy,
         )
-
-
-def _silence_transformers() -> None:
-    """Keep its own progress bar out of ours."""
-    try:
-        from transformers.utils import logging
-    except ImportError as error:
-        raise MissingExtraError.of("transformers", "embeddings") from error
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _answer(chat: ChatRaLMSpec, question: str, show: Any = None) -> Answer:
@@ -229,4 +223,15 @@ def _report(comparison: Comparison, console: Console) -> None:
         f"b = {1e3 * bounds.retrieval:.0f} ms to retrieve",
         highlight=False,
     )
+    share = bounds.retrieval / (bounds.generation + bounds.retrieval)
+    if share < _WORTHWHILE:
+        console.print(
+            f"Retrieval is only {share:.0%} of a sequential step with this store, so "
+            "there is little to win here; it pays with slow or remote stores."
+        )
+    calls = [
+        sum(getattr(row, loop).stats.store_calls for row in comparison.rows)
+        for loop in ("sequential", "speculative")
+    ]
+    console.print(f"store calls: {calls[0]} → {calls[1]}", highlight=False)
     console.print(f"identical: {'yes' if summary['identical'] else 'NO'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
@@ -18,6 +19,8 @@ from rich.progress import (
 )
 
 from langchain_ralmspec.cli.models import MODELS, model_path
+from langchain_ralmspec.engine.binding import check_file
+from langchain_ralmspec.errors import InvalidValueError
 
 
 @contextmanager
@@ -29,18 +32,33 @@ def bar(
         DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
     )
     columns = (TextColumn(what), BarColumn(), count, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, visible=False, total=None)
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = progress.add_task(what)
 
-        def advance(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, visible=True)
+    def advance(done: int, total: int) -> None:
+        progress.start()  # starting twice does nothing
+        progress.update(task, completed=done, total=total)
 
+    try:
         yield advance
+    finally:
+        if progress.live.is_started:  # else stop() would print an empty line
+            progress.stop()
 
 
 def find_gguf(model: str) -> str:
-    """Path of a model that is given by path or by packaged name."""
+    """Path of a model that is given by path or by packaged name.
+
+    Raises:
+        InvalidValueError: it is neither.
+        ModelFileError: the file is not a GGUF.
+    """
     if model not in MODELS:
-        return model
+        if not Path(model).exists():
+            known = ", ".join(MODELS)
+            raise InvalidValueError(
+                f"{model!r} is neither a GGUF file nor a known model: {known}"
+            )
+        return str(check_file(model))
     with bar(f"preparing {model}", unit="bytes") as advance:
         return str(model_path(model, progress=advance))

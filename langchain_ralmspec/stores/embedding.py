@@ -181,11 +181,26 @@ class SentenceTransformerEmbeddings(Embeddings):
         except ImportError as cause:
             module = "sentence_transformers"
             raise MissingExtraError.of(module, "embeddings") from cause
-        return SentenceTransformer(
-            self.model_path,
-            device=self.device,
-            local_files_only=Path(self.model_path).is_dir(),
-        )
+        with _no_progress_bar():
+            return SentenceTransformer(
+                self.model_path,
+                device=self.device,
+                local_files_only=Path(self.model_path).is_dir(),
+            )
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from showing how it loads a hundred small tensors."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from langchain_ralmspec import cli
 from langchain_ralmspec.cli.app import app
+from langchain_ralmspec.cli.demo import QUESTIONS, Demo
 from langchain_ralmspec.cli.models import MODELS
 
 
@@ -36,6 +37,33 @@ def test_a_file_without_questions_is_quoted(
     file = tmp_path / "questions.jsonl"
     file.write_text('{"question": "why?"}\n{"answer": 42}\n')
     assert "line 2" in run(monkeypatch, "demo", "--questions", str(file))
+
+
+def test_a_model_that_is_not_there_is_noticed_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "langchain_ralmspec.cli.demo.stdlib_passages", lambda: pytest.fail("too late")
+    )
+    said = run(monkeypatch, "demo", "--model", "nonsense")
+    assert said.startswith("ralmspec: 'nonsense' is neither a GGUF file nor")
+
+
+def test_limit_holds_for_the_demos_own_questions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Demo, "_chat", lambda self, console: None)
+    monkeypatch.setattr("langchain_ralmspec.cli.demo._answer", lambda *args: None)
+    monkeypatch.setattr(
+        Demo,
+        "_compare",
+        lambda self, chat, number, question, console: asked.append(question),
+    )
+    monkeypatch.setattr("langchain_ralmspec.cli.demo._report", lambda *args: None)
+    result = CliRunner().invoke(app, ["demo", "--limit", "2"])
+    assert result.exit_code == 0
+    assert asked == QUESTIONS[:2]
 
 
 def test_without_typer_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
