@@ -26,7 +26,7 @@ from langchain_ralmspec.ralm import (
 )
 from langchain_ralmspec.ralm.run import Run
 from langchain_ralmspec.retriever import RaLMSpecRetriever
-from langchain_ralmspec.speculation import SpeculationStats
+from langchain_ralmspec.speculation import GUESS_POLICIES, SpeculationStats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,8 +130,6 @@ class RetrievalGeneration(StrictArguments, Sampling):
     @field_validator("guess_policy")
     @classmethod
     def _known_policy(cls, value: str) -> str:
-        from langchain_ralmspec.speculation import GUESS_POLICIES
-
         if value not in GUESS_POLICIES:
             msg = f"must be one of {list(GUESS_POLICIES)}"
             raise ValueError(msg)

@@ -74,9 +74,8 @@ class Stride:
         start: length of the answer before it.
         end: length of the answer after it.
         reason: why the answer is complete; None when it goes on.
-        n_decoded: what the branch had decoded before it.
+        n_decoded: what the branch had decoded before it; 0 when it was opened for it.
         replaced: the branch that its branch took the place of, if any.
-        opened: whether its branch was opened for it.
     """
 
     hits: tuple[Hit, ...]
@@ -85,7 +84,6 @@ class Stride:
     reason: FinishReason | None
     n_decoded: int
     replaced: Branch | None
-    opened: bool
 
 
 @dataclass(slots=True)
@@ -123,7 +121,6 @@ class Writer:
         ids = ids_of(hits)
         previous = self._branches.get(ids)
         branch = previous if previous and ids in self._kept() else None
-        opened = branch is None
         if branch is None:
             branch = self._branches[ids] = Branch(self.open_path(hits))
         self._recent.append(ids)
@@ -135,8 +132,7 @@ class Writer:
             len(self.transcript),
             reason,
             n_decoded,
-            previous if opened else None,
-            opened,
+            replaced=previous if n_decoded == 0 else None,
         )
 
     def take_back(self, strides: Sequence[Stride]) -> None:
@@ -145,7 +141,7 @@ class Writer:
             ids = self._recent.pop()
             if stride.replaced:
                 self._branches[ids] = stride.replaced
-            elif stride.opened:
+            elif stride.n_decoded == 0:
                 del self._branches[ids]
             else:
                 self._branches[ids].rewind(stride.n_decoded)
