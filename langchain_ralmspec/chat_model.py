@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from langchain_core.callbacks import CallbackManagerForLLMRun
 
+    from langchain_ralmspec.ralm.run import Run
+
 _DOCUMENTS = "RALMSPEC-DOCUMENTS-7f3a"  # stands for the documents while rendering
 _ROLES: list[tuple[type[BaseMessage], str]] = [
     (SystemMessage, "system"),
@@ -99,6 +101,13 @@ class ChatRaLMSpec(RetrievalGeneration, BaseChatModel):
             chunk_position="last",
         )
         yield ChatGenerationChunk(message=last)
+
+    def start(self, question: str) -> Run:
+        """Prepare an answer that can be watched: iterate over it for its text.
+
+        ``invoke`` and ``stream`` do this and wrap it for LangChain.
+        """
+        return self._run(self._prompt([HumanMessage(question)]), None, {})
 
     def _prompt(self, messages: Sequence[BaseMessage]) -> Prompt:
         weights = self.engine.weights

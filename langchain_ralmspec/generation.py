@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.globals import get_llm_cache
 from langchain_core.prompts import BasePromptTemplate, PromptTemplate
@@ -17,6 +17,9 @@ from langchain_ralmspec.engine import Model, Sampler, Transcript
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.ralm import (
     DocumentLayout,
+    FixedStride,
+    Flare,
+    IterRetGen,
     Prompt,
     Request,
     Writer,
@@ -26,15 +29,21 @@ from langchain_ralmspec.ralm import (
 )
 from langchain_ralmspec.ralm.run import Run
 from langchain_ralmspec.retriever import RaLMSpecRetriever
-from langchain_ralmspec.speculation import GUESS_POLICIES, SpeculationStats
+from langchain_ralmspec.speculation import (
+    GUESS_POLICIES,
+    Estimates,
+    SpeculationStats,
+    StrideScheduler,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from langchain_core.documents import Document
     from langchain_core.messages.ai import UsageMetadata
 
     from langchain_ralmspec.engine.binding import Weights
+    from langchain_ralmspec.ralm import RetrievalPolicy
     from langchain_ralmspec.stores import Hit
 
 
@@ -88,6 +97,14 @@ class RetrievalGeneration(StrictArguments, Sampling):
     """Tokens generated between two retrievals."""
     query_window: int = Field(default=32, ge=1)
     """A query is the last so many tokens of question + answer so far."""
+    retrieval_policy: Literal["stride", "flare", "iter-retgen"] = "stride"
+    """When to retrieve: every ``retrieval_stride`` tokens; ``"flare"``: when the next
+    sentence has a token under ``flare_threshold``, with that sentence as the query;
+    ``"iter-retgen"``: with the whole answer, which is then written again."""
+    flare_threshold: float = Field(default=0.4, ge=0, le=1)
+    """Least probability of a token that ``"flare"`` takes for sure."""
+    retrieval_rounds: int = Field(default=2, ge=1)
+    """Answers that ``"iter-retgen"`` writes; the last one is given."""
     max_document_tokens: int = Field(default=256, ge=1)
     """A longer document is cut."""
     documents_per_step: int = Field(default=1, ge=1)
@@ -99,15 +116,21 @@ class RetrievalGeneration(StrictArguments, Sampling):
 
     speculation: bool = True
     """False is the sequential loop: the same answer, one store call a step."""
-    speculation_stride: int = Field(default=3, ge=1)
-    """Guesses that are verified in one store call."""
+    speculation_stride: int | Literal["auto"] = "auto"
+    """Guesses verified in one store call; ``"auto"`` chooses by what is measured,
+    and speculates only where that is sooner."""
+    asynchronous: bool = True
+    """Whether to write on while a verification is out, in a thread of its own."""
     prefetch_k: int = Field(default=20, ge=1)
     """Hits of every verified query that enter the session's cache."""
-    guess_policy: str = "lookup"
-    """``"lookup"`` in the session's cache, or the ``"same"`` document again."""
+    guess_policy: str = "auto"
+    """``"lookup"`` in the session's cache, the ``"same"`` document again, or
+    ``"auto"``, whichever is measured to be sooner."""
 
     # Models are shared for as long as somebody holds them: this does.
     _engine: Model | None = PrivateAttr(default=None)
+    # What requests cost, for the plans of the next ones.
+    _estimates: Estimates = PrivateAttr(default_factory=Estimates)
 
     @field_validator("retriever")
     @classmethod
@@ -130,8 +153,16 @@ class RetrievalGeneration(StrictArguments, Sampling):
     @field_validator("guess_policy")
     @classmethod
     def _known_policy(cls, value: str) -> str:
-        if value not in GUESS_POLICIES:
-            msg = f"must be one of {list(GUESS_POLICIES)}"
+        if value not in (*GUESS_POLICIES, "auto"):
+            msg = f"must be one of {[*GUESS_POLICIES, 'auto']}"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("speculation_stride")
+    @classmethod
+    def _usable_stride(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            msg = "must be at least 1, or 'auto'"
             raise ValueError(msg)
         return value
 
@@ -179,21 +210,37 @@ class RetrievalGeneration(StrictArguments, Sampling):
         request = Request(
             writer=self._writer(prompt, transcript, sampling),
             session=self.retriever.new_session(
-                k=self.documents_per_step,
-                prefetch_k=self.prefetch_k,
-                guess_policy=self.guess_policy,
-                stats=stats,
+                k=self.documents_per_step, prefetch_k=self.prefetch_k, stats=stats
             ),
-            query_text=lambda: _query_text(
-                model.weights, prompt, transcript, self.query_window
-            ),
-            stride=self.retrieval_stride,
+            policy=self._policy(prompt, transcript),
         )
         if self._may_speculate(model):
-            events = speculative(request, self.speculation_stride)
+            events = speculative(request, self._scheduler)
         else:
             events = sequential(request)
-        return Run(events, stats, stops)
+        return Run(events, stats, request.spans, stops)
+
+    @property
+    def _scheduler(self) -> StrideScheduler:
+        stride, policy = self.speculation_stride, self.guess_policy
+        return StrideScheduler(
+            self._estimates,
+            policies=tuple(GUESS_POLICIES) if policy == "auto" else (policy,),
+            stride=None if stride == "auto" else stride,
+            asynchronous=self.asynchronous,
+        )
+
+    def _policy(self, prompt: Prompt, transcript: Transcript) -> RetrievalPolicy:
+        weights = self.engine.weights
+
+        def query(window: int) -> Callable[[], str]:
+            return lambda: _query_text(weights, prompt, transcript, window)
+
+        if self.retrieval_policy == "flare":
+            return Flare(self.flare_threshold, query(self.query_window))
+        if self.retrieval_policy == "iter-retgen":
+            return IterRetGen(self.retrieval_rounds, query(0))
+        return FixedStride(self.retrieval_stride, query(self.query_window))
 
     def _may_speculate(self, model: Model) -> bool:
         if self.speculation and not model.repeatable:
@@ -300,6 +347,6 @@ def _stops(given: str | Sequence[str] | None) -> list[str]:
 def _query_text(
     weights: Weights, prompt: Prompt, transcript: Transcript, window: int
 ) -> str:
-    """The one place where a query's tokens become text."""
+    """The one place where a query's tokens become text; all of them for window 0."""
     tokens = (*prompt.question, *transcript.tokens)[-window:]
     return b"".join(map(weights.piece, tokens)).decode("utf-8", "ignore").strip()

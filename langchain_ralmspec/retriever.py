@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any, cast
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -21,10 +22,10 @@ from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.ralm.session import Session
 from langchain_ralmspec.retriever_session import RetrieverSession
 from langchain_ralmspec.speculation import GUESS_POLICIES, SpeculationStats
-from langchain_ralmspec.stores import open_store
+from langchain_ralmspec.stores import BM25Store, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from langchain_ralmspec.stores import Hit, Store
 
@@ -59,6 +60,37 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         super().model_post_init(context)
         self._store = open_store(self.vectorstore, filter=self.filter)
 
+    @classmethod
+    def from_documents(
+        cls, documents: Iterable[Document], *, kind: str = "bm25", **kwargs: Any
+    ) -> Self:
+        """Build a store from documents, and a retriever over it.
+
+        Args:
+            documents: at least one.
+            kind: of store; ``"bm25"`` is the one that needs no embeddings.
+            **kwargs: arguments of ``BM25Store.from_documents``, such as ``k1``, and
+                of this class, such as ``k``.
+
+        Raises:
+            InvalidValueError: there is no such kind, or the store refused the
+                documents or an argument.
+            MissingExtraError: the extra ``bm25`` is not installed.
+            UnknownArgumentError: an argument is neither the store's nor this class's.
+        """
+        if kind != "bm25":
+            msg = f"kind must be 'bm25', got {kind!r}; put other stores in vectorstore="
+            raise InvalidValueError(msg)
+        names = signature(BM25Store.from_documents).parameters
+        options = {name: kwargs.pop(name) for name in names if name in kwargs}
+        for name in kwargs:
+            if name not in cls.model_fields:
+                known = {*names, *cls.model_fields} - {"documents", "vectorstore"}
+                raise UnknownArgumentError.of(
+                    f"{cls.__name__}.from_documents()", name, known
+                )
+        return cls(vectorstore=BM25Store.from_documents(documents, **options), **kwargs)
+
     @property
     def key(self) -> str:
         """What tells this retriever from every other one, in caches and traces."""
@@ -83,32 +115,21 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             prefetch_k: hits of every verified query that enter the cache.
             guess_policy: ``"lookup"`` or ``"same"``.
         """
-        session = self.new_session(
-            k=self.k if k is None else k,
-            prefetch_k=prefetch_k,
-            guess_policy=guess_policy,
-        )
-        return RetrieverSession(session)
-
-    def new_session(
-        self,
-        *,
-        k: int,
-        prefetch_k: int,
-        guess_policy: str,
-        stats: SpeculationStats | None = None,
-    ) -> Session:
-        """Open a session for the loops of this package (see :meth:`session`)."""
         if guess_policy not in GUESS_POLICIES:
             known = list(GUESS_POLICIES)
             msg = f"guess_policy must be one of {known}, got {guess_policy!r}"
             raise InvalidValueError(msg)
-        _require_positive("prefetch_k", prefetch_k)
+        session = self.new_session(k=self.k if k is None else k, prefetch_k=prefetch_k)
+        return RetrieverSession(session, guess_policy)
+
+    def new_session(
+        self, *, k: int, prefetch_k: int, stats: SpeculationStats | None = None
+    ) -> Session:
+        """Open a session for the loops of this package (see :meth:`session`)."""
         return Session(
             self._store,
-            GUESS_POLICIES[guess_policy](),
             depth=_require_positive("k", k),
-            prefetch_k=prefetch_k,
+            prefetch_k=_require_positive("prefetch_k", prefetch_k),
             stats=stats,
         )
 

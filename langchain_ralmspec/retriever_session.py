@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from langchain_ralmspec.speculation import GUESS_POLICIES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -27,9 +29,10 @@ class RetrieverSession:
             if guess != truth[0]: ...              # roll back what relied on it
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, guess_policy: str) -> None:
         """Wrap a session; use :meth:`RaLMSpecRetriever.session` to make one."""
         self._session = session
+        self._policy = guess_policy
         self._current: Hits = ()
         self._encoded: dict[str, Query] = {}  # by text, until verified
 
@@ -44,10 +47,10 @@ class RetrieverSession:
         Returns:
             As many documents as the last verification returned; none before that.
         """
-        encoded = self._session.encode(query)
-        if encoded is not None:
-            self._encoded[query] = encoded
-        return _documents(self._session.guess(encoded, self._current))
+        guess = self._session.guess(self._policy, query, self._current)
+        if guess.query is not None:
+            self._encoded[query] = guess.query
+        return _documents(guess.hits)
 
     def verify(self, queries: Sequence[str]) -> list[list[Document]]:
         """Retrieve the true documents of all queries in one store call.
@@ -59,7 +62,8 @@ class RetrieverSession:
         if not queries:
             return []
         known = [self._encoded.get(query) for query in queries]
-        truth = self._session.verify(queries, known)
+        looks_up = GUESS_POLICIES[self._policy].needs_vector
+        truth = self._session.verify(queries, known, with_vectors=looks_up)
         self._encoded.clear()
         self._current = truth[-1]
         return [_documents(hits) for hits in truth]

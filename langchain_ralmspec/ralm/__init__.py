@@ -5,9 +5,17 @@ from langchain_ralmspec.ralm.events import (
     Event,
     Finished,
     RolledBack,
+    Span,
     Verified,
 )
 from langchain_ralmspec.ralm.loop import Request, sequential, speculative
+from langchain_ralmspec.ralm.policies import (
+    FixedStride,
+    Flare,
+    IterRetGen,
+    RetrievalPolicy,
+    Step,
+)
 from langchain_ralmspec.ralm.prompt import DocumentLayout, Prompt, require_room
 from langchain_ralmspec.ralm.session import Session
 from langchain_ralmspec.ralm.writer import Writer
@@ -17,10 +25,16 @@ __all__ = [
     "DocumentLayout",
     "Event",
     "Finished",
+    "FixedStride",
+    "Flare",
+    "IterRetGen",
     "Prompt",
     "Request",
+    "RetrievalPolicy",
     "RolledBack",
     "Session",
+    "Span",
+    "Step",
     "Verified",
     "Writer",
     "require_room",

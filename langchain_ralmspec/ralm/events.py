@@ -16,7 +16,8 @@ class Committed:
     """Tokens that are final, and the documents they were generated with.
 
     Attributes:
-        tokens: ids of one stride, in order.
+        tokens: ids of one step, in order; none for a draft that the next one of
+            its kind replaces.
         text: their bytes.
         hits: the documents in front of the prompt, verified.
     """
@@ -54,3 +55,23 @@ class Finished:
 
 
 Event = Committed | Verified | RolledBack | Finished
+
+
+@dataclass(slots=True)
+class Span:
+    """When something was done, for a timeline.
+
+    Attributes:
+        kind: the model was generating, or a retrieval or verification was out.
+        start: seconds on the clock of ``time.perf_counter``.
+        end: the same; equal to ``start`` until it is over.
+        kept: whether its result was used; a wrong guess makes that of later ones
+            useless.
+        queries: queries of a verification.
+    """
+
+    kind: Literal["generating", "verifying"]
+    start: float
+    end: float
+    kept: bool = False
+    queries: int = 0

@@ -1,15 +1,17 @@
 """Retrieval inside generation: the sequential loop, and the speculative one.
 
-Every ``stride`` tokens the end of question + answer becomes a query, and the
-documents in front of the prompt are replaced by what it finds (RaLMSpec section
-2). The speculative loop (section 3, Algorithm 1) guesses what the store would
-answer, goes on generating, and asks for several queries in one call. Both commit
-the same tokens under the same documents.
+Every step the end of question + answer becomes a query, and the documents in front
+of the prompt are replaced by what it finds (RaLMSpec section 2). The speculative
+loop (section 3, Algorithm 1) guesses what the store would answer, goes on writing,
+and asks for several queries in one call; the call may be out while the next steps
+are written (section 4). Both commit the same tokens under the same documents.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections import deque
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -18,147 +20,304 @@ from langchain_ralmspec.ralm.events import (
     Event,
     Finished,
     RolledBack,
+    Span,
     Verified,
 )
+from langchain_ralmspec.ralm.flights import Flights
 from langchain_ralmspec.ralm.writer import ids_of
+from langchain_ralmspec.speculation import GUESS_POLICIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Generator, Iterator
 
-    from langchain_ralmspec.ralm.session import Hits, Session
-    from langchain_ralmspec.ralm.writer import Stride, Writer
-    from langchain_ralmspec.stores.base import Query
-
-
-@dataclass(frozen=True, slots=True)
-class Guess:
-    """What the query after a stride is thought to find.
-
-    Attributes:
-        text: the query.
-        query: the query, embedded, when the guess needed that.
-        hits: the documents guessed.
-    """
-
-    text: str
-    query: Query | None
-    hits: Hits
+    from langchain_ralmspec.ralm.flights import Flight
+    from langchain_ralmspec.ralm.policies import RetrievalPolicy, Step
+    from langchain_ralmspec.ralm.session import Answer, Guess, Hits, Session
+    from langchain_ralmspec.ralm.writer import Writer
+    from langchain_ralmspec.speculation import Plan, StrideScheduler
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """One answer to be generated.
 
     Attributes:
         writer: generates.
         session: retrieves.
-        query_text: gives the current query, from question + answer so far.
-        stride: tokens generated between two retrievals.
+        policy: says when to retrieve.
+        spans: what was done when, for a timeline.
     """
 
     writer: Writer
     session: Session
-    query_text: Callable[[], str]
-    stride: int
+    policy: RetrievalPolicy
+    spans: list[Span] = field(default_factory=list)
 
-    def write(self, hits: Hits) -> Stride:
-        """Generate one stride under documents."""
+    def write(self, hits: Hits, number: int) -> tuple[Step, Span]:
+        """Write step ``number`` under documents."""
         self.session.stats.steps += 1
-        with self.session.stats.timing("generating"):
-            return self.writer.write(hits, self.stride)
+        start = time.perf_counter()
+        step = self.policy.write(self.writer, hits, number)
+        span = Span("generating", start, time.perf_counter())
+        self.spans.append(span)
+        self.session.stats.spend(span.end - span.start, "generating")
+        return step, span
 
-    def commit(self, stride: Stride) -> Committed:
-        """Count a stride as final, and tell of it."""
+    def retrieve(self, text: str) -> Answer:
+        """Wait for the documents of one query."""
+        start = time.perf_counter()
+        answer = self.session.retrieve(text)
+        end = time.perf_counter()
+        self.spans.append(Span("verifying", start, end, kept=True, queries=1))
+        return answer
+
+    def commit(self, step: Step, span: Span) -> Committed:
+        """Count a step as final, and tell of it."""
+        span.kept = True
         transcript = self.writer.transcript
-        tokens = tuple(transcript.tokens[stride.start : stride.end])
+        if not step.strides:
+            return Committed((), b"", step.hits)
+        start, end = step.strides[0].start, step.strides[-1].end
+        tokens = tuple(transcript.tokens[start:end])
         self.session.stats.tokens_kept += len(tokens)
-        text = transcript.text_bytes(stride.start, stride.end)
-        return Committed(tokens, text, stride.hits)
+        return Committed(tokens, transcript.text_bytes(start, end), step.hits)
 
 
-def sequential(request: Request) -> Iterator[Event]:
-    """Wait for the store, generate a stride, wait for the store, …."""
-    while True:
-        stride = request.write(request.session.retrieve(request.query_text()))
+def sequential(request: Request) -> Generator[Event, None, None]:
+    """Wait for the store, write a step, wait for the store, …."""
+    query: str | None = request.policy.first_query()
+    number = 0
+    while query is not None:
+        (hits,) = request.retrieve(query).truth
+        step, span = request.write(hits, number)
         request.writer.prune()
-        yield request.commit(stride)
-        if stride.reason:
-            yield Finished(stride.reason)
-            return
+        yield request.commit(step, span)
+        query, number = step.query, number + 1
+    assert step.reason  # noqa: S101  an answer without a next query is complete
+    yield Finished(step.reason)
 
 
-def speculative(request: Request, speculation_stride: int) -> Iterator[Event]:
-    """Generate up to ``speculation_stride`` strides, then verify their guesses."""
-    session = request.session
-    text = request.query_text()
-    (hits,) = session.verify([text], [session.encode(text)])
-    while True:
-        # A round. Its first stride stands on verified documents: it is final.
-        request.writer.prune()
-        strides = [request.write(hits)]
-        yield request.commit(strides[0])
-        guesses = _speculate(request, strides, speculation_stride)
-        if guesses:
-            truth = session.verify(
-                [guess.text for guess in guesses], [guess.query for guess in guesses]
-            )
-            n_right = _count_right(guesses, truth)
-            yield _judged(session, len(guesses), n_right)
-            wrong = strides[n_right + 1 :]
-            if wrong:
-                yield _roll_back(request, wrong)
-            for stride in strides[1 : n_right + 1]:
-                yield request.commit(stride)
-            hits = truth[min(n_right, len(truth) - 1)]
-            if n_right < len(guesses):
-                continue
-        if strides[-1].reason:
-            yield Finished(strides[-1].reason)
-            return
+def speculative(
+    request: Request, scheduler: StrideScheduler
+) -> Generator[Event, None, None]:
+    """Write on under guessed documents, and verify the guesses in batches."""
+    with Flights(request.session) as flights:
+        yield from _Speculation(request, scheduler, flights).events()
 
 
-def _speculate(
-    request: Request, strides: list[Stride], speculation_stride: int
-) -> list[Guess]:
-    """Guess after every stride and write the next; stops where the answer does.
+@dataclass(slots=True)
+class _Speculation:
+    """The state of a speculative request.
 
-    Appends to ``strides``. The last guess is verified before anything is written
-    on it, so there are as many guesses as strides, or one fewer when the answer is
-    complete.
+    The guesses that are not judged yet are, in order, those in flight and those of
+    ``group``. Each has a step in ``open`` that was written on it, but the newest,
+    whose step comes next.
+
+    Attributes:
+        request: what is asked.
+        scheduler: makes the plans, and learns from what they cost.
+        flights: verifications that are out.
+        plan: the one that is followed.
+        group: guesses that wait to be sent.
+        open: steps that stand on guesses, and their spans.
+        n_committed: steps that are final.
     """
-    session = request.session
-    guesses: list[Guess] = []
-    while not strides[-1].reason:
-        text = request.query_text()
-        query = session.encode(text)
-        hits = session.guess(query, strides[-1].hits)
-        guesses.append(Guess(text, query, hits))
-        if len(guesses) == speculation_stride:
-            break
-        strides.append(request.write(hits))
-    return guesses
+
+    request: Request
+    scheduler: StrideScheduler
+    flights: Flights
+    plan: Plan = field(init=False)
+    group: list[Guess] = field(default_factory=list)
+    open: deque[tuple[Step, Span]] = field(default_factory=deque)
+    n_committed: int = 0
+    _previous: tuple[str, ...] = ()  # documents of the step before
+
+    def events(self) -> Iterator[Event]:
+        """The answer, step by step."""
+        hits = self._first()
+        while True:
+            step = yield from self._write(hits)
+            if not self.group:
+                self.plan = self.scheduler.plan()
+            corrected: Hits | None
+            if step.query is None:
+                corrected = yield from self._judge_all()
+                if corrected is None:
+                    assert step.reason  # noqa: S101  it is complete
+                    yield Finished(step.reason)
+                    return
+            elif self.plan.policy is None:
+                corrected = yield from self._judge_all()
+                if corrected is None:
+                    corrected = self._retrieve(step)
+            else:
+                hits = self._guess(self.plan.policy, step.query, step.hits)
+                corrected = yield from self._verify()
+            if corrected is not None:
+                hits = corrected
+
+    def _first(self) -> Hits:
+        """Retrieve the first documents, into the cache if guesses will need it."""
+        request, estimates = self.request, self.scheduler.estimates
+        self.plan = self.scheduler.plan()
+        looks_up = self._looks_up
+        text = request.policy.first_query()
+        start = time.perf_counter()
+        answer = request.session.ask([text], [None], with_vectors=looks_up)
+        end = time.perf_counter()
+        request.spans.append(Span("verifying", start, end, kept=True, queries=1))
+        request.session.stats.spend(end - start, "waiting")
+        request.session.learn(answer)
+        estimates.retrieved(answer.seconds, answer.embedding)
+        return answer.truth[0]
+
+    @property
+    def _looks_up(self) -> bool:
+        """Whether guesses of the plan need vectors in the cache."""
+        policy = self.plan.policy
+        return policy is not None and GUESS_POLICIES[policy].needs_vector
+
+    def _write(self, hits: Hits) -> Generator[Event, None, Step]:
+        """Write the next step; final at once when no guess before it is open."""
+        changed = ids_of(hits) != self._previous
+        overlapped = bool(self.flights) and not self.flights.has_landed
+        step, span = self.request.write(hits, self.n_committed + len(self.open))
+        self.scheduler.estimates.generated(
+            span.end - span.start, changed=changed, overlapped=overlapped
+        )
+        self._previous = ids_of(hits)
+        if self.flights or self.group:
+            self.open.append((step, span))
+        else:
+            yield self._commit(step, span)
+        return step
+
+    def _commit(self, step: Step, span: Span) -> Committed:
+        self.n_committed += 1
+        self.request.writer.prune(sum(len(step.strides) for step, _ in self.open))
+        return self.request.commit(step, span)
+
+    def _retrieve(self, step: Step) -> Hits:
+        """Ask for the next documents and wait, as the sequential loop does."""
+        assert step.query is not None  # noqa: S101  the caller has looked
+        self._follow()
+        answer = self.request.retrieve(step.query)
+        estimates = self.scheduler.estimates
+        estimates.retrieved(answer.seconds, answer.embedding)
+        (hits,) = answer.truth
+        estimates.judged("same", right=ids_of(hits) == ids_of(step.hits))
+        return hits
+
+    def _guess(self, policy: str, query: str, current: Hits) -> Hits:
+        """Guess the next documents."""
+        self._follow()
+        start = time.perf_counter()
+        guess = self.request.session.guess(policy, query, current)
+        self.scheduler.estimates.guessed(policy, time.perf_counter() - start)
+        self.group.append(guess)
+        return guess.hits
+
+    def _follow(self) -> None:
+        """Count a decision that follows the plan."""
+        plans = self.request.session.stats.plans
+        plans[self.plan.label] = plans.get(self.plan.label, 0) + 1
+
+    def _verify(self) -> Generator[Event, None, Hits | None]:
+        """Send the group when it is full, and judge what has come back."""
+        if len(self.group) >= self.plan.stride:
+            corrected = yield from self._send()
+            if corrected is not None:
+                return corrected
+        return (yield from self._judge(self.plan.in_flight))
+
+    def _judge_all(self) -> Generator[Event, None, Hits | None]:
+        """Send what is left, and wait until every guess is judged."""
+        if self.group:
+            corrected = yield from self._send()
+            if corrected is not None:
+                return corrected
+        return (yield from self._judge(0))
+
+    def _send(self) -> Generator[Event, None, Hits | None]:
+        """Send the group, as soon as fewer calls are out than may be."""
+        corrected = yield from self._judge(max(self.plan.in_flight, 1) - 1)
+        if corrected is None:
+            self.flights.send(self.group, self.plan, with_vectors=self._looks_up)
+            self.group = []
+        return corrected
+
+    def _judge(self, n_left: int) -> Generator[Event, None, Hits | None]:
+        """Judge verifications, oldest first, until ``n_left`` at most are out.
+
+        Returns:
+            The true documents in the place of the first wrong guess, from which
+            writing has to go on; None when all were right.
+        """
+        while len(self.flights) > n_left or self.flights.has_landed:
+            flight, answer = self.flights.land()
+            truth = answer.truth
+            n_right = _count_right(flight.guesses, truth)
+            self._learn(flight, answer, n_right)
+            yield Verified(len(flight.guesses), n_right)
+            # The newest guess may be right and have no step yet.
+            n_final = min(n_right, len(self.open))
+            final = [self.open.popleft() for _ in range(n_final)]
+            all_right = n_right == len(flight.guesses)
+            if not all_right:
+                yield from self._roll_back()
+                self._previous = ids_of(flight.guesses[n_right].current)
+            for step, span in final:
+                yield self._commit(step, span)
+            if not all_right:
+                return truth[n_right]
+        return None
+
+    def _roll_back(self) -> Iterator[RolledBack]:
+        """Take back everything that stands on a wrong guess."""
+        wrong = [step for step, _ in self.open]
+        self.flights.abandon()
+        self.group = []
+        self.open.clear()
+        if wrong:
+            n_tokens = sum(step.n_tokens for step in wrong)
+            self.request.session.stats.tokens_rolled_back += n_tokens
+            with self.request.session.stats.timing("generating"):
+                self.request.writer.take_back(
+                    [s for step in wrong for s in step.strides]
+                )
+            yield RolledBack(n_tokens)
+
+    def _learn(self, flight: Flight, answer: Answer, n_right: int) -> None:
+        """Keep what a verification found, and what it tells about costs and guesses."""
+        session, estimates = self.request.session, self.scheduler.estimates
+        session.learn(answer)
+        n_guesses, policy = len(flight.guesses), flight.plan.policy
+        assert policy is not None  # noqa: S101  else nothing was guessed
+        flight.span.kept = n_right == n_guesses
+        session.stats.verifications.append((n_guesses, answer.seconds))
+        # Guesses behind a wrong one were made for an answer that never was: their
+        # being right or wrong says nothing, so they are not counted.
+        n_judged = min(n_right + 1, n_guesses)
+        session.stats.rounds += 1
+        session.stats.guesses += n_judged
+        session.stats.right_guesses += n_right
+        estimates.verified(
+            policy,
+            n_guesses,
+            answer.seconds,
+            computing=answer.computing,
+            overlapped=flight.plan.in_flight > 0,
+        )
+        pairs = zip(flight.guesses[:n_judged], answer.truth, strict=False)
+        for number, (guess, hits) in enumerate(pairs):
+            estimates.judged(policy, right=number < n_right)
+            if policy != "same":
+                stayed = ids_of(hits) == ids_of(guess.current)
+                estimates.judged("same", right=stayed)
 
 
-def _count_right(guesses: list[Guess], truth: list[Hits]) -> int:
+def _count_right(guesses: tuple[Guess, ...], truth: list[Hits]) -> int:
     """Number of guesses before the first wrong one."""
     pairs = zip(guesses, truth, strict=True)
     right = takewhile(lambda pair: ids_of(pair[0].hits) == ids_of(pair[1]), pairs)
     return sum(1 for _ in right)
-
-
-def _judged(session: Session, n_guesses: int, n_right: int) -> Verified:
-    # Guesses behind a wrong one were made for an answer that never was: their
-    # being right or wrong says nothing, so they are not counted.
-    session.stats.rounds += 1
-    session.stats.guesses += min(n_right + 1, n_guesses)
-    session.stats.right_guesses += n_right
-    return Verified(n_guesses, n_right)
-
-
-def _roll_back(request: Request, wrong: list[Stride]) -> RolledBack:
-    """Take back the strides that were written under wrong documents."""
-    n_tokens = wrong[-1].end - wrong[0].start
-    request.session.stats.tokens_rolled_back += n_tokens
-    with request.session.stats.timing("generating"):
-        request.writer.take_back(wrong)
-    return RolledBack(n_tokens)

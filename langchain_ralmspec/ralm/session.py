@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.errors import EmptyStoreError
 from langchain_ralmspec.ralm.writer import ids_of
-from langchain_ralmspec.speculation import Lookup, SessionCache, SpeculationStats
+from langchain_ralmspec.speculation import (
+    GUESS_POLICIES,
+    SpeculationStats,
+    session_cache,
+)
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.ties import is_near_tie
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from langchain_ralmspec.speculation import GuessPolicy
+    import numpy as np
+
     from langchain_ralmspec.stores.base import Hit, Query, Store
 
 Hits = tuple["Hit", ...]
@@ -21,8 +28,50 @@ Hits = tuple["Hit", ...]
 _CAPACITY = 1024  # documents in a session's cache
 
 
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What a query is thought to find.
+
+    Attributes:
+        text: the query.
+        query: the query, embedded, when the guess needed that.
+        hits: the documents guessed.
+        current: the documents that the query was written under.
+    """
+
+    text: str
+    query: Query | None
+    hits: Hits
+    current: Hits
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the store said to the queries of one verification.
+
+    Attributes:
+        truth: for every query the documents that the sequential loop would get.
+        found: all that was found for it, for the cache.
+        n_calls: store calls made.
+        n_queries: queries sent in those.
+        seconds: of all of it, embedding included.
+        embedding: seconds of it in the query encoder.
+        computing: seconds of it in which the asking thread was busy, not waiting.
+    """
+
+    truth: list[Hits]
+    found: list[list[Hit]]
+    n_calls: int = 0
+    n_queries: int = 0
+    seconds: float = 0.0
+    embedding: float = 0.0
+    computing: float = 0.0
+
+
 class Session:
     """A store seen through a cache that no other session shares.
+
+    Only :meth:`ask` may be called from other threads.
 
     Attributes:
         depth: documents per step; the whole ordered list must match.
@@ -32,7 +81,6 @@ class Session:
     def __init__(
         self,
         store: Store,
-        policy: GuessPolicy | None = None,
         *,
         depth: int = 1,
         prefetch_k: int = 20,
@@ -42,7 +90,6 @@ class Session:
 
         Args:
             store: answers queries.
-            policy: how documents are guessed; by look-up when None.
             depth: documents per step.
             prefetch_k: hits of every verified query that enter the cache.
             stats: counters to add to; fresh ones when None.
@@ -50,45 +97,73 @@ class Session:
         self.depth = depth
         self.stats = stats or SpeculationStats()
         self._store = store
-        self._policy = policy or Lookup()
         self._prefetch_k = max(prefetch_k, depth)
-        self._cache = SessionCache(store.metric, max(_CAPACITY, self._prefetch_k))
+        self._cache = session_cache(store.metric, max(_CAPACITY, self._prefetch_k))
         self._hits: dict[str, Hit] = {}
 
-    def encode(self, text: str) -> Query | None:
-        """Embed one query now, if the guess is going to look at its vector."""
-        if not self._policy.needs_vector:
-            return None
-        return self._encode([text])[0]
+    def guess(self, policy: str, text: str, current: Hits) -> Guess:
+        """Guess the documents for a query from what the session has seen.
 
-    def guess(self, query: Query | None, current: Hits) -> Hits:
-        """Guess the documents for a query from what the session has seen."""
-        vector = query.vector if query else None
-        ids = self._policy.guess(self._cache, vector, ids_of(current))
+        Args:
+            policy: a name in ``GUESS_POLICIES``.
+            text: the query.
+            current: the documents that the query was written under.
+
+        Raises:
+            StoreError: the encoder failed.
+        """
+        rule = GUESS_POLICIES[policy]()
+        with self.stats.timing("guessing"):
+            query = None
+            if rule.needs_vector:
+                start = time.perf_counter()
+                (query,) = self._encode([text])
+                self.stats.spend(time.perf_counter() - start, "embedding")
+            vector = query.vector if query else None
+            ids = rule.guess(self._cache, vector, ids_of(current))
         known = {hit.id: hit for hit in current}
-        return tuple(known.get(i) or self._hits[i] for i in ids)
+        hits = tuple(known.get(i) or self._hits[i] for i in ids)
+        return Guess(text, query, hits, current)
 
-    def retrieve(self, text: str) -> Hits:
+    def retrieve(self, text: str) -> Answer:
         """Ask the store for one query, as the sequential loop does.
 
         Raises:
             EmptyStoreError: the store found nothing.
             StoreError: the store or its encoder failed.
         """
-        with self.stats.timing("waiting"):
-            (query,) = self._encode([text])
-        (hits,) = self._search([query], self._k(self.depth), with_vectors=False)
-        return self._top(text, hits)
+        answer = self._ask_alone(text)
+        self.count(answer)
+        self.stats.spend(answer.seconds, "waiting")
+        return answer
 
     def verify(
-        self, texts: Sequence[str], queries: Sequence[Query | None]
+        self,
+        texts: Sequence[str],
+        queries: Sequence[Query | None],
+        *,
+        with_vectors: bool = True,
     ) -> list[Hits]:
-        """Ask the store for many queries in one call, and learn from the answer.
+        """:meth:`ask`, wait and :meth:`learn`."""
+        answer = self.ask(texts, queries, with_vectors=with_vectors)
+        self.stats.spend(answer.seconds, "waiting")
+        self.learn(answer)
+        return answer.truth
+
+    def ask(
+        self,
+        texts: Sequence[str],
+        queries: Sequence[Query | None],
+        *,
+        with_vectors: bool,
+    ) -> Answer:
+        """Ask the store for many queries in one call; changes nothing here.
 
         Args:
             texts: the query texts.
-            queries: what :meth:`encode` gave for each; where that was None, all are
-                encoded here in one batch.
+            queries: them embedded; where one is None, all are encoded here, in one
+                batch.
+            with_vectors: whether the answer is to fill the cache.
 
         Returns:
             For every query the documents that :meth:`retrieve` would give.
@@ -97,19 +172,33 @@ class Session:
             EmptyStoreError: the store found nothing.
             StoreError: the store or its encoder failed.
         """
+        start, busy = time.perf_counter(), time.thread_time()
         ready = [query for query in queries if query is not None]
         if len(ready) < len(texts):
-            with self.stats.timing("waiting"):
-                ready = self._encode(texts)
-        looks_up = self._policy.needs_vector
+            ready = self._encode(texts)
+        embedding = time.perf_counter() - start
         # One more than the depth shows whether the last place is a near tie.
-        k = self._width if looks_up else self._k(self.depth + 1)
-        found = self._search(ready, k, with_vectors=looks_up)
-        for hits in found:
+        k = self._width if with_vectors else self._k(self.depth + 1)
+        found = self._search(ready, k, with_vectors=with_vectors)
+        answer = Answer([], found, n_calls=1, n_queries=len(ready), embedding=embedding)
+        for query, hits in zip(ready, found, strict=True):
+            answer.truth.append(self._settled(query, hits, answer))
+        answer.seconds = time.perf_counter() - start
+        answer.computing = time.thread_time() - busy
+        return answer
+
+    def learn(self, answer: Answer) -> None:
+        """Count an answer, and let what it found into the cache."""
+        self.count(answer)
+        for hits in answer.found:
             self._remember(hits[: self._prefetch_k])
-        return [
-            self._settled(query, hits) for query, hits in zip(ready, found, strict=True)
-        ]
+
+    def count(self, answer: Answer) -> None:
+        """Count an answer's calls and seconds."""
+        self.stats.store_calls += answer.n_calls
+        self.stats.queries += answer.n_queries
+        self.stats.spend(answer.embedding, "embedding")
+        self.stats.spend(answer.seconds - answer.embedding, "searching")
 
     @property
     def _width(self) -> int:
@@ -124,22 +213,29 @@ class Session:
         return wanted if self._store.is_nested else self._width
 
     def _encode(self, texts: Sequence[str]) -> list[Query]:
-        with (
-            self.stats.timing("embedding"),
-            reported_as_store_error(type(self._store).__name__, "encode"),
-        ):
+        with reported_as_store_error(type(self._store).__name__, "encode"):
             return self._store.encode(texts)
 
     def _search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool
     ) -> list[list[Hit]]:
-        self.stats.store_calls += 1
-        self.stats.queries += len(queries)
-        with (
-            self.stats.timing("searching", "waiting"),
-            reported_as_store_error(type(self._store).__name__, "search"),
-        ):
+        with reported_as_store_error(type(self._store).__name__, "search"):
             return self._store.search(queries, k, with_vectors=with_vectors)
+
+    def _ask_alone(self, text: str) -> Answer:
+        start, busy = time.perf_counter(), time.thread_time()
+        (query,) = self._encode([text])
+        embedding = time.perf_counter() - start
+        (hits,) = found = self._search([query], self._k(self.depth), with_vectors=False)
+        return Answer(
+            [self._top(text, hits)],
+            found,
+            n_calls=1,
+            n_queries=1,
+            seconds=time.perf_counter() - start,
+            embedding=embedding,
+            computing=time.thread_time() - busy,
+        )
 
     def _remember(self, hits: Sequence[Hit]) -> None:
         # The best last, so that it is the last to be evicted.
@@ -151,15 +247,19 @@ class Session:
             if document_id not in self._cache:  # it may have come in again since
                 self._hits.pop(document_id, None)
 
-    def _settled(self, query: Query, hits: list[Hit]) -> Hits:
+    def _settled(self, query: Query, hits: list[Hit], answer: Answer) -> Hits:
         """Top documents; a near tie is decided by the query embedded alone."""
-        if query.batched and self._is_near_tie(query, hits):
-            return self.retrieve(query.text)
-        return self._top(query.text, hits)
+        if not (query.batched and self._is_near_tie(query, hits)):
+            return self._top(query.text, hits)
+        alone = self._ask_alone(query.text)
+        answer.n_calls += 1
+        answer.n_queries += 1
+        answer.embedding += alone.embedding
+        return alone.truth[0]
 
     def _is_near_tie(self, query: Query, hits: list[Hit]) -> bool:
         scores = [hit.score for hit in hits]
-        vector = query.vector
+        vector: np.ndarray | None = query.vector  # type: ignore[assignment]  # batched
         norm = 1.0 if vector is None else float(vector @ vector) ** 0.5
         return is_near_tie(scores, self.depth, self._store.metric, norm)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from langchain_ralmspec.engine import Sampler, Transcript
@@ -76,6 +77,8 @@ class Stride:
         reason: why the answer is complete; None when it goes on.
         n_decoded: what the branch had decoded before it; 0 when it was opened for it.
         replaced: the branch that its branch took the place of, if any.
+        least_probability: that of the least probable of its tokens, as the model
+            gives it, when it was asked for; else 1.
     """
 
     hits: tuple[Hit, ...]
@@ -84,6 +87,7 @@ class Stride:
     reason: FinishReason | None
     n_decoded: int
     replaced: Branch | None
+    least_probability: float = 1.0
 
 
 @dataclass(slots=True)
@@ -116,16 +120,24 @@ class Writer:
     _branches: dict[Ids, Branch] = field(default_factory=dict)
     _recent: list[Ids] = field(default_factory=list)  # of every stride, in order
 
-    def write(self, hits: tuple[Hit, ...], n_tokens: int) -> Stride:
-        """Write at most ``n_tokens`` tokens under ``hits``."""
+    def write(
+        self, hits: tuple[Hit, ...], n_tokens: int, *, sentence: bool = False
+    ) -> Stride:
+        """Write at most ``n_tokens`` tokens under ``hits``.
+
+        Args:
+            hits: the documents in front of the prompt.
+            n_tokens: length limit.
+            sentence: stop after one sentence, and note the least probability.
+        """
         ids = ids_of(hits)
         previous = self._branches.get(ids)
-        branch = previous if previous and ids in self._kept() else None
+        branch = previous if previous and ids in self._kept(self._recent) else None
         if branch is None:
             branch = self._branches[ids] = Branch(self.open_path(hits))
         self._recent.append(ids)
         start, n_decoded = len(self.transcript), branch.n_decoded
-        reason = self._generate(branch, n_tokens)
+        reason, least = self._generate(branch, n_tokens, sentence=sentence)
         return Stride(
             hits,
             start,
@@ -133,6 +145,7 @@ class Writer:
             reason,
             n_decoded,
             replaced=previous if n_decoded == 0 else None,
+            least_probability=least,
         )
 
     def take_back(self, strides: Sequence[Stride]) -> None:
@@ -147,34 +160,54 @@ class Writer:
                 self._branches[ids].rewind(stride.n_decoded)
             self.transcript.truncate(stride.start)
 
-    def prune(self) -> None:
-        """Let go of what only taking strides back could need."""
-        kept = self._kept()
+    def prune(self, n_open: int = 0) -> None:
+        """Let go of what not even taking back the last ``n_open`` strides needs."""
+        settled = self._recent[: len(self._recent) - n_open]
+        kept = self._kept(settled) | set(self._recent[len(settled) :])
         self._branches = {ids: b for ids, b in self._branches.items() if ids in kept}
 
-    def _kept(self) -> set[Ids]:
+    @staticmethod
+    def _kept(recent: list[Ids]) -> set[Ids]:
         """The last ``N_RECENT`` different documents."""
         kept: dict[Ids, None] = {}
-        for ids in reversed(self._recent):
+        for ids in reversed(recent):
             kept[ids] = None
             if len(kept) == N_RECENT:
                 break
         return set(kept)
 
-    def _generate(self, branch: Branch, n_tokens: int) -> FinishReason | None:
-        answer = self.transcript
+    def _generate(
+        self, branch: Branch, n_tokens: int, *, sentence: bool
+    ) -> tuple[FinishReason | None, float]:
+        answer, least = self.transcript, 1.0
         text = (*self.prompt.tail, *answer.tokens)
         pending: Sequence[int] = text[branch.n_decoded :]
         for _ in range(n_tokens):
-            token = self.sampler.sample(branch.extend(pending), answer.tokens)
+            logits = branch.extend(pending)
+            token = self.sampler.sample(logits, answer.tokens)
+            if sentence:
+                least = min(least, _probability(logits, token))
             if self.is_end(token):
-                return "stop"
-            if answer.append(token, self.piece(token)):
-                return "stop"
+                return "stop", least
+            piece = self.piece(token)
+            if answer.append(token, piece):
+                return "stop", least
             if len(answer) >= self.max_tokens:
-                return "length"
+                return "length", least
+            if sentence and _ends_sentence(piece):
+                break
             pending = (token,)
-        return None
+        return None, least
+
+
+def _probability(logits: NDArray[np.float32], token: int) -> float:
+    """Softmax of one token."""
+    exponentials = np.exp(logits - logits.max())
+    return float(exponentials[token] / exponentials.sum())
+
+
+def _ends_sentence(piece: bytes) -> bool:
+    return b"\n" in piece or piece.rstrip().endswith((b".", b"!", b"?"))
 
 
 def ids_of(hits: Sequence[Hit]) -> Ids:

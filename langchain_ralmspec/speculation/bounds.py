@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from langchain_ralmspec.speculation.stride import call_seconds, expected_steps
+
+if TYPE_CHECKING:
+    from langchain_ralmspec.speculation.costs import Line
 
 _LONGEST_STRIDE = 64
 
@@ -12,20 +18,21 @@ class Bounds:
     """Costs of one workload, in seconds, and the speed-ups that they allow.
 
     Attributes:
-        generation: generating one stride, the paper's *a*.
-        retrieval: one retrieval of the sequential loop, the paper's *b*.
+        generation: generating one step, the paper's *a*.
+        retrieval: one retrieval of the sequential loop, the paper's *b(1)*.
         guess: what a guess costs; 0 when no query is embedded for it.
-        verification_base: *b0*, where verifying s guesses costs b0 + b1·s.
-        verification_per_query: *b1* of the same.
+        verification: *b(s)*.
         guess_accuracy: probability that a guess is right, *γ*.
+        max_in_flight: calls that may be out while the model writes; 0 when
+            verification is synchronous.
     """
 
     generation: float
     retrieval: float
     guess: float
-    verification_base: float
-    verification_per_query: float
+    verification: Line
     guess_accuracy: float
+    max_in_flight: int = 0
 
     @property
     def ceiling(self) -> float:
@@ -34,18 +41,22 @@ class Bounds:
 
     @property
     def attainable(self) -> float:
-        """Speed-up of the best fixed speculation stride, verifying synchronously.
+        """Speed-up of the best fixed plan, were its costs always their mean.
 
         Never under 1, because not to speculate is a choice.
         """
-        return max(1.0, *map(self._speedup, range(1, _LONGEST_STRIDE + 1)))
+        strides = range(1, _LONGEST_STRIDE + 1)
+        flights = range(self.max_in_flight + 1)
+        return max(1.0, *(self._speedup(s, d) for s in strides for d in flights))
 
-    def _speedup(self, stride: int) -> float:
-        """E(s)·(a + b) / (s·a + b0 + b1·s), with E(s) = (1 - γ^s) / (1 - γ)."""
-        verified = sum(self.guess_accuracy**i for i in range(stride))
-        seconds = (
-            stride * (self.generation + self.guess)
-            + self.verification_base
-            + stride * self.verification_per_query
+    def _speedup(self, stride: int, in_flight: int) -> float:
+        """E(s)·(a + b(1)) / T(s, d)."""
+        seconds = call_seconds(
+            self.guess_accuracy,
+            stride,
+            in_flight,
+            step=self.generation + self.guess,
+            verification=self.verification(stride),
         )
-        return verified * (self.generation + self.retrieval) / seconds
+        kept = expected_steps(self.guess_accuracy, stride)
+        return kept * (self.generation + self.retrieval) / seconds

@@ -2,38 +2,54 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from numpy.typing import NDArray
-
-Metric = Literal["inner_product", "squared_l2", "cosine"]
+Metric = Literal["inner_product", "squared_l2", "cosine", "sparse"]
 
 
-class SessionCache:
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseVector:
+    """The non-zero places of a vector as long as a vocabulary.
+
+    Attributes:
+        tokens: token ids, ascending, each once; integers, shape ``(n,)``.
+        values: float32, shape ``(n,)``. Of a document its weight for each token,
+            from the statistics of the whole corpus; of a query how often it has
+            the token.
+    """
+
+    tokens: NDArray[np.integer[Any]]
+    values: NDArray[np.float32]
+
+
+Vector: TypeAlias = NDArray[np.float32] | SparseVector
+"""Which of the two, a store's metric decides."""
+
+
+class SessionCache(ABC):
     """Documents seen in one session, searched by the store's own metric.
 
     If a query's true best document is in here, it ranks first here too, for an
-    exact store. A look-up is one matrix-vector product over a matrix that is
-    allocated once. The documents used longest ago make room for new ones.
+    exact store. The documents used longest ago make room for new ones.
     """
 
-    def __init__(self, metric: Metric, capacity: int = 1024) -> None:
+    def __init__(self, capacity: int = 1024) -> None:
         """Make an empty cache for ``capacity`` documents."""
         if capacity < 1:
             msg = f"capacity must be at least 1, got {capacity}"
             raise ValueError(msg)
-        self._metric = metric
         self._capacity = capacity
         self._rows: OrderedDict[str, int] = OrderedDict()  # least recent first
         self._ids: list[str] = []  # by row
-        self._matrix: NDArray[np.float32] | None = None
-        self._squares = np.zeros(capacity, np.float32)
 
     def __len__(self) -> int:
         """Number of cached documents."""
@@ -43,7 +59,7 @@ class SessionCache:
         """Whether a document is cached."""
         return document_id in self._rows
 
-    def add(self, documents: Iterable[tuple[str, NDArray[np.float32]]]) -> list[str]:
+    def add(self, documents: Iterable[tuple[str, Vector]]) -> list[str]:
         """Insert ``(id, vector)`` pairs, or mark them as used again.
 
         Returns:
@@ -65,32 +81,150 @@ class SessionCache:
             self._store(row, vector)
         return evicted
 
+    def top(self, query: Vector, n: int = 1) -> tuple[str, ...]:
+        """Ids of the ``n`` best cached documents, best first.
+
+        Args:
+            query: a vector of the kind that the documents have. Its length does
+                not matter to the order under ``"cosine"``, so it need not be
+                normalised.
+            n: how many; fewer come back when fewer are cached.
+
+        Returns:
+            The ids; equal scores by the smaller id.
+        """
+        if not self._rows:
+            return ()
+        scores = self._scores(query)
+        if n == 1:
+            best = np.flatnonzero(scores == scores.max())
+        else:
+            cut = len(scores) - min(n, len(scores))
+            best = np.flatnonzero(scores >= np.partition(scores, cut)[cut])
+        badness = (-scores[best]).tolist()
+        ranked = sorted(zip(badness, (self._ids[row] for row in best), strict=True))
+        return tuple(document_id for _, document_id in ranked[:n])
+
+    @abstractmethod
+    def _store(self, row: int, vector: Any) -> None:
+        """Put a document's vector into a row, over what was there."""
+
+    @abstractmethod
+    def _scores(self, query: Any) -> NDArray[np.float32]:
+        """Score of every row in use, higher is better, shape ``(len(self),)``."""
+
+
+class DenseCache(SessionCache):
+    """Documents with dense vectors.
+
+    A look-up is one matrix-vector product over a matrix that is allocated once.
+    """
+
+    def __init__(self, metric: Metric, capacity: int = 1024) -> None:
+        """Make an empty cache for ``capacity`` documents."""
+        super().__init__(capacity)
+        self._metric = metric
+        self._matrix = np.zeros((0, 0), np.float32)
+        self._squares = np.zeros(capacity, np.float32)
+
     def _store(self, row: int, vector: NDArray[np.float32]) -> None:
-        if self._matrix is None:
+        if not len(self._matrix):  # now the dimension is known
             self._matrix = np.zeros((self._capacity, len(vector)), np.float32)
         if self._metric == "cosine":
             vector = vector / (np.linalg.norm(vector) or 1.0)
         self._matrix[row] = vector
         self._squares[row] = vector @ vector
 
-    def top(self, query: NDArray[np.float32], n: int = 1) -> tuple[str, ...]:
-        """Ids of the ``n`` nearest cached documents, best first.
-
-        Args:
-            query: shape ``(dimension,)``. Its length does not matter to the
-                order under ``"cosine"``, so it need not be normalised.
-            n: how many; fewer come back when fewer are cached.
-        """
-        if self._matrix is None:
-            return ()
-        size = len(self._rows)
-        scores = self._matrix[:size] @ query
+    def _scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        size = len(self)
+        scores: NDArray[np.float32] = self._matrix[:size] @ query
         if self._metric == "squared_l2":  # |q - v|² = |q|² - 2 q·v + |v|²
             scores = 2 * scores - self._squares[:size]
-        if n == 1:
-            best = np.flatnonzero(scores == scores.max())
-        else:
-            threshold = np.partition(scores, -min(n, size))[-min(n, size)]
-            best = np.flatnonzero(scores >= threshold)
-        ranked = sorted((-scores[row], self._ids[row]) for row in best)
-        return tuple(document_id for _, document_id in ranked[:n])
+        return scores
+
+
+class SparseCache(SessionCache):
+    """Documents with sparse vectors, scored to the last bit as their store does.
+
+    That is: in float32, one token after the other in ascending order, a token that
+    the query has twice added twice.
+    """
+
+    def __init__(self, capacity: int = 1024) -> None:
+        """Make an empty cache for ``capacity`` documents."""
+        super().__init__(capacity)
+        self._vectors: list[SparseVector] = []  # by row
+        self._joined = _NOTHING
+
+    def _store(self, row: int, vector: SparseVector) -> None:
+        if row < self._joined.n_rows:  # one was evicted
+            self._joined = _NOTHING
+        self._vectors[row : row + 1] = [vector]
+
+    def _scores(self, query: SparseVector) -> NDArray[np.float32]:
+        missing = self._vectors[self._joined.n_rows :]
+        if missing:
+            self._joined = self._joined.extended(missing)
+        return self._joined.scores(query)
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """Sparse vectors end to end, so that NumPy can score all of them at once.
+
+    Attributes:
+        n_rows: number of vectors.
+        rows: which vector each place comes from, shape ``(n_places,)``.
+        tokens: token id at each place.
+        values: value at each place.
+    """
+
+    n_rows: int
+    rows: NDArray[np.intp]
+    tokens: NDArray[np.integer[Any]]
+    values: NDArray[np.float32]
+
+    def extended(self, vectors: list[SparseVector]) -> _Joined:
+        """Join more vectors to these."""
+        n_rows = self.n_rows + len(vectors)
+        lengths = [len(vector.tokens) for vector in vectors]
+        rows = np.arange(self.n_rows, n_rows).repeat(lengths)
+        return _Joined(
+            n_rows,
+            np.concatenate([self.rows, rows]),
+            np.concatenate([self.tokens, *(vector.tokens for vector in vectors)]),
+            np.concatenate([self.values, *(vector.values for vector in vectors)]),
+        )
+
+    def scores(self, query: SparseVector) -> NDArray[np.float32]:
+        """Score of every vector, shape ``(n_rows,)``."""
+        # A table of all tokens is quicker than a search for each place.
+        n_tokens = 1 + max(self.tokens.max(initial=0), query.tokens.max(initial=0))
+        asked = np.zeros(n_tokens, np.bool_)
+        asked[query.tokens] = True
+        places = np.flatnonzero(asked[self.tokens])
+        counts = query.values[np.searchsorted(query.tokens, self.tokens[places])]
+        places = places.repeat(counts.astype(np.intp))
+        scores = np.zeros(self.n_rows, np.float32)
+        np.add.at(scores, self.rows[places], self.values[places])
+        return scores
+
+
+_NOTHING = _Joined(
+    0, np.zeros(0, np.intp), np.zeros(0, np.int32), np.zeros(0, np.float32)
+)
+
+
+def session_cache(metric: Metric, capacity: int = 1024) -> SessionCache:
+    """Make an empty cache for a store of that metric.
+
+    Args:
+        metric: the store's; it decides what kind of vector the cache takes.
+        capacity: documents it holds, at least 1.
+
+    Raises:
+        ValueError: the capacity is below 1.
+    """
+    if metric == "sparse":
+        return SparseCache(capacity)
+    return DenseCache(metric, capacity)

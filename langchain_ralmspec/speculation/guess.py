@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from langchain_ralmspec.speculation.cache import SessionCache
+    from langchain_ralmspec.speculation.cache import SessionCache, Vector
 
 
 class GuessPolicy(Protocol):
@@ -25,7 +22,7 @@ class GuessPolicy(Protocol):
     def guess(
         self,
         cache: SessionCache,
-        vector: NDArray[np.float32] | None,
+        vector: Vector | None,
         current: tuple[str, ...],
     ) -> tuple[str, ...]:
         """Guess as many ids as ``current`` (the last step's documents) has."""
@@ -40,11 +37,15 @@ class Lookup:
     def guess(
         self,
         cache: SessionCache,
-        vector: NDArray[np.float32] | None,
+        vector: Vector | None,
         current: tuple[str, ...],
     ) -> tuple[str, ...]:
-        """Look the query up in the cache."""
-        if vector is None:
+        """Look the query up in the cache.
+
+        A cache without the current documents was not filled lately (the policy has
+        just been changed to this one): then they are the better guess.
+        """
+        if vector is None or any(i not in cache for i in current):
             return current
         return cache.top(vector, len(current))
 
@@ -57,7 +58,7 @@ class SameDocument:
     def guess(
         self,
         cache: SessionCache,
-        vector: NDArray[np.float32] | None,
+        vector: Vector | None,
         current: tuple[str, ...],
     ) -> tuple[str, ...]:
         """Repeat the current documents."""

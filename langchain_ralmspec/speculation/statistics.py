@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Part = Literal["generating", "embedding", "searching", "waiting"]
+Part = Literal["generating", "guessing", "embedding", "searching", "waiting"]
 
 
 @dataclass(slots=True)
@@ -18,7 +18,7 @@ class SpeculationStats:
     """Counts and seconds of one call.
 
     Attributes:
-        steps: retrieval steps, that is strides generated, kept or not.
+        steps: what was written between two retrievals, kept or not.
         guesses: documents (or ordered lists of them) guessed and then verified.
         right_guesses: guesses that the store confirmed.
         rounds: verifications.
@@ -26,11 +26,15 @@ class SpeculationStats:
         queries: queries sent in those calls.
         tokens_kept: generated tokens that are part of the answer.
         tokens_rolled_back: generated tokens that a wrong guess cost.
+        verifications: queries and seconds of every verification that was used,
+            its query embedding included unless the guess had done it.
+        plans: decisions by the plan they followed, e.g. ``{"lookup 4": 12}``.
         seconds_generating: in the model: prefilling documents and decoding.
-        seconds_embedding: in the query encoder.
+        seconds_guessing: for guesses, on the thread that generates: embedding their
+            queries and looking them up.
+        seconds_embedding: in the query encoder, for guesses or verifications.
         seconds_searching: in the store.
-        seconds_waiting: with the model idle for a retrieval or verification, its
-            query embedding included. Embedding for a guess is not in it.
+        seconds_waiting: with the model idle for a retrieval or verification.
         seconds: all of the loop: generating, retrieving and every overhead of
             ours. What the consumer of a stream does meanwhile is not in it, nor is
             rendering the prompt.
@@ -44,7 +48,10 @@ class SpeculationStats:
     queries: int = 0
     tokens_kept: int = 0
     tokens_rolled_back: int = 0
+    verifications: list[tuple[int, float]] = field(default_factory=list)
+    plans: dict[str, int] = field(default_factory=dict)
     seconds_generating: float = 0.0
+    seconds_guessing: float = 0.0
     seconds_embedding: float = 0.0
     seconds_searching: float = 0.0
     seconds_waiting: float = 0.0
@@ -62,11 +69,14 @@ class SpeculationStats:
         try:
             yield
         finally:
-            elapsed = time.perf_counter() - start
-            for part in parts:
-                name = f"seconds_{part}"
-                setattr(self, name, getattr(self, name) + elapsed)
+            self.spend(time.perf_counter() - start, *parts)
 
-    def as_dict(self) -> dict[str, float | int | None]:
-        """Plain numbers, for metadata and JSON."""
+    def spend(self, seconds: float, *parts: Part) -> None:
+        """Add to the seconds of ``parts``."""
+        for part in parts:
+            name = f"seconds_{part}"
+            setattr(self, name, getattr(self, name) + seconds)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and dicts, for metadata and JSON."""
         return {**asdict(self), "guess_accuracy": self.guess_accuracy}

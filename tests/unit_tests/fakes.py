@@ -10,7 +10,10 @@ noise to batches.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,8 +21,22 @@ from langchain_core.documents import Document
 from numpy.typing import NDArray
 
 from langchain_ralmspec.engine import Sampler, Transcript
-from langchain_ralmspec.ralm import Prompt, Request, Session, Writer
-from langchain_ralmspec.speculation import GUESS_POLICIES, SpeculationStats
+from langchain_ralmspec.ralm import (
+    FixedStride,
+    Flare,
+    IterRetGen,
+    Prompt,
+    Request,
+    RetrievalPolicy,
+    Session,
+    Writer,
+)
+from langchain_ralmspec.speculation import (
+    Estimates,
+    Plan,
+    SpeculationStats,
+    StrideScheduler,
+)
 from langchain_ralmspec.stores.base import Hit, Metric, Query
 
 N_VOCAB = 16
@@ -60,8 +77,10 @@ class FakePath:
 
 
 def piece(token: int) -> bytes:
-    """One letter a token; token 0 is invisible."""
-    return b"" if token == END else bytes([ord("a") + token])
+    """One letter a token; token 0 is invisible and the last one ends a sentence."""
+    if token == END:
+        return b""
+    return b"." if token == N_VOCAB - 1 else bytes([ord("a") + token])
 
 
 @dataclass
@@ -73,6 +92,7 @@ class FakeStore:
     is_nested: bool = True
     seed: int = 0
     fail_after: int | None = None
+    seconds: float = 0.0  # a search takes up to so long
     searches: list[int] = field(default_factory=list)
     dimension: int | None = DIMENSION
 
@@ -99,13 +119,15 @@ class FakeStore:
         self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
     ) -> list[list[Hit]]:
         self.searches.append(len(queries))
+        if self.seconds:
+            time.sleep(random.random() * self.seconds)  # noqa: S311  not a secret
         if self.fail_after is not None and len(self.searches) > self.fail_after:
             msg = "the store died"
             raise ConnectionError(msg)
         return [self._search(query, k, with_vectors=with_vectors) for query in queries]
 
     def _search(self, query: Query, k: int, *, with_vectors: bool) -> list[Hit]:
-        assert query.vector is not None
+        assert isinstance(query.vector, np.ndarray)
         q, vectors = query.vector.astype(np.float64), self.vectors.astype(np.float64)
         if self.metric == "squared_l2":
             scores = -((vectors - q) ** 2).sum(axis=1)
@@ -133,11 +155,33 @@ class FakeStore:
         return self.n_documents
 
 
+@dataclass(frozen=True)
+class Plans(StrideScheduler):
+    """Follows given plans in turn, whatever they cost."""
+
+    given: Sequence[Plan] = ()
+    turns: Iterator[int] = field(default_factory=itertools.count)
+
+    def plan(self) -> Plan:
+        return self.given[next(self.turns) % len(self.given)]
+
+
+def follow(*plans: Plan) -> Plans:
+    return Plans(Estimates(), given=plans)
+
+
+def always(stride: int, policy: str = "lookup", in_flight: int = 0) -> Plans:
+    """One plan for all of a request."""
+    return follow(Plan(policy, stride, in_flight))
+
+
 def make_request(
     store: FakeStore,
     *,
     question: Sequence[int] = (3, 4, 5),
-    policy: str = "lookup",
+    retrieval: str = "stride",
+    threshold: float = 0.2,
+    rounds: int = 3,
     depth: int = 1,
     prefetch_k: int = 1,
     stride: int = 4,
@@ -154,10 +198,18 @@ def make_request(
     def open_path(hits: tuple[Hit, ...]) -> FakePath:
         return FakePath((*prompt.head, *(int(hit.id) for hit in hits)), end_bias)
 
-    def query_text() -> str:
-        tokens = (*prompt.question, *transcript.tokens)[-window:]
-        return b"".join(map(piece, tokens)).decode()
+    def query(window: int) -> Callable[[], str]:
+        def text() -> str:
+            tokens = (*prompt.question, *transcript.tokens)[-window:]
+            return b"".join(map(piece, tokens)).decode()
 
+        return text
+
+    policies: dict[str, RetrievalPolicy] = {
+        "stride": FixedStride(stride, query(window)),
+        "flare": Flare(threshold, query(window)),
+        "iter-retgen": IterRetGen(rounds, query(0)),
+    }
     writer = Writer(
         prompt,
         transcript,
@@ -167,11 +219,5 @@ def make_request(
         is_end=lambda token: token == END,
         max_tokens=max_tokens,
     )
-    session = Session(
-        store,
-        GUESS_POLICIES[policy](),
-        depth=depth,
-        prefetch_k=prefetch_k,
-        stats=stats,
-    )
-    return Request(writer, session, query_text, stride)
+    session = Session(store, depth=depth, prefetch_k=prefetch_k, stats=stats)
+    return Request(writer, session, policies[retrieval])

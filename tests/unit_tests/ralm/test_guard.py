@@ -10,24 +10,52 @@ import pytest
 from langchain_ralmspec.engine import Transcript
 from langchain_ralmspec.ralm import Session, Writer, sequential, speculative
 from langchain_ralmspec.ralm.writer import Branch
-from tests.unit_tests.fakes import FakeStore, make_request
+from tests.unit_tests.fakes import FakeStore, always, make_request
 from tests.unit_tests.ralm.test_identity import story
 
 
-def differs() -> bool:
+def differs(plan: tuple[Any, ...] = (4, "same")) -> bool:
     """Whether any of some fixed runs tells another story under speculation."""
     for seed in range(40):
-        settings: dict[str, Any] = {"policy": "same", "max_tokens": 40, "end_bias": -9}
+        settings: dict[str, Any] = {"max_tokens": 40, "end_bias": -9}
         slow = make_request(FakeStore(9, seed=seed), **settings)
-        fast = make_request(FakeStore(9, seed=seed), **settings)
+        dawdling = FakeStore(9, seed=seed, seconds=0.003 if len(plan) > 2 else 0)
+        fast = make_request(dawdling, **settings)
         with contextlib.suppress(AssertionError):  # the fakes' own do not count
-            if story(speculative(fast, 4)) != story(sequential(slow)):
+            try:
+                told = story(speculative(fast, always(*plan)))
+            except KeyError:  # a branch that had to be there
+                return True
+            if told != story(sequential(slow)):
                 return True
     return False
 
 
+PIPELINE = (1, "same", 8)
+
+
 def test_unbroken_nothing_differs() -> None:
     assert not differs()
+    assert not differs(PIPELINE)
+
+
+def test_what_open_steps_need_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    prune = Writer.prune
+    monkeypatch.setattr(Writer, "prune", lambda self, n_open=0: prune(self))
+    monkeypatch.setattr("langchain_ralmspec.ralm.writer.N_RECENT", 1)
+    assert differs((1, "lookup", 8))
+
+
+def test_steps_of_wrong_guesses_in_flight_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_only(self: Any) -> Any:
+        self.flights.abandon()
+        self.group, self.open = [], type(self.open)()
+        yield from ()
+
+    monkeypatch.setattr(
+        "langchain_ralmspec.ralm.loop._Speculation._roll_back", first_only
+    )
+    assert differs(PIPELINE)
 
 
 def test_tokens_not_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +98,6 @@ def test_guesses_never_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_near_ties_not_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        Session, "_settled", lambda self, query, hits: self._top(query.text, hits)
+        Session, "_settled", lambda self, query, hits, _: self._top(query.text, hits)
     )
     assert differs()

@@ -5,18 +5,22 @@ import pytest
 from langchain_ralmspec.errors import EmptyStoreError
 from langchain_ralmspec.ralm import Session
 from langchain_ralmspec.ralm.writer import ids_of
-from langchain_ralmspec.speculation import Lookup, SameDocument
+from langchain_ralmspec.stores.base import Query
 from tests.unit_tests.fakes import FakeStore
 
 TEXTS = ["a", "b", "c", "d", "e", "f"]
 
 
+def embedded(store: FakeStore, texts: list[str]) -> list[Query | None]:
+    return [query for text in texts for query in store.encode([text])]
+
+
 def test_verify_gives_what_retrieve_gives() -> None:
     for seed in range(30):
         store = FakeStore(n_documents=9, seed=seed)
-        session = Session(store, SameDocument(), depth=2)
-        one_by_one = [Session(store, depth=2).retrieve(text) for text in TEXTS]
-        batch = session.verify(TEXTS, [None] * len(TEXTS))
+        session = Session(store, depth=2)
+        one_by_one = [Session(store, depth=2).retrieve(text).truth[0] for text in TEXTS]
+        batch = session.verify(TEXTS, [None] * len(TEXTS), with_vectors=False)
         assert [ids_of(hits) for hits in batch] == [ids_of(h) for h in one_by_one]
 
 
@@ -25,10 +29,13 @@ def test_same_document_encodes_all_queries_in_one_batch() -> None:
     batches: list[int] = []
     encode = store.encode
     store.encode = lambda texts: batches.append(len(texts)) or encode(texts)  # type: ignore[method-assign,func-returns-value]
-    session = Session(store, SameDocument())
+    session = Session(store)
 
-    assert session.encode("a") is None
-    session.verify(TEXTS, [None] * len(TEXTS))
+    (current,) = session.verify(["a"], [None], with_vectors=False)
+    batches.clear()
+    guesses = [session.guess("same", text, current) for text in TEXTS]
+    assert batches == []
+    session.verify(TEXTS, [guess.query for guess in guesses], with_vectors=False)
 
     assert batches[0] == len(TEXTS)
     assert set(batches[1:]) <= {1}, "only near ties are encoded again, alone"
@@ -39,10 +46,13 @@ def test_look_up_encodes_each_query_once() -> None:
     batches: list[int] = []
     encode = store.encode
     store.encode = lambda texts: batches.append(len(texts)) or encode(texts)  # type: ignore[method-assign,func-returns-value]
-    session = Session(store, Lookup())
+    session = Session(store)
 
-    queries = [session.encode(text) for text in TEXTS]
-    session.verify(TEXTS, queries)
+    (current,) = session.verify(["a"], [None])
+    batches.clear()
+    store.searches.clear()
+    guesses = [session.guess("lookup", text, current) for text in TEXTS]
+    session.verify(TEXTS, [guess.query for guess in guesses])
 
     assert batches == [1] * len(TEXTS)
     assert store.searches == [len(TEXTS)]
@@ -50,21 +60,46 @@ def test_look_up_encodes_each_query_once() -> None:
 
 def test_look_up_finds_what_was_verified_without_the_store() -> None:
     store = FakeStore(n_documents=9)
-    session = Session(store, Lookup(), prefetch_k=1)
-    truth = session.verify(TEXTS, [session.encode(text) for text in TEXTS])
+    session = Session(store, prefetch_k=1)
+    truth = session.verify(TEXTS, embedded(store, TEXTS))
     calls = len(store.searches)
     for text, hits in zip(TEXTS, truth, strict=True):
-        guess = session.guess(session.encode(text), truth[0])
-        assert ids_of(guess) == ids_of(hits)
+        guess = session.guess("lookup", text, truth[0])
+        assert ids_of(guess.hits) == ids_of(hits)
     assert len(store.searches) == calls
+
+
+def test_look_up_stays_where_the_cache_does_not_know_the_current_document() -> None:
+    store = FakeStore(n_documents=9)
+    session = Session(store, prefetch_k=9)
+    session.verify(["b"], [None], with_vectors=True)
+    for text in TEXTS:
+        (current,) = Session(store).verify([text], [None], with_vectors=False)
+        stranger = tuple(
+            type(hit)(f"{hit.id}-new", hit.document, hit.score) for hit in current
+        )
+        assert session.guess("lookup", text, stranger).hits == stranger
 
 
 def test_two_sessions_share_nothing() -> None:
     store = FakeStore(n_documents=9)
-    one, other = Session(store, Lookup()), Session(store, Lookup())
-    (hits,) = one.verify(["a"], [one.encode("a")])
-    assert one.guess(one.encode("a"), hits) == hits
-    assert other.guess(other.encode("a"), hits) == ()
+    one, other = Session(store), Session(store)
+    (hits,) = one.verify(["a"], [None])
+    (far,) = other.verify(["b"], [None])
+    assert hits != far
+    assert one.guess("lookup", "a", hits).hits == hits
+    assert other.guess("lookup", "a", hits).hits == hits, "unknown, so it stays"
+    assert hits[0].id not in other._cache or len(other._cache) > 1
+
+
+def test_asking_changes_nothing_until_it_is_learnt() -> None:
+    session = Session(FakeStore(n_documents=9))
+    answer = session.ask(TEXTS, [None] * len(TEXTS), with_vectors=True)
+    assert session.stats.store_calls == 0
+    assert len(session._cache) == 0
+    session.learn(answer)
+    assert session.stats.store_calls == answer.n_calls >= 1
+    assert len(session._cache) > 0
 
 
 @pytest.mark.parametrize("is_nested", [True, False])
@@ -74,7 +109,7 @@ def test_both_loops_search_alike_where_the_width_matters(is_nested: bool) -> Non
     search = store.search
     store.search = lambda q, k, **kw: widths.append(k) or search(q, k, **kw)  # type: ignore[method-assign,func-returns-value]
 
-    Session(store, SameDocument(), prefetch_k=20).verify(["a", "b"], [None, None])
+    Session(store, prefetch_k=20).verify(["a", "b"], [None, None], with_vectors=False)
     Session(store, prefetch_k=20).retrieve("a")
 
     if is_nested:
@@ -88,20 +123,20 @@ def test_an_empty_store_is_an_error_that_quotes_the_query() -> None:
     with pytest.raises(EmptyStoreError, match="'who'"):
         session.retrieve("who")
     with pytest.raises(EmptyStoreError, match="'who'"):
-        session.verify(["who"], [session.encode("who")])
+        session.verify(["who"], [None])
 
 
 def test_the_cache_forgets_and_the_guess_with_it() -> None:
     store = FakeStore(n_documents=9)
-    session = Session(store, Lookup(), prefetch_k=9)
+    session = Session(store, prefetch_k=9)
     session._cache._capacity = 2
-    session.verify(TEXTS, [session.encode(text) for text in TEXTS])
+    session.verify(TEXTS, embedded(store, TEXTS))
     assert len(session._cache) == len(session._hits) == 2
 
 
 def test_the_best_hits_are_the_last_to_be_forgotten() -> None:
     store = FakeStore(n_documents=9)
-    session = Session(store, Lookup(), prefetch_k=9)
+    session = Session(store, prefetch_k=9)
     session._cache._capacity = 3
-    (hits,) = session.verify(["a"], [session.encode("a")])
-    assert ids_of(session.guess(session.encode("a"), hits)) == ids_of(hits)
+    (hits,) = session.verify(["a"], [None])
+    assert ids_of(session.guess("lookup", "a", hits).hits) == ids_of(hits)

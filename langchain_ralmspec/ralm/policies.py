@@ -1,0 +1,141 @@
+"""When to retrieve while an answer is written, and with which query.
+
+A policy writes *steps*: what is generated under one set of documents, up to the next
+query. The loops know nothing else about it, so every policy speculates alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from langchain_ralmspec.ralm.events import FinishReason
+    from langchain_ralmspec.ralm.writer import Stride, Writer
+    from langchain_ralmspec.stores.base import Hit
+
+MAX_SENTENCE = 64
+"""Tokens after which a sentence without an end is taken for one (as FLARE does)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What was written under one set of documents, and what to ask next.
+
+    Attributes:
+        hits: the documents.
+        strides: what stays in the answer; none when all of it was a draft.
+        query: the next query; None when the answer is complete.
+    """
+
+    hits: tuple[Hit, ...]
+    strides: tuple[Stride, ...]
+    query: str | None
+
+    @property
+    def reason(self) -> FinishReason | None:
+        """Why the answer is complete; None when it goes on."""
+        return self.strides[-1].reason if self.strides else None
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that stay in the answer."""
+        if not self.strides:
+            return 0
+        return self.strides[-1].end - self.strides[0].start
+
+
+class RetrievalPolicy(Protocol):
+    """Decides when to retrieve."""
+
+    def first_query(self) -> str:
+        """The query before anything is written."""
+        ...
+
+    def write(self, writer: Writer, hits: tuple[Hit, ...], number: int) -> Step:
+        """Write step ``number`` (from 0) under ``hits``, up to the next query."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FixedStride:
+    """Retrieve every ``n_tokens`` tokens (RaLMSpec section 2; in-context RALM).
+
+    Attributes:
+        n_tokens: the retrieval stride.
+        query: gives the end of question + answer as text.
+    """
+
+    n_tokens: int
+    query: Callable[[], str]
+
+    def first_query(self) -> str:
+        """The end of the question."""
+        return self.query()
+
+    def write(self, writer: Writer, hits: tuple[Hit, ...], number: int) -> Step:
+        """Write one stride."""
+        stride = writer.write(hits, self.n_tokens)
+        return Step(hits, (stride,), None if stride.reason else self.query())
+
+
+@dataclass(frozen=True, slots=True)
+class Flare:
+    """Retrieve when the next sentence is doubtful (FLARE, arXiv 2305.06983).
+
+    A sentence is written ahead. If the model was sure of all its tokens it stays;
+    else it is taken back and becomes the query for documents, under which the
+    sentence is written again.
+
+    Attributes:
+        threshold: the least probability that the model has to give every token.
+        query: gives the end of question + answer as text.
+    """
+
+    threshold: float
+    query: Callable[[], str]
+
+    def first_query(self) -> str:
+        """The end of the question."""
+        return self.query()
+
+    def write(self, writer: Writer, hits: tuple[Hit, ...], number: int) -> Step:
+        """Write the sentence that the documents are for, and all sure ones after it."""
+        strides = [writer.write(hits, MAX_SENTENCE, sentence=True)]
+        while not strides[-1].reason:
+            ahead = writer.write(hits, MAX_SENTENCE, sentence=True)
+            if ahead.least_probability < self.threshold:
+                said = writer.transcript.text_bytes(ahead.start, ahead.end)
+                writer.take_back([ahead])
+                query = said.decode("utf-8", "ignore").strip() or self.query()
+                return Step(hits, tuple(strides), query)
+            strides.append(ahead)
+        return Step(hits, tuple(strides), None)
+
+
+@dataclass(frozen=True, slots=True)
+class IterRetGen:
+    """Answer, retrieve with the answer, answer again (Iter-RetGen, 2305.15294).
+
+    Attributes:
+        n_rounds: answers written; the last one is given.
+        query: gives question + answer as text, all of it.
+    """
+
+    n_rounds: int
+    query: Callable[[], str]
+
+    def first_query(self) -> str:
+        """The question."""
+        return self.query()
+
+    def write(self, writer: Writer, hits: tuple[Hit, ...], number: int) -> Step:
+        """Write a whole answer; it stays when it is the last."""
+        stride = writer.write(hits, writer.max_tokens)
+        if number + 1 >= self.n_rounds:
+            return Step(hits, (stride,), None)
+        query = self.query()
+        writer.take_back([stride])
+        return Step(hits, (), query)

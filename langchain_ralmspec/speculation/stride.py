@@ -1,0 +1,284 @@
+"""OS³, the optimal speculation stride scheduler (RaLMSpec section 4), extended.
+
+A *plan* is how to go on: which guess policy, how many guesses a verification call
+carries (the speculation stride *s*), and how many such calls may be in flight while
+the model writes on (*d*; 0 is synchronous). With a step costing *a*, a call of *s*
+queries *b(s)* and a guess being right with probability *γ*, a call yields
+
+    E(s) = (1 - γ^s) / (1 - γ)        verified steps, and takes
+    T(s, 0) = s·a + b(s)              seconds, the paper's synchronous objective, or
+    T(s, d) = γ^s·max(s·a, b(s)/d, c(s)) + (1 - γ^s)·(s·a + b(s))
+
+where *c(s)* is the part of *b(s)* that computes instead of waiting, which calls in
+flight cannot share. The paper's asynchronous objective writes one stride while a
+call is out; here writing goes on until *d* calls are. The plan with the greatest
+E / T is chosen, or none where the sequential rate 1 / (a + b(1)) is no less.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from langchain_ralmspec.speculation.costs import Line, Mean, RunningLine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+MAX_ACCURACY = 0.98
+"""A guess accuracy beyond this is not believed: it would make strides endless."""
+
+STRIDES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+IN_FLIGHT = (1, 2, 3, 4, 6, 8)
+
+# What is believed of a policy before it was tried: enough to have it tried.
+_PRIOR_ACCURACY = {"lookup": 0.95, "same": 0.85}
+_PRIOR_WEIGHT = 4.0
+_WORTHWHILE = 1.02  # a predicted gain below this is noise
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to go on until the next verification.
+
+    Attributes:
+        policy: name of the guess policy; None runs sequentially.
+        stride: guesses in one verification call.
+        in_flight: calls that may be out while the model writes; 0 waits for each.
+    """
+
+    policy: str | None = None
+    stride: int = 0
+    in_flight: int = 0
+
+    @property
+    def label(self) -> str:
+        """For people, e.g. ``lookup 4``, ``same 1×4`` or ``sequential``."""
+        if self.policy is None:
+            return "sequential"
+        flights = f"×{self.in_flight}" if self.in_flight else ""
+        return f"{self.policy} {self.stride}{flights}"
+
+
+SEQUENTIAL = Plan()
+
+
+def expected_steps(accuracy: float, stride: int) -> float:
+    """E(s): steps that a verification of ``stride`` guesses is expected to keep."""
+    return stride if accuracy == 1 else (1 - accuracy**stride) / (1 - accuracy)
+
+
+def call_seconds(
+    accuracy: float,
+    stride: int,
+    in_flight: int,
+    *,
+    step: float,
+    verification: float,
+    computing: float = 0.0,
+) -> float:
+    """T(s, d): expected seconds for each verification call.
+
+    Args:
+        accuracy: *γ*.
+        stride: *s*.
+        in_flight: *d*.
+        step: *a*, seconds of a step, its guess included.
+        verification: *b(s)*, seconds of a call of ``stride`` queries.
+        computing: *c(s)*, seconds of it that no two calls can spend at once.
+    """
+    in_turn = stride * step + verification
+    if in_flight == 0:
+        return in_turn
+    all_right = accuracy**stride
+    overlapped = max(stride * step, verification / in_flight, computing)
+    return all_right * overlapped + (1 - all_right) * in_turn
+
+
+class _Accuracy:
+    """Share of right guesses over about the last ``window``."""
+
+    def __init__(self, prior: float, window: int = 128) -> None:
+        self._keep = 1 - 1 / window
+        self._right = prior * _PRIOR_WEIGHT
+        self._all = _PRIOR_WEIGHT
+
+    def add(self, *, right: bool) -> None:
+        self._right = self._keep * self._right + right
+        self._all = self._keep * self._all + 1
+
+    @property
+    def value(self) -> float:
+        return min(MAX_ACCURACY, self._right / self._all)
+
+
+@dataclass(slots=True)
+class Estimates:
+    """What was measured so far; outlives requests, so that none starts cold.
+
+    Requests of several threads may add to it at once: a lost update costs a little
+    precision and nothing else.
+    """
+
+    _generation: dict[tuple[bool, bool], Mean] = field(default_factory=dict)
+    _guess: dict[str, Mean] = field(default_factory=dict)
+    _verification: dict[tuple[str, bool], RunningLine] = field(default_factory=dict)
+    _computing: dict[str, Mean] = field(default_factory=dict)
+    _retrieval: Mean = field(default_factory=Mean)
+    _embedding: Mean = field(default_factory=Mean)
+    _accuracy: dict[str, _Accuracy] = field(
+        default_factory=lambda: {n: _Accuracy(p) for n, p in _PRIOR_ACCURACY.items()}
+    )
+
+    def generated(self, seconds: float, *, changed: bool, overlapped: bool) -> None:
+        """A step was written: under other documents than the last? Beside a call?"""
+        self._generation.setdefault((changed, overlapped), Mean()).add(seconds)
+
+    def guessed(self, policy: str, seconds: float) -> None:
+        """A guess was made in so many seconds, embedding its query included."""
+        self._guess.setdefault(policy, Mean()).add(seconds)
+
+    def retrieved(self, seconds: float, embedding: float) -> None:
+        """One query was retrieved alone, of which ``embedding`` seconds embedded it."""
+        self._retrieval.add(seconds)
+        self._embedding.add(embedding)
+
+    def verified(
+        self,
+        policy: str,
+        n_queries: int,
+        seconds: float,
+        *,
+        computing: float,
+        overlapped: bool,
+    ) -> None:
+        """A call came back; for ``computing`` of its seconds its thread worked."""
+        key = (policy, overlapped)
+        self._verification.setdefault(key, RunningLine()).add(n_queries, seconds)
+        self._computing.setdefault(policy, Mean()).add(min(1.0, computing / seconds))
+
+    def judged(self, policy: str, *, right: bool) -> None:
+        """A guess that this policy made, or would have made, was right or wrong."""
+        self._accuracy[policy].add(right=right)
+
+    def accuracy(self, policy: str) -> float:
+        """*γ* of a policy."""
+        return self._accuracy[policy].value
+
+    def step(self, policy: str | None, *, overlapped: bool) -> float | None:
+        """*a*, the guess included; None before any step was written.
+
+        Steps under new documents cost more than others, and how many there are
+        depends on the text, not on the plan: so the two are averaged apart.
+        """
+        changed = self._generating(changed=True, overlapped=overlapped)
+        unchanged = self._generating(changed=False, overlapped=overlapped)
+        if changed is None or unchanged is None:
+            return None
+        stays = self.accuracy("same")
+        generation = stays * unchanged + (1 - stays) * changed
+        return generation + (self._guessing(policy) if policy else 0.0)
+
+    def _generating(self, *, changed: bool, overlapped: bool) -> float | None:
+        """Nearest thing known: of the other mode, then of the other kind of step."""
+        for key in (
+            (changed, overlapped),
+            (changed, not overlapped),
+            (not changed, overlapped),
+            (not changed, not overlapped),
+        ):
+            if key in self._generation:
+                return self._generation[key].value
+        return None
+
+    def _guessing(self, policy: str) -> float:
+        if policy in self._guess:
+            return self._guess[policy].value or 0.0
+        return (self._embedding.value or 0.0) if policy == "lookup" else 0.0
+
+    def retrieval(self) -> float | None:
+        """*b(1)* of the sequential loop."""
+        return self._retrieval.value
+
+    def verification(self, policy: str, *, overlapped: bool) -> tuple[Line, int]:
+        """*b(s)*, and the largest s that it was measured with."""
+        for key in ((policy, overlapped), (policy, not overlapped)):
+            running = self._verification.get(key)
+            if running and running.line:
+                return running.line, running.largest
+        # Not tried yet: as one retrieval, without what the guess has paid already.
+        once = (self._retrieval.value or 0.0) - self._guessing(policy)
+        return Line(max(0.0, once), 0.0), 1
+
+    def computing(self, policy: str) -> float:
+        """Share of a call in which its thread computes; 1 until measured."""
+        measured = self._computing.get(policy)
+        return 1.0 if measured is None or measured.value is None else measured.value
+
+
+@dataclass(frozen=True)
+class StrideScheduler:
+    """Chooses plans from estimates.
+
+    Attributes:
+        estimates: what is known; shared with other requests.
+        policies: names of the guess policies to choose from.
+        stride: ``None`` to choose; a number to speculate with that stride always.
+        asynchronous: whether calls may be in flight while the model writes. With a
+            given stride at least one then is.
+    """
+
+    estimates: Estimates
+    policies: Sequence[str] = ("lookup", "same")
+    stride: int | None = None
+    asynchronous: bool = True
+
+    def plan(self) -> Plan:
+        """The best plan as far as is known; sequential when none is better."""
+        estimates = self.estimates
+        step, retrieval = estimates.step(None, overlapped=False), estimates.retrieval()
+        best, best_rate = SEQUENTIAL, 0.0
+        if self.stride is None:
+            if step is None or retrieval is None:
+                return SEQUENTIAL  # which measures both
+            best_rate = _WORTHWHILE / (step + retrieval)
+        for overlapped in self._modes:
+            for policy in self.policies:
+                for plan, rate in self._rates(policy, overlapped=overlapped):
+                    if rate > best_rate:
+                        best, best_rate = plan, rate
+        return best
+
+    @property
+    def _modes(self) -> Sequence[bool]:
+        """Whether calls may be, or have to be, in flight while the model writes."""
+        if not self.asynchronous:
+            return (False,)
+        return (False, True) if self.stride is None else (True,)
+
+    def _rates(self, policy: str, *, overlapped: bool) -> Iterator[tuple[Plan, float]]:
+        """Plans with a policy, and verified steps per second, E / T, of each.
+
+        Of equally good ones the simplest comes first.
+        """
+        estimates = self.estimates
+        step = estimates.step(policy, overlapped=overlapped) or 0.0
+        line, largest = estimates.verification(policy, overlapped=overlapped)
+        accuracy, computing = estimates.accuracy(policy), estimates.computing(policy)
+        strides: Sequence[int] = (self.stride or 0,)
+        if self.stride is None:
+            # Doubling from what was measured, so that no guess at b(s) is far off.
+            strides = [s for s in STRIDES if s <= 2 * largest]
+        for in_flight in IN_FLIGHT if overlapped else (0,):
+            for stride in strides:
+                verification = line(stride)
+                seconds = call_seconds(
+                    accuracy,
+                    stride,
+                    in_flight,
+                    step=step,
+                    verification=verification,
+                    computing=computing * verification,
+                )
+                rate = expected_steps(accuracy, stride) / max(seconds, 1e-9)
+                yield Plan(policy, stride, in_flight), rate
