@@ -1,0 +1,200 @@
+"""Verifications in flight: they overlap, are bounded, fail and end as they should."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from langchain_ralmspec.errors import StoreError
+from langchain_ralmspec.ralm import Committed, Event, Verified, sequential, speculative
+from langchain_ralmspec.speculation import Plan
+from langchain_ralmspec.stores.base import Hit, Query
+from tests.unit_tests.fakes import FakeStore, always, follow, make_request
+from tests.unit_tests.ralm.test_identity import story
+
+PATIENCE = 10.0  # seconds; only a broken loop waits so long
+
+
+@dataclass
+class GatedStore(FakeStore):
+    """Answers the first call at once, and every later one when told to.
+
+    With ``in_pairs`` the second call is answered when the third has come.
+    """
+
+    in_pairs: bool = False
+    third: threading.Event = field(default_factory=threading.Event)
+    gate: threading.Event = field(default_factory=threading.Event)
+    asked: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    n_calls: int = 0
+    n_inside: int = 0
+    most_inside: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def search(
+        self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
+    ) -> list[list[Hit]]:
+        with self.lock:
+            self.n_inside += 1
+            self.most_inside = max(self.most_inside, self.n_inside)
+            self.n_calls += 1
+            number = self.n_calls
+        self.asked.release()
+        try:
+            found = super().search(queries, k, with_vectors=with_vectors)
+            if number == 3:
+                self.third.set()
+            if number > 1:
+                gate = self.third if self.in_pairs and number == 2 else self.gate
+                assert gate.wait(PATIENCE), "nobody opened the gate"
+            return found
+        finally:
+            with self.lock:
+                self.n_inside -= 1
+
+
+def workers() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name.startswith("ralmspec-verify")]
+
+
+def none_left() -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while workers() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return not workers()
+
+
+def test_the_model_writes_while_a_verification_is_out() -> None:
+    store = GatedStore(n_documents=1)
+    request = make_request(store, max_tokens=32, end_bias=-9)
+    write, written = request.writer.write, []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        if len(store.searches) > 1 and store.n_inside:
+            written.append(len(store.searches))  # while the store is being asked
+            store.gate.set()
+        return write(*args, **kwargs)
+
+    object.__setattr__(request, "writer", _Watched(request.writer, watched))
+    # Synchronously this would wait for the gate that only writing opens.
+    events = list(speculative(request, always(2, in_flight=1)))
+    assert written
+    assert any(isinstance(event, Verified) for event in events)
+    assert none_left()
+
+
+class _Watched:
+    """A writer whose ``write`` is seen."""
+
+    def __init__(self, writer: Any, write: Any) -> None:
+        self._writer, self.write = writer, write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+
+def test_no_more_calls_are_out_than_the_plan_allows() -> None:
+    store = GatedStore(n_documents=1)
+    request = make_request(store, max_tokens=60, stride=2, end_bias=-9)
+    opener = threading.Thread(target=_open_when_asked, args=(store, 4))
+    opener.start()
+    list(speculative(request, always(1, "same", in_flight=3)))
+    opener.join()
+    assert store.most_inside == 3
+    assert none_left()
+
+
+def _open_when_asked(store: GatedStore, n_calls: int) -> None:
+    for _ in range(n_calls):  # the first retrieval and three in flight
+        assert store.asked.acquire(timeout=PATIENCE)
+    time.sleep(0.05)  # a fourth would come now
+    store.gate.set()
+
+
+def test_a_synchronous_plan_makes_no_thread() -> None:
+    request = make_request(FakeStore(n_documents=4), max_tokens=32, end_bias=-9)
+    for _ in speculative(request, always(3)):
+        assert not workers()
+
+
+def test_a_store_that_dies_in_flight_is_an_error_and_leaves_no_thread() -> None:
+    store = FakeStore(n_documents=4, fail_after=2, seconds=0.002)
+    request = make_request(store, max_tokens=60, stride=2, end_bias=-9)
+    told: list[int] = []
+    with pytest.raises(StoreError, match="the store died"):
+        _collect(speculative(request, always(2, "same", in_flight=2)), told)
+    assert none_left()
+    expected: list[int] = []
+    slow = make_request(FakeStore(n_documents=4), max_tokens=60, stride=2, end_bias=-9)
+    _collect(sequential(slow), expected)
+    assert told == expected[: len(told)], "what was told before is right"
+
+
+def _collect(events: Iterable[Event], tokens: list[int]) -> None:
+    for event in events:
+        if isinstance(event, Committed):
+            tokens += event.tokens
+
+
+def test_an_abandoned_answer_waits_for_no_call_and_starts_none() -> None:
+    store = GatedStore(n_documents=1, in_pairs=True)
+    request = make_request(store, max_tokens=60, stride=2, end_bias=-9)
+    events = speculative(request, always(1, "same", in_flight=2))
+    while not isinstance(next(events), Verified):
+        pass
+    # The first verification was judged, the second hangs at the gate.
+    events.close()
+    assert workers(), "closing waited for the store"
+    store.gate.set()
+    assert none_left()
+    assert len(store.searches) == 3
+
+
+@dataclass
+class PickyStore(FakeStore):
+    """Refuses queries that the sequential loop does not ask."""
+
+    known: frozenset[str] = frozenset()
+    n_refused: int = 0
+
+    def search(
+        self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
+    ) -> list[list[Hit]]:
+        if any(query.text not in self.known for query in queries):
+            self.n_refused += 1
+            msg = "no such query"
+            raise ConnectionError(msg)
+        return super().search(queries, k, with_vectors=with_vectors)
+
+
+def test_what_fails_behind_a_wrong_guess_is_nobodys_business() -> None:
+    refused = 0
+    for seed in range(20):
+        asked: set[str] = set()
+        plain = FakeStore(n_documents=9, seed=seed)
+        encode = plain.encode
+        plain.encode = lambda t, e=encode, a=asked: a.update(t) or e(t)  # type: ignore[method-assign,misc]
+        settings: dict[str, Any] = {"max_tokens": 40, "end_bias": -9}
+        expected = story(sequential(make_request(plain, **settings)))
+        picky = PickyStore(n_documents=9, seed=seed, known=frozenset(asked))
+        fast = make_request(picky, **settings)
+        assert story(speculative(fast, always(1, "same", in_flight=4))) == expected
+        refused += picky.n_refused
+    assert refused, "no call was ever made behind a wrong guess"
+
+
+def test_plans_may_change_while_calls_are_out() -> None:
+    for seed in range(20):
+        settings: dict[str, Any] = {"max_tokens": 60, "stride": 2, "end_bias": -9}
+        slow = make_request(FakeStore(9, seed=seed), **settings)
+        fast = make_request(FakeStore(9, seed=seed, seconds=0.003), **settings)
+        plans = follow(
+            Plan("same", 1, 4), Plan("lookup", 3, 1), Plan(), Plan("same", 2, 0)
+        )
+        assert story(speculative(fast, plans)) == story(sequential(slow))
+        assert none_left()
