@@ -7,9 +7,11 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Self
 
 from langchain_ralmspec.ralm.events import Span
+from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.speculation.stride import IN_FLIGHT
 
 if TYPE_CHECKING:
@@ -35,6 +37,15 @@ class Flight:
     plan: Plan
     future: Future[Answer]
     span: Span
+
+    @property
+    def n_right(self) -> int | None:
+        """Guesses before the first wrong one; None without an answer."""
+        if not self.future.done() or self.future.exception():
+            return None
+        pairs = zip(self.guesses, self.future.result().truth, strict=True)
+        right = takewhile(lambda pair: ids_of(pair[0].hits) == ids_of(pair[1]), pairs)
+        return sum(1 for _ in right)
 
 
 class Flights:
@@ -74,6 +85,14 @@ class Flights:
         """Whether the oldest has its answer."""
         return bool(self._flights) and self._flights[0].future.done()
 
+    @property
+    def are_doomed(self) -> bool:
+        """Whether one is known to hold a wrong guess: what stands on it is useless."""
+        return any(
+            flight.n_right not in (None, len(flight.guesses))
+            for flight in self._flights
+        )
+
     def send(self, guesses: list[Guess], plan: Plan, *, with_vectors: bool) -> None:
         """Ask the store whether guesses are right, in one call."""
         now = time.perf_counter()
@@ -93,7 +112,7 @@ class Flights:
 
         self._flights.append(Flight(tuple(guesses), plan, self._start(ask, plan), span))
 
-    def land(self) -> tuple[Flight, Answer]:
+    def land(self) -> Flight:
         """Wait for the oldest and take it off.
 
         Raises:
@@ -102,8 +121,8 @@ class Flights:
         """
         flight = self._flights.popleft()
         with self._session.stats.timing("waiting"):
-            answer = flight.future.result()
-        return flight, answer
+            flight.future.result()
+        return flight
 
     def abandon(self) -> None:
         """Forget all that are out: a guess before theirs was wrong.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import count
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.ralm.events import (
@@ -24,7 +24,7 @@ from langchain_ralmspec.ralm.events import (
     Verified,
 )
 from langchain_ralmspec.ralm.flights import Flights
-from langchain_ralmspec.ralm.writer import ids_of
+from langchain_ralmspec.ralm.writer import Interrupted, ids_of
 from langchain_ralmspec.speculation import GUESS_POLICIES
 
 if TYPE_CHECKING:
@@ -53,15 +53,19 @@ class Request:
     policy: RetrievalPolicy
     spans: list[Span] = field(default_factory=list)
 
-    def write(self, hits: Hits, number: int) -> tuple[Step, Span]:
-        """Write step ``number`` under documents."""
+    def write(self, hits: Hits, number: int) -> tuple[Step | None, Span]:
+        """Write step ``number`` under documents; None when that was interrupted."""
         self.session.stats.steps += 1
         start = time.perf_counter()
-        step = self.policy.write(self.writer, hits, number)
-        span = Span("generating", start, time.perf_counter())
+        span = Span("generating", start, start)
         self.spans.append(span)
-        self.session.stats.spend(span.end - span.start, "generating")
-        return step, span
+        try:
+            return self.policy.write(self.writer, hits, number), span
+        except Interrupted:
+            return None, span
+        finally:
+            span.end = time.perf_counter()
+            self.session.stats.spend(span.end - start, "generating")
 
     def retrieve(self, text: str) -> Answer:
         """Wait for the documents of one query."""
@@ -85,16 +89,18 @@ class Request:
 
 def sequential(request: Request) -> Generator[Event, None, None]:
     """Wait for the store, write a step, wait for the store, …."""
-    query: str | None = request.policy.first_query()
-    number = 0
-    while query is not None:
+    query = request.policy.first_query()
+    for number in count():
         (hits,) = request.retrieve(query).truth
         step, span = request.write(hits, number)
-        request.writer.prune()
+        assert step is not None  # noqa: S101  nothing interrupts this loop
+        request.writer.prune(request.writer.mark)
         yield request.commit(step, span)
-        query, number = step.query, number + 1
-    assert step.reason  # noqa: S101  an answer without a next query is complete
-    yield Finished(step.reason)
+        if step.query is None:
+            assert step.reason  # noqa: S101  it is complete
+            yield Finished(step.reason)
+            return
+        query = step.query
 
 
 def speculative(
@@ -103,6 +109,21 @@ def speculative(
     """Write on under guessed documents, and verify the guesses in batches."""
     with Flights(request.session) as flights:
         yield from _Speculation(request, scheduler, flights).events()
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A step that stands on guesses.
+
+    Attributes:
+        step: the step; None when it was interrupted, its uselessness being known.
+        span: when it was written.
+        mark: where to rewind the writer to, to take it back.
+    """
+
+    step: Step | None
+    span: Span
+    mark: int
 
 
 @dataclass(slots=True)
@@ -119,7 +140,7 @@ class _Speculation:
         flights: verifications that are out.
         plan: the one that is followed.
         group: guesses that wait to be sent.
-        open: steps that stand on guesses, and their spans.
+        open: steps that stand on guesses.
         n_committed: steps that are final.
     """
 
@@ -128,19 +149,22 @@ class _Speculation:
     flights: Flights
     plan: Plan = field(init=False)
     group: list[Guess] = field(default_factory=list)
-    open: deque[tuple[Step, Span]] = field(default_factory=deque)
+    open: deque[_Open] = field(default_factory=deque)
     n_committed: int = 0
     _previous: tuple[str, ...] = ()  # documents of the step before
 
     def events(self) -> Iterator[Event]:
         """The answer, step by step."""
+        self.request.writer.is_useless = lambda: self.flights.are_doomed
         hits = self._first()
         while True:
             step = yield from self._write(hits)
             if not self.group:
                 self.plan = self.scheduler.plan()
             corrected: Hits | None
-            if step.query is None:
+            if step is None:
+                corrected = yield from self._judge(0)
+            elif step.query is None:
                 corrected = yield from self._judge_all()
                 if corrected is None:
                     assert step.reason  # noqa: S101  it is complete
@@ -177,25 +201,34 @@ class _Speculation:
         policy = self.plan.policy
         return policy is not None and GUESS_POLICIES[policy].needs_vector
 
-    def _write(self, hits: Hits) -> Generator[Event, None, Step]:
-        """Write the next step; final at once when no guess before it is open."""
-        changed = ids_of(hits) != self._previous
+    def _write(self, hits: Hits) -> Generator[Event, None, Step | None]:
+        """Write the next step; final at once when no guess before it is open.
+
+        Returns:
+            The step; None when a guess turned out wrong while it was written.
+        """
+        mark, changed = self.request.writer.mark, ids_of(hits) != self._previous
         overlapped = bool(self.flights) and not self.flights.has_landed
         step, span = self.request.write(hits, self.n_committed + len(self.open))
-        self.scheduler.estimates.generated(
-            span.end - span.start, changed=changed, overlapped=overlapped
-        )
+        if step is not None:
+            seconds = span.end - span.start
+            self.scheduler.estimates.generated(
+                seconds, changed=changed, overlapped=overlapped
+            )
         self._previous = ids_of(hits)
+        written = _Open(step, span, mark)
         if self.flights or self.group:
-            self.open.append((step, span))
+            self.open.append(written)
         else:
-            yield self._commit(step, span)
+            yield self._commit(written)
         return step
 
-    def _commit(self, step: Step, span: Span) -> Committed:
+    def _commit(self, written: _Open) -> Committed:
+        assert written.step is not None  # noqa: S101  it stood on right guesses
         self.n_committed += 1
-        self.request.writer.prune(sum(len(step.strides) for step, _ in self.open))
-        return self.request.commit(step, span)
+        writer = self.request.writer
+        writer.prune(self.open[0].mark if self.open else writer.mark)
+        return self.request.commit(written.step, written.span)
 
     def _retrieve(self, step: Step) -> Hits:
         """Ask for the next documents and wait, as the sequential loop does."""
@@ -254,10 +287,10 @@ class _Speculation:
             writing has to go on; None when all were right.
         """
         while len(self.flights) > n_left or self.flights.has_landed:
-            flight, answer = self.flights.land()
-            truth = answer.truth
-            n_right = _count_right(flight.guesses, truth)
-            self._learn(flight, answer, n_right)
+            flight = self.flights.land()
+            truth, n_right = flight.future.result().truth, flight.n_right
+            assert n_right is not None  # noqa: S101  it has landed
+            self._learn(flight, n_right)
             yield Verified(len(flight.guesses), n_right)
             # The newest guess may be right and have no step yet.
             n_final = min(n_right, len(self.open))
@@ -266,29 +299,29 @@ class _Speculation:
             if not all_right:
                 yield from self._roll_back()
                 self._previous = ids_of(flight.guesses[n_right].current)
-            for step, span in final:
-                yield self._commit(step, span)
+            for written in final:
+                yield self._commit(written)
             if not all_right:
                 return truth[n_right]
         return None
 
     def _roll_back(self) -> Iterator[RolledBack]:
         """Take back everything that stands on a wrong guess."""
-        wrong = [step for step, _ in self.open]
+        request = self.request
         self.flights.abandon()
         self.group = []
-        self.open.clear()
-        if wrong:
-            n_tokens = sum(step.n_tokens for step in wrong)
-            self.request.session.stats.tokens_rolled_back += n_tokens
-            with self.request.session.stats.timing("generating"):
-                self.request.writer.take_back(
-                    [s for step in wrong for s in step.strides]
-                )
+        if self.open:
+            length = len(request.writer.transcript)
+            with request.session.stats.timing("generating"):
+                request.writer.rewind(self.open[0].mark)
+            self.open.clear()
+            n_tokens = length - len(request.writer.transcript)
+            request.session.stats.tokens_rolled_back += n_tokens
             yield RolledBack(n_tokens)
 
-    def _learn(self, flight: Flight, answer: Answer, n_right: int) -> None:
+    def _learn(self, flight: Flight, n_right: int) -> None:
         """Keep what a verification found, and what it tells about costs and guesses."""
+        answer = flight.future.result()
         session, estimates = self.request.session, self.scheduler.estimates
         session.learn(answer)
         n_guesses, policy = len(flight.guesses), flight.plan.policy
@@ -314,10 +347,3 @@ class _Speculation:
             if policy != "same":
                 stayed = ids_of(hits) == ids_of(guess.current)
                 estimates.judged("same", right=stayed)
-
-
-def _count_right(guesses: tuple[Guess, ...], truth: list[Hits]) -> int:
-    """Number of guesses before the first wrong one."""
-    pairs = zip(guesses, truth, strict=True)
-    right = takewhile(lambda pair: ids_of(pair[0].hits) == ids_of(pair[1]), pairs)
-    return sum(1 for _ in right)

@@ -39,13 +39,6 @@ class Step:
         """Why the answer is complete; None when it goes on."""
         return self.strides[-1].reason if self.strides else None
 
-    @property
-    def n_tokens(self) -> int:
-        """Tokens that stay in the answer."""
-        if not self.strides:
-            return 0
-        return self.strides[-1].end - self.strides[0].start
-
 
 class RetrievalPolicy(Protocol):
     """Decides when to retrieve."""
@@ -105,10 +98,11 @@ class Flare:
         """Write the sentence that the documents are for, and all sure ones after it."""
         strides = [writer.write(hits, MAX_SENTENCE, sentence=True)]
         while not strides[-1].reason:
+            mark = writer.mark
             ahead = writer.write(hits, MAX_SENTENCE, sentence=True)
             if ahead.least_probability < self.threshold:
                 said = writer.transcript.text_bytes(ahead.start, ahead.end)
-                writer.take_back([ahead])
+                writer.rewind(mark)
                 query = said.decode("utf-8", "ignore").strip() or self.query()
                 return Step(hits, tuple(strides), query)
             strides.append(ahead)
@@ -133,9 +127,10 @@ class IterRetGen:
 
     def write(self, writer: Writer, hits: tuple[Hit, ...], number: int) -> Step:
         """Write a whole answer; it stays when it is the last."""
+        mark = writer.mark
         stride = writer.write(hits, writer.max_tokens)
         if number + 1 >= self.n_rounds:
             return Step(hits, (stride,), None)
         query = self.query()
-        writer.take_back([stride])
+        writer.rewind(mark)
         return Step(hits, (), query)

@@ -66,28 +66,43 @@ class Branch:
         self.n_decoded = n_decoded
 
 
+class Interrupted(Exception):  # noqa: N818  nothing is wrong with it
+    """What is being written has become useless."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stride:
-    """Tokens ``start`` to ``end`` of the answer, and how to take them back.
+    """Tokens ``start`` to ``end`` of the answer.
 
     Attributes:
-        hits: the documents they were written under.
         start: length of the answer before it.
         end: length of the answer after it.
         reason: why the answer is complete; None when it goes on.
-        n_decoded: what the branch had decoded before it; 0 when it was opened for it.
-        replaced: the branch that its branch took the place of, if any.
         least_probability: that of the least probable of its tokens, as the model
             gives it, when it was asked for; else 1.
     """
 
-    hits: tuple[Hit, ...]
     start: int
     end: int
     reason: FinishReason | None
+    least_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """How to take a stride back.
+
+    Attributes:
+        ids: the documents it was written under.
+        start: length of the answer before it.
+        n_decoded: what the branch had decoded before it; 0 when it was opened for it.
+        replaced: the branch that its branch took the place of, if any.
+    """
+
+    ids: Ids
+    start: int
     n_decoded: int
     replaced: Branch | None
-    least_probability: float = 1.0
 
 
 @dataclass(slots=True)
@@ -108,6 +123,7 @@ class Writer:
         piece: bytes of a token.
         is_end: whether a token ends the answer; it is not part of it.
         max_tokens: length limit of the answer.
+        is_useless: asked after every token; whether to give up.
     """
 
     prompt: Prompt
@@ -117,8 +133,14 @@ class Writer:
     piece: Callable[[int], bytes]
     is_end: Callable[[int], bool]
     max_tokens: int
+    is_useless: Callable[[], bool] = field(default=lambda: False)
     _branches: dict[Ids, Branch] = field(default_factory=dict)
-    _recent: list[Ids] = field(default_factory=list)  # of every stride, in order
+    _journal: list[_Entry] = field(default_factory=list)  # of every stride, in order
+
+    @property
+    def mark(self) -> int:
+        """A place to :meth:`rewind` to."""
+        return len(self._journal)
 
     def write(
         self, hits: tuple[Hit, ...], n_tokens: int, *, sentence: bool = False
@@ -129,52 +151,38 @@ class Writer:
             hits: the documents in front of the prompt.
             n_tokens: length limit.
             sentence: stop after one sentence, and note the least probability.
+
+        Raises:
+            Interrupted: it became useless; rewind to where it began.
         """
         ids = ids_of(hits)
         previous = self._branches.get(ids)
-        branch = previous if previous and ids in self._kept(self._recent) else None
+        branch = previous if previous and ids in _last(self._journal) else None
         if branch is None:
             branch = self._branches[ids] = Branch(self.open_path(hits))
-        self._recent.append(ids)
-        start, n_decoded = len(self.transcript), branch.n_decoded
+        replaced = None if branch is previous else previous
+        start = len(self.transcript)
+        self._journal.append(_Entry(ids, start, branch.n_decoded, replaced))
         reason, least = self._generate(branch, n_tokens, sentence=sentence)
-        return Stride(
-            hits,
-            start,
-            len(self.transcript),
-            reason,
-            n_decoded,
-            replaced=previous if n_decoded == 0 else None,
-            least_probability=least,
-        )
+        return Stride(start, len(self.transcript), reason, least)
 
-    def take_back(self, strides: Sequence[Stride]) -> None:
-        """Undo the last strides, given in the order in which they were written."""
-        for stride in reversed(strides):
-            ids = self._recent.pop()
-            if stride.replaced:
-                self._branches[ids] = stride.replaced
-            elif stride.n_decoded == 0:
-                del self._branches[ids]
+    def rewind(self, mark: int) -> None:
+        """Take back all strides written since ``mark``, exactly."""
+        while len(self._journal) > mark:
+            entry = self._journal.pop()
+            if entry.replaced:
+                self._branches[entry.ids] = entry.replaced
+            elif entry.n_decoded == 0:
+                del self._branches[entry.ids]
             else:
-                self._branches[ids].rewind(stride.n_decoded)
-            self.transcript.truncate(stride.start)
+                self._branches[entry.ids].rewind(entry.n_decoded)
+            self.transcript.truncate(entry.start)
 
-    def prune(self, n_open: int = 0) -> None:
-        """Let go of what not even taking back the last ``n_open`` strides needs."""
-        settled = self._recent[: len(self._recent) - n_open]
-        kept = self._kept(settled) | set(self._recent[len(settled) :])
+    def prune(self, mark: int) -> None:
+        """Let go of what not even rewinding to ``mark`` needs."""
+        settled, open_ = self._journal[:mark], self._journal[mark:]
+        kept = _last(settled) | {entry.ids for entry in open_}
         self._branches = {ids: b for ids, b in self._branches.items() if ids in kept}
-
-    @staticmethod
-    def _kept(recent: list[Ids]) -> set[Ids]:
-        """The last ``N_RECENT`` different documents."""
-        kept: dict[Ids, None] = {}
-        for ids in reversed(recent):
-            kept[ids] = None
-            if len(kept) == N_RECENT:
-                break
-        return set(kept)
 
     def _generate(
         self, branch: Branch, n_tokens: int, *, sentence: bool
@@ -196,8 +204,20 @@ class Writer:
                 return "length", least
             if sentence and _ends_sentence(piece):
                 break
+            if self.is_useless():
+                raise Interrupted
             pending = (token,)
         return None, least
+
+
+def _last(journal: list[_Entry]) -> set[Ids]:
+    """The last ``N_RECENT`` different documents."""
+    kept: dict[Ids, None] = {}
+    for entry in reversed(journal):
+        kept[entry.ids] = None
+        if len(kept) == N_RECENT:
+            break
+    return set(kept)
 
 
 def _probability(logits: NDArray[np.float32], token: int) -> float:

@@ -7,7 +7,15 @@ from typing import Any, cast
 from langchain_core.vectorstores import VectorStore
 
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.stores.base import Hit, Metric, Query, Store
+from langchain_ralmspec.stores.base import (
+    Hit,
+    Metric,
+    Query,
+    SparseVector,
+    Store,
+    Vector,
+)
+from langchain_ralmspec.stores.bm25_store import BM25Store
 from langchain_ralmspec.stores.chroma_store import ChromaStore
 from langchain_ralmspec.stores.embedding import (
     SentenceTransformerEmbeddings,
@@ -18,6 +26,7 @@ from langchain_ralmspec.stores.generic_store import GenericStore
 from langchain_ralmspec.stores.ties import is_near_tie
 
 __all__ = [
+    "BM25Store",
     "ChromaStore",
     "FaissStore",
     "GenericStore",
@@ -25,7 +34,9 @@ __all__ = [
     "Metric",
     "Query",
     "SentenceTransformerEmbeddings",
+    "SparseVector",
     "Store",
+    "Vector",
     "encode_queries",
     "is_near_tie",
     "open_store",

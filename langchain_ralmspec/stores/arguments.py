@@ -41,13 +41,16 @@ def query_matrix(
         The vectors, shape ``(len(queries), dimension)``, float32, C-contiguous.
 
     Raises:
-        InvalidValueError: a query has no vector.
+        InvalidValueError: a query has no vector, or a sparse one.
         DimensionMismatchError: a vector is not as long as the stored ones.
     """
     vectors: list[NDArray[np.float32]] = []
     for query in queries:
-        if query.vector is None:
-            msg = f"query {query.text!r} has no vector; make it with encode()"
+        if not isinstance(query.vector, np.ndarray):
+            msg = (
+                f"query {query.text!r} has no vector that {store} can compare; "
+                "make it with its encode()"
+            )
             raise InvalidValueError(msg)
         if dimension is not None and query.vector.shape != (dimension,):
             msg = (

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from langchain_ralmspec.speculation.cache import Metric, SparseVector, Vector
 
 if TYPE_CHECKING:
-    import numpy as np
     from langchain_core.documents import Document
-    from numpy.typing import NDArray
 
-Metric = Literal["inner_product", "squared_l2", "cosine"]
+__all__ = ["Hit", "Metric", "Query", "SparseVector", "Store", "Vector"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +20,15 @@ class Query:
 
     Attributes:
         text: the query text.
-        vector: its embedding, shape ``(dimension,)``, float32; None for stores
-            that search by text.
+        vector: its embedding, shape ``(dimension,)``, float32; its tokens and
+            their counts under the metric ``"sparse"``; None for stores that
+            search by text.
         batched: whether the embedding was computed together with others. Such a
             vector may differ in its last bits from one computed alone.
     """
 
     text: str
-    vector: NDArray[np.float32] | None = field(default=None, compare=False)
+    vector: Vector | None = field(default=None, compare=False)
     batched: bool = False
 
 
@@ -39,13 +40,14 @@ class Hit:
         id: the document's id in its store; unique and stable while it is stored.
         document: the document itself.
         score: how near it is. Higher is better, whatever the store's metric.
-        vector: its stored vector, shape ``(dimension,)``, float32, when asked for.
+        vector: its stored vector, when asked for: shape ``(dimension,)``, float32,
+            or sparse, as the query's.
     """
 
     id: str
     document: Document
     score: float
-    vector: NDArray[np.float32] | None = field(default=None, compare=False)
+    vector: Vector | None = field(default=None, compare=False)
 
 
 class Store(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +17,7 @@ from langchain_ralmspec.stores.faiss_index import FaissIndex
 from langchain_ralmspec.stores.faiss_rows import Filter, FixedRows, LangChainRows, Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from langchain_core.documents import Document
     from numpy.typing import NDArray
@@ -55,7 +56,7 @@ class FaissStore:
     def __init__(
         self,
         index: Any,
-        documents: Sequence[Document] | LangChainRows,
+        documents: Sequence[Document] | Rows,
         embeddings: Encoder,
         *,
         ids: Sequence[str] | None = None,
@@ -65,7 +66,8 @@ class FaissStore:
 
         Args:
             index: a FAISS index whose vectors can be reconstructed.
-            documents: one per row of the index, in row order.
+            documents: one per row of the index, in row order, or what else says
+                which rows there are.
             embeddings: embeds the queries.
             ids: one per document; the document's own id, else its row number,
                 when None.
@@ -80,9 +82,7 @@ class FaissStore:
         self._embeddings = embeddings
         self._normalize = normalize
         self._rows: Rows = (
-            documents
-            if isinstance(documents, LangChainRows)
-            else FixedRows(documents, ids)
+            FixedRows(documents, ids) if isinstance(documents, Sequence) else documents
         )
         n_documents = len(self._rows.ids())
         if n_documents != self.count():

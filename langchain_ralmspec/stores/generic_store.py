@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
     from numpy.typing import NDArray
 
+    from langchain_ralmspec.stores.base import Vector
+
 # Vectors of documents that had to be embedded again; 384 floats each are 1.5 KB.
 MAX_CACHED_VECTORS = 4096
 
@@ -83,10 +85,10 @@ class GenericStore:
         embeddings = self._embeddings
         if embeddings is None:
             return [Query(text) for text in texts]
-        queries = [Query(text, encode_queries(embeddings, [text])[0]) for text in texts]
-        if queries and queries[0].vector is not None:
-            self._dimension = len(queries[0].vector)
-        return queries
+        vectors = [encode_queries(embeddings, [text])[0] for text in texts]
+        if vectors:
+            self._dimension = len(vectors[0])
+        return [Query(*pair) for pair in zip(texts, vectors, strict=True)]
 
     def search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
@@ -190,10 +192,10 @@ def _id_of(document: Document) -> str:
 
 
 def _score(
-    query: NDArray[np.float32] | None, vector: NDArray[np.float32] | None, rank: int
+    query: Vector | None, vector: NDArray[np.float32] | None, rank: int
 ) -> float:
     """Cosine similarity when both vectors are known, else minus the rank."""
-    if query is None or vector is None:
+    if not isinstance(query, np.ndarray) or vector is None:
         return float(-rank)
     one, other = query.astype(np.float64), vector.astype(np.float64)
     lengths = float(np.sqrt((one * one).sum() * (other * other).sum()))

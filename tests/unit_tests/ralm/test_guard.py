@@ -9,6 +9,7 @@ import pytest
 
 from langchain_ralmspec.engine import Transcript
 from langchain_ralmspec.ralm import Session, Writer, sequential, speculative
+from langchain_ralmspec.ralm.flights import Flight
 from langchain_ralmspec.ralm.writer import Branch
 from tests.unit_tests.fakes import FakeStore, always, make_request
 from tests.unit_tests.ralm.test_identity import story
@@ -41,7 +42,7 @@ def test_unbroken_nothing_differs() -> None:
 
 def test_what_open_steps_need_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     prune = Writer.prune
-    monkeypatch.setattr(Writer, "prune", lambda self, n_open=0: prune(self))
+    monkeypatch.setattr(Writer, "prune", lambda self, mark: prune(self, self.mark))
     monkeypatch.setattr("langchain_ralmspec.ralm.writer.N_RECENT", 1)
     assert differs((1, "lookup", 8))
 
@@ -79,20 +80,18 @@ def test_kv_not_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_kv_rebuilt_instead_of_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    take_back = Writer.take_back
+    rewind = Writer.rewind
 
-    def rebuild(self: Writer, strides: Any) -> None:
-        take_back(self, strides)
+    def rebuild(self: Writer, mark: int) -> None:
+        rewind(self, mark)
         self._branches.clear()  # the next stride opens afresh: other call shapes
 
-    monkeypatch.setattr(Writer, "take_back", rebuild)
+    monkeypatch.setattr(Writer, "rewind", rebuild)
     assert differs()
 
 
 def test_guesses_never_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "langchain_ralmspec.ralm.loop._count_right", lambda guesses, truth: len(truth)
-    )
+    monkeypatch.setattr(Flight, "n_right", property(lambda self: len(self.guesses)))
     assert differs()
 
 

@@ -111,7 +111,7 @@ def test_finds_what_brute_force_finds(kind: str, k: int) -> None:
 def test_scores_and_vectors_are_those_of_the_metric(kind: str) -> None:
     store = open_store(langchain_faiss(kind))
     query = store.encode([f"v{N_ROWS}"])[0]
-    assert query.vector is not None
+    assert isinstance(query.vector, np.ndarray)
     hits = store.search([query], 5, with_vectors=True)[0]
     assert [hit.score for hit in hits] == sorted(
         (hit.score for hit in hits), reverse=True
@@ -120,7 +120,7 @@ def test_scores_and_vectors_are_those_of_the_metric(kind: str) -> None:
         expected = table(N_ROWS)[int(hit.id[2:])]
         if kind == "normalized_l2":
             expected = expected / np.linalg.norm(expected)
-        assert hit.vector is not None
+        assert isinstance(hit.vector, np.ndarray)
         np.testing.assert_allclose(hit.vector, expected, rtol=1e-6)
         if store.metric == "inner_product":
             score = float(np.dot(expected, query.vector))
@@ -143,7 +143,7 @@ def test_top_hit_is_langchains(kind: str) -> None:
 def test_vectors_do_not_keep_the_whole_answer_alive() -> None:
     store = open_store(langchain_faiss())
     hit = store.search(plain_queries(1), 1, with_vectors=True)[0][0]
-    assert hit.vector is not None
+    assert isinstance(hit.vector, np.ndarray)
     assert hit.vector.base is None
 
 
@@ -177,7 +177,7 @@ def test_batch_equals_each_alone_with_duplicates(
     for query, hits in zip(queries, together, strict=True):
         alone = store.search([query], k)[0]
         assert [(h.id, h.score) for h in hits] == [(h.id, h.score) for h in alone]
-        assert query.vector is not None
+        assert isinstance(query.vector, np.ndarray)
         groups = {hit.score for hit in hits}
         assert len(groups) <= n_distinct
         assert [h.id for h in hits] == best_ids(query.vector, vectors, ids, k, metric)
@@ -532,7 +532,7 @@ def test_normalised_store_encodes_unit_vectors() -> None:
     store = open_store(langchain_faiss("normalized_l2"))
     first, second = store.encode(["v1", "v2"])
     for query in (first, second):
-        assert query.vector is not None
+        assert isinstance(query.vector, np.ndarray)
         assert np.linalg.norm(query.vector) == pytest.approx(1.0)
         assert query.batched
     assert store.encode([]) == []

@@ -1,0 +1,216 @@
+"""BM25 weights of a corpus, computed by bm25s, and the text analysis before it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
+from langchain_ralmspec.speculation.cache import SparseVector
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from types import ModuleType
+
+    from numpy.typing import NDArray
+
+# Written out, so that another release of bm25s cannot split queries otherwise than
+# the documents of a saved index.
+_WORD = r"(?u)\b\w\w+\b"
+
+
+@dataclass(frozen=True, slots=True)
+class Analyzer:
+    """Turns text into tokens: lower-case words of two letters or more, stemmed.
+
+    Attributes:
+        stopwords: words left out; the name of one of bm25s's lists, or the words.
+        stemmer: name of a Snowball algorithm; None leaves the words as they are.
+    """
+
+    stopwords: str | Sequence[str] | None
+    stemmer: str | None
+
+    def __post_init__(self) -> None:
+        """Refuse names that nobody knows.
+
+        Raises:
+            MissingExtraError: bm25s, or the stemmer's package, is not installed.
+            InvalidValueError: there is no such list or algorithm.
+        """
+        try:
+            self.tokenize(["word"])
+        except (KeyError, TypeError, ValueError) as cause:
+            msg = (
+                f"stopwords={self.stopwords!r} with stemmer={self.stemmer!r} cannot "
+                f"be used: {cause}; give names such as 'english' and 'porter', or None"
+            )
+            raise InvalidValueError(msg) from cause
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[str]]:
+        """Cut texts into tokens.
+
+        Returns:
+            For every text its tokens, as places in the list that comes second: all
+            tokens of all the texts, sorted, each once.
+        """
+        found = _bm25s().tokenize(
+            list(texts),
+            token_pattern=_WORD,
+            stopwords=self.stopwords,
+            stemmer=None if self.stemmer is None else _stemmer(self.stemmer),
+            show_progress=False,
+        )
+        # bm25s numbers stems in the order of a set, which no two processes share,
+        # and scores are added up in the order of these numbers.
+        tokens = sorted(found.vocab)
+        places = {found.vocab[token]: place for place, token in enumerate(tokens)}
+        return [list(map(places.__getitem__, text)) for text in found.ids], tokens
+
+
+class Scored(NamedTuple):
+    """One document found: its row, counted from 0, and its score."""
+
+    row: int
+    score: float
+
+
+class BM25Index:
+    """The weight of every token in every document.
+
+    A score is the sum of the weights of a query's tokens in float32, added in the
+    order of the token ids, a token that comes twice added twice. As nothing else
+    enters into it, it is the same in every batch and in a cache that adds so too.
+
+    Attributes:
+        analyzer: how documents and queries become tokens.
+    """
+
+    def __init__(self, model: Any, analyzer: Analyzer) -> None:
+        """Take a ``bm25s.BM25`` that holds an index, and how its texts were cut."""
+        self._model = model
+        self.analyzer = analyzer
+        self._token_ids: dict[str, int] = model.vocab_dict
+        weights, rows, columns = (
+            model.scores[part] for part in ("data", "indices", "indptr")
+        )
+        # By document, for the vectors of hits. Columns come in ascending order, and
+        # a stable sort keeps them so within each document.
+        order = np.argsort(rows, kind="stable")
+        lengths = np.diff(columns)
+        self._tokens = np.arange(len(lengths), dtype=np.int32).repeat(lengths)[order]
+        self._weights = weights[order]
+        per_row = np.bincount(rows, minlength=model.scores["num_docs"])
+        self._starts = np.concatenate([[0], np.cumsum(per_row)])
+        for part in (self._tokens, self._weights):
+            part.setflags(write=False)  # handed out as views
+
+    @classmethod
+    def build(
+        cls, texts: Sequence[str], analyzer: Analyzer, *, k1: float, b: float
+    ) -> BM25Index:
+        """Weigh the tokens of at least one text.
+
+        Raises:
+            InvalidValueError: the texts have no token at all.
+        """
+        ids, tokens = analyzer.tokenize(texts)
+        if not tokens:
+            msg = (
+                f"none of the {len(texts)} documents, such as {texts[0][:40]!r}, has a "
+                "word to search by; give documents with text, or fewer stopwords"
+            )
+            raise InvalidValueError(msg)
+        vocabulary = {token: number for number, token in enumerate(tokens)}
+        model = _bm25s().BM25(k1=k1, b=b, method="lucene")
+        model.index((ids, vocabulary), create_empty_token=False, show_progress=False)
+        return cls(model, analyzer)
+
+    @classmethod
+    def load(cls, folder: Path, analyzer: Analyzer) -> BM25Index:
+        """Read what :meth:`save` wrote, without pickle."""
+        return cls(_bm25s().BM25.load(folder), analyzer)
+
+    def save(self, folder: Path) -> None:
+        """Write NumPy and JSON files into a folder, without pickle."""
+        self._model.save(folder)
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return len(self._starts) - 1
+
+    def queries(self, texts: Sequence[str]) -> list[SparseVector]:
+        """Count the tokens of query texts; those that no document has are left out."""
+        found, tokens = self.analyzer.tokenize(texts)
+        known = [self._token_ids.get(token) for token in tokens]
+        return [_counted([known[place] for place in text]) for text in found]
+
+    def vector(self, row: int) -> SparseVector:
+        """Weights of one document's tokens; read-only views."""
+        span = slice(self._starts[row], self._starts[row + 1])
+        return SparseVector(self._tokens[span], self._weights[span])
+
+    def best(self, query: SparseVector, k: int) -> list[Scored]:
+        """Find the ``k`` best documents, equal scores by the smaller row.
+
+        Documents without any token of the query score 0 and come last.
+        """
+        repeated = query.tokens.repeat(query.values.astype(np.intp))
+        scores: NDArray[np.float32] = self._model.get_scores_from_ids(repeated)
+        floor = _floor(scores, k)
+        rows = np.flatnonzero(scores >= floor if floor > 0 else scores)
+        if len(rows) < k:
+            others = np.flatnonzero(scores == 0)[: k - len(rows)]
+            rows = np.concatenate([rows, others])
+        # Stable, and equal scores stand in the order of their rows.
+        rows = rows[np.argsort(-scores[rows], kind="stable")][:k]
+        return [
+            Scored(*pair)
+            for pair in zip(rows.tolist(), scores[rows].tolist(), strict=True)
+        ]
+
+
+def _floor(scores: NDArray[np.float32], k: int) -> np.float32:
+    """A score that at least ``k`` rows reach (all, if there are fewer), and few more.
+
+    It is the ``k``-th best of the maxima of blocks: a pass over all the scores at the
+    speed of memory, which a partition of them, mostly zeros, is far from.
+    """
+    n_blocks = max(16 * k, math.isqrt(len(scores)))
+    starts = np.arange(0, len(scores), max(1, len(scores) // n_blocks))
+    maxima = np.maximum.reduceat(scores, starts)
+    cut = max(0, len(maxima) - k)
+    floor: np.float32 = np.partition(maxima, cut)[cut]
+    return floor
+
+
+def _counted(ids: list[int | None]) -> SparseVector:
+    """Sorted token ids with their counts; None stands for an unknown token."""
+    counts = sorted(Counter(id_ for id_ in ids if id_ is not None).items())
+    return SparseVector(
+        np.array([id_ for id_, _ in counts], np.int32),
+        np.array([count for _, count in counts], np.float32),
+    )
+
+
+def _bm25s() -> ModuleType:
+    try:
+        import bm25s
+    except ImportError as cause:
+        raise MissingExtraError.of("bm25s", "bm25") from cause
+    module: ModuleType = bm25s
+    return module
+
+
+def _stemmer(name: str) -> Any:
+    """A new stemmer: PyStemmer's objects are for one thread each."""
+    try:
+        import Stemmer
+    except ImportError as cause:
+        raise MissingExtraError.of("Stemmer", "bm25") from cause
+    return Stemmer.Stemmer(name)

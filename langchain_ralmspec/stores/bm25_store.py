@@ -1,0 +1,274 @@
+"""Documents found by their words: BM25, the sparse retriever of the paper."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.documents import Document
+
+from langchain_ralmspec.errors import InvalidValueError, StoreError
+from langchain_ralmspec.stores.arguments import check_k
+from langchain_ralmspec.stores.base import Hit, Metric, Query, SparseVector
+from langchain_ralmspec.stores.bm25_index import Analyzer, BM25Index
+from langchain_ralmspec.stores.failures import reported_as_store_error
+from langchain_ralmspec.stores.faiss_rows import FixedRows
+from langchain_ralmspec.stores.folders import replacing_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+_FORMAT = "langchain-ralmspec BM25Store 1"
+_MANIFEST = "bm25_store.json"
+_DOCUMENTS = "documents.jsonl"
+
+
+class BM25Store:
+    """Documents scored by BM25 in Lucene's variant, as Pyserini does.
+
+    The weights are computed once, from the statistics of all the documents, so a
+    store does not change: build it anew for other documents. A query none of whose
+    words is in the store finds the documents with the smallest ids, at score 0; a
+    search never finds nothing.
+
+    Attributes:
+        metric: ``"sparse"``. A score is the sum of the weights of the query's
+            tokens; vectors of queries and hits are ``SparseVector``.
+        dimension: None: there are no dense vectors.
+        is_nested: True: every search looks at all the documents.
+    """
+
+    metric: Metric = "sparse"
+    dimension: int | None = None
+    is_nested = True
+
+    def __init__(
+        self, index: BM25Index, documents: Sequence[Document], ids: Sequence[str]
+    ) -> None:
+        """Put documents before an index; see :meth:`from_documents`, :meth:`load`.
+
+        Args:
+            index: one row for each document.
+            documents: in the order of the rows.
+            ids: one per document, ascending, so that the order of rows is theirs.
+        """
+        self._index = index
+        self._documents = documents
+        self._ids = ids
+
+    @classmethod
+    def from_documents(
+        cls,
+        documents: Iterable[Document],
+        *,
+        k1: float = 0.9,
+        b: float = 0.4,
+        stopwords: str | Sequence[str] | None = "english",
+        stemmer: str | None = "porter",
+    ) -> BM25Store:
+        """Index the text of documents.
+
+        The same documents give the same store in whatever order they come.
+
+        Args:
+            documents: at least one. Their ids must be unique; one without id gets
+                its place, counted from 0.
+            k1: how much a word's repetition counts, at least 0.
+            b: how much long documents are held back, from 0 to 1.
+            stopwords: words to leave out: a language that bm25s has a list for, or
+                the words themselves, or None. ``"english"`` is Lucene's list.
+            stemmer: what brings words to their stem: the name of a Snowball
+                algorithm (mostly that of a language), or None.
+
+        Raises:
+            MissingExtraError: the extra ``bm25`` is not installed.
+            InvalidValueError: there is no document, or none with a word, or ids are
+                not unique, or an argument is none of the above.
+        """
+        if not (k1 >= 0 and math.isfinite(k1)):
+            msg = f"k1 must be a number of at least 0, got {k1!r}"
+            raise InvalidValueError(msg)
+        if not 0 <= b <= 1:
+            msg = f"b must be from 0 to 1, got {b!r}"
+            raise InvalidValueError(msg)
+        rows = FixedRows(list(documents))
+        ids = sorted(rows.ids().values())
+        if not ids:
+            msg = "documents is empty; give at least one document"
+            raise InvalidValueError(msg)
+        ordered = [rows.document(id_) for id_ in ids]
+        texts = [document.page_content for document in ordered]
+        index = BM25Index.build(texts, Analyzer(stopwords, stemmer), k1=k1, b=b)
+        return cls(index, ordered, ids)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> BM25Store:
+        """Read a store that :meth:`save` wrote. Nothing is unpickled.
+
+        Args:
+            folder: where it was saved.
+
+        Raises:
+            MissingExtraError: the extra ``bm25`` is not installed.
+            StoreError: the folder is missing, damaged, or something else's.
+        """
+        path = Path(folder)
+        try:
+            manifest = _read_manifest(path)
+            analyzer = Analyzer(manifest["stopwords"], manifest["stemmer"])
+            pairs = list(_read_documents(path / _DOCUMENTS))
+            index = BM25Index.load(path, analyzer)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as cause:
+            msg = (
+                f"no BM25Store can be loaded from {str(folder)!r}: "
+                f"{type(cause).__name__}: {cause}; build it with "
+                "BM25Store.from_documents() and save() it there"
+            )
+            raise StoreError(msg) from cause
+        return cls(index, [pair[1] for pair in pairs], [pair[0] for pair in pairs])
+
+    def save(self, folder: str | Path) -> None:
+        """Write the store to disk, in place of one that was saved there before.
+
+        The files are NumPy arrays and JSON, without pickle. They are written beside
+        the folder and change places with it when they are whole.
+
+        Args:
+            folder: where to; made if need be.
+
+        Raises:
+            InvalidValueError: something else is there, or metadata is not JSON.
+            StoreError: the files could not be written.
+        """
+        path = Path(folder)
+        if path.exists() and not _is_replaceable(path):
+            msg = f"{str(folder)!r} exists and is no saved BM25Store; give a new folder"
+            raise InvalidValueError(msg)
+        with (
+            reported_as_store_error("BM25Store", f"save to {str(folder)!r}"),
+            replacing_folder(path) as new,
+        ):
+            self._index.save(new)
+            with (new / _DOCUMENTS).open("x", encoding="utf-8") as file:
+                pairs = zip(self._ids, self._documents, strict=True)
+                file.writelines(_line(*pair) for pair in pairs)
+            _write_manifest(new, self._index.analyzer)
+
+    def encode(self, texts: Sequence[str]) -> list[Query]:
+        """Turn query texts into queries: their tokens and how often they come."""
+        vectors = self._index.queries(texts)
+        return [Query(*pair) for pair in zip(texts, vectors, strict=True)]
+
+    def search(
+        self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
+    ) -> list[list[Hit]]:
+        """Find the ``k`` best documents for every query, best first, in one call.
+
+        The queries are scored one after the other: threads gained nothing.
+
+        Args:
+            queries: made by ``encode``.
+            k: hits per query; fewer come back when the store holds fewer.
+            with_vectors: whether the hits carry the weights of all their tokens.
+
+        Returns:
+            One list of hits per query; equal scores by the smaller id.
+
+        Raises:
+            InvalidValueError: ``k`` is below 1, or a query was not made by
+                ``encode``.
+            StoreError: bm25s raised, e.g. for tokens of another store.
+        """
+        check_k(k)
+        with reported_as_store_error("BM25Store", "search"):
+            return [
+                [
+                    Hit(
+                        self._ids[row],
+                        self._documents[row],
+                        score,
+                        self._index.vector(row) if with_vectors else None,
+                    )
+                    for row, score in self._index.best(_sparse(query), k)
+                ]
+                for query in queries
+            ]
+
+    def count(self) -> int:
+        """Number of stored documents."""
+        return len(self._ids)
+
+
+def _sparse(query: Query) -> SparseVector:
+    if not isinstance(query.vector, SparseVector):
+        msg = f"query {query.text!r} has no sparse vector; make it with encode()"
+        raise InvalidValueError(msg)
+    return query.vector
+
+
+def _line(id_: str, document: Document) -> str:
+    """One document as a line of JSON."""
+    fields = {
+        "id": id_,
+        "page_content": document.page_content,
+        "metadata": document.metadata,
+    }
+    try:
+        return f"{json.dumps(fields)}\n"
+    except (TypeError, ValueError) as cause:
+        msg = (
+            f"document {id_!r} cannot be saved: its metadata {document.metadata!r} "
+            f"is not JSON ({cause}); turn the values into text or numbers"
+        )
+        raise InvalidValueError(msg) from cause
+
+
+def _read_documents(path: Path) -> Iterator[tuple[str, Document]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            fields = json.loads(line)
+            yield fields["id"], Document(**fields)
+
+
+def _write_manifest(folder: Path, analyzer: Analyzer) -> None:
+    """Say what the folder is, with a checksum of every file in it."""
+    manifest = {
+        "format": _FORMAT,
+        "stopwords": analyzer.stopwords,
+        "stemmer": analyzer.stemmer,
+        "sha256": {path.name: _sha256(path) for path in sorted(folder.iterdir())},
+    }
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """What the folder says it is, if that is true of every file.
+
+    Raises:
+        OSError: a file is missing or unreadable.
+        ValueError: the folder is something else, or a file is not as it was saved.
+    """
+    manifest: dict[str, Any] = json.loads(
+        (folder / _MANIFEST).read_text(encoding="utf-8")
+    )
+    if manifest["format"] != _FORMAT:
+        msg = f"its format is {manifest['format']!r}, not {_FORMAT!r}"
+        raise ValueError(msg)
+    for name, checksum in manifest["sha256"].items():
+        if _sha256(folder / name) != checksum:
+            msg = f"{name} is not as it was saved"
+            raise ValueError(msg)
+    return manifest
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether a save may take this place: an older save's, or an empty folder's."""
+    return path.is_dir() and ((path / _MANIFEST).exists() or not any(path.iterdir()))

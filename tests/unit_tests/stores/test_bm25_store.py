@@ -1,0 +1,454 @@
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langchain_core.documents import Document
+
+from langchain_ralmspec import RaLMSpecRetriever
+from langchain_ralmspec.errors import (
+    InvalidValueError,
+    MissingExtraError,
+    StoreError,
+    UnknownArgumentError,
+)
+from langchain_ralmspec.speculation import session_cache
+from langchain_ralmspec.stores import BM25Store, Query, SparseVector, open_store
+from langchain_ralmspec.stores.bm25_index import BM25Index
+
+PLAIN: dict[str, Any] = {"stopwords": None, "stemmer": None}
+# Few words, so that texts repeat them and scores are often equal.
+words = st.sampled_from(["aa", "bb", "cc", "dd", "ee"])
+texts = st.lists(words, max_size=8).map(" ".join)
+corpora = st.lists(texts, min_size=1, max_size=30).filter(any)
+queries = st.lists(words | st.just("unknown"), max_size=8).map(" ".join)
+
+
+def documents_of(contents: list[str]) -> list[Document]:
+    """Ids in an order of their own, so that no place can pass for an id."""
+    n = len(contents)
+    return [
+        Document(id=f"id{(7 * place + 3) % 31:02}", page_content=content)
+        for place, content in zip(range(n), contents, strict=True)
+    ]
+
+
+def reference(
+    documents: list[Document], query: str, k1: float = 0.9, b: float = 0.4
+) -> dict[str, float]:
+    """BM25 as Lucene has it, from its formula, in plain Python floats."""
+    split = {str(doc.id): doc.page_content.split() for doc in documents}
+    n = len(split)
+    average = sum(map(len, split.values())) / n
+    scores = dict.fromkeys(split, 0.0)
+    for word in query.split():
+        df = sum(word in found for found in split.values())
+        idf = math.log(1 + (n - df + 0.5) / (df + 0.5))
+        for id_, found in split.items():
+            tf = found.count(word)
+            length = k1 * (1 - b + b * len(found) / average)
+            scores[id_] += idf * tf / (tf + length) if tf else 0.0
+    return scores
+
+
+def store_of(contents: list[str], **options: Any) -> BM25Store:
+    return BM25Store.from_documents(documents_of(contents), **PLAIN, **options)
+
+
+def found_ids(store: BM25Store, query: str, k: int) -> list[str]:
+    return [hit.id for hit in store.search(store.encode([query]), k)[0]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(corpora, queries, st.integers(1, 40), st.sampled_from([(0.9, 0.4), (1.5, 0.75)]))
+def test_scores_and_order_are_those_of_the_formula(
+    contents: list[str], query: str, k: int, parameters: tuple[float, float]
+) -> None:
+    k1, b = parameters
+    store = store_of(contents, k1=k1, b=b)
+    (hits,) = store.search(store.encode([query]), k)
+
+    expected = reference(documents_of(contents), query, k1, b)
+    assert len(hits) == min(k, len(contents))
+    for hit in hits:
+        assert hit.score == pytest.approx(expected[hit.id], rel=1e-5, abs=1e-6)
+    # None that was left out is better than one that was found.
+    left_out = [expected[id_] for id_ in expected if id_ not in {h.id for h in hits}]
+    assert max(left_out, default=0) <= hits[-1].score + 1e-5
+    # Equal scores, the zeros too, are in the order of their ids.
+    assert hits == sorted(hits, key=lambda hit: (-hit.score, hit.id))
+
+
+@settings(max_examples=200, deadline=None)
+@given(corpora, queries, st.integers(1, 40))
+def test_a_cut_takes_the_smaller_ids_of_equals(
+    contents: list[str], query: str, k: int
+) -> None:
+    store = store_of(contents)
+    everything = store.search(store.encode([query]), len(contents))[0]
+    assert store.search(store.encode([query]), k)[0] == everything[:k]
+
+
+def test_a_cut_among_thousands_is_exact() -> None:
+    # More rows than blocks of them: the short way to the best must lose none.
+    generator = np.random.default_rng(0)
+    vocabulary = np.array([f"w{number:03}" for number in range(300)])
+    documents = [
+        Document(id=f"{number:04}", page_content=" ".join(chosen))
+        for number, chosen in enumerate(generator.choice(vocabulary, (3000, 12)))
+    ]
+    store = BM25Store.from_documents(documents, **PLAIN)
+    for chosen in generator.choice(vocabulary, (20, 6)):
+        (query,) = store.encode([" ".join(chosen)])
+        everything = store.search([query], 3000)[0]
+        assert everything == sorted(everything, key=lambda hit: (-hit.score, hit.id))
+        for k in (1, 3, 20, 150, 1000):
+            assert store.search([query], k)[0] == everything[:k]
+
+
+@settings(max_examples=100, deadline=None)
+@given(corpora, st.lists(queries, min_size=1, max_size=6), st.integers(1, 5))
+def test_batch_equals_each_alone(contents: list[str], asked: list[str], k: int) -> None:
+    store = store_of(contents)
+    together = store.search(store.encode(asked), k)
+    assert together == [store.search(store.encode([q]), k)[0] for q in asked]
+    assert not any(query.batched for query in store.encode(asked))
+
+
+@settings(max_examples=200, deadline=None)
+@given(corpora, queries, st.sets(st.integers(0, 30), min_size=1), st.integers(1, 5))
+def test_a_cached_look_up_is_the_stores_ranking_of_the_cached(
+    contents: list[str], query: str, chosen: set[int], n: int
+) -> None:
+    store = store_of(contents)
+    (asked,) = store.encode([query])
+    (hits,) = store.search([asked], len(contents), with_vectors=True)
+    kept = [hit for place, hit in enumerate(hits) if place in chosen] or hits
+    cache = session_cache(store.metric)
+    cache.add((hit.id, hit.vector) for hit in reversed(kept) if hit.vector is not None)
+
+    assert asked.vector is not None
+    assert cache.top(asked.vector, n) == tuple(hit.id for hit in kept[:n])
+
+
+def test_vectors_are_weights_from_the_whole_corpus() -> None:
+    contents = ["aa bb", "bb cc cc", "bb"]
+    store = store_of(contents)
+    documents = documents_of(contents)
+    for hit in store.search(store.encode(["bb"]), 3, with_vectors=True)[0]:
+        assert isinstance(hit.vector, SparseVector)
+        weights = {
+            store.encode([word])[0].vector.tokens[0]: reference(documents, word)[hit.id]  # type: ignore[union-attr]
+            for word in set(hit.document.page_content.split())
+        }
+        assert hit.vector.tokens.tolist() == sorted(weights)
+        expected = [weights[token] for token in sorted(weights)]
+        assert hit.vector.values.tolist() == pytest.approx(expected, rel=1e-5)
+        assert hit.vector.values.dtype == np.float32
+        with pytest.raises(ValueError, match="read-only"):
+            hit.vector.values[0] = 1
+    assert store.search(store.encode(["bb"]), 1)[0][0].vector is None
+
+
+def test_a_query_counts_its_known_tokens() -> None:
+    store = store_of(["aa bb cc"])
+    vector = store.encode(["cc xx aa cc"])[0].vector
+    assert isinstance(vector, SparseVector)
+    assert vector.values.tolist() == [1, 2]
+    assert vector.tokens.tolist() == sorted(vector.tokens)
+
+
+@pytest.mark.parametrize("query", ["", "unknown", "!?"])
+def test_a_query_without_known_words_finds_the_smallest_ids(query: str) -> None:
+    store = store_of(["aa"] * 10)
+    (hits,) = store.search(store.encode([query]), 3)
+    assert [hit.id for hit in hits] == sorted(
+        d.id or "" for d in documents_of([""] * 10)
+    )[:3]
+    assert [hit.score for hit in hits] == [0, 0, 0]
+
+
+def test_words_are_brought_to_their_stem_and_stopwords_left_out() -> None:
+    contents = ["the the the runs", "a whale", "nothing"]
+    documents = [Document(page_content=content) for content in contents]
+    store = BM25Store.from_documents(documents)
+    (hits,) = store.search(store.encode(["The Running WHALES the"]), 3)
+    assert [(hit.id, hit.score > 0) for hit in hits] == [
+        ("0", True),
+        ("1", True),
+        ("2", False),
+    ]
+    assert hits[0].score == pytest.approx(hits[1].score)  # "the" counts nowhere
+    own = BM25Store.from_documents(documents, stopwords=["whale"], stemmer=None)
+    assert own.search(own.encode(["whale"]), 1)[0][0].score == 0
+
+
+def test_the_order_of_documents_changes_nothing() -> None:
+    documents = documents_of(["running aa", "ran bb aa", "runs", "aa bb cc"])
+    stores = [BM25Store.from_documents(each) for each in (documents, documents[::-1])]
+    one, other = (
+        store.search(store.encode(["run aa bb"]), 4, with_vectors=True)[0]
+        for store in stores
+    )
+    assert one == other
+    for hit, twin in zip(one, other, strict=True):
+        assert isinstance(hit.vector, SparseVector)
+        assert isinstance(twin.vector, SparseVector)
+        np.testing.assert_array_equal(hit.vector.tokens, twin.vector.tokens)
+        np.testing.assert_array_equal(hit.vector.values, twin.vector.values)
+
+
+def test_token_ids_follow_the_alphabet() -> None:
+    # bm25s numbers stems in the order of a set, another one in every process, and
+    # the sum of a score depends on it.
+    contents = [f"{chr(97 + number)}word" for number in reversed(range(26))]
+    store = BM25Store.from_documents([Document(page_content=c) for c in contents])
+    tokens = [
+        int(query.vector.tokens[0])
+        for query in store.encode(sorted(contents))
+        if isinstance(query.vector, SparseVector)
+    ]
+    assert tokens == list(range(26))
+
+
+def test_documents_come_back_with_their_ids() -> None:
+    documents = [
+        Document(page_content="aa", metadata={"n": 1}),
+        Document(id="x", page_content="bb"),
+    ]
+    store = BM25Store.from_documents(documents, **PLAIN)
+    (hits,) = store.search(store.encode(["aa"]), 5)
+    assert [(hit.id, hit.document.id) for hit in hits] == [("0", "0"), ("x", "x")]
+    assert hits[0].document.metadata == {"n": 1}
+    assert documents[0].id is None
+    assert (store.count(), store.dimension, store.is_nested) == (2, None, True)
+    assert open_store(store) is store
+
+
+REFUSED: list[tuple[list[Document], dict[str, Any], str]] = [
+    ([], {}, "documents is empty"),
+    ([Document(page_content="the !?")], {}, "none of the 1 documents, such as 'the"),
+    ([Document(id="a", page_content="x")] * 2, {}, "unique, got 'a'"),
+    (documents_of(["aa"]), {"k1": -1}, "k1 .* got -1"),
+    (documents_of(["aa"]), {"k1": math.nan}, "k1 .* got nan"),
+    (documents_of(["aa"]), {"b": 1.5}, "b must be from 0 to 1, got 1.5"),
+    (documents_of(["aa"]), {"stopwords": "klingon"}, "'klingon'"),
+    (documents_of(["aa"]), {"stemmer": "klingon"}, "'klingon'"),
+]
+
+
+@pytest.mark.parametrize(("documents", "options", "message"), REFUSED)
+def test_what_cannot_be_indexed_is_refused(
+    documents: list[Document], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        BM25Store.from_documents(documents, **options)
+
+
+def test_bad_searches_are_refused() -> None:
+    store = store_of(["aa"])
+    with pytest.raises(InvalidValueError, match="got 0"):
+        store.search(store.encode(["aa"]), 0)
+    for vector in (None, np.ones(3, np.float32)):
+        with pytest.raises(InvalidValueError, match="'q' has no sparse vector"):
+            store.search([Query("q", vector)], 1)
+    foreign = SparseVector(np.array([99]), np.ones(1, np.float32))
+    with pytest.raises(StoreError, match="BM25Store failed to search"):
+        store.search([Query("q", foreign)], 1)
+    assert store.encode([]) == []
+    assert store.search([], 3) == []
+
+
+@pytest.mark.parametrize("module", ["bm25s", "Stemmer"])
+def test_missing_package_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=rf"'{module}'.*ralmspec\[bm25\]"):
+        BM25Store.from_documents([Document(page_content="aa")])
+
+
+# On disk
+
+AWKWARD = [
+    Document(
+        id="ü/2\n", page_content="größe \u2028 \ud800 running", metadata={"a": [1]}
+    ),
+    Document(page_content="runs größe", metadata={"nested": {"b": None}}),
+    Document(page_content=""),
+]
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    folder = tmp_path / "deep" / "store"
+    BM25Store.from_documents(AWKWARD).save(folder)
+    return folder
+
+
+def test_a_store_comes_back_as_it_was(saved: Path) -> None:
+    store, loaded = BM25Store.from_documents(AWKWARD), BM25Store.load(str(saved))
+    asked = ["running größe", "nothing"]
+    hits, again = (
+        each.search(each.encode(asked), 3, with_vectors=True)
+        for each in (store, loaded)
+    )
+    assert hits == again
+    assert [h.document for h in hits[0]] == [h.document for h in again[0]]
+    for hit, twin in zip(hits[0], again[0], strict=True):
+        assert isinstance(hit.vector, SparseVector)
+        assert isinstance(twin.vector, SparseVector)
+        np.testing.assert_array_equal(hit.vector.values, twin.vector.values)
+
+
+def test_own_stopwords_and_no_stemmer_come_back(tmp_path: Path) -> None:
+    documents = [Document(page_content="the whale runs")]
+    store = BM25Store.from_documents(documents, stopwords=("whale",), stemmer=None)
+    store.save(tmp_path / "s")
+    loaded = BM25Store.load(tmp_path / "s")
+    scores = [
+        loaded.search(loaded.encode([word]), 1)[0][0].score > 0
+        for word in ("the", "whale", "runs", "run")
+    ]
+    assert scores == [True, False, True, False]
+
+
+def test_nothing_in_the_folder_is_a_pickle(saved: Path) -> None:
+    kinds = Counter(path.suffix for path in saved.iterdir())
+    assert kinds == {".npy": 3, ".json": 3, ".jsonl": 1}
+    for path in saved.glob("*.npy"):
+        assert np.load(path, allow_pickle=False).dtype.kind in "if"
+    for path in saved.glob("*.json"):
+        json.loads(path.read_text(encoding="utf-8"))
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip, Path.unlink])
+@pytest.mark.parametrize("suffix", [".npy", ".json", ".jsonl"])
+def test_a_damaged_folder_is_refused(
+    saved: Path, damage: Callable[[Path], None], suffix: str
+) -> None:
+    for path in sorted(saved.glob(f"*{suffix}")):
+        whole = path.read_bytes()
+        damage(path)
+        with pytest.raises(StoreError, match=f"{saved}.*build it with") as caught:
+            BM25Store.load(saved)
+        assert caught.value.__cause__ is not None
+        path.write_bytes(whole)
+    BM25Store.load(saved)
+
+
+@pytest.mark.parametrize("manifest", ["[]", "{}", '{"format": "other"}', "", "\xff"])
+def test_a_foreign_folder_is_refused(tmp_path: Path, manifest: str) -> None:
+    (tmp_path / "bm25_store.json").write_text(manifest, encoding="latin-1")
+    with pytest.raises(StoreError, match=f"{tmp_path}.*build it with"):
+        BM25Store.load(tmp_path)
+    with pytest.raises(StoreError, match=r"'/no/such'.*FileNotFoundError"):
+        BM25Store.load("/no/such")
+
+
+def test_another_format_is_refused(saved: Path) -> None:
+    manifest = saved / "bm25_store.json"
+    text = manifest.read_text(encoding="utf-8")
+    manifest.write_text(text.replace("BM25Store 1", "BM25Store 2"), encoding="utf-8")
+    with pytest.raises(StoreError, match=r"'langchain-ralmspec BM25Store 2', not"):
+        BM25Store.load(saved)
+
+
+def test_a_save_that_fails_leaves_the_older_one(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(index: BM25Index, folder: Path) -> None:
+        (folder / "half").write_text("written")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(BM25Index, "save", fail)
+    with pytest.raises(StoreError, match=f"{saved}.*disk full"):
+        store_of(["aa"]).save(saved)
+    assert BM25Store.load(saved).count() == len(AWKWARD)
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_swap_that_fails_puts_the_older_one_back(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.suffix == ".tmp":
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(StoreError, match=f"{saved}"):
+        store_of(["aa"]).save(saved)
+    assert BM25Store.load(saved).count() == len(AWKWARD)
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_metadata_that_is_not_json_is_refused(saved: Path) -> None:
+    store = BM25Store.from_documents(
+        [Document(id="d", page_content="aa", metadata={"set": {1}})]
+    )
+    with pytest.raises(InvalidValueError, match=r"'d'.*\{'set': \{1\}\}"):
+        store.save(saved)
+    assert BM25Store.load(saved).count() == len(AWKWARD)
+
+
+def test_a_save_replaces_a_save_and_nothing_else(saved: Path, tmp_path: Path) -> None:
+    store = store_of(["aa"])
+    store.save(saved)
+    assert BM25Store.load(saved).count() == 1
+    assert list(saved.parent.iterdir()) == [saved]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    store.save(empty)
+    assert BM25Store.load(empty).count() == 1
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("years of work")
+    for taken in (other, other / "thesis.txt"):
+        with pytest.raises(InvalidValueError, match=f"{taken}.*new folder"):
+            store.save(taken)
+    assert (other / "thesis.txt").read_text() == "years of work"
+
+
+# Behind the retriever
+
+
+def test_a_retriever_is_made_from_documents() -> None:
+    documents = [
+        Document(id=i, page_content=t)
+        for i, t in zip("ab", ["cat", "dog"], strict=True)
+    ]
+    retriever = RaLMSpecRetriever.from_documents(documents, k=1, stemmer=None, k1=1.2)
+    assert [d.id for d in retriever.invoke("a dog")] == ["b"]
+    assert retriever.store.metric == "sparse"
+
+
+def test_bad_arguments_of_the_retriever_are_refused() -> None:
+    documents = [Document(page_content="cat")]
+    with pytest.raises(InvalidValueError, match="'bm25', got 'bm52'"):
+        RaLMSpecRetriever.from_documents(documents, kind="bm52")
+    with pytest.raises(UnknownArgumentError, match="'stemer'; did you mean 'stemmer'"):
+        RaLMSpecRetriever.from_documents(documents, stemer="porter")
+    with pytest.raises(InvalidValueError, match="k1"):
+        RaLMSpecRetriever.from_documents(documents, k1=-1)
