@@ -20,11 +20,16 @@ from langchain_ralmspec.llm import RaLMSpecLLM
 from langchain_ralmspec.retriever import RaLMSpecRetriever
 from langchain_ralmspec.retriever_session import RetrieverSession
 from langchain_ralmspec.speculation import SpeculationStats
-from langchain_ralmspec.stores import FaissStore, SentenceTransformerEmbeddings
+from langchain_ralmspec.stores import (
+    BM25Store,
+    FaissStore,
+    SentenceTransformerEmbeddings,
+)
 
 __version__ = version("langchain-ralmspec")
 
 __all__ = [
+    "BM25Store",
     "ChatRaLMSpec",
     "ChatTemplateError",
     "ContextOverflowError",

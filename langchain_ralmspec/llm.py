@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from langchain_core.callbacks import CallbackManagerForLLMRun
 
+    from langchain_ralmspec.ralm.run import Run
+
 
 class RaLMSpecLLM(RetrievalGeneration, BaseLLM):
     r"""A local model that looks documents up while it writes, and does not wait.
@@ -41,6 +43,13 @@ class RaLMSpecLLM(RetrievalGeneration, BaseLLM):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
         # The file's name as given: params are asked for before anything is loaded.
         return super()._get_ls_params(stop=stop, **kwargs) | self._tracing_params()
+
+    def start(self, prompt: str) -> Run:
+        """Prepare an answer that can be watched: iterate over it for its text.
+
+        ``invoke`` and ``stream`` do this and wrap it for LangChain.
+        """
+        return self._run(self._prompt(prompt), None, {})
 
     def _prompt(self, text: str) -> Prompt:
         weights = self.engine.weights

@@ -7,6 +7,9 @@ import sys
 
 from langchain_ralmspec.errors import MissingExtraError, RaLMSpecError
 
+WAIT_POLICY_AT_START = os.environ.get("OMP_WAIT_POLICY")
+"""As the user's shell has it, before :func:`main` sets it for our own commands."""
+
 
 def main() -> None:
     """Run the command line."""

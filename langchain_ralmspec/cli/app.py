@@ -12,6 +12,7 @@ from rich.table import Table
 
 from langchain_ralmspec.cli.models import list_models, model_path
 from langchain_ralmspec.cli.progress import bar, find_gguf
+from langchain_ralmspec.errors import InvalidValueError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -85,11 +86,13 @@ def demo(
     ] = "smollm2-135m",
     max_tokens: Annotated[int, typer.Option(help="Length of an answer.", min=1)] = 96,
     speculation_stride: Annotated[
-        int, typer.Option(help="Guesses verified in one store call.", min=1)
-    ] = 3,
+        str,
+        typer.Option(help='Guesses verified in one store call; "auto" measures.'),
+    ] = "auto",
     guess_policy: Annotated[
-        Literal["lookup", "same"], typer.Option(help="How documents are guessed.")
-    ] = "lookup",
+        Literal["auto", "lookup", "same"],
+        typer.Option(help="How documents are guessed."),
+    ] = "auto",
     json: Annotated[
         Path | None, typer.Option(help="Write the figures to this file.")
     ] = None,
@@ -98,15 +101,37 @@ def demo(
     from langchain_ralmspec.cli.demo import Demo  # heavy: torch, llama.cpp
 
     Demo(
-        store=store,
+        store="faiss-flat" if store == "faiss" else "chroma",
         questions=_asked(question, questions),
         limit=limit,
         corpus=corpus,
         model=model,
         max_tokens=max_tokens,
-        speculation_stride=speculation_stride,
+        speculation_stride=_stride(speculation_stride),
         guess_policy=guess_policy,
     ).run(json)
+
+
+@app.command()
+def doctor(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            help="A ChatRaLMSpec or RaLMSpecLLM of yours, as module:attribute, e.g. "
+            "app:chat; the demo's stack by default."
+        ),
+    ] = None,
+    question: Annotated[
+        str | None, typer.Option(help="Measure while this is answered.")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the figures to this file.")
+    ] = None,
+) -> None:
+    """Look for what is slow in a stack, and say what to set and to expect."""
+    from langchain_ralmspec.cli.doctor import Doctor  # heavy: torch, llama.cpp
+
+    Doctor(target=target, question=question).run(json)
 
 
 @bench.command()
@@ -131,6 +156,105 @@ def engine(
         rounds=rounds,
         json_file=json,
     )
+
+
+@bench.command()
+def ralm(
+    store: Annotated[
+        Literal["faiss-flat", "faiss-hnsw", "chroma", "chroma-http", "bm25"],
+        typer.Option(help="Where to retrieve from."),
+    ] = "faiss-flat",
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON lines with "text" (and "id", "title"); '
+            "the standard library's docstrings by default.",
+            dir_okay=False,
+        ),
+    ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON lines with a "question" each; some about Python by default.',
+            dir_okay=False,
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Ask so many at most.", min=1)] = 20,
+    distractors: Annotated[
+        int,
+        typer.Option(
+            help="Random unit vectors beside the passages, in FAISS: the search then "
+            "costs what a corpus of that size costs.",
+            min=0,
+        ),
+    ] = 0,
+    latency_ms: Annotated[
+        float,
+        typer.Option(
+            help="Delay each way, in front of a real server (chroma-http).", min=0
+        ),
+    ] = 0.0,
+    embedding: Annotated[
+        str, typer.Option(help='"minilm", or a sentence-transformers folder.')
+    ] = "minilm",
+    model: Annotated[
+        str, typer.Option(help="A GGUF file, or a name that `models list` shows.")
+    ] = "smollm2-135m",
+    max_tokens: Annotated[int, typer.Option(help="Length of an answer.", min=1)] = 64,
+    rows: Annotated[
+        str | None,
+        typer.Option(help="Only these, with commas between, e.g. Spec,+PSA."),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the figures to this file.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw them into this folder.", file_okay=False)
+    ] = None,
+) -> None:
+    """Time the sequential loop against speculation, booster by booster."""
+    from langchain_ralmspec.cli.bench_ralm import ROWS, RalmBench
+    from langchain_ralmspec.cli.workload import Workload
+
+    RalmBench(
+        workload=Workload(
+            store=store, distractors=distractors, latency=latency_ms / 1e3
+        ),
+        corpus=corpus,
+        embedding=embedding,
+        questions=questions,
+        limit=limit,
+        model=model,
+        max_tokens=max_tokens,
+        rows=tuple(rows.split(",")) if rows else tuple(ROWS),
+    ).run(json, plot)
+
+
+@bench.command("plot")
+def plot_(
+    files: Annotated[
+        list[Path], typer.Argument(help="What `bench ralm --json` wrote.")
+    ],
+    plot: Annotated[
+        Path, typer.Option(help="Draw into this folder.", file_okay=False)
+    ] = Path(),
+) -> None:
+    """Draw several runs of `bench ralm` side by side."""
+    from langchain_ralmspec.cli import figures, plots
+
+    figures.check_folder(plot)
+    for file in plots.draw([figures.read_figures(file) for file in files], plot):
+        typer.echo(file)
+
+
+def _stride(given: str) -> int | Literal["auto"]:
+    if given == "auto":
+        return "auto"
+    if not given.isdecimal() or int(given) < 1:
+        raise InvalidValueError(
+            f"the speculation stride is auto or a number of at least 1, got {given!r}"
+        )
+    return int(given)
 
 
 def _asked(given: list[str] | None, file: Path | None) -> list[str] | None:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from langchain_ralmspec.speculation import Bounds, SpeculationStats
+from langchain_ralmspec.speculation import Bounds, Line, SpeculationStats
+
+if TYPE_CHECKING:
+    from langchain_ralmspec.chat_model import ChatRaLMSpec
+    from langchain_ralmspec.ralm.events import Span
+
+PARTS = ("generating", "guessing", "waiting", "embedding", "searching")
+"""What ``SpeculationStats`` keeps seconds of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,88 +29,190 @@ class Answer:
 
     Attributes:
         text: the answer.
-        steps: tokens and document ids of every stride.
+        steps: tokens and document ids of every step.
         stats: counts and seconds.
+        seconds: from the question to the end of the answer, on the wall clock.
+        timeline: what was done when: see :func:`_timeline`.
     """
 
     text: str
     steps: list[dict[str, Any]]
     stats: SpeculationStats
+    seconds: float
+    timeline: list[dict[str, Any]]
+
+
+def ask(
+    chat: ChatRaLMSpec, question: str, show: Callable[[str], None] | None = None
+) -> Answer:
+    """Answer a question as if it were the first: no document's KV is there yet.
+
+    Args:
+        chat: whom to ask.
+        question: what to ask.
+        show: called with every piece of the answer as it comes.
+    """
+    chat.engine.forget_prefixes()  # what the loop before has prefilled
+    gc.collect()  # what it has left lying about
+    parts = []
+    start = time.perf_counter()
+    run = chat.start(question)
+    for text in run:
+        parts.append(text)
+        if show:
+            show(text)
+    seconds = time.perf_counter() - start
+    steps = [
+        {"tokens": list(step.tokens), "documents": [hit.id for hit in step.hits]}
+        for step in run.steps
+    ]
+    timeline = _timeline(run.spans, start)
+    return Answer("".join(parts), steps, run.stats, seconds, timeline)
+
+
+def _timeline(spans: list[Span], start: float) -> list[dict[str, Any]]:
+    """What was done when, in milliseconds from the question on."""
+    return [
+        {
+            "kind": span.kind,
+            "start": round(1e3 * (span.start - start), 3),
+            "end": round(1e3 * (span.end - start), 3),
+            "kept": span.kept,
+            "queries": span.queries,
+        }
+        for span in sorted(spans, key=lambda span: span.start)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One question, answered by both loops in the same process."""
+class Pair:
+    """One question, answered by both loops in the same process.
+
+    Attributes:
+        question: what was asked.
+        sequential: the answer to be faster than.
+        speculative: the other.
+        reference: the sequential answer to be equal to, where that is another
+            one: in a store whose hits depend on how many are asked for, it is that
+            of a sequential loop which asks for as many.
+    """
 
     question: str
     sequential: Answer
     speculative: Answer
+    reference: Answer | None = None
 
     @property
     def identical(self) -> bool:
         """Whether tokens, documents and text are the same."""
-        one, other = self.sequential, self.speculative
+        one, other = self.reference or self.sequential, self.speculative
         return (one.text, one.steps) == (other.text, other.steps)
 
     @property
     def speedup(self) -> float:
         """Sequential time ÷ speculative time, end to end."""
-        return self.sequential.stats.seconds / self.speculative.stats.seconds
+        return self.sequential.seconds / self.speculative.seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All questions of one workload."""
+    """All questions of one workload, by the sequential loop and one speculative one.
 
-    rows: list[Row]
+    Attributes:
+        pairs: the questions.
+        max_in_flight: verifications that may be out while the model writes; 0 for a
+            synchronous loop.
+    """
 
-    def _total(self, name: str, loop: str) -> float:
-        return float(sum(getattr(getattr(row, loop).stats, name) for row in self.rows))
+    pairs: list[Pair]
+    max_in_flight: int = 0
+
+    def total(self, name: str, loop: str = "speculative") -> float:
+        """Sum of one of the ``SpeculationStats`` over all questions."""
+        answers = (getattr(pair, loop) for pair in self.pairs)
+        return float(sum(getattr(answer.stats, name) for answer in answers))
+
+    @property
+    def n_identical(self) -> int:
+        """Answers with the same tokens, documents and text as the sequential ones."""
+        return sum(pair.identical for pair in self.pairs)
+
+    @property
+    def speedup(self) -> float:
+        """All sequential seconds ÷ all speculative ones.
+
+        The costs behind :attr:`bounds` are means, so this is what compares to it;
+        the median of the questions' speed-ups does not.
+        """
+        return sum(pair.sequential.seconds for pair in self.pairs) / sum(
+            pair.speculative.seconds for pair in self.pairs
+        )
+
+    @property
+    def quartiles(self) -> tuple[float, float, float]:
+        """Of the questions' speed-ups; the second one is the median."""
+        speedups = [pair.speedup for pair in self.pairs]
+        if len(speedups) == 1:
+            return speedups[0], speedups[0], speedups[0]
+        low, middle, high = statistics.quantiles(speedups, method="inclusive")
+        return low, middle, high
 
     @property
     def guess_accuracy(self) -> float:
         """Share of judged guesses that were right; 0 when there were none."""
-        guesses = self._total("guesses", "speculative")
-        return self._total("right_guesses", "speculative") / guesses if guesses else 0.0
+        guesses = self.total("guesses")
+        return self.total("right_guesses") / guesses if guesses else 0.0
+
+    @property
+    def plans(self) -> dict[str, float]:
+        """How often each plan was followed, as a share, the most frequent first."""
+        counts: Counter[str] = Counter()
+        for pair in self.pairs:
+            counts.update(pair.speculative.stats.plans)
+        return {plan: n / counts.total() for plan, n in counts.most_common()}
 
     @property
     def bounds(self) -> Bounds:
-        """The costs measured in this run.
-
-        The cost of a verification is a line through what one query cost the
-        sequential loop and what a batch cost the speculative one.
-        """
-        steps = self._total("steps", "sequential")
-        queries = self._total("queries", "sequential")
-        retrieval = self._total("seconds_waiting", "sequential") / queries
-        calls = self._total("store_calls", "speculative")
-        batch = self._total("queries", "speculative") / calls
-        call = self._total("seconds_waiting", "speculative") / calls
-        # Embedding outside of verification is what guessing by look-up costs.
-        embedding = self._total("seconds_embedding", "speculative")
-        searching = self._total("seconds_searching", "speculative")
-        guessing = embedding + searching - self._total("seconds_waiting", "speculative")
-        guess = guessing / self._total("steps", "speculative")
-        single = retrieval - guess  # one verification without what the guess paid
-        per_query = max(0.0, (call - single) / (batch - 1)) if batch > 1 else 0.0
+        """The costs measured in this run."""
+        verifications = [
+            point
+            for pair in self.pairs
+            for point in pair.speculative.stats.verifications
+        ]
+        guesses = self.total("guesses")
+        steps = self.total("steps", "sequential")
+        queries = self.total("queries", "sequential")
+        retrieval = self.total("seconds_waiting", "sequential") / queries
         return Bounds(
-            generation=self._total("seconds_generating", "sequential") / steps,
+            generation=self.total("seconds_generating", "sequential") / steps,
             retrieval=retrieval,
-            guess=guess,
-            verification_base=max(0.0, call - per_query * batch),
-            verification_per_query=per_query,
+            guess=self.total("seconds_guessing") / guesses if guesses else 0.0,
+            # Where nothing was verified no guess was right either: a bound of 1.
+            verification=Line.fit(verifications or [(1, retrieval)]),
             guess_accuracy=self.guess_accuracy,
+            max_in_flight=self.max_in_flight,
         )
+
+    @property
+    def reached(self) -> float:
+        """Share of the attainable speed-up that was reached."""
+        return self.speedup / self.bounds.attainable
+
+    @property
+    def retrieval_share(self) -> float:
+        """Share of the sequential time that went into retrieval."""
+        seconds = sum(pair.sequential.seconds for pair in self.pairs)
+        return self.total("seconds_waiting", "sequential") / seconds
 
     def summary(self) -> dict[str, Any]:
         """The figures to quote."""
         bounds = self.bounds
         return {
-            "speedup_median": statistics.median(row.speedup for row in self.rows),
+            "speedup_median": self.quartiles[1],
             "ceiling": bounds.ceiling,
             "attainable": bounds.attainable,
-            "identical": all(row.identical for row in self.rows),
-            "questions": len(self.rows),
+            "identical": self.n_identical == len(self.pairs),
+            "questions": len(self.pairs),
             "guess_accuracy": self.guess_accuracy,
         }
 
@@ -107,25 +220,42 @@ class Comparison:
         """Everything, for a JSON file."""
         return {
             "summary": self.summary(),
+            "speedup_quartiles": self.quartiles,
+            "speedup_of_totals": self.speedup,
+            "reached": self.reached,
+            "retrieval_share": self.retrieval_share,
+            "plans": self.plans,
             "costs_seconds": asdict(self.bounds),
-            "machine": machine(),
-            "rows": [
+            "answers": [
                 {
-                    "question": row.question,
-                    "identical": row.identical,
-                    "speedup": row.speedup,
-                    "answer": row.speculative.text,
-                    "sequential": row.sequential.stats.as_dict(),
-                    "speculative": row.speculative.stats.as_dict(),
+                    "question": pair.question,
+                    "identical": pair.identical,
+                    "speedup": pair.speedup,
+                    "answer": pair.speculative.text,
+                    "sequential": _figures(pair.sequential),
+                    "speculative": _figures(pair.speculative),
                 }
-                for row in self.rows
+                for pair in self.pairs
             ],
         }
 
 
+def _figures(answer: Answer) -> dict[str, Any]:
+    return {"seconds_on_the_wall": answer.seconds, **answer.stats.as_dict()}
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    packages = ("langchain-ralmspec", "llama-cpp-python", "faiss-cpu", "chromadb")
+    packages = (
+        "langchain-ralmspec",
+        "llama-cpp-python",
+        "faiss-cpu",
+        "chromadb",
+        "bm25s",
+        "sentence-transformers",
+        "torch",
+        "numpy",
+    )
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal
 
-from langchain_core.documents import Document
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from langchain_ralmspec.chat_model import ChatRaLMSpec
-from langchain_ralmspec.cli.cache import cache_dir
-from langchain_ralmspec.cli.comparison import Answer, Comparison, Row
-from langchain_ralmspec.cli.corpus import Passage, load_passages, stdlib_passages
-from langchain_ralmspec.cli.embedding_cache import embed_cached
-from langchain_ralmspec.cli.models import model_path
-from langchain_ralmspec.cli.progress import bar, find_gguf
+from langchain_ralmspec.cli.comparison import Comparison, Pair, ask, machine
+from langchain_ralmspec.cli.figures import check_file, write_figures
+from langchain_ralmspec.cli.progress import find_gguf
+from langchain_ralmspec.cli.workload import Corpus, StoreName, Workload
 from langchain_ralmspec.errors import MissingExtraError
 from langchain_ralmspec.retriever import RaLMSpecRetriever
-from langchain_ralmspec.speculation import SpeculationStats
-from langchain_ralmspec.stores import FaissStore, SentenceTransformerEmbeddings
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from langchain_ralmspec.speculation.stride import IN_FLIGHT
 
 _WORTHWHILE = 0.5  # share of retrieval in a step, under which little can be won
 
@@ -38,6 +31,10 @@ QUESTIONS = [
     "How do I cache the results of a function?",
     "How do I read a ZIP archive?",
 ]
+_WARM_UP = "What is it about?"
+_REMOTE = Workload(store="chroma-http", latency=0.025)
+"""A store that is hosted elsewhere: a round trip of 50 ms."""
+_REMOTE_QUESTIONS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,153 +42,119 @@ class Demo:
     """What to ask, of whom, and how.
 
     Attributes:
-        store: ``"faiss"`` or ``"chroma"``.
+        store: ``"faiss-flat"`` or ``"chroma"``.
         questions: what to ask; questions about Python when None.
         limit: ask so many at most; all of them when None.
         corpus: JSON lines of passages; Python's docstrings when None.
         model: a GGUF file or the name of a packaged model.
         max_tokens: length of an answer.
-        speculation_stride: guesses verified in one store call.
-        guess_policy: ``"lookup"`` or ``"same"``.
+        speculation_stride: guesses verified in one store call, or ``"auto"``.
+        guess_policy: ``"lookup"``, ``"same"`` or ``"auto"``.
     """
 
-    store: str
+    store: StoreName
     questions: list[str] | None
     limit: int | None
     corpus: Path | None
     model: str
     max_tokens: int
-    speculation_stride: int
+    speculation_stride: int | Literal["auto"]
     guess_policy: str
 
-    def run(self, json_file: Path | None = None) -> Comparison:
-        """Answer every question with both loops; print and write the figures."""
+    def run(self, json_file: Path | None = None) -> None:
+        """Answer every question with both loops; print and write the figures.
+
+        First from a store of this process, then from a server at a distance.
+        """
+        check_file(json_file)
         console = Console()
-        chat = self._chat(console)
-        questions = (self.questions or QUESTIONS)[: self.limit]
-        _answer(chat, questions[0])  # untimed: page in the model
-        rows = []
-        for number, question in enumerate(questions, start=1):
-            console.print(f"\n[bold]{number}. {question}[/bold]", highlight=False)
-            rows.append(self._compare(chat, number, question, console))
-        comparison = Comparison(rows)
-        _report(comparison, console)
-        if json_file:
-            json_file.write_text(json.dumps(comparison.as_dict(), indent=2) + "\n")
-            console.print(f"figures written to {json_file}", style="dim")
-        return comparison
-
-    def _compare(
-        self, chat: ChatRaLMSpec, number: int, question: str, console: Console
-    ) -> Row:
-        def show(text: str) -> None:
-            console.print(text, end="", highlight=False, markup=False, soft_wrap=True)
-
-        slow = chat.model_copy(update={"speculation": False})
-        answers = {}
-        # In turn first, and without the documents' KV that the other has prefilled.
-        for loop in (chat, slow) if number % 2 else (slow, chat):
-            chat.engine.forget_prefixes()
-            answers[loop.speculation] = _answer(
-                loop, question, show if loop.speculation else None
-            )
-        row = Row(question, sequential=answers[False], speculative=answers[True])
-        verdict = "yes" if row.identical else "NO"
-        console.print(f"\n[dim]identical: {verdict}, {row.speedup:.2f}×[/dim]")
-        return row
-
-    def _chat(self, console: Console) -> ChatRaLMSpec:
         gguf = find_gguf(self.model)  # what may be mistyped goes before what is long
-        passages = load_passages(self.corpus) if self.corpus else stdlib_passages()
-        embeddings = SentenceTransformerEmbeddings(str(model_path("minilm")))
-        texts = [f"{p.title}. {p.text}" if p.title else p.text for p in passages]
-        with bar("embedding passages") as advance:
-            folder = cache_dir() / "embeddings"
-            vectors = embed_cached(texts, embeddings, "minilm", folder, advance)
-        opened = (_faiss if self.store == "faiss" else _chroma)(
-            passages, vectors, embeddings
-        )
+        corpus = Corpus.load(self.corpus)
+        questions = (self.questions or QUESTIONS)[: self.limit]
         console.print(
-            f"{len(passages)} passages in {self.store}, model {Path(gguf).name}, "
-            f"guess policy {self.guess_policy!r}, speculation stride "
-            f"{self.speculation_stride}. A small model: judge its speed only.",
+            f"{len(corpus.passages)} passages in {self.store}, model "
+            f"{Path(gguf).name}, guess policy {self.guess_policy!r}, speculation "
+            f"stride {self.speculation_stride!r}. A small model: judge its speed only.",
             style="dim",
         )
-        return ChatRaLMSpec(
-            model_path=gguf,
-            retriever=RaLMSpecRetriever(vectorstore=opened),
-            max_tokens=self.max_tokens,
-            speculation_stride=self.speculation_stride,
-            guess_policy=self.guess_policy,
+        near = self._compare(
+            Workload(store=self.store), gguf, corpus, questions, console
         )
+        _report(near, f"sequential against speculative, {self.store}", console)
+        try:
+            far = self._compare_remote(gguf, corpus, questions, console)
+        except MissingExtraError as error:
+            said = f"No second table, of a store at a distance: {error}"
+            console.print(said, markup=False, soft_wrap=True)
+            far = None
+        if json_file:
+            remote = {"remote": far.as_dict()} if far else {}
+            write_figures(json_file, near.as_dict() | {"machine": machine()} | remote)
+            console.print(f"figures written to {json_file}", style="dim", markup=False)
+        _say_identical([near, far] if far else [near], console)
 
+    def _compare_remote(
+        self, gguf: str, corpus: Corpus, questions: list[str], console: Console
+    ) -> Comparison:
+        round_trip = 2e3 * _REMOTE.latency
+        console.print(
+            "\nThe same passages in a Chroma server, as if it were elsewhere: behind a "
+            f"round trip of {round_trip:.0f} ms."
+        )
+        far = self._compare(
+            _REMOTE, gguf, corpus, questions[:_REMOTE_QUESTIONS], console
+        )
+        title = f"Chroma server at a round trip of {round_trip:.0f} ms"
+        _report(far, title, console)
+        return far
 
-def _answer(chat: ChatRaLMSpec, question: str, show: Any = None) -> Answer:
-    parts: list[str] = []
-    info: dict[str, Any] = {}
-    for chunk in chat.stream(question):
-        parts.append(str(chunk.text))
-        info = chunk.response_metadata or info
-        if show:
-            show(parts[-1])
-    counted = dict(info["speculation"])
-    counted.pop("guess_accuracy")
-    return Answer("".join(parts), info["steps"], SpeculationStats(**counted))
-
-
-def _documents(passages: list[Passage]) -> list[Document]:
-    return [
-        Document(page_content=p.text, id=p.id, metadata={"title": p.title})
-        for p in passages
-    ]
-
-
-def _faiss(
-    passages: list[Passage],
-    vectors: NDArray[np.float32],
-    embeddings: SentenceTransformerEmbeddings,
-) -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingExtraError.of("faiss", "faiss") from error
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
-    return FaissStore(index, _documents(passages), embeddings)
-
-
-def _chroma(
-    passages: list[Passage],
-    vectors: NDArray[np.float32],
-    embeddings: SentenceTransformerEmbeddings,
-) -> Any:
-    try:
-        import chromadb
-        from langchain_chroma import Chroma
-    except ImportError as error:
-        raise MissingExtraError.of("langchain_chroma", "chroma") from error
-    client = chromadb.EphemeralClient()
-    collection = client.get_or_create_collection(
-        "ralmspec-demo", configuration={"hnsw": {"space": "cosine"}}
-    )
-    size = client.get_max_batch_size()
-    with bar("filling Chroma") as advance:
-        for first in range(0, len(passages), size):
-            part = passages[first : first + size]
-            collection.add(
-                ids=[p.id for p in part],
-                documents=[p.text for p in part],
-                metadatas=[{"title": p.title} for p in part],
-                embeddings=vectors[first : first + size],
+    def _compare(
+        self,
+        workload: Workload,
+        gguf: str,
+        corpus: Corpus,
+        questions: list[str],
+        console: Console,
+    ) -> Comparison:
+        """Answer every question from one store with both loops."""
+        workload.check()
+        with workload.opened(corpus) as store:
+            chat = ChatRaLMSpec(
+                model_path=gguf,
+                retriever=RaLMSpecRetriever(vectorstore=store),
+                max_tokens=self.max_tokens,
+                speculation_stride=self.speculation_stride,
+                guess_policy=self.guess_policy,
             )
-            advance(first + len(part), len(passages))
-    return Chroma(
-        client=client, collection_name="ralmspec-demo", embedding_function=embeddings
-    )
+            ask(chat, _WARM_UP)  # untimed: pages in the model, learns what things cost
+            pairs = []
+            for number, question in enumerate(questions, start=1):
+                console.print()
+                console.print(Text(f"{number}. {question}", style="bold"))
+                pairs.append(_answered_by_both(chat, number, question, console))
+        return Comparison(pairs, max(IN_FLIGHT) if workload.is_remote else 1)
 
 
-def _report(comparison: Comparison, console: Console) -> None:
-    table = Table(title="sequential against speculative", box=box.SIMPLE_HEAD)
+def _answered_by_both(
+    chat: ChatRaLMSpec, number: int, question: str, console: Console
+) -> Pair:
+    def show(text: str) -> None:
+        console.print(text, end="", highlight=False, markup=False, soft_wrap=True)
+
+    slow = chat.model_copy(update={"speculation": False})
+    answers = {}
+    # In turn first.
+    for loop in (chat, slow) if number % 2 else (slow, chat):
+        shown: Callable[[str], None] | None = show if loop is chat else None
+        answers[loop.speculation] = ask(loop, question, shown)
+    pair = Pair(question, sequential=answers[False], speculative=answers[True])
+    verdict = "yes" if pair.identical else "NO"
+    console.print(f"\n[dim]identical: {verdict}, {pair.speedup:.2f}×[/dim]")
+    return pair
+
+
+def _report(comparison: Comparison, title: str, console: Console) -> None:
+    table = Table(title=title, box=box.SIMPLE_HEAD)
     for heading in (
         "",
         "sequential",
@@ -202,36 +165,45 @@ def _report(comparison: Comparison, console: Console) -> None:
         "store calls",
     ):
         table.add_column(heading.replace(" ", "\n"), justify="right")
-    for number, row in enumerate(comparison.rows, start=1):
-        slow, fast = row.sequential.stats, row.speculative.stats
+    for number, pair in enumerate(comparison.pairs, start=1):
+        slow, fast = pair.sequential, pair.speculative
         table.add_row(
             str(number),
             f"{slow.seconds:.2f} s",
             f"{fast.seconds:.2f} s",
-            f"{row.speedup:.2f}×",
-            "yes" if row.identical else "NO",
-            f"{fast.right_guesses} of {fast.guesses}",
-            f"{slow.store_calls} → {fast.store_calls}",
+            f"{pair.speedup:.2f}×",
+            "yes" if pair.identical else "NO",
+            f"{fast.stats.right_guesses} of {fast.stats.guesses}",
+            f"{slow.stats.store_calls} → {fast.stats.store_calls}",
         )
     console.print()
     console.print(table)
+    _explain(comparison, console)
+
+
+def _explain(comparison: Comparison, console: Console) -> None:
     summary, bounds = comparison.summary(), comparison.bounds
     console.print(
         f"speed-up {summary['speedup_median']:.2f}× (median of "
         f"{summary['questions']}), ceiling 1 + b/a = {summary['ceiling']:.2f}× with "
-        f"a = {1e3 * bounds.generation:.0f} ms to generate a stride and "
-        f"b = {1e3 * bounds.retrieval:.0f} ms to retrieve",
+        f"a = {1e3 * bounds.generation:.0f} ms to generate a step and "
+        f"b = {1e3 * bounds.retrieval:.0f} ms to retrieve; attainable "
+        f"{summary['attainable']:.2f}×",
         highlight=False,
     )
     share = bounds.retrieval / (bounds.generation + bounds.retrieval)
     if share < _WORTHWHILE:
         console.print(
             f"Retrieval is only {share:.0%} of a sequential step with this store, so "
-            "there is little to win here; it pays with slow or remote stores."
+            "there is little to win here."
         )
-    calls = [
-        sum(getattr(row, loop).stats.store_calls for row in comparison.rows)
-        for loop in ("sequential", "speculative")
-    ]
-    console.print(f"store calls: {calls[0]} → {calls[1]}", highlight=False)
-    console.print(f"identical: {'yes' if summary['identical'] else 'NO'}")
+    slow = comparison.total("store_calls", "sequential")
+    fast = comparison.total("store_calls")
+    plans = ", ".join(f"{p} {share:.0%}" for p, share in comparison.plans.items())
+    console.print(f"store calls: {slow:.0f} → {fast:.0f}", highlight=False)
+    console.print(f"plans: {plans}", highlight=False)
+
+
+def _say_identical(comparisons: list[Comparison], console: Console) -> None:
+    same = all(each.summary()["identical"] for each in comparisons)
+    console.print(f"identical: {'yes' if same else 'NO'}")

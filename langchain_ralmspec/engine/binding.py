@@ -152,6 +152,19 @@ class Weights:
         )
         return buffer.value.decode("utf-8", errors="replace")
 
+    @property
+    def quantization(self) -> str | None:
+        """How most tensors are stored, e.g. ``Q4_0``; None where the file is silent."""
+        kind = self.metadata("general.file_type")
+        prefixes = ("LLAMA_FTYPE_MOSTLY_", "LLAMA_FTYPE_ALL_")
+        names = {
+            str(value): name.removeprefix(prefix)
+            for name, value in vars(self._lib).items()
+            for prefix in prefixes
+            if name.startswith(prefix)
+        }
+        return names.get(kind) if kind else None
+
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """Token ids of ``text``, without BOS; ``special`` parses control tokens."""
         try:
@@ -248,6 +261,9 @@ class Context:
         params.kv_unified = False
         params.swa_full = True  # a sliding window would forget what we roll back to
         params.no_perf = True
+        self.n_threads = n_threads
+        flash_attention: bytes = lib.llama_flash_attn_type_name(params.flash_attn_type)
+        self.flash_attention = flash_attention.decode()
         self.handle = lib.llama_init_from_model(weights.handle, params)
         if not self.handle:
             msg = (

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections import OrderedDict
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from langchain_ralmspec.cores import usable_cores
 from langchain_ralmspec.engine.binding import Context, Weights, check_file
 from langchain_ralmspec.engine.sequence import Sequence, Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence as Tokens
     from pathlib import Path
 
@@ -44,10 +45,7 @@ def default_threads() -> tuple[int, int]:
     another library computed, costs more there than it brings (measured on two
     cores: 8 ms with one thread, 7 to 28 ms with two).
     """
-    if hasattr(os, "sched_getaffinity"):
-        usable = len(os.sched_getaffinity(0))
-    else:
-        usable = os.cpu_count() or 1
+    usable = usable_cores()
     return max(1, usable // 2), usable
 
 
@@ -148,6 +146,16 @@ class Model:
     def path(self) -> Path:
         """The GGUF file."""
         return self.weights.path
+
+    @property
+    def n_threads(self) -> tuple[int, int]:
+        """Threads for single tokens, and for batches."""
+        return self._context.n_threads
+
+    @property
+    def flash_attention(self) -> str:
+        """How llama.cpp was asked for it, in its words: auto, enabled, disabled."""
+        return self._context.flash_attention
 
     def open(self, prefix: Tokens[int]) -> Sequence:
         """Start a sequence that holds ``prefix``.

@@ -56,10 +56,15 @@ class Flights:
     starts no queued call any more and waits for none that runs.
     """
 
-    def __init__(self, session: Session) -> None:
-        """Start with none; no thread is made before it is needed."""
-        self.spans: list[Span] = []
+    def __init__(self, session: Session, spans: list[Span]) -> None:
+        """Start with none; no thread is made before it is needed.
+
+        Args:
+            session: asks the store.
+            spans: where to write when each was out.
+        """
         self._session = session
+        self._spans = spans
         self._flights: deque[Flight] = deque()
         self._executor: ThreadPoolExecutor | None = None
 
@@ -97,7 +102,7 @@ class Flights:
         """Ask the store whether guesses are right, in one call."""
         now = time.perf_counter()
         span = Span("verifying", now, now, queries=len(guesses))
-        self.spans.append(span)
+        self._spans.append(span)
 
         def ask() -> Answer:
             span.start = time.perf_counter()

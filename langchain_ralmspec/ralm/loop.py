@@ -107,7 +107,7 @@ def speculative(
     request: Request, scheduler: StrideScheduler
 ) -> Generator[Event, None, None]:
     """Write on under guessed documents, and verify the guesses in batches."""
-    with Flights(request.session) as flights:
+    with Flights(request.session, request.spans) as flights:
         yield from _Speculation(request, scheduler, flights).events()
 
 

@@ -23,29 +23,47 @@ from langchain_community.vectorstores.utils import DistanceStrategy
 from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from langchain_ralmspec import ChatRaLMSpec, FaissStore, RaLMSpecRetriever
+from langchain_ralmspec import BM25Store, ChatRaLMSpec, FaissStore, RaLMSpecRetriever
+from langchain_ralmspec.cli.chroma_server import ChromaServer
 from langchain_ralmspec.engine import Model
-from tests.integration_tests.chroma_server import ChromaServer
 from tests.integration_tests.conftest import QUESTIONS, Corpus
 
+STORES = [
+    "faiss-ip",
+    "faiss-l2",
+    "faiss-cosine",
+    "faiss-hnsw",
+    "chroma",
+    "chroma-http",
+    "in-memory",
+    "bm25",
+]
 AXES: dict[str, list[Any]] = {
-    "store": [
-        "faiss-ip",
-        "faiss-l2",
-        "faiss-cosine",
-        "faiss-hnsw",
-        "chroma",
-        "chroma-http",
-        "in-memory",
-    ],
-    "speculation_stride": [1, 2, 3, 5, 8],
+    "store": STORES,
+    "speculation_stride": [1, 3, 8, "auto"],
     "prefetch_k": [1, 20],
+    "guess_policy": ["lookup", "same", "auto"],
+    "asynchronous": [False, True],
+}
+# When to retrieve is another matter than how to speculate: a suite of its own.
+POLICY_AXES: dict[str, list[Any]] = {
+    "retrieval_policy": ["flare", "iter-retgen"],
+    "store": ["faiss-ip", "chroma-http", "bm25"],
+    "speculation_stride": [1, 3, "auto"],
     "guess_policy": ["lookup", "same"],
+    "asynchronous": [False, True],
 }
 FULL = os.environ.get("RALMSPEC_GRID") == "full"
-CELLS = list(
-    itertools.product(*AXES.values()) if FULL else map(tuple, AllPairs(AXES.values()))
-)
+
+
+def cells(axes: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """All combinations, or some that have every pair of values."""
+    rows = itertools.product(*axes.values()) if FULL else AllPairs(axes.values())
+    return [dict(zip(axes, row, strict=True)) for row in rows]
+
+
+def name_of(cell: dict[str, Any]) -> str:
+    return "-".join(map(str, cell.values()))
 
 
 def langchain_faiss(strategy: DistanceStrategy, *, normalize: bool = False) -> Any:
@@ -106,6 +124,7 @@ def retriever_of(
             chromadb.HttpClient(host=server.host, port=server.port), corpus
         ),
         "in-memory": in_memory,
+        "bm25": lambda corpus: BM25Store.from_documents(corpus.documents),
     }
 
     @cache
@@ -159,26 +178,43 @@ def sequential(
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: "-".join(map(str, cell)))
+@pytest.mark.parametrize("cell", cells(AXES), ids=name_of)
 def test_same_tokens_under_the_same_documents(
-    cell: tuple[str, int, int, str],
+    cell: dict[str, Any],
     gguf: str,
     model: Model,
     retriever_of: Callable[[str], RaLMSpecRetriever],
     sequential: Callable[[str, int, int], tuple[Any, ...]],
 ) -> None:
     assert len(QUESTIONS) >= 20
-    store, stride, prefetch_k, policy = cell
+    arguments = dict(cell)
+    store = arguments.pop("store")
+    # One object for all questions, as in an application: "auto" learns on the way.
+    chat = ChatRaLMSpec(model_path=gguf, retriever=retriever_of(store), **arguments)
     for number in range(len(QUESTIONS)):
-        chat = ChatRaLMSpec(
-            model_path=gguf,
-            retriever=retriever_of(store),
-            speculation_stride=stride,
-            prefetch_k=prefetch_k,
-            guess_policy=policy,
-            **settings_of(number),
-        )
-        assert told(chat, number) == sequential(store, prefetch_k, number)
+        for name, value in ({"stop": None} | settings_of(number)).items():
+            setattr(chat, name, value)
+        assert told(chat, number) == sequential(store, cell["prefetch_k"], number)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("cell", cells(POLICY_AXES), ids=name_of)
+def test_whenever_it_retrieves(
+    cell: dict[str, Any],
+    gguf: str,
+    model: Model,
+    retriever_of: Callable[[str], RaLMSpecRetriever],
+) -> None:
+    arguments = cell | {"retriever": retriever_of(cell["store"]), "max_tokens": 32}
+    del arguments["store"]
+    chat = ChatRaLMSpec(model_path=gguf, **arguments)
+    slow = chat.model_copy(update={"speculation": False})
+    n_steps = 0
+    for number in range(0, len(QUESTIONS), 4):
+        answer = told(chat, number)
+        assert answer == told(slow, number)
+        n_steps += len(answer[1])
+    assert n_steps > len(QUESTIONS) // 4, "it never retrieved again"
 
 
 def test_the_questions_exercise_what_they_should(

@@ -1,6 +1,7 @@
 import langchain_ralmspec
 
 EXPECTED = {
+    "BM25Store",
     "ChatRaLMSpec",
     "ChatTemplateError",
     "ContextOverflowError",

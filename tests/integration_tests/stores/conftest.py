@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration_tests.chroma_server import ChromaServer
+from langchain_ralmspec.cli.chroma_server import ChromaServer
 
 
 @pytest.fixture

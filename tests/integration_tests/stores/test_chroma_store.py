@@ -11,13 +11,13 @@ from chromadb.api.collection_configuration import CreateHNSWConfiguration
 from chromadb.config import Settings
 from langchain_chroma import Chroma
 
+from langchain_ralmspec.cli.chroma_server import ChromaServer
 from langchain_ralmspec.errors import (
     DimensionMismatchError,
     InvalidValueError,
     StoreError,
 )
 from langchain_ralmspec.stores import ChromaStore, Query, open_store
-from tests.integration_tests.chroma_server import ChromaServer
 from tests.unit_tests.stores.toys import (
     DIMENSION,
     BatchTableEmbeddings,
@@ -109,7 +109,7 @@ def test_finds_what_brute_force_finds(
         )
         for hit in hits:
             stored = vectors[int(hit.id[2:])]
-            assert hit.vector is not None
+            assert isinstance(hit.vector, np.ndarray)
             np.testing.assert_allclose(hit.vector, stored, rtol=1e-6)
             assert hit.score == pytest.approx(score(query, stored, space), rel=1e-4)
             assert hit.document == documents(N_ROWS)[int(hit.id[2:])]
@@ -259,7 +259,7 @@ def test_more_results_than_sqlite_takes_at_once(local: Any) -> None:
     assert len(spy.queries) == 2
     assert len(found) == 40
     for query, hits in zip(queries, found, strict=True):
-        assert query.vector is not None
+        assert isinstance(query.vector, np.ndarray)
         assert [hit.id for hit in hits[:3]] == best_ids(
             query.vector, table(2000), ids, 3, "squared_l2"
         )

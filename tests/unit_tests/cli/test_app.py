@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from langchain_ralmspec import cli
 from langchain_ralmspec.cli.app import app
+from langchain_ralmspec.cli.comparison import Comparison
 from langchain_ralmspec.cli.demo import QUESTIONS, Demo
+from langchain_ralmspec.cli.figures import write_figures
 from langchain_ralmspec.cli.models import MODELS
+from langchain_ralmspec.cli.workload import Corpus
+from langchain_ralmspec.errors import MissingExtraError
+from tests.unit_tests.cli.test_comparison import DIFFERENT, pair
+from tests.unit_tests.cli.test_plots import run as a_run
 
 
 def test_models_are_listed() -> None:
@@ -42,28 +51,135 @@ def test_a_file_without_questions_is_quoted(
 def test_a_model_that_is_not_there_is_noticed_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        "langchain_ralmspec.cli.demo.stdlib_passages", lambda: pytest.fail("too late")
-    )
+    monkeypatch.setattr(Corpus, "load", lambda path: pytest.fail("too late"))
     said = run(monkeypatch, "demo", "--model", "nonsense")
     assert said.startswith("ralmspec: 'nonsense' is neither a GGUF file nor")
 
 
-def test_limit_holds_for_the_demos_own_questions(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("given", ["0", "-1", "many", "1.5", "²"])
+def test_a_stride_is_auto_or_a_number(
+    monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(Demo, "_chat", lambda self, console: None)
-    monkeypatch.setattr("langchain_ralmspec.cli.demo._answer", lambda *args: None)
+    said = run(monkeypatch, "demo", "--speculation-stride", given)
+    assert f"got {given!r}" in said
+
+
+@pytest.mark.parametrize(("given", "meant"), [("auto", "auto"), ("7", 7)])
+def test_a_stride_reaches_the_demo(
+    monkeypatch: pytest.MonkeyPatch, given: str, meant: object
+) -> None:
+    demos: list[Demo] = []
+    monkeypatch.setattr(Demo, "run", lambda self, json: demos.append(self))
+    result = CliRunner().invoke(app, ["demo", "--speculation-stride", given])
+    assert result.exit_code == 0
+    assert demos[0].speculation_stride == meant
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, list[str]]]:
+    """Workloads and questions of a demo without models and stores."""
+    compared = []
+
+    def compare(
+        self: Demo, workload: Any, gguf: str, corpus: Any, *rest: Any
+    ) -> Comparison:
+        compared.append((workload, rest[0]))
+        return Comparison([pair()])
+
+    monkeypatch.setattr(Demo, "_compare", compare)
     monkeypatch.setattr(
-        Demo,
-        "_compare",
-        lambda self, chat, number, question, console: asked.append(question),
+        Corpus, "load", lambda path: SimpleNamespace(passages=["passage"])
     )
-    monkeypatch.setattr("langchain_ralmspec.cli.demo._report", lambda *args: None)
+    monkeypatch.setattr("langchain_ralmspec.cli.demo.find_gguf", lambda model: "m.gguf")
+    return compared
+
+
+def test_limit_holds_for_the_demos_own_questions(compared: list[Any]) -> None:
     result = CliRunner().invoke(app, ["demo", "--limit", "2"])
     assert result.exit_code == 0
-    assert asked == QUESTIONS[:2]
+    assert [questions for _, questions in compared] == [QUESTIONS[:2]] * 2
+
+
+def test_the_demo_ends_with_a_store_at_a_distance(
+    compared: list[Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "demo.json"
+    result = CliRunner().invoke(app, ["demo", "--store", "chroma", "--json", str(file)])
+    assert result.exit_code == 0
+    near, far = (workload for workload, _ in compared)
+    assert (near.store, near.latency) == ("chroma", 0)
+    assert (far.store, far.latency) == ("chroma-http", 0.025)
+    assert "round trip of 50 ms" in result.stdout
+    assert result.stdout.endswith("identical: yes\n")
+    figures = json.loads(file.read_text(encoding="utf-8"))
+    for summary in (figures["summary"], figures["remote"]["summary"]):
+        assert summary["speedup_median"] == pytest.approx(1.5)
+        assert {"ceiling", "attainable", "identical"} <= summary.keys()
+
+
+def test_one_table_that_differs_is_enough(
+    compared: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    different = Comparison([pair(DIFFERENT[0])])
+    monkeypatch.setattr(Demo, "_compare_remote", lambda *args: different)
+    result = CliRunner().invoke(app, ["demo"])
+    assert result.stdout.endswith("identical: NO\n")
+
+
+def test_without_chroma_the_demo_shows_one_table(
+    compared: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def missing(*args: Any) -> None:
+        raise MissingExtraError.of("langchain_chroma", "chroma")
+
+    monkeypatch.setattr(Demo, "_compare_remote", missing)
+    file = tmp_path / "demo.json"
+    result = CliRunner().invoke(app, ["demo", "--json", str(file)])
+    assert result.exit_code == 0
+    assert "langchain-ralmspec[chroma]" in result.stdout
+    assert result.stdout.endswith("identical: yes\n")
+    assert "remote" not in json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_figures_that_cannot_be_written_are_noticed_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Corpus, "load", lambda path: pytest.fail("too late"))
+    said = run(monkeypatch, "demo", "--json", str(tmp_path / "nowhere" / "a.json"))
+    assert "cannot be written" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--store", "bm25", "--distractors", "9"], "faiss-flat or faiss-hnsw"),
+        (["--latency-ms", "9"], "use chroma-http"),
+        (["--rows", "Spec,+X"], "'+X'"),
+        (["--embedding", "nowhere"], "'nowhere'"),
+        (["--model", "nonsense"], "'nonsense'"),
+    ],
+)
+def test_options_of_the_benchmark_are_checked(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
+) -> None:
+    monkeypatch.setattr(
+        "langchain_ralmspec.cli.workload.stdlib_passages",
+        lambda: pytest.fail("too late"),
+    )
+    assert said in run(monkeypatch, "bench", "ralm", *options)
+
+
+def test_runs_are_plotted_side_by_side(tmp_path: Path) -> None:
+    files = []
+    for store in ("bm25", "chroma"):
+        files.append(str(tmp_path / f"{store}.json"))
+        write_figures(Path(files[-1]), a_run(store))
+    folder = tmp_path / "pictures"
+    result = CliRunner().invoke(app, ["bench", "plot", *files, "--plot", str(folder)])
+    assert result.exit_code == 0
+    names = ["speedups.png", "timeline-1.png", "timeline-2.png"]
+    assert sorted(file.name for file in folder.iterdir()) == names
+    assert all(name in result.stdout for name in names)
 
 
 def test_without_typer_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

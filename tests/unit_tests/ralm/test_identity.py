@@ -154,6 +154,10 @@ def test_counts_add_up(
     n_committed = sum(isinstance(e, Committed) for e in events)
     assert sum(span.kept for span in generated) == n_committed
     assert len(generated) == stats.steps
+    verifying = [span for span in built.spans if span.kind == "verifying"]
+    assert all(span.start <= span.end for span in built.spans)
+    # What a wrong guess had made useless may not even have started.
+    assert sum(span.queries for span in verifying) >= stats.guesses + 1
 
 
 def test_a_round_is_one_store_call_for_all_its_guesses() -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,11 @@ import pytest
 from langchain_core.embeddings import Embeddings
 
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError, StoreError
-from langchain_ralmspec.stores import SentenceTransformerEmbeddings, encode_queries
+from langchain_ralmspec.stores import (
+    SentenceTransformerEmbeddings,
+    embedding,
+    encode_queries,
+)
 from langchain_ralmspec.stores.embedding import make_queries
 from tests.unit_tests.stores.toys import (
     BatchTableEmbeddings,
@@ -128,20 +135,47 @@ class FakeModel:
 
     def encode_query(self, texts: list[str], **arguments: Any) -> Any:
         self.calls.append(("query", texts, arguments))
+        TORCH.used.append(TORCH.n_threads)
         return np.zeros((len(texts), 2), dtype=np.float32)
 
     def encode_document(self, texts: list[str], **arguments: Any) -> Any:
         self.calls.append(("document", texts, arguments))
+        TORCH.used.append(TORCH.n_threads)
         return np.ones((len(texts), 2), dtype=np.float32)
 
 
+class FakeTorch(ModuleType):
+    """A number of threads, who changed it, and what it was during each call."""
+
+    def __init__(self) -> None:
+        super().__init__("torch")
+        self.reset()
+
+    def reset(self) -> None:
+        self.n_threads = 8
+        self.set: list[int] = []
+        self.used: list[int] = []
+
+    def get_num_threads(self) -> int:
+        return self.n_threads
+
+    def set_num_threads(self, n_threads: int) -> None:
+        self.n_threads = n_threads
+        self.set.append(n_threads)
+
+
 MODELS: list[FakeModel] = []
+TORCH = FakeTorch()
 
 
 @pytest.fixture
 def models(monkeypatch: pytest.MonkeyPatch) -> list[FakeModel]:
     module = SimpleNamespace(SentenceTransformer=FakeModel)
     monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+    monkeypatch.setitem(sys.modules, "torch", TORCH)
+    monkeypatch.setattr(embedding, "_no_progress_bar", nullcontext)  # transformers'
+    monkeypatch.setattr(embedding, "usable_cores", lambda: 6)
+    TORCH.reset()
     MODELS.clear()
     return MODELS
 
@@ -173,6 +207,76 @@ def test_queries_and_documents_go_their_own_ways(models: list[FakeModel]) -> Non
     ]
     assert all(call[2]["batch_size"] == 7 for call in calls)
     assert all(call[2]["normalize_embeddings"] is False for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("given", "torchs", "used"),
+    [
+        (None, 8, [3, 3, 8]),
+        (None, 2, [2, 2, 2]),  # set to fewer already
+        (5, 8, [5, 5, 5]),
+        (12, 8, [12, 12, 12]),
+    ],
+)
+def test_queries_leave_half_of_the_cores_to_the_model(
+    models: list[FakeModel], given: int | None, torchs: int, used: list[int]
+) -> None:
+    TORCH.n_threads = torchs
+    embeddings = SentenceTransformerEmbeddings("m", n_threads=given)
+    embeddings.embed_query("a")
+    embeddings.embed_queries(["a", "b"])
+    embeddings.embed_documents(["c"])
+    assert TORCH.used == used
+    assert TORCH.n_threads == torchs
+
+
+def test_one_core_is_one_thread(
+    models: list[FakeModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding, "usable_cores", lambda: 1)
+    SentenceTransformerEmbeddings("m").embed_query("a")
+    assert TORCH.used == [1]
+
+
+def test_threads_are_restored_after_a_failure(
+    models: list[FakeModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **settings: Any) -> None:
+        assert TORCH.n_threads == 3
+        raise ConnectionError
+
+    monkeypatch.setattr(FakeModel, "encode_query", fail)
+    with pytest.raises(ConnectionError):
+        SentenceTransformerEmbeddings("m").embed_query("a")
+    assert TORCH.n_threads == 8
+
+
+def test_a_thread_that_began_with_fewer_does_not_pass_them_on(
+    models: list[FakeModel],
+) -> None:
+    TORCH.n_threads = 3  # as another thread's call had it when this one started
+    SentenceTransformerEmbeddings("m").embed_query("a")
+    assert TORCH.set == []
+
+
+def test_the_number_of_threads_changes_only_between_calls(
+    models: list[FakeModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings = SentenceTransformerEmbeddings("m")
+    embeddings.embed_query("load")
+    changed_during_a_call: list[list[int]] = []
+
+    def slow(self: FakeModel, texts: list[str], **arguments: Any) -> Any:
+        before = TORCH.set.copy()
+        time.sleep(0.01)
+        changed_during_a_call.append(TORCH.set[len(before) :])
+        return np.zeros((len(texts), 2), dtype=np.float32)
+
+    monkeypatch.setattr(FakeModel, "encode_query", slow)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(embeddings.embed_query, "abcdefgh"))
+    assert changed_during_a_call == [[]] * 8
+    assert TORCH.n_threads == 8
 
 
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,111 @@
+"""A real Chroma server on this machine."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from langchain_ralmspec.errors import MissingExtraError, StoreError
+
+START_SECONDS = 60.0
+
+
+class ChromaServer:
+    """``chroma run`` as a child process on a free port of this machine.
+
+    It ends with :meth:`stop`, with the ``with`` block, or when Python exits.
+
+    Attributes:
+        host: where it listens.
+        port: on which port.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Start the server and wait until it answers.
+
+        Args:
+            folder: where it keeps its data.
+
+        Raises:
+            MissingExtraError: the command ``chroma`` is not installed.
+            StoreError: it ended at once, or does not answer.
+        """
+        self.host = "127.0.0.1"
+        self.port = _free_port()
+        program = _program()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop()
+        arguments = ["run", "--path", str(folder), "--host", self.host]
+        self._process = subprocess.Popen(  # noqa: S603  our own command line
+            [program, *arguments, "--port", str(self.port)],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+        )
+        atexit.register(self.stop)
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> Self:
+        """Do nothing more; it is running."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    def stop(self) -> None:
+        """End the server at once; a second call does nothing."""
+        atexit.unregister(self.stop)
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+    def _wait_until_ready(self) -> None:
+        address = f"http://{self.host}:{self.port}/api/v2/heartbeat"
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise StoreError(f"the Chroma server ended at once: {self._said()!r}")
+            try:
+                with urllib.request.urlopen(address, timeout=1):
+                    return
+            except (urllib.error.URLError, TimeoutError, ConnectionError):
+                time.sleep(0.1)
+        raise StoreError(f"no Chroma server at {address} after {START_SECONDS:g} s")
+
+    def _said(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode("utf-8", "replace").strip()
+
+
+def _program() -> str:
+    beside = Path(sys.executable).with_name("chroma")
+    program = str(beside) if beside.exists() else shutil.which("chroma")
+    if program is None:
+        raise MissingExtraError.of("chromadb", "chroma")
+    return program
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
