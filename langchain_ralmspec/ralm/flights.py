@@ -105,7 +105,7 @@ class Flights:
         self._spans.append(span)
 
         def ask() -> Answer:
-            span.start = time.perf_counter()
+            span.end = span.start = time.perf_counter()
             try:
                 return self._session.ask(
                     [guess.text for guess in guesses],
