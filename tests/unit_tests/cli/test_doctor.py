@@ -1,0 +1,457 @@
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import pytest
+from langchain_core.vectorstores import InMemoryVectorStore
+from rich.console import Console
+
+from langchain_ralmspec.cli import doctor
+from langchain_ralmspec.cli.doctor_costs import BATCH, Call, Costs, Judged
+from langchain_ralmspec.cli.doctor_facts import (
+    Facts,
+    ModelFacts,
+    Settings,
+    StoreFacts,
+    ThreadFacts,
+    cpu_quota,
+    inspect_store,
+)
+from langchain_ralmspec.cli.doctor_findings import Finding, findings
+from langchain_ralmspec.cli.doctor_gains import (
+    calls_in_flight,
+    estimated,
+    expect,
+    is_remote,
+)
+from langchain_ralmspec.cli.doctor_target import load_target
+from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.stores import FaissStore, open_store
+from tests.unit_tests.stores.toys import (
+    BatchTableEmbeddings,
+    TableEmbeddings,
+    documents,
+    table,
+)
+
+
+def call(
+    n: int,
+    seconds: float,
+    *,
+    embedding: float = 0.005,
+    computing: float | None = None,
+    with_vectors: bool = False,
+) -> Call:
+    return Call(
+        n_queries=n,
+        with_vectors=with_vectors,
+        seconds=seconds,
+        embedding=embedding,
+        computing=seconds if computing is None else computing,
+    )
+
+
+def calls(one: float, eight: float, **rest: Any) -> tuple[Call, ...]:
+    return tuple(
+        call(n, seconds, with_vectors=with_vectors, **rest)
+        for n, seconds in ((1, one), (BATCH, eight))
+        for with_vectors in (False, True)
+    )
+
+
+HEALTHY = Facts(
+    model=ModelFacts(
+        file="/models/small.gguf",
+        size=90_000_000,
+        quantization="Q4_0",
+        n_gpu_layers=0,
+        n_ctx=2048,
+        flash_attention="auto",
+        repeatable=True,
+    ),
+    threads=ThreadFacts(
+        usable_cores=4,
+        cpu_quota=None,
+        single=2,
+        batch=4,
+        wait_policy="passive",
+        wait_policy_is_ours=False,
+        openmp_users=("torch", "FAISS", "llama.cpp"),
+        openmp_copies=("/a/libgomp.so", "/b/libgomp.so"),
+    ),
+    store=StoreFacts(
+        name="FaissStore",
+        n_documents=1_000_000,
+        index="IndexFlatIP",
+        is_exact=True,
+        is_remote=False,
+        one_by_one=False,
+        embeddings="SentenceTransformerEmbeddings",
+        embeds_in_batches=True,
+        blas_threshold=128_000,
+        scans_by_product=True,
+    ),
+    settings=Settings(
+        speculation=True,
+        speculation_stride="auto",
+        asynchronous=True,
+        guess_policy="auto",
+    ),
+    costs=Costs(
+        prefill_rate=1500.0,
+        decode=0.008,
+        step=0.05,
+        calls=calls(0.1, 0.15),
+        overlap={"lookup": 1.1, "same": 1.2},
+        guesses={"lookup": Judged(right=7, n=7), "same": Judged(right=5, n=7)},
+    ),
+)
+
+NOTHING_TO_WIN = {"costs": {"calls": calls(0.0006, 0.001, embedding=0.0001)}}
+REMOTE: dict[str, dict[str, Any]] = {
+    "store": {"is_remote": True, "index": "HNSW", "is_exact": False},
+    "costs": {"calls": calls(0.1, 0.11, computing=0.01)},
+}
+
+
+def facts(changes: dict[str, dict[str, Any]]) -> Facts:
+    parts = {
+        part: dataclasses.replace(getattr(HEALTHY, part), **fields)
+        for part, fields in changes.items()
+    }
+    return dataclasses.replace(HEALTHY, **parts)
+
+
+def found(**changes: dict[str, Any]) -> dict[str, Finding]:
+    return {finding.about: finding for finding in findings(facts(changes))}
+
+
+def test_a_healthy_stack_is_fine() -> None:
+    assert {finding.severity for finding in findings(HEALTHY)} == {"fine"}
+    assert set(found()) == {
+        "gain",
+        "quantization",
+        "threads",
+        "wait policy",
+        "repeatable",
+        "asynchronous",
+        "embeddings",
+        "index",
+        "FAISS threshold",
+        "overlap",
+        "flash attention",
+    }
+
+
+SICK: list[tuple[dict[str, Any], str, str]] = [
+    (NOTHING_TO_WIN, "gain", "worth knowing"),
+    ({"model": {"quantization": "Q4_1"}}, "quantization", "slow"),
+    ({"model": {"quantization": "IQ2_XS"}}, "quantization", "worth knowing"),
+    ({"model": {"quantization": None}}, "quantization", "worth knowing"),
+    ({"model": {"n_ctx": 8192}}, "flash attention", "worth knowing"),
+    ({"model": {"repeatable": False}}, "repeatable", "slow"),
+    ({"threads": {"single": 8, "batch": 8}}, "threads", "slow"),
+    ({"threads": {"cpu_quota": 2.0}}, "threads", "slow"),
+    ({"threads": {"batch": 2}}, "threads", "worth knowing"),
+    ({"threads": {"single": 4}}, "threads", "worth knowing"),
+    ({"threads": {"wait_policy": None}}, "wait policy", "slow"),
+    ({"threads": {"wait_policy": "ACTIVE"}}, "wait policy", "slow"),
+    ({"threads": {"wait_policy_is_ours": True}}, "wait policy", "worth knowing"),
+    ({"settings": {"speculation": False}}, "speculation", "slow"),
+    ({"settings": {"asynchronous": False}, **REMOTE}, "asynchronous", "slow"),
+    ({"settings": {"speculation_stride": 4}}, "stride", "worth knowing"),
+    ({"settings": {"speculation_stride": 4}, **NOTHING_TO_WIN}, "stride", "slow"),
+    (
+        {
+            "settings": {"guess_policy": "lookup"},
+            "costs": {"calls": calls(0.1, 0.15, embedding=0.095)},
+        },
+        "guess policy",
+        "slow",
+    ),
+    ({"store": {"one_by_one": True}}, "queries one by one", "slow"),
+    (
+        {"store": {"one_by_one": True}, **NOTHING_TO_WIN},
+        "queries one by one",
+        "worth knowing",
+    ),
+    ({"store": {"embeds_in_batches": False}}, "embeddings", "worth knowing"),
+    (
+        {
+            "store": {"embeds_in_batches": False},
+            "costs": {"calls": calls(0.1, 0.3, embedding=0.2)},
+        },
+        "embeddings",
+        "slow",
+    ),
+    (
+        {"store": {"index": "IndexHNSWFlat", "is_exact": False}},
+        "index",
+        "worth knowing",
+    ),
+    (
+        {"store": {"scans_by_product": False}, "costs": {"calls": calls(0.1, 0.7)}},
+        "FAISS threshold",
+        "worth knowing",
+    ),
+    ({"costs": {"overlap": {"lookup": 1.6, "same": 2.0}}}, "overlap", "worth knowing"),
+    ({"costs": {"overlap": {"lookup": 4.0, "same": 5.0}}}, "overlap", "slow"),
+]
+
+
+@pytest.mark.parametrize(("changes", "about", "severity"), SICK)
+def test_what_is_wrong_is_found_with_a_reason_and_a_remedy(
+    changes: dict[str, Any], about: str, severity: str
+) -> None:
+    finding = found(**changes)[about]
+    assert finding.severity == severity
+    assert finding.why
+    assert finding.advice
+
+
+FINE: list[tuple[dict[str, Any], str]] = [
+    # Nothing wrong with it, where something like it is.
+    ({"model": {"quantization": "Q8_0"}}, "quantization"),
+    ({"model": {"n_ctx": 8192, "flash_attention": "disabled"}}, "flash attention"),
+    ({"threads": {"cpu_quota": 6.0}}, "threads"),
+    ({"settings": {"speculation": False}, **NOTHING_TO_WIN}, "speculation"),
+    ({"settings": {"asynchronous": False}, **NOTHING_TO_WIN}, "asynchronous"),
+    ({"settings": {"guess_policy": "lookup"}}, "guess policy"),
+    ({"store": {"scans_by_product": False}}, "FAISS threshold"),
+    (REMOTE, "remote"),
+]
+
+
+@pytest.mark.parametrize(("changes", "about"), FINE)
+def test_what_only_looks_wrong_is_fine(changes: dict[str, Any], about: str) -> None:
+    assert found(**changes)[about].severity == "fine"
+
+
+BESIDE_THE_POINT: list[tuple[dict[str, Any], str]] = [
+    ({"model": {"n_gpu_layers": -1, "quantization": "Q4_1"}}, "quantization"),
+    ({"model": {"n_gpu_layers": -1}}, "threads"),
+    ({"model": {"n_gpu_layers": -1, "n_ctx": 8192}}, "flash attention"),
+    ({"threads": {"openmp_users": ("llama.cpp",), "wait_policy": None}}, "wait policy"),
+    ({"settings": {"speculation": False, "asynchronous": False}}, "asynchronous"),
+    ({"settings": {"speculation": False, "speculation_stride": 4}}, "stride"),
+    ({"settings": {"speculation": False, "guess_policy": "same"}}, "guess policy"),
+    ({"settings": {"asynchronous": False}}, "overlap"),
+    ({"store": {"embeddings": None}}, "embeddings"),
+    ({"store": {"one_by_one": True, "embeds_in_batches": False}}, "embeddings"),
+    ({"store": {"index": None, "is_exact": None}}, "index"),
+    (REMOTE, "index"),
+    ({"store": {"blas_threshold": None}}, "FAISS threshold"),
+    ({"store": {"is_exact": False}}, "FAISS threshold"),
+]
+
+
+@pytest.mark.parametrize(("changes", "about"), BESIDE_THE_POINT)
+def test_what_does_not_matter_is_not_mentioned(
+    changes: dict[str, Any], about: str
+) -> None:
+    assert about not in found(**changes)
+
+
+def test_slow_things_come_first() -> None:
+    sick = facts({"model": {"quantization": "Q4_1"}, "store": {"is_exact": False}})
+    order = [finding.severity for finding in findings(sick)]
+    assert order == sorted(order, key=["slow", "worth knowing", "fine"].index)
+    assert order[0] == "slow"
+
+
+def test_a_container_with_less_than_its_cores_is_told_how_many_threads() -> None:
+    assert found(threads={"cpu_quota": 2.5})["threads"].advice == "n_threads=2"
+
+
+def test_our_own_models_are_requantized_by_our_own_command() -> None:
+    ours = "/cache/SmolLM2-135M-Instruct.Q4_1.gguf"
+    advice = found(model={"quantization": "Q4_1", "file": ours})["quantization"].advice
+    assert advice == "ralmspec models path smollm2-135m --quantization Q4_0"
+    advice = found(model={"quantization": "Q4_1"})["quantization"].advice
+    assert advice.startswith("llama-quantize")
+    assert "/models/small.to-Q4_0.gguf" in advice
+
+
+def test_a_store_that_says_nothing_is_remote_if_its_searches_wait() -> None:
+    unknown = {"is_remote": None}
+    waiting = {"calls": calls(0.1, 0.11, computing=0.006)}
+    assert is_remote(facts({"store": unknown, "costs": waiting}))
+    assert not is_remote(facts({"store": unknown}))
+    assert not is_remote(facts({"store": {"is_remote": False}, "costs": waiting}))
+    short = {"calls": calls(0.006, 0.011, embedding=0.004, computing=0.0)}
+    assert not is_remote(facts({"store": unknown, "costs": short}))
+
+
+def test_gains_grow_with_what_retrieval_costs() -> None:
+    gains = expect(HEALTHY)
+    assert gains.ceiling == pytest.approx(3.0)
+    assert 1.5 < gains.synchronous < gains.asynchronous < gains.ceiling
+    assert gains.plan.startswith("lookup")
+    nothing = expect(facts(NOTHING_TO_WIN))
+    assert nothing.best < 1.1
+    assert nothing.plan == "sequential"
+
+
+def test_a_look_up_pays_for_its_embedding_once() -> None:
+    estimates = estimated(HEALTHY)
+    for policy, seconds in (("lookup", 0.095), ("same", 0.1)):
+        line, _ = estimates.verification(policy, overlapped=False)
+        assert line(1) == pytest.approx(seconds)
+
+
+def test_contention_eats_the_gain_of_writing_on() -> None:
+    crowded = expect(facts({"costs": {"overlap": {"lookup": 4.0, "same": 4.0}}}))
+    assert crowded.asynchronous < expect(HEALTHY).asynchronous
+    assert crowded.synchronous == expect(HEALTHY).synchronous
+
+
+def test_only_calls_of_a_remote_store_are_in_flight_together() -> None:
+    assert calls_in_flight(HEALTHY) == 1
+    assert calls_in_flight(facts(REMOTE)) > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "plan"),
+    [
+        ({"settings": {"speculation": False}}, "sequential"),
+        ({"model": {"repeatable": False}}, "sequential"),
+        (
+            {"settings": {"speculation_stride": 3, "asynchronous": False}},
+            "lookup 3",
+        ),
+        (
+            {
+                "settings": {
+                    "speculation_stride": 3,
+                    "asynchronous": False,
+                    "guess_policy": "same",
+                }
+            },
+            "same 3",
+        ),
+    ],
+)
+def test_the_plan_goes_by_the_users_settings(
+    changes: dict[str, Any], plan: str
+) -> None:
+    assert expect(facts(changes)).plan == plan
+
+
+@pytest.mark.parametrize(
+    ("said", "quota"),
+    [("max 100000", None), ("250000 100000", 2.5), ("nonsense", None), (None, None)],
+)
+def test_the_containers_limit_is_read(
+    said: str | None, quota: float | None, tmp_path: Path
+) -> None:
+    if said:
+        (tmp_path / "cpu.max").write_text(said)
+    assert cpu_quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "is_exact"),
+    [("IndexFlatIP", [], True), ("IndexHNSWFlat", [4], False)],
+)
+def test_a_faiss_store_is_looked_into(
+    kind: str, arguments: list[int], is_exact: bool
+) -> None:
+    vectors = table(3)
+    index = getattr(faiss, kind)(vectors.shape[1], *arguments)
+    index.add(vectors)
+    store = FaissStore(index, documents(3), BatchTableEmbeddings(vectors))
+    seen = inspect_store(store)
+    assert (seen.index, seen.is_exact, seen.is_remote) == (kind, is_exact, False)
+    assert (seen.n_documents, seen.embeds_in_batches) == (3, True)
+    assert seen.blas_threshold == faiss.cvar.distance_compute_blas_threshold
+    assert not seen.scans_by_product  # too small
+
+
+def test_of_a_store_of_another_kind_little_is_known() -> None:
+    embeddings = TableEmbeddings(table(1))
+    store = InMemoryVectorStore.from_texts(["v0"], embeddings)
+    seen = inspect_store(open_store(store))
+    assert (seen.index, seen.is_exact, seen.is_remote) == (None, None, None)
+    assert seen.one_by_one
+    assert (seen.embeddings, seen.embeds_in_batches) == ("TableEmbeddings", False)
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Writes the module that the doctor is to find in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.delitem(sys.modules, "doctors_app", raising=False)
+
+    def write(text: str) -> None:
+        Path("doctors_app.py").write_text(text)
+
+    return write
+
+
+LLM = """
+from types import SimpleNamespace
+from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_ralmspec import RaLMSpecLLM
+
+store = InMemoryVectorStore(DeterministicFakeEmbedding(size=4))
+llm = RaLMSpecLLM(model_path="none.gguf", retriever=store)
+parts = SimpleNamespace(llm=llm)
+"""
+
+
+@pytest.mark.parametrize("path", ["llm", "parts.llm"])
+def test_an_object_of_an_app_is_found(app: Callable[[str], None], path: str) -> None:
+    app(LLM)
+    assert load_target(f"doctors_app:{path}").model_path == "none.gguf"
+    sys.modules.pop("doctors_app")
+
+
+@pytest.mark.parametrize(
+    ("given", "text", "said"),
+    [
+        ("doctors_app", LLM, r"'doctors_app' does not name an object; write module:"),
+        (":llm", LLM, r"':llm' does not name an object"),
+        ("doctors_ap:llm", LLM, r"'doctors_ap:llm': there is no module 'doctors_ap'"),
+        ("doctors_app:chat", LLM, r"'doctors_app' was imported and has no 'chat'"),
+        ("doctors_app:store", LLM, r"'doctors_app:store' is a InMemoryVectorStore"),
+        ("doctors_app:x", "1 / 0", r"importing 'doctors_app' failed: ZeroDivision"),
+        ("doctors_app:x", "import nothing_so", r"failed: ModuleNotFound.*nothing_so"),
+        ("doctors_app:x", "raise SystemExit(3)", r"failed: SystemExit: 3"),
+    ],
+)
+def test_what_is_no_target_is_quoted(
+    app: Callable[[str], None], given: str, text: str, said: str
+) -> None:
+    app(text)
+    with pytest.raises(InvalidValueError, match=said):
+        load_target(given)
+    sys.modules.pop("doctors_app", None)
+
+
+def test_the_users_wait_policy_is_kept_while_the_app_is_imported(
+    app: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app(f"import os\nseen = os.environ.get('OMP_WAIT_POLICY')\n{LLM}")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    for at_start, seen in (("PASSIVE", "PASSIVE"), (None, None)):
+        monkeypatch.setattr(doctor, "WAIT_POLICY_AT_START", at_start)
+        with doctor.Doctor(target="doctors_app:llm")._patient():
+            assert sys.modules.pop("doctors_app").seen == seen
+
+
+def test_what_was_found_is_printed() -> None:
+    console = Console(width=400, record=True)
+    sick = facts({"model": {"quantization": "Q4_1"}})
+    doctor._print_findings(findings(sick), console)
+    (finding,) = [f for f in findings(sick) if f.severity == "slow"]
+    text = console.export_text()
+    for part in (finding.what, f"why: {finding.why}", f"set: {finding.advice}"):
+        assert part in text
