@@ -105,14 +105,15 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         self,
         *,
         k: int | None = None,
-        prefetch_k: int = 20,
+        prefetch_k: int | None = None,
         guess_policy: str = "lookup",
     ) -> RetrieverSession:
         """Open a session with a cache of its own.
 
         Args:
             k: documents per query; the retriever's ``k`` by default.
-            prefetch_k: hits of every verified query that enter the cache.
+            prefetch_k: hits of every verified query that enter the cache; None takes
+                100 for exact local search and 20 elsewhere.
             guess_policy: ``"lookup"`` or ``"same"``.
         """
         if guess_policy not in GUESS_POLICIES:
@@ -123,13 +124,17 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         return RetrieverSession(session, guess_policy)
 
     def new_session(
-        self, *, k: int, prefetch_k: int, stats: SpeculationStats | None = None
+        self,
+        *,
+        k: int,
+        prefetch_k: int | None = None,
+        stats: SpeculationStats | None = None
     ) -> Session:
         """Open a session for the loops of this package (see :meth:`session`)."""
         return Session(
             self._store,
             depth=_require_positive("k", k),
-            prefetch_k=_require_positive("prefetch_k", prefetch_k),
+            prefetch_k=prefetch_k and _require_positive("prefetch_k", prefetch_k),
             stats=stats,
         )
 

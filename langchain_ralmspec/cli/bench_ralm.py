@@ -16,7 +16,6 @@ from typing import Any
 
 from rich.console import Console
 
-from langchain_ralmspec.chat_model import ChatRaLMSpec
 from langchain_ralmspec.cli import plots
 from langchain_ralmspec.cli.bench_report import report
 from langchain_ralmspec.cli.comparison import machine
@@ -27,6 +26,7 @@ from langchain_ralmspec.cli.figures import check_file, check_folder, write_figur
 from langchain_ralmspec.cli.progress import find_gguf
 from langchain_ralmspec.cli.workload import Corpus, Workload
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.llm import RaLMSpecLLM
 from langchain_ralmspec.retriever import RaLMSpecRetriever
 from langchain_ralmspec.speculation.stride import IN_FLIGHT
 
@@ -50,6 +50,9 @@ ROWS: dict[str, dict[str, Any]] = {
 each: prefetching, the stride scheduler, asynchronous verification. In +PS and +PSA
 the scheduler chooses the guess policy as well.
 """
+
+PROMPT = "Question: {}\nAnswer:"
+"""Plain completion, as the paper has it: a chat model's answers often end early."""
 
 N_WARM = 2
 """Untimed questions for each row, so that "auto" knows its costs, as it does in a
@@ -91,13 +94,14 @@ class RalmBench:
         """
         self._check(json_file, plot_folder)
         gguf = find_gguf(self.model)
-        asked = load_questions(self.questions) if self.questions else QUESTIONS
+        questions = load_questions(self.questions) if self.questions else QUESTIONS
+        asked = [PROMPT.format(question) for question in questions]
         corpus = Corpus.load(self.corpus, self.embedding)
         with self._contest(gguf, corpus) as contest:
             contest.warm_up(asked[self.limit :][:N_WARM] or asked[:N_WARM])
             for number, question in enumerate(asked[: self.limit], start=1):
                 contest.ask(question)
-                _say(f"{number}. {question}  {contest.last_speedups()}")
+                _say(f"{number}. {questions[number - 1]}  {contest.last_speedups()}")
         figures = self._figures(contest, corpus)
         report(figures, Console())
         if json_file:
@@ -125,20 +129,20 @@ class RalmBench:
         with self.workload.opened(corpus) as store:
             retriever = RaLMSpecRetriever(vectorstore=store)
 
-            def chat(**settings: Any) -> ChatRaLMSpec:
-                return ChatRaLMSpec(
+            def llm(**settings: Any) -> RaLMSpecLLM:
+                return RaLMSpecLLM(
                     model_path=gguf,
                     retriever=retriever,
                     max_tokens=self.max_tokens,
                     **settings,
                 )
 
-            chats = {SEQUENTIAL: chat(speculation=False)}
+            models = {SEQUENTIAL: llm(speculation=False)}
             narrow = any(ROWS[row].get("prefetch_k") == 1 for row in self.rows)
             if narrow and not retriever.store.is_nested:
-                chats[NARROW] = chat(speculation=False, prefetch_k=1)
-            chats |= {row: chat(**ROWS[row]) for row in self.rows}
-            yield Contest(chats)
+                models[NARROW] = llm(speculation=False, prefetch_k=1)
+            models |= {row: llm(**ROWS[row]) for row in self.rows}
+            yield Contest(models)
 
     def _figures(self, contest: Contest, corpus: Corpus) -> dict[str, Any]:
         in_flight = max(IN_FLIGHT) if self.workload.is_remote else 1
@@ -160,7 +164,7 @@ class RalmBench:
             "machine": machine(),
             "command": shlex.join(["ralmspec", *sys.argv[1:]]),
             SEQUENTIAL: contest.sequential(SEQUENTIAL),
-            NARROW: contest.sequential(NARROW) if NARROW in contest.chats else None,
+            NARROW: contest.sequential(NARROW) if NARROW in contest.models else None,
             "rows": {
                 name: row.as_dict() | {"seconds": contest.seconds(name)}
                 for name, row in rows.items()

@@ -17,6 +17,7 @@ from langchain_ralmspec.speculation import Bounds, Line, SpeculationStats
 
 if TYPE_CHECKING:
     from langchain_ralmspec.chat_model import ChatRaLMSpec
+    from langchain_ralmspec.llm import RaLMSpecLLM
     from langchain_ralmspec.ralm.events import Span
 
 PARTS = ("generating", "guessing", "waiting", "embedding", "searching")
@@ -43,20 +44,22 @@ class Answer:
 
 
 def ask(
-    chat: ChatRaLMSpec, question: str, show: Callable[[str], None] | None = None
+    model: ChatRaLMSpec | RaLMSpecLLM,
+    question: str,
+    show: Callable[[str], None] | None = None,
 ) -> Answer:
     """Answer a question as if it were the first: no document's KV is there yet.
 
     Args:
-        chat: whom to ask.
+        model: whom to ask.
         question: what to ask.
         show: called with every piece of the answer as it comes.
     """
-    chat.engine.forget_prefixes()  # what the loop before has prefilled
+    model.engine.forget_prefixes()  # what the loop before has prefilled
     gc.collect()  # what it has left lying about
     parts = []
     start = time.perf_counter()
-    run = chat.start(question)
+    run = model.start(question)
     for text in run:
         parts.append(text)
         if show:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_ralmspec.cli.comparison import PARTS, Answer, Comparison, Pair, ask
 
 if TYPE_CHECKING:
-    from langchain_ralmspec.chat_model import ChatRaLMSpec
+    from langchain_ralmspec.llm import RaLMSpecLLM
 
 SEQUENTIAL = "sequential"
 NARROW = "narrow"
@@ -20,13 +20,13 @@ class Contest:
     """All rows, and what they have answered so far.
 
     Attributes:
-        chats: by row; the sequential loop first. Each keeps what it learns of costs.
+        models: by row; the sequential loop first. Each keeps what it learns of costs.
         questions: asked so far, in order.
         answers: to these, by row.
         n_warm: untimed questions that each row has answered.
     """
 
-    chats: dict[str, ChatRaLMSpec]
+    models: dict[str, RaLMSpecLLM]
     questions: list[str] = field(default_factory=list)
     answers: dict[str, list[Answer]] = field(default_factory=dict)
     n_warm: int = 0
@@ -35,19 +35,19 @@ class Contest:
         """Let every row answer, and forget what it said."""
         for question in questions:
             for row in self._in_turn():
-                ask(self.chats[row], question)
+                ask(self.models[row], question)
             self.n_warm += 1
 
     def ask(self, question: str) -> None:
         """Let every row answer."""
         for row in self._in_turn():
-            answer = ask(self.chats[row], question)
+            answer = ask(self.models[row], question)
             self.answers.setdefault(row, []).append(answer)
         self.questions.append(question)
 
     def _in_turn(self) -> list[str]:
         """Rows in an order in which each goes first, and after any other, in turn."""
-        rows, number = list(self.chats), len(self.questions)
+        rows, number = list(self.models), len(self.questions)
         first = number % len(rows)
         turned = rows[first:] + rows[:first]
         return turned if number // len(rows) % 2 == 0 else turned[::-1]
@@ -59,16 +59,16 @@ class Contest:
             max_in_flight: of the rows that verify asynchronously.
         """
         return {
-            row: Comparison(self._pairs(row), max_in_flight if chat.asynchronous else 0)
-            for row, chat in self.chats.items()
-            if chat.speculation
+            row: Comparison(self._pairs(row), max_in_flight if llm.asynchronous else 0)
+            for row, llm in self.models.items()
+            if llm.speculation
         }
 
     def _pairs(self, row: str) -> list[Pair]:
         # A store whose hits depend on how many are asked for may give the narrow
         # sequential loop other documents. The rows that search as narrowly must then
         # equal that one; the time to beat is always that of the defaults.
-        narrow = NARROW in self.chats and self.chats[row].prefetch_k == 1
+        narrow = NARROW in self.models and self.models[row].prefetch_k == 1
         references = self.answers[NARROW if narrow else SEQUENTIAL]
         return [
             Pair(question, sequential, speculative, reference)

@@ -44,14 +44,14 @@ class Call:
         with_vectors: whether its answer fills the cache that guesses look into.
         seconds: of all of it.
         embedding: seconds of it in the query encoder.
-        computing: seconds of it in which the asking thread was busy, not waiting.
+        waiting: seconds of it in which the searching thread had nothing to do.
     """
 
     n_queries: int
     with_vectors: bool
     seconds: float
     embedding: float
-    computing: float
+    waiting: float
 
     @property
     def searching(self) -> float:
@@ -215,7 +215,7 @@ def _measure_call(session: Session, texts: list[str], *, with_vectors: bool) -> 
             with_vectors=with_vectors,
             seconds=answer.seconds,
             embedding=answer.embedding,
-            computing=answer.computing,
+            waiting=answer.waiting,
         )
 
     calls = sorted(_repeat(ask), key=lambda call: call.seconds)

@@ -79,8 +79,7 @@ def is_remote(facts: Facts) -> bool:
     if facts.store.is_remote is not None:
         return facts.store.is_remote
     call = facts.costs.call(1)
-    waiting = call.seconds - call.computing
-    return call.searching > _NETWORK and waiting > _WAITING * call.seconds
+    return call.searching > _NETWORK and call.waiting > _WAITING * call.seconds
 
 
 def calls_in_flight(facts: Facts) -> int:
@@ -98,7 +97,8 @@ def estimated(facts: Facts) -> Estimates:
             estimates.generated(
                 seconds[overlapped], changed=changed, overlapped=overlapped
             )
-    estimates.retrieved(costs.retrieval, costs.call(1).embedding)
+    once = costs.call(1)
+    estimates.retrieved(costs.retrieval, once.embedding, once.waiting)
     for policy, judged in costs.guesses.items():
         estimates.guessed(policy, _guess_seconds(costs, policy))
         for n in range(judged.n):
@@ -107,11 +107,7 @@ def estimated(facts: Facts) -> Estimates:
             spent = _verification_seconds(call, policy)
             for overlapped in (False, True):
                 estimates.verified(
-                    policy,
-                    call.n_queries,
-                    spent,
-                    computing=_computing_seconds(call, policy),
-                    overlapped=overlapped,
+                    policy, call.n_queries, spent, overlapped=overlapped
                 )
     return estimates
 
@@ -148,13 +144,6 @@ def _verification_seconds(call: Call, policy: str) -> float:
     """Seconds of a verification; a guess that has embedded its query spares that."""
     looks_up = GUESS_POLICIES[policy].needs_vector
     return call.searching if looks_up else call.seconds
-
-
-def _computing_seconds(call: Call, policy: str) -> float:
-    """Seconds of it in which its thread is busy; an encoder keeps it so."""
-    if GUESS_POLICIES[policy].needs_vector:
-        return max(0.0, call.computing - call.embedding)
-    return call.computing
 
 
 def _plan(facts: Facts, estimates: Estimates) -> str:

@@ -192,7 +192,7 @@ class _Speculation:
         request.spans.append(Span("verifying", start, end, kept=True, queries=1))
         request.session.stats.spend(end - start, "waiting")
         request.session.learn(answer)
-        estimates.retrieved(answer.seconds, answer.embedding)
+        estimates.retrieved(answer.seconds, answer.embedding, answer.waiting)
         return answer.truth[0]
 
     @property
@@ -236,8 +236,9 @@ class _Speculation:
         self._follow()
         answer = self.request.retrieve(step.query)
         estimates = self.scheduler.estimates
-        estimates.retrieved(answer.seconds, answer.embedding)
+        estimates.retrieved(answer.seconds, answer.embedding, answer.waiting)
         (hits,) = answer.truth
+        estimates.left_alone()
         estimates.judged("same", right=ids_of(hits) == ids_of(step.hits))
         return hits
 
@@ -334,13 +335,8 @@ class _Speculation:
         session.stats.rounds += 1
         session.stats.guesses += n_judged
         session.stats.right_guesses += n_right
-        estimates.verified(
-            policy,
-            n_guesses,
-            answer.seconds,
-            computing=answer.computing,
-            overlapped=flight.plan.in_flight > 0,
-        )
+        overlapped = flight.plan.in_flight > 0
+        estimates.verified(policy, n_guesses, answer.seconds, overlapped=overlapped)
         pairs = zip(flight.guesses[:n_judged], answer.truth, strict=False)
         for number, (guess, hits) in enumerate(pairs):
             estimates.judged(policy, right=number < n_right)

@@ -56,7 +56,7 @@ class Answer:
         n_queries: queries sent in those.
         seconds: of all of it, embedding included.
         embedding: seconds of it in the query encoder.
-        computing: seconds of it in which the asking thread was busy, not waiting.
+        waiting: seconds of it in which the searching thread had nothing to do.
     """
 
     truth: list[Hits]
@@ -65,7 +65,7 @@ class Answer:
     n_queries: int = 0
     seconds: float = 0.0
     embedding: float = 0.0
-    computing: float = 0.0
+    waiting: float = 0.0
 
 
 class Session:
@@ -83,7 +83,7 @@ class Session:
         store: Store,
         *,
         depth: int = 1,
-        prefetch_k: int = 20,
+        prefetch_k: int | None = None,
         stats: SpeculationStats | None = None,
     ) -> None:
         """Start with an empty cache.
@@ -91,12 +91,16 @@ class Session:
         Args:
             store: answers queries.
             depth: documents per step.
-            prefetch_k: hits of every verified query that enter the cache.
+            prefetch_k: hits of every verified query that enter the cache; None takes
+                100 where more hits cost next to nothing, in exact local search, and
+                20 elsewhere.
             stats: counters to add to; fresh ones when None.
         """
         self.depth = depth
         self.stats = stats or SpeculationStats()
         self._store = store
+        if prefetch_k is None:
+            prefetch_k = 100 if store.is_nested else 20
         self._prefetch_k = max(prefetch_k, depth)
         self._cache = session_cache(store.metric, max(_CAPACITY, self._prefetch_k))
         self._hits: dict[str, Hit] = {}
@@ -172,19 +176,19 @@ class Session:
             EmptyStoreError: the store found nothing.
             StoreError: the store or its encoder failed.
         """
-        start, busy = time.perf_counter(), time.thread_time()
+        start = time.perf_counter()
         ready = [query for query in queries if query is not None]
         if len(ready) < len(texts):
             ready = self._encode(texts)
         embedding = time.perf_counter() - start
         # One more than the depth shows whether the last place is a near tie.
         k = self._width if with_vectors else self._k(self.depth + 1)
-        found = self._search(ready, k, with_vectors=with_vectors)
+        found, waiting = self._search(ready, k, with_vectors=with_vectors)
         answer = Answer([], found, n_calls=1, n_queries=len(ready), embedding=embedding)
         for query, hits in zip(ready, found, strict=True):
             answer.truth.append(self._settled(query, hits, answer))
         answer.seconds = time.perf_counter() - start
-        answer.computing = time.thread_time() - busy
+        answer.waiting = waiting
         return answer
 
     def learn(self, answer: Answer) -> None:
@@ -218,15 +222,21 @@ class Session:
 
     def _search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool
-    ) -> list[list[Hit]]:
+    ) -> tuple[list[list[Hit]], float]:
+        """Search; also tells for how many seconds this thread only waited."""
+        start, busy = time.perf_counter(), time.thread_time()
         with reported_as_store_error(type(self._store).__name__, "search"):
-            return self._store.search(queries, k, with_vectors=with_vectors)
+            found = self._store.search(queries, k, with_vectors=with_vectors)
+        seconds, computing = time.perf_counter() - start, time.thread_time() - busy
+        return found, max(0.0, seconds - computing)
 
     def _ask_alone(self, text: str) -> Answer:
-        start, busy = time.perf_counter(), time.thread_time()
+        start = time.perf_counter()
         (query,) = self._encode([text])
         embedding = time.perf_counter() - start
-        (hits,) = found = self._search([query], self._k(self.depth), with_vectors=False)
+        k = self._k(self.depth)
+        found, waiting = self._search([query], k, with_vectors=False)
+        (hits,) = found
         return Answer(
             [self._top(text, hits)],
             found,
@@ -234,7 +244,7 @@ class Session:
             n_queries=1,
             seconds=time.perf_counter() - start,
             embedding=embedding,
-            computing=time.thread_time() - busy,
+            waiting=waiting,
         )
 
     def _remember(self, hits: Sequence[Hit]) -> None:

@@ -25,15 +25,16 @@ from langchain_ralmspec.speculation.costs import Line, Mean, RunningLine
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-MAX_ACCURACY = 0.98
+MAX_ACCURACY = 0.99
 """A guess accuracy beyond this is not believed: it would make strides endless."""
 
-STRIDES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+STRIDES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 IN_FLIGHT = (1, 2, 3, 4, 6, 8)
 
 # What is believed of a policy before it was tried: enough to have it tried.
 _PRIOR_ACCURACY = {"lookup": 0.95, "same": 0.85}
 _PRIOR_WEIGHT = 4.0
+_REMOTE = 0.6  # share of its time from which a search counts as waiting
 _WORTHWHILE = 1.02  # a predicted gain below this is noise
 
 
@@ -96,20 +97,26 @@ def call_seconds(
 
 
 class _Accuracy:
-    """Share of right guesses over about the last ``window``."""
+    """Share of right guesses over about the last ``window``, and a prior."""
 
     def __init__(self, prior: float, window: int = 128) -> None:
+        self._prior = prior
         self._keep = 1 - 1 / window
-        self._right = prior * _PRIOR_WEIGHT
-        self._all = _PRIOR_WEIGHT
+        self._right = self._all = 0.0
 
     def add(self, *, right: bool) -> None:
-        self._right = self._keep * self._right + right
-        self._all = self._keep * self._all + 1
+        self.fade()
+        self._right += right
+        self._all += 1
+
+    def fade(self) -> None:
+        self._right *= self._keep
+        self._all *= self._keep
 
     @property
     def value(self) -> float:
-        return min(MAX_ACCURACY, self._right / self._all)
+        right = self._prior * _PRIOR_WEIGHT + self._right
+        return min(MAX_ACCURACY, right / (_PRIOR_WEIGHT + self._all))
 
 
 @dataclass(slots=True)
@@ -123,7 +130,7 @@ class Estimates:
     _generation: dict[tuple[bool, bool], Mean] = field(default_factory=dict)
     _guess: dict[str, Mean] = field(default_factory=dict)
     _verification: dict[tuple[str, bool], RunningLine] = field(default_factory=dict)
-    _computing: dict[str, Mean] = field(default_factory=dict)
+    _waiting: Mean = field(default_factory=Mean)
     _retrieval: Mean = field(default_factory=Mean)
     _embedding: Mean = field(default_factory=Mean)
     _accuracy: dict[str, _Accuracy] = field(
@@ -138,28 +145,40 @@ class Estimates:
         """A guess was made in so many seconds, embedding its query included."""
         self._guess.setdefault(policy, Mean()).add(seconds)
 
-    def retrieved(self, seconds: float, embedding: float) -> None:
-        """One query was retrieved alone, of which ``embedding`` seconds embedded it."""
+    def retrieved(self, seconds: float, embedding: float, waiting: float) -> None:
+        """One query was retrieved with nothing beside it.
+
+        Args:
+            seconds: all of it.
+            embedding: seconds of it in the query encoder.
+            waiting: seconds of it in which this machine had nothing to do.
+        """
         self._retrieval.add(seconds)
         self._embedding.add(embedding)
+        self._waiting.add(waiting / max(seconds - embedding, 1e-9))
 
     def verified(
-        self,
-        policy: str,
-        n_queries: int,
-        seconds: float,
-        *,
-        computing: float,
-        overlapped: bool,
+        self, policy: str, n_queries: int, seconds: float, *, overlapped: bool
     ) -> None:
-        """A call came back; for ``computing`` of its seconds its thread worked."""
-        key = (policy, overlapped)
-        self._verification.setdefault(key, RunningLine()).add(n_queries, seconds)
-        self._computing.setdefault(policy, Mean()).add(min(1.0, computing / seconds))
+        """A call came back, with or without the model writing beside it."""
+        line = self._verification.get((policy, overlapped))
+        if line is None:
+            line = self._verification[policy, overlapped] = RunningLine()
+            # Else calls of one size would say nothing about smaller ones.
+            line.add(1, self._once(policy))
+        line.add(n_queries, seconds)
 
     def judged(self, policy: str, *, right: bool) -> None:
         """A guess that this policy made, or would have made, was right or wrong."""
         self._accuracy[policy].add(right=right)
+
+    def left_alone(self) -> None:
+        """A step was not guessed: what is known of guesses fades.
+
+        So bad luck is forgotten in the end, and a policy tried again.
+        """
+        for accuracy in self._accuracy.values():
+            accuracy.fade()
 
     def accuracy(self, policy: str) -> float:
         """*γ* of a policy."""
@@ -206,14 +225,23 @@ class Estimates:
             running = self._verification.get(key)
             if running and running.line:
                 return running.line, running.largest
-        # Not tried yet: as one retrieval, without what the guess has paid already.
-        once = (self._retrieval.value or 0.0) - self._guessing(policy)
-        return Line(max(0.0, once), 0.0), 1
+        return Line(self._once(policy), 0.0), 1
 
-    def computing(self, policy: str) -> float:
-        """Share of a call in which its thread computes; 1 until measured."""
-        measured = self._computing.get(policy)
-        return 1.0 if measured is None or measured.value is None else measured.value
+    def _once(self, policy: str) -> float:
+        """Not tried yet: as one retrieval, without what the guess has paid already."""
+        return max(0.0, (self._retrieval.value or 0.0) - self._guessing(policy))
+
+    def computing(self, policy: str, verification: float) -> float:
+        """*c(s)*: seconds of a call that no other call can share.
+
+        Only a search that mostly waits is remote; a local one may wait for threads
+        of its own, which the next one would wait for too.
+        """
+        waits = self._waiting.value or 0.0
+        if waits < _REMOTE:
+            return verification
+        embedding = 0.0 if policy == "lookup" else self._embedding.value or 0.0
+        return verification - waits * max(0.0, verification - embedding)
 
 
 @dataclass(frozen=True)
@@ -264,7 +292,7 @@ class StrideScheduler:
         estimates = self.estimates
         step = estimates.step(policy, overlapped=overlapped) or 0.0
         line, largest = estimates.verification(policy, overlapped=overlapped)
-        accuracy, computing = estimates.accuracy(policy), estimates.computing(policy)
+        accuracy = estimates.accuracy(policy)
         strides: Sequence[int] = (self.stride or 0,)
         if self.stride is None:
             # Doubling from what was measured, so that no guess at b(s) is far off.
@@ -278,7 +306,7 @@ class StrideScheduler:
                     in_flight,
                     step=step,
                     verification=verification,
-                    computing=computing * verification,
+                    computing=estimates.computing(policy, verification),
                 )
                 rate = expected_steps(accuracy, stride) / max(seconds, 1e-9)
                 yield Plan(policy, stride, in_flight), rate

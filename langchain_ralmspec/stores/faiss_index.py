@@ -26,11 +26,14 @@ SCANS_PER_MATRIX_PRODUCT = 4
 # Numbers compared in about 5 ms by one thread. Below that a second thread gains
 # little, and waiting for it on a busy machine costs a time slice (12 ms).
 SMALL_SCAN = 30_000_000
-# Torch's product is faster than any scan of FAISS for so many queries (500k x 384:
-# 2 queries 45 against 101 ms, 4: 65 against 189, 8: 136 against 239). 16 take as
-# long as in FAISS's product, 12 up to 1.4 times as long, a lone query twice a scan.
+# A product is faster than any scan of FAISS for so many queries. Up to 8 of them
+# torch's is (500k x 384: 2 queries 45 against 101 ms, 4: 65 against 189, 8: 136
+# against 239; a lone query takes it twice a scan), beyond that numpy's (2M x 384, a
+# million rows: 16 queries 253 ms, 32: 313, against torch's 355 and 991 and FAISS's
+# 360 and 520 or more).
 FEWEST_IN_PRODUCT = 2
-MOST_IN_PRODUCT = 8
+MOST_IN_TORCH = 8
+MOST_IN_PRODUCT = 64
 # Stored numbers from which on that holds: 20k x 384 takes 0.55 to 0.7 times as
 # long, 10k x 384 as long, 5k x 384, which the caches hold, twice.
 SMALL_MATRIX = 7_000_000
@@ -142,11 +145,12 @@ class FaissIndex:
     def _found_by_product(
         self, vectors: NDArray[np.float32], width: int
     ) -> Candidates | None:
-        """What torch finds in FAISS's own memory; None where FAISS is to search."""
-        torch = loaded_torch()
+        """What a product finds in FAISS's own memory; None where FAISS is to search."""
+        takes_torch = len(vectors) <= MOST_IN_TORCH
+        torch = loaded_torch() if takes_torch else None
         n_rows = self.n_rows
         if (
-            torch is None
+            (takes_torch and torch is None)
             or not self._is_matrix
             or not FEWEST_IN_PRODUCT <= len(vectors) <= MOST_IN_PRODUCT
             or n_rows * self.dimension < SMALL_MATRIX

@@ -31,14 +31,14 @@ class Asked:
         self.log: list[tuple[str, str]] = []
         self._texts = texts or {}
 
-    def __call__(self, chat: Any, question: str) -> Answer:
-        self.log.append((chat.name, question))
-        stats = FAST if chat.speculation else SLOW
-        text = self._texts.get(chat.name, "x")
+    def __call__(self, model: Any, question: str) -> Answer:
+        self.log.append((model.name, question))
+        stats = FAST if model.speculation else SLOW
+        text = self._texts.get(model.name, "x")
         return Answer(text, STEPS, stats, stats.seconds, TIMELINE)
 
 
-def chat(name: str, prefetch_k: int = 20) -> Any:
+def fake_llm(name: str, prefetch_k: int = 20) -> Any:
     return SimpleNamespace(
         name=name,
         speculation=name not in ("sequential", "narrow"),
@@ -49,8 +49,7 @@ def chat(name: str, prefetch_k: int = 20) -> Any:
 
 def a_contest(*names: str) -> Contest:
     narrow = ("narrow", "Spec")
-    chats = {name: chat(name, 1 if name in narrow else 20) for name in names}
-    return Contest(chats)
+    return Contest({name: fake_llm(name, 1 if name in narrow else 20) for name in names})
 
 
 @pytest.fixture
@@ -132,13 +131,13 @@ def bench(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> RalmBench:
     def opened(self: Workload, corpus: Any) -> Any:
         yield "a store"
 
-    def make_chat(**settings: Any) -> Any:
+    def make_llm(**settings: Any) -> Any:
         nested = settings.pop("retriever").store.is_nested
         assert nested is False
         name = next((n for n, row in ROWS.items() if row.items() <= settings.items()))
         if not settings.get("speculation", True):
             name = "narrow" if settings.get("prefetch_k") == 1 else "sequential"
-        return chat(name, settings.get("prefetch_k", 20))
+        return fake_llm(name, settings.get("prefetch_k", 20))
 
     retriever = SimpleNamespace(store=SimpleNamespace(is_nested=False))
     corpus = SimpleNamespace(passages=[1, 2, 3])
@@ -146,7 +145,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> RalmBench:
     monkeypatch.setattr(bench_ralm, "find_gguf", lambda model: "m.gguf")
     monkeypatch.setattr(bench_ralm, "Corpus", SimpleNamespace(load=lambda *_: corpus))
     monkeypatch.setattr(bench_ralm, "RaLMSpecRetriever", lambda **_: retriever)
-    monkeypatch.setattr(bench_ralm, "ChatRaLMSpec", make_chat)
+    monkeypatch.setattr(bench_ralm, "RaLMSpecLLM", make_llm)
     monkeypatch.setattr(bench_ralm, "QUESTIONS", QUESTIONS)
     return RalmBench(workload=Workload(store="chroma-http", latency=0.1), limit=4)
 
@@ -183,14 +182,19 @@ def test_the_figures_say_what_was_measured(
 
 
 def test_the_warm_up_takes_other_questions_where_there_are_any(
-    bench: RalmBench, asked: Asked
+    bench: RalmBench, asked: Asked, capsys: Any
 ) -> None:
     bench.run()
     n_rows = 2 + len(ROWS)
     warm = {question for _, question in asked.log[: 2 * n_rows]}
     timed = {question for _, question in asked.log[2 * n_rows :]}
-    assert timed == set(QUESTIONS[:4])
-    assert warm == set(QUESTIONS[4:6])
+    # The prompt of a plain completion; the lines of progress leave it out.
+    assert timed == {f"Question: question {n}\nAnswer:" for n in range(4)}
+    assert warm == {f"Question: question {n}\nAnswer:" for n in (4, 5)}
+    progress = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[0] for line in progress] == [
+        f"{n + 1}. question {n}" for n in range(4)
+    ]
 
 
 def test_one_answer_that_differs_is_said(

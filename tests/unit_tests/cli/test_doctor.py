@@ -45,7 +45,7 @@ def call(
     seconds: float,
     *,
     embedding: float = 0.005,
-    computing: float | None = None,
+    waiting: float = 0.0,
     with_vectors: bool = False,
 ) -> Call:
     return Call(
@@ -53,7 +53,7 @@ def call(
         with_vectors=with_vectors,
         seconds=seconds,
         embedding=embedding,
-        computing=seconds if computing is None else computing,
+        waiting=waiting,
     )
 
 
@@ -116,7 +116,7 @@ HEALTHY = Facts(
 NOTHING_TO_WIN = {"costs": {"calls": calls(0.0006, 0.001, embedding=0.0001)}}
 REMOTE: dict[str, dict[str, Any]] = {
     "store": {"is_remote": True, "index": "HNSW", "is_exact": False},
-    "costs": {"calls": calls(0.1, 0.11, computing=0.01)},
+    "costs": {"calls": calls(0.1, 0.11, waiting=0.09)},
 }
 
 
@@ -280,11 +280,11 @@ def test_our_own_models_are_requantized_by_our_own_command() -> None:
 
 def test_a_store_that_says_nothing_is_remote_if_its_searches_wait() -> None:
     unknown = {"is_remote": None}
-    waiting = {"calls": calls(0.1, 0.11, computing=0.006)}
+    waiting = {"calls": calls(0.1, 0.11, waiting=0.094)}
     assert is_remote(facts({"store": unknown, "costs": waiting}))
     assert not is_remote(facts({"store": unknown}))
     assert not is_remote(facts({"store": {"is_remote": False}, "costs": waiting}))
-    short = {"calls": calls(0.006, 0.011, embedding=0.004, computing=0.0)}
+    short = {"calls": calls(0.006, 0.011, embedding=0.004, waiting=0.006)}
     assert not is_remote(facts({"store": unknown, "costs": short}))
 
 

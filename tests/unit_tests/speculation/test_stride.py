@@ -72,6 +72,10 @@ class World:
         )
         return max(self.rate(SEQUENTIAL), *map(self.rate, plans))
 
+    def retrieve(self, estimates: Estimates) -> None:
+        waiting = self.search(1) if self.waits else 0.0
+        estimates.retrieved(self.retrieval(), self.embedding, waiting)
+
     def tell(self, estimates: Estimates, plan: Plan) -> int:
         """Follow a plan for one verification; returns the steps that it kept."""
         overlapped = plan.in_flight > 0
@@ -86,7 +90,8 @@ class World:
 
         if plan.policy is None:
             self.clock += write() + noisy(self.retrieval())
-            estimates.retrieved(self.retrieval(), self.embedding)
+            self.retrieve(estimates)
+            estimates.left_alone()
             stayed = self.rng.random() < self.accuracy["same"]
             estimates.judged("same", right=bool(stayed))
             return 1
@@ -105,7 +110,6 @@ class World:
             plan.policy,
             plan.stride,
             noisy(self.verification(plan.policy, plan.stride)),
-            computing=self.computing(plan.policy, plan.stride),
             overlapped=overlapped,
         )
         kept = min(right + 1, plan.stride)
@@ -117,7 +121,7 @@ class World:
 
 def run(world: World, n_steps: int, *, asynchronous: bool = True) -> StrideScheduler:
     scheduler = StrideScheduler(Estimates(), asynchronous=asynchronous)
-    scheduler.estimates.retrieved(world.retrieval(), world.embedding)
+    world.retrieve(scheduler.estimates)
     steps = 0
     while steps < n_steps:
         steps += world.tell(scheduler.estimates, scheduler.plan())
@@ -192,6 +196,17 @@ def test_the_cheaper_policy_wins() -> None:
     assert run(cheap, 500, asynchronous=False).plan().policy == "lookup"
 
 
+def test_bad_luck_is_forgotten() -> None:
+    estimates = Estimates()
+    for _ in range(20):
+        estimates.judged("lookup", right=False)
+    unlucky = estimates.accuracy("lookup")
+    for _ in range(600):
+        estimates.left_alone()
+    assert unlucky < 0.3
+    assert estimates.accuracy("lookup") > 0.9
+
+
 def test_it_begins_sequentially_and_knows_nothing_of_other_requests() -> None:
     assert StrideScheduler(Estimates()).plan() == SEQUENTIAL
 
@@ -210,7 +225,7 @@ def test_a_given_stride_is_always_followed(asynchronous: bool) -> None:
 def test_strides_grow_by_doubling_from_what_was_measured() -> None:
     world = World(0.01, 0.0, Line(1.0, 0.0), {"lookup": 0.98, "same": 0.5})
     scheduler = StrideScheduler(Estimates(), asynchronous=False)
-    scheduler.estimates.retrieved(world.retrieval(), world.embedding)
+    world.retrieve(scheduler.estimates)
     largest = 1
     for _ in range(40):
         plan = scheduler.plan()

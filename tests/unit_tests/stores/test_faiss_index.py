@@ -25,14 +25,16 @@ from tests.unit_tests.stores.toys import (
 N_ROWS = 200
 IDS = [f"id{row:03d}" for row in range(N_ROWS)]
 
+Products = list[tuple[str, int]]
+
 
 @pytest.fixture
-def products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many queries each product had; the smallest index now takes that route."""
-    seen: list[int] = []
+def products(monkeypatch: pytest.MonkeyPatch) -> Products:
+    """Who made each product, of how many queries; the smallest index now takes one."""
+    seen: Products = []
 
     def spy(module: Any, vectors: Any, queries: Any, width: int) -> Any:
-        seen.append(len(queries))
+        seen.append(("numpy" if module is None else "torch", len(queries)))
         return best_rows(module, vectors, queries, width)
 
     monkeypatch.setattr(faiss_index, "SMALL_MATRIX", 0)
@@ -60,18 +62,21 @@ def expected_ids(n_queries: int, k: int, metric: str = "inner_product") -> Any:
     ]
 
 
-def test_product_takes_2_to_8_queries(products: list[int]) -> None:
+def test_torch_takes_2_to_8_queries_and_numpy_9_to_64(products: Products) -> None:
     store = store_of(faiss.IndexFlatIP(DIMENSION))
-    for n_queries in range(1, 34):
-        assert found_ids(store, n_queries, 5) == expected_ids(n_queries, 5)
-    assert products == [2, 3, 4, 5, 6, 7, 8]
+    expected = expected_ids(66, 5)
+    for n_queries in range(1, 67):
+        assert found_ids(store, n_queries, 5) == expected[:n_queries]
+    by_torch = [("torch", n) for n in range(2, 9)]
+    by_numpy = [("numpy", n) for n in range(9, 65)]
+    assert products == by_torch + by_numpy
 
 
 @pytest.mark.parametrize("k", [N_ROWS - 1, N_ROWS, N_ROWS + 1])
-def test_product_finds_all_rows_there_are(products: list[int], k: int) -> None:
+def test_product_finds_all_rows_there_are(products: Products, k: int) -> None:
     store = store_of(faiss.IndexFlatIP(DIMENSION))
     assert found_ids(store, 3, k) == expected_ids(3, k)
-    assert products == [3]
+    assert products == [("torch", 3)]
 
 
 @settings(max_examples=100, deadline=None)
@@ -89,7 +94,7 @@ def test_product_equals_each_query_alone_with_duplicates(data: st.DataObject) ->
     index.add(vectors)
     docs = [Document(page_content=id_) for id_ in ids]
     store = FaissStore(index, docs, TableEmbeddings(vectors), ids=ids)
-    wanted = generator.standard_normal((data.draw(st.integers(2, 8)), 8))
+    wanted = generator.standard_normal((data.draw(st.integers(2, 20)), 8))
     queries = [Query("q", vector) for vector in wanted.astype(np.float32)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(faiss_index, "SMALL_MATRIX", 0)
@@ -104,7 +109,7 @@ def test_product_equals_each_query_alone_with_duplicates(data: st.DataObject) ->
 
 
 def test_small_index_is_left_to_faiss(
-    products: list[int], monkeypatch: pytest.MonkeyPatch
+    products: Products, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = store_of(faiss.IndexFlatIP(DIMENSION))
     numbers = N_ROWS * DIMENSION
@@ -113,20 +118,20 @@ def test_small_index_is_left_to_faiss(
     assert products == []
     monkeypatch.setattr(faiss_index, "SMALL_MATRIX", numbers)
     store.search(some_queries(3), 1)
-    assert products == [3]
+    assert products == [("torch", 3)]
 
 
-def test_empty_index_is_not_asked(products: list[int]) -> None:
+def test_empty_index_is_not_asked(products: Products) -> None:
     index = faiss.IndexFlatIP(DIMENSION)
     store = FaissStore(index, [], TableEmbeddings(table(1)))
     assert store.search(some_queries(3), 2) == [[], [], []]
     assert products == []
 
 
-def test_generic_flat_index_is_a_matrix_too(products: list[int]) -> None:
+def test_generic_flat_index_is_a_matrix_too(products: Products) -> None:
     store = store_of(faiss.IndexFlat(DIMENSION, faiss.METRIC_INNER_PRODUCT))
     assert found_ids(store, 3, 5) == expected_ids(3, 5)
-    assert products == [3]
+    assert products == [("torch", 3)]
 
 
 class OtherLayout(faiss.IndexFlatIP):
@@ -143,14 +148,14 @@ class OtherLayout(faiss.IndexFlatIP):
     ],
 )
 def test_other_indexes_search_themselves(
-    products: list[int], index: Any, metric: str | None
+    products: Products, index: Any, metric: str | None
 ) -> None:
     found = found_ids(store_of(index), 3, 5)
     assert metric is None or found == expected_ids(3, 5, metric)
     assert products == []
 
 
-def test_filtered_search_is_left_to_faiss(products: list[int]) -> None:
+def test_filtered_search_is_left_to_faiss(products: Products) -> None:
     index = faiss.IndexFlatIP(DIMENSION)
     index.add(table(N_ROWS))
     allowed = np.arange(N_ROWS) % 3 == 1
@@ -159,7 +164,7 @@ def test_filtered_search_is_left_to_faiss(products: list[int]) -> None:
     assert products == []
 
 
-def test_more_rows_than_there_are_is_left_to_faiss(products: list[int]) -> None:
+def test_more_rows_than_there_are_is_left_to_faiss(products: Products) -> None:
     index = faiss.IndexFlatIP(DIMENSION)
     index.add(table(3))
     found = faiss_index.FaissIndex(index).candidates(table(2, seed=1), 5, None)
@@ -167,32 +172,38 @@ def test_more_rows_than_there_are_is_left_to_faiss(products: list[int]) -> None:
     assert products == []
 
 
-def test_without_torch_faiss_searches(
-    products: list[int], monkeypatch: pytest.MonkeyPatch
+def test_without_torch_faiss_takes_2_to_8_queries_and_numpy_9_to_64(
+    products: Products, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     store = store_of(faiss.IndexFlatIP(DIMENSION))
-    assert found_ids(store, 3, 5) == expected_ids(3, 5)
-    assert products == []
+    expected = expected_ids(66, 5)
+    for n_queries in range(1, 67):
+        assert found_ids(store, n_queries, 5) == expected[:n_queries]
+    assert products == [("numpy", n) for n in range(9, 65)]
 
 
-def test_a_vector_that_is_no_number_hides_no_other(products: list[int]) -> None:
+@pytest.mark.parametrize(("by", "n_queries"), [("torch", 3), ("numpy", 9)])
+def test_a_vector_that_is_no_number_hides_no_other(
+    products: Products, by: str, n_queries: int
+) -> None:
     vectors = table(N_ROWS)
     vectors[0] = np.nan
     index = faiss.IndexFlatIP(DIMENSION)
     index.add(vectors)
-    found = faiss_index.FaissIndex(index).candidates(table(3, seed=1), 5, None)
+    queries = table(n_queries, seed=1)
+    found = faiss_index.FaissIndex(index).candidates(queries, 5, None)
     ids = [[IDS[row] for row in rows] for rows in found.rows]
     assert ids == [
         best_ids(query, vectors[1:], IDS[1:], 5, "inner_product")
-        for query in table(3, seed=1)
+        for query in queries
     ]
-    assert products == [3]
+    assert products == [(by, n_queries)]
 
 
-def test_threads_searching_at_once_get_their_own_answers(products: list[int]) -> None:
+def test_threads_searching_at_once_get_their_own_answers(products: Products) -> None:
     store = store_of(faiss.IndexFlatIP(DIMENSION))
-    expected = {n: expected_ids(n, 5) for n in (2, 5, 8)}
+    expected = {n: expected_ids(n, 5) for n in (2, 5, 8, 16)}
     wrong: list[int] = []
 
     def work(n_queries: int) -> None:
@@ -205,4 +216,4 @@ def test_threads_searching_at_once_get_their_own_answers(products: list[int]) ->
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert len(products) == 3 * 30
+    assert len(products) == 4 * 30

@@ -16,6 +16,11 @@ from langchain_ralmspec.stores.product_scan import best_rows, loaded_torch
 from tests.unit_tests.stores.toys import table
 
 
+either_way = pytest.mark.parametrize(
+    "module", [torch, None], ids=["torch", "numpy"]
+)
+
+
 def ranked(
     vectors: NDArray[np.float32], queries: NDArray[np.float32], width: int
 ) -> list[list[int]]:
@@ -27,9 +32,10 @@ def ranked(
     ]
 
 
+@either_way
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_rows_are_those_of_brute_force(data: st.DataObject) -> None:
+def test_rows_are_those_of_brute_force(module: Any, data: st.DataObject) -> None:
     n_rows = data.draw(st.integers(1, 120))
     n_queries = data.draw(st.integers(1, 33))
     width = data.draw(st.integers(1, n_rows))
@@ -42,33 +48,36 @@ def test_rows_are_those_of_brute_force(data: st.DataObject) -> None:
         patch.setattr(product_scan, "GROUPS", data.draw(st.integers(1, 40)))
         # Down to blocks of one row, smaller than most widths.
         patch.setattr(product_scan, "SCORES_PER_BLOCK", data.draw(st.integers(1, 4000)))
-        best = best_rows(torch, vectors, queries, width)
+        best = best_rows(module, vectors, queries, width)
     assert best is not None
     rows, found = best
     assert rows.tolist() == ranked(vectors, queries, width)
     np.testing.assert_array_equal(found, vectors[rows])
 
 
-@pytest.mark.parametrize("n_queries", [2, 3, 8])
-def test_rows_of_a_matrix_of_many_groups(n_queries: int) -> None:
+@either_way
+@pytest.mark.parametrize("n_queries", [2, 3, 8, 9, 64])
+def test_rows_of_a_matrix_of_many_groups(module: Any, n_queries: int) -> None:
     vectors, queries = table(3 * product_scan.GROUPS + 5), table(n_queries, seed=1)
-    best = best_rows(torch, vectors, queries, 30)
+    best = best_rows(module, vectors, queries, 30)
     assert best is not None
     assert best[0].tolist() == ranked(vectors, queries, 30)
 
 
-def test_vectors_are_copies() -> None:
+@either_way
+def test_vectors_are_copies(module: Any) -> None:
     vectors = table(20)
-    best = best_rows(torch, vectors, table(2, seed=1), 3)
+    best = best_rows(module, vectors, table(2, seed=1), 3)
     assert best is not None
     assert not np.shares_memory(best[1], vectors)
 
 
+@either_way
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_not_finite_are_left_to_others(bad: float) -> None:
+def test_numbers_that_are_not_finite_are_left_to_others(module: Any, bad: float) -> None:
     vectors = table(20)
     vectors[7, 0] = bad
-    assert best_rows(torch, vectors, table(2, seed=1), 3) is None
+    assert best_rows(module, vectors, table(2, seed=1), 3) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
