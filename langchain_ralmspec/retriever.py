@@ -128,13 +128,15 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         *,
         k: int,
         prefetch_k: int | None = None,
-        stats: SpeculationStats | None = None
+        stats: SpeculationStats | None = None,
     ) -> Session:
         """Open a session for the loops of this package (see :meth:`session`)."""
         return Session(
             self._store,
             depth=_require_positive("k", k),
-            prefetch_k=prefetch_k and _require_positive("prefetch_k", prefetch_k),
+            prefetch_k=None
+            if prefetch_k is None
+            else _require_positive("prefetch_k", prefetch_k),
             stats=stats,
         )
 

@@ -38,7 +38,7 @@ _SPEC: dict[str, Any] = {
 }
 ROWS: dict[str, dict[str, Any]] = {
     "Spec": _SPEC,
-    "+P": _SPEC | {"prefetch_k": 20},
+    "+P": _SPEC | {"prefetch_k": None},
     "+S": _SPEC | {"speculation_stride": "auto"},
     "+A": _SPEC | {"asynchronous": True},
     "+PS": {"asynchronous": False},

@@ -106,9 +106,7 @@ def estimated(facts: Facts) -> Estimates:
         for call in _verifications(costs, policy):
             spent = _verification_seconds(call, policy)
             for overlapped in (False, True):
-                estimates.verified(
-                    policy, call.n_queries, spent, overlapped=overlapped
-                )
+                estimates.verified(policy, call.n_queries, spent, overlapped=overlapped)
     return estimates
 
 

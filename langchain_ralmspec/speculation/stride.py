@@ -220,15 +220,20 @@ class Estimates:
         return self._retrieval.value
 
     def verification(self, policy: str, *, overlapped: bool) -> tuple[Line, int]:
-        """*b(s)*, and the largest s that it was measured with."""
-        for key in ((policy, overlapped), (policy, not overlapped)):
-            running = self._verification.get(key)
-            if running and running.line:
-                return running.line, running.largest
-        return Line(self._once(policy), 0.0), 1
+        """*b(s)*, and the largest s that it was measured with in any mode.
+
+        What was not tried is taken for as cheap as one retrieval alone, so that it
+        is tried: searches beside a writing model say little of those without.
+        """
+        running = self._verification.get((policy, overlapped))
+        other = self._verification.get((policy, not overlapped))
+        largest = max([1, *(line.largest for line in (running, other) if line)])
+        if running and running.line:
+            return running.line, largest
+        return Line(self._once(policy), 0.0), largest
 
     def _once(self, policy: str) -> float:
-        """Not tried yet: as one retrieval, without what the guess has paid already."""
+        """One retrieval, without what the guess has paid already."""
         return max(0.0, (self._retrieval.value or 0.0) - self._guessing(policy))
 
     def computing(self, policy: str, verification: float) -> float:

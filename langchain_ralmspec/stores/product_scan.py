@@ -106,7 +106,8 @@ def _grouped_scores(
     filled = scores[: len(block)]
     # X @ Q.T with Q.T a view: 1.4 to 5 times as fast as with its copy.
     if torch is None:
-        np.matmul(block, queries.T, out=filled)
+        with np.errstate(all="ignore"):  # what is not finite is noticed later
+            np.matmul(block, queries.T, out=filled)
     else:
         out = torch.from_numpy(filled)
         torch.mm(torch.from_numpy(block), torch.from_numpy(queries).T, out=out)

@@ -49,7 +49,9 @@ def fake_llm(name: str, prefetch_k: int = 20) -> Any:
 
 def a_contest(*names: str) -> Contest:
     narrow = ("narrow", "Spec")
-    return Contest({name: fake_llm(name, 1 if name in narrow else 20) for name in names})
+    return Contest(
+        {name: fake_llm(name, 1 if name in narrow else 20) for name in names}
+    )
 
 
 @pytest.fixture

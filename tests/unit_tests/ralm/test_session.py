@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from langchain_ralmspec import ChatRaLMSpec, RaLMSpecLLM, RaLMSpecRetriever
 from langchain_ralmspec.errors import EmptyStoreError
 from langchain_ralmspec.ralm import Session
 from langchain_ralmspec.ralm.writer import ids_of
@@ -116,6 +119,34 @@ def test_both_loops_search_alike_where_the_width_matters(is_nested: bool) -> Non
         assert widths[-1] == 1, "the sequential loop asks for no more than it needs"
     else:
         assert set(widths) == {20}
+
+
+@pytest.mark.parametrize(("is_nested", "width"), [(True, 100), (False, 20)])
+def test_the_width_depends_on_the_store_unless_it_is_given(
+    is_nested: bool, width: int
+) -> None:
+    store = FakeStore(n_documents=120, is_nested=is_nested)
+    widths: list[int] = []
+    search = store.search
+    store.search = lambda q, k, **kw: widths.append(k) or search(q, k, **kw)  # type: ignore[method-assign,func-returns-value]
+    retriever = RaLMSpecRetriever(vectorstore=store)
+
+    Session(store).verify(["a"], [None])
+    retriever.session().verify(["a"])
+    retriever.new_session(k=1).verify(["a"], [None])
+    assert widths == [width] * 3
+    widths.clear()
+
+    Session(store, prefetch_k=7).verify(["a"], [None])
+    retriever.session(prefetch_k=7).verify(["a"])
+    Session(store, depth=width + 1).verify(["a"], [None])
+    assert widths == [7, 7, width + 2]
+
+
+@pytest.mark.parametrize("face", [RaLMSpecLLM, ChatRaLMSpec])
+def test_the_faces_leave_the_width_to_the_store(face: Any) -> None:
+    retriever = RaLMSpecRetriever(vectorstore=FakeStore(n_documents=9))
+    assert face(model_path="m.gguf", retriever=retriever).prefetch_k is None
 
 
 def test_an_empty_store_is_an_error_that_quotes_the_query() -> None:

@@ -195,8 +195,7 @@ def test_a_vector_that_is_no_number_hides_no_other(
     found = faiss_index.FaissIndex(index).candidates(queries, 5, None)
     ids = [[IDS[row] for row in rows] for rows in found.rows]
     assert ids == [
-        best_ids(query, vectors[1:], IDS[1:], 5, "inner_product")
-        for query in queries
+        best_ids(query, vectors[1:], IDS[1:], 5, "inner_product") for query in queries
     ]
     assert products == [(by, n_queries)]
 

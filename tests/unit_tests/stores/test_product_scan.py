@@ -15,10 +15,7 @@ from langchain_ralmspec.stores import product_scan
 from langchain_ralmspec.stores.product_scan import best_rows, loaded_torch
 from tests.unit_tests.stores.toys import table
 
-
-either_way = pytest.mark.parametrize(
-    "module", [torch, None], ids=["torch", "numpy"]
-)
+either_way = pytest.mark.parametrize("module", [torch, None], ids=["torch", "numpy"])
 
 
 def ranked(
@@ -74,7 +71,9 @@ def test_vectors_are_copies(module: Any) -> None:
 
 @either_way
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_not_finite_are_left_to_others(module: Any, bad: float) -> None:
+def test_numbers_that_are_not_finite_are_left_to_others(
+    module: Any, bad: float
+) -> None:
     vectors = table(20)
     vectors[7, 0] = bad
     assert best_rows(module, vectors, table(2, seed=1), 3) is None
