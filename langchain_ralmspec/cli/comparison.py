@@ -202,6 +202,19 @@ class Comparison:
         return self.speedup / self.bounds.attainable
 
     @property
+    def attainable_at_length(self) -> float:
+        """The attainable speed-up for answers as long as these.
+
+        The first retrieval of an answer has nothing that it could be guessed from,
+        and the first step nothing to be verified: each is paid in full, once.
+        """
+        bounds = self.bounds
+        step = bounds.generation + bounds.retrieval
+        lengths = [pair.sequential.stats.steps for pair in self.pairs]
+        best = (step + (n - 1) * step / bounds.attainable for n in lengths)
+        return step * sum(lengths) / sum(best)
+
+    @property
     def retrieval_share(self) -> float:
         """Share of the sequential time that went into retrieval."""
         seconds = sum(pair.sequential.seconds for pair in self.pairs)
@@ -226,6 +239,7 @@ class Comparison:
             "speedup_quartiles": self.quartiles,
             "speedup_of_totals": self.speedup,
             "reached": self.reached,
+            "attainable_at_length": self.attainable_at_length,
             "retrieval_share": self.retrieval_share,
             "plans": self.plans,
             "costs_seconds": asdict(self.bounds),

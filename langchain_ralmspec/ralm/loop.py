@@ -152,6 +152,7 @@ class _Speculation:
     open: deque[_Open] = field(default_factory=deque)
     n_committed: int = 0
     _previous: tuple[str, ...] = ()  # documents of the step before
+    _since: tuple[int, float] = (0, 0.0)  # steps and seconds at the last verified point
 
     def events(self) -> Iterator[Event]:
         """The answer, step by step."""
@@ -167,6 +168,7 @@ class _Speculation:
             elif step.query is None:
                 corrected = yield from self._judge_all()
                 if corrected is None:
+                    self._review()
                     assert step.reason  # noqa: S101  it is complete
                     yield Finished(step.reason)
                     return
@@ -179,6 +181,24 @@ class _Speculation:
                 corrected = yield from self._verify()
             if corrected is not None:
                 hits = corrected
+            if not (self.flights or self.group):
+                self._review()
+
+    def _review(self) -> None:
+        """At a verified point: compare what the plan has taken with its promise."""
+        stats = self.request.session.stats
+        seconds = stats.seconds_generating + stats.seconds_guessing
+        seconds += stats.seconds_waiting
+        n_before, before = self._since
+        n_steps = self.n_committed - n_before
+        self._since = (self.n_committed, seconds)
+        if self.plan.policy and self.plan.rate and n_steps:
+            self.scheduler.estimates.followed(
+                self.plan,
+                n_steps=n_steps,
+                seconds=seconds - before,
+                predicted=self.plan.rate,
+            )
 
     def _first(self) -> Hits:
         """Retrieve the first documents, into the cache if guesses will need it."""
@@ -193,6 +213,7 @@ class _Speculation:
         request.session.stats.spend(end - start, "waiting")
         request.session.learn(answer)
         estimates.retrieved(answer.seconds, answer.embedding, answer.waiting)
+        self._since = (0, request.session.stats.seconds_waiting)
         return answer.truth[0]
 
     @property
@@ -247,7 +268,7 @@ class _Speculation:
         self._follow()
         start = time.perf_counter()
         guess = self.request.session.guess(policy, query, current)
-        self.scheduler.estimates.guessed(policy, time.perf_counter() - start)
+        self.scheduler.estimates.guessed(guess.policy, time.perf_counter() - start)
         self.group.append(guess)
         return guess.hits
 
@@ -339,7 +360,7 @@ class _Speculation:
         estimates.verified(policy, n_guesses, answer.seconds, overlapped=overlapped)
         pairs = zip(flight.guesses[:n_judged], answer.truth, strict=False)
         for number, (guess, hits) in enumerate(pairs):
-            estimates.judged(policy, right=number < n_right)
-            if policy != "same":
+            estimates.judged(guess.policy, right=number < n_right)
+            if guess.policy != "same":
                 stayed = ids_of(hits) == ids_of(guess.current)
                 estimates.judged("same", right=stayed)

@@ -34,12 +34,14 @@ class Guess:
 
     Attributes:
         text: the query.
+        policy: by which it was made.
         query: the query, embedded, when the guess needed that.
         hits: the documents guessed.
         current: the documents that the query was written under.
     """
 
     text: str
+    policy: str
     query: Query | None
     hits: Hits
     current: Hits
@@ -108,6 +110,9 @@ class Session:
     def guess(self, policy: str, text: str, current: Hits) -> Guess:
         """Guess the documents for a query from what the session has seen.
 
+        Where the cache does not know the current documents it was not filled lately
+        (another policy was followed): then these are the better guess.
+
         Args:
             policy: a name in ``GUESS_POLICIES``.
             text: the query.
@@ -116,6 +121,8 @@ class Session:
         Raises:
             StoreError: the encoder failed.
         """
+        if any(hit.id not in self._cache for hit in current):
+            policy = "same"
         rule = GUESS_POLICIES[policy]()
         with self.stats.timing("guessing"):
             query = None
@@ -127,7 +134,7 @@ class Session:
             ids = rule.guess(self._cache, vector, ids_of(current))
         known = {hit.id: hit for hit in current}
         hits = tuple(known.get(i) or self._hits[i] for i in ids)
-        return Guess(text, query, hits, current)
+        return Guess(text, policy, query, hits, current)
 
     def retrieve(self, text: str) -> Answer:
         """Ask the store for one query, as the sequential loop does.

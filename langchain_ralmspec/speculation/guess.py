@@ -40,12 +40,8 @@ class Lookup:
         vector: Vector | None,
         current: tuple[str, ...],
     ) -> tuple[str, ...]:
-        """Look the query up in the cache.
-
-        A cache without the current documents was not filled lately (the policy has
-        just been changed to this one): then they are the better guess.
-        """
-        if vector is None or any(i not in cache for i in current):
+        """Look the query up in the cache."""
+        if vector is None:
             return current
         return cache.top(vector, len(current))
 

@@ -12,12 +12,13 @@ queries *b(s)* and a guess being right with probability *γ*, a call yields
 where *c(s)* is the part of *b(s)* that computes instead of waiting, which calls in
 flight cannot share. The paper's asynchronous objective writes one stride while a
 call is out; here writing goes on until *d* calls are. The plan with the greatest
-E / T is chosen, or none where the sequential rate 1 / (a + b(1)) is no less.
+E / T is chosen, or none where the sequential rate 1 / (a + b(1)) is no less. How far
+the promises of a kind of plan were off is measured, and taken off the next ones.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.speculation.costs import Line, Mean, RunningLine
@@ -34,6 +35,7 @@ IN_FLIGHT = (1, 2, 3, 4, 6, 8)
 # What is believed of a policy before it was tried: enough to have it tried.
 _PRIOR_ACCURACY = {"lookup": 0.95, "same": 0.85}
 _PRIOR_WEIGHT = 4.0
+_BIAS_WEIGHT = 6.0  # steps for which a kind of plan is given credit
 _REMOTE = 0.6  # share of its time from which a search counts as waiting
 _WORTHWHILE = 1.02  # a predicted gain below this is noise
 
@@ -46,11 +48,13 @@ class Plan:
         policy: name of the guess policy; None runs sequentially.
         stride: guesses in one verification call.
         in_flight: calls that may be out while the model writes; 0 waits for each.
+        rate: verified steps per second, E / T, that the formulas promise of it.
     """
 
     policy: str | None = None
     stride: int = 0
     in_flight: int = 0
+    rate: float = field(default=0.0, compare=False)
 
     @property
     def label(self) -> str:
@@ -119,6 +123,33 @@ class _Accuracy:
         return min(MAX_ACCURACY, right / (_PRIOR_WEIGHT + self._all))
 
 
+class _Bias:
+    """Actual ÷ predicted seconds of a step, over about the last ``window`` steps.
+
+    The formulas leave things out: cores that two threads share, answers that end,
+    wrong guesses that come in runs. What they miss is the same next time.
+    """
+
+    def __init__(self, window: int = 96) -> None:
+        self._window = window
+        self._ratios = self._steps = 0.0
+
+    def add(self, n_steps: int, ratio: float) -> None:
+        self.fade(n_steps)
+        self._ratios += n_steps * ratio
+        self._steps += n_steps
+
+    def fade(self, n_steps: int) -> None:
+        keep = (1 - 1 / self._window) ** n_steps
+        self._ratios *= keep
+        self._steps *= keep
+
+    @property
+    def value(self) -> float:
+        """Nearer to 1 the less is known."""
+        return (self._ratios + _BIAS_WEIGHT) / (self._steps + _BIAS_WEIGHT)
+
+
 @dataclass(slots=True)
 class Estimates:
     """What was measured so far; outlives requests, so that none starts cold.
@@ -130,6 +161,7 @@ class Estimates:
     _generation: dict[tuple[bool, bool], Mean] = field(default_factory=dict)
     _guess: dict[str, Mean] = field(default_factory=dict)
     _verification: dict[tuple[str, bool], RunningLine] = field(default_factory=dict)
+    _bias: dict[tuple[str, bool], _Bias] = field(default_factory=dict)
     _waiting: Mean = field(default_factory=Mean)
     _retrieval: Mean = field(default_factory=Mean)
     _embedding: Mean = field(default_factory=Mean)
@@ -172,6 +204,28 @@ class Estimates:
         """A guess that this policy made, or would have made, was right or wrong."""
         self._accuracy[policy].add(right=right)
 
+    def followed(
+        self, plan: Plan, *, n_steps: int, seconds: float, predicted: float
+    ) -> None:
+        """A plan was followed from one verified point to another.
+
+        Args:
+            plan: the plan.
+            n_steps: steps that were kept.
+            seconds: what they took, with all that was for nothing.
+            predicted: steps per second that the plan had promised.
+        """
+        assert plan.policy is not None  # noqa: S101  sequential steps promise nothing
+        key = (plan.policy, plan.in_flight > 0)
+        ratio = seconds * predicted / n_steps
+        self._bias.setdefault(key, _Bias()).add(n_steps, ratio)
+        self._fade(n_steps, but=key)
+
+    def bias(self, policy: str, *, overlapped: bool) -> float:
+        """Actual ÷ predicted seconds of plans of a kind; 1 for those not tried."""
+        bias = self._bias.get((policy, overlapped))
+        return bias.value if bias else 1.0
+
     def left_alone(self) -> None:
         """A step was not guessed: what is known of guesses fades.
 
@@ -179,6 +233,13 @@ class Estimates:
         """
         for accuracy in self._accuracy.values():
             accuracy.fade()
+        self._fade(1)
+
+    def _fade(self, n_steps: int, but: tuple[str, bool] | None = None) -> None:
+        """Forget slowly how far promises were off that are not put to the test."""
+        for key, bias in self._bias.items():
+            if key != but:
+                bias.fade(n_steps)
 
     def accuracy(self, policy: str) -> float:
         """*γ* of a policy."""
@@ -277,9 +338,10 @@ class StrideScheduler:
             best_rate = _WORTHWHILE / (step + retrieval)
         for overlapped in self._modes:
             for policy in self.policies:
+                bias = estimates.bias(policy, overlapped=overlapped)
                 for plan, rate in self._rates(policy, overlapped=overlapped):
-                    if rate > best_rate:
-                        best, best_rate = plan, rate
+                    if rate / bias > best_rate:
+                        best, best_rate = replace(plan, rate=rate), rate / bias
         return best
 
     @property
