@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.cli.comparison import PARTS, Answer, Comparison, Pair, ask
@@ -46,7 +46,7 @@ class Contest:
         self.questions.append(question)
 
     def _in_turn(self) -> list[str]:
-        """Rows in an order in which each goes first, and after any other, in turn."""
+        """Rows in an order in which each goes first and last in turn."""
         rows, number = list(self.models), len(self.questions)
         first = number % len(rows)
         turned = rows[first:] + rows[:first]
@@ -58,11 +58,13 @@ class Contest:
         Args:
             max_in_flight: of the rows that verify asynchronously.
         """
-        return {
+        rows = {
             row: Comparison(self._pairs(row), max_in_flight if llm.asynchronous else 0)
             for row, llm in self.models.items()
             if llm.speculation
         }
+        rivals = tuple(rows.values())
+        return {name: replace(row, rivals=rivals) for name, row in rows.items()}
 
     def _pairs(self, row: str) -> list[Pair]:
         # A store whose hits depend on how many are asked for may give the narrow

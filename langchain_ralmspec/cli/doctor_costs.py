@@ -228,10 +228,14 @@ def _asking(
 ) -> Iterator[None]:
     """Have a thread ask the store without a pause, until the block ends."""
     is_over = threading.Event()
+    failures: list[Exception] = []
 
     def ask() -> None:
-        while not is_over.is_set():
-            session.ask(texts, queries, with_vectors=True)
+        try:
+            while not is_over.is_set():
+                session.ask(texts, queries, with_vectors=True)
+        except Exception as error:  # noqa: BLE001  raised again below
+            failures.append(error)
 
     thread = threading.Thread(target=ask, name="ralmspec-doctor")
     thread.start()
@@ -240,6 +244,8 @@ def _asking(
     finally:
         is_over.set()
         thread.join()
+    if failures:  # else something was measured beside nothing
+        raise failures[0]
 
 
 def _median(work: Callable[[], None]) -> float:

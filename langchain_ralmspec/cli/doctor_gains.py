@@ -98,7 +98,8 @@ def estimated(facts: Facts) -> Estimates:
                 seconds[overlapped], changed=changed, overlapped=overlapped
             )
     once = costs.call(1)
-    estimates.retrieved(costs.retrieval, once.embedding, once.waiting)
+    for _ in range(2):  # the first one is not believed
+        estimates.retrieved(costs.retrieval, once.embedding, once.waiting)
     for policy, judged in costs.guesses.items():
         estimates.guessed(policy, _guess_seconds(costs, policy))
         for n in range(judged.n):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from langchain_ralmspec.speculation import Plan
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Flight:
     """One verification on its way.
 
@@ -31,19 +31,22 @@ class Flight:
         plan: by which these were made.
         future: its answer.
         span: when it was out.
+        with_vectors: whether its answer is to fill the cache.
     """
 
     guesses: tuple[Guess, ...]
     plan: Plan
     future: Future[Answer]
     span: Span
+    with_vectors: bool
 
     @property
     def n_right(self) -> int | None:
         """Guesses before the first wrong one; None without an answer."""
         if not self.future.done() or self.future.exception():
             return None
-        pairs = zip(self.guesses, self.future.result().truth, strict=True)
+        # There are fewer answers where they were asked for one by one.
+        pairs = zip(self.guesses, self.future.result().truth, strict=False)
         right = takewhile(lambda pair: ids_of(pair[0].hits) == ids_of(pair[1]), pairs)
         return sum(1 for _ in right)
 
@@ -53,7 +56,8 @@ class Flights:
 
     A synchronous one is done when :meth:`send` returns. The others run in threads
     of this request alone, which end with their calls: leaving the ``with`` block
-    starts no queued call any more and waits for none that runs.
+    starts no queued call any more and waits for none that runs. (Python itself does,
+    when it ends: give a client of a server a timeout.)
     """
 
     def __init__(self, session: Session, spans: list[Span]) -> None:
@@ -66,6 +70,7 @@ class Flights:
         self._session = session
         self._spans = spans
         self._flights: deque[Flight] = deque()
+        self._abandoned: list[Future[Answer]] = []
         self._executor: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
@@ -89,6 +94,13 @@ class Flights:
     def has_landed(self) -> bool:
         """Whether the oldest has its answer."""
         return bool(self._flights) and self._flights[0].future.done()
+
+    @property
+    def are_running(self) -> bool:
+        """Whether any call is out now, those that nobody listens to included."""
+        self._abandoned = [future for future in self._abandoned if not future.done()]
+        out = (flight.future for flight in self._flights)
+        return bool(self._abandoned) or not all(future.done() for future in out)
 
     @property
     def are_doomed(self) -> bool:
@@ -115,19 +127,40 @@ class Flights:
             finally:
                 span.end = time.perf_counter()
 
-        self._flights.append(Flight(tuple(guesses), plan, self._start(ask, plan), span))
+        future = self._start(ask, plan)
+        flight = Flight(tuple(guesses), plan, future, span, with_vectors)
+        self._flights.append(flight)
 
     def land(self) -> Flight:
         """Wait for the oldest and take it off.
 
+        A call that failed is made again here, query by query: another thread may
+        have been the reason, or a query that stands on a wrong guess, which the
+        sequential loop would not have asked.
+
         Raises:
-            EmptyStoreError: its store found nothing.
-            StoreError: its store or encoder failed.
+            StoreError: the store or encoder failed once more.
         """
         flight = self._flights.popleft()
         with self._session.stats.timing("waiting"):
-            flight.future.result()
+            if flight.future.exception():
+                answer = self._in_turn(flight)
+                flight.future = Future()
+                flight.future.set_result(answer)
         return flight
+
+    def _in_turn(self, flight: Flight) -> Answer:
+        """Ask query by query, up to the first whose guess was wrong."""
+        whole: Answer | None = None
+        for guess in flight.guesses:
+            part = self._session.ask(
+                [guess.text], [guess.query], with_vectors=flight.with_vectors
+            )
+            whole = part if whole is None else whole.joined(part)
+            if ids_of(part.truth[0]) != ids_of(guess.hits):
+                break
+        assert whole is not None  # noqa: S101  a flight has guesses
+        return whole
 
     def abandon(self) -> None:
         """Forget all that are out: a guess before theirs was wrong.
@@ -135,7 +168,8 @@ class Flights:
         What runs already runs to its end, unheard.
         """
         for flight in self._flights:
-            flight.future.cancel()
+            if not flight.future.cancel():
+                self._abandoned.append(flight.future)
         self._flights.clear()
 
     def _start(self, ask: Callable[[], Answer], plan: Plan) -> Future[Answer]:
@@ -146,5 +180,8 @@ class Flights:
             return self._executor.submit(contextvars.copy_context().run, ask)
         future: Future[Answer] = Future()
         with self._session.stats.timing("waiting"):
-            future.set_result(ask())
+            try:
+                future.set_result(ask())
+            except Exception as error:  # noqa: BLE001  looked at when it lands
+                future.set_exception(error)
         return future

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -116,7 +116,9 @@ class _Open:
     """A step that stands on guesses.
 
     Attributes:
-        step: the step; None when it was interrupted, its uselessness being known.
+        step: the step; None when it was interrupted, its uselessness being known,
+            or failed.
+        error: why it failed.
         span: when it was written.
         mark: where to rewind the writer to, to take it back.
     """
@@ -124,6 +126,7 @@ class _Open:
     step: Step | None
     span: Span
     mark: int
+    error: Exception | None = None
 
 
 @dataclass(slots=True)
@@ -153,18 +156,20 @@ class _Speculation:
     n_committed: int = 0
     _previous: tuple[str, ...] = ()  # documents of the step before
     _since: tuple[int, float] = (0, 0.0)  # steps and seconds at the last verified point
+    _promise: Plan | None = None  # the plan first followed since
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Iterator[Event]:  # noqa: C901, PLR0912  one loop, one screen
         """The answer, step by step."""
-        self.request.writer.is_useless = lambda: self.flights.are_doomed
+        flights = self.flights  # the writer must not lead back to itself
+        self.request.writer.is_useless = lambda: flights.are_doomed
         hits = self._first()
         while True:
             step = yield from self._write(hits)
             if not self.group:
-                self.plan = self.scheduler.plan()
+                self._replan()
             corrected: Hits | None
             if step is None:
-                corrected = yield from self._judge(0)
+                corrected = yield from self._judge_all()
             elif step.query is None:
                 corrected = yield from self._judge_all()
                 if corrected is None:
@@ -177,12 +182,27 @@ class _Speculation:
                 if corrected is None:
                     corrected = self._retrieve(step)
             else:
-                hits = self._guess(self.plan.policy, step.query, step.hits)
-                corrected = yield from self._verify()
+                try:
+                    hits = self._guess(self.plan.policy, step.query, step.hits)
+                except Exception:
+                    corrected = yield from self._judge_all()
+                    if corrected is None:
+                        raise
+                else:
+                    corrected = yield from self._verify()
             if corrected is not None:
                 hits = corrected
             if not (self.flights or self.group):
                 self._review()
+
+    def _replan(self) -> None:
+        """Choose how to go on; the guess policy, once for the whole answer.
+
+        A cache that another policy did not fill would give look-up a bad name.
+        """
+        self.plan = self.scheduler.plan()
+        if self.plan.policy and len(self.scheduler.policies) > 1:
+            self.scheduler = replace(self.scheduler, policies=(self.plan.policy,))
 
     def _review(self) -> None:
         """At a verified point: compare what the plan has taken with its promise."""
@@ -192,27 +212,27 @@ class _Speculation:
         n_before, before = self._since
         n_steps = self.n_committed - n_before
         self._since = (self.n_committed, seconds)
-        if self.plan.policy and self.plan.rate and n_steps:
+        plan, self._promise = self._promise, None
+        if plan and plan.policy and plan.rate and n_steps:
             self.scheduler.estimates.followed(
-                self.plan,
-                n_steps=n_steps,
-                seconds=seconds - before,
-                predicted=self.plan.rate,
+                plan, n_steps=n_steps, seconds=seconds - before, predicted=plan.rate
             )
 
     def _first(self) -> Hits:
         """Retrieve the first documents, into the cache if guesses will need it."""
         request, estimates = self.request, self.scheduler.estimates
-        self.plan = self.scheduler.plan()
-        looks_up = self._looks_up
+        self._replan()
+        looks_up = any(GUESS_POLICIES[p].needs_vector for p in self.scheduler.policies)
         text = request.policy.first_query()
         start = time.perf_counter()
         answer = request.session.ask([text], [None], with_vectors=looks_up)
+        request.session.require(text, answer.truth[0])
         end = time.perf_counter()
         request.spans.append(Span("verifying", start, end, kept=True, queries=1))
         request.session.stats.spend(end - start, "waiting")
         request.session.learn(answer)
-        estimates.retrieved(answer.seconds, answer.embedding, answer.waiting)
+        if not looks_up:  # else it was a wider search than the sequential loop's
+            estimates.retrieved(answer.seconds, answer.embedding, answer.waiting)
         self._since = (0, request.session.stats.seconds_waiting)
         return answer.truth[0]
 
@@ -226,18 +246,25 @@ class _Speculation:
         """Write the next step; final at once when no guess before it is open.
 
         Returns:
-            The step; None when a guess turned out wrong while it was written.
+            The step; None when it came to nothing: a guess turned out wrong meanwhile,
+            or it failed under documents that may be wrong.
         """
         mark, changed = self.request.writer.mark, ids_of(hits) != self._previous
-        overlapped = bool(self.flights) and not self.flights.has_landed
-        step, span = self.request.write(hits, self.n_committed + len(self.open))
+        overlapped = self.flights.are_running
+        error: Exception | None = None
+        try:
+            step, span = self.request.write(hits, self.n_committed + len(self.open))
+        except Exception as failure:
+            if not (self.flights or self.group):
+                raise
+            step, span, error = None, self.request.spans[-1], failure
         if step is not None:
             seconds = span.end - span.start
             self.scheduler.estimates.generated(
                 seconds, changed=changed, overlapped=overlapped
             )
         self._previous = ids_of(hits)
-        written = _Open(step, span, mark)
+        written = _Open(step, span, mark, error)
         if self.flights or self.group:
             self.open.append(written)
         else:
@@ -245,6 +272,8 @@ class _Speculation:
         return step
 
     def _commit(self, written: _Open) -> Committed:
+        if written.error:  # so it fails in the sequential loop
+            raise written.error
         assert written.step is not None  # noqa: S101  it stood on right guesses
         self.n_committed += 1
         writer = self.request.writer
@@ -276,6 +305,7 @@ class _Speculation:
         """Count a decision that follows the plan."""
         plans = self.request.session.stats.plans
         plans[self.plan.label] = plans.get(self.plan.label, 0) + 1
+        self._promise = self._promise or self.plan
 
     def _verify(self) -> Generator[Event, None, Hits | None]:
         """Send the group when it is full, and judge what has come back."""
@@ -324,6 +354,8 @@ class _Speculation:
             for written in final:
                 yield self._commit(written)
             if not all_right:
+                text = flight.guesses[n_right].text
+                self.request.session.require(text, truth[n_right])
                 return truth[n_right]
         return None
 
@@ -356,8 +388,10 @@ class _Speculation:
         session.stats.rounds += 1
         session.stats.guesses += n_judged
         session.stats.right_guesses += n_right
-        overlapped = flight.plan.in_flight > 0
-        estimates.verified(policy, n_guesses, answer.seconds, overlapped=overlapped)
+        # Where the cache was not filled yet, guesses of another policy stood in.
+        if all(guess.policy == policy for guess in flight.guesses):
+            overlapped = flight.plan.in_flight > 0
+            estimates.verified(policy, n_guesses, answer.seconds, overlapped=overlapped)
         pairs = zip(flight.guesses[:n_judged], answer.truth, strict=False)
         for number, (guess, hits) in enumerate(pairs):
             estimates.judged(guess.policy, right=number < n_right)

@@ -69,6 +69,18 @@ class Answer:
     embedding: float = 0.0
     waiting: float = 0.0
 
+    def joined(self, other: Answer) -> Answer:
+        """Both answers as one."""
+        return Answer(
+            self.truth + other.truth,
+            self.found + other.found,
+            self.n_calls + other.n_calls,
+            self.n_queries + other.n_queries,
+            self.seconds + other.seconds,
+            self.embedding + other.embedding,
+            self.waiting + other.waiting,
+        )
+
 
 class Session:
     """A store seen through a cache that no other session shares.
@@ -146,6 +158,7 @@ class Session:
         answer = self._ask_alone(text)
         self.count(answer)
         self.stats.spend(answer.seconds, "waiting")
+        self.require(text, answer.truth[0])
         return answer
 
     def verify(
@@ -155,10 +168,17 @@ class Session:
         *,
         with_vectors: bool = True,
     ) -> list[Hits]:
-        """:meth:`ask`, wait and :meth:`learn`."""
+        """:meth:`ask`, wait and :meth:`learn`.
+
+        Raises:
+            EmptyStoreError: the store found nothing for one of the queries.
+            StoreError: the store or its encoder failed.
+        """
         answer = self.ask(texts, queries, with_vectors=with_vectors)
         self.stats.spend(answer.seconds, "waiting")
         self.learn(answer)
+        for text, hits in zip(texts, answer.truth, strict=True):
+            self.require(text, hits)
         return answer.truth
 
     def ask(
@@ -172,21 +192,22 @@ class Session:
 
         Args:
             texts: the query texts.
-            queries: them embedded; where one is None, all are encoded here, in one
+            queries: them embedded; those that are None are encoded here, in one
                 batch.
             with_vectors: whether the answer is to fill the cache.
 
         Returns:
-            For every query the documents that :meth:`retrieve` would give.
+            For every query the documents that :meth:`retrieve` would give; none
+            where it would raise EmptyStoreError, since a query that was written on
+            a wrong guess is nobody's business.
 
         Raises:
-            EmptyStoreError: the store found nothing.
             StoreError: the store or its encoder failed.
         """
         start = time.perf_counter()
-        ready = [query for query in queries if query is not None]
-        if len(ready) < len(texts):
-            ready = self._encode(texts)
+        missing = [text for text, q in zip(texts, queries, strict=True) if q is None]
+        encoded = iter(self._encode(missing) if missing else ())
+        ready = [query or next(encoded) for query in queries]
         embedding = time.perf_counter() - start
         # One more than the depth shows whether the last place is a near tie.
         k = self._width if with_vectors else self._k(self.depth + 1)
@@ -245,7 +266,7 @@ class Session:
         found, waiting = self._search([query], k, with_vectors=False)
         (hits,) = found
         return Answer(
-            [self._top(text, hits)],
+            [tuple(hits[: self.depth])],
             found,
             n_calls=1,
             n_queries=1,
@@ -267,7 +288,7 @@ class Session:
     def _settled(self, query: Query, hits: list[Hit], answer: Answer) -> Hits:
         """Top documents; a near tie is decided by the query embedded alone."""
         if not (query.batched and self._is_near_tie(query, hits)):
-            return self._top(query.text, hits)
+            return tuple(hits[: self.depth])
         alone = self._ask_alone(query.text)
         answer.n_calls += 1
         answer.n_queries += 1
@@ -280,11 +301,15 @@ class Session:
         norm = 1.0 if vector is None else float(vector @ vector) ** 0.5
         return is_near_tie(scores, self.depth, self._store.metric, norm)
 
-    def _top(self, text: str, hits: Sequence[Hit]) -> Hits:
+    def require(self, text: str, hits: Hits) -> None:
+        """Refuse to go on without documents.
+
+        Raises:
+            EmptyStoreError: the store found nothing.
+        """
         if not hits:
             msg = (
                 f"the store found no document for the query {text!r}; add documents "
                 "to it, or loosen the filter"
             )
             raise EmptyStoreError(msg)
-        return tuple(hits[: self.depth])

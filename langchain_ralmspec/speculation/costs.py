@@ -82,6 +82,18 @@ class RunningLine:
         )
         self.largest = max(self.largest, n_queries)
 
+    def fade(self, n_points: int) -> float:
+        """Let all points lose as much as ``n_points`` newer ones would cost them.
+
+        A quarter of that: what is left alone is forgotten more slowly.
+
+        Returns:
+            The weight that is left, in points.
+        """
+        keep = self._keep ** (n_points / 4)
+        self._sums = tuple(keep * total for total in self._sums)
+        return self._sums[0]
+
     @property
     def line(self) -> Line | None:
         """The line; None without points."""

@@ -18,7 +18,7 @@ the promises of a kind of plan were off is measured, and taken off the next ones
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.speculation.costs import Line, Mean, RunningLine
@@ -36,6 +36,7 @@ IN_FLIGHT = (1, 2, 3, 4, 6, 8)
 _PRIOR_ACCURACY = {"lookup": 0.95, "same": 0.85}
 _PRIOR_WEIGHT = 4.0
 _BIAS_WEIGHT = 6.0  # steps for which a kind of plan is given credit
+_FORGOTTEN = 0.05  # weight, in calls, under which a line says nothing any more
 _REMOTE = 0.6  # share of its time from which a search counts as waiting
 _WORTHWHILE = 1.02  # a predicted gain below this is noise
 
@@ -162,6 +163,7 @@ class Estimates:
     _guess: dict[str, Mean] = field(default_factory=dict)
     _verification: dict[tuple[str, bool], RunningLine] = field(default_factory=dict)
     _bias: dict[tuple[str, bool], _Bias] = field(default_factory=dict)
+    _is_warm: bool = False
     _waiting: Mean = field(default_factory=Mean)
     _retrieval: Mean = field(default_factory=Mean)
     _embedding: Mean = field(default_factory=Mean)
@@ -185,6 +187,9 @@ class Estimates:
             embedding: seconds of it in the query encoder.
             waiting: seconds of it in which this machine had nothing to do.
         """
+        if not self._is_warm:  # the first one loads models and opens connections
+            self._is_warm = True
+            return
         self._retrieval.add(seconds)
         self._embedding.add(embedding)
         self._waiting.add(waiting / max(seconds - embedding, 1e-9))
@@ -236,10 +241,15 @@ class Estimates:
         self._fade(1)
 
     def _fade(self, n_steps: int, but: tuple[str, bool] | None = None) -> None:
-        """Forget slowly how far promises were off that are not put to the test."""
+        """Forget slowly what is not put to the test, so that it is tried again."""
         for key, bias in self._bias.items():
             if key != but:
                 bias.fade(n_steps)
+        for key, line in list(self._verification.items()):
+            if key != but and line.fade(n_steps) < _FORGOTTEN:
+                del self._verification[key]
+                for changed in (False, True) if key[1] else ():
+                    self._generation.pop((changed, True), None)
 
     def accuracy(self, policy: str) -> float:
         """*γ* of a policy."""
@@ -339,9 +349,12 @@ class StrideScheduler:
         for overlapped in self._modes:
             for policy in self.policies:
                 bias = estimates.bias(policy, overlapped=overlapped)
-                for plan, rate in self._rates(policy, overlapped=overlapped):
+                for stride, in_flight, rate in self._rates(
+                    policy, overlapped=overlapped
+                ):
                     if rate / bias > best_rate:
-                        best, best_rate = replace(plan, rate=rate), rate / bias
+                        best_rate = rate / bias
+                        best = Plan(policy, stride, in_flight, rate)
         return best
 
     @property
@@ -351,8 +364,10 @@ class StrideScheduler:
             return (False,)
         return (False, True) if self.stride is None else (True,)
 
-    def _rates(self, policy: str, *, overlapped: bool) -> Iterator[tuple[Plan, float]]:
-        """Plans with a policy, and verified steps per second, E / T, of each.
+    def _rates(
+        self, policy: str, *, overlapped: bool
+    ) -> Iterator[tuple[int, int, float]]:
+        """Stride, calls in flight, and the verified steps per second, E / T, of both.
 
         Of equally good ones the simplest comes first.
         """
@@ -364,16 +379,16 @@ class StrideScheduler:
         if self.stride is None:
             # Doubling from what was measured, so that no guess at b(s) is far off.
             strides = [s for s in STRIDES if s <= 2 * largest]
-        for in_flight in IN_FLIGHT if overlapped else (0,):
-            for stride in strides:
-                verification = line(stride)
+        for stride in strides:
+            verification, kept = line(stride), expected_steps(accuracy, stride)
+            computing = estimates.computing(policy, verification)
+            for in_flight in IN_FLIGHT if overlapped else (0,):
                 seconds = call_seconds(
                     accuracy,
                     stride,
                     in_flight,
                     step=step,
                     verification=verification,
-                    computing=estimates.computing(policy, verification),
+                    computing=computing,
                 )
-                rate = expected_steps(accuracy, stride) / max(seconds, 1e-9)
-                yield Plan(policy, stride, in_flight), rate
+                yield stride, in_flight, kept / max(seconds, 1e-9)

@@ -270,5 +270,14 @@ def _sha256(path: Path) -> str:
 
 
 def _is_replaceable(path: Path) -> bool:
-    """Whether a save may take this place: an older save's, or an empty folder's."""
-    return path.is_dir() and ((path / _MANIFEST).exists() or not any(path.iterdir()))
+    """Whether a save may take this place: an older save's and nothing but it."""
+    if not path.is_dir():
+        return False
+    there = {entry.name for entry in path.iterdir()}
+    if _MANIFEST not in there:
+        return not there
+    try:
+        saved = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return there <= {_MANIFEST, *saved}

@@ -183,7 +183,7 @@ def make_request(
     threshold: float = 0.2,
     rounds: int = 3,
     depth: int = 1,
-    prefetch_k: int = 1,
+    prefetch_k: int | None = 1,
     stride: int = 4,
     max_tokens: int = 24,
     window: int = 6,

@@ -30,7 +30,7 @@ FAST = SpeculationStats(
     store_calls=4,
     queries=12,
     verifications=[(2, 0.2), (4, 0.3)],
-    plans={"lookup 2": 1, "lookup 4": 3},
+    plans={"lookup 2": 2, "lookup 4": 6},
     seconds_generating=1.2,
     seconds_guessing=0.08,
     seconds_embedding=0.2,
@@ -95,7 +95,7 @@ def test_plans_come_most_frequent_first() -> None:
     other = replace(FAST, plans={"lookup 2": 1, "sequential": 11})
     plans = Comparison([pair(), pair(answer(other))]).plans
     assert list(plans) == ["sequential", "lookup 4", "lookup 2"]
-    assert plans["sequential"] == pytest.approx(11 / 16)
+    assert plans["sequential"] == pytest.approx(11 / 20)
     assert sum(plans.values()) == pytest.approx(1)
 
 
@@ -175,3 +175,15 @@ def test_asking_starts_without_prefilled_documents_and_keeps_what_happened() -> 
     assert first["start"] >= 0
     assert second["start"] - first["start"] == pytest.approx(1000, abs=0.01)
     assert first["end"] - first["start"] == pytest.approx(1500, abs=0.01)
+
+
+def test_a_row_that_guessed_nothing_does_not_set_its_own_bar() -> None:
+    idle = replace(FAST, guesses=0, right_guesses=0, verifications=[], plans={})
+    good = replace(FAST, right_guesses=8, seconds_guessing=0.0)
+    alone = Comparison([pair(answer(idle))])
+    rival = Comparison([pair(answer(good))])
+    assert alone.attainable == 1
+    assert rival.attainable > 1
+    assert replace(alone, rivals=(rival,)).attainable == rival.attainable
+    deeper = replace(rival, max_in_flight=8)
+    assert replace(alone, rivals=(deeper,)).attainable == 1, "it may not overlap"

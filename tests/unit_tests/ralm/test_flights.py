@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 from langchain_ralmspec.errors import StoreError
 from langchain_ralmspec.ralm import Committed, Event, Verified, sequential, speculative
+from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.speculation import Plan
 from langchain_ralmspec.stores.base import Hit, Query
 from tests.unit_tests.fakes import FakeStore, always, follow, make_request
@@ -172,7 +175,8 @@ class PickyStore(FakeStore):
         return super().search(queries, k, with_vectors=with_vectors)
 
 
-def test_what_fails_behind_a_wrong_guess_is_nobodys_business() -> None:
+@pytest.mark.parametrize("plan", [(1, "same", 4), (3, "same", 0), (3, "same", 2)])
+def test_what_fails_behind_a_wrong_guess_is_nobodys_business(plan: Any) -> None:
     refused = 0
     for seed in range(20):
         asked: set[str] = set()
@@ -183,9 +187,101 @@ def test_what_fails_behind_a_wrong_guess_is_nobodys_business() -> None:
         expected = story(sequential(make_request(plain, **settings)))
         picky = PickyStore(n_documents=9, seed=seed, known=frozenset(asked))
         fast = make_request(picky, **settings)
-        assert story(speculative(fast, always(1, "same", in_flight=4))) == expected
+        assert story(speculative(fast, always(*plan))) == expected
         refused += picky.n_refused
     assert refused, "no call was ever made behind a wrong guess"
+
+
+@pytest.mark.parametrize("plan", [(1, "lookup", 4), (3, "lookup", 0), (3, "lookup", 2)])
+@pytest.mark.parametrize("where", ["documents", "queries"])
+def test_nor_is_what_cannot_be_written_or_embedded(plan: Any, where: str) -> None:
+    """Under a wrong document a template, or behind it an encoder, may fail."""
+    refused = 0
+    for seed in range(20):
+        asked: set[str] = set()
+        shown: set[Any] = set()
+        settings: dict[str, Any] = {"max_tokens": 40, "end_bias": -9}
+        slow = make_request(FakeStore(n_documents=9, seed=seed), **settings)
+        watch(slow, asked, shown)
+        expected = story(sequential(slow))
+        fast = make_request(FakeStore(n_documents=9, seed=seed), **settings)
+        if where == "documents":
+            refusals = refuse(fast.writer, "open_path", Shown(fast.writer, shown))
+        else:
+            refusals = refuse(fast.session._store, "encode", asked.issuperset)
+        assert story(speculative(fast, always(*plan))) == expected
+        refused += len(refusals)
+    assert refused, "nothing was ever tried behind a wrong guess"
+
+
+def place(writer: Any, hits: Any) -> tuple[Any, ...]:
+    """Documents, and the answer that they are shown for."""
+    return ids_of(hits), tuple(writer.transcript.tokens)
+
+
+@dataclass
+class Shown:
+    """Accepts documents where the sequential loop has shown them."""
+
+    writer: Any
+    places: set[Any]
+
+    def __call__(self, hits: Any) -> bool:
+        return place(self.writer, hits) in self.places
+
+
+def watch(request: Any, asked: set[str], shown: set[Any]) -> None:
+    """Note the texts that are embedded and the documents that are shown."""
+    encode, open_path = request.session._store.encode, request.writer.open_path
+
+    def encoding(texts: Any) -> Any:
+        asked.update(texts)
+        return encode(texts)
+
+    def opening(hits: Any) -> Any:
+        shown.add(place(request.writer, hits))
+        return open_path(hits)
+
+    request.session._store.encode = encoding
+    request.writer.open_path = opening
+
+
+def refuse(owner: Any, name: str, accepts: Any) -> list[Any]:
+    """Make a method fail on what is not accepted; returns what was refused."""
+    method, refused = getattr(owner, name), []
+
+    def picky(argument: Any) -> Any:
+        if not accepts(argument):
+            refused.append(argument)
+            msg = f"cannot take {argument}"
+            raise ValueError(msg)
+        return method(argument)
+
+    setattr(owner, name, picky)
+    return refused
+
+
+def test_an_answer_leaves_no_kv_behind() -> None:
+    gc.disable()  # a cycle would keep it until the collector comes
+    try:
+        paths: list[weakref.ref[Any]] = []
+        request = make_request(FakeStore(n_documents=9), max_tokens=40, end_bias=-9)
+        open_path = request.writer.open_path
+
+        def watched(hits: Any) -> Any:
+            path = open_path(hits)
+            paths.append(weakref.ref(path))
+            return path
+
+        request.writer.open_path = watched
+        for _ in speculative(request, always(2, "same", in_flight=1)):
+            pass
+        del request
+        assert paths
+        assert none_left()
+        assert all(path() is None for path in paths)
+    finally:
+        gc.enable()
 
 
 def test_plans_may_change_while_calls_are_out() -> None:

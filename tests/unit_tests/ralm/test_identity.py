@@ -51,7 +51,7 @@ requests = st.fixed_dictionaries(
         "threshold": st.sampled_from([0.0, 0.1, 0.3, 1.0]),
         "rounds": st.integers(1, 4),
         "depth": st.integers(1, 3),
-        "prefetch_k": st.sampled_from([1, 2, 20]),
+        "prefetch_k": st.sampled_from([1, 2, 20, None]),
         "stride": st.integers(1, 6),
         "max_tokens": st.integers(1, 40),
         "window": st.integers(1, 8),
