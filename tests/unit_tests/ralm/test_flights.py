@@ -204,7 +204,8 @@ def test_nor_is_what_cannot_be_written_or_embedded(plan: Any, where: str) -> Non
         slow = make_request(FakeStore(n_documents=9, seed=seed), **settings)
         watch(slow, asked, shown)
         expected = story(sequential(slow))
-        fast = make_request(FakeStore(n_documents=9, seed=seed), **settings)
+        dawdling = FakeStore(n_documents=9, seed=seed, seconds=0.003)
+        fast = make_request(dawdling, **settings)
         if where == "documents":
             refusals = refuse(fast.writer, "open_path", Shown(fast.writer, shown))
         else:
