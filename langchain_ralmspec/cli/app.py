@@ -97,10 +97,10 @@ def demo(
         Path | None, typer.Option(help="Write the figures to this file.")
     ] = None,
 ) -> None:
-    """Answer with retrieval inside generation: speculatively, then sequentially."""
+    """Answer with retrieval inside generation, by both loops in turn."""
     from langchain_ralmspec.cli.demo import Demo  # heavy: torch, llama.cpp
 
-    Demo(
+    identical = Demo(
         store="faiss-flat" if store == "faiss" else "chroma",
         questions=_asked(question, questions),
         limit=limit,
@@ -110,6 +110,8 @@ def demo(
         speculation_stride=_stride(speculation_stride),
         guess_policy=guess_policy,
     ).run(json)
+    if not identical:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -216,7 +218,7 @@ def ralm(
     from langchain_ralmspec.cli.bench_ralm import ROWS, RalmBench
     from langchain_ralmspec.cli.workload import Workload
 
-    RalmBench(
+    figures = RalmBench(
         workload=Workload(
             store=store, distractors=distractors, latency=latency_ms / 1e3
         ),
@@ -228,6 +230,8 @@ def ralm(
         max_tokens=max_tokens,
         rows=tuple(rows.split(",")) if rows else tuple(ROWS),
     ).run(json, plot)
+    if not figures["summary"]["identical"]:
+        raise typer.Exit(1)
 
 
 @bench.command("plot")

@@ -61,10 +61,13 @@ class Demo:
     speculation_stride: int | Literal["auto"]
     guess_policy: str
 
-    def run(self, json_file: Path | None = None) -> None:
+    def run(self, json_file: Path | None = None) -> bool:
         """Answer every question with both loops; print and write the figures.
 
         First from a store of this process, then from a server at a distance.
+
+        Returns:
+            Whether all answers were identical.
         """
         check_file(json_file)
         console = Console()
@@ -91,7 +94,7 @@ class Demo:
             remote = {"remote": far.as_dict()} if far else {}
             write_figures(json_file, near.as_dict() | {"machine": machine()} | remote)
             console.print(f"figures written to {json_file}", style="dim", markup=False)
-        _say_identical([near, far] if far else [near], console)
+        return _say_identical([near, far] if far else [near], console)
 
     def _compare_remote(
         self, gguf: str, corpus: Corpus, questions: list[str], console: Console
@@ -204,6 +207,7 @@ def _explain(comparison: Comparison, console: Console) -> None:
     console.print(f"plans: {plans}", highlight=False)
 
 
-def _say_identical(comparisons: list[Comparison], console: Console) -> None:
+def _say_identical(comparisons: list[Comparison], console: Console) -> bool:
     same = all(each.summary()["identical"] for each in comparisons)
     console.print(f"identical: {'yes' if same else 'NO'}")
+    return same

@@ -71,7 +71,7 @@ class BM25Store:
     ) -> BM25Store:
         """Index the text of documents.
 
-        The same documents give the same store in whatever order they come.
+        Documents that have ids give the same store in whatever order they come.
 
         Args:
             documents: at least one. Their ids must be unique; one without id gets
@@ -217,13 +217,17 @@ def _line(id_: str, document: Document) -> str:
         "metadata": document.metadata,
     }
     try:
-        return f"{json.dumps(fields)}\n"
+        line = json.dumps(fields)
+        lost = json.loads(line) != fields and "it would come back otherwise"
     except (TypeError, ValueError) as cause:
+        lost = str(cause)
+    if lost:
         msg = (
             f"document {id_!r} cannot be saved: its metadata {document.metadata!r} "
-            f"is not JSON ({cause}); turn the values into text or numbers"
+            f"is not JSON ({lost}); turn it into text, numbers, lists and dicts"
         )
-        raise InvalidValueError(msg) from cause
+        raise InvalidValueError(msg)
+    return f"{line}\n"
 
 
 def _read_documents(path: Path) -> Iterator[tuple[str, Document]]:

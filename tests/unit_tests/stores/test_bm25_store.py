@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -404,11 +405,13 @@ def test_a_swap_that_fails_puts_the_older_one_back(
     assert list(saved.parent.iterdir()) == [saved]
 
 
-def test_metadata_that_is_not_json_is_refused(saved: Path) -> None:
-    store = BM25Store.from_documents(
-        [Document(id="d", page_content="aa", metadata={"set": {1}})]
-    )
-    with pytest.raises(InvalidValueError, match=r"'d'.*\{'set': \{1\}\}"):
+@pytest.mark.parametrize("metadata", [{"set": {1}}, {1: "one"}, {"pair": (1, 2)}])
+def test_metadata_that_json_would_change_is_refused(
+    saved: Path, metadata: dict[Any, Any]
+) -> None:
+    document = Document.model_construct(id="d", page_content="aa", metadata=metadata)
+    store = BM25Store.from_documents([document])
+    with pytest.raises(InvalidValueError, match=f"'d'.*{re.escape(repr(metadata))}"):
         store.save(saved)
     assert BM25Store.load(saved).count() == len(AWKWARD)
 
@@ -428,7 +431,11 @@ def test_a_save_replaces_a_save_and_nothing_else(saved: Path, tmp_path: Path) ->
     for taken in (other, other / "thesis.txt"):
         with pytest.raises(InvalidValueError, match=f"{taken}.*new folder"):
             store.save(taken)
-    assert (other / "thesis.txt").read_text() == "years of work"
+    (empty / "thesis.txt").write_text("years of work")  # beside an older save
+    with pytest.raises(InvalidValueError, match=f"{empty}.*new folder"):
+        store.save(empty)
+    for folder in (other, empty):
+        assert (folder / "thesis.txt").read_text() == "years of work"
 
 
 # Behind the retriever
