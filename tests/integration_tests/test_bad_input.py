@@ -33,16 +33,16 @@ PROMPT = QUESTIONS[0]
 
 
 class FailingStore(FaissStore):
-    """A real FAISS store that dies at a chosen call."""
+    """A real FAISS store that dies at a chosen call, and stays dead."""
 
-    fails_at = -1
+    fails_at = 10**9
     n_calls = 0
 
     def search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
     ) -> list[list[Hit]]:
         self.n_calls += 1
-        if self.n_calls == self.fails_at:
+        if self.n_calls >= self.fails_at:
             msg = "the disk is on fire"
             raise StoreError(msg)
         return super().search(queries, k, with_vectors=with_vectors)
@@ -206,6 +206,7 @@ def test_a_store_that_dies_during_verification(
     with pytest.raises(StoreError, match="on fire"):
         list(stream)
     assert text_of(expected).startswith(shown)
+    store.fails_at = 10**9
     assert text_of(model.invoke(PROMPT)) == text_of(expected)
 
 

@@ -31,9 +31,7 @@ def server(tmp_path: Path) -> Iterator[ChromaServer]:
 
 
 @pytest.fixture
-def chat(
-    server: ChromaServer, corpus: Corpus, gguf: str
-) -> Iterator[ChatRaLMSpec]:
+def chat(server: ChromaServer, corpus: Corpus, gguf: str) -> Iterator[ChatRaLMSpec]:
     """A model over a server at a distance, with several calls always in flight."""
     direct = chromadb.HttpClient(host=server.host, port=server.port)
     direct.create_collection("faults").add(
