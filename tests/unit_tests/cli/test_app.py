@@ -64,14 +64,20 @@ def test_a_stride_is_auto_or_a_number(
     assert f"got {given!r}" in said
 
 
+@pytest.mark.parametrize("identical", [True, False])
 @pytest.mark.parametrize(("given", "meant"), [("auto", "auto"), ("7", 7)])
-def test_a_stride_reaches_the_demo(
-    monkeypatch: pytest.MonkeyPatch, given: str, meant: object
+def test_a_stride_reaches_the_demo_and_its_verdict_the_shell(
+    monkeypatch: pytest.MonkeyPatch, given: str, meant: object, identical: bool
 ) -> None:
     demos: list[Demo] = []
-    monkeypatch.setattr(Demo, "run", lambda self, json: demos.append(self))
+
+    def ran(self: Demo, json: object) -> bool:
+        demos.append(self)
+        return identical
+
+    monkeypatch.setattr(Demo, "run", ran)
     result = CliRunner().invoke(app, ["demo", "--speculation-stride", given])
-    assert result.exit_code == 0
+    assert result.exit_code == (0 if identical else 1)
     assert demos[0].speculation_stride == meant
 
 
