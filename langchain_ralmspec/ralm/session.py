@@ -139,9 +139,8 @@ class Session:
         with self.stats.timing("guessing"):
             query = None
             if rule.needs_vector:
-                start = time.perf_counter()
-                (query,) = self._encode([text])
-                self.stats.spend(time.perf_counter() - start, "embedding")
+                with self.stats.timing("embedding"):
+                    (query,) = self._encode([text])
             vector = query.vector if query else None
             ids = rule.guess(self._cache, vector, ids_of(current))
         known = {hit.id: hit for hit in current}

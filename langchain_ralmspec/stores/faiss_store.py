@@ -15,6 +15,7 @@ from langchain_ralmspec.stores.embedding import Encoder, make_queries
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_index import FaissIndex
 from langchain_ralmspec.stores.faiss_rows import Filter, FixedRows, LangChainRows, Rows
+from langchain_ralmspec.stores.product_scan import ROUNDING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 # Candidates fetched beyond k: rounding may place a true hit just behind the cut.
 MARGIN = 8
-# How far FAISS's float32 score may be from the true one, relative to the squared
-# lengths of the two vectors (its BLAS route subtracts numbers of that size).
-ROUNDING = 1e-6
 _NAME = "the FAISS index"
 
 

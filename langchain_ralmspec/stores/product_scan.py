@@ -18,8 +18,9 @@ SCORES_PER_BLOCK = 1 << 22
 # Groups of rows whose maxima bound the best scores from below. A block of 500k rows
 # then looks at some 7000 scores a query instead of all; 8192 groups were no faster.
 GROUPS = 2048
-# How far a score may be from the true one, relative to the squared lengths of its
-# two vectors: what `faiss_store` allows for. float32 stays below a quarter of it.
+# How far a float32 score, a product's here or FAISS's own, may be from the true one,
+# relative to the squared lengths of its two vectors: FAISS's BLAS route subtracts
+# numbers of that size. A product stays below a quarter of it.
 ROUNDING = 1e-6
 
 
