@@ -145,10 +145,9 @@ class _Bias:
         self._ratios *= keep
         self._steps *= keep
 
-    @property
-    def value(self) -> float:
-        """Nearer to 1 the less is known."""
-        return (self._ratios + _BIAS_WEIGHT) / (self._steps + _BIAS_WEIGHT)
+    def value(self, prior: float) -> float:
+        """Nearer to ``prior`` the less is known."""
+        return (self._ratios + _BIAS_WEIGHT * prior) / (self._steps + _BIAS_WEIGHT)
 
 
 @dataclass(slots=True)
@@ -157,8 +156,13 @@ class Estimates:
 
     Requests of several threads may add to it at once: a lost update costs a little
     precision and nothing else.
+
+    Attributes:
+        contention: actual ÷ predicted seconds, before that was measured, of plans
+            that write while a search computes on the same cores.
     """
 
+    contention: float = 1.0
     _generation: dict[tuple[bool, bool], Mean] = field(default_factory=dict)
     _guess: dict[str, Mean] = field(default_factory=dict)
     _verification: dict[tuple[str, bool], RunningLine] = field(default_factory=dict)
@@ -227,9 +231,10 @@ class Estimates:
         self._fade(n_steps, but=key)
 
     def bias(self, policy: str, *, overlapped: bool) -> float:
-        """Actual ÷ predicted seconds of plans of a kind; 1 for those not tried."""
+        """Actual ÷ predicted seconds of plans of a kind, as far as is known."""
+        prior = self.contention if overlapped and not self._is_remote else 1.0
         bias = self._bias.get((policy, overlapped))
-        return bias.value if bias else 1.0
+        return bias.value(prior) if bias else prior
 
     def left_alone(self) -> None:
         """A step was not guessed: what is known of guesses fades.
@@ -310,14 +315,18 @@ class Estimates:
     def computing(self, policy: str, verification: float) -> float:
         """*c(s)*: seconds of a call that no other call can share.
 
-        Only a search that mostly waits is remote; a local one may wait for threads
-        of its own, which the next one would wait for too.
+        A local search may wait too, for threads of its own; but so would the next.
         """
-        waits = self._waiting.value or 0.0
-        if waits < _REMOTE:
+        if not self._is_remote:
             return verification
         embedding = 0.0 if policy == "lookup" else self._embedding.value or 0.0
+        waits = self._waiting.value or 0.0
         return verification - waits * max(0.0, verification - embedding)
+
+    @property
+    def _is_remote(self) -> bool:
+        """Whether searches mostly wait."""
+        return (self._waiting.value or 0.0) >= _REMOTE
 
 
 @dataclass(frozen=True)

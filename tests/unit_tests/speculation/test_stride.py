@@ -196,6 +196,21 @@ def test_waiting_is_shared_by_calls_in_flight_and_computing_is_not() -> None:
     assert run(local, 500).plan().in_flight <= 1
 
 
+def test_crowded_cores_are_not_shared_for_a_gain_that_they_would_eat_up() -> None:
+    # Writing on would hide 0.2 of 0.7 seconds, were it free.
+    for contention, waits, expected in (
+        (1.0, False, 1),
+        (1.5, False, 0),
+        (1.5, True, 1),
+    ):
+        estimates = Estimates(contention=contention)
+        for _ in range(2):
+            estimates.retrieved(0.5, 0.0, 0.5 if waits else 0.0)
+        estimates.generated(0.05, changed=False, overlapped=False)
+        plan = StrideScheduler(estimates).plan()
+        assert min(plan.in_flight, 1) == expected
+
+
 def test_promises_that_are_not_kept_are_seen_through() -> None:
     accuracy = {"lookup": 0.97, "same": 0.9}
     world = World(0.08, 0.02, Line(0.2, 0.01), accuracy, waits=True)
