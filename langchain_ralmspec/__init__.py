@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from langchain_ralmspec.chat_model import ChatRaLMSpec
+from langchain_ralmspec.chat_rapid import ChatRapid
 from langchain_ralmspec.errors import (
     ChatTemplateError,
     ContextOverflowError,
@@ -17,6 +18,8 @@ from langchain_ralmspec.errors import (
     UnknownArgumentError,
 )
 from langchain_ralmspec.llm import RaLMSpecLLM
+from langchain_ralmspec.rapid import Draft, Drafter, DraftStats
+from langchain_ralmspec.rapid_chain import RapidChain
 from langchain_ralmspec.retriever import RaLMSpecRetriever
 from langchain_ralmspec.retriever_session import RetrieverSession
 from langchain_ralmspec.speculation import SpeculationStats
@@ -31,10 +34,14 @@ __version__ = version("langchain-ralmspec")
 __all__ = [
     "BM25Store",
     "ChatRaLMSpec",
+    "ChatRapid",
     "ChatTemplateError",
     "ContextOverflowError",
     "DecodeError",
     "DimensionMismatchError",
+    "Draft",
+    "DraftStats",
+    "Drafter",
     "EmptyStoreError",
     "FaissStore",
     "InvalidValueError",
@@ -43,6 +50,7 @@ __all__ = [
     "RaLMSpecError",
     "RaLMSpecLLM",
     "RaLMSpecRetriever",
+    "RapidChain",
     "RetrieverSession",
     "SentenceTransformerEmbeddings",
     "SpeculationStats",

@@ -9,14 +9,12 @@ from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
     BaseMessage,
-    ChatMessage,
     HumanMessage,
-    SystemMessage,
 )
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from langchain_ralmspec.errors import ChatTemplateError, InvalidValueError
 from langchain_ralmspec.generation import RetrievalGeneration
+from langchain_ralmspec.messages import turns_of
 from langchain_ralmspec.ralm import Prompt
 
 if TYPE_CHECKING:
@@ -25,13 +23,6 @@ if TYPE_CHECKING:
     from langchain_core.callbacks import CallbackManagerForLLMRun
 
     from langchain_ralmspec.ralm.run import Run
-
-_DOCUMENTS = "RALMSPEC-DOCUMENTS-7f3a"  # stands for the documents while rendering
-_ROLES: list[tuple[type[BaseMessage], str]] = [
-    (SystemMessage, "system"),
-    (HumanMessage, "user"),
-    (AIMessage, "assistant"),
-]
 
 
 class ChatRaLMSpec(RetrievalGeneration, BaseChatModel):
@@ -111,8 +102,8 @@ class ChatRaLMSpec(RetrievalGeneration, BaseChatModel):
 
     def _prompt(self, messages: Sequence[BaseMessage]) -> Prompt:
         weights = self.engine.weights
-        turns = _turns(messages)
-        before, after = self._render_around_documents(turns)
+        turns = turns_of(messages)
+        before, after = self.engine.template.around(turns, self.system_prompt)
         question = next(
             turn["content"] for turn in reversed(turns) if turn["role"] == "user"
         )
@@ -121,64 +112,3 @@ class ChatRaLMSpec(RetrievalGeneration, BaseChatModel):
             tail=tuple(weights.tokenize(after, special=True)),
             question=tuple(weights.tokenize(question)),
         )
-
-    def _render_around_documents(self, turns: list[dict[str, str]]) -> tuple[str, str]:
-        """Render the template; returns what comes before and after the documents."""
-        template = self.engine.template
-        if turns[0]["role"] == "system":
-            instructions, rest = turns[0]["content"], turns[1:]
-        else:
-            instructions, rest = self.system_prompt, turns
-        content = _DOCUMENTS + instructions
-        try:
-            rendered = template.render([{"role": "system", "content": content}, *rest])
-        except ChatTemplateError:  # some templates refuse a system turn …
-            rendered = ""
-        if _DOCUMENTS not in rendered:  # … and some ignore it
-            first = next(i for i, turn in enumerate(rest) if turn["role"] == "user")
-            opening = f"{content}\n\n{rest[first]['content']}"
-            rest[first] = {"role": "user", "content": opening}
-            rendered = template.render(rest)
-        before, documents, after = rendered.partition(_DOCUMENTS)
-        if not documents:
-            msg = f"the chat template drops the first of {len(turns)} turns"
-            raise ChatTemplateError(msg)
-        return before, after
-
-
-def _turns(messages: Sequence[BaseMessage]) -> list[dict[str, str]]:
-    """Messages as role and content; neighbours of one role are merged.
-
-    Raises:
-        InvalidValueError: no user message, or something in a message is not text.
-    """
-    turns: list[dict[str, str]] = []
-    for message in messages:
-        role, content = _role(message), _text(message)
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] += f"\n\n{content}"
-        else:
-            turns.append({"role": role, "content": content})
-    if not any(turn["role"] == "user" for turn in turns):
-        msg = f"a conversation needs a user message, got {[t['role'] for t in turns]}"
-        raise InvalidValueError(msg)
-    return turns
-
-
-def _role(message: BaseMessage) -> str:
-    if isinstance(message, ChatMessage):
-        return message.role
-    for kind, role in _ROLES:
-        if isinstance(message, kind):
-            return role
-    msg = f"a message of type {message.type!r} cannot be put into a chat template"
-    raise InvalidValueError(msg)
-
-
-def _text(message: BaseMessage) -> str:
-    for block in message.content if isinstance(message.content, list) else []:
-        kind = "text" if isinstance(block, str) else block.get("type")
-        if kind != "text":
-            msg = f"a content block of type {kind!r} cannot be read; send text"
-            raise InvalidValueError(msg)
-    return str(message.text)

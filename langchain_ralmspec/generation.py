@@ -219,7 +219,7 @@ class RetrievalGeneration(StrictArguments, Sampling):
             max_tokens=sampling.max_tokens,
             n_ctx=model.n_ctx,
         )
-        stops = [*_stops(self.stop), *_stops(stop)]
+        stops = [*stops_of(self.stop), *stops_of(stop)]
         transcript, stats = Transcript(stops), SpeculationStats()
         request = Request(
             writer=self._writer(prompt, transcript, sampling),
@@ -348,7 +348,7 @@ class RetrievalGeneration(StrictArguments, Sampling):
         }
 
 
-def _stops(given: str | Sequence[str] | None) -> list[str]:
+def stops_of(given: str | Sequence[str] | None) -> list[str]:
     """Stop strings as a list; a single string is one of them, not its letters."""
     stops = [given] if isinstance(given, str) else list(given or [])
     for stop in stops:

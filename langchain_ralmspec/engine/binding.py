@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import logging
 import os
+from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +69,12 @@ def check_file(path: str | os.PathLike[str]) -> Path:
         msg = f"{str(file)!r} is not a GGUF file (it starts with {magic!r})"
         raise ModelFileError(msg)
     return file.resolve()
+
+
+def version() -> str:
+    """The version of llama-cpp-python, and so of the bits that llama.cpp computes."""
+    _library()
+    return metadata.version("llama-cpp-python")
 
 
 def requantize(source: Path, target: Path, quantization: str) -> None:
@@ -153,6 +162,17 @@ class Weights:
         return buffer.value.decode("utf-8", errors="replace")
 
     @property
+    def has_chat_template(self) -> bool:
+        """Whether the file brings a chat template."""
+        return bool(self.metadata("tokenizer.chat_template"))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Checksum of the file."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
     def quantization(self) -> str | None:
         """How most tensors are stored, e.g. ``Q4_0``; None where the file is silent."""
         kind = self.metadata("general.file_type")
@@ -237,6 +257,7 @@ class Context:
         n_slots: int,
         n_batch: int,
         n_threads: tuple[int, int],
+        flash_attention: bool | None = None,
     ) -> None:
         """Allocate the context.
 
@@ -246,6 +267,7 @@ class Context:
             n_slots: sequences.
             n_batch: tokens in one decode call at most.
             n_threads: threads for single tokens, and for batches.
+            flash_attention: whether to use it; None leaves it to llama.cpp.
 
         Raises:
             DecodeError: llama.cpp cannot allocate it.
@@ -261,9 +283,11 @@ class Context:
         params.kv_unified = False
         params.swa_full = True  # a sliding window would forget what we roll back to
         params.no_perf = True
+        if flash_attention is not None:
+            params.flash_attn_type = int(flash_attention)  # of the enum, auto is -1
         self.n_threads = n_threads
-        flash_attention: bytes = lib.llama_flash_attn_type_name(params.flash_attn_type)
-        self.flash_attention = flash_attention.decode()
+        name: bytes = lib.llama_flash_attn_type_name(params.flash_attn_type)
+        self.flash_attention = name.decode()
         self.handle = lib.llama_init_from_model(weights.handle, params)
         if not self.handle:
             msg = (
@@ -300,13 +324,13 @@ class Context:
         )
 
     def decode(
-        self, slot: int, tokens: Tokens[int], position: int, *, logits: bool
-    ) -> NDArray[np.float32] | None:
+        self, slot: int, tokens: Tokens[int], position: int, *, n_logits: int
+    ) -> NDArray[np.float32]:
         """Decode at most ``n_batch`` tokens of one sequence from ``position`` on.
 
         Returns:
-            The logits after the last token, shape ``(n_vocab,)``, a copy; None
-            unless asked for.
+            The logits after each of the last ``n_logits`` tokens, shape
+            ``(n_logits, n_vocab)``, a copy.
 
         Raises:
             DecodeError: llama.cpp reports a failure (1: no free KV cells).
@@ -314,20 +338,20 @@ class Context:
         n = len(tokens)
         self._tokens[:n] = tokens
         self._positions[:n] = np.arange(position, position + n)
-        self._wanted[:n] = 0
-        self._wanted[n - 1] = logits
+        self._wanted[: n - n_logits] = 0
+        self._wanted[n - n_logits : n] = 1
         self._slot.value = slot
         self._batch.n_tokens = n
         code = self._lib.llama_decode(self.handle, self._batch)
         if code != 0:
             msg = f"llama_decode returned {code} for {n} tokens at position {position}"
             raise DecodeError(msg)
-        if not logits:
-            return None
-        pointer = self._lib.llama_get_logits_ith(self.handle, -1)
-        memory = self._logits_type.from_address(ctypes.addressof(pointer.contents))
-        row: NDArray[np.float32] = np.ctypeslib.as_array(memory).copy()
-        return row
+        rows = np.empty((n_logits, self._weights.n_vocab), np.float32)
+        for row in range(n_logits):
+            pointer = self._lib.llama_get_logits_ith(self.handle, row - n_logits)
+            memory = self._logits_type.from_address(ctypes.addressof(pointer.contents))
+            rows[row] = np.ctypeslib.as_array(memory)
+        return rows
 
     def remove(self, slot: int, position: int) -> None:
         """Forget everything of a sequence from ``position`` on.

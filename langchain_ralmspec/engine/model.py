@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import OrderedDict
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from langchain_ralmspec.cores import usable_cores
-from langchain_ralmspec.engine.binding import Context, Weights, check_file
+from langchain_ralmspec.engine.binding import Context, Weights, check_file, version
+from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder
+from langchain_ralmspec.engine.selftest import is_exact_in_batches, is_repeatable
 from langchain_ralmspec.engine.sequence import Sequence, Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
@@ -17,9 +21,7 @@ from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence as Tokens
-    from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
 N_SLOTS = 4
@@ -27,6 +29,9 @@ N_SLOTS = 4
 
 PREFIX_CACHE_BYTES = 512 * 2**20
 """Host memory for the KV of document prefixes, per model."""
+
+PREFIX_FOLDER_BYTES = 8 * 2**30
+"""Disk space for it, per folder."""
 
 _shared: weakref.WeakValueDictionary[tuple[object, ...], Model] = (
     weakref.WeakValueDictionary()
@@ -66,6 +71,11 @@ class Model:
         n_batch: int = 512,
         n_threads: int | None = None,
         n_gpu_layers: int = 0,
+        n_slots: int = N_SLOTS,
+        flash_attention: bool | None = None,
+        exact_batches: bool = False,
+        kv_cache_bytes: int = PREFIX_CACHE_BYTES,
+        kv_cache_dir: str | os.PathLike[str] | None = None,
     ) -> Model:
         """Load a model, or share the one that is loaded with the same settings.
 
@@ -75,6 +85,12 @@ class Model:
             n_batch: tokens decoded in one call at most.
             n_threads: threads of every decode; None takes :func:`default_threads`.
             n_gpu_layers: layers to put on a GPU; -1 for all.
+            n_slots: sequences that are in the context at once.
+            flash_attention: whether to use it; None leaves it to llama.cpp.
+            exact_batches: have batches of tokens give the bits that the same tokens
+                give one by one: single tokens by one thread, with flash attention.
+            kv_cache_bytes: host memory for the KV of prefixes.
+            kv_cache_dir: a folder that keeps it as well, for other processes.
 
         Raises:
             ModelFileError: the file is missing, corrupt or not a GGUF.
@@ -84,15 +100,21 @@ class Model:
             ("n_ctx", n_ctx, 0),
             ("n_batch", n_batch, 1),
             ("n_threads", n_threads, 1),
+            ("n_slots", n_slots, 1),
+            ("kv_cache_bytes", kv_cache_bytes, 0),
         ):
             if value is not None and value < least:
                 msg = f"{name} must be at least {least}, got {value}"
                 raise InvalidValueError(msg)
         file = check_file(path)
         threads = (n_threads, n_threads) if n_threads else default_threads()
+        if exact_batches:
+            threads, flash_attention = (1, threads[1]), True
+        folder = None if kv_cache_dir is None else Path(kv_cache_dir).resolve()
         stat = file.stat()
         weights_key = (file, stat.st_mtime_ns, stat.st_size, n_gpu_layers)
-        key = (*weights_key, n_ctx, n_batch, threads)
+        settings = (n_ctx, n_batch, threads, n_slots, flash_attention)
+        key = (*weights_key, *settings, kv_cache_bytes, folder)
         with _sharing:
             model = _shared.get(key)
             if model is None:
@@ -100,7 +122,16 @@ class Model:
                 if weights is None:
                     weights = Weights(file, n_gpu_layers=n_gpu_layers)
                     _shared_weights[weights_key] = weights
-                model = cls(weights, n_ctx=n_ctx, n_batch=n_batch, n_threads=threads)
+                model = cls(
+                    weights,
+                    n_ctx=n_ctx,
+                    n_batch=n_batch,
+                    n_threads=threads,
+                    n_slots=n_slots,
+                    flash_attention=flash_attention,
+                    kv_cache_bytes=kv_cache_bytes,
+                    kv_cache_dir=folder,
+                )
                 _shared[key] = model
             return model
 
@@ -111,27 +142,53 @@ class Model:
         n_ctx: int,
         n_batch: int,
         n_threads: tuple[int, int],
+        n_slots: int = N_SLOTS,
+        flash_attention: bool | None = None,
+        kv_cache_bytes: int = PREFIX_CACHE_BYTES,
+        kv_cache_dir: Path | None = None,
     ) -> None:
-        """Open a context over ``weights`` and check that it is repeatable."""
+        """Open a context over ``weights`` (see :meth:`load`)."""
         self.weights = weights
         self.n_ctx = n_ctx or weights.n_ctx_train
         self._context = Context(
             weights,
             n_ctx=self.n_ctx,
-            n_slots=N_SLOTS,
+            n_slots=n_slots,
             n_batch=min(n_batch, self.n_ctx),
             n_threads=n_threads,
+            flash_attention=flash_attention,
         )
         self._lock = threading.Lock()
-        self._residents: list[weakref.ref[Sequence] | None] = [None] * N_SLOTS
-        self._idle_order = list(range(N_SLOTS))  # longest idle first
-        self._prefixes = _PrefixCache(PREFIX_CACHE_BYTES)
-        # Deferred: the self-test decodes on the finished object.
-        from langchain_ralmspec.engine.selftest import (
-            is_repeatable,
-        )
+        self._residents: list[weakref.ref[Sequence] | None] = [None] * n_slots
+        self._idle_order = list(range(n_slots))  # longest idle first
+        folder = None
+        if kv_cache_dir is not None:
+            folder = PrefixFolder(
+                kv_cache_dir,
+                max_bytes=PREFIX_FOLDER_BYTES,
+                fingerprint=self._fingerprint(),
+            )
+        self._prefixes = PrefixCache(kv_cache_bytes, folder)
 
-        self.repeatable = is_repeatable(self)
+    def _fingerprint(self) -> dict[str, str | int]:
+        """All that the bits of a KV depend on, besides its tokens."""
+        return {
+            "model": self.weights.sha256,
+            "llama_cpp": version(),
+            "n_batch": self.n_batch,
+            "n_threads": self.n_threads[1],
+            "flash_attention": self.flash_attention,
+        }
+
+    @cached_property
+    def repeatable(self) -> bool:
+        """Whether decoding repeats itself bit for bit (see ``selftest``)."""
+        return is_repeatable(self)
+
+    @cached_property
+    def exact_in_batches(self) -> bool:
+        """Whether a batch gives the bits that its tokens give one by one."""
+        return is_exact_in_batches(self)
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -153,6 +210,11 @@ class Model:
         return self._context.n_threads
 
     @property
+    def n_batch(self) -> int:
+        """Tokens that one decode call takes at most."""
+        return self._context.n_batch
+
+    @property
     def flash_attention(self) -> str:
         """How llama.cpp was asked for it, in its words: auto, enabled, disabled."""
         return self._context.flash_attention
@@ -166,29 +228,37 @@ class Model:
         Raises:
             ContextOverflowError: the prefix does not fit the context.
         """
-        key = tuple(prefix)
-        snapshot = self._prefixes.get(key)
-        if snapshot is None:
+        sequence = self.find(prefix)
+        if sequence is None:
             sequence = Sequence(self)
-            sequence.prefill(key)
-            self._prefixes.put(key, sequence.save())
-            return sequence
-        return Sequence(self, snapshot)
+            sequence.prefill(prefix)
+            self._prefixes.put(tuple(prefix), sequence.save())
+        return sequence
+
+    def find(self, prefix: Tokens[int]) -> Sequence | None:
+        """Start a sequence that holds ``prefix``, if its KV was kept."""
+        snapshot = self._prefixes.get(tuple(prefix))
+        return None if snapshot is None else Sequence(self, snapshot)
 
     def forget_prefixes(self) -> None:
-        """Drop the KV of all document prefixes, so that a timing starts cold."""
+        """Drop the KV of all prefixes in memory, so that a timing starts cold."""
         self._prefixes.clear()
 
     def decode(
-        self, sequence: Sequence, tokens: Tokens[int], *, logits: bool
-    ) -> NDArray[np.float32] | None:
-        """Decode tokens at the end of a sequence (see :meth:`Sequence.extend`)."""
+        self, sequence: Sequence, tokens: Tokens[int], *, n_logits: int
+    ) -> NDArray[np.float32]:
+        """Decode tokens at the end of a sequence.
+
+        Returns:
+            The logits after each of the last ``n_logits`` tokens, which must fit the
+            last call, shape ``(n_logits, n_vocab)``.
+        """
         end = sequence.length + len(tokens)
         if end > self.n_ctx:
             msg = f"{end} tokens do not fit a context of n_ctx={self.n_ctx}"
             raise ContextOverflowError(msg)
         size = self._context.n_batch
-        result = None
+        logits = np.empty((0, self.weights.n_vocab), np.float32)
         start = sequence.length
         for first in range(0, len(tokens), size):
             chunk = tokens[first : first + size]
@@ -196,8 +266,8 @@ class Model:
             with self._lock:
                 try:
                     slot = self._make_resident(sequence)
-                    result = self._context.decode(
-                        slot, chunk, start + first, logits=logits and is_last
+                    logits = self._context.decode(
+                        slot, chunk, start + first, n_logits=n_logits if is_last else 0
                     )
                 except BaseException:
                     sequence.length = start
@@ -205,7 +275,7 @@ class Model:
                         self._context.remove(sequence.slot, start)
                     raise
                 sequence.length += len(chunk)
-        return result
+        return logits
 
     def truncate(self, sequence: Sequence, length: int) -> None:
         """Roll a sequence back (see :meth:`Sequence.truncate`)."""
@@ -253,35 +323,3 @@ class Model:
         # At once: should what comes next fail, nobody may be taken to live here.
         self._residents[slot] = None
         return slot
-
-
-class _PrefixCache:
-    """Snapshots of prefixes by their tokens: bounded bytes, least recent out first."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._snapshots: OrderedDict[tuple[int, ...], Snapshot] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[int, ...]) -> Snapshot | None:
-        with self._lock:
-            snapshot = self._snapshots.get(key)
-            if snapshot is not None:
-                self._snapshots.move_to_end(key)
-            return snapshot
-
-    def clear(self) -> None:
-        with self._lock:
-            self._snapshots.clear()
-            self._bytes = 0
-
-    def put(self, key: tuple[int, ...], snapshot: Snapshot) -> None:
-        with self._lock:
-            if key in self._snapshots or snapshot.state.nbytes > self._max_bytes:
-                return
-            self._snapshots[key] = snapshot
-            self._bytes += snapshot.state.nbytes
-            while self._bytes > self._max_bytes:
-                _, oldest = self._snapshots.popitem(last=False)
-                self._bytes -= oldest.state.nbytes

@@ -49,20 +49,38 @@ class Sampler:
             logits: shape ``(n_vocab,)``.
             generated: the tokens of the answer so far, without the prompt.
         """
-        if self.repeat_penalty != 1 and generated:
-            logits = self._penalized(logits, generated)
+        logits = self.penalized(logits, generated)
         if self.temperature == 0:
             return int(logits.argmax())
         tokens, probabilities = self._distribution(logits)
-        uniform = np.random.Generator(
-            np.random.Philox(key=self._key, counter=len(generated))
-        ).random()
+        uniform = self.uniforms(len(generated), 1)[0]
         index = int(np.searchsorted(probabilities.cumsum(), uniform, side="right"))
         return int(tokens[min(index, len(tokens) - 1)])
 
-    def _penalized(
+    def probabilities(
+        self, logits: NDArray[np.float32], generated: Tokens[int]
+    ) -> NDArray[np.float64]:
+        """The distribution that :meth:`sample` draws from, shape ``(n_vocab,)``."""
+        logits = self.penalized(logits, generated)
+        row = np.zeros(len(logits))
+        if self.temperature == 0:
+            row[logits.argmax()] = 1
+        else:
+            tokens, probabilities = self._distribution(logits)
+            row[tokens] = probabilities
+        return row
+
+    def uniforms(self, position: int, n: int) -> NDArray[np.float64]:
+        """The first ``n`` random numbers of a position of the answer."""
+        generator = np.random.Philox(key=self._key, counter=position)
+        return np.random.Generator(generator).random(n)
+
+    def penalized(
         self, logits: NDArray[np.float32], generated: Tokens[int]
     ) -> NDArray[np.float32]:
+        """Logits after the penalty on tokens that were generated lately."""
+        if self.repeat_penalty == 1 or not generated:
+            return logits
         recent = np.unique(np.asarray(generated[-_PENALTY_WINDOW:]))
         logits = logits.copy()
         rows = logits[recent]

@@ -56,6 +56,26 @@ def is_repeatable(model: Model) -> bool:
     return all(np.array_equal(run, reference) for run in runs)
 
 
+def is_exact_in_batches(model: Model) -> bool:
+    """Decode the end of a text token by token, and in one call.
+
+    Returns:
+        Whether all logits are equal, bit for bit. True when the context is too small
+        for the test.
+    """
+    n = _PREFIX + _TAIL
+    if n > model.n_ctx:
+        return True
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(0, model.weights.n_vocab, size=n).tolist()
+    sequence = Sequence(model)
+    sequence.prefill(tokens[:_PREFIX])
+    batch = sequence.score(tokens[_PREFIX:])
+    sequence.truncate(_PREFIX)
+    singles = [sequence.extend([token]) for token in tokens[_PREFIX:]]
+    return np.array_equal(batch, np.stack(singles))
+
+
 def _decode_rest(sequence: Sequence, tokens: list[int]) -> NDArray[np.float32]:
     rows = [sequence.extend(tokens[_PREFIX : _PREFIX + _TAIL])]
     rows += [sequence.extend([token]) for token in tokens[_PREFIX + _TAIL :]]

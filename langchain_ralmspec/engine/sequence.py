@@ -56,14 +56,30 @@ class Sequence:
         if not tokens:
             msg = "extend() needs at least one token, got none"
             raise InvalidValueError(msg)
-        logits = self._model.decode(self, tokens, logits=True)
-        assert logits is not None  # noqa: S101  asked for above
+        logits: NDArray[np.float32] = self._model.decode(self, tokens, n_logits=1)[0]
         return logits
+
+    def score(self, tokens: Tokens[int]) -> NDArray[np.float32]:
+        """Decode ``tokens`` in one call and return the logits after each of them.
+
+        Returns:
+            Shape ``(len(tokens), n_vocab)``.
+
+        Raises:
+            ContextOverflowError: the sequence would outgrow the context; nothing
+                was decoded.
+            DecodeError: llama.cpp failed; the sequence is as long as before.
+            InvalidValueError: no tokens, or more than one call takes.
+        """
+        if not 0 < len(tokens) <= self._model.n_batch:
+            msg = f"score() takes 1 to {self._model.n_batch} tokens, got {len(tokens)}"
+            raise InvalidValueError(msg)
+        return self._model.decode(self, tokens, n_logits=len(tokens))
 
     def prefill(self, tokens: Tokens[int]) -> None:
         """Decode ``tokens`` for their KV alone; raises as :meth:`extend` does."""
         if tokens:
-            self._model.decode(self, tokens, logits=False)
+            self._model.decode(self, tokens, n_logits=0)
 
     def truncate(self, length: int) -> None:
         """Roll back to the first ``length`` tokens."""

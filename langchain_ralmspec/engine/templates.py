@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from langchain_ralmspec.engine.binding import Weights
 
 
+_CONTEXT = "RALMSPEC-CONTEXT-7f3a"  # stands for the context while rendering
+
+
 class ChatTemplate:
     """A model's own Jinja chat template, rendered in a sandbox."""
 
@@ -63,6 +66,41 @@ class ChatTemplate:
             roles = [message["role"] for message in messages]
             msg = f"the chat template of {self._name!r} refuses {roles}: {error}"
             raise ChatTemplateError(msg) from error
+
+    def around(
+        self, turns: Sequence[dict[str, Any]], instructions: str
+    ) -> tuple[str, str]:
+        """Render the text before and behind a context at the head of the prompt.
+
+        The context stands at the head of the system turn, or of the first user turn
+        where the template has no system turn.
+
+        Args:
+            turns: the conversation, a user's turn in it.
+            instructions: what the system turn says where ``turns`` have none.
+
+        Raises:
+            ChatTemplateError: the template refuses these turns, or drops the first.
+        """
+        if turns[0]["role"] == "system":
+            instructions, rest = turns[0]["content"], list(turns[1:])
+        else:
+            rest = list(turns)
+        content = _CONTEXT + instructions
+        try:
+            rendered = self.render([{"role": "system", "content": content}, *rest])
+        except ChatTemplateError:  # some templates refuse a system turn …
+            rendered = ""
+        if _CONTEXT not in rendered:  # … and some ignore it
+            first = next(i for i, turn in enumerate(rest) if turn["role"] == "user")
+            opening = f"{content}\n\n{rest[first]['content']}"
+            rest[first] = {"role": "user", "content": opening}
+            rendered = self.render(rest)
+        before, context, after = rendered.partition(_CONTEXT)
+        if not context:
+            msg = f"the chat template drops the first of {len(turns)} turns"
+            raise ChatTemplateError(msg)
+        return before, after
 
 
 def _refuse(message: str) -> None:

@@ -1,8 +1,15 @@
-"""Pure algorithms over numbers and ids; imports nothing else of this package."""
+"""Pure algorithms over numbers and ids; imports of this package only its errors."""
 
+from langchain_ralmspec.speculation.acceptance import Acceptance, Transfer
 from langchain_ralmspec.speculation.bounds import Bounds
 from langchain_ralmspec.speculation.cache import SessionCache, session_cache
 from langchain_ralmspec.speculation.costs import Line
+from langchain_ralmspec.speculation.draft_length import (
+    BatchCosts,
+    DraftEstimates,
+    DraftScheduler,
+    chances_of_match,
+)
 from langchain_ralmspec.speculation.guess import (
     GUESS_POLICIES,
     GuessPolicy,
@@ -14,7 +21,11 @@ from langchain_ralmspec.speculation.stride import Estimates, Plan, StrideSchedul
 
 __all__ = [
     "GUESS_POLICIES",
+    "Acceptance",
+    "BatchCosts",
     "Bounds",
+    "DraftEstimates",
+    "DraftScheduler",
     "Estimates",
     "GuessPolicy",
     "Line",
@@ -24,5 +35,7 @@ __all__ = [
     "SessionCache",
     "SpeculationStats",
     "StrideScheduler",
+    "Transfer",
+    "chances_of_match",
     "session_cache",
 ]

@@ -1,0 +1,341 @@
+"""The KV of token prefixes, kept in memory and, on request, in a folder.
+
+A prefix is a passage or a long document. Computing its KV takes seconds to
+minutes and gives up to hundreds of MB; reading it back takes a fraction of that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import threading
+import time
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from langchain_ralmspec.engine.sequence import Snapshot
+from langchain_ralmspec.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+FORMAT = 1
+"""Version of what the files of a folder hold; others are not read."""
+
+STALE_SECONDS = 24 * 3600
+"""Age from which a temporary file is taken to be left over from a crash."""
+
+_DATA = re.compile(r"([0-9a-f]{64})\.kv")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{64}\.(?:kv|json)\.[0-9a-f]{16}\.tmp")
+
+
+class PrefixCache:
+    """Snapshots of prefixes by their tokens, safe to use from many threads.
+
+    Memory holds a bounded number of bytes, least recently used out first. What
+    does not fit there, or has left it, is found in the folder, if there is one.
+
+    Args:
+        max_bytes: memory for snapshots; a larger one goes to the folder only.
+        folder: where snapshots outlive the process; None keeps them in memory.
+    """
+
+    def __init__(self, max_bytes: int, folder: PrefixFolder | None = None) -> None:
+        self._max_bytes = max_bytes
+        self._folder = folder
+        self._bytes = 0
+        self._snapshots: OrderedDict[tuple[int, ...], Snapshot] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[int, ...]) -> Snapshot | None:
+        """Return the snapshot of these tokens; None if it has to be computed."""
+        with self._lock:
+            snapshot = self._snapshots.get(key)
+            if snapshot is not None:
+                self._snapshots.move_to_end(key)
+                return snapshot
+        if self._folder is None:
+            return None
+        # Without the lock: who finds theirs in memory need not wait for a disk.
+        snapshot = self._folder.get(key)
+        if snapshot is not None:
+            self._remember(key, snapshot)
+        return snapshot
+
+    def put(self, key: tuple[int, ...], snapshot: Snapshot) -> None:
+        """Keep a snapshot; one that is in memory already is not written again."""
+        if self._remember(key, snapshot) and self._folder is not None:
+            self._folder.put(key, snapshot)
+
+    def clear(self) -> None:
+        """Empty the memory; the folder keeps what it has."""
+        with self._lock:
+            self._snapshots.clear()
+            self._bytes = 0
+
+    def _remember(self, key: tuple[int, ...], snapshot: Snapshot) -> bool:
+        """Keep a snapshot in memory if it fits; return whether it was not there."""
+        with self._lock:
+            if key in self._snapshots:
+                return False
+            if snapshot.state.nbytes <= self._max_bytes:
+                self._snapshots[key] = snapshot
+                self._bytes += snapshot.state.nbytes
+            while self._bytes > self._max_bytes:
+                _, oldest = self._snapshots.popitem(last=False)
+                self._bytes -= oldest.state.nbytes
+            return True
+
+
+class PrefixFolder:
+    """Snapshots of prefixes as files, which threads and processes may share.
+
+    An entry is two files: ``<key>.kv`` holds the bytes, ``<key>.json`` says what
+    they are. The description comes last, so an entry is whole once it is there.
+
+    llama.cpp crashes on a damaged state, so nothing is returned that does not have
+    its checksum. That guards against accidents, not against somebody who forges
+    files: share a folder only with those you trust.
+
+    Nothing here makes an answer fail. What cannot be read or written is warned
+    about, and then computed as if there were no folder.
+
+    Args:
+        path: the folder; it is made if need be.
+        max_bytes: what the ``.kv`` files may take together. After a write the least
+            recently used go until they do; for a moment there is one more.
+        fingerprint: all that the bytes depend on besides the tokens, such as the
+            model file's hash, the settings and the version of llama.cpp.
+
+    Attributes:
+        path: the folder, absolute.
+
+    Raises:
+        InvalidValueError: there can be no folder at ``path``, or ``max_bytes`` is
+            not positive.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_bytes: int,
+        fingerprint: Mapping[str, str | int],
+    ) -> None:
+        if max_bytes < 1:
+            msg = f"max_bytes must be at least 1, got {max_bytes}"
+            raise InvalidValueError(msg)
+        try:
+            # Absolute: the process may change its working folder later.
+            self.path = Path(path).expanduser().absolute()
+            self.path.mkdir(parents=True, exist_ok=True)
+        # No home folder is a RuntimeError, a null byte a ValueError.
+        except (OSError, RuntimeError, ValueError) as error:
+            msg = (
+                f"cannot keep prefixes in {os.fspath(path)!r}: {error}; "
+                "name a folder, or a place where one may be made"
+            )
+            raise InvalidValueError(msg) from error
+        self._max_bytes = max_bytes
+        self._fingerprint = dict(fingerprint)
+        canonical = json.dumps(
+            self._fingerprint, sort_keys=True, separators=(",", ":")
+        ).encode()
+        # JSON has no null byte, so no fingerprint runs over into the tokens.
+        self._hash = hashlib.sha256(canonical + b"\0")
+        self._writing = threading.Lock()
+
+    def get(self, tokens: tuple[int, ...]) -> Snapshot | None:
+        """Return the snapshot of these tokens; None if there is no sound one.
+
+        Warns:
+            RuntimeWarning: there is one that cannot be used; it says why.
+        """
+        key = self._key(tokens)
+        file = self._description_file(key)
+        try:
+            description = file.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._warn(f"ignoring a prefix: {error}")
+            return None
+        try:
+            state = self._read(key, len(tokens), description)
+        except FileNotFoundError:
+            # Another process made room. Should it do so while a third one writes the
+            # same entry, a description may stay behind alone: half an entry is none.
+            return None
+        except (OSError, _UnusableError) as error:
+            # If it has changed, another process is replacing the entry.
+            if self._still_holds(file, description):
+                self._warn(
+                    f"ignoring a prefix: {error}; "
+                    "it will be replaced once it is computed again"
+                )
+            return None
+        # A folder that may only be read serves as well.
+        with contextlib.suppress(OSError):
+            os.utime(file)
+        return Snapshot(len(tokens), state)
+
+    def put(self, tokens: tuple[int, ...], snapshot: Snapshot) -> None:
+        """Write a snapshot over what there may be, then make room.
+
+        Warns:
+            RuntimeWarning: it could not be written, or is larger than all the room.
+        """
+        if snapshot.state.nbytes > self._max_bytes:
+            self._warn(
+                f"a prefix of {len(tokens)} tokens is not kept in {self.path}: it "
+                f"needs {snapshot.state.nbytes} bytes, max_bytes is {self._max_bytes}"
+            )
+            return
+        key = self._key(tokens)
+        try:
+            # One at a time, as the disk would have it anyhow.
+            with self._writing:
+                self._write(key, snapshot)
+                self._tidy(newest=key)
+        except OSError as error:
+            self._warn(f"cannot keep a prefix in {self.path}: {error}")
+
+    def _key(self, tokens: tuple[int, ...]) -> str:
+        digest = self._hash.copy()
+        digest.update(np.array(tokens, "<i4").tobytes())
+        return digest.hexdigest()
+
+    def _data_file(self, key: str) -> Path:
+        return self.path / f"{key}.kv"
+
+    def _description_file(self, key: str) -> Path:
+        return self.path / f"{key}.json"
+
+    def _identity(self, key: str, n_tokens: int) -> dict[str, object]:
+        """Return what a description must say, whatever the data."""
+        return {
+            "format": FORMAT,
+            "fingerprint": self._fingerprint,
+            "n_tokens": n_tokens,
+            "key": key,  # so that files under another's name are found out
+        }
+
+    def _read(self, key: str, n_tokens: int, description: bytes) -> NDArray[np.uint8]:
+        """Return the data of an entry.
+
+        Raises:
+            OSError: it cannot be read.
+            _UnusableError: it is not what it should be; the message says why.
+        """
+        file = self._description_file(key)
+        try:
+            said = json.loads(description)
+        except (ValueError, RecursionError) as error:
+            raise _UnusableError(f"{file} is not JSON: {error}") from error
+        if not isinstance(said, dict):
+            raise _UnusableError(f"{file} holds no JSON object")
+        for name, wanted in self._identity(key, n_tokens).items():
+            if said.get(name) != wanted:
+                raise _UnusableError(
+                    f"{file} is for {name} {said.get(name)!r}, not {wanted!r}"
+                )
+        file = self._data_file(key)
+        size = file.stat().st_size
+        if size != said.get("bytes"):
+            raise _UnusableError(
+                f"{file} has {size} bytes instead of {said.get('bytes')!r}"
+            )
+        state = np.fromfile(file, np.uint8)
+        # 0.14 s for 250 MB where the processor has SHA instructions, as good as all
+        # have; crc32 took 0.11 s there.
+        if hashlib.sha256(state.data).hexdigest() != said.get("sha256"):
+            raise _UnusableError(f"{file} is damaged: its checksum is another")
+        return state
+
+    @staticmethod
+    def _still_holds(file: Path, content: bytes) -> bool:
+        try:
+            return file.read_bytes() == content
+        except OSError:
+            return False
+
+    def _write(self, key: str, snapshot: Snapshot) -> None:
+        state = np.ascontiguousarray(snapshot.state)
+        description = self._identity(key, snapshot.length) | {
+            "bytes": state.nbytes,
+            "sha256": hashlib.sha256(state.data).hexdigest(),
+        }
+        data_file, description_file = self._data_file(key), self._description_file(key)
+        with _temporary(data_file) as data, _temporary(description_file) as said:
+            data.write_bytes(state.data)
+            said.write_text(json.dumps(description, indent=2), encoding="utf-8")
+            # Both are on the disk, so it cannot be full any more. The old description
+            # goes first: it shall never stand beside new data.
+            description_file.unlink(missing_ok=True)
+            data.replace(data_file)
+            said.replace(description_file)
+
+    def _tidy(self, newest: str) -> None:
+        """Remove what is left over from crashes, and entries until the rest fits."""
+        sizes: dict[str, int] = {}
+        used: dict[str, int] = {}
+        with os.scandir(self.path) as files:
+            for file in files:
+                data = _DATA.fullmatch(file.name)
+                if not data and not _TEMPORARY.fullmatch(file.name):
+                    continue
+                try:
+                    is_file = file.is_file(follow_symlinks=False)
+                    stat = file.stat(follow_symlinks=False)
+                except FileNotFoundError:  # another process tidies up, too
+                    continue
+                if data and is_file:
+                    sizes[data[1]] = stat.st_size
+                    used[data[1]] = self._last_use(data[1], stat)
+                elif is_file and stat.st_mtime < time.time() - STALE_SECONDS:
+                    Path(file).unlink(missing_ok=True)
+        total = sum(sizes.values())
+        # Clocks are coarse: what was just written may look as old as another.
+        for key in sorted(sizes.keys() - {newest}, key=used.__getitem__):
+            if total <= self._max_bytes:
+                break
+            self._description_file(key).unlink(missing_ok=True)
+            self._data_file(key).unlink(missing_ok=True)
+            total -= sizes[key]
+
+    def _last_use(self, key: str, data: os.stat_result) -> int:
+        """Return when an entry was last used; data without description never was."""
+        try:
+            return self._description_file(key).stat().st_mtime_ns
+        except FileNotFoundError:
+            # Not 0: another process may be about to add the description.
+            return data.st_mtime_ns
+
+    @staticmethod
+    def _warn(message: str) -> None:
+        # The level of who called get() or put().
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+class _UnusableError(Exception):
+    """An entry that is there but must not be used."""
+
+
+@contextlib.contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    """Give a new name beside ``target``, which is free again after the block."""
+    path = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)

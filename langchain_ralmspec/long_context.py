@@ -1,0 +1,448 @@
+"""What the RAPID chain and chat model share: settings, and how a request is made."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from langchain_core.embeddings import Embeddings
+from langchain_core.retrievers import BaseRetriever
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator
+
+from langchain_ralmspec.arguments import StrictArguments
+from langchain_ralmspec.engine import Model, Transcript
+from langchain_ralmspec.errors import (
+    ContextOverflowError,
+    InvalidValueError,
+    UnknownArgumentError,
+)
+from langchain_ralmspec.generation import Sampling, stops_of
+from langchain_ralmspec.rapid import (
+    Chunk,
+    ContextIndex,
+    Conversation,
+    Drafter,
+    DraftStats,
+    LongRequest,
+    LongRun,
+    PromptLookupDrafter,
+    RagDrafter,
+    TextDrafter,
+    budget,
+    chunk,
+    context_text,
+    join,
+    require_same_vocabulary,
+)
+from langchain_ralmspec.rapid.documents import (
+    CHUNK_TOKENS,
+    FLOOR,
+    LEAST_SIMILARITY,
+    SHARE,
+)
+from langchain_ralmspec.speculation import (
+    Acceptance,
+    BatchCosts,
+    DraftEstimates,
+    DraftScheduler,
+    Transfer,
+    chances_of_match,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LONG_KV_BYTES = 2 * 2**30
+"""Host memory for the KV of documents, per model."""
+
+_N_DOCUMENTS = 16  # whose chunks and vectors are kept
+_N_SLOTS = 2
+_ROUND = 256
+_ROOM = 1024  # contexts of drafters are multiples of this, so that they are shared
+_LOOKUP, _SELF, _TEXT = "lookup", "self", "text:"
+
+
+@dataclass(slots=True)
+class LongDocument:
+    """A context as the target reads it.
+
+    Attributes:
+        tokens: of the target.
+        dropped: tokens at its end that did not fit.
+        chunks: what can be retrieved from it.
+        index: finds them; None without embeddings.
+    """
+
+    tokens: tuple[int, ...]
+    dropped: int
+    chunks: list[Chunk]
+    index: ContextIndex | None
+
+
+class LongContextGeneration(StrictArguments, Sampling):
+    """Settings and machinery of answers about a long context."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)  # Embeddings
+
+    model_path: str
+    """A GGUF file: the target, which reads all of the context."""
+    embeddings: Embeddings | None = None
+    """For choosing what the drafter reads; drafters that are models need them."""
+
+    n_ctx: int = Field(default=8192, ge=0)
+    """Tokens of context, question and answer together; 0 takes the model's own."""
+    n_batch: int = Field(default=512, ge=1)
+    """Tokens that are decoded in one call at most."""
+    n_threads: int | None = Field(default=None, ge=1)
+    """Threads of a decode; None: half the cores for single tokens, all for batches."""
+    n_gpu_layers: int = 0
+    """Layers on a GPU; -1 for all."""
+    exact_batches: bool = False
+    """Load the target so that verifying several tokens at once gives the bits that
+    plain decoding gives. Without it, kernels for batches may round otherwise than
+    those for single tokens, and where two tokens are about equally probable, the
+    greedy answer may take the other one."""
+    stop: list[str] | None = None
+    """Strings that end the answer; they are not part of it."""
+    system_prompt: str = "Answer the question with the help of the text above."
+    """System turn behind the context, for conversations that bring none."""
+    truncation: Literal["error", "end"] = "error"
+    """What happens to a context that does not fit: an error, or its end is dropped,
+    with a warning that says how much."""
+
+    drafter: Any = "auto"
+    """Who proposes tokens: ``"lookup"`` copies what followed the same words in the
+    context; ``"self"`` is the target's model on the retrieved context; a GGUF path
+    is another model of the same vocabulary, ``"text:PATH"`` one of any; or a
+    ``Drafter``, or a list, of which the first with a draft worth its time is taken.
+    ``"auto"`` is look-up, and on a GPU the model itself behind it."""
+    draft_length: int | Literal["auto"] = "auto"
+    """Tokens drafted in a round; ``"auto"`` chooses by what is measured, 0 included."""
+    transfer: Transfer = "off"
+    """Whether what the drafter knows may change the answer (RAPID section 3.3):
+    ``"off"`` is lossless, ``"paper"`` and ``"exact"`` are not."""
+    eta: float = Field(default=5.0, ge=0)
+    """Strength of the transfer; nothing where it is off."""
+
+    chunk_tokens: int = Field(default=CHUNK_TOKENS, ge=1)
+    """Tokens of a chunk that can be retrieved for the drafter."""
+    draft_context_share: float = Field(default=SHARE, ge=0, le=1)
+    """Share of the context that the drafter reads."""
+    draft_context_tokens: int = Field(default=FLOOR, ge=1)
+    """Tokens that it reads of any context."""
+    least_similarity: float = Field(default=LEAST_SIMILARITY, ge=-1, le=1)
+    """Chunks less similar to the question than this are left out."""
+
+    kv_cache_bytes: int = Field(default=LONG_KV_BYTES, ge=0)
+    """Host memory for the KV of contexts, so that a second question starts at once."""
+    kv_cache_dir: str | None = None
+    """A folder for it, so that it outlives the process."""
+
+    _engine: Model | None = PrivateAttr(default=None)
+    _documents: OrderedDict[str, LongDocument] = PrivateAttr(
+        default_factory=OrderedDict
+    )
+    _estimates: dict[str, DraftEstimates] = PrivateAttr(default_factory=dict)
+    _costs: dict[int, BatchCosts] = PrivateAttr(default_factory=dict)
+    _lock: Any = PrivateAttr(default_factory=threading.Lock)
+
+    @field_validator("draft_length")
+    @classmethod
+    def _usable_length(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 0:
+            msg = "must be at least 0, or 'auto'"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("drafter")
+    @classmethod
+    def _known_drafter(cls, value: Any) -> Any:
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(one, str | Path | Drafter):
+                continue
+            msg = "must be a name, a path, a Drafter, or a list of these"
+            raise ValueError(msg)
+        return value
+
+    @property
+    def engine(self) -> Model:
+        """The target, loaded on first use and shared by the whole process."""
+        self._engine = Model.load(
+            self.model_path,
+            n_ctx=self.n_ctx,
+            n_batch=self.n_batch,
+            n_threads=self.n_threads,
+            n_gpu_layers=self.n_gpu_layers,
+            n_slots=_N_SLOTS,
+            exact_batches=self.exact_batches,
+            kv_cache_bytes=self.kv_cache_bytes,
+            kv_cache_dir=self.kv_cache_dir,
+        )
+        return self._engine
+
+    def get_num_tokens(self, text: str) -> int:
+        """Number of the model's tokens in a text."""
+        return len(self.engine.weights.tokenize(text))
+
+    def _prefill(self, conversation: Conversation, context: Any) -> int:
+        """Compute the KV of a context ahead of questions; returns its tokens."""
+        document = self._find(conversation, context, self)
+        head, _ = conversation.around(self.engine)
+        self.engine.open((*head, *document.tokens))
+        return len(document.tokens)
+
+    def _find(
+        self, conversation: Conversation, context: Any, sampling: Sampling
+    ) -> LongDocument:
+        """The context as the target reads it, if it fits."""
+        head, tail = conversation.around(self.engine)
+        return self._document(context, len(head) + len(tail) + sampling.max_tokens)
+
+    def _document(self, context: Any, n_other: int) -> LongDocument:
+        """Tokenise, cut and embed a context, once.
+
+        Raises:
+            ContextOverflowError: it does not fit beside ``n_other`` tokens.
+            InvalidValueError: it is empty, or no text.
+        """
+        text = context_text(context)
+        key = _sha256(text)
+        tokens = self.engine.weights.tokenize(text)
+        room = self.engine.n_ctx - n_other
+        dropped = 0
+        if len(tokens) > room:
+            # Rounded down, so that questions of any length see the same context.
+            room = room // _ROUND * _ROUND
+            dropped = len(tokens) - room
+            self._truncated(len(tokens), n_other, room)
+            tokens = tokens[:room]
+            key = f"{key}-{room}"
+        with self._lock:
+            document = self._documents.pop(key, None)
+        if document is None:
+            document = self._index(tuple(tokens), dropped)
+        with self._lock:
+            self._documents[key] = document
+            while len(self._documents) > _N_DOCUMENTS:
+                self._documents.popitem(last=False)
+        return document
+
+    def _truncated(self, n_tokens: int, n_other: int, room: int) -> None:
+        """Refuse a context that is too long, or warn that its end is dropped."""
+        n_ctx = self.engine.n_ctx
+        if self.truncation == "error" or room < 1:
+            msg = (
+                f"the context has {n_tokens} tokens, and question, template and "
+                f"max_tokens take {n_other}, but n_ctx={n_ctx}; "
+                f"raise n_ctx, shorten the context, or let truncation='end' drop "
+                f"its end"
+            )
+            raise ContextOverflowError(msg)
+        warnings.warn(
+            f"the last {n_tokens - room} of the context's {n_tokens} tokens were "
+            f"dropped: n_ctx={n_ctx} has room for {room}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+    def _index(self, tokens: tuple[int, ...], dropped: int) -> LongDocument:
+        chunks = chunk(tokens, self.engine.weights.piece, self.chunk_tokens)
+        index = ContextIndex(chunks, self.embeddings) if self.embeddings else None
+        return LongDocument(tokens, dropped, chunks, index)
+
+    def _retrieve(self, document: LongDocument, question: str) -> list[Chunk]:
+        """What the drafter reads; nothing without embeddings."""
+        if document.index is None:
+            return []
+        n_tokens = budget(
+            len(document.tokens), self.draft_context_share, self.draft_context_tokens
+        )
+        return document.index.retrieve(question, n_tokens, self.least_similarity)
+
+    def _run(
+        self,
+        conversation: Conversation,
+        document: LongDocument,
+        chunks: list[Chunk],
+        stop: Sequence[str] | None,
+        *,
+        sampling: Sampling,
+        stats: DraftStats,
+    ) -> LongRun:
+        """Prepare an answer."""
+        target = self.engine
+        head, tail = conversation.around(target)
+        stops = [*stops_of(self.stop), *stops_of(stop)]
+        stats.dropped_tokens = document.dropped
+        n_prompt = len(head) + len(document.tokens) + len(tail)
+        sampler = sampling.sampler()
+        scheduler = self._scheduler(n_prompt)
+        request = LongRequest(
+            target=target,
+            document=(*head, *document.tokens),
+            tail=tail,
+            transcript=Transcript(stops),
+            sampler=sampler,
+            acceptance=self._acceptance,
+            scheduler=scheduler,
+            drafters=[],
+            max_tokens=sampling.max_tokens,
+            stats=stats,
+        )
+        bench = _Bench(conversation, chunks, request, n_prompt)
+        if self.draft_length != 0:
+            request.drafters = [self._open(one, bench) for one in self._chosen]
+        for drafter in request.drafters:
+            self._estimates.setdefault(drafter.name, _estimates(drafter.name))
+        return LongRun(request, stops)
+
+    @property
+    def _acceptance(self) -> Acceptance:
+        if self.transfer == "off":
+            return Acceptance()
+        return Acceptance(self.transfer, self.eta)
+
+    def _scheduler(self, n_prompt: int) -> DraftScheduler:
+        # Costs grow with the context: those of another length tell little.
+        costs = self._costs.setdefault(round(2 * math.log2(n_prompt)), BatchCosts())
+        length = None if self.draft_length == "auto" else self.draft_length
+        return DraftScheduler(costs, self._estimates, length)
+
+    @property
+    def _chosen(self) -> list[str | Drafter]:
+        if isinstance(self.drafter, list | tuple):
+            return list(self.drafter)
+        if self.drafter != "auto":
+            return [self.drafter]
+        # On a CPU a model on the retrieved context was never sooner (docs/rapid.md).
+        return [_LOOKUP] if self.n_gpu_layers == 0 else [_LOOKUP, _SELF]
+
+    def _open(self, drafter: str | Path | Drafter, bench: _Bench) -> Drafter:
+        """Make a drafter ready for one answer."""
+        if not isinstance(drafter, str | Path):
+            return drafter
+        name = str(drafter)
+        if name == _LOOKUP:
+            return PromptLookupDrafter()
+        if not bench.chunks:
+            msg = (
+                f"drafter={name!r} reads what is retrieved from the context, which "
+                "takes embeddings; give embeddings=…, or drafter='lookup'"
+            )
+            raise InvalidValueError(msg)
+        path = self.model_path if name == _SELF else name.removeprefix(_TEXT)
+        model = self._drafting_model(path, bench)
+        prompt = bench.prompt(model)
+        scheduler, n_prompt = bench.request.scheduler, bench.n_prompt
+        name = Path(path).stem if name != _SELF else _SELF
+
+        def is_enough(confidences: Sequence[float]) -> bool:
+            return scheduler.is_enough(name, confidences)
+
+        target = self.engine.weights
+        if str(drafter).startswith(_TEXT):
+            return TextDrafter(
+                model,
+                prompt,
+                target=target,
+                n_prompt=n_prompt,
+                is_enough=is_enough,
+                name=name,
+            )
+        require_same_vocabulary(target, model.weights)
+        return RagDrafter(
+            model,
+            prompt,
+            n_prompt=n_prompt,
+            n_vocab=target.n_vocab,
+            is_enough=is_enough,
+            sampler=None if self._acceptance.is_lossless else bench.request.sampler,
+            name=name,
+        )
+
+    def _drafting_model(self, path: str, bench: _Bench) -> Model:
+        """The drafter's model, with a context of its own and no longer than needed."""
+        n_chunks = sum(len(one.tokens) for one in bench.chunks)
+        # Another vocabulary may need more tokens for the same text.
+        needed = 2 * n_chunks + len(bench.request.tail) + bench.request.max_tokens
+        return Model.load(
+            path,
+            n_ctx=math.ceil((needed + _ROOM // 2) / _ROOM) * _ROOM,
+            n_batch=self.n_batch,
+            n_threads=self.n_threads,
+            n_gpu_layers=self.n_gpu_layers,
+            n_slots=_N_SLOTS,
+        )
+
+    def _tracing_params(self) -> dict[str, Any]:
+        return {
+            "ls_provider": "ralmspec",
+            "ls_model_name": Path(self.model_path).stem,
+            "ls_temperature": self.temperature,
+            "ls_max_tokens": self.max_tokens,
+        }
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """Scalars that tell one configured model from another (cache key, traces)."""
+        names = set(LongContextGeneration.model_fields) - {"embeddings", "drafter"}
+        settings = {name: getattr(self, name) for name in sorted(names)}
+        return settings | {
+            "embeddings": type(self.embeddings).__name__,
+            "drafter": str(self.drafter),
+        }
+
+    def _sampling(self, overrides: dict[str, Any]) -> Sampling:
+        known = Sampling.model_fields
+        for name in overrides:
+            if name not in known:
+                raise UnknownArgumentError.of(type(self).__name__, name, known)
+        return Sampling(**{name: getattr(self, name) for name in known} | overrides)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """What drafters of one answer are made from."""
+
+    conversation: Conversation
+    chunks: list[Chunk]
+    request: LongRequest
+    n_prompt: int
+
+    def prompt(self, model: Model) -> Callable[[], tuple[int, ...]]:
+        """The retrieved context and the question, by a model's own template."""
+
+        def make() -> tuple[int, ...]:
+            head, tail = self.conversation.around(model)
+            return (*head, *model.weights.tokenize(join(self.chunks)), *tail)
+
+        return make
+
+
+def _estimates(name: str) -> DraftEstimates:
+    """What is believed of a drafter at first."""
+    if name == _LOOKUP:
+        return DraftEstimates(chances=chances_of_match())
+    return DraftEstimates()
+
+
+def texts_of(context: Any, question: str) -> Any:
+    """A context that is a retriever becomes what it finds for the question."""
+    return context.invoke(question) if isinstance(context, BaseRetriever) else context
+
+
+def digest_of(context: Any) -> str:
+    """What tells one context from another; a retriever is only itself."""
+    if isinstance(context, BaseRetriever):
+        return f"{type(context).__name__} at {id(context)}"
+    return _sha256(context_text(context))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()

@@ -1,0 +1,72 @@
+"""Chat messages as the turns of a chat template."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    SystemMessage,
+)
+
+from langchain_ralmspec.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_ROLES: list[tuple[type[BaseMessage], str]] = [
+    (SystemMessage, "system"),
+    (HumanMessage, "user"),
+    (AIMessage, "assistant"),
+]
+
+
+def turns_of(messages: Sequence[BaseMessage]) -> list[dict[str, str]]:
+    """Messages as role and content; neighbours of one role are merged.
+
+    Raises:
+        InvalidValueError: no user message, or something in a message is not text.
+    """
+    turns: list[dict[str, str]] = []
+    for message in messages:
+        role, content = role_of(message), text_of(message)
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += f"\n\n{content}"
+        else:
+            turns.append({"role": role, "content": content})
+    if not any(turn["role"] == "user" for turn in turns):
+        msg = f"a conversation needs a user message, got {[t['role'] for t in turns]}"
+        raise InvalidValueError(msg)
+    return turns
+
+
+def role_of(message: BaseMessage) -> str:
+    """Who speaks, in the words of chat templates.
+
+    Raises:
+        InvalidValueError: templates have no turn for such a message.
+    """
+    if isinstance(message, ChatMessage):
+        return message.role
+    for kind, role in _ROLES:
+        if isinstance(message, kind):
+            return role
+    msg = f"a message of type {message.type!r} cannot be put into a chat template"
+    raise InvalidValueError(msg)
+
+
+def text_of(message: BaseMessage) -> str:
+    """What is said.
+
+    Raises:
+        InvalidValueError: something in it is not text.
+    """
+    for block in message.content if isinstance(message.content, list) else []:
+        kind = "text" if isinstance(block, str) else block.get("type")
+        if kind != "text":
+            msg = f"a content block of type {kind!r} cannot be read; send text"
+            raise InvalidValueError(msg)
+    return str(message.text)

@@ -1,0 +1,354 @@
+"""What the drafter reads: the chunks of a long document that fit a question.
+
+RAPID's RAG drafter (section 3.1 of the paper): cut the document into chunks of the
+model's tokens, embed them, keep the similar ones up to a budget, join them in
+document order. The authors retrieve from the whole document even where the target
+sees a truncated one. Here chunks are cut from exactly the tokens that the target
+sees, so that the drafter cannot know what the target does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from langchain_core.documents import Document
+
+from langchain_ralmspec.errors import (
+    DimensionMismatchError,
+    InvalidValueError,
+    StoreError,
+)
+from langchain_ralmspec.stores.embedding import encode_queries
+from langchain_ralmspec.stores.failures import reported_as_store_error
+
+if TYPE_CHECKING:
+    from langchain_core.embeddings import Embeddings
+    from numpy.typing import NDArray
+
+CHUNK_TOKENS = 512
+"""Tokens of a chunk, as in the paper."""
+
+SHARE = 1 / 24
+"""The part of the document that the drafter may read, as in the paper."""
+
+FLOOR = 512
+"""Tokens that the drafter may read of any document.
+
+The paper's 4096 is for inputs of 32 K tokens and more. Documents are shorter here,
+and a drafter that reads all of one costs as much a token as the target.
+"""
+
+LEAST_SIMILARITY = 0.3
+"""A chunk less similar to the question than this is dropped, as in the paper."""
+
+_SENTENCE_ENDS = tuple(mark.encode() for mark in ".!?。！？")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some consecutive tokens of a document.
+
+    Attributes:
+        start: position of the first token in the document.
+        tokens: their ids.
+        pieces: the bytes of each token.
+    """
+
+    start: int
+    tokens: tuple[int, ...]
+    pieces: tuple[bytes, ...] = field(repr=False)
+
+    @property
+    def end(self) -> int:
+        """Position after the last token."""
+        return self.start + len(self.tokens)
+
+    @property
+    def text(self) -> str:
+        """The pieces as text; a character that was cut is a replacement character."""
+        return _text(self.pieces)
+
+    def first(self, n_tokens: int) -> Chunk:
+        """The chunk without what follows its first ``n_tokens`` tokens."""
+        return Chunk(self.start, self.tokens[:n_tokens], self.pieces[:n_tokens])
+
+
+def chunk(
+    tokens: Sequence[int], piece: Callable[[int], bytes], size: int = CHUNK_TOKENS
+) -> list[Chunk]:
+    """Cut a document into consecutive chunks (section 3.1 of the paper).
+
+    A chunk ends with the last sentence or line that ends in its last quarter. The
+    paper cuts after ``size`` tokens, wherever that is.
+
+    Args:
+        tokens: the document as the target sees it, truncated if it was.
+        piece: the bytes of a token.
+        size: tokens of a chunk at most, at least 1.
+
+    Returns:
+        The chunks in order; together they are exactly ``tokens``.
+
+    Raises:
+        InvalidValueError: ``size`` is below 1.
+    """
+    if size < 1:
+        msg = f"size must be at least 1, got {size}"
+        raise InvalidValueError(msg)
+    pieces = [piece(token) for token in tokens]
+    chunks: list[Chunk] = []
+    start = 0
+    while start < len(pieces):
+        end = _chunk_end(pieces, start, size)
+        chunks.append(Chunk(start, tuple(tokens[start:end]), tuple(pieces[start:end])))
+        start = end
+    return chunks
+
+
+def _chunk_end(pieces: Sequence[bytes], start: int, size: int) -> int:
+    latest = start + size
+    if latest >= len(pieces):
+        return len(pieces)
+    ends = range(latest, latest - size // 4, -1)
+    for end in ends:
+        last = pieces[end - 1]
+        if b"\n" in last or last.endswith(_SENTENCE_ENDS):
+            return end
+    for end in ends:
+        # Rare characters take several tokens: better not to part them.
+        if not _continues_character(pieces[end]):
+            return end
+    return latest
+
+
+def _continues_character(piece: bytes) -> bool:
+    return b"\x80" <= piece[:1] < b"\xc0"
+
+
+def budget(n_tokens: int, share: float = SHARE, floor: int = FLOOR) -> int:
+    """Tokens that the drafter may read of a document of ``n_tokens``.
+
+    Args:
+        n_tokens: the document's tokens.
+        share: the part of them that it may read, from 0 to 1.
+        floor: what it may read of a document of any length, at least 1.
+
+    Returns:
+        The greater of ``n_tokens * share``, rounded down, and ``floor``.
+
+    Raises:
+        InvalidValueError: ``share`` or ``floor`` is out of its range.
+    """
+    if not 0 <= share <= 1:
+        msg = f"share must be between 0 and 1, got {share}"
+        raise InvalidValueError(msg)
+    if floor < 1:
+        msg = f"floor must be at least 1, got {floor}"
+        raise InvalidValueError(msg)
+    return max(int(n_tokens * share), floor)
+
+
+class ContextIndex:
+    """The embedded chunks of one document, for any number of questions.
+
+    Nothing changes after it is built, so threads may share one as far as they may
+    share the embeddings, which are called on the thread that asks.
+    """
+
+    def __init__(self, chunks: Sequence[Chunk], embeddings: Embeddings) -> None:
+        """Embed all chunks in one call.
+
+        Args:
+            chunks: the document's chunks. Blank ones are left out: there is nothing
+                in them to read, and some encoders refuse an empty text.
+            embeddings: embeds the chunks now and each question later.
+
+        Raises:
+            InvalidValueError: no chunk has any text.
+            StoreError: the encoder raised, or returned something of another shape,
+                or a vector that has no direction.
+        """
+        texts = [chunk.text for chunk in chunks]
+        self._chunks = [
+            chunk for chunk, text in zip(chunks, texts, strict=True) if text.strip()
+        ]
+        texts = [text for text in texts if text.strip()]
+        if not texts:
+            msg = f"none of the {len(chunks)} chunks has any text; give a longer one"
+            raise InvalidValueError(msg)
+        self._embeddings = embeddings
+        vectors = _embed_chunks(embeddings, texts)
+        self._units = _normalized(vectors, texts, type(embeddings).__name__)
+
+    def retrieve(
+        self,
+        question: str,
+        max_tokens: int,
+        least_similarity: float = LEAST_SIMILARITY,
+    ) -> list[Chunk]:
+        """Find what the drafter reads for a question (section 3.1 of the paper).
+
+        The most similar chunks come first while the budget has room. One that does
+        not fit any more is skipped; the best one is cut to the budget instead. Of
+        two that are equally similar, the earlier one is better.
+
+        Where no chunk is similar enough, the best one is kept all the same: a
+        drafter without any document drafts worse.
+
+        Args:
+            question: what the answer is about.
+            max_tokens: tokens of the kept chunks together, at least 1.
+            least_similarity: chunks of a lower cosine are dropped, from -1 to 1.
+
+        Returns:
+            The kept chunks in document order, at least one.
+
+        Raises:
+            InvalidValueError: ``max_tokens`` or ``least_similarity`` is out of its
+                range.
+            DimensionMismatchError: the question's vector is not as long as those of
+                the chunks.
+            StoreError: the encoder raised, or returned something of another shape,
+                or a vector that has no direction.
+        """
+        if max_tokens < 1:
+            msg = f"max_tokens must be at least 1, got {max_tokens}"
+            raise InvalidValueError(msg)
+        if not -1 <= least_similarity <= 1:
+            msg = f"least_similarity must be between -1 and 1, got {least_similarity}"
+            raise InvalidValueError(msg)
+        similarities = self._similarities(question)
+        best, *others = np.argsort(-similarities, kind="stable").tolist()
+        kept = [self._chunks[best].first(max_tokens)]
+        room = max_tokens - len(kept[0].tokens)
+        for row in others:
+            candidate = self._chunks[row]
+            if similarities[row] < least_similarity:
+                break
+            if len(candidate.tokens) <= room:
+                kept.append(candidate)
+                room -= len(candidate.tokens)
+        return sorted(kept, key=lambda chunk: chunk.start)
+
+    def _similarities(self, question: str) -> NDArray[np.float32]:
+        name = type(self._embeddings).__name__
+        vector = encode_queries(self._embeddings, [question])
+        if vector.shape[1] != self._units.shape[1]:
+            msg = (
+                f"{name} gave {vector.shape[1]} numbers for a question but "
+                f"{self._units.shape[1]} for a chunk; embed both with one model"
+            )
+            raise DimensionMismatchError(msg)
+        unit = _normalized(vector, [question], name)
+        # Row by row: a matrix product may round equal rows differently, and then
+        # they tie no more.
+        similarities: NDArray[np.float32] = (self._units * unit).sum(axis=1)
+        return similarities
+
+
+def _embed_chunks(embeddings: Embeddings, texts: list[str]) -> NDArray[np.float32]:
+    name = type(embeddings).__name__
+    with reported_as_store_error(name, "embed the chunks"):
+        vectors = np.asarray(embeddings.embed_documents(texts), dtype=np.float32)
+    if vectors.ndim != 2 or len(vectors) != len(texts):  # noqa: PLR2004
+        msg = f"{name} gave shape {vectors.shape} for {len(texts)} chunks"
+        raise StoreError(msg)
+    return vectors
+
+
+def _normalized(
+    vectors: NDArray[np.float32], texts: Sequence[str], name: str
+) -> NDArray[np.float32]:
+    # The squares of float32 numbers neither overflow nor vanish in float64.
+    wide = vectors.astype(np.float64)
+    lengths = np.linalg.norm(wide, axis=1)
+    for length, text in zip(lengths.tolist(), texts, strict=True):
+        if not 0 < length < np.inf:
+            msg = (
+                f"{name} gave a vector of length {length} for {text[:60]!r}; a "
+                "similarity needs finite vectors other than zero"
+            )
+            raise StoreError(msg)
+    units: NDArray[np.float32] = (wide / lengths[:, None]).astype(np.float32)
+    return units
+
+
+def join(chunks: Sequence[Chunk]) -> str:
+    """Put retrieved chunks together, with blank lines as in the paper.
+
+    Neighbours are not parted: there the document just goes on.
+    """
+    runs: list[list[bytes]] = []
+    end: int | None = None
+    for chunk in chunks:
+        if chunk.start != end:
+            runs.append([])
+        runs[-1] += chunk.pieces
+        end = chunk.end
+    return "\n\n".join(_text(run).strip() for run in runs)
+
+
+def to_documents(
+    chunks: Sequence[Chunk], metadata: Mapping[str, Any] | None = None
+) -> list[Document]:
+    """Show chunks as LangChain documents.
+
+    Args:
+        chunks: what to show.
+        metadata: goes into every document, under its ``start`` and ``end``: the
+            chunk's token positions.
+
+    Returns:
+        One document a chunk, its text stripped.
+    """
+    return [
+        Document(
+            page_content=chunk.text.strip(),
+            metadata={**(metadata or {}), "start": chunk.start, "end": chunk.end},
+        )
+        for chunk in chunks
+    ]
+
+
+def context_text(context: object) -> str:
+    """The text of what a user passes as the context of a question.
+
+    Args:
+        context: a str, a LangChain ``Document``, or a sequence of either, which is
+            joined by blank lines.
+
+    Returns:
+        The text, as it is.
+
+    Raises:
+        InvalidValueError: it is something else, or there is no text in it.
+    """
+    if isinstance(context, Sequence) and not isinstance(
+        context, (str, bytes, bytearray, memoryview)
+    ):
+        text = "\n\n".join(_part_text(part) for part in context)
+    else:
+        text = _part_text(context)
+    if not text.strip():
+        msg = "the context is empty; give the text that the answer is to come from"
+        raise InvalidValueError(msg)
+    return text
+
+
+def _part_text(part: object) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, Document):
+        return part.page_content
+    msg = (
+        f"a {type(part).__name__} is no context; give a str, a Document or a "
+        "sequence of them"
+    )
+    raise InvalidValueError(msg)
+
+
+def _text(pieces: Sequence[bytes]) -> str:
+    return b"".join(pieces).decode("utf-8", errors="replace")

@@ -1,0 +1,289 @@
+"""RAPID's loop: draft on the short context, verify on the long one.
+
+A round takes a draft from the first drafter that has one worth its time, gives it to
+the target in one pass behind the last token, and keeps the tokens that the acceptance
+rule keeps, and one more that is the target's own (arXiv 2502.20330, section 3). A
+round without a draft is plain decoding.
+"""
+
+from __future__ import annotations
+
+import operator
+import time
+import warnings
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.rapid.draft import Draft
+from langchain_ralmspec.rapid.statistics import DraftStats
+from langchain_ralmspec.speculation.draft_length import PROBES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from langchain_ralmspec.engine import Model, Sampler, Transcript
+    from langchain_ralmspec.engine import Sequence as Path
+    from langchain_ralmspec.rapid.draft import Drafter
+    from langchain_ralmspec.speculation.acceptance import Acceptance
+    from langchain_ralmspec.speculation.draft_length import DraftScheduler
+
+_NO_EVIDENCE = 0.5  # what is made of it is learnt
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Tokens that are final.
+
+    Attributes:
+        tokens: ids.
+        text: their bytes.
+        sources: for each token the drafter that had proposed it, or ``"target"``.
+    """
+
+    tokens: tuple[int, ...]
+    text: bytes
+    sources: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class LongRequest:
+    """One answer to be generated from a long context.
+
+    Attributes:
+        target: the model.
+        document: tokens up to the end of the document; their KV is kept.
+        tail: tokens behind it, the question among them.
+        transcript: receives the answer.
+        sampler: draws tokens.
+        acceptance: judges drafted ones.
+        scheduler: chooses draft lengths.
+        drafters: are asked in this order.
+        max_tokens: length limit of the answer.
+        stats: counts and seconds.
+        finish_reason: why the answer ended; None until it has.
+    """
+
+    target: Model
+    document: tuple[int, ...]
+    tail: tuple[int, ...]
+    transcript: Transcript
+    sampler: Sampler
+    acceptance: Acceptance
+    scheduler: DraftScheduler
+    drafters: list[Drafter]
+    max_tokens: int
+    stats: DraftStats = field(default_factory=DraftStats)
+    finish_reason: FinishReason | None = None
+
+
+def generate(request: LongRequest) -> Generator[Written, None, None]:
+    """Write the answer, round by round."""
+    path, logits = _read_prompt(request)
+    answer = _Answer(request, path)
+    yield answer.take(Draft(), None, logits[np.newaxis])
+    while request.finish_reason is None:
+        yield answer.round()
+
+
+def _read_prompt(request: LongRequest) -> tuple[Path, NDArray[np.float32]]:
+    """The target's path behind the prompt, and the logits there."""
+    start = time.perf_counter()
+    target, stats = request.target, request.stats
+    stats.prompt_tokens = len(request.document) + len(request.tail)
+    path = target.find(request.document)
+    if path is not None:
+        stats.cached_tokens = len(request.document)
+    else:
+        path = target.open(request.document)
+    logits = path.extend(request.tail)
+    stats.seconds_prefilling += time.perf_counter() - start
+    return path, logits
+
+
+class _Answer:
+    """The state of a request that has its prompt read."""
+
+    def __init__(self, request: LongRequest, path: Path) -> None:
+        self._request, self._path = request, path
+        self._drafters = list(request.drafters)
+        self._prefix = [*request.document, *request.tail]
+        self._n_prompt = len(self._prefix)
+        self._passed_over: list[tuple[str, Draft]] = []
+        self._begun: set[str] = set()  # drafters that have read their prompts
+        self._spent: dict[str, float] = {}  # seconds of drafters in this round
+
+    def round(self) -> Written:
+        """Draft, verify, keep."""
+        scheduler, stats = self._request.scheduler, self._request.stats
+        self._passed_over, self._spent = [], {}
+        probing, start = stats.seconds_probing, time.perf_counter()
+        name, draft = self._draft()
+        drafting = time.perf_counter() - start - (stats.seconds_probing - probing)
+        start = time.perf_counter()
+        rows = self._path.score((self._prefix[-1], *draft.tokens))
+        verifying = time.perf_counter() - start
+        written = self.take(draft, name, rows)
+        # What was rejected leaves the KV; the last token was never in it.
+        self._path.truncate(len(self._prefix) - 1)
+        n_right = sum(source != "target" for source in written.sources)
+        scheduler.costs.add(len(rows), verifying)
+        stats.seconds_drafting += drafting
+        stats.seconds_verifying += verifying
+        stats.verified(name, len(draft.tokens), n_right)
+        if name is not None:
+            # Behind a stop nothing was judged.
+            n_judged = n_right if self._request.finish_reason == "stop" else None
+            scheduler.judged(name, draft.evidence[:n_judged], n_right)
+        for drafter, seconds in self._spent.items():
+            kept = (n_right, verifying) if drafter == name else None
+            scheduler.followed(drafter, seconds, kept)
+        self._judge_passed_over(written)
+        return written
+
+    def _judge_passed_over(self, written: Written) -> None:
+        """Learn from drafts that were not worth a pass whether they were right."""
+        for name, draft in self._passed_over if written.tokens else ():
+            n_right = int(draft.tokens[0] == written.tokens[0])
+            self._request.scheduler.judged(name, draft.evidence[:1], n_right)
+
+    def take(
+        self, draft: Draft, name: str | None, rows: NDArray[np.float32]
+    ) -> Written:
+        """Keep what is accepted of a draft, and a token of the target's own.
+
+        Args:
+            draft: what was proposed.
+            name: by whom.
+            rows: the target's logits before each drafted token, and behind the last.
+        """
+        transcript = self._request.transcript
+        start, sources = len(transcript), []
+        for number, row in enumerate(rows):
+            token = self._choose(row, draft, number)
+            is_drafted = number < len(draft.tokens) and token == draft.tokens[number]
+            if self._append(token):
+                sources.append(name if name and is_drafted else "target")
+            if self._request.finish_reason or not is_drafted:
+                break
+        end = len(transcript)
+        self._prefix[self._n_prompt + start :] = transcript.tokens[start:]
+        self._request.stats.tokens += end - start
+        return Written(
+            tuple(transcript.tokens[start:end]),
+            transcript.text_bytes(start, end),
+            tuple(sources),
+        )
+
+    def _choose(self, row: NDArray[np.float32], draft: Draft, number: int) -> int:
+        """The token in the place of a drafted one, or behind the last."""
+        sampler, acceptance = self._request.sampler, self._request.acceptance
+        generated, qs = self._request.transcript.tokens, draft.probabilities
+        if qs is None or acceptance.is_lossless or number == len(draft.tokens):
+            # Keeping a drafted token exactly where it is the one that plain decoding
+            # draws is the rule without distributions (see Acceptance.judge). Without
+            # transfer it is as well: an answer depends on its seed, not on drafts.
+            return sampler.sample(row, generated)
+        q = qs[number]
+        if sampler.temperature == 0:
+            with np.errstate(divide="ignore"):
+                return acceptance.choice(sampler.penalized(row, generated), np.log(q))
+        p = sampler.probabilities(row, generated)
+        with np.errstate(divide="ignore"):
+            p_hat = acceptance.enriched(p, q, np.log(p))
+        judged = (draft.tokens[number], p, q, p_hat)
+        first, second = sampler.uniforms(len(generated), 2)
+        return acceptance.judge(*judged, (first, second))[1]
+
+    def _append(self, token: int) -> bool:
+        """Add a token to the answer; False for one that ends it unwritten."""
+        request, weights = self._request, self._request.target.weights
+        if weights.is_end(token):
+            request.finish_reason = "stop"
+            return False
+        if request.transcript.append(token, weights.piece(token)):
+            request.finish_reason = "stop"
+        elif len(request.transcript) >= request.max_tokens:
+            request.finish_reason = "length"
+        return True
+
+    def _draft(self) -> tuple[str | None, Draft]:
+        """The first draft that is worth a pass, cut to the best length."""
+        request, scheduler = self._request, self._request.scheduler
+        # The pass brings one token more than it verifies.
+        room = request.max_tokens - len(request.transcript) - 1
+        limit = min(scheduler.limit(), room, request.target.n_batch - 1)
+        if limit < 1:
+            return None, Draft()
+        for drafter in list(self._drafters):
+            if not scheduler.worth_drafting(drafter.name):
+                continue
+            draft = self._propose(drafter, limit)
+            if not draft.tokens:
+                continue
+            if scheduler.is_worth_probing(drafter.name, draft.evidence):
+                self._probe()
+            length = scheduler.cut(drafter.name, draft.evidence)
+            if length:
+                return drafter.name, draft.cut(length)
+            self._passed_over.append((drafter.name, draft))
+        return None, Draft()
+
+    def _propose(self, drafter: Drafter, limit: int) -> Draft:
+        """Ask a drafter; one that fails is not asked again."""
+        start = time.perf_counter()
+        try:
+            draft = drafter.propose(self._prefix, limit)
+            _check(draft, limit, self._request.target.weights.n_vocab)
+        except Exception as error:  # noqa: BLE001  whatever it is: the target goes on
+            self._drafters.remove(drafter)
+            warnings.warn(
+                f"the drafter {drafter.name!r} failed, so the answer goes on without "
+                f"it: {type(error).__name__}: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return Draft()
+        seconds, n = time.perf_counter() - start, len(draft.tokens)
+        if drafter.name in self._begun:
+            self._spent[drafter.name] = seconds
+            if n:
+                self._request.scheduler.drafters[drafter.name].step.add(seconds / n)
+        # The first draft takes the drafter's own prompt, which is paid for once.
+        self._begun.add(drafter.name)
+        if n and not draft.evidence:
+            draft = replace(draft, evidence=(_NO_EVIDENCE,) * n)
+        return draft
+
+    def _probe(self) -> None:
+        """Time passes of several sizes, once for a length of context."""
+        start, request = time.perf_counter(), self._request
+        room = request.target.n_ctx - self._path.length
+        room = min(room, request.target.n_batch, len(self._prefix))
+        for size in (size for size in PROBES if size <= room):
+            begun = time.perf_counter()
+            self._path.score(self._prefix[-size:])
+            request.scheduler.costs.add(size, time.perf_counter() - begun)
+            self._path.truncate(len(self._prefix) - 1)
+        request.stats.seconds_probing += time.perf_counter() - start
+
+
+def _check(draft: Draft, limit: int, n_vocab: int) -> None:
+    """Refuse a draft that cannot be verified."""
+    n = len(draft.tokens)
+    if n > limit:
+        raise InvalidValueError(f"asked for {limit} tokens at most, it gave {n}")
+    for token in draft.tokens:
+        if not 0 <= operator.index(token) < n_vocab:
+            raise InvalidValueError(f"{token} is not one of {n_vocab} token ids")
+    if draft.evidence and len(tuple(map(float, draft.evidence))) != n:
+        msg = f"it gave {n} tokens with evidence for {len(draft.evidence)}"
+        raise InvalidValueError(msg)
+    rows = draft.probabilities
+    if rows is not None and rows.shape != (n, n_vocab):
+        msg = f"its probabilities have shape {rows.shape}, not {(n, n_vocab)}"
+        raise InvalidValueError(msg)

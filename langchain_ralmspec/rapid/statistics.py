@@ -1,0 +1,98 @@
+"""Counts and seconds of one answer."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(slots=True)
+class DraftStats:
+    """What drafting did in one call.
+
+    Attributes:
+        tokens: of the answer.
+        passes: of the target for it, the prompt's not counted.
+        drafted: tokens sent to be verified, by drafter.
+        accepted: of them, by drafter.
+        lengths: drafts verified, by length; 0 is plain decoding.
+        rounds: for every pass the drafter (None for plain decoding), the tokens
+            drafted and the tokens accepted, in order.
+        prompt_tokens: of the target's prompt.
+        cached_tokens: of these, those whose KV was kept from before.
+        dropped_tokens: of the document, that did not fit.
+        seconds: all, from the call to the end.
+        seconds_retrieving: tokenising the context, choosing what the drafter reads.
+        seconds_prefilling: the target's prompt, up to the first token.
+        seconds_drafting: in drafters, their own prompts included.
+        seconds_verifying: in passes of the target.
+        seconds_probing: measuring what batches cost, once for a context length.
+        first_token: seconds from the call to the first token.
+    """
+
+    tokens: int = 0
+    passes: int = 0
+    drafted: dict[str, int] = field(default_factory=dict)
+    accepted: dict[str, int] = field(default_factory=dict)
+    lengths: dict[int, int] = field(default_factory=dict)
+    rounds: list[tuple[str | None, int, int]] = field(default_factory=list)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    dropped_tokens: int = 0
+    seconds: float = 0.0
+    seconds_retrieving: float = 0.0
+    seconds_prefilling: float = 0.0
+    seconds_drafting: float = 0.0
+    seconds_verifying: float = 0.0
+    seconds_probing: float = 0.0
+    first_token: float = 0.0
+
+    @property
+    def acceptance(self) -> float | None:
+        """Share of the drafted tokens that were accepted; None without any."""
+        drafted = sum(self.drafted.values())
+        return sum(self.accepted.values()) / drafted if drafted else None
+
+    @property
+    def tokens_per_pass(self) -> float | None:
+        """Tokens that a pass of the target gave; None before the first."""
+        return (self.tokens - 1) / self.passes if self.passes else None
+
+    @property
+    def decode_seconds(self) -> float:
+        """Seconds behind the first token."""
+        return self.seconds - self.first_token
+
+    @contextmanager
+    def retrieving(self) -> Iterator[None]:
+        """Count the time of a block as spent before the model began."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - start
+            self.seconds_retrieving += seconds
+            self.seconds += seconds
+
+    def verified(self, name: str | None, n_drafted: int, n_accepted: int) -> None:
+        """Count a pass of the target."""
+        self.passes += 1
+        self.lengths[n_drafted] = self.lengths.get(n_drafted, 0) + 1
+        self.rounds.append((name, n_drafted, n_accepted))
+        if name is not None:
+            self.drafted[name] = self.drafted.get(name, 0) + n_drafted
+            self.accepted[name] = self.accepted.get(name, 0) + n_accepted
+
+    def as_dict(self) -> dict[str, Any]:
+        """For metadata, and JSON."""
+        figures = asdict(self)
+        del figures["rounds"]
+        return figures | {
+            "acceptance": self.acceptance,
+            "tokens_per_pass": self.tokens_per_pass,
+        }
