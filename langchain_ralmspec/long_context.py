@@ -106,9 +106,9 @@ class LongContextGeneration(StrictArguments, Sampling):
     """Layers on a GPU; -1 for all."""
     exact_batches: bool = False
     """Load the target so that verifying several tokens at once gives the bits that
-    plain decoding gives. Without it, kernels for batches may round otherwise than
-    those for single tokens, and where two tokens are about equally probable, the
-    greedy answer may take the other one."""
+    plain decoding gives, and draft no more at once than it does so for. Without it,
+    kernels for batches may round otherwise than those for single tokens, and where
+    two tokens are about equally probable, the answer may take the other one."""
     stop: list[str] | None = None
     """Strings that end the answer; they are not part of it."""
     system_prompt: str = "Answer the question with the help of the text above."
@@ -182,6 +182,8 @@ class LongContextGeneration(StrictArguments, Sampling):
             n_gpu_layers=self.n_gpu_layers,
             n_slots=_N_SLOTS,
             exact_batches=self.exact_batches,
+            # Without it, verifying several tokens takes half the time on a CPU.
+            flash_attention=False if self.n_gpu_layers == 0 else None,
             kv_cache_bytes=self.kv_cache_bytes,
             kv_cache_dir=self.kv_cache_dir,
         )
@@ -294,6 +296,7 @@ class LongContextGeneration(StrictArguments, Sampling):
             scheduler=scheduler,
             drafters=[],
             max_tokens=sampling.max_tokens,
+            longest_draft=self._longest_draft(target),
             stats=stats,
         )
         bench = _Bench(conversation, chunks, request, n_prompt)
@@ -302,6 +305,21 @@ class LongContextGeneration(StrictArguments, Sampling):
         for drafter in request.drafters:
             self._estimates.setdefault(drafter.name, _estimates(drafter.name))
         return LongRun(request, stops)
+
+    def _longest_draft(self, target: Model) -> int | None:
+        """Tokens of a draft that can be verified exactly; None where it need not be."""
+        if not self.exact_batches or self.draft_length == 0:
+            return None
+        size = target.exact_batch_size
+        if size == 1:
+            warnings.warn(
+                f"even two tokens at once make {target.path.name!r} round otherwise "
+                "than one, so exact_batches=True leaves no room for drafts: decoding "
+                "token by token (Q4_0 and Q8_0 files can be exact)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return size - 1
 
     @property
     def _acceptance(self) -> Acceptance:

@@ -107,7 +107,7 @@ def demo(
         corpus=corpus,
         model=model,
         max_tokens=max_tokens,
-        speculation_stride=_stride(speculation_stride),
+        speculation_stride=_auto_or_number("speculation stride", speculation_stride),
         guess_policy=guess_policy,
     ).run(json)
     if not identical:
@@ -134,6 +134,36 @@ def doctor(
     from langchain_ralmspec.cli.doctor import Doctor  # heavy: torch, llama.cpp
 
     Doctor(target=target, question=question).run(json)
+
+
+@app.command()
+def preload(
+    file: Annotated[Path, typer.Argument(help="A text, in UTF-8.")],
+    target: Annotated[
+        str,
+        typer.Option(
+            help="Who will be asked about it: a GGUF file, a name that `models list` "
+            "shows, or NAME:F16 and the like."
+        ),
+    ] = "smollm2-135m",
+    kv_cache_dir: Annotated[
+        Path | None, typer.Option(help="The folder that RapidChain is given.")
+    ] = None,
+    n_ctx: Annotated[int, typer.Option(help="As RapidChain is given.", min=1)] = 8192,
+    exact_batches: Annotated[  # noqa: FBT002  a flag
+        bool, typer.Option("--exact-batches", help="As RapidChain is given.")
+    ] = False,
+) -> None:
+    """Read a long text ahead of its first question."""
+    from langchain_ralmspec.cli import preload as reading
+
+    done = reading.preload(
+        file, target, kv_cache_dir, n_ctx=n_ctx, exact_batches=exact_batches
+    )
+    typer.echo(
+        f"{done.tokens:,} tokens read in {done.seconds:.1f} s; {kv_cache_dir} holds "
+        f"{done.folder_bytes / 1e6:.0f} MB"
+    )
 
 
 @bench.command()
@@ -234,6 +264,111 @@ def ralm(
         raise typer.Exit(1)
 
 
+@bench.command()
+def rapid(
+    target: Annotated[
+        str,
+        typer.Option(
+            help="A GGUF file, a name that `models list` shows, or NAME:F16 and the "
+            "like for another quantisation."
+        ),
+    ] = "smollm2-135m",
+    drafter: Annotated[
+        str,
+        typer.Option(
+            help="lookup, self, auto, a model of the target's vocabulary, or "
+            "text:MODEL for one of any; models as for --target."
+        ),
+    ] = "auto",
+    documents: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON lines with "context", "question" and, if known, a list of '
+            '"answers"; modules of the standard library by default.',
+            dir_okay=False,
+        ),
+    ] = None,
+    task: Annotated[
+        Literal["qa", "quote"],
+        typer.Option(help="Answer questions, or go on with a paragraph of the text."),
+    ] = "qa",
+    limit: Annotated[int, typer.Option(help="Ask so many at most.", min=1)] = 20,
+    n_ctx: Annotated[
+        int, typer.Option(help="Tokens of context, question and answer.", min=1)
+    ] = 8192,
+    max_tokens: Annotated[int, typer.Option(help="Length of an answer.", min=1)] = 64,
+    draft_length: Annotated[
+        str, typer.Option(help='Tokens drafted in a round; "auto" measures.')
+    ] = "auto",
+    eta: Annotated[
+        list[float] | None,
+        typer.Option(help="Strength of the transfer; may be repeated. 5 by default."),
+    ] = None,
+    transfer: Annotated[
+        Literal["paper", "exact"],
+        typer.Option(help="How the RAPID rows let the drafter change the answer."),
+    ] = "paper",
+    embedding: Annotated[
+        str, typer.Option(help='"minilm", or a sentence-transformers folder.')
+    ] = "minilm",
+    exact_batches: Annotated[  # noqa: FBT002  a flag
+        bool,
+        typer.Option(
+            "--exact-batches",
+            help="Load the target so that batches cannot change an answer; fails if "
+            "one differs.",
+        ),
+    ] = False,
+    n_gpu_layers: Annotated[
+        int, typer.Option(help="Layers on a GPU; -1 for all.", min=-1)
+    ] = 0,
+    kv_cache_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Time reading the KV from a folder in this one, removed afterwards.",
+            file_okay=False,
+        ),
+    ] = None,
+    rows: Annotated[
+        str | None,
+        typer.Option(help="Only these, with commas between: plain,rag,SD,RAPID."),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the figures to this file.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw them into this folder.", file_okay=False)
+    ] = None,
+) -> None:
+    """Time plain decoding of long contexts against drafting."""
+    from langchain_ralmspec.cli.bench_rapid import ROWS, RapidBench
+
+    figures = RapidBench(
+        target=target,
+        drafter=drafter,
+        documents=documents,
+        task=task,
+        limit=limit,
+        n_ctx=n_ctx,
+        max_tokens=max_tokens,
+        draft_length=_auto_or_number("draft length", draft_length),
+        etas=tuple(eta or (5.0,)),
+        transfer=transfer,
+        embedding=embedding,
+        exact_batches=exact_batches,
+        n_gpu_layers=n_gpu_layers,
+        kv_cache_dir=kv_cache_dir,
+        rows=tuple(rows.split(",")) if rows else ROWS,
+    ).run(json, plot)
+    # Without exact batches, kernels that round otherwise may part answers.
+    if (
+        exact_batches
+        and "SD" in figures["rows"]
+        and not figures["summary"]["identical"]
+    ):
+        raise typer.Exit(1)
+
+
 @bench.command("plot")
 def plot_(
     files: Annotated[
@@ -251,12 +386,12 @@ def plot_(
         typer.echo(file)
 
 
-def _stride(given: str) -> int | Literal["auto"]:
+def _auto_or_number(what: str, given: str) -> int | Literal["auto"]:
     if given == "auto":
         return "auto"
     if not given.isdecimal() or int(given) < 1:
         raise InvalidValueError(
-            f"the speculation stride is auto or a number of at least 1, got {given!r}"
+            f"the {what} is auto or a number of at least 1, got {given!r}"
         )
     return int(given)
 

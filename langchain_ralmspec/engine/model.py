@@ -13,7 +13,7 @@ import numpy as np
 from langchain_ralmspec.cores import usable_cores
 from langchain_ralmspec.engine.binding import Context, Weights, check_file, version
 from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder
-from langchain_ralmspec.engine.selftest import is_exact_in_batches, is_repeatable
+from langchain_ralmspec.engine.selftest import exact_batch_size, is_repeatable
 from langchain_ralmspec.engine.sequence import Sequence, Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
@@ -88,7 +88,8 @@ class Model:
             n_slots: sequences that are in the context at once.
             flash_attention: whether to use it; None leaves it to llama.cpp.
             exact_batches: have batches of tokens give the bits that the same tokens
-                give one by one: single tokens by one thread, with flash attention.
+                give one by one, as far as the kernels can (``exact_batch_size``):
+                single tokens by one thread, with flash attention.
             kv_cache_bytes: host memory for the KV of prefixes.
             kv_cache_dir: a folder that keeps it as well, for other processes.
 
@@ -186,9 +187,9 @@ class Model:
         return is_repeatable(self)
 
     @cached_property
-    def exact_in_batches(self) -> bool:
-        """Whether a batch gives the bits that its tokens give one by one."""
-        return is_exact_in_batches(self)
+    def exact_batch_size(self) -> int:
+        """Tokens that one call takes with the bits that they give one by one."""
+        return exact_batch_size(self)
 
     @cached_property
     def template(self) -> ChatTemplate:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from langchain_ralmspec.engine.model import Model
 
 _PREFIX, _TAIL, _SINGLES = 64, 8, 3  # one call of every shape that the loops use
+_BATCHES = (2, 3, 4, 5, 8, 16, 32)  # kernels change between some of these
 
 
 def is_repeatable(model: Model) -> bool:
@@ -56,24 +57,29 @@ def is_repeatable(model: Model) -> bool:
     return all(np.array_equal(run, reference) for run in runs)
 
 
-def is_exact_in_batches(model: Model) -> bool:
-    """Decode the end of a text token by token, and in one call.
+def exact_batch_size(model: Model) -> int:
+    """Decode a text token by token, and in calls of growing size.
 
     Returns:
-        Whether all logits are equal, bit for bit. True when the context is too small
-        for the test.
+        Up to how many tokens a call gives the bits that its tokens give one by one:
+        1 where even two do not, or where the context is too small for the test.
     """
-    n = _PREFIX + _TAIL
+    n = _PREFIX + max(_BATCHES)
     if n > model.n_ctx:
-        return True
+        return 1
     rng = np.random.default_rng(1)
     tokens = rng.integers(0, model.weights.n_vocab, size=n).tolist()
     sequence = Sequence(model)
     sequence.prefill(tokens[:_PREFIX])
-    batch = sequence.score(tokens[_PREFIX:])
-    sequence.truncate(_PREFIX)
-    singles = [sequence.extend([token]) for token in tokens[_PREFIX:]]
-    return np.array_equal(batch, np.stack(singles))
+    singles = np.stack([sequence.extend([token]) for token in tokens[_PREFIX:]])
+    exact = 1
+    for size in _BATCHES:
+        sequence.truncate(_PREFIX)
+        rows = sequence.score(tokens[_PREFIX : _PREFIX + size])
+        if not np.array_equal(rows, singles[:size]):
+            break
+        exact = size
+    return exact
 
 
 def _decode_rest(sequence: Sequence, tokens: list[int]) -> NDArray[np.float32]:

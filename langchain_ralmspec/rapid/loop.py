@@ -64,6 +64,7 @@ class LongRequest:
         scheduler: chooses draft lengths.
         drafters: are asked in this order.
         max_tokens: length limit of the answer.
+        longest_draft: length limit of a draft; None leaves it to the scheduler.
         stats: counts and seconds.
         finish_reason: why the answer ended; None until it has.
     """
@@ -77,6 +78,7 @@ class LongRequest:
     scheduler: DraftScheduler
     drafters: list[Drafter]
     max_tokens: int
+    longest_draft: int | None = None
     stats: DraftStats = field(default_factory=DraftStats)
     finish_reason: FinishReason | None = None
 
@@ -190,14 +192,19 @@ class _Answer:
             return sampler.sample(row, generated)
         q = qs[number]
         if sampler.temperature == 0:
-            with np.errstate(divide="ignore"):
-                return acceptance.choice(sampler.penalized(row, generated), np.log(q))
+            return acceptance.choice(sampler.penalized(row, generated), q)
         p = sampler.probabilities(row, generated)
         with np.errstate(divide="ignore"):
             p_hat = acceptance.enriched(p, q, np.log(p))
         judged = (draft.tokens[number], p, q, p_hat)
         first, second = sampler.uniforms(len(generated), 2)
         return acceptance.judge(*judged, (first, second))[1]
+
+    def _is_random(self, draft: Draft) -> bool:
+        """Whether which tokens are verified bears on the law of what comes out."""
+        sampler, acceptance = self._request.sampler, self._request.acceptance
+        is_transferred = draft.probabilities is not None and not acceptance.is_lossless
+        return is_transferred and sampler.temperature > 0
 
     def _append(self, token: int) -> bool:
         """Add a token to the answer; False for one that ends it unwritten."""
@@ -217,6 +224,8 @@ class _Answer:
         # The pass brings one token more than it verifies.
         room = request.max_tokens - len(request.transcript) - 1
         limit = min(scheduler.limit(), room, request.target.n_batch - 1)
+        if request.longest_draft is not None:
+            limit = min(limit, request.longest_draft)
         if limit < 1:
             return None, Draft()
         for drafter in list(self._drafters):
@@ -227,7 +236,9 @@ class _Answer:
                 continue
             if scheduler.is_worth_probing(drafter.name, draft.evidence):
                 self._probe()
-            length = scheduler.cut(drafter.name, draft.evidence)
+            length = scheduler.cut(
+                drafter.name, draft.evidence, in_order=self._is_random(draft)
+            )
             if length:
                 return drafter.name, draft.cut(length)
             self._passed_over.append((drafter.name, draft))

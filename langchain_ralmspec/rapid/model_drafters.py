@@ -7,6 +7,7 @@ larger one of the same vocabulary, or, through text, any other.
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -124,7 +125,8 @@ class RagDrafter:
             if token >= self._n_vocab:  # padding, unknown to the target
                 break
             tokens.append(token)
-            confidences.append(float(row[token]))
+            # Not the token's own: what is drawn must not decide whether it is judged.
+            confidences.append(float(row.max()))
             rows.append(self._fit(row))
             if (
                 len(tokens) == n
@@ -151,6 +153,7 @@ class RagDrafter:
         fitted = np.zeros(self._n_vocab)
         shared = min(self._n_vocab, len(row))
         fitted[:shared] = row[:shared]
+        fitted /= fitted.sum()  # padding may have had a share
         return fitted
 
 
@@ -192,8 +195,10 @@ class TextDrafter:
             self._written = _Written.on(self._model, self._prompt())
         weights = self._model.weights
         said = b"".join(map(self._target.piece, prefix[self._n_prompt :]))
-        answer = weights.tokenize(said.decode("utf-8", "ignore"))
-        if not answer:
+        decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+        answer = weights.tokenize(decoder.decode(said))
+        unfinished, _ = decoder.getstate()
+        if unfinished or not answer:  # no text goes on inside a character
             return Draft()
         logits = self._written.catch_up(answer)
         pieces: list[bytes] = []
@@ -213,8 +218,7 @@ class TextDrafter:
         self, pieces: list[bytes], confidences: list[float], n: int
     ) -> Draft:
         """Tokens of the target; each is as sure as the least sure one in its text."""
-        text = b"".join(pieces).decode("utf-8", "ignore")
-        tokens = self._target.tokenize(text)[:n]
+        tokens = self._target.tokenize(_valid_text(b"".join(pieces)))[:n]
         ends = np.cumsum([len(piece) for piece in pieces])
         evidence, start = [], 0
         for token in tokens:
@@ -223,3 +227,11 @@ class TextDrafter:
             evidence.append(min(confidences[first : last + 1], default=0.0))
             start = end
         return Draft(tuple(tokens), evidence=tuple(evidence))
+
+
+def _valid_text(data: bytes) -> str:
+    """Up to the first byte that is no text, or no whole character."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        return data[: error.start].decode()

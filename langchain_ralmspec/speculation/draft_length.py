@@ -39,7 +39,8 @@ _PRIOR_WEIGHT = 4.0
 _FORGET = 1 / 256
 _MAX_CHANCE = 0.995
 _TRIALS = 4.0  # drafts for which a drafter is given credit
-_RETRY = 1 / 512  # of what is known about a drafter's gain is forgotten each round
+_SETTLE = 1 / 64  # of its gain so far is forgotten with each round that used it
+_RETRY = 1 / 512  # of what is known against it, with each round that did not
 _PROMISING = 0.5  # chance of a draft's first token
 _FREE = 0.02  # of a pass: drafting that takes less need not be thought about
 _LENGTHS = (1, 2, 3, 5, 7, 11, 15)  # drafts whose gain is looked at in advance
@@ -155,8 +156,8 @@ class DraftEstimates:
 
     def saved(self, seconds: float) -> None:
         """A round with a draft of it was sooner than plain decoding by so much."""
-        self._saved = (1 - _FORGET) * self._saved + seconds
-        self._rounds = (1 - _FORGET) * self._rounds + 1
+        self._saved = (1 - _SETTLE) * self._saved + seconds
+        self._rounds = (1 - _SETTLE) * self._rounds + 1
 
     def left_out(self) -> None:
         """A round went without it: what is known against it fades."""
@@ -209,11 +210,12 @@ class DraftScheduler:
         """Whether to stop drafting behind tokens with this evidence."""
         if self.length is not None:
             return len(evidence) >= self.length
-        if self._is_blind:  # one token tells whether probing is worth it
-            return bool(evidence)
         estimates = self.drafters[name]
+        step, typical = estimates.step.value, estimates.typical
+        if self._is_blind or step is None:
+            # One token tells whether probing is worth it, and what the next one costs.
+            return bool(evidence)
         chances = [estimates.chances(value) for value in evidence]
-        step, typical = estimates.step.value or 0.0, estimates.typical
         now = self._gain(chances)
         return all(
             self._gain([*chances, *[typical] * n], n * step) <= now for n in _LENGTHS
@@ -229,15 +231,32 @@ class DraftScheduler:
         chance = self.drafters[name].chances(evidence[0])
         return self.length is None and self._is_blind and chance >= _PROMISING
 
-    def cut(self, name: str, evidence: Sequence[float]) -> int:
-        """How many tokens of a draft to verify; 0 for none."""
+    def cut(
+        self, name: str, evidence: Sequence[float], *, in_order: bool = False
+    ) -> int:
+        """How many tokens of a draft to verify; 0 for none.
+
+        Args:
+            name: of the drafter.
+            evidence: for each of its tokens.
+            in_order: decide on each token without a look at those behind it. They
+                depend on what was drawn in its place, and a token that is more often
+                verified where it is this one is also kept more often.
+        """
         if self.length is not None:
             return min(self.length, len(evidence))
         if self._is_blind:
             return 0
-        chances = [self.drafters[name].chances(value) for value in evidence]
+        estimates = self.drafters[name]
+        chances = [estimates.chances(value) for value in evidence]
         gains = [self._gain(chances[:n]) for n in range(len(chances) + 1)]
-        return gains.index(max(gains))
+        if not in_order:
+            return gains.index(max(gains))
+        for n, gain in enumerate(gains[:-1]):
+            hopes = ([estimates.typical] * more for more in (0, *_LENGTHS))
+            if all(self._gain([*chances[: n + 1], *hope]) <= gain for hope in hopes):
+                return n
+        return len(chances)
 
     def _gain(self, chances: Sequence[float], drafting: float = 0.0) -> float:
         """gain(n), less the seconds that drafting takes."""

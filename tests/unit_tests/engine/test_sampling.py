@@ -64,3 +64,82 @@ def test_without_a_seed_two_samplers_differ() -> None:
         [Sampler(temperature=1, top_k=0, top_p=1).sample(logits, [])] for _ in range(5)
     ]
     assert len(set(map(tuple, draws))) > 1
+
+
+@settings(max_examples=200)
+@given(
+    logit_rows,
+    st.builds(
+        Sampler,
+        temperature=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+        top_k=st.integers(0, 14),
+        top_p=st.floats(0.05, 1.0),
+        repeat_penalty=st.just(1.3),
+        seed=st.integers(0, 20),
+    ),
+    st.lists(st.integers(0, 11), max_size=4),
+)
+def test_tokens_are_drawn_from_the_probabilities(
+    logits: np.ndarray, sampler: Sampler, generated: list[int]
+) -> None:
+    row = sampler.probabilities(logits, generated)
+
+    assert row.shape == logits.shape
+    assert row.sum() == pytest.approx(1)
+    assert (row >= 0).all()
+    if sampler.top_k:
+        assert np.count_nonzero(row) <= max(1, sampler.top_k)
+    assert row[sampler.sample(logits, generated)] > 0
+    # In the order of the logits, the random number falls where the token is.
+    penalized = sampler.penalized(logits, generated)
+    order = np.argsort(-penalized, kind="stable")
+    ends = row[order].cumsum()
+    uniform = sampler.uniforms(len(generated), 1)[0]
+    drawn = order[min(np.searchsorted(ends, uniform, side="right"), 11)]
+    near_an_end = np.abs(ends - uniform).min() < 1e-9
+    assert near_an_end or sampler.sample(logits, generated) == drawn
+
+
+def test_probabilities_of_all_tokens_are_the_softmax() -> None:
+    logits = np.array([0.0, 1.0, 2.0], np.float32)
+    row = Sampler(0.5, top_k=0, top_p=1.0).probabilities(logits, [])
+    expected = np.exp(logits / 0.5) / np.exp(logits / 0.5).sum()
+    assert row == pytest.approx(expected, rel=1e-6)
+
+
+def test_greedy_probabilities_are_certain() -> None:
+    row = Sampler().probabilities(np.array([1.0, 3.0, 3.0], np.float32), [])
+    assert row.tolist() == [0, 1, 0]
+
+
+@given(st.integers(0, 99), st.integers(0, 10_000))
+def test_a_position_has_random_numbers_of_its_own(seed: int, position: int) -> None:
+    sampler = Sampler(seed=seed)
+    numbers = sampler.uniforms(position, 3)
+    assert ((numbers >= 0) & (numbers < 1)).all()
+    assert sampler.uniforms(position, 2).tolist() == numbers[:2].tolist()
+    others = {*sampler.uniforms(position + 1, 3), *Sampler(seed=-1).uniforms(0, 3)}
+    assert len({*numbers, *others}) == 9, "none is used twice"
+
+
+def test_random_numbers_are_spread_evenly() -> None:
+    sampler = Sampler(seed=5)
+    numbers = np.array([sampler.uniforms(position, 3) for position in range(4000)])
+    assert numbers.mean(axis=0) == pytest.approx([0.5] * 3, abs=0.02)
+    correlations = np.corrcoef(numbers, rowvar=False) - np.eye(3)
+    assert np.abs(correlations).max() < 0.06
+
+
+@given(logit_rows, st.lists(st.integers(0, 11), max_size=80))
+def test_the_penalty_is_on_the_last_64_tokens(
+    logits: np.ndarray, generated: list[int]
+) -> None:
+    before = logits.copy()
+    changed = Sampler(repeat_penalty=2.0).penalized(logits, generated)
+    for token in range(12):
+        factor = 1.0
+        if token in generated[-64:]:
+            factor = 0.5 if logits[token] > 0 else 2.0
+        assert changed[token] == logits[token] * factor
+    assert (logits == before).all()
+    assert Sampler().penalized(logits, generated) is logits

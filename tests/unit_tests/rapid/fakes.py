@@ -295,6 +295,7 @@ def make_request(
     length: int | None = 4,
     drafters: Sequence[Drafter] = (),
     max_tokens: int = 24,
+    longest_draft: int | None = None,
 ) -> LongRequest:
     """A request over the fakes; fresh at every call."""
     scheduler = scheduler or DraftScheduler(BatchCosts(), {}, length)
@@ -311,4 +312,5 @@ def make_request(
         scheduler=scheduler,
         drafters=list(drafters),
         max_tokens=max_tokens,
+        longest_draft=longest_draft,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from langchain_ralmspec.engine import Sampler
 from langchain_ralmspec.rapid import (
     Drafter,
-    LongRequest,
     LongRun,
     PromptLookupDrafter,
     RagDrafter,
@@ -64,12 +63,13 @@ class Case:
     document: tuple[int, ...] = (2, 3, 4, 2, 3, 6, 4)
     tail: tuple[int, ...] = (6,)
     stops: tuple[str, ...] = ()
-    sampler: Sampler = Sampler()
+    sampler: Sampler = field(default_factory=Sampler)
     max_tokens: int = 30
     end_bias: float = -1.0
     n_batch: int = 512
     is_kept: bool = False
     length: int | None = 4
+    longest_draft: int | None = None
     costs: tuple[float, ...] = ()
     spare: int = 0  # tokens of context beyond what is needed
 
@@ -89,8 +89,9 @@ def run(case: Case, answer: Sequence[int] | None = None) -> tuple[LongRun, FakeM
     costs = GivenCosts(seconds) if case.costs else BatchCosts()
     scheduler = DraftScheduler(costs, {}, case.length)
     drafters = [
-        Watched(make_drafter(kind, str(number), scheduler, n_prompt, answer, case))
-        for number, kind in enumerate(case.drafters if answer is not None else ())
+        Watched(make_drafter(kind, f"{kind.what} {n}", scheduler, case, answer))
+        for n, kind in enumerate(case.drafters)
+        if answer is not None
     ]
     request = make_request(
         target,
@@ -101,28 +102,27 @@ def run(case: Case, answer: Sequence[int] | None = None) -> tuple[LongRun, FakeM
         scheduler=scheduler,
         drafters=drafters,
         max_tokens=case.max_tokens,
+        longest_draft=case.longest_draft,
     )
     return LongRun(request, case.stops), target
 
 
 def make_drafter(
     kind: Kind,
-    number: str,
+    name: str,
     scheduler: DraftScheduler,
-    n_prompt: int,
-    answer: Sequence[int] | None,
     case: Case,
+    answer: Sequence[int],
 ) -> Drafter:
-    name = f"{kind.what} {number}"
+    n_prompt = len(case.document) + len(case.tail)
     if kind.what == "lookup":
         scheduler.drafters[name] = DraftEstimates(chances=chances_of_match())
         lookup = PromptLookupDrafter()
         lookup.name = name
         return lookup
     if kind.what not in MODELS:
-        known = [*(answer or ()), ENDS[0]]
         return Oracle(
-            known,
+            [*answer, ENDS[0]],
             n_prompt,
             name,
             kind.accuracy,
@@ -177,6 +177,8 @@ def check(case: Case) -> LongRun:
     assert all(f"{name!r} failed" in said for name in failed)
     check_books(drafted, {drafter.name: drafter.proposed for drafter in watched})
     assert drafted.stats.passes <= plain.stats.passes
+    longest = case.max_tokens if case.longest_draft is None else case.longest_draft
+    assert max(drafted.stats.lengths, default=0) <= longest
     assert drafted.stats.cached_tokens == len(case.document) * case.is_kept
     return drafted
 
@@ -195,21 +197,21 @@ def check_books(run: LongRun, proposed: dict[str, dict[int, tuple[int, ...]]]) -
     del sources["target"]
     assert sources == Counter(stats.accepted)
     for name in stats.drafted:
-        own = [(n, right) for by, n, right in stats.rounds if by == name]
+        own = [(n, right) for who, n, right in stats.rounds if who == name]
         assert stats.drafted[name] == sum(n for n, _ in own)
         assert stats.accepted[name] == sum(right for _, right in own)
         assert all(0 <= right <= n for n, right in own)
     assert written[0].sources in {(), ("target",)}
     start = stats.prompt_tokens + len(written[0].tokens)
     assert stats.prompt_tokens == len(request.document) + len(request.tail)
-    for w, (name, n, right) in zip(written[1:], stats.rounds, strict=True):
-        tokens = proposed[name][start][:n] if name else ()
+    for w, (by, n, right) in zip(written[1:], stats.rounds, strict=True):
+        tokens = proposed[by][start][:n] if by else ()
         assert len(tokens) == n
         assert w.tokens[:right] == tokens[:right]
-        assert w.sources[:right] == (name,) * right
         assert len(w.tokens) <= right + 1
         if w is not written[-1]:
             assert len(w.tokens) == right + 1
+        assert set(w.sources[:right]) <= {by}
         if right < len(w.tokens):  # the target's own
             assert w.sources[right] == "target"
             assert w.tokens[right] != (*tokens, None)[right]
@@ -248,6 +250,7 @@ cases = st.builds(
     n_batch=st.sampled_from([1, 2, 3, 512]),
     is_kept=st.booleans(),
     length=st.one_of(st.none(), st.integers(1, 8)),
+    longest_draft=st.sampled_from([None, None, 0, 2]),
     costs=st.one_of(
         st.just(()),
         st.lists(st.floats(0.1, 4), min_size=1, max_size=4).map(sorted).map(tuple),

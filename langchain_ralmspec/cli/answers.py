@@ -1,0 +1,62 @@
+"""How good an answer is: the measures of SQuAD, which RAPID's tables use as well."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One answer against those that are right.
+
+    Attributes:
+        f1: of the words in common with the nearest right answer.
+        exact: whether it is one of them.
+        contains: whether one of them stands in it.
+    """
+
+    f1: float
+    exact: bool
+    contains: bool
+
+
+def score(said: str, answers: Sequence[str]) -> Score | None:
+    """Judge an answer by the right one that flatters it most; None without any."""
+    if not answers:
+        return None
+    given = normalized(said)
+    right = [normalized(answer) for answer in answers]
+    return Score(
+        max(_f1(given, one) for one in right),
+        given in right,
+        any(_stands_in(one, given) for one in right),
+    )
+
+
+def normalized(text: str) -> str:
+    """Lower case, without punctuation, articles and needless blanks."""
+    bare = text.lower().translate(_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", bare).split())
+
+
+def _f1(one: str, other: str) -> float:
+    ours, theirs = one.split(), other.split()
+    if not ours or not theirs:
+        return float(ours == theirs)
+    shared = (Counter(ours) & Counter(theirs)).total()
+    return 2 * shared / (len(ours) + len(theirs))
+
+
+def _stands_in(part: str, whole: str) -> bool:
+    """Whether the words of one text stand in the other, one after another."""
+    return bool(part) and f" {part} " in f" {whole} "

@@ -1,0 +1,281 @@
+"""``ralmspec bench rapid``: plain decoding of long contexts against drafting.
+
+Every question is answered by all rows in turn, in one process and on one target
+model. A context's KV is there for all rows but in the timing of the first token of
+its first question.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+
+from langchain_ralmspec.cli import plots, rapid_plots
+from langchain_ralmspec.cli.comparison import machine
+from langchain_ralmspec.cli.figures import check_file, check_folder, write_figures
+from langchain_ralmspec.cli.long_documents import (
+    QUOTE_TEMPLATE,
+    Sample,
+    grouped,
+    load_samples,
+    python_samples,
+    quotes,
+)
+from langchain_ralmspec.cli.rapid_contest import (
+    PLAIN,
+    RAG,
+    RAPID,
+    SD,
+    Asked,
+    Library,
+    LongContest,
+)
+from langchain_ralmspec.cli.rapid_figures import figures
+from langchain_ralmspec.cli.rapid_report import report
+from langchain_ralmspec.cli.targets import find_embeddings, find_target
+from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.rapid_chain import RapidChain
+
+if TYPE_CHECKING:
+    from langchain_core.embeddings import Embeddings
+
+    from langchain_ralmspec.speculation import Transfer
+
+ROWS = (PLAIN, RAG, SD, RAPID)
+"""Plain decoding; the same on retrieved passages only; drafting without transfer of
+knowledge, which is lossless; and with it, a row for each strength η."""
+
+_NAMED = ("auto", "lookup", "self")
+_TEXT = "text:"
+_BESIDE = 512  # tokens of question and template at most, and of rounding
+
+
+@dataclass(frozen=True, kw_only=True)
+class RapidBench:
+    """What to measure.
+
+    Attributes:
+        target: a GGUF file, the name of a packaged model, or ``NAME:QUANTISATION``.
+        drafter: as ``RapidChain`` takes it; models by packaged name as well.
+        documents: JSON lines of samples; Python's docstrings when None.
+        task: answer the questions, or quote a paragraph of every context.
+        limit: ask so many at most.
+        n_ctx: tokens of context, question and answer together.
+        max_tokens: length of an answer.
+        draft_length: tokens drafted in a round; ``"auto"`` measures.
+        etas: strengths of the transfer of knowledge, a row each.
+        transfer: how these rows transfer it.
+        embedding: a sentence-transformers model, by packaged name or folder.
+        exact_batches: load the target so that batches cannot change an answer.
+        n_gpu_layers: layers on a GPU; -1 for all.
+        kv_cache_dir: a folder in which KV is kept for the time of the run.
+        rows: of ``ROWS``; the plain one is always there.
+    """
+
+    target: str = "smollm2-135m"
+    drafter: str = "auto"
+    documents: Path | None = None
+    task: Literal["qa", "quote"] = "qa"
+    limit: int = 20
+    n_ctx: int = 8192
+    max_tokens: int = 64
+    draft_length: int | Literal["auto"] = "auto"
+    etas: tuple[float, ...] = (5.0,)
+    transfer: Transfer = "paper"
+    embedding: str = "minilm"
+    exact_batches: bool = False
+    n_gpu_layers: int = 0
+    kv_cache_dir: Path | None = None
+    rows: tuple[str, ...] = ROWS
+
+    def run(
+        self, json_file: Path | None = None, plot_folder: Path | None = None
+    ) -> dict[str, Any]:
+        """Measure; print, write, plot and return the figures.
+
+        Raises:
+            InvalidValueError: something cannot be served; said before any work.
+            MissingExtraError: a package that this needs is not installed.
+        """
+        self._check(json_file, plot_folder)
+        samples = self._samples()
+        with self._contest() as contest:
+            for number, (sample, warm_up) in enumerate(
+                self._asked(contest, samples), 1
+            ):
+                asked = contest.ask(sample, warm_up)
+                _say(f"{number}. {' '.join(sample.question.split())}  {_rates(asked)}")
+            measured = self._described(contest, figures(contest))
+        report(measured, Console())
+        if json_file:
+            write_figures(json_file, measured)
+            _say(f"figures written to {json_file}")
+        if plot_folder:
+            for file in rapid_plots.draw(measured, plot_folder):
+                _say(f"plotted {file}")
+        return measured
+
+    def _check(self, json_file: Path | None, plot_folder: Path | None) -> None:
+        for row in self.rows:
+            if row not in ROWS:
+                raise InvalidValueError(
+                    f"unknown row {row!r}; known: {', '.join(ROWS)}"
+                )
+        for eta in self.etas:
+            if not eta >= 0:
+                raise InvalidValueError(f"eta must be at least 0, got {eta}")
+        check_file(json_file)
+        check_folder(plot_folder)
+        check_folder(self.kv_cache_dir)
+        if plot_folder:
+            plots.require()
+
+    def _samples(self) -> list[Sample]:
+        if self.documents is None:
+            samples = python_samples()
+        else:
+            samples = load_samples(self.documents, with_questions=self.task != "quote")
+        return grouped(samples[: self.limit])
+
+    def _asked(
+        self, contest: LongContest, samples: list[Sample]
+    ) -> list[tuple[Sample, Sample]]:
+        """What to ask, and a question of the same context to warm up with."""
+        if self.task == "quote":
+            samples = quotes(samples, self._seen(contest.chains[PLAIN]))
+        others = [one for one in samples if one.context == samples[0].context]
+        return [(sample, others[-1]) for sample in samples]
+
+    def _seen(self, chain: RapidChain) -> Any:
+        """Gives the part of a context that fits."""
+        weights = chain.engine.weights
+        room = max(1, chain.engine.n_ctx - self.max_tokens - _BESIDE)
+
+        def seen(context: str) -> str:
+            tokens = weights.tokenize(context)
+            if len(tokens) <= room:
+                return context
+            pieces = b"".join(weights.piece(token) for token in tokens[:room])
+            return pieces.decode("utf-8", "ignore")
+
+        return seen
+
+    @contextmanager
+    def _contest(self) -> Iterator[LongContest]:
+        target, drafter = find_target(self.target), self._found_drafter
+        embeddings: Embeddings | None = None
+        if RAG in self.rows or self._drafts_by_model:
+            embeddings = find_embeddings(self.embedding)
+            embeddings.embed_query("loads it")  # before anything is timed
+        with self._kv_folder() as folder:
+            shared: dict[str, Any] = {
+                "model_path": target,
+                "n_ctx": self.n_ctx,
+                "max_tokens": self.max_tokens,
+                "temperature": 0.0,
+                "exact_batches": self.exact_batches,
+                "n_gpu_layers": self.n_gpu_layers,
+                "kv_cache_dir": folder,
+                "truncation": "end",
+            }
+            if self.task == "quote":
+                shared["prompt_template"] = QUOTE_TEMPLATE
+            chains = {PLAIN: RapidChain(**shared, draft_length=0)}
+            if RAG in self.rows:
+                chains[RAG] = RapidChain(**shared, draft_length=0)
+            shared |= {"drafter": drafter, "draft_length": self.draft_length}
+            if self._drafts_by_model:
+                shared["embeddings"] = embeddings
+            for row, settings in self._drafting_rows.items():
+                chains[row] = RapidChain(**shared, **settings)
+            library = Library(embeddings) if RAG in chains and embeddings else None
+            yield LongContest(chains, library, reads_disk=folder is not None)
+
+    @contextmanager
+    def _kv_folder(self) -> Iterator[str | None]:
+        """An empty folder in that of the user, so that no KV is there before."""
+        if self.kv_cache_dir is None:
+            yield None
+            return
+        with tempfile.TemporaryDirectory(
+            prefix="bench-rapid-", dir=self.kv_cache_dir
+        ) as folder:
+            yield folder
+
+    @property
+    def _found_drafter(self) -> str:
+        """The drafter, with the path of a model in the place of its name."""
+        if self.drafter in _NAMED:
+            return self.drafter
+        if self.drafter.startswith(_TEXT):
+            return _TEXT + find_target(self.drafter.removeprefix(_TEXT))
+        return find_target(self.drafter)
+
+    @property
+    def _drafts_by_model(self) -> bool:
+        if self.drafter == "auto":
+            return self.n_gpu_layers != 0
+        return self.drafter != "lookup"
+
+    @property
+    def _has_transfer(self) -> bool:
+        """Whether the drafter has distributions to transfer knowledge from."""
+        return self._drafts_by_model and not self.drafter.startswith(_TEXT)
+
+    @property
+    def _drafting_rows(self) -> dict[str, dict[str, Any]]:
+        rows: dict[str, dict[str, Any]] = {}
+        if SD in self.rows:
+            rows[SD] = {"transfer": "off"}
+        if RAPID in self.rows and self._has_transfer:
+            for eta in self.etas:
+                settings = {"transfer": self.transfer, "eta": eta}
+                rows[f"{RAPID} η={eta:g}"] = settings
+        return rows
+
+    def _described(
+        self, contest: LongContest, measured: dict[str, Any]
+    ) -> dict[str, Any]:
+        settings = asdict(self) | {
+            "target": Path(self.target).name,
+            "documents": str(self.documents or "docstrings of the standard library"),
+            "kv_cache_dir": self.kv_cache_dir and str(self.kv_cache_dir),
+            "contexts": sum(asked.is_first for asked in contest.asked),
+            "threads": contest.chains[PLAIN].engine.n_threads,
+        }
+        notes = []
+        if RAPID in self.rows and not self._has_transfer:
+            notes.append(
+                f"No {RAPID} row: the drafter {self.drafter!r} has no probabilities "
+                "here to transfer knowledge from, so that row would be SD again. Use "
+                "--drafter self, or a model of the target's vocabulary."
+            )
+        return {
+            "summary": measured.pop("summary"),
+            "workload": settings,
+            "machine": machine(),
+            "command": shlex.join(["ralmspec", *sys.argv[1:]]),
+            "notes": notes,
+            **measured,
+        }
+
+
+def _rates(asked: Asked) -> str:
+    """Tokens a second by row, for a line of progress."""
+    rates = (
+        (row, answer.n_decoded / answer.decoding if answer.n_decoded else 0.0)
+        for row, answer in asked.answers.items()
+    )
+    return "  ".join(f"{row} {rate:.1f}/s" for row, rate in rates)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201  no thread, unlike a bar

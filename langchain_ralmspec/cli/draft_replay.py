@@ -1,0 +1,191 @@
+"""What drafting could have brought, had one known the answer before.
+
+Look-up drafts depend on nothing but the tokens so far, so those of a finished answer
+can be made again at every position, and any policy can be played through on them. A
+model's drafts cannot without running it: there a formula has to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, product, takewhile
+from operator import mul
+
+from langchain_ralmspec.rapid import PromptLookupDrafter
+
+Cost = Callable[[int], float]
+"""*v(n)*: seconds of a target pass over n tokens."""
+
+Round = tuple[str | None, int, int]
+"""Who drafted, how many tokens, and how many of them were accepted."""
+
+LEAST_MATCHES = (3, 4, 5, 7, 10, 16)
+LENGTHS = (1, 2, 3, 5, 7, 11, 15, 23, 31)
+"""Of drafts, as fixed policies have them."""
+
+END = -1
+"""Stands for the token that ends an answer unwritten; nobody drafts it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A position of an answer, and the draft that there was for it.
+
+    Attributes:
+        match: tokens before it that matched; 0 where there was no draft.
+        drafted: tokens of the draft.
+        right: the first of them that the answer goes on with.
+    """
+
+    match: int = 0
+    drafted: int = 0
+    right: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Verify always so many tokens of a draft, if its match is long enough.
+
+    Attributes:
+        least_match: None for never.
+        length: of a draft.
+    """
+
+    least_match: int | None = None
+    length: int = 0
+
+    @property
+    def label(self) -> str:
+        """For a report."""
+        if self.least_match is None:
+            return "never draft"
+        return f"{self.length} tokens on matches of {self.least_match} or more"
+
+
+POLICIES = (
+    Policy(),
+    *(Policy(least, length) for least, length in product(LEAST_MATCHES, LENGTHS)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer to play through.
+
+    Attributes:
+        places: behind its first token, which comes with the prompt.
+        cost: of passes at its length of context.
+    """
+
+    places: tuple[Place, ...]
+    cost: Cost
+
+    @property
+    def plain(self) -> float:
+        """Seconds of plain decoding."""
+        return len(self.places) * self.cost(1)
+
+    def seconds(self, policy: Policy) -> float:
+        """Seconds by a policy."""
+        position, seconds = 0, 0.0
+        while position < len(self.places):
+            drafted, right = _draft(self.places, position, policy)
+            seconds += self.cost(drafted + 1)
+            position += right + 1
+        return seconds
+
+
+def _draft(places: Sequence[Place], position: int, policy: Policy) -> tuple[int, int]:
+    """Tokens that a policy verifies at a position, and those that are right."""
+    place = places[position]
+    if policy.least_match is None or place.match < policy.least_match:
+        return 0, 0
+    # The pass gives a token of its own, and nothing is wanted behind the last one.
+    drafted = min(policy.length, place.drafted, len(places) - position - 1)
+    return drafted, min(drafted, place.right)
+
+
+def lookup_places(prompt: Sequence[int], answer: Sequence[int]) -> tuple[Place, ...]:
+    """What look-up would have drafted behind every token of a finished answer.
+
+    Args:
+        prompt: all tokens before the answer.
+        answer: its tokens, ``END`` behind them if it ended by itself.
+    """
+    drafter, places = PromptLookupDrafter(), []
+    prefix = [*prompt, *answer[:1]]
+    for position in range(1, len(answer)):
+        draft = drafter.propose(prefix, LENGTHS[-1])
+        match = int(draft.evidence[0]) if draft.tokens else 0
+        right = _n_agreeing(draft.tokens, answer[position:])
+        places.append(Place(match, len(draft.tokens), right))
+        prefix.append(answer[position])
+    return tuple(places)
+
+
+def _n_agreeing(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens at the beginning are the same."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def best_policy(answers: Sequence[Answered]) -> tuple[Policy, float]:
+    """The fixed policy that is best for all answers together, and its speed-up.
+
+    Returns:
+        The policy, and plain seconds ÷ its seconds: at least 1, for one of them is
+        never to draft.
+    """
+    plain = sum(answer.plain for answer in answers)
+    if not plain:
+        return Policy(), 1.0
+    seconds = {
+        policy: sum(answer.seconds(policy) for answer in answers) for policy in POLICIES
+    }
+    best = min(POLICIES, key=seconds.__getitem__)
+    return best, plain / seconds[best]
+
+
+def ceiling(cost: Cost) -> float:
+    """Speed-up were every token drafted, for nothing, and right."""
+    return max(n * cost(1) / cost(n) for n in (1, *(one + 1 for one in LENGTHS)))
+
+
+def acceptance_by_position(rounds: Iterable[Round]) -> list[tuple[int, int]]:
+    """For each position in a draft: judged tokens, and accepted ones.
+
+    A token is judged once all before it in its draft were accepted.
+    """
+    judged: list[tuple[int, int]] = []
+    for _, drafted, accepted in rounds:
+        for position in range(min(drafted, accepted + 1)):
+            if position == len(judged):
+                judged.append((0, 0))
+            n, right = judged[position]
+            judged[position] = n + 1, right + (position < accepted)
+    return judged
+
+
+def model_attainable(
+    judged: Sequence[tuple[int, int]], typical: float, step: float, cost: Cost
+) -> float:
+    """What drafts by a model allow: the best length, were it fixed.
+
+    Args:
+        judged: its :func:`acceptance_by_position`.
+        typical: acceptance where a position was never judged.
+        step: seconds that it takes for a token.
+        cost: of passes.
+
+    Returns:
+        max of E(n)·v(1) / (n·step + v(n + 1)), with E(n) the tokens that a round
+        gives; at least 1.
+    """
+    chances = [
+        judged[n][1] / judged[n][0] if n < len(judged) else typical
+        for n in range(LENGTHS[-1])
+    ]
+    prefixes = accumulate(chances, mul)  # that so many are all accepted
+    expected: list[float] = list(accumulate(prefixes, initial=1.0))
+    return max(expected[n] * cost(1) / (n * step + cost(n + 1)) for n in (0, *LENGTHS))

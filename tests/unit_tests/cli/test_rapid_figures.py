@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from langchain_ralmspec.cli.long_documents import Sample
+from langchain_ralmspec.cli.rapid_contest import (
+    Asked,
+    Estimate,
+    LongAnswer,
+    Opening,
+    length_class,
+)
+from langchain_ralmspec.cli.rapid_figures import Row
+from langchain_ralmspec.rapid import DraftStats
+from langchain_ralmspec.speculation import BatchCosts
+
+PROMPT = (*range(10, 40), 1, 2)
+QUOTED = tuple(range(10, 17))
+
+
+def answer(
+    tokens: tuple[int, ...] = QUOTED,
+    *,
+    seconds: float = 6.0,
+    ended: bool = False,
+    drafters: dict[str, Estimate] | None = None,
+    rounds: list[tuple[str | None, int, int]] | None = None,
+) -> LongAnswer:
+    stats = DraftStats(seconds=seconds + 1.0, first_token=1.0, rounds=rounds or [])
+    texts = tuple(map(str, tokens))
+    sources = ("target",) * len(tokens)
+    return LongAnswer("", tokens, texts, sources, ended, stats, drafters or {})
+
+
+def asked(**answers: LongAnswer) -> Asked:
+    opening = Opening(10.0, None, {"rag": 2.0, "SD": 0.5})
+    return Asked(Sample("c", "q"), opening, True, PROMPT, answers)
+
+
+def row(name: str, *all_asked: Asked, slope: float = 0.0) -> Row:
+    costs = BatchCosts()
+    costs.add(1, 1.0)
+    costs.add(32, 1.0 + 31 * slope)
+    return Row(name, all_asked, {length_class(PROMPT): costs})
+
+
+def speedup(of: dict[str, Any] | None) -> tuple[float, ...] | None:
+    return None if of is None else tuple(of["quartiles"])
+
+
+def decode(one: Row) -> tuple[float, ...] | None:
+    return speedup(one.as_dict()["decode"])
+
+
+def test_answers_of_different_lengths_compare_by_the_token() -> None:
+    one = row("SD", asked(plain=answer(seconds=6.0), SD=answer((1, 2, 3), seconds=1)))
+    assert decode(one) == (2.0, 2.0, 2.0)
+    assert one.decode_of_totals == 2.0
+    assert one.n_identical == 0
+
+
+def test_totals_weigh_by_time_and_the_median_does_not() -> None:
+    one = row(
+        "SD",
+        asked(plain=answer(seconds=6), SD=answer(seconds=3)),
+        asked(plain=answer(seconds=60), SD=answer(seconds=60)),
+        asked(plain=answer(seconds=6), SD=answer(seconds=3)),
+    )
+    assert decode(one) == (1.5, 2.0, 2.0)
+    assert one.decode_of_totals == pytest.approx(72 / 66)
+
+
+def test_an_answer_of_one_token_has_no_speed() -> None:
+    short = asked(plain=answer((1,)), SD=answer((1,)))
+    one = row("SD", short)
+    assert decode(one) is None
+    assert one.summary()["speedup_median"] is None
+    assert one.summary()["identical"] is True
+    both = row("SD", short, asked(plain=answer(seconds=6), SD=answer(seconds=3)))
+    assert decode(both) == (2.0, 2.0, 2.0)
+
+
+def test_first_questions_have_the_context_read() -> None:
+    one = asked(plain=answer(seconds=6), SD=answer(seconds=2), rag=answer(seconds=5))
+    figures = row("SD", one).as_dict()
+    assert speedup(figures["second_question"]) == (7 / 3,) * 3
+    # It makes ready for half a second what it retrieves from.
+    assert speedup(figures["first_question"]) == (16 / 12.5,) * 3
+    # Plain RAG does not read the context, only what it retrieves.
+    figures = row("rag", one).as_dict()
+    assert speedup(figures["first_question"]) == (16 / (2 + 1 + 5),) * 3
+    assert figures["first_token_seconds"] == {"first": 3.0, "second": 1.0, "disk": None}
+    assert figures["attainable"] is None
+
+
+LOOKUP = {"lookup": Estimate(0.5, None)}
+
+
+def test_what_look_up_allows_is_played_through() -> None:
+    one = asked(plain=answer(), SD=answer(drafters=LOOKUP))
+    # Six places: two without a match, then a pass for the four others.
+    assert row("SD", one).attainable == (2.0, "3 tokens on matches of 3 or more")
+    ended = asked(plain=answer(), SD=answer(drafters=LOOKUP, ended=True))
+    assert row("SD", ended).attainable[0] == pytest.approx(7 / 3)
+    assert row("SD", one, slope=1.0).attainable == (1.0, "never draft")
+    without = asked(plain=answer(), SD=answer())
+    assert row("SD", without).attainable == (1.0, "never draft")
+
+
+def test_what_a_model_allows_is_computed() -> None:
+    drafters = {"self": Estimate(1.0, 0.5)}
+    rounds: list[tuple[str | None, int, int]] = [("self", 1, 1), ("other", 5, 0)]
+    one = asked(plain=answer(), SD=answer(drafters=drafters, rounds=rounds))
+    gain, by = row("SD", one).attainable
+    assert gain == pytest.approx(32 / (31 * 0.5 + 1))
+    assert by == "self at its best length"
+    silent = asked(plain=answer(), SD=answer(drafters={"self": Estimate(1.0, None)}))
+    assert row("SD", silent).attainable == (1.0, "never draft")
+
+
+def test_the_better_drafter_sets_the_bar() -> None:
+    drafters = LOOKUP | {"self": Estimate(0.0, 0.1)}
+    one = asked(plain=answer(), SD=answer(drafters=drafters))
+    assert row("SD", one).attainable[0] == 2.0
+
+
+def test_the_second_question_is_sooner() -> None:
+    assert row("SD", asked(plain=answer(), SD=answer())).summary()[
+        "second_ttft_speedup"
+    ] == pytest.approx(10.0)

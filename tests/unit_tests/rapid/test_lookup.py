@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from langchain_ralmspec.rapid import Draft, PromptLookupDrafter, lookup
+
+# Few different tokens, so that matches are long and many; left to itself,
+# hypothesis seldom makes a long list.
+prefixes = st.tuples(st.integers(1, 3), st.integers(0, 120)).flatmap(
+    lambda drawn: st.lists(
+        st.integers(0, drawn[0]), min_size=drawn[1], max_size=drawn[1]
+    )
+)
+lengths = st.integers(1, 12)
+
+
+def searched(prefix: Sequence[int], n: int, places: int = 128) -> Draft:
+    """Looks at every place, and compares slices."""
+
+    def matched(place: int) -> int:
+        return max(
+            size
+            for size in range(min(place, 32) + 1)
+            if prefix[place - size : place] == prefix[len(prefix) - size :]
+        )
+
+    ends = [place for place in range(1, len(prefix)) if matched(place) >= 3]
+    best = max(ends[-places:], key=lambda place: (matched(place), place), default=None)
+    if best is None:
+        return Draft()
+    tokens = tuple(prefix[best : best + n])
+    return Draft(tokens, evidence=tuple(matched(best) + i for i in range(len(tokens))))
+
+
+@settings(max_examples=500, deadline=None)
+@given(prefixes, lengths)
+def test_the_longest_match_is_continued_the_latest_of_equals(
+    prefix: list[int], n: int
+) -> None:
+    assert PromptLookupDrafter().propose(prefix, n) == searched(prefix, n)
+
+
+@given(prefixes, lengths)
+def test_of_too_many_places_the_latest_are_looked_at(prefix: list[int], n: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lookup, "_MAX_PLACES", 4)
+        assert PromptLookupDrafter().propose(prefix, n) == searched(prefix, n, 4)
+
+
+@given(prefixes, st.lists(st.integers(0, 120), max_size=8), lengths)
+def test_a_prefix_that_grows_is_as_good_as_a_new_one(
+    prefix: list[int], calls: list[int], n: int
+) -> None:
+    drafter = PromptLookupDrafter()
+    for length in sorted({*calls, len(prefix)} & {*range(len(prefix) + 1)}):
+        grown = prefix[:length]
+        draft = drafter.propose(grown, n)
+        assert draft == PromptLookupDrafter().propose(grown, n)
+        assert grown == prefix[:length], "it must not be changed"
+
+
+@given(prefixes, st.lists(st.integers(0, 3), max_size=20), lengths)
+def test_asking_in_between_tells_nothing_of_what_comes(
+    prefix: list[int], later: list[int], n: int
+) -> None:
+    asked, fresh = PromptLookupDrafter(), PromptLookupDrafter()
+    growing = [*prefix]
+    for token in later:
+        asked.propose(growing, n)
+        growing.append(token)
+    assert asked.propose(growing, n) == fresh.propose(growing, n)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [(), (1,), (1, 2, 3), (1, 2, 1, 2), (1, 2, 3, 4, 5, 6), (1, 2, 3, 9, 2, 3)],
+)
+def test_nothing_is_proposed_where_nothing_matches(prefix: tuple[int, ...]) -> None:
+    assert PromptLookupDrafter().propose(prefix, 5) == Draft()
+
+
+def test_three_tokens_are_a_match() -> None:
+    draft = PromptLookupDrafter().propose((9, 1, 2, 3, 7, 8, 1, 2, 3), 3)
+    assert draft.tokens == (7, 8, 1)
+    assert draft.evidence == (3, 4, 5)
+
+
+def test_a_match_may_reach_to_the_end() -> None:
+    draft = PromptLookupDrafter().propose((5,) * 6, 9)
+    assert draft == Draft((5,), evidence=(5,)), "the latest of those of five tokens"
+
+
+def test_a_longer_match_is_no_surer() -> None:
+    text = tuple(range(100, 150))
+    draft = PromptLookupDrafter().propose((*text, 1, 2, *text), 2)
+    assert draft == Draft((1, 2), evidence=(32, 33))

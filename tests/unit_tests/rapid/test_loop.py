@@ -1,0 +1,298 @@
+"""What the loop tells the scheduler and the caller, by a clock that we set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from langchain_ralmspec.rapid import Draft, LongRequest, LongRun, RagDrafter, generate
+from langchain_ralmspec.rapid.statistics import DraftStats
+from langchain_ralmspec.speculation import BatchCosts, DraftEstimates, DraftScheduler
+from langchain_ralmspec.speculation.draft_length import Chances
+from tests.unit_tests.rapid.fakes import (
+    BROKEN,
+    ENDS,
+    N_VOCAB,
+    Clock,
+    FakeModel,
+    GivenCosts,
+    Oracle,
+    make_request,
+)
+
+N_PROMPT = 6
+FLAT = {1: 1.0, 2: 1.0, 32: 1.0}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in ("loop", "run", "statistics"):
+        monkeypatch.setattr(f"langchain_ralmspec.rapid.{module}.time", clock)
+    return clock
+
+
+class Slow:
+    """Takes a while; drafts ``n`` tokens of given evidence, or none."""
+
+    def __init__(
+        self, clock: Clock, seconds: Sequence[float], evidence: tuple[float, ...] = ()
+    ) -> None:
+        self.name = "slow"
+        self.clock, self.evidence = clock, evidence
+        self._seconds = list(seconds)
+        self.n_asked = 0
+
+    def propose(self, prefix: Sequence[int], n: int) -> Draft:
+        self.n_asked += 1
+        self.clock.now += self._seconds.pop(0) if self._seconds else 0.0
+        return Draft((2,) * min(n, len(self.evidence)), evidence=self.evidence[:n])
+
+
+def plain(**settings: Any) -> list[int]:
+    request = make_request(FakeModel(end_bias=-9), **settings)
+    list(generate(request))
+    return request.transcript.tokens
+
+
+def scheduler_of(costs: BatchCosts, **chances: float) -> DraftScheduler:
+    drafters = {
+        name: DraftEstimates(chances=Chances(((0.0, chance),)))
+        for name, chance in chances.items()
+    }
+    return DraftScheduler(costs, drafters)
+
+
+def test_seconds_add_up(clock: Clock) -> None:
+    target = FakeModel(clock=clock, cost=lambda n: 1 + n / 10, end_bias=-9)
+    oracle = Oracle([*plain(), 0], N_PROMPT, clock=clock, step=0.25)
+    request = make_request(target, drafters=[oracle], length=None)
+    with request.stats.retrieving():
+        clock.now += 3
+    run = LongRun(request, ())
+    for _ in run:
+        clock.now += 100  # the consumer's own time
+
+    stats = run.stats
+    assert stats.seconds_retrieving == 3
+    assert stats.seconds_prefilling == pytest.approx(1.5 + 1.1)
+    assert stats.seconds_probing == pytest.approx(1.1 + 1.2 + 1.4)
+    assert stats.seconds_drafting > 0
+    parts = (
+        *(stats.seconds_retrieving, stats.seconds_prefilling, stats.seconds_probing),
+        *(stats.seconds_drafting, stats.seconds_verifying),
+    )
+    assert stats.seconds == pytest.approx(sum(parts))
+    assert stats.first_token == pytest.approx(3 + 1.5 + 1.1)
+    assert stats.decode_seconds == pytest.approx(sum(parts[2:]))
+    assert stats.tokens_per_pass == (stats.tokens - 1) / stats.passes
+    assert stats.acceptance == stats.accepted["oracle"] / stats.drafted["oracle"]
+    figures = stats.as_dict()
+    assert figures["acceptance"] == stats.acceptance
+    assert "rounds" not in figures
+
+
+def test_nothing_drafted_has_no_acceptance() -> None:
+    assert DraftStats().acceptance is None
+    assert DraftStats().tokens_per_pass is None
+
+
+@pytest.mark.parametrize("n_batch", [2, 5, 512])
+def test_batches_are_timed_once_and_only_those_that_fit(
+    clock: Clock, n_batch: int
+) -> None:
+    target = FakeModel(
+        clock=clock, cost=lambda n: 1 + n / 10, n_batch=n_batch, end_bias=-9
+    )
+    costs = BatchCosts()
+    oracle = Oracle([*plain(), 0], N_PROMPT)
+    request = make_request(
+        target, scheduler=DraftScheduler(costs, {}), drafters=[oracle]
+    )
+    rounds = generate(request)
+    next(rounds)
+    next(rounds)
+
+    # There are seven tokens so far.
+    probed = [n for n in (1, 2, 4) if n <= n_batch]
+    assert {*probed} <= {*costs.sizes}
+    assert all(costs(n) == pytest.approx(1 + n / 10) for n in costs.sizes)
+    assert request.stats.seconds_probing == pytest.approx(
+        sum(1 + n / 10 for n in probed)
+    )
+    list(rounds)
+    assert request.stats.seconds_probing == pytest.approx(
+        sum(1 + n / 10 for n in probed)
+    )
+
+
+def test_a_drafter_s_own_prompt_is_not_held_against_it(clock: Clock) -> None:
+    # It takes as long as fifty tokens, and a draft a tenth of one.
+    slow = Slow(clock, [50, 0.1, 0.1, 0.1], (0.5,))
+    scheduler = scheduler_of(GivenCosts(FLAT), slow=0.9)
+    request = make_request(FakeModel(end_bias=-9), scheduler=scheduler, drafters=[slow])
+    rounds = generate(request)
+    for _ in range(4):
+        next(rounds)
+
+    estimates = scheduler.drafters["slow"]
+    assert slow.n_asked == 3
+    assert estimates.step.value == pytest.approx(0.1)
+    assert request.stats.seconds_drafting == pytest.approx(50.2)
+    assert scheduler.worth_drafting("slow")
+
+
+@pytest.mark.parametrize("evidence", [(), (0.5,)])
+def test_a_drafter_pays_for_drafts_that_are_of_no_use(
+    clock: Clock, evidence: tuple[float, ...]
+) -> None:
+    slow = Slow(clock, [0.5] * 999, evidence)
+    free = Oracle([*plain(), 0], N_PROMPT, "free", shape="evidence", accuracy=1.0)
+    scheduler = scheduler_of(GivenCosts({1: 1.0, 2: 1.2, 8: 3.0}), slow=0.1, free=0.9)
+    target = FakeModel(clock=clock, cost=lambda n: {1: 1.0}.get(n, 1.1), end_bias=-9)
+    request = make_request(
+        target, scheduler=scheduler, drafters=[slow, free], max_tokens=60
+    )
+    list(generate(request))
+
+    saved = {name: one._saved for name, one in scheduler.drafters.items()}
+    assert saved["slow"] < 0 < saved["free"]
+    if evidence:  # else there is no step to know
+        assert slow.n_asked < 8
+
+
+@pytest.mark.parametrize("stops", [("b",), ("a", "."), (" ", "c")])
+def test_behind_a_stop_nothing_is_judged(stops: tuple[str, ...]) -> None:
+    answer = plain(stops=stops, max_tokens=60)
+    after = [*answer, *[2] * 20]
+    oracle = Oracle(after, N_PROMPT, accuracy=1.0, length=99)
+    request = make_request(
+        FakeModel(end_bias=-9), stops=stops, drafters=[oracle], length=50, max_tokens=60
+    )
+    list(generate(request))
+
+    assert request.finish_reason == "stop"
+    estimates = request.scheduler.drafters["oracle"]
+    n_right = len(answer) - 1
+    assert request.stats.accepted == ({"oracle": n_right} if n_right else {})
+    counted = (n_right + 4 * 0.7) / (n_right + 4)  # some are forgotten since
+    assert estimates.typical == pytest.approx(counted, abs=0.005)
+
+
+def test_drafters_are_asked_for_no_more_than_can_be_used() -> None:
+    class Modest:
+        name = "modest"
+
+        def __init__(self) -> None:
+            self.asked: list[int] = []
+
+        def propose(self, prefix: Sequence[int], n: int) -> Draft:
+            self.asked.append(n)
+            return Draft()
+
+    limits = (512, 4, None, 4), (3, 4, 9, 2), (512, None, None, 31), (512, None, 7, 7)
+    for n_batch, length, longest, most in limits:
+        modest = Modest()
+        target = FakeModel(n_batch=n_batch, end_bias=-9)
+        request = make_request(
+            target,
+            drafters=[modest],
+            length=length,
+            longest_draft=longest,
+            max_tokens=40,
+        )
+        list(generate(request))
+        # The last token needs no draft: a pass brings one anyway.
+        assert modest.asked == [min(most, left) for left in range(38, 0, -1)]
+
+
+@pytest.mark.parametrize("shape", BROKEN)
+def test_a_drafter_that_fails_is_warned_of_and_left_out(shape: str) -> None:
+    answer = plain()
+    oracle = Oracle([*answer, 0], N_PROMPT, shape=shape, fails_at=2, length=2)
+    request = make_request(FakeModel(end_bias=-9), drafters=[oracle])
+    with pytest.warns(RuntimeWarning, match="drafter 'oracle' failed") as said:
+        list(generate(request))
+    assert len(said) == 1
+    assert oracle._calls == 3
+    assert request.transcript.tokens == answer
+
+
+def test_the_warning_says_what_is_wrong() -> None:
+    for shape, words in {
+        "too many": "asked for 4 tokens at most, it gave 5",
+        "beyond": f"{N_VOCAB} is not one of {N_VOCAB} token ids",
+        "short evidence": "1 tokens with evidence for 2",
+        "narrow": r"shape \(1, 11\), not \(1, 12\)",
+        "raises": "RuntimeError: out of ideas",
+    }.items():
+        oracle = Oracle([2] * 30, N_PROMPT, shape=shape)
+        with pytest.warns(RuntimeWarning, match=words):
+            list(generate(make_request(FakeModel(end_bias=-9), drafters=[oracle])))
+
+
+def test_a_model_may_draft_in_a_context_where_nothing_was_measured(
+    clock: Clock,
+) -> None:
+    scheduler = DraftScheduler(BatchCosts(), {})
+    model: Any = FakeModel(1, clock=clock, cost=lambda n: n / 100, end_bias=-9)
+
+    def is_enough(evidence: Sequence[float]) -> bool:
+        return scheduler.is_enough("self", evidence)
+
+    def request() -> LongRequest:
+        drafter = RagDrafter(
+            model,
+            lambda: (2, 3, 4),
+            n_prompt=N_PROMPT,
+            n_vocab=N_VOCAB,
+            is_enough=is_enough,
+        )
+        target = FakeModel(clock=clock, cost=lambda n: 1 + n / 100, end_bias=-9)
+        return make_request(
+            target, scheduler=scheduler, drafters=[drafter], max_tokens=60
+        )
+
+    for _ in range(2):
+        asked = request()
+        list(generate(asked))
+        assert asked.transcript.tokens == plain(max_tokens=60)
+        assert asked.stats.drafted["self"] > 20, "it is of use here"
+        # Another length of context: all costs are to be learnt again.
+        scheduler.costs = BatchCosts()
+
+
+def test_drafters_are_asked_in_order_and_the_first_worth_a_pass_is_taken() -> None:
+    answer = [*plain(), 0]
+    scheduler = scheduler_of(
+        GivenCosts({1: 1.0, 2: 1.5, 9: 4.0}), poor=0.1, good=0.9, spare=0.9
+    )
+    drafters = [
+        Oracle(answer, N_PROMPT, name, accuracy=0.8) for name in scheduler.drafters
+    ]
+    request = make_request(
+        FakeModel(end_bias=-9), scheduler=scheduler, drafters=drafters
+    )
+    list(generate(request))
+
+    assert {name for name, n, _ in request.stats.rounds if n} == {"good"}
+    assert not drafters[2]._calls
+    # What was passed over is judged all the same, by its first token.
+    assert scheduler.drafters["poor"].chances(0.5) > 0.3
+
+
+def test_an_end_token_drafted_is_an_end() -> None:
+    target = FakeModel(end_bias=0)
+    answer = make_request(target)
+    list(generate(answer))
+    assert answer.finish_reason == "stop"
+    known = [*answer.transcript.tokens, ENDS[0]]
+    for end in ENDS:
+        known[-1] = end
+        oracle = Oracle(known, N_PROMPT, accuracy=1.0)
+        request = make_request(target, drafters=[oracle], length=8)
+        list(generate(request))
+        assert request.transcript.tokens == answer.transcript.tokens
+        assert request.finish_reason == "stop"

@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from langchain_ralmspec.engine import Sampler
+from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
+from langchain_ralmspec.rapid import (
+    Draft,
+    Drafter,
+    RagDrafter,
+    TextDrafter,
+    require_same_vocabulary,
+)
+from langchain_ralmspec.speculation.acceptance import draw, softmax
+from tests.unit_tests.rapid.fakes import (
+    ENDS,
+    N_VOCAB,
+    OTHER_PIECES,
+    PIECES,
+    FakeModel,
+    FakeWeights,
+)
+
+PROMPT = (2, 3, 4)  # of the drafter
+TARGET_PROMPT = (9, 9, 9, 9, 9)
+OTHER = FakeWeights(OTHER_PIECES, (0,), Path("other.gguf"))
+TARGET: Any = FakeWeights()
+PADDED = FakeWeights((*PIECES, *[b"x"] * 6), ENDS, Path("padded.gguf"))
+
+seeds = st.integers(0, 10_000)
+answers = st.lists(st.integers(2, N_VOCAB - 1), min_size=1, max_size=8)
+lengths = st.integers(1, 6)
+limits = st.sampled_from([0.0, 0.05, 0.3, 1.0])
+
+
+def unsure(limit: float) -> Callable[[Sequence[float]], bool]:
+    """Enough, once the product of the confidences is below a limit."""
+    return lambda confidences: float(np.prod(confidences)) < limit
+
+
+def rag(
+    model: Any, limit: float = 0.0, sampler: Sampler | None = None, **more: Any
+) -> RagDrafter:
+    arguments: dict[str, Any] = {
+        "n_prompt": len(TARGET_PROMPT),
+        "n_vocab": N_VOCAB,
+        "is_enough": unsure(limit),
+        "sampler": sampler,
+    }
+    return RagDrafter(model, lambda: PROMPT, **arguments | more)
+
+
+def text(model: Any, limit: float = 0.0) -> TextDrafter:
+    return TextDrafter(
+        model,
+        lambda: PROMPT,
+        target=TARGET,
+        n_prompt=len(TARGET_PROMPT),
+        is_enough=unsure(limit),
+    )
+
+
+def behind(answer: Sequence[int]) -> list[int]:
+    return [*TARGET_PROMPT, *answer]
+
+
+def grown(drafter: Drafter, seed: int, n_rounds: int, n: int) -> list[int]:
+    """An answer that accepted some of each of a drafter's drafts, and other tokens."""
+    chance, answer = random.Random(seed), [2]  # noqa: S311  not a secret
+    for _ in range(n_rounds):
+        draft = drafter.propose(behind(answer), n)
+        right = draft.tokens[: chance.randint(0, len(draft.tokens))]
+        answer += [token for token in right if token not in ENDS]
+        answer.append(chance.randrange(2, N_VOCAB))
+    return answer
+
+
+def same(one: Draft, other: Draft) -> bool:
+    if (one.probabilities is None) != (other.probabilities is None):
+        return False
+    if one.probabilities is not None and other.probabilities is not None:
+        assert np.array_equal(one.probabilities, other.probabilities)
+    return (one.tokens, one.evidence) == (other.tokens, other.evidence)
+
+
+@settings(max_examples=150, deadline=None)
+@given(seeds, st.integers(0, 6), lengths, limits, st.sampled_from([None, 0.0, 0.9]))
+def test_rag_catches_up_with_whatever_was_kept_of_its_drafts(
+    seed: int, n_rounds: int, n: int, limit: float, temperature: float | None
+) -> None:
+    sampler = None if temperature is None else Sampler(temperature, seed=seed)
+    drafter = rag(FakeModel(seed, weights=PADDED), limit, sampler)
+    answer = grown(drafter, seed, n_rounds, n)
+
+    draft = drafter.propose(behind(answer), n)
+
+    fresh = rag(FakeModel(seed, weights=PADDED), limit, sampler)
+    assert same(draft, fresh.propose(behind(answer), n))
+
+
+@settings(max_examples=150, deadline=None)
+@given(seeds, st.integers(0, 6), lengths, limits)
+def test_text_catches_up_with_whatever_was_kept_of_its_drafts(
+    seed: int, n_rounds: int, n: int, limit: float
+) -> None:
+    drafter = text(FakeModel(seed, weights=OTHER), limit)
+    answer = grown(drafter, seed, n_rounds, n)
+
+    draft = drafter.propose(behind(answer), n)
+
+    fresh = text(FakeModel(seed, weights=OTHER), limit)
+    assert same(draft, fresh.propose(behind(answer), n))
+
+
+@settings(max_examples=200, deadline=None)
+@given(seeds, answers, lengths, limits)
+def test_rag_writes_the_most_probable_tokens(
+    seed: int, answer: list[int], n: int, limit: float
+) -> None:
+    model = FakeModel(seed, weights=PADDED)
+
+    draft = rag(model, limit).propose(behind(answer), n)
+
+    tokens, confidences = list[int](), list[float]()
+    while len(tokens) < n and not unsure(limit)(confidences or [1.0]):
+        logits = model.logits([*PROMPT, *answer, *tokens])
+        token = int(logits.argmax())
+        if token >= N_VOCAB:
+            break
+        tokens.append(token)
+        confidences.append(float(softmax(logits).max()))
+        if token in ENDS:
+            break
+    assert draft == Draft(tuple(tokens), evidence=tuple(confidences))
+
+
+@settings(max_examples=100, deadline=None)
+@given(seeds, answers, lengths)
+def test_for_transfer_rag_draws_from_the_distributions_it_gives(
+    seed: int, answer: list[int], n: int
+) -> None:
+    sampler = Sampler(0.8, top_k=6, repeat_penalty=1.2, seed=seed)
+    model = FakeModel(seed)
+
+    draft = rag(model, sampler=sampler).propose(behind(answer), n)
+
+    assert draft.probabilities is not None
+    written = [*answer]
+    for token, row, sure in zip(
+        draft.tokens, draft.probabilities, draft.evidence, strict=True
+    ):
+        logits = model.logits([*PROMPT, *written])
+        assert row == pytest.approx(sampler.probabilities(logits, written))
+        # The target's acceptance uses the first two.
+        assert token == draw(row, sampler.uniforms(len(written), 3)[2])
+        assert sure == pytest.approx(row.max())
+        written.append(token)
+
+
+def test_rag_stops_behind_an_end_token() -> None:
+    model = FakeModel(end_bias=99)
+    draft = rag(model).propose(behind([2]), 6)
+    assert len(draft.tokens) == 1
+    assert draft.tokens[0] in ENDS
+
+
+def test_rag_is_asked_what_is_enough_behind_every_token() -> None:
+    heard: list[int] = []
+
+    def is_enough(confidences: Sequence[float]) -> bool:
+        heard.append(len(confidences))
+        return len(confidences) == 3
+
+    drafter = rag(FakeModel(end_bias=-99), is_enough=is_enough)
+    assert len(drafter.propose(behind([2]), 6).tokens) == 3
+    assert heard == [1, 2, 3]
+
+
+class Padding(FakeModel):
+    """Writes a token of the padding behind an ``a``."""
+
+    def logits(self, tokens: Sequence[int]) -> Any:
+        row = np.zeros(self.weights.n_vocab, np.float32)
+        row[N_VOCAB + 1 if tokens[-1] == 2 else 2] = 5
+        return row
+
+
+def test_padding_is_never_proposed() -> None:
+    drafter = rag(Padding(weights=PADDED))
+    assert drafter.propose(behind([3]), 6).tokens == (2,)
+    assert drafter.propose(behind([3, 2]), 6) == Draft()
+    assert drafter.propose(behind([3, 2, 4]), 6).tokens == (2,)
+
+
+def test_a_smaller_vocabulary_has_no_probability_for_the_rest() -> None:
+    small = FakeModel(weights=FakeWeights(PIECES[:8]))
+    draft = rag(small, sampler=Sampler()).propose(behind([2]), 4)
+    assert draft.probabilities is not None
+    assert draft.probabilities.shape == (len(draft.tokens), N_VOCAB)
+    assert not draft.probabilities[:, 8:].any()
+
+
+@pytest.mark.parametrize("make", [rag, text])
+def test_the_prompt_is_made_once_and_not_before_it_is_needed(make: Any) -> None:
+    model = FakeModel(weights=OTHER if make is text else FakeWeights())
+    drafter = make(model)
+    assert not model.paths
+
+    for answer in ([2], [2, 3], [4]):
+        drafter.propose(behind(answer), 3)
+
+    assert len(model.paths) == 1
+
+
+@pytest.mark.parametrize("make", [rag, text])
+def test_no_more_is_decoded_than_is_needed(make: Any) -> None:
+    sizes: list[int] = []
+
+    def cost(size: int) -> float:
+        sizes.append(size)
+        return 0.0
+
+    weights = FakeWeights(OTHER_PIECES[:7], (0,)) if make is text else FakeWeights()
+    model = FakeModel(weights=weights, cost=cost, end_bias=-99)
+    drafter = make(model)
+
+    drafter.propose(behind([2, 3]), 4)
+
+    # The prompt, the answer, and all drafted tokens but the last.
+    assert sizes == [3, 2, 1, 1, 1]
+
+
+@pytest.mark.parametrize("make", [rag, text])
+def test_a_full_context_is_said(make: Any) -> None:
+    model = FakeModel(n_ctx=5, weights=OTHER if make is text else FakeWeights())
+    with pytest.raises(ContextOverflowError):
+        make(model).propose(behind([2, 3, 4]), 3)
+
+
+@settings(max_examples=400, deadline=None)
+@given(seeds, answers, lengths, limits)
+def test_text_is_tokenized_for_the_target_with_the_least_confidence(
+    seed: int, answer: list[int], n: int, limit: float
+) -> None:
+    model = FakeModel(seed, weights=OTHER)
+
+    draft = text(model, limit).propose(behind(answer), n)
+
+    said = b"".join(map(TARGET.piece, answer))
+    own = OTHER.tokenize(said.decode("utf-8", "ignore"))
+    if not own or is_unfinished(said):
+        assert draft == Draft()
+        return
+    data, confidences, sure = b"", list[float](), list[float]()  # sure: of each byte
+    while len(confidences) < n and not unsure(limit)(confidences or [1.0]):
+        logits = model.logits([*PROMPT, *own])
+        token = int(logits.argmax())
+        if token == 0:
+            break
+        own.append(token)
+        confidences.append(float(softmax(logits)[token]))
+        data += OTHER.piece(token)
+        sure += [confidences[-1]] * len(OTHER.piece(token))
+    # What is no text, or not yet, is left out, and what is behind it.
+    whole = max(size for size in range(len(data) + 1) if is_text(data[:size]))
+    expected = TARGET.tokenize(data[:whole].decode())[:n]
+    assert draft.tokens == tuple(expected)
+    evidence, start = [], 0
+    for token in expected:
+        end = start + len(TARGET.piece(token))
+        evidence.append(min(sure[start:end]))
+        start = end
+    assert draft.evidence == tuple(evidence)
+    assert draft.probabilities is None
+
+
+def is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def is_unfinished(data: bytes) -> bool:
+    return data.endswith(b"\xc3")
+
+
+class Script(FakeModel):
+    """Writes given tokens behind its prompt, and those alone."""
+
+    script: tuple[int, ...] = ()
+
+    def logits(self, tokens: Sequence[int]) -> Any:
+        at = len(tokens) - len(PROMPT)
+        row = np.zeros(self.weights.n_vocab, np.float32)
+        row[self.script[at] if at < len(self.script) else 0] = 5
+        return row
+
+
+def scripted(*script: int) -> TextDrafter:
+    model = Script(weights=OTHER)
+    model.script = script
+    return text(model)
+
+
+def test_characters_cut_by_tokens_are_whole_in_the_draft() -> None:
+    # "a" is said; then "é" and "€", whose bytes the two vocabularies cut otherwise.
+    drafter = scripted(1, 10, 8, 9, 2)
+    assert drafter.propose(behind([2]), 9).tokens == (8, 9, 10, 3)
+
+
+def test_an_unfinished_character_at_the_end_of_a_draft_is_left_out() -> None:
+    assert scripted(1, 2, 8).propose(behind([2]), 9).tokens == (3,)
+    assert scripted(1, 2, 8, 9).propose(behind([2]), 2).tokens == (3,)
+    assert scripted(1, 8).propose(behind([2]), 9) == Draft()
+
+
+def test_behind_an_unfinished_character_of_the_answer_nothing_is_drafted() -> None:
+    drafter = text(FakeModel(weights=OTHER, end_bias=-99))
+    assert drafter.propose(behind([2]), 3).tokens
+    assert drafter.propose(behind([2, 8]), 3) == Draft()
+    assert drafter.propose(behind([2, 8, 9]), 3).tokens
+
+
+def test_an_answer_without_text_is_no_start() -> None:
+    assert text(FakeModel(weights=OTHER)).propose(behind([11]), 3) == Draft()
+
+
+def test_text_stops_at_an_end_token() -> None:
+    assert scripted(1, 0, 2, 2).propose(behind([2]), 9) == Draft()
+    assert scripted(1, 2, 0, 2).propose(behind([2]), 9).tokens == (3,)
+
+
+def test_a_text_that_a_target_cuts_finer_is_no_longer_than_asked_for() -> None:
+    # "bc" is one token there and two here.
+    drafter = scripted(1, 4, 4, 4)
+    assert drafter.propose(behind([2]), 3).tokens == (3, 4, 3)
+
+
+def test_vocabularies_may_differ_in_padding_only() -> None:
+    padded: Any = PADDED
+    require_same_vocabulary(TARGET, padded)
+    require_same_vocabulary(padded, TARGET)
+
+
+def test_a_file_is_like_itself() -> None:
+    odd: Any = FakeWeights(OTHER_PIECES)
+    require_same_vocabulary(TARGET, odd)
+
+
+def test_another_vocabulary_is_refused_with_a_way_out() -> None:
+    other: Any = FakeWeights((*PIECES[:5], b"ba", *PIECES[6:]), ENDS, Path("b.gguf"))
+    with pytest.raises(InvalidValueError) as refused:
+        require_same_vocabulary(TARGET, other)
+    said = str(refused.value)
+    assert "token 5 is 'ba' there and 'ab' here" in said
+    assert "drafter='text:b.gguf'" in said
+    assert "'target.gguf'" in said
