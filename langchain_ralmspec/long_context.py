@@ -145,7 +145,9 @@ class LongContextGeneration(StrictArguments, Sampling):
     kv_cache_dir: str | None = None
     """A folder for it, so that it outlives the process."""
 
+    # Models are shared for as long as somebody holds them: this does.
     _engine: Model | None = PrivateAttr(default=None)
+    _drafting: dict[str, Model] = PrivateAttr(default_factory=dict)
     _documents: OrderedDict[str, LongDocument] = PrivateAttr(
         default_factory=OrderedDict
     )
@@ -390,7 +392,7 @@ class LongContextGeneration(StrictArguments, Sampling):
         n_chunks = sum(len(one.tokens) for one in bench.chunks)
         # Another vocabulary may need more tokens for the same text.
         needed = 2 * n_chunks + len(bench.request.tail) + bench.request.max_tokens
-        return Model.load(
+        self._drafting[path] = Model.load(
             path,
             n_ctx=math.ceil((needed + _ROOM // 2) / _ROOM) * _ROOM,
             n_batch=self.n_batch,
@@ -398,6 +400,7 @@ class LongContextGeneration(StrictArguments, Sampling):
             n_gpu_layers=self.n_gpu_layers,
             n_slots=_N_SLOTS,
         )
+        return self._drafting[path]
 
     def _tracing_params(self) -> dict[str, Any]:
         return {

@@ -220,10 +220,10 @@ class Model:
         """How llama.cpp was asked for it, in its words: auto, enabled, disabled."""
         return self._context.flash_attention
 
-    def open(self, prefix: Tokens[int]) -> Sequence:
+    def open(self, prefix: Tokens[int], *, keep: bool = True) -> Sequence:
         """Start a sequence that holds ``prefix``.
 
-        The prefix's KV is computed once, from nothing and in one canonical way,
+        With ``keep`` the prefix's KV is computed once, from nothing and in one canonical way,
         and copied afterwards, while the cache of prefixes has room for it.
 
         Raises:
@@ -233,7 +233,8 @@ class Model:
         if sequence is None:
             sequence = Sequence(self)
             sequence.prefill(prefix)
-            self._prefixes.put(tuple(prefix), sequence.save())
+            if keep:
+                self._prefixes.put(tuple(prefix), sequence.save())
         return sequence
 
     def find(self, prefix: Tokens[int]) -> Sequence | None:

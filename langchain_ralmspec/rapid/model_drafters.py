@@ -61,7 +61,8 @@ class _Written:
 
     @classmethod
     def on(cls, model: Model, prompt: Sequence[int]) -> _Written:
-        return cls(model, prompt, model.open(tuple(prompt)), [])
+        # Nobody asks the same question twice, so its KV is not kept.
+        return cls(model, prompt, model.open(prompt, keep=False), [])
 
     def catch_up(self, answer: Sequence[int]) -> NDArray[np.float32]:
         """Read the answer so far; returns the logits after its last token."""

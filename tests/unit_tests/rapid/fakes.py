@@ -106,10 +106,11 @@ class FakeModel:
     paths: list[FakePath] = field(default_factory=list)
     kept: set[tuple[int, ...]] = field(default_factory=set)
 
-    def open(self, prefix: Sequence[int]) -> FakePath:
+    def open(self, prefix: Sequence[int], *, keep: bool = True) -> FakePath:
         path = FakePath(self)
         path.prefill(prefix)
-        self.kept.add(tuple(prefix))
+        if keep:
+            self.kept.add(tuple(prefix))
         self.paths.append(path)
         return path
 
