@@ -47,6 +47,7 @@ from langchain_ralmspec.rapid.documents import (
     LEAST_SIMILARITY,
     SHARE,
 )
+from langchain_ralmspec.rapid.loop import TARGET
 from langchain_ralmspec.speculation import (
     Acceptance,
     BatchCosts,
@@ -167,10 +168,12 @@ class LongContextGeneration(StrictArguments, Sampling):
     @classmethod
     def _known_drafter(cls, value: Any) -> Any:
         for one in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(one, str | Path | Drafter):
-                continue
-            msg = "must be a name, a path, a Drafter, or a list of these"
-            raise ValueError(msg)
+            if not isinstance(one, str | Path | Drafter):
+                msg = "must be a name, a path, a Drafter, or a list of these"
+                raise ValueError(msg)  # noqa: TRY004  pydantic wants a ValueError
+            if getattr(one, "name", None) == TARGET:
+                msg = f"a drafter may not be called {TARGET!r}, as the model itself is"
+                raise ValueError(msg)
         return value
 
     @property

@@ -223,8 +223,12 @@ class Model:
     def open(self, prefix: Tokens[int], *, keep: bool = True) -> Sequence:
         """Start a sequence that holds ``prefix``.
 
-        With ``keep`` the prefix's KV is computed once, from nothing and in one canonical way,
-        and copied afterwards, while the cache of prefixes has room for it.
+        The prefix's KV is computed once, from nothing and in one canonical way, and
+        copied afterwards, while the cache of prefixes has room for it.
+
+        Args:
+            prefix: token ids.
+            keep: whether to put it into that cache.
 
         Raises:
             ContextOverflowError: the prefix does not fit the context.

@@ -21,7 +21,11 @@ _MAX_PLACES = 128  # of one gram that are looked at, the latest
 
 
 class PromptLookupDrafter:
-    """Continues the longest earlier match of the last tokens, the latest of equals."""
+    """Continues the longest earlier match of the last tokens.
+
+    Of equals, one that has enough tokens behind it, and of these the latest: text that
+    repeats itself matches just before its end, where little is left to copy.
+    """
 
     name = "lookup"
 
@@ -34,12 +38,12 @@ class PromptLookupDrafter:
         """Propose what followed the longest match (see :class:`Drafter`)."""
         self._index(prefix)
         gram = tuple(prefix[-_GRAM:])
-        best, length = 0, 0
+        best, length, left = 0, 0, 0
         for place in reversed(self._places.get(gram, [])[-_MAX_PLACES:]):
-            matched = _match(prefix, place)
-            if matched > length:
-                best, length = place, matched
-            if length == _MAX_MATCH:
+            matched, behind = _match(prefix, place), min(n, len(prefix) - place)
+            if (matched, behind) > (length, left):
+                best, length, left = place, matched, behind
+            if (length, left) == (_MAX_MATCH, n):
                 break
         tokens = tuple(prefix[best : best + n]) if length else ()
         return Draft(tokens, evidence=tuple(length + i for i in range(len(tokens))))

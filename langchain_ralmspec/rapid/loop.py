@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from langchain_ralmspec.speculation.draft_length import DraftScheduler
 
 _NO_EVIDENCE = 0.5  # what is made of it is learnt
+TARGET = "target"
+"""The source of tokens that no drafter had proposed."""
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -42,7 +45,7 @@ class Written:
     Attributes:
         tokens: ids.
         text: their bytes.
-        sources: for each token the drafter that had proposed it, or ``"target"``.
+        sources: for each token the drafter that had proposed it, or ``TARGET``.
     """
 
     tokens: tuple[int, ...]
@@ -132,7 +135,7 @@ class _Answer:
         written = self.take(draft, name, rows)
         # What was rejected leaves the KV; the last token was never in it.
         self._path.truncate(len(self._prefix) - 1)
-        n_right = sum(source != "target" for source in written.sources)
+        n_right = sum(source != TARGET for source in written.sources)
         scheduler.costs.add(len(rows), verifying)
         stats.seconds_drafting += drafting
         stats.seconds_verifying += verifying
@@ -169,7 +172,7 @@ class _Answer:
             token = self._choose(row, draft, number)
             is_drafted = number < len(draft.tokens) and token == draft.tokens[number]
             if self._append(token):
-                sources.append(name if name and is_drafted else "target")
+                sources.append(name if name and is_drafted else TARGET)
             if self._request.finish_reason or not is_drafted:
                 break
         end = len(transcript)

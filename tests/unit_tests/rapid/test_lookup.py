@@ -29,7 +29,11 @@ def searched(prefix: Sequence[int], n: int, places: int = 128) -> Draft:
         )
 
     ends = [place for place in range(1, len(prefix)) if matched(place) >= 3]
-    best = max(ends[-places:], key=lambda place: (matched(place), place), default=None)
+    best = max(
+        ends[-places:],
+        key=lambda place: (matched(place), min(n, len(prefix) - place), place),
+        default=None,
+    )
     if best is None:
         return Draft()
     tokens = tuple(prefix[best : best + n])
@@ -38,7 +42,7 @@ def searched(prefix: Sequence[int], n: int, places: int = 128) -> Draft:
 
 @settings(max_examples=500, deadline=None)
 @given(prefixes, lengths)
-def test_the_longest_match_is_continued_the_latest_of_equals(
+def test_the_longest_match_with_most_behind_it_is_continued_the_latest_of_equals(
     prefix: list[int], n: int
 ) -> None:
     assert PromptLookupDrafter().propose(prefix, n) == searched(prefix, n)
