@@ -20,7 +20,7 @@ import numpy as np
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.rapid.draft import Draft
 from langchain_ralmspec.rapid.statistics import DraftStats
-from langchain_ralmspec.speculation.draft_length import PROBES
+from langchain_ralmspec.speculation.draft_length import PROBES, Trust
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,6 +119,7 @@ class _Answer:
         self._prefix = [*request.document, *request.tail]
         self._n_prompt = len(self._prefix)
         self._passed_over: list[tuple[str, Draft]] = []
+        self._trust = Trust()
         self._begun: set[str] = set()  # drafters that have read their prompts
         self._spent: dict[str, float] = {}  # seconds of drafters in this round
 
@@ -141,6 +142,7 @@ class _Answer:
         stats.seconds_verifying += verifying
         stats.verified(name, len(draft.tokens), n_right)
         if name is not None:
+            self._trust.earned(len(draft.tokens), n_right)
             # Behind a stop nothing was judged.
             n_judged = n_right if self._request.finish_reason == "stop" else None
             scheduler.judged(name, draft.evidence[:n_judged], n_right)
@@ -223,15 +225,8 @@ class _Answer:
 
     def _draft(self) -> tuple[str | None, Draft]:
         """The first draft that is worth a pass, cut to the best length."""
-        request, scheduler = self._request, self._request.scheduler
-        # The pass brings one token more than it verifies.
-        room = request.max_tokens - len(request.transcript) - 1
-        limit = min(scheduler.limit(), room, request.target.n_batch - 1)
-        if request.longest_draft is not None:
-            limit = min(limit, request.longest_draft)
-        if limit < 1:
-            return None, Draft()
-        for drafter in list(self._drafters):
+        scheduler, limit = self._request.scheduler, self._limit()
+        for drafter in list(self._drafters) if limit > 0 else ():
             if not scheduler.worth_drafting(drafter.name):
                 continue
             draft = self._propose(drafter, limit)
@@ -246,6 +241,18 @@ class _Answer:
                 return drafter.name, draft.cut(length)
             self._passed_over.append((drafter.name, draft))
         return None, Draft()
+
+    def _limit(self) -> int:
+        """Tokens that a draft may have now."""
+        request = self._request
+        # The pass brings one token more than it verifies.
+        room = request.max_tokens - len(request.transcript) - 1
+        limits = [request.scheduler.limit(), room, request.target.n_batch - 1]
+        if request.scheduler.length is None:
+            limits.append(self._trust.length)
+        if request.longest_draft is not None:
+            limits.append(request.longest_draft)
+        return min(limits)
 
     def _propose(self, drafter: Drafter, limit: int) -> Draft:
         """Ask a drafter; one that fails is not asked again."""

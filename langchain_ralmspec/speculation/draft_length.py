@@ -174,6 +174,31 @@ class DraftEstimates:
         return (self._saved + _TRIALS * expected) / (self._rounds + _TRIALS)
 
 
+class Trust:
+    """How long the drafts of an answer may be: longer while they are right.
+
+    Whether an answer quotes is a matter of the whole answer, so its tokens are not as
+    independent as their chances are taken to be. A long draft at its beginning would
+    stake too much on it, and a short one costs little where it does quote.
+
+    Attributes:
+        length: tokens of the next draft at most.
+    """
+
+    _FIRST = 7
+
+    def __init__(self) -> None:
+        """Start with little."""
+        self.length = self._FIRST
+
+    def earned(self, n_drafted: int, n_right: int) -> None:
+        """A draft was verified: all right doubles the length, mostly wrong ends that."""
+        if n_right == n_drafted:
+            self.length = min(MAX_LENGTH, max(self.length, 2 * n_drafted + 1))
+        elif 2 * n_right < n_drafted:
+            self.length = self._FIRST
+
+
 @dataclass(slots=True)
 class DraftScheduler:
     """Chooses draft lengths.

@@ -192,7 +192,7 @@ def test_drafters_are_asked_for_no_more_than_can_be_used() -> None:
             self.asked.append(n)
             return Draft()
 
-    limits = (512, 4, None, 4), (3, 4, 9, 2), (512, None, None, 31), (512, None, 7, 7)
+    limits = (512, 4, None, 4), (3, 4, 9, 2), (512, None, None, 7), (512, None, 5, 5)
     for n_batch, length, longest, most in limits:
         modest = Modest()
         target = FakeModel(n_batch=n_batch, end_bias=-9)

@@ -15,6 +15,7 @@ from langchain_ralmspec.speculation.draft_length import (
     MAX_LENGTH,
     PROBES,
     Chances,
+    Trust,
     chances_of_confidence,
     chances_of_match,
 )
@@ -445,3 +446,19 @@ def test_one_draft_too_long_is_not_held_against_a_good_drafter() -> None:
     world = World(flat, 0.3, always(0.7))
     world.run(400)
     assert len([at for at in world.asked if at < 400]) > 50
+
+
+def test_trust_is_earned_by_doubling_and_lost_at_once() -> None:
+    trust = Trust()
+    assert trust.length == 7
+    trust.earned(3, 3)
+    assert trust.length == 7, "a short draft proves no more than itself"
+    trust.earned(7, 7)
+    assert trust.length == 15
+    trust.earned(15, 8)
+    assert trust.length == 15, "mostly right"
+    trust.earned(15, 15)
+    trust.earned(31, 31)
+    assert trust.length == MAX_LENGTH
+    trust.earned(31, 15)
+    assert trust.length == 7
