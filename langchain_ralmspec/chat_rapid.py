@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from pydantic import Field
 
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.long_context import (
@@ -40,7 +41,7 @@ class ChatRapid(LongContextGeneration, BaseChatModel):
             chat.invoke("Who wrote it?").text
     """
 
-    context: Any = None
+    context: Any = Field(default=None, repr=False)  # traces show what repr shows
     """The text, ``Document``, sequence of them, or retriever, that is asked about."""
 
     @property
@@ -105,13 +106,13 @@ class ChatRapid(LongContextGeneration, BaseChatModel):
         sampling = self._sampling(overrides)
         conversation, context = self._split(turns_of(messages))
         stats = DraftStats()
-        with stats.retrieving():
+        with stats.preparing():
             context = texts_of(context, conversation.question)
             document = self._find(conversation, context, sampling)
             chunks = self._retrieve(document, conversation.question)
-        run = self._run(
-            conversation, document, chunks, stop, sampling=sampling, stats=stats
-        )
+            run = self._run(
+                conversation, document, chunks, stop, sampling=sampling, stats=stats
+            )
 
         def metadata() -> dict[str, Any]:
             return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import secrets
 import threading
 import warnings
 from collections import OrderedDict
@@ -63,9 +64,10 @@ if TYPE_CHECKING:
 LONG_KV_BYTES = 2 * 2**30
 """Host memory for the KV of documents, per model."""
 
+_PROCESS = secrets.token_hex(8)
 _N_DOCUMENTS = 16  # whose chunks and vectors are kept
 _N_SLOTS = 2
-_ROUND = 256
+_RESERVE, _ROUND = 1024, 256  # tokens for question and answer beside a cut context
 _ROOM = 1024  # contexts of drafters are multiples of this, so that they are shared
 _LOOKUP, _SELF, _TEXT = "lookup", "self", "text:"
 
@@ -149,6 +151,7 @@ class LongContextGeneration(StrictArguments, Sampling):
     # Models are shared for as long as somebody holds them: this does.
     _engine: Model | None = PrivateAttr(default=None)
     _drafting: dict[str, Model] = PrivateAttr(default_factory=dict)
+    _same_vocabulary: set[str] = PrivateAttr(default_factory=set)
     _documents: OrderedDict[str, LongDocument] = PrivateAttr(
         default_factory=OrderedDict
     )
@@ -171,9 +174,6 @@ class LongContextGeneration(StrictArguments, Sampling):
             if not isinstance(one, str | Path | Drafter):
                 msg = "must be a name, a path, a Drafter, or a list of these"
                 raise ValueError(msg)  # noqa: TRY004  pydantic wants a ValueError
-            if getattr(one, "name", None) == TARGET:
-                msg = f"a drafter may not be called {TARGET!r}, as the model itself is"
-                raise ValueError(msg)
         return value
 
     @property
@@ -222,11 +222,11 @@ class LongContextGeneration(StrictArguments, Sampling):
         text = context_text(context)
         key = _sha256(text)
         tokens = self.engine.weights.tokenize(text)
-        room = self.engine.n_ctx - n_other
-        dropped = 0
-        if len(tokens) > room:
-            # Rounded down, so that questions of any length see the same context.
-            room = room // _ROUND * _ROUND
+        n_ctx, dropped = self.engine.n_ctx, 0
+        if len(tokens) > n_ctx - n_other:
+            # Rounded, so that questions of usual lengths see the same context.
+            reserved = max(n_other, min(_RESERVE, n_ctx // 4))
+            room = n_ctx - math.ceil(reserved / _ROUND) * _ROUND
             dropped = len(tokens) - room
             self._truncated(len(tokens), n_other, room)
             tokens = tokens[:room]
@@ -305,11 +305,22 @@ class LongContextGeneration(StrictArguments, Sampling):
             stats=stats,
         )
         bench = _Bench(conversation, chunks, request, n_prompt)
-        if self.draft_length != 0:
+        if self.draft_length != 0 and self._can_draft(target):
             request.drafters = [self._open(one, bench) for one in self._chosen]
+        _require_distinct(request.drafters)
         for drafter in request.drafters:
             self._estimates.setdefault(drafter.name, _estimates(drafter.name))
         return LongRun(request, stops)
+
+    def _can_draft(self, target: Model) -> bool:
+        if not target.can_roll_back:
+            warnings.warn(
+                f"the memory of {target.path.name!r} cannot be rolled back, so nothing "
+                "can be drafted for it: decoding token by token",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return target.can_roll_back
 
     def _longest_draft(self, target: Model) -> int | None:
         """Tokens of a draft that can be verified exactly; None where it need not be."""
@@ -344,8 +355,9 @@ class LongContextGeneration(StrictArguments, Sampling):
             return list(self.drafter)
         if self.drafter != "auto":
             return [self.drafter]
-        # On a CPU a model on the retrieved context was never sooner (docs/rapid.md).
-        return [_LOOKUP] if self.n_gpu_layers == 0 else [_LOOKUP, _SELF]
+        # On a CPU a model on the retrieved context was never sooner.
+        on_gpu = self.n_gpu_layers != 0 and self.embeddings is not None
+        return [_LOOKUP, _SELF] if on_gpu else [_LOOKUP]
 
     def _open(self, drafter: str | Path | Drafter, bench: _Bench) -> Drafter:
         """Make a drafter ready for one answer."""
@@ -353,7 +365,7 @@ class LongContextGeneration(StrictArguments, Sampling):
             return drafter
         name = str(drafter)
         if name == _LOOKUP:
-            return PromptLookupDrafter()
+            return PromptLookupDrafter(bench.n_prompt)
         if not bench.chunks:
             msg = (
                 f"drafter={name!r} reads what is retrieved from the context, which "
@@ -379,7 +391,9 @@ class LongContextGeneration(StrictArguments, Sampling):
                 is_enough=is_enough,
                 name=name,
             )
-        require_same_vocabulary(target, model.weights)
+        if path not in self._same_vocabulary:
+            require_same_vocabulary(target, model.weights)
+            self._same_vocabulary.add(path)
         return RagDrafter(
             model,
             prompt,
@@ -449,6 +463,20 @@ class _Bench:
         return make
 
 
+def _require_distinct(drafters: Sequence[Drafter]) -> None:
+    """Check that tokens and counts can be told apart by the drafters' names.
+
+    Raises:
+        InvalidValueError: two have one name, or one has the target's.
+    """
+    names = [TARGET]
+    for drafter in drafters:
+        if drafter.name in names:
+            msg = f"two things that write would be called {drafter.name!r}; rename one"
+            raise InvalidValueError(msg)
+        names.append(drafter.name)
+
+
 def _estimates(name: str) -> DraftEstimates:
     """What is believed of a drafter at first."""
     if name == _LOOKUP:
@@ -464,7 +492,7 @@ def texts_of(context: Any, question: str) -> Any:
 def digest_of(context: Any) -> str:
     """What tells one context from another; a retriever is only itself."""
     if isinstance(context, BaseRetriever):
-        return f"{type(context).__name__} at {id(context)}"
+        return f"{type(context).__name__} at {id(context)} of {_PROCESS}"
     return _sha256(context_text(context))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.outputs import Generation, LLMResult
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
+from langchain_core.runnables.config import run_in_executor
 from langchain_core.runnables.utils import AddableDict
 from pydantic import field_validator
 
@@ -84,7 +85,7 @@ class RapidChain(
         input: dict[str, Any],  # noqa: A002  LangChain's name
         config: RunnableConfig | None = None,
         **kwargs: Any,
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Generator[dict[str, Any]]:
         """Answer in pieces: first the sources, then text, counts at last."""
         yield from self._transform_stream_with_config(
             iter([input]), self._answer, config, **kwargs
@@ -99,11 +100,39 @@ class RapidChain(
         **kwargs: Any,
     ) -> list[dict[str, Any]]:
         """Answer several questions, one after the other: there is one model."""
-        if not isinstance(config, list):
-            config = {"max_concurrency": 1, **(config or {})}
         return super().batch(
-            inputs, config, return_exceptions=return_exceptions, **kwargs
+            inputs, _in_turn(config), return_exceptions=return_exceptions, **kwargs
         )
+
+    async def abatch(
+        self,
+        inputs: list[dict[str, Any]],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[dict[str, Any]]:
+        """Do what ``batch`` does, beside other tasks."""
+        return await super().abatch(
+            inputs, _in_turn(config), return_exceptions=return_exceptions, **kwargs
+        )
+
+    async def astream(
+        self,
+        input: dict[str, Any],  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Do what ``stream`` does, in a thread."""
+        parts, done = self.stream(input, config, **kwargs), object()
+        try:
+            while True:
+                part = await run_in_executor(config, next, parts, done)
+                if part is done:
+                    break
+                yield part
+        finally:
+            await run_in_executor(config, parts.close)
 
     def preload(self, context: Any) -> int:
         """Read a context ahead of the first question about it.
@@ -125,13 +154,13 @@ class RapidChain(
         """
         conversation = _conversation(question, self.system_prompt, self.prompt_template)
         sampling, stats = self._sampling({}), DraftStats()
-        with stats.retrieving():
+        with stats.preparing():
             context = texts_of(context, question)
             document = self._find(conversation, context, sampling)
             chunks = self._retrieve(document, question)
-        return self._run(
-            conversation, document, chunks, None, sampling=sampling, stats=stats
-        )
+            return self._run(
+                conversation, document, chunks, None, sampling=sampling, stats=stats
+            )
 
     def _answer(
         self,
@@ -145,14 +174,14 @@ class RapidChain(
         conversation = _conversation(question, self.system_prompt, self.prompt_template)
         sampling = self._sampling(overrides)
         stats = DraftStats()
-        with stats.retrieving():
+        with stats.preparing():
             context = texts_of(context, question)
             document = self._find(conversation, context, sampling)
             chunks, found = self._retrieved(document, question, run_manager)
+            run = self._run(
+                conversation, document, chunks, stop, sampling=sampling, stats=stats
+            )
         yield AddableDict(source_documents=found)
-        run = self._run(
-            conversation, document, chunks, stop, sampling=sampling, stats=stats
-        )
         yield from (
             AddableDict(answer=text)
             for text in self._generated(run, question, run_manager)
@@ -202,6 +231,15 @@ class RapidChain(
         generation = Generation(text=text, generation_info=info)
         output = {"model_name": self.engine.path.stem}
         trace.on_llm_end(LLMResult(generations=[[generation]], llm_output=output))
+
+
+def _in_turn(
+    config: RunnableConfig | list[RunnableConfig] | None,
+) -> RunnableConfig | list[RunnableConfig]:
+    """A config under which nothing of a batch runs beside another."""
+    if isinstance(config, list):
+        return [RunnableConfig(**{**one, "max_concurrency": 1}) for one in config]
+    return RunnableConfig(**{"max_concurrency": 1, **(config or {})})
 
 
 def _checked(inputs: Any) -> tuple[Any, Any]:

@@ -319,6 +319,10 @@ def rapid(
             "one differs.",
         ),
     ] = False,
+    n_threads: Annotated[
+        int | None,
+        typer.Option(help="Of a decode, in all rows; as RapidChain is given.", min=1),
+    ] = None,
     n_gpu_layers: Annotated[
         int, typer.Option(help="Layers on a GPU; -1 for all.", min=-1)
     ] = 0,
@@ -356,6 +360,7 @@ def rapid(
         transfer=transfer,
         embedding=embedding,
         exact_batches=exact_batches,
+        n_threads=n_threads,
         n_gpu_layers=n_gpu_layers,
         kv_cache_dir=kv_cache_dir,
         rows=tuple(rows.split(",")) if rows else ROWS,
@@ -367,6 +372,36 @@ def rapid(
         and not figures["summary"]["identical"]
     ):
         raise typer.Exit(1)
+
+
+@bench.command()
+def replay(
+    traces: Annotated[
+        Path,
+        typer.Argument(
+            help="What `bench rapid --draft-length N --json` wrote, with a drafter "
+            "that is a model.",
+            dir_okay=False,
+        ),
+    ],
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON: {"name": …, "source": …, "points": [{"context": tokens, '
+            '"draft_step": c, "passes": {"1": 1.0, "11": v}, "published": speed-up}]}, '
+            "in passes of the target over one token. By default what RAPID's paper "
+            "says of Llama-3.1-8B on a GPU.",
+            dir_okay=False,
+        ),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the figures to this file.")
+    ] = None,
+) -> None:
+    """Play recorded drafts through given costs: a replay, not a measurement."""
+    from langchain_ralmspec.cli import bench_replay
+
+    bench_replay.run(traces, profile, json)
 
 
 @bench.command("plot")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,6 +55,7 @@ knowledge, which is lossless; and with it, a row for each strength η."""
 
 _NAMED = ("auto", "lookup", "self")
 _TEXT = "text:"
+_MADE_UP = "What is this text about?"
 _BESIDE = 512  # tokens of question and template at most, and of rounding
 
 
@@ -75,6 +76,7 @@ class RapidBench:
         transfer: how these rows transfer it.
         embedding: a sentence-transformers model, by packaged name or folder.
         exact_batches: load the target so that batches cannot change an answer.
+        n_threads: of a decode; None leaves it to the chains.
         n_gpu_layers: layers on a GPU; -1 for all.
         kv_cache_dir: a folder in which KV is kept for the time of the run.
         rows: of ``ROWS``; the plain one is always there.
@@ -92,6 +94,7 @@ class RapidBench:
     transfer: Transfer = "paper"
     embedding: str = "minilm"
     exact_batches: bool = False
+    n_threads: int | None = None
     n_gpu_layers: int = 0
     kv_cache_dir: Path | None = None
     rows: tuple[str, ...] = ROWS
@@ -106,10 +109,10 @@ class RapidBench:
             MissingExtraError: a package that this needs is not installed.
         """
         self._check(json_file, plot_folder)
-        samples = self._samples()
+        samples, others = self._samples()
         with self._contest() as contest:
             for number, (sample, warm_up) in enumerate(
-                self._asked(contest, samples), 1
+                self._asked(contest, samples, others), 1
             ):
                 asked = contest.ask(sample, warm_up)
                 _say(f"{number}. {' '.join(sample.question.split())}  {_rates(asked)}")
@@ -138,23 +141,28 @@ class RapidBench:
         if plot_folder:
             plots.require()
 
-    def _samples(self) -> list[Sample]:
+    def _samples(self) -> tuple[list[Sample], list[Sample]]:
+        """Those to be asked, and the others."""
         if self.documents is None:
             samples = python_samples()
         else:
             samples = load_samples(self.documents, with_questions=self.task != "quote")
-        return grouped(samples[: self.limit])
+        return grouped(samples[: self.limit]), samples[self.limit :]
 
     def _asked(
-        self, contest: LongContest, samples: list[Sample]
+        self, contest: LongContest, samples: list[Sample], others: list[Sample]
     ) -> list[tuple[Sample, Sample]]:
-        """What to ask, and a question of the same context to warm up with."""
+        """What to ask, and what to warm up with."""
         if self.task == "quote":
-            samples = quotes(samples, self._seen(contest.chains[PLAIN]))
-        others = [one for one in samples if one.context == samples[0].context]
-        return [(sample, others[-1]) for sample in samples]
+            seen = self._seen(contest.chains[PLAIN])
+            samples = quotes(samples, seen)
+            first = [one for one in samples if one.context == samples[0].context]
+            # Asked for once more, its context gives a paragraph that is left, if any.
+            others = quotes([*first, samples[0]], seen)[len(first) :]
+        warm_up = warm_up_question(samples, others)
+        return [(sample, warm_up) for sample in samples]
 
-    def _seen(self, chain: RapidChain) -> Any:
+    def _seen(self, chain: RapidChain) -> Callable[[str], str]:
         """Gives the part of a context that fits."""
         weights = chain.engine.weights
         room = max(1, chain.engine.n_ctx - self.max_tokens - _BESIDE)
@@ -182,6 +190,7 @@ class RapidBench:
                 "max_tokens": self.max_tokens,
                 "temperature": 0.0,
                 "exact_batches": self.exact_batches,
+                "n_threads": self.n_threads,
                 "n_gpu_layers": self.n_gpu_layers,
                 "kv_cache_dir": folder,
                 "truncation": "end",
@@ -266,6 +275,19 @@ class RapidBench:
             "notes": notes,
             **measured,
         }
+
+
+def warm_up_question(samples: Sequence[Sample], others: Sequence[Sample]) -> Sample:
+    """A question about the first context that is not among the measured ones.
+
+    Rows learn from it. From a measured one they would learn its own answer.
+    """
+    context = samples[0].context
+    measured = {sample.question for sample in samples if sample.context == context}
+    left = (
+        one for one in others if one.context == context and one.question not in measured
+    )
+    return next(left, Sample(context, _MADE_UP))
 
 
 def _rates(asked: Asked) -> str:

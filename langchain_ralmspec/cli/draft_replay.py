@@ -20,7 +20,7 @@ Cost = Callable[[int], float]
 Round = tuple[str | None, int, int]
 """Who drafted, how many tokens, and how many of them were accepted."""
 
-LEAST_MATCHES = (3, 4, 5, 7, 10, 16)
+LEAST_EVIDENCES = (0, 1, 2, 3, 4, 5, 7, 10, 16)
 LENGTHS = (1, 2, 3, 5, 7, 11, 15, 23, 31)
 """Of drafts, as fixed policies have them."""
 
@@ -33,39 +33,44 @@ class Place:
     """A position of an answer, and the draft that there was for it.
 
     Attributes:
-        match: tokens before it that matched; 0 where there was no draft.
+        evidence: tokens of the match that the model had written itself.
         drafted: tokens of the draft.
         right: the first of them that the answer goes on with.
     """
 
-    match: int = 0
+    evidence: int = 0
     drafted: int = 0
     right: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Verify always so many tokens of a draft, if its match is long enough.
+    """Verify always so many tokens of a draft, if there is enough evidence for it.
 
     Attributes:
-        least_match: None for never.
+        least_evidence: None for never.
         length: of a draft.
     """
 
-    least_match: int | None = None
+    least_evidence: int | None = None
     length: int = 0
 
     @property
     def label(self) -> str:
         """For a report."""
-        if self.least_match is None:
+        if self.least_evidence is None:
             return "never draft"
-        return f"{self.length} tokens on matches of {self.least_match} or more"
+        if self.least_evidence == 0:
+            return f"{self.length} tokens of every match"
+        return (
+            f"{self.length} tokens where {self.least_evidence} or more of the match "
+            "are the answer's own"
+        )
 
 
 POLICIES = (
     Policy(),
-    *(Policy(least, length) for least, length in product(LEAST_MATCHES, LENGTHS)),
+    *(Policy(least, length) for least, length in product(LEAST_EVIDENCES, LENGTHS)),
 )
 
 
@@ -95,11 +100,30 @@ class Answered:
             position += right + 1
         return seconds
 
+    @property
+    def least_seconds(self) -> float:
+        """Seconds of the best draft length at every place, known beforehand.
+
+        Of a draft with so many right tokens any number may be verified. Passes that
+        cost more the longer they are leave none of the wrong ones worth it.
+        """
+        costs = [self.cost(n) for n in range(1, LENGTHS[-1] + 2)]
+        least = [0.0] * (len(self.places) + 1)
+        for position in reversed(range(len(self.places))):
+            place = self.places[position]
+            # As in a policy: nothing is wanted behind the last token.
+            longest = min(place.drafted, len(self.places) - position - 1)
+            least[position] = min(
+                costs[n] + least[position + min(n, place.right) + 1]
+                for n in range(longest + 1)
+            )
+        return least[0]
+
 
 def _draft(places: Sequence[Place], position: int, policy: Policy) -> tuple[int, int]:
     """Tokens that a policy verifies at a position, and those that are right."""
     place = places[position]
-    if policy.least_match is None or place.match < policy.least_match:
+    if policy.least_evidence is None or place.evidence < policy.least_evidence:
         return 0, 0
     # The pass gives a token of its own, and nothing is wanted behind the last one.
     drafted = min(policy.length, place.drafted, len(places) - position - 1)
@@ -113,13 +137,13 @@ def lookup_places(prompt: Sequence[int], answer: Sequence[int]) -> tuple[Place, 
         prompt: all tokens before the answer.
         answer: its tokens, ``END`` behind them if it ended by itself.
     """
-    drafter, places = PromptLookupDrafter(), []
+    drafter, places = PromptLookupDrafter(len(prompt)), []
     prefix = [*prompt, *answer[:1]]
     for position in range(1, len(answer)):
         draft = drafter.propose(prefix, LENGTHS[-1])
-        match = int(draft.evidence[0]) if draft.tokens else 0
+        evidence = int(draft.evidence[0]) if draft.tokens else 0
         right = _n_agreeing(draft.tokens, answer[position:])
-        places.append(Place(match, len(draft.tokens), right))
+        places.append(Place(evidence, len(draft.tokens), right))
         prefix.append(answer[position])
     return tuple(places)
 
@@ -145,6 +169,15 @@ def best_policy(answers: Sequence[Answered]) -> tuple[Policy, float]:
     }
     best = min(POLICIES, key=seconds.__getitem__)
     return best, plain / seconds[best]
+
+
+def oracle(answers: Sequence[Answered]) -> float:
+    """Speed-up of perfect foresight: of every draft what is best to verify.
+
+    Nobody who drafts the same can be sooner, :func:`best_policy` included.
+    """
+    plain = sum(answer.plain for answer in answers)
+    return plain / sum(answer.least_seconds for answer in answers) if plain else 1.0
 
 
 def ceiling(cost: Cost) -> float:

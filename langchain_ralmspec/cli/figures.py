@@ -49,16 +49,25 @@ def write_figures(path: Path, figures: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path) -> Any:
+    """Read whatever a file holds.
+
+    Raises:
+        InvalidValueError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidValueError(f"{str(path)!r} cannot be read: {error}") from error
+
+
 def read_figures(path: Path) -> dict[str, Any]:
     """Read what ``bench ralm`` wrote.
 
     Raises:
         InvalidValueError: it cannot be read, or is something else.
     """
-    try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidValueError(f"{str(path)!r} cannot be read: {error}") from error
+    figures = read_json(path)
     if not isinstance(figures, dict) or not {"rows", "workload"} <= figures.keys():
         raise InvalidValueError(
             f"{str(path)!r} is not what `ralmspec bench ralm --json` writes"

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from langchain_ralmspec.rapid import ContextIndex, Conversation, budget, chunk, join
-from langchain_ralmspec.speculation.draft_length import PROBES
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -72,12 +71,8 @@ class LongAnswer:
 
     @property
     def decoding(self) -> float:
-        """Seconds for these.
-
-        Without those that measured what batches cost: that happens once for a length
-        of context, whatever the number of answers.
-        """
-        return self.stats.decode_seconds - self.stats.seconds_probing
+        """Seconds for these: all behind the first, whatever they were spent on."""
+        return self.stats.decode_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +190,8 @@ class LongContest:
 
         Args:
             sample: what is asked.
-            warm_up: what is asked first, untimed, if nothing was asked before.
+            warm_up: what is asked first, untimed, if nothing was asked before; it
+                shall not be measured, for what rows learn may be its very answer.
         """
         with _silent_about_truncation():
             return self._ask(sample, warm_up)
@@ -261,7 +257,7 @@ class LongContest:
                 # Not kept: a drafter's model must not live on to the next answer,
                 # which may be of another row, with what it has read.
                 run = chain.start(sample.question, sample.context)
-                seconds[row] = run.stats.seconds_retrieving
+                seconds[row] = run.stats.seconds_preparing
         return seconds
 
     def _context(self, request: LongRequest) -> tuple[int, ...]:
@@ -289,7 +285,7 @@ class LongContest:
         run = self.chains[row].start(sample.question, context)
         # On its clock, for nothing has happened yet that it would not count.
         run.stats.seconds += found
-        run.stats.seconds_retrieving += found
+        run.stats.seconds_preparing += found
         return _answer(run)
 
     def _divergences(self, asked: Asked, request: LongRequest) -> list[Divergence]:
@@ -336,13 +332,16 @@ class LongContest:
         path.extend(request.tail)
         room = min(engine.n_batch, engine.n_ctx - len(prompt), len(prompt))
         timings = self.timings.setdefault(length_class(prompt), Timings(len(prompt)))
-        for size in (size for size in PROBES if size <= room):
+        for size in (size for size in SIZES if size <= room):
             start = time.perf_counter()
             path.score(prompt[-size:])
             seconds = time.perf_counter() - start
             timings.seconds.setdefault(size, []).append(seconds)
             path.truncate(len(prompt))
 
+
+SIZES = (1, 2, 4, 8, 16, 32)
+"""Of the passes that are timed."""
 
 _WARM_TOKENS = 32
 

@@ -18,7 +18,9 @@ from langchain_ralmspec.cli.draft_replay import (
     ceiling,
     lookup_places,
     model_attainable,
+    oracle,
 )
+from langchain_ralmspec.cli.pass_costs import PassCosts
 from langchain_ralmspec.cli.rapid_contest import (
     PLAIN,
     RAG,
@@ -27,7 +29,6 @@ from langchain_ralmspec.cli.rapid_contest import (
     LongAnswer,
     length_class,
 )
-from langchain_ralmspec.speculation import BatchCosts
 
 if TYPE_CHECKING:
     from langchain_ralmspec.cli.rapid_contest import LongContest, Timings
@@ -57,11 +58,10 @@ def figures(contest: LongContest) -> dict[str, Any]:
     }
 
 
-def _costs(timings: Timings) -> BatchCosts:
-    costs = BatchCosts()
-    for size, seconds in timings.seconds.items():
-        costs.add(size, statistics.median(seconds))
-    return costs
+def _costs(timings: Timings) -> PassCosts:
+    return PassCosts(
+        {size: statistics.median(each) for size, each in timings.seconds.items()}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Row:
 
     name: str
     asked: Sequence[Asked]
-    costs: dict[int, BatchCosts]
+    costs: dict[int, PassCosts]
 
     @property
     def answers(self) -> list[LongAnswer]:
@@ -124,12 +124,12 @@ class Row:
         all_costs = [self._cost(asked) for asked in self.asked]
         return lambda n: statistics.fmean(cost(n) for cost in all_costs)
 
-    def _cost(self, asked: Asked) -> BatchCosts:
+    def _cost(self, asked: Asked) -> PassCosts:
         return self.costs[length_class(asked.prompt)]
 
     @property
     def attainable(self) -> tuple[float | None, str]:
-        """What costs and acceptance allow, and by whom; None for a row that is RAG."""
+        """What the best fixed policy allows, and whose; None for a row that is RAG."""
         if self.name == RAG:
             return None, ""
         allowed = [(1.0, "never draft")]
@@ -138,15 +138,27 @@ class Row:
             allowed.append(by)
         return max(allowed, key=lambda one: one[0])
 
+    @property
+    def oracle(self) -> float | None:
+        """What look-up allows by perfect foresight; None for rows without it."""
+        if not any(_LOOKUP in answer.drafters for answer in self.answers):
+            return None
+        return oracle(self._looked_up)
+
     def _by_lookup(self) -> tuple[float, str]:
+        policy, gain = best_policy(self._looked_up)
+        return gain, policy.label
+
+    @property
+    def _looked_up(self) -> list[Answered]:
+        """The answers, with what look-up would have drafted at every place."""
         played = []
         for asked in self.asked:
             answer = asked.answers[self.name]
             tokens = (*answer.tokens, END) if answer.ended else answer.tokens
             places = lookup_places(asked.prompt, tokens)
             played.append(Answered(places, self._cost(asked)))
-        policy, gain = best_policy(played)
-        return gain, policy.label
+        return played
 
     def _by_model(self, name: str) -> tuple[float, str]:
         known = [a.drafters[name] for a in self.answers if name in a.drafters]
@@ -216,6 +228,7 @@ class Row:
             "decode_tokens_a_second": _ratio(1.0, _a_token(self.asked, self.name)),
             "attainable": attainable,
             "attainable_by": policy,
+            "oracle": self.oracle,
             "reached": _ratio(self.decode_of_totals, attainable),
             "second_question": self.speedup(_second_question),
             "first_question": self.speedup(
@@ -228,7 +241,6 @@ class Row:
             "lengths": dict(sorted(lengths.items())),
             "drafted": _summed(answer.stats.drafted for answer in self.answers),
             "accepted": _summed(answer.stats.accepted for answer in self.answers),
-            "probing_seconds": sum(a.stats.seconds_probing for a in self.answers),
             "quality": self.quality(),
             "n_identical": self.n_identical,
             "divergences": [
@@ -256,8 +268,8 @@ def _first_question(asked: Asked, row: str) -> tuple[float, float]:
     if row == RAG:
         return indexing[RAG] + stats.first_token, stats.decode_seconds
     # What a row retrieves from is made behind the context's tokens, once.
-    retrieving = max(0.0, indexing.get(row, 0.0) - stats.seconds_retrieving)
-    more = retrieving if row != PLAIN else 0.0
+    preparing = max(0.0, indexing.get(row, 0.0) - stats.seconds_preparing)
+    more = preparing if row != PLAIN else 0.0
     return asked.opening.first + more, stats.decode_seconds
 
 

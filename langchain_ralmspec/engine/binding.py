@@ -77,6 +77,12 @@ def version() -> str:
     return metadata.version("llama-cpp-python")
 
 
+def system_info() -> str:
+    """The instructions of the processor that this llama.cpp uses."""
+    text: bytes = _library().llama_print_system_info()
+    return text.decode()
+
+
 def requantize(source: Path, target: Path, quantization: str) -> None:
     """Write ``source`` once more with another quantization.
 
@@ -132,6 +138,7 @@ class Weights:
         self.handle: Any = None
         self._lib = lib = _library()
         self.path = path
+        self.n_gpu_layers = n_gpu_layers
         lib.llama_backend_init()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from langchain_ralmspec.cores import usable_cores
-from langchain_ralmspec.engine.binding import Context, Weights, check_file, version
+from langchain_ralmspec.engine.binding import (
+    Context,
+    Weights,
+    check_file,
+    system_info,
+    version,
+)
 from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder
-from langchain_ralmspec.engine.selftest import exact_batch_size, is_repeatable
+from langchain_ralmspec.engine.selftest import (
+    can_roll_back,
+    exact_batch_size,
+    is_repeatable,
+)
 from langchain_ralmspec.engine.sequence import Sequence, Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
@@ -160,6 +171,7 @@ class Model:
             flash_attention=flash_attention,
         )
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
         self._residents: list[weakref.ref[Sequence] | None] = [None] * n_slots
         self._idle_order = list(range(n_slots))  # longest idle first
         folder = None
@@ -176,15 +188,23 @@ class Model:
         return {
             "model": self.weights.sha256,
             "llama_cpp": version(),
+            "n_ctx": self.n_ctx,  # some models stretch their positions by it
             "n_batch": self.n_batch,
             "n_threads": self.n_threads[1],
             "flash_attention": self.flash_attention,
+            "n_gpu_layers": self.weights.n_gpu_layers,
+            "system": system_info(),
         }
 
     @cached_property
     def repeatable(self) -> bool:
         """Whether decoding repeats itself bit for bit (see ``selftest``)."""
         return is_repeatable(self)
+
+    @cached_property
+    def can_roll_back(self) -> bool:
+        """Whether a sequence can be cut; recurrent models' cannot."""
+        return can_roll_back(self)
 
     @cached_property
     def exact_batch_size(self) -> int:
@@ -233,18 +253,23 @@ class Model:
         Raises:
             ContextOverflowError: the prefix does not fit the context.
         """
-        sequence = self.find(prefix)
-        if sequence is None:
-            sequence = Sequence(self)
-            sequence.prefill(prefix)
-            if keep:
-                self._prefixes.put(tuple(prefix), sequence.save())
-        return sequence
+        return self.find_or_open(prefix, keep=keep)[0]
 
-    def find(self, prefix: Tokens[int]) -> Sequence | None:
-        """Start a sequence that holds ``prefix``, if its KV was kept."""
-        snapshot = self._prefixes.get(tuple(prefix))
-        return None if snapshot is None else Sequence(self, snapshot)
+    def find_or_open(
+        self, prefix: Tokens[int], *, keep: bool = True
+    ) -> tuple[Sequence, bool]:
+        """Do what :meth:`open` does, and tell whether the KV was there already."""
+        key = tuple(prefix)
+        # One after the other: who waits for a long text finds it in the end.
+        with self._opening if keep else nullcontext():
+            snapshot = self._prefixes.get(key)
+            if snapshot is not None:
+                return Sequence(self, snapshot), True
+            sequence = Sequence(self)
+            sequence.prefill(key)
+            if keep:
+                self._prefixes.put(key, sequence.save())
+            return sequence, False
 
     def forget_prefixes(self) -> None:
         """Drop the KV of all prefixes in memory, so that a timing starts cold."""

@@ -73,9 +73,21 @@ class PrefixCache:
         return snapshot
 
     def put(self, key: tuple[int, ...], snapshot: Snapshot) -> None:
-        """Keep a snapshot; one that is in memory already is not written again."""
-        if self._remember(key, snapshot) and self._folder is not None:
+        """Keep a snapshot; one that is in memory already is not written again.
+
+        One that finds no place is warned about: it will be computed every time.
+        """
+        is_new = self._remember(key, snapshot)
+        if is_new and self._folder is not None:
             self._folder.put(key, snapshot)
+        elif is_new and snapshot.state.nbytes > self._max_bytes:
+            warnings.warn(
+                f"the KV of {snapshot.length} tokens takes {snapshot.state.nbytes} "
+                f"bytes, more than kv_cache_bytes={self._max_bytes}, so it is not kept "
+                "and will be computed again; raise kv_cache_bytes or set kv_cache_dir",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def clear(self) -> None:
         """Empty the memory; the folder keeps what it has."""
@@ -138,7 +150,8 @@ class PrefixFolder:
         try:
             # Absolute: the process may change its working folder later.
             self.path = Path(path).expanduser().absolute()
-            self.path.mkdir(parents=True, exist_ok=True)
+            # What was read is nobody else's business.
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         # No home folder is a RuntimeError, a null byte a ValueError.
         except (OSError, RuntimeError, ValueError) as error:
             msg = (

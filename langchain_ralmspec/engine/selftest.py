@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from langchain_ralmspec.engine.model import Model
 
 _PREFIX, _TAIL, _SINGLES = 64, 8, 3  # one call of every shape that the loops use
+_LONG_PREFIX = 544  # attention is split for single tokens behind 512
 _BATCHES = (2, 3, 4, 5, 8, 16, 32)  # kernels change between some of these
 
 
@@ -57,6 +58,17 @@ def is_repeatable(model: Model) -> bool:
     return all(np.array_equal(run, reference) for run in runs)
 
 
+def can_roll_back(model: Model) -> bool:
+    """Decode three tokens, and take the last one back."""
+    sequence = Sequence(model)
+    sequence.prefill([0, 0, 0])
+    try:
+        sequence.truncate(2)
+    except DecodeError:
+        return False
+    return True
+
+
 def exact_batch_size(model: Model) -> int:
     """Decode a text token by token, and in calls of growing size.
 
@@ -64,18 +76,19 @@ def exact_batch_size(model: Model) -> int:
         Up to how many tokens a call gives the bits that its tokens give one by one:
         1 where even two do not, or where the context is too small for the test.
     """
-    n = _PREFIX + max(_BATCHES)
-    if n > model.n_ctx:
+    prefix = min(_LONG_PREFIX, model.n_ctx - max(_BATCHES))
+    if prefix < _PREFIX:
         return 1
     rng = np.random.default_rng(1)
+    n = prefix + max(_BATCHES)
     tokens = rng.integers(0, model.weights.n_vocab, size=n).tolist()
     sequence = Sequence(model)
-    sequence.prefill(tokens[:_PREFIX])
-    singles = np.stack([sequence.extend([token]) for token in tokens[_PREFIX:]])
+    sequence.prefill(tokens[:prefix])
+    singles = np.stack([sequence.extend([token]) for token in tokens[prefix:]])
     exact = 1
     for size in _BATCHES:
-        sequence.truncate(_PREFIX)
-        rows = sequence.score(tokens[_PREFIX : _PREFIX + size])
+        sequence.truncate(prefix)
+        rows = sequence.score(tokens[prefix : prefix + size])
         if not np.array_equal(rows, singles[:size]):
             break
         exact = size

@@ -2,7 +2,9 @@
 
 Answers that quote their document are copied from it without any model (RAPID does
 not have this; cf. prompt lookup decoding). Only long matches are worth a pass of the
-target, so matches are as long as they can be, and their length is the evidence.
+target, so matches are as long as they can be. The evidence is how much of a match the
+model has written itself: words of the question may stand in the document as well, which
+does not say that the model is about to quote it.
 """
 
 from __future__ import annotations
@@ -29,8 +31,13 @@ class PromptLookupDrafter:
 
     name = "lookup"
 
-    def __init__(self) -> None:
-        """Start without tokens."""
+    def __init__(self, n_prompt: int = 0) -> None:
+        """Start without tokens.
+
+        Args:
+            n_prompt: tokens at the beginning that the model has not written.
+        """
+        self._n_prompt = n_prompt
         self._places: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         self._n_indexed = 0
 
@@ -46,7 +53,8 @@ class PromptLookupDrafter:
             if (length, left) == (_MAX_MATCH, n):
                 break
         tokens = tuple(prefix[best : best + n]) if length else ()
-        return Draft(tokens, evidence=tuple(length + i for i in range(len(tokens))))
+        written = min(length, len(prefix) - self._n_prompt)
+        return Draft(tokens, evidence=tuple(written + i for i in range(len(tokens))))
 
     def _index(self, prefix: Sequence[int]) -> None:
         """Note where every gram ends that has a token behind it."""

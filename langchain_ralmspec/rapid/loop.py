@@ -20,7 +20,7 @@ import numpy as np
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.rapid.draft import Draft
 from langchain_ralmspec.rapid.statistics import DraftStats
-from langchain_ralmspec.speculation.draft_length import PROBES, Trust
+from langchain_ralmspec.speculation.draft_length import Trust
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,11 +100,8 @@ def _read_prompt(request: LongRequest) -> tuple[Path, NDArray[np.float32]]:
     start = time.perf_counter()
     target, stats = request.target, request.stats
     stats.prompt_tokens = len(request.document) + len(request.tail)
-    path = target.find(request.document)
-    if path is not None:
-        stats.cached_tokens = len(request.document)
-    else:
-        path = target.open(request.document)
+    path, was_kept = target.find_or_open(request.document)
+    stats.cached_tokens = len(request.document) if was_kept else 0
     logits = path.extend(request.tail)
     stats.seconds_prefilling += time.perf_counter() - start
     return path, logits
@@ -127,15 +124,17 @@ class _Answer:
         """Draft, verify, keep."""
         scheduler, stats = self._request.scheduler, self._request.stats
         self._passed_over, self._spent = [], {}
-        probing, start = stats.seconds_probing, time.perf_counter()
-        name, draft = self._draft()
-        drafting = time.perf_counter() - start - (stats.seconds_probing - probing)
         start = time.perf_counter()
+        name, draft = self._draft()
+        drafted = time.perf_counter()
         rows = self._path.score((self._prefix[-1], *draft.tokens))
-        verifying = time.perf_counter() - start
+        drafting, verifying = drafted - start, time.perf_counter() - drafted
         written = self.take(draft, name, rows)
-        # What was rejected leaves the KV; the last token was never in it.
-        self._path.truncate(len(self._prefix) - 1)
+        # What was rejected leaves the KV; the last token was never in it. At the end
+        # nothing needs to leave, and a recurrent memory could not let it go.
+        ended = self._request.finish_reason is not None
+        if not ended and self._path.length >= len(self._prefix):
+            self._path.truncate(len(self._prefix) - 1)
         n_right = sum(source != TARGET for source in written.sources)
         scheduler.costs.add(len(rows), verifying)
         stats.seconds_drafting += drafting
@@ -232,8 +231,6 @@ class _Answer:
             draft = self._propose(drafter, limit)
             if not draft.tokens:
                 continue
-            if scheduler.is_worth_probing(drafter.name, draft.evidence):
-                self._probe()
             length = scheduler.cut(
                 drafter.name, draft.evidence, in_order=self._is_random(draft)
             )
@@ -272,25 +269,15 @@ class _Answer:
         seconds, n = time.perf_counter() - start, len(draft.tokens)
         if drafter.name in self._begun:
             self._spent[drafter.name] = seconds
+            estimates = self._request.scheduler.drafters[drafter.name]
+            estimates.call.add(seconds)
             if n:
-                self._request.scheduler.drafters[drafter.name].step.add(seconds / n)
+                estimates.step.add(seconds / n)
         # The first draft takes the drafter's own prompt, which is paid for once.
         self._begun.add(drafter.name)
         if n and not draft.evidence:
             draft = replace(draft, evidence=(_NO_EVIDENCE,) * n)
         return draft
-
-    def _probe(self) -> None:
-        """Time passes of several sizes, once for a length of context."""
-        start, request = time.perf_counter(), self._request
-        room = request.target.n_ctx - self._path.length
-        room = min(room, request.target.n_batch, len(self._prefix))
-        for size in (size for size in PROBES if size <= room):
-            begun = time.perf_counter()
-            self._path.score(self._prefix[-size:])
-            request.scheduler.costs.add(size, time.perf_counter() - begun)
-            self._path.truncate(len(self._prefix) - 1)
-        request.stats.seconds_probing += time.perf_counter() - start
 
 
 def _check(draft: Draft, limit: int, n_vocab: int) -> None:

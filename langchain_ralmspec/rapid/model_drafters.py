@@ -143,10 +143,12 @@ class RagDrafter:
         self, logits: NDArray[np.float32], answer: Sequence[int]
     ) -> tuple[NDArray[np.float64], int]:
         """The distribution of the next token, and the token."""
+        if self._sampler is not None:
+            logits = self._sampler.penalized(logits, answer)
         if self._sampler is None or self._sampler.temperature == 0:
             # Greedy transfer compares distributions at temperature 1.
             return softmax(logits), int(logits.argmax())
-        row = self._sampler.probabilities(logits, answer)
+        row = self._sampler.probabilities(logits, ())
         return row, draw(row, self._sampler.uniforms(len(answer), 3)[2])
 
     def _fit(self, row: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -28,13 +28,14 @@ class LongRun:
         self.request = request
         self.written: list[Written] = []
         self._text = TextStream(stops)
+        self._rounds = generate(request)
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the text as it becomes certain."""
-        rounds, stats = generate(self.request), self.stats
+        """Yield the text as it becomes certain; only what was not yielded before."""
+        stats = self.stats
         while True:
             start = time.perf_counter()
-            written = next(rounds, None)
+            written = next(self._rounds, None)
             # Only the loop's own time counts, not the consumer's.
             stats.seconds += time.perf_counter() - start
             if written is None:

@@ -27,11 +27,10 @@ class DraftStats:
         cached_tokens: of these, those whose KV was kept from before.
         dropped_tokens: of the document, that did not fit.
         seconds: all, from the call to the end.
-        seconds_retrieving: tokenising the context, choosing what the drafter reads.
+        seconds_preparing: tokenising, retrieving for the drafter, loading it.
         seconds_prefilling: the target's prompt, up to the first token.
         seconds_drafting: in drafters, their own prompts included.
         seconds_verifying: in passes of the target.
-        seconds_probing: measuring what batches cost, once for a context length.
         first_token: seconds from the call to the first token.
     """
 
@@ -45,11 +44,10 @@ class DraftStats:
     cached_tokens: int = 0
     dropped_tokens: int = 0
     seconds: float = 0.0
-    seconds_retrieving: float = 0.0
+    seconds_preparing: float = 0.0
     seconds_prefilling: float = 0.0
     seconds_drafting: float = 0.0
     seconds_verifying: float = 0.0
-    seconds_probing: float = 0.0
     first_token: float = 0.0
 
     @property
@@ -69,14 +67,14 @@ class DraftStats:
         return self.seconds - self.first_token
 
     @contextmanager
-    def retrieving(self) -> Iterator[None]:
+    def preparing(self) -> Iterator[None]:
         """Count the time of a block as spent before the model began."""
         start = time.perf_counter()
         try:
             yield
         finally:
             seconds = time.perf_counter() - start
-            self.seconds_retrieving += seconds
+            self.seconds_preparing += seconds
             self.seconds += seconds
 
     def verified(self, name: str | None, n_drafted: int, n_accepted: int) -> None:

@@ -26,66 +26,113 @@ from langchain_ralmspec.speculation.costs import Mean
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PROBES = (1, 2, 4, 8, 16, 32)
-"""Batch sizes worth measuring before the first draft; others are as they are used."""
+MAX_LENGTH = 31
+"""Tokens of the longest draft: with the token before them they make one pass of 32."""
 
-MAX_LENGTH = max(PROBES) - 1
-"""Tokens of the longest draft: with the token before them they make one pass."""
+# v(n) ÷ v(1) on two CPU cores behind 8,000 tokens: what is believed at first.
+_SHAPE = ((1, 1.0), (2, 1.8), (4, 2.3), (8, 3.2), (16, 5.3), (32, 8.8))
+_SHAPE_WEIGHT = 1.0  # measurements that this belief is worth
+_MAX_STEEPNESS = 4.0  # more is a slow moment
+_MAX_WEIGHT = 16.0  # measurements of a size that count
+_STALE = 0.25  # of a measurement left: so much is to be measured again
+_SOONER = 0.8  # of v(1): a larger pass that takes less says that v(1) is wrong
+_HOPE = 0.3  # k, where no draft was verified lately
 
 # How often evidence of a kind is right, before that was counted here.
 _CONFIDENCE = ((0.0, 0.47), (0.2, 0.63), (0.4, 0.82), (0.6, 0.94), (0.8, 0.99))
-_MATCH = ((0, 0.2), (3, 0.35), (4, 0.5), (5, 0.65), (7, 0.8), (10, 0.9), (16, 0.97))
-_PRIOR_WEIGHT = 4.0
+_COPIED = (
+    *((0, 0.1), (2, 0.15), (3, 0.2), (4, 0.3), (5, 0.4)),
+    *((7, 0.5), (10, 0.7), (16, 0.9)),
+)
+_PRIOR_WEIGHT = 8.0
 _FORGET = 1 / 256
 _MAX_CHANCE = 0.995
 _TRIALS = 4.0  # drafts for which a drafter is given credit
 _SETTLE = 1 / 64  # of its gain so far is forgotten with each round that used it
 _RETRY = 1 / 512  # of what is known against it, with each round that did not
-_PROMISING = 0.5  # chance of a draft's first token
-_FREE = 0.02  # of a pass: drafting that takes less need not be thought about
+_FREE = 0.02  # of a pass: a drafter that takes less need not be thought about
+_VOICE = 0.1  # of a pass: what a drafter that never said anything may save
 _LENGTHS = (1, 2, 3, 5, 7, 11, 15)  # drafts whose gain is looked at in advance
 
 
 class BatchCosts:
-    """*v(n)*: seconds of a target pass over n tokens, as far as they were measured."""
+    """*v(n)*: seconds of a target pass over n tokens, learnt from passes made anyway.
+
+    Sizes that were not used follow a curve, *v(1)·(1 + k·(shape(n) - 1))*, with *k*
+    from those that were: 1 for a CPU like ours, about 0 for a GPU. Until some were,
+    *k* is hoped to be low, which costs a draft.
+    """
 
     def __init__(self) -> None:
         """Start without measurements."""
-        self._seconds: dict[int, Mean] = {}
+        self._means: dict[int, float] = {}
+        self._weights: dict[int, float] = {}  # measurements that a mean is worth
 
     def add(self, n_tokens: int, seconds: float) -> None:
         """Take a measurement in."""
-        self._seconds.setdefault(n_tokens, Mean(window=16)).add(seconds)
+        if n_tokens > 1 and seconds < _SOONER * self._means.get(1, 0.0):
+            # No larger pass is sooner: v(1) was a slow moment, or all is faster now.
+            # Were it believed, drafts would seem free, and nothing would time it again.
+            del self._means[1], self._weights[1]
+        # Older ones fade, so that a slow moment is not for ever.
+        for size in self._weights:
+            self._weights[size] *= 1 - _FORGET
+        weight = min(_MAX_WEIGHT, self._weights.get(n_tokens, 0.0) + 1)
+        before = self._means.get(n_tokens, seconds)
+        self._weights[n_tokens] = weight
+        self._means[n_tokens] = before + (seconds - before) / weight
 
     @property
-    def sizes(self) -> list[int]:
-        """The sizes that were measured, ascending."""
-        return sorted(self._seconds)
+    def is_known(self) -> bool:
+        """Whether a pass over a single token was timed lately; others follow from it.
+
+        Where every pass has a draft, one goes without now and then to learn it.
+        """
+        return self._is_fresh(1)
 
     def __call__(self, n_tokens: int) -> float:
-        """Seconds for ``n_tokens``; on a line between neighbours that were measured.
+        """Seconds for ``n_tokens``; where a single token was not timed, a guess."""
+        single, excess = self._single, _shape(n_tokens) - 1
+        curve = single * (1 + self._steepness * excess)
+        if n_tokens not in self._means:
+            return curve
+        weight = self._weights[n_tokens]
+        mean = min(self._means[n_tokens], single * (1 + _MAX_STEEPNESS * excess))
+        return (weight * mean + curve) / (weight + 1)
 
-        Raises:
-            ValueError: nothing was measured yet.
+    def _is_fresh(self, size: int) -> bool:
+        return self._weights.get(size, 0.0) >= _STALE
+
+    @property
+    def _single(self) -> float:
+        if 1 in self._means:
+            return self._means[1]
+        return min((mean / _shape(n) for n, mean in self._means.items()), default=1.0)
+
+    @property
+    def _steepness(self) -> float:
+        """*k*, a mean over the sizes that were used and the belief that it is 1.
+
+        Little is believed where none was used lately: else no draft would be verified
+        that pays on a GPU only, and nothing would tell the one from the other.
         """
-        if not self._seconds:
-            msg = "no batch was timed yet"
-            raise ValueError(msg)
-        if n_tokens in self._seconds:
-            return self._at(n_tokens)
-        sizes = self.sizes
-        above = bisect_right(sizes, n_tokens)
-        if above == 0 or len(sizes) == 1:
-            return self._at(sizes[0])
-        # Beyond the largest the last slope goes on.
-        low, high = sizes[min(above, len(sizes) - 1) - 1 :][:2]
-        slope = (self._at(high) - self._at(low)) / (high - low)
-        return max(self._at(low), self._at(low) + slope * (n_tokens - low))
+        single = self._single
+        total = weights = 0.0
+        for size, weight in self._weights.items():
+            if size > 1:
+                ratio = (self._means[size] / single - 1) / (_shape(size) - 1)
+                total += weight * min(max(ratio, 0.0), _MAX_STEEPNESS)
+                weights += weight
+        if weights < _STALE:
+            return _HOPE
+        return (total + _SHAPE_WEIGHT) / (weights + _SHAPE_WEIGHT)
 
-    def _at(self, size: int) -> float:
-        value = self._seconds[size].value
-        assert value is not None  # noqa: S101  a mean is made to hold one
-        return value
+
+def _shape(n_tokens: int) -> float:
+    """v(n) ÷ v(1) as believed: on lines between its points, and beyond the last."""
+    above = bisect_right(_SHAPE, (n_tokens, 0.0))
+    (low, start), (high, end) = _SHAPE[min(max(above, 1), len(_SHAPE) - 1) - 1 :][:2]
+    return start + (end - start) * (n_tokens - low) / (high - low)
 
 
 class Chances:
@@ -129,8 +176,8 @@ def chances_of_confidence() -> Chances:
 
 
 def chances_of_match() -> Chances:
-    """For drafters whose evidence is how many tokens before it matched."""
-    return Chances(_MATCH)
+    """For drafters whose evidence is how many tokens were copied before it."""
+    return Chances(_COPIED)
 
 
 @dataclass(slots=True)
@@ -141,11 +188,13 @@ class DraftEstimates:
         chances: of its tokens, by evidence.
         overall: of its tokens, whatever the evidence.
         step: seconds that drafting one more token takes.
+        call: seconds that asking it takes, whatever it says.
     """
 
     chances: Chances = field(default_factory=chances_of_confidence)
     overall: Chances = field(default_factory=lambda: Chances(((0.0, 0.7),)))
     step: Mean = field(default_factory=Mean)
+    call: Mean = field(default_factory=Mean)
     _saved: float = 0.0
     _rounds: float = 0.0
 
@@ -185,14 +234,14 @@ class Trust:
         length: tokens of the next draft at most.
     """
 
-    _FIRST = 7
+    _FIRST = 3
 
     def __init__(self) -> None:
         """Start with little."""
         self.length = self._FIRST
 
     def earned(self, n_drafted: int, n_right: int) -> None:
-        """A draft was verified: all right doubles the length, mostly wrong ends that."""
+        """A draft was verified: all right doubles the length, mostly wrong resets."""
         if n_right == n_drafted:
             self.length = min(MAX_LENGTH, max(self.length, 2 * n_drafted + 1))
         elif 2 * n_right < n_drafted:
@@ -218,15 +267,21 @@ class DraftScheduler:
         return MAX_LENGTH if self.length is None else self.length
 
     def worth_drafting(self, name: str) -> bool:
-        """Whether a drafter that takes time should begin at all this round."""
+        """Whether a drafter that takes time should be asked at all this round."""
         estimates = self.drafters[name]
-        step, typical = estimates.step.value, estimates.typical
-        if self.length is not None or not step or not self.costs.sizes:
+        call, step = estimates.call.value, estimates.step.value
+        if self.length is not None:
             return True
-        if step < _FREE * self.costs(1):
+        if not self.costs.is_known:  # the pass will be plain, whatever it says
+            return False
+        if not call or call < _FREE * self.costs(1):
             return True
-        gains = [self._gain([typical] * n, n * step) for n in _LENGTHS]
-        worth = estimates.gain(max(gains)) > 0
+        # One that was asked and has never said anything is tried again, but rarely.
+        expected = _VOICE * self.costs(1)
+        if step is not None:
+            typical = estimates.typical
+            expected = max(self._gain([typical] * n, n * step) for n in _LENGTHS)
+        worth = estimates.gain(expected) > 0
         if not worth:
             estimates.left_out()
         return worth
@@ -237,24 +292,13 @@ class DraftScheduler:
             return len(evidence) >= self.length
         estimates = self.drafters[name]
         step, typical = estimates.step.value, estimates.typical
-        if self._is_blind or step is None:
-            # One token tells whether probing is worth it, and what the next one costs.
+        if step is None:  # one token tells what the next one costs
             return bool(evidence)
         chances = [estimates.chances(value) for value in evidence]
         now = self._gain(chances)
         return all(
             self._gain([*chances, *[typical] * n], n * step) <= now for n in _LENGTHS
         )
-
-    @property
-    def _is_blind(self) -> bool:
-        """Whether v(n) was not measured yet."""
-        return not any(n > 1 for n in self.costs.sizes)
-
-    def is_worth_probing(self, name: str, evidence: Sequence[float]) -> bool:
-        """Whether a draft is good enough to measure for it what batches cost."""
-        chance = self.drafters[name].chances(evidence[0])
-        return self.length is None and self._is_blind and chance >= _PROMISING
 
     def cut(
         self, name: str, evidence: Sequence[float], *, in_order: bool = False
@@ -270,7 +314,7 @@ class DraftScheduler:
         """
         if self.length is not None:
             return min(self.length, len(evidence))
-        if self._is_blind:
+        if not self.costs.is_known:
             return 0
         estimates = self.drafters[name]
         chances = [estimates.chances(value) for value in evidence]

@@ -251,11 +251,15 @@ async def test_it_streams_and_batches(make: Any, context: str) -> None:
     assert list(parts[-1]) == ["speculation"]
     assert "".join(part.get("answer", "") for part in parts) == whole["answer"]
     later = [part async for part in chain.astream(given)]
+    assert len(later) == len(parts) > 3
     assert "".join(part.get("answer", "") for part in later) == whole["answer"]
     other = {"question": QUESTIONS[4], "context": context}
     both = chain.batch([given, other])
     assert both[0]["answer"] == whole["answer"]
     assert (await chain.ainvoke(other))["answer"] == both[1]["answer"]
+    assert [r["answer"] for r in await chain.abatch([given, other], [{}, {}])] == [
+        r["answer"] for r in both
+    ]
     piped = RunnableLambda(lambda q: {"question": q, "context": context}) | chain
     assert piped.invoke(QUESTIONS[3])["answer"] == whole["answer"]
 
@@ -366,6 +370,34 @@ def test_a_drafter_that_fails_leaves_the_target_alone(make: Any, context: str) -
     assert tokens == answer(make(draft_length=0), QUESTIONS[0], context)
 
 
+def test_names_tell_drafters_apart(make: Any, context: str) -> None:
+    given = {"question": QUESTIONS[0], "context": context}
+    with pytest.raises(InvalidValueError, match="'lookup'; rename"):
+        make(drafter=["lookup", "lookup"]).invoke(given)
+    oracle = Oracle([], 0)
+    oracle.name = "target"
+    with pytest.raises(InvalidValueError, match="'target'; rename"):
+        make(drafter=oracle).invoke(given)
+
+
+def test_auto_needs_nothing_that_is_not_there(gguf: str, corpus: Corpus) -> None:
+    on_gpu: dict[str, Any] = {"model_path": gguf, "n_gpu_layers": -1}
+    assert RapidChain(**on_gpu)._chosen == ["lookup"]
+    embeddings = corpus.embeddings
+    assert RapidChain(**on_gpu, embeddings=embeddings)._chosen == ["lookup", "self"]
+    assert RapidChain(model_path=gguf, embeddings=embeddings)._chosen == ["lookup"]
+
+
+def test_a_kv_that_finds_no_room_is_warned_about(make: Any, context: str) -> None:
+    chain = make(kv_cache_bytes=1000)
+    with pytest.warns(RuntimeWarning, match="kv_cache_bytes=1000"):
+        chain.preload(context)
+
+
+def test_a_bound_context_is_not_in_traces(make: Any) -> None:
+    assert "a secret" not in repr(make(ChatRapid, context="a secret"))
+
+
 def test_vocabularies_that_differ(
     make: Any, gguf: str, context: str, tmp_path: Path
 ) -> None:
@@ -391,8 +423,12 @@ def test_a_context_that_is_too_long(make: Any, context: str) -> None:
     short = make(n_ctx=512, truncation="end")
     with pytest.warns(RuntimeWarning, match="tokens were dropped"):
         result = short.invoke(given)
-    assert result["speculation"]["dropped_tokens"] > 0
-    assert result["answer"]
+    dropped = result["speculation"]["dropped_tokens"]
+    assert dropped > 0
+    longer = {"question": QUESTIONS[0] * 3, "context": context}
+    with pytest.warns(RuntimeWarning, match=f"last {dropped} of"):
+        again = short.invoke(longer)
+    assert again["speculation"]["cached_tokens"] > 0, "it is the same text still"
 
 
 @pytest.mark.parametrize("given", ["", "  \n", []])

@@ -14,7 +14,9 @@ from rich.console import Console
 
 from langchain_ralmspec import cli
 from langchain_ralmspec.cli import bench_rapid, preload, rapid_plots, targets
-from langchain_ralmspec.cli.bench_rapid import RapidBench
+from langchain_ralmspec.cli.bench_rapid import RapidBench, warm_up_question
+from langchain_ralmspec.cli.long_documents import Sample
+from langchain_ralmspec.cli.rapid_contest import LongContest
 from langchain_ralmspec.cli.rapid_report import report
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
 from tests.unit_tests.cli.rapid_fakes import FakeChain, FakeEngine, Letters
@@ -83,6 +85,7 @@ def test_the_figures_say_what_was_measured(documents: Path, tmp_path: Path) -> N
     assert summary["second_ttft_speedup"] == pytest.approx(100, rel=0.1)
     assert summary["acceptance"] == 0.5
     assert summary["attainable"] >= 1
+    assert figures["rows"]["SD"]["oracle"] >= summary["attainable"]
     assert figures["machine"]["cores"]
     assert figures["command"].startswith("ralmspec")
     assert figures["workload"]["contexts"] == 2
@@ -125,7 +128,7 @@ def test_rows_differ_in_how_they_draft_only(
     assert [one["eta"] for one in transfers] == [5.0, 20.0]
     assert all(one["transfer"] == "exact" for one in transfers)
     # What the target is loaded with, or they would not share it.
-    for name in ("model_path", "n_ctx", "exact_batches", "kv_cache_dir"):
+    for name in ("model_path", "n_ctx", "n_threads", "exact_batches", "kv_cache_dir"):
         assert len({one[name] for one in settings}) == 1
     assert {one["truncation"] for one in settings} == {"end"}
     assert {one["temperature"] for one in settings} == {0.0}
@@ -188,6 +191,10 @@ def test_the_report_reads_without_colours(documents: Path) -> None:
     assert "3 of 3" in said
     assert "No RAPID row" in said
     assert "SD: drafts of 2 (100%) tokens in 15 passes" in said
+    assert "best" in said
+    assert "oracle" in said
+    assert "An untimed question, none of the measured ones," in said
+    assert "once per model and context length" in said
     assert "3 of 3 contexts were too long: up to 9 tokens" in said
     assert said.endswith("SD identical to plain decoding: yes\n")
 
@@ -197,6 +204,55 @@ def test_rows_may_be_left_out(documents: Path) -> None:
     figures = RapidBench(documents=documents, rows=("plain",)).run()
     assert list(figures["rows"]) == ["plain"]
     assert figures["summary"]["speedup_median"] == 1.0
+
+
+@pytest.fixture
+def warmed(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> list[Sample]:
+    """What rows are warmed up with."""
+    seen: list[Sample] = []
+    ask = LongContest.ask
+
+    def watched(self: Any, sample: Sample, warm_up: Sample) -> Any:
+        seen.append(warm_up)
+        return ask(self, sample, warm_up)
+
+    monkeypatch.setattr(LongContest, "ask", watched)
+    return seen
+
+
+def test_the_warm_up_is_a_question_beyond_the_limit(
+    tmp_path: Path, warmed: list[Sample]
+) -> None:
+    file = tmp_path / "a.jsonl"
+    given = [(CONTEXT, "who?"), ("other", "why?"), (CONTEXT, "who?"), (CONTEXT, "how?")]
+    records = (json.dumps({"context": c, "question": q}) for c, q in given)
+    file.write_text("\n".join(records), encoding="utf-8")
+    RapidBench(documents=file, limit=2, rows=("plain",)).run()
+    assert {(one.context, one.question) for one in warmed} == {(CONTEXT, "how?")}
+
+
+def test_the_warm_up_of_quotations_is_a_paragraph_that_is_left(
+    tmp_path: Path, warmed: list[Sample]
+) -> None:
+    file = tmp_path / "a.jsonl"
+    texts = [" ".join(f"{name}{n}" for n in range(80)) for name in "ab"]
+    record = json.dumps({"context": "\n\n".join(texts)})
+    file.write_text(f"{record}\n{record}\n", encoding="utf-8")
+    figures = RapidBench(documents=file, task="quote", limit=1, rows=("plain",)).run()
+    (asked,) = [sample["question"] for sample in figures["samples"]]
+    assert {asked[0], warmed[0].question[0]} == {"a", "b"}
+    # Where none is left, something is made up.
+    RapidBench(documents=file, task="quote", rows=("plain",)).run()
+    assert warmed[-1].question == "What is this text about?"
+
+
+def test_no_measured_question_warms_up() -> None:
+    samples = [Sample("a", "1"), Sample("a", "2"), Sample("b", "3")]
+    made_up = Sample("a", "What is this text about?")
+    assert warm_up_question(samples, []) == made_up
+    # Of another context, or asked already.
+    assert warm_up_question(samples, [Sample("b", "4"), Sample("a", "2")]) == made_up
+    assert warm_up_question(samples, [Sample("a", "3")]) == Sample("a", "3")
 
 
 def test_quotations_have_a_prompt_of_their_own(
@@ -333,6 +389,7 @@ def test_options_reach_the_benchmark(
     assert not run(
         monkeypatch, "bench", "rapid", "--eta", "5", "--eta", "20", "--rows", "SD,rag",
         "--draft-length", "7", "--task", "quote", "--transfer", "exact",
+        "--n-threads", "1",
     )  # fmt: skip
     assert benches[0] == RapidBench()
     assert benches[1] == RapidBench(
@@ -341,6 +398,7 @@ def test_options_reach_the_benchmark(
         draft_length=7,
         task="quote",
         transfer="exact",
+        n_threads=1,
     )
     refused = run(monkeypatch, "bench", "rapid", "--draft-length", "-1")
     assert "the draft length is auto or" in refused

@@ -19,12 +19,13 @@ from langchain_ralmspec.cli.draft_replay import (
     ceiling,
     lookup_places,
     model_attainable,
+    oracle,
 )
 
 PLACES = st.lists(
     st.builds(
-        lambda match, drafted, right: Place(match, drafted, min(drafted, right)),
-        st.sampled_from([0, 3, 4, 5, 9, 20]),
+        lambda own, drafted, right: Place(own, drafted, min(drafted, right)),
+        st.sampled_from([0, 1, 3, 4, 5, 9, 20]),
         st.integers(1, 31),
         st.integers(0, 31),
     ),
@@ -60,13 +61,74 @@ def test_no_policy_beats_the_ceiling(places: tuple[Place, ...], cost: Cost) -> N
     assert best_policy([Answered(places, cost)])[1] <= ceiling(cost) + 1e-9
 
 
+@given(ANSWERS)
+def test_no_fixed_policy_beats_foresight(answers: list[Answered]) -> None:
+    assert oracle(answers) >= best_policy(answers)[1] - 1e-9
+
+
+def test_not_even_where_longer_passes_are_cheaper() -> None:
+    # As noisy timings may say: then wrong tokens are worth verifying.
+    answer = Answered((Place(3, 31, 0),) * 4, lambda n: 9.0 if n < 3 else 1.0)
+    assert oracle([answer]) == pytest.approx(36 / (1 + 1 + 9 + 9))
+    assert best_policy([answer])[1] == pytest.approx(36 / 20)
+
+
+@given(PLACES, COSTS)
+def test_foresight_does_not_beat_the_ceiling(
+    places: tuple[Place, ...], cost: Cost
+) -> None:
+    # Any length may be chosen, so the best of all lengths is what bounds it.
+    best = max(n * cost(1) / cost(n) for n in range(1, LENGTHS[-1] + 2))
+    assert oracle([Answered(places, cost)]) <= best + 1e-9
+
+
+def tried(places: tuple[Place, ...], cost: Cost, position: int = 0) -> float:
+    """Least seconds, by trying all lengths of right tokens in all ways."""
+    if position >= len(places):
+        return 0.0
+    longest = min(places[position].right, len(places) - position - 1)
+    return min(
+        cost(n + 1) + tried(places, cost, position + n + 1) for n in range(longest + 1)
+    )
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda right, more: Place(1, right + more, right),
+            st.integers(0, 6),
+            st.integers(0, 3),
+        ),
+        max_size=8,
+    ).map(tuple),
+    COSTS,
+)
+def test_foresight_is_the_best_of_all_ways(
+    places: tuple[Place, ...], cost: Cost
+) -> None:
+    assert Answered(places, cost).least_seconds == pytest.approx(tried(places, cost))
+
+
+def test_foresight_drafts_what_is_right_and_worth_it() -> None:
+    places = (Place(1, 31, 0), Place(1, 31, 2), Place(), Place())
+    # A pass for the first token, and one for the three others.
+    assert oracle([Answered(places, line(1.0, 0.0))]) == 2.0
+    # A policy verifies wrong tokens at the first place too.
+    assert best_policy([Answered(places, line(1.0, 0.1))])[1] < oracle(
+        [Answered(places, line(1.0, 0.1))]
+    )
+    assert oracle([Answered(places, line(0.0, 1.0))]) == 1.0
+    assert oracle([Answered((), line(1.0, 0.0))]) == 1.0
+
+
 def walked(tokens: list[int], n_prompt: int, policy: Policy, cost: Cost) -> float:
     """Seconds of a policy, by searching the tokens anew before every round."""
     at, seconds = n_prompt + 1, 0.0
     while at < len(tokens):
         match, draft = longest(tokens[:at])
+        own = min(match, at - n_prompt)
         n = 0
-        if policy.least_match is not None and match >= policy.least_match:
+        if policy.least_evidence is not None and own >= policy.least_evidence:
             n = min(policy.length, len(draft), len(tokens) - at - 1)
         right = 0
         while right < n and draft[right] == tokens[at + right]:
@@ -77,11 +139,19 @@ def walked(tokens: list[int], n_prompt: int, policy: Policy, cost: Cost) -> floa
 
 
 def longest(tokens: list[int]) -> tuple[int, list[int]]:
-    """The longest earlier match of at least 3 tokens, the latest of equals."""
+    """The longest earlier match of at least 3 tokens, and what follows it.
+
+    Of equals the one with most behind it, and of these the latest.
+    """
     for length in range(min(32, len(tokens) - 1), 2, -1):
-        for end in range(len(tokens) - 1, length - 1, -1):
-            if tokens[end - length : end] == tokens[-length:]:
-                return length, tokens[end : end + 31]
+        ends = [
+            end
+            for end in range(length, len(tokens))
+            if tokens[end - length : end] == tokens[-length:]
+        ]
+        if ends:
+            best = max(ends, key=lambda end: (min(31, len(tokens) - end), end))
+            return length, tokens[best : best + 31]
     return 0, []
 
 
@@ -96,7 +166,7 @@ def test_the_replay_is_what_a_walk_over_the_tokens_gives(
     answer = [*answer, END] if ended else answer
     cost = line(2.0, 0.5)
     played = Answered(lookup_places(prompt, answer), cost)
-    for least, length in product((None, 3, 4, 7), (1, 3, 31)):
+    for least, length in product((None, 0, 1, 2, 3, 4, 7), (1, 3, 31)):
         policy = Policy(least, length)
         expected = walked([*prompt, *answer], len(prompt), policy, cost)
         assert played.seconds(policy) == pytest.approx(expected)
@@ -108,7 +178,9 @@ def test_a_quotation_is_found() -> None:
     assert places[0] == Place()
     assert places[1] == Place()
     # Three tokens match, and four more were right. The draft runs on into the answer.
-    assert places[2] == Place(match=3, drafted=31, right=4)
+    assert places[2] == Place(evidence=3, drafted=31, right=4)
+    # Were two of the three the question's, they would be no evidence.
+    assert lookup_places([*prompt, 10, 11], [12, 13])[0] == Place(1, 31, 1)
     cost = line(1.0, 0.0)
     assert Answered(places, cost).seconds(Policy(3, 31)) == 3.0
     assert best_policy([Answered(places, cost)])[1] == pytest.approx(7 / 3)

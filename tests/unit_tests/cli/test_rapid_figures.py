@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from langchain_ralmspec.cli.long_documents import Sample
+from langchain_ralmspec.cli.pass_costs import PassCosts
 from langchain_ralmspec.cli.rapid_contest import (
     Asked,
     Estimate,
@@ -14,7 +15,6 @@ from langchain_ralmspec.cli.rapid_contest import (
 )
 from langchain_ralmspec.cli.rapid_figures import Row
 from langchain_ralmspec.rapid import DraftStats
-from langchain_ralmspec.speculation import BatchCosts
 
 PROMPT = (*range(10, 40), 1, 2)
 QUOTED = tuple(range(10, 17))
@@ -40,9 +40,7 @@ def asked(**answers: LongAnswer) -> Asked:
 
 
 def row(name: str, *all_asked: Asked, slope: float = 0.0) -> Row:
-    costs = BatchCosts()
-    costs.add(1, 1.0)
-    costs.add(32, 1.0 + 31 * slope)
+    costs = PassCosts({1: 1.0, 32: 1.0 + 31 * slope})
     return Row(name, all_asked, {length_class(PROMPT): costs})
 
 
@@ -101,12 +99,20 @@ LOOKUP = {"lookup": Estimate(0.5, None)}
 def test_what_look_up_allows_is_played_through() -> None:
     one = asked(plain=answer(), SD=answer(drafters=LOOKUP))
     # Six places: two without a match, then a pass for the four others.
-    assert row("SD", one).attainable == (2.0, "3 tokens on matches of 3 or more")
+    assert row("SD", one).attainable == (2.0, "3 tokens of every match")
     ended = asked(plain=answer(), SD=answer(drafters=LOOKUP, ended=True))
     assert row("SD", ended).attainable[0] == pytest.approx(7 / 3)
     assert row("SD", one, slope=1.0).attainable == (1.0, "never draft")
     without = asked(plain=answer(), SD=answer())
     assert row("SD", without).attainable == (1.0, "never draft")
+
+
+def test_foresight_is_for_rows_that_look_up() -> None:
+    one = asked(plain=answer(), SD=answer(drafters=LOOKUP))
+    # Two places without a match, and four tokens in a pass that takes 1.5 as long.
+    assert row("SD", one, slope=0.5 / 3).as_dict()["oracle"] == pytest.approx(6 / 3.5)
+    assert row("plain", one).as_dict()["oracle"] is None
+    assert row("SD", one).oracle == row("SD", one).attainable[0] == 2.0
 
 
 def test_what_a_model_allows_is_computed() -> None:

@@ -102,9 +102,17 @@ def test_a_snapshot_put_twice_counts_once() -> None:
 def test_what_is_larger_than_the_memory_drives_nothing_out() -> None:
     cache = PrefixCache(SIZE)
     cache.put((1,), a_snapshot((1,)))
-    cache.put((2,), a_snapshot((2,), SIZE + 1))
+    with pytest.warns(RuntimeWarning, match=f"takes {SIZE + 1} bytes.*{SIZE}, so"):
+        cache.put((2,), a_snapshot((2,), SIZE + 1))
     assert cache.get((1,))
     assert cache.get((2,)) is None
+
+
+def test_what_finds_no_place_is_warned_about_every_time() -> None:
+    cache = PrefixCache(SIZE - 1)
+    for _ in range(2):
+        with pytest.warns(RuntimeWarning, match="raise kv_cache_bytes or set kv_c"):
+            cache.put(TOKENS, a_snapshot(TOKENS))
 
 
 # --- memory and folder
@@ -561,6 +569,22 @@ def test_only_stale_temporary_files_are_removed(tmp_path: Path) -> None:
 def test_the_folder_is_made_with_its_parents(tmp_path: Path) -> None:
     a_folder(tmp_path / "a" / "b").put(TOKENS, a_snapshot(TOKENS))
     assert len(names(tmp_path / "a" / "b")) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes mean little there")
+def test_a_new_folder_is_its_owner_s_alone(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        a_folder(tmp_path / "new")
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    a_folder(tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
 
 
 def test_a_relative_folder_stays_where_it_was(

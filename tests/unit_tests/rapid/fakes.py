@@ -19,7 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_ralmspec.engine import Sampler, Transcript
-from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
+from langchain_ralmspec.errors import (
+    ContextOverflowError,
+    DecodeError,
+    InvalidValueError,
+)
 from langchain_ralmspec.rapid import Draft, Drafter, LongRequest
 from langchain_ralmspec.speculation import (
     Acceptance,
@@ -103,23 +107,24 @@ class FakeModel:
     end_bias: float = -1.0
     clock: Clock = field(default_factory=Clock)
     cost: Callable[[int], float] = float
+    is_recurrent: bool = False  # nothing can be taken back
     paths: list[FakePath] = field(default_factory=list)
     kept: set[tuple[int, ...]] = field(default_factory=set)
 
     def open(self, prefix: Sequence[int], *, keep: bool = True) -> FakePath:
-        path = FakePath(self)
-        path.prefill(prefix)
-        if keep:
-            self.kept.add(tuple(prefix))
-        self.paths.append(path)
-        return path
+        return self.find_or_open(prefix, keep=keep)[0]
 
-    def find(self, prefix: Sequence[int]) -> FakePath | None:
-        if tuple(prefix) not in self.kept:
-            return None
-        path = FakePath(self, list(prefix))
+    def find_or_open(
+        self, prefix: Sequence[int], *, keep: bool = True
+    ) -> tuple[FakePath, bool]:
+        was_kept = tuple(prefix) in self.kept
+        path = FakePath(self, list(prefix) if was_kept else [])
         self.paths.append(path)
-        return path
+        if not was_kept:
+            path.prefill(prefix)
+            if keep:
+                self.kept.add(tuple(prefix))
+        return path, was_kept
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         n, last = self.weights.n_vocab, tuple(tokens[-2:])
@@ -166,19 +171,31 @@ class FakePath:
     def truncate(self, length: int) -> None:
         if not 0 <= length <= self.length:
             raise InvalidValueError(f"truncate {self.length} tokens to {length}")
+        if self.model.is_recurrent:
+            raise DecodeError("the memory cannot be rolled back")
         del self.tokens[length:]
 
 
 class GivenCosts(BatchCosts):
-    """What it was made with, whatever is measured."""
+    """On lines between what it was made with, whatever is measured."""
 
-    def __init__(self, seconds: dict[int, float]) -> None:
+    def __init__(self, points: dict[int, float]) -> None:
         super().__init__()
-        for size, value in seconds.items():
-            super().add(size, value)
+        self._points = sorted(points.items())
 
     def add(self, n_tokens: int, seconds: float) -> None:
         """Learn nothing."""
+
+    @property
+    def is_known(self) -> bool:
+        return True
+
+    def __call__(self, n_tokens: int) -> float:
+        sizes, values = zip(*self._points, strict=True)
+        if n_tokens <= sizes[-1] or len(sizes) == 1:
+            return float(np.interp(n_tokens, sizes, values))
+        slope = (values[-1] - values[-2]) / (sizes[-1] - sizes[-2])
+        return float(max(values[-2], values[-1] + slope * (n_tokens - sizes[-1])))
 
 
 @dataclass

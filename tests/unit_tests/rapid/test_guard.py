@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from langchain_ralmspec.engine import Sampler
 from langchain_ralmspec.engine.text import Transcript
-from langchain_ralmspec.rapid import Draft, DraftStats, loop
+from langchain_ralmspec.rapid import Draft, DraftStats, LongRun, generate, loop
 from langchain_ralmspec.rapid.loop import Written, _Answer
 from langchain_ralmspec.rapid.model_drafters import _Written
-from tests.unit_tests.rapid.fakes import FakePath, Watched
+from tests.unit_tests.rapid.fakes import FakeModel, FakePath, Watched
 from tests.unit_tests.rapid.test_identity import Case, Kind, check
+from tests.unit_tests.rapid.test_loop import test_an_answer_goes_on_where_it_was_left
 
 GOOD = Case((Kind("bare", accuracy=0.7),), max_tokens=40, end_bias=-9)
 STOPPING = replace(GOOD, stops=("a", "b"))
@@ -62,7 +63,7 @@ def test_kv_of_accepted_tokens_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
         truncate(self, min(length, max(0, self.length - 2)))
 
     monkeypatch.setattr(FakePath, "truncate", more)
-    assert is_noticed()
+    assert is_noticed(replace(GOOD, length=2))
 
 
 def test_last_token_decoded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,16 +205,44 @@ def test_stop_looked_for_at_the_end_of_a_round(monkeypatch: pytest.MonkeyPatch) 
     assert is_noticed(STOPPING)
 
 
-def test_probes_left_in_the_kv(monkeypatch: pytest.MonkeyPatch) -> None:
-    truncate, probe = FakePath.truncate, _Answer._probe
+def test_prompt_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_or_open = FakeModel.find_or_open
 
-    def untidy(self: _Answer) -> None:
-        monkeypatch.setattr(FakePath, "truncate", lambda self, length: None)
-        probe(self)
-        monkeypatch.setattr(FakePath, "truncate", truncate)
+    def stuttering(
+        self: FakeModel, prefix: Sequence[int], *, keep: bool = True
+    ) -> tuple[FakePath, bool]:
+        path, was_kept = find_or_open(self, prefix, keep=keep)
+        if was_kept:
+            path.prefill(prefix[-1:])
+        return path, was_kept
 
-    monkeypatch.setattr(_Answer, "_probe", untidy)
-    assert is_noticed(replace(GOOD, length=None))
+    monkeypatch.setattr(FakeModel, "find_or_open", stuttering)
+    assert is_noticed(replace(GOOD, is_kept=True))
+
+
+def test_kept_kv_called_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_or_open = FakeModel.find_or_open
+
+    def modest(
+        self: FakeModel, prefix: Sequence[int], *, keep: bool = True
+    ) -> tuple[FakePath, bool]:
+        return find_or_open(self, prefix, keep=keep)[0], False
+
+    monkeypatch.setattr(FakeModel, "find_or_open", modest)
+    assert not is_noticed()
+    assert is_noticed(replace(GOOD, is_kept=True))
+
+
+def test_answer_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = LongRun.__iter__
+
+    def anew(self: LongRun) -> Iterator[str]:
+        self._rounds = generate(self.request)
+        return rounds(self)
+
+    monkeypatch.setattr(LongRun, "__iter__", anew)
+    with pytest.raises(AssertionError):
+        test_an_answer_goes_on_where_it_was_left(2)
 
 
 def test_accepted_tokens_miscounted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,26 @@ def test_nothing_is_proposed_where_nothing_matches(prefix: tuple[int, ...]) -> N
     assert PromptLookupDrafter().propose(prefix, 5) == Draft()
 
 
+@given(prefixes, st.integers(0, 130), lengths)
+def test_evidence_is_what_was_written_of_the_match(
+    prefix: list[int], n_prompt: int, n: int
+) -> None:
+    every = PromptLookupDrafter().propose(prefix, n)
+    draft = PromptLookupDrafter(min(n_prompt, len(prefix))).propose(prefix, n)
+
+    assert draft.tokens == every.tokens, "where it looks has nothing to do with it"
+    most = max(0, len(prefix) - n_prompt)
+    first = min([most, *every.evidence])
+    assert draft.evidence == tuple(first + i for i in range(len(every.tokens)))
+
+
+def test_words_of_the_question_are_no_evidence() -> None:
+    prefix = (1, 2, 3, 4, 7, 8, 5, 1, 2, 3, 4)  # the last one was written
+    assert PromptLookupDrafter().propose(prefix, 3).evidence == (4, 5, 6)
+    assert PromptLookupDrafter(10).propose(prefix, 3).evidence == (1, 2, 3)
+    assert PromptLookupDrafter(11).propose(prefix, 3).evidence == (0, 1, 2)
+
+
 def test_three_tokens_are_a_match() -> None:
     draft = PromptLookupDrafter().propose((9, 1, 2, 3, 7, 8, 1, 2, 3), 3)
     assert draft.tokens == (7, 8, 1)

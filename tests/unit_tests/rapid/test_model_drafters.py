@@ -165,6 +165,38 @@ def test_for_transfer_rag_draws_from_the_distributions_it_gives(
         written.append(token)
 
 
+@settings(max_examples=50, deadline=None)
+@given(seeds, answers, lengths)
+def test_greedy_transfer_penalises_repetition_as_the_target_does(
+    seed: int, answer: list[int], n: int
+) -> None:
+    sampler = Sampler(repeat_penalty=1.5)
+    model = FakeModel(seed)
+
+    draft = rag(model, sampler=sampler).propose(behind(answer), n)
+
+    assert draft.probabilities is not None
+    written = [*answer]
+    for token, row in zip(draft.tokens, draft.probabilities, strict=True):
+        logits = sampler.penalized(model.logits([*PROMPT, *written]), written)
+        assert token == logits.argmax()
+        assert row == pytest.approx(softmax(logits))
+        written.append(token)
+
+
+def test_a_penalty_changes_what_greedy_transfer_drafts() -> None:
+    drafts = [
+        rag(FakeModel(seed), sampler=Sampler(repeat_penalty=penalty)).propose(
+            behind([2, 3, 4, 5]), 6
+        )
+        for seed in range(20)
+        for penalty in (1.0, 3.0)
+    ]
+    assert any(
+        one.tokens != two.tokens for one, two in zip(*[iter(drafts)] * 2, strict=True)
+    )
+
+
 def test_rag_stops_behind_an_end_token() -> None:
     model = FakeModel(end_bias=99)
     draft = rag(model).propose(behind([2]), 6)
@@ -206,6 +238,14 @@ def test_a_smaller_vocabulary_has_no_probability_for_the_rest() -> None:
     assert draft.probabilities is not None
     assert draft.probabilities.shape == (len(draft.tokens), N_VOCAB)
     assert not draft.probabilities[:, 8:].any()
+
+
+@pytest.mark.parametrize("make", [rag, text])
+def test_the_kv_of_the_prompt_is_not_kept(make: Any) -> None:
+    model = FakeModel(weights=OTHER if make is text else FakeWeights())
+    make(model).propose(behind([2]), 3)
+    assert model.paths
+    assert not model.kept
 
 
 @pytest.mark.parametrize("make", [rag, text])
