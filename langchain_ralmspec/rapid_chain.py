@@ -124,12 +124,11 @@ class RapidChain(
         **kwargs: Any,
     ) -> AsyncIterator[dict[str, Any]]:
         """Do what ``stream`` does, in a thread."""
-        parts, done = self.stream(input, config, **kwargs), object()
+        parts = self.stream(input, config, **kwargs)
         try:
-            while True:
-                part = await run_in_executor(config, next, parts, done)
-                if part is done:
-                    break
+            while (
+                part := await run_in_executor(config, next, parts, None)
+            ) is not None:
                 yield part
         finally:
             await run_in_executor(config, parts.close)
