@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
@@ -21,7 +21,6 @@ from langchain_ralmspec.arguments import StrictArguments
 from langchain_ralmspec.engine import Model, Transcript
 from langchain_ralmspec.errors import (
     ContextOverflowError,
-    InvalidValueError,
     UnknownArgumentError,
 )
 from langchain_ralmspec.generation import Sampling, stops_of
@@ -33,14 +32,9 @@ from langchain_ralmspec.rapid import (
     DraftStats,
     LongRequest,
     LongRun,
-    PromptLookupDrafter,
-    RagDrafter,
-    TextDrafter,
     budget,
     chunk,
     context_text,
-    join,
-    require_same_vocabulary,
 )
 from langchain_ralmspec.rapid.documents import (
     CHUNK_TOKENS,
@@ -48,7 +42,7 @@ from langchain_ralmspec.rapid.documents import (
     LEAST_SIMILARITY,
     SHARE,
 )
-from langchain_ralmspec.rapid.loop import TARGET
+from langchain_ralmspec.rapid.opening import LOOKUP, SELF, Opening
 from langchain_ralmspec.speculation import (
     Acceptance,
     BatchCosts,
@@ -58,9 +52,6 @@ from langchain_ralmspec.speculation import (
     chances_of_match,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 LONG_KV_BYTES = 2 * 2**30
 """Host memory for the KV of documents, per model."""
 
@@ -68,8 +59,6 @@ _PROCESS = secrets.token_hex(8)
 _N_DOCUMENTS = 16  # whose chunks and vectors are kept
 _N_SLOTS = 2
 _RESERVE, _ROUND = 1024, 256  # tokens for question and answer beside a cut context
-_ROOM = 1024  # contexts of drafters are multiples of this, so that they are shared
-_LOOKUP, _SELF, _TEXT = "lookup", "self", "text:"
 
 
 @dataclass(slots=True)
@@ -150,8 +139,7 @@ class LongContextGeneration(StrictArguments, Sampling):
 
     # Models are shared for as long as somebody holds them: this does.
     _engine: Model | None = PrivateAttr(default=None)
-    _drafting: dict[str, Model] = PrivateAttr(default_factory=dict)
-    _same_vocabulary: set[str] = PrivateAttr(default_factory=set)
+    _opening: Opening | None = PrivateAttr(default=None)
     _documents: OrderedDict[str, LongDocument] = PrivateAttr(
         default_factory=OrderedDict
     )
@@ -289,25 +277,23 @@ class LongContextGeneration(StrictArguments, Sampling):
         stops = [*stops_of(self.stop), *stops_of(stop)]
         stats.dropped_tokens = document.dropped
         n_prompt = len(head) + len(document.tokens) + len(tail)
-        sampler = sampling.sampler()
-        scheduler = self._scheduler(n_prompt)
         request = LongRequest(
             target=target,
             document=(*head, *document.tokens),
             tail=tail,
             transcript=Transcript(stops),
-            sampler=sampler,
+            sampler=sampling.sampler(),
             acceptance=self._acceptance,
-            scheduler=scheduler,
+            scheduler=self._scheduler(n_prompt),
             drafters=[],
             max_tokens=sampling.max_tokens,
             longest_draft=self._longest_draft(target),
             stats=stats,
         )
-        bench = _Bench(conversation, chunks, request, n_prompt)
         if self.draft_length != 0 and self._can_draft(target):
-            request.drafters = [self._open(one, bench) for one in self._chosen]
-        _require_distinct(request.drafters)
+            request.drafters = self._opened.open(
+                self._chosen, request, conversation, chunks
+            )
         for drafter in request.drafters:
             self._estimates.setdefault(drafter.name, _estimates(drafter.name))
         return LongRun(request, stops)
@@ -357,67 +343,24 @@ class LongContextGeneration(StrictArguments, Sampling):
             return [self.drafter]
         # On a CPU a model on the retrieved context was never sooner.
         on_gpu = self.n_gpu_layers != 0 and self.embeddings is not None
-        return [_LOOKUP, _SELF] if on_gpu else [_LOOKUP]
+        return [LOOKUP, SELF] if on_gpu else [LOOKUP]
 
-    def _open(self, drafter: str | Path | Drafter, bench: _Bench) -> Drafter:
-        """Make a drafter ready for one answer."""
-        if not isinstance(drafter, str | Path):
-            return drafter
-        name = str(drafter)
-        if name == _LOOKUP:
-            return PromptLookupDrafter(bench.n_prompt)
-        if not bench.chunks:
-            msg = (
-                f"drafter={name!r} reads what is retrieved from the context, which "
-                "takes embeddings; give embeddings=…, or drafter='lookup'"
-            )
-            raise InvalidValueError(msg)
-        path = self.model_path if name == _SELF else name.removeprefix(_TEXT)
-        model = self._drafting_model(path, bench)
-        prompt = bench.prompt(model)
-        scheduler, n_prompt = bench.request.scheduler, bench.n_prompt
-        name = Path(path).stem if name != _SELF else _SELF
+    @property
+    def _opened(self) -> Opening:
+        """What opens drafters, and holds their models."""
+        if self._opening is None:
+            self._opening = Opening(self._load_drafter)
+        return self._opening
 
-        def is_enough(confidences: Sequence[float]) -> bool:
-            return scheduler.is_enough(name, confidences)
-
-        target = self.engine.weights
-        if str(drafter).startswith(_TEXT):
-            return TextDrafter(
-                model,
-                prompt,
-                target=target,
-                n_prompt=n_prompt,
-                is_enough=is_enough,
-                name=name,
-            )
-        if path not in self._same_vocabulary:
-            require_same_vocabulary(target, model.weights)
-            self._same_vocabulary.add(path)
-        return RagDrafter(
-            model,
-            prompt,
-            n_prompt=n_prompt,
-            n_vocab=target.n_vocab,
-            is_enough=is_enough,
-            sampler=None if self._acceptance.is_lossless else bench.request.sampler,
-            name=name,
-        )
-
-    def _drafting_model(self, path: str, bench: _Bench) -> Model:
-        """The drafter's model, with a context of its own and no longer than needed."""
-        n_chunks = sum(len(one.tokens) for one in bench.chunks)
-        # Another vocabulary may need more tokens for the same text.
-        needed = 2 * n_chunks + len(bench.request.tail) + bench.request.max_tokens
-        self._drafting[path] = Model.load(
+    def _load_drafter(self, path: str, n_ctx: int) -> Model:
+        return Model.load(
             path,
-            n_ctx=math.ceil((needed + _ROOM // 2) / _ROOM) * _ROOM,
+            n_ctx=n_ctx,
             n_batch=self.n_batch,
             n_threads=self.n_threads,
             n_gpu_layers=self.n_gpu_layers,
             n_slots=_N_SLOTS,
         )
-        return self._drafting[path]
 
     def _tracing_params(self) -> dict[str, Any]:
         return {
@@ -444,42 +387,9 @@ class LongContextGeneration(StrictArguments, Sampling):
         return Sampling(**{name: getattr(self, name) for name in known} | overrides)
 
 
-@dataclass(frozen=True, slots=True)
-class _Bench:
-    """What drafters of one answer are made from."""
-
-    conversation: Conversation
-    chunks: list[Chunk]
-    request: LongRequest
-    n_prompt: int
-
-    def prompt(self, model: Model) -> Callable[[], tuple[int, ...]]:
-        """The retrieved context and the question, by a model's own template."""
-
-        def make() -> tuple[int, ...]:
-            head, tail = self.conversation.around(model)
-            return (*head, *model.weights.tokenize(join(self.chunks)), *tail)
-
-        return make
-
-
-def _require_distinct(drafters: Sequence[Drafter]) -> None:
-    """Check that tokens and counts can be told apart by the drafters' names.
-
-    Raises:
-        InvalidValueError: two have one name, or one has the target's.
-    """
-    names = [TARGET]
-    for drafter in drafters:
-        if drafter.name in names:
-            msg = f"two things that write would be called {drafter.name!r}; rename one"
-            raise InvalidValueError(msg)
-        names.append(drafter.name)
-
-
 def _estimates(name: str) -> DraftEstimates:
     """What is believed of a drafter at first."""
-    if name == _LOOKUP:
+    if name == LOOKUP:
         return DraftEstimates(chances=chances_of_match())
     return DraftEstimates()
 
