@@ -20,7 +20,6 @@ import numpy as np
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.rapid.draft import Draft
 from langchain_ralmspec.rapid.statistics import DraftStats
-from langchain_ralmspec.speculation.draft_length import Trust
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,7 +115,6 @@ class _Answer:
         self._prefix = [*request.document, *request.tail]
         self._n_prompt = len(self._prefix)
         self._passed_over: list[tuple[str, Draft]] = []
-        self._trust = Trust()
         self._begun: set[str] = set()  # drafters that have read their prompts
         self._spent: dict[str, float] = {}  # seconds of drafters in this round
 
@@ -141,7 +139,7 @@ class _Answer:
         stats.seconds_verifying += verifying
         stats.verified(name, len(draft.tokens), n_right)
         if name is not None:
-            self._trust.earned(len(draft.tokens), n_right)
+            scheduler.drafters[name].trust.earned(len(draft.tokens), n_right)
             # Behind a stop nothing was judged.
             n_judged = n_right if self._request.finish_reason == "stop" else None
             scheduler.judged(name, draft.evidence[:n_judged], n_right)
@@ -224,9 +222,10 @@ class _Answer:
 
     def _draft(self) -> tuple[str | None, Draft]:
         """The first draft that is worth a pass, cut to the best length."""
-        scheduler, limit = self._request.scheduler, self._limit()
-        for drafter in list(self._drafters) if limit > 0 else ():
-            if not scheduler.worth_drafting(drafter.name):
+        scheduler = self._request.scheduler
+        for drafter in list(self._drafters):
+            limit = self._limit(drafter.name)
+            if limit < 1 or not scheduler.worth_drafting(drafter.name):
                 continue
             draft = self._propose(drafter, limit)
             if not draft.tokens:
@@ -239,14 +238,14 @@ class _Answer:
             self._passed_over.append((drafter.name, draft))
         return None, Draft()
 
-    def _limit(self) -> int:
+    def _limit(self, name: str) -> int:
         """Tokens that a draft may have now."""
         request = self._request
         # The pass brings one token more than it verifies.
         room = request.max_tokens - len(request.transcript) - 1
         limits = [request.scheduler.limit(), room, request.target.n_batch - 1]
         if request.scheduler.length is None:
-            limits.append(self._trust.length)
+            limits.append(request.scheduler.drafters[name].trust.length)
         if request.longest_draft is not None:
             limits.append(request.longest_draft)
         return min(limits)

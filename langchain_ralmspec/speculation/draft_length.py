@@ -180,6 +180,31 @@ def chances_of_match() -> Chances:
     return Chances(_COPIED)
 
 
+class Trust:
+    """How long drafts may be: longer while they are right.
+
+    Whether an answer quotes is a matter of the whole answer, so its tokens are not as
+    independent as their chances are taken to be. A long draft would stake too much on
+    it, and a short one costs little where it does quote.
+
+    Attributes:
+        length: tokens of the next draft at most.
+    """
+
+    _FIRST = 3
+
+    def __init__(self) -> None:
+        """Start with little."""
+        self.length = self._FIRST
+
+    def earned(self, n_drafted: int, n_right: int) -> None:
+        """A draft was verified: all right doubles the length, mostly wrong resets."""
+        if n_right == n_drafted:
+            self.length = min(MAX_LENGTH, max(self.length, 2 * n_drafted + 1))
+        elif 2 * n_right < n_drafted:
+            self.length = self._FIRST
+
+
 @dataclass(slots=True)
 class DraftEstimates:
     """What is known of one drafter.
@@ -189,12 +214,14 @@ class DraftEstimates:
         overall: of its tokens, whatever the evidence.
         step: seconds that drafting one more token takes.
         call: seconds that asking it takes, whatever it says.
+        trust: how long its drafts may be.
     """
 
     chances: Chances = field(default_factory=chances_of_confidence)
     overall: Chances = field(default_factory=lambda: Chances(((0.0, 0.7),)))
     step: Mean = field(default_factory=Mean)
     call: Mean = field(default_factory=Mean)
+    trust: Trust = field(default_factory=Trust)
     _saved: float = 0.0
     _rounds: float = 0.0
 
@@ -221,31 +248,6 @@ class DraftEstimates:
             expected: what the formulas say, which rounds gone by correct.
         """
         return (self._saved + _TRIALS * expected) / (self._rounds + _TRIALS)
-
-
-class Trust:
-    """How long the drafts of an answer may be: longer while they are right.
-
-    Whether an answer quotes is a matter of the whole answer, so its tokens are not as
-    independent as their chances are taken to be. A long draft at its beginning would
-    stake too much on it, and a short one costs little where it does quote.
-
-    Attributes:
-        length: tokens of the next draft at most.
-    """
-
-    _FIRST = 3
-
-    def __init__(self) -> None:
-        """Start with little."""
-        self.length = self._FIRST
-
-    def earned(self, n_drafted: int, n_right: int) -> None:
-        """A draft was verified: all right doubles the length, mostly wrong resets."""
-        if n_right == n_drafted:
-            self.length = min(MAX_LENGTH, max(self.length, 2 * n_drafted + 1))
-        elif 2 * n_right < n_drafted:
-            self.length = self._FIRST
 
 
 @dataclass(slots=True)

@@ -397,14 +397,15 @@ class World:
         chances = chances_of_match() if self.copies else chances_of_confidence()
         estimates = {NAME: DraftEstimates(chances=chances)}
         self.scheduler = DraftScheduler(BatchCosts(), estimates)
-        self.trust = Trust()
+
+    @property
+    def trust(self) -> Trust:
+        return self.scheduler.drafters[NAME].trust
 
     def run(self, n_tokens: int) -> float:
         """Seconds over those of plain decoding, per second of the latter."""
         seconds, start = self.seconds, self.n_tokens
         while self.n_tokens < start + n_tokens:
-            if self.n_tokens // 300 != (self.n_tokens - 1) // 300:
-                self.trust = Trust()  # another answer
             self.round()
         plain = self.v(1) * (self.n_tokens - start)
         return (self.seconds - seconds) / plain
