@@ -147,9 +147,13 @@ def preload(
         ),
     ] = "smollm2-135m",
     kv_cache_dir: Annotated[
-        Path | None, typer.Option(help="The folder that RapidChain is given.")
+        Path | None, typer.Option(help="Required: the folder that RapidChain is given.")
     ] = None,
     n_ctx: Annotated[int, typer.Option(help="As RapidChain is given.", min=1)] = 8192,
+    n_batch: Annotated[int, typer.Option(help="As RapidChain is given.", min=1)] = 512,
+    n_threads: Annotated[
+        int | None, typer.Option(help="As RapidChain is given.", min=1)
+    ] = None,
     exact_batches: Annotated[  # noqa: FBT002  a flag
         bool, typer.Option("--exact-batches", help="As RapidChain is given.")
     ] = False,
@@ -158,7 +162,13 @@ def preload(
     from langchain_ralmspec.cli import preload as reading
 
     done = reading.preload(
-        file, target, kv_cache_dir, n_ctx=n_ctx, exact_batches=exact_batches
+        file,
+        target,
+        kv_cache_dir,
+        n_ctx=n_ctx,
+        n_batch=n_batch,
+        n_threads=n_threads,
+        exact_batches=exact_batches,
     )
     typer.echo(
         f"{done.tokens:,} tokens read in {done.seconds:.1f} s; {kv_cache_dir} holds "

@@ -21,7 +21,7 @@ from langchain_ralmspec.errors import MissingExtraError
 from langchain_ralmspec.retriever import RaLMSpecRetriever
 from langchain_ralmspec.speculation.stride import IN_FLIGHT
 
-_WORTHWHILE = 0.5  # share of retrieval in a step, under which little can be won
+_WORTHWHILE = 1.1  # speed-up, under which little can be won
 
 QUESTIONS = [
     "How do I run a command in a new process and read what it prints?",
@@ -195,7 +195,7 @@ def _explain(comparison: Comparison, console: Console) -> None:
         highlight=False,
     )
     share = bounds.retrieval / (bounds.generation + bounds.retrieval)
-    if share < _WORTHWHILE:
+    if max(summary["attainable"], summary["speedup_median"]) < _WORTHWHILE:
         console.print(
             f"Retrieval is only {share:.0%} of a sequential step with this store, so "
             "there is little to win here."

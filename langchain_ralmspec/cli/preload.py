@@ -37,6 +37,8 @@ def preload(
     kv_cache_dir: Path | None,
     *,
     n_ctx: int = 8192,
+    n_batch: int = 512,
+    n_threads: int | None = None,
     exact_batches: bool = False,
 ) -> Preloaded:
     """Read a text file into a folder.
@@ -47,6 +49,8 @@ def preload(
             ``NAME:QUANTISATION``.
         kv_cache_dir: the folder.
         n_ctx: as the chain will have it.
+        n_batch: as the chain will have it.
+        n_threads: as the chain will have it.
         exact_batches: as the chain will have it.
 
     Raises:
@@ -62,6 +66,8 @@ def preload(
     chain = RapidChain(
         model_path=find_target(target),
         n_ctx=n_ctx,
+        n_batch=n_batch,
+        n_threads=n_threads,
         exact_batches=exact_batches,
         kv_cache_dir=str(kv_cache_dir),
     )

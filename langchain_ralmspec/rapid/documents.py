@@ -344,8 +344,8 @@ def _part_text(part: object) -> str:
     if isinstance(part, Document):
         return part.page_content
     msg = (
-        f"a {type(part).__name__} is no context; give a str, a Document or a "
-        "sequence of them"
+        f"{type(part).__name__} is no context; give a str, a Document, a sequence of "
+        "them, or a retriever (of a vector store: store.as_retriever())"
     )
     raise InvalidValueError(msg)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,7 @@ class Opening:
         n_prompt = len(request.document) + len(request.tail)
         if wanted == LOOKUP:
             return PromptLookupDrafter(n_prompt)
+        _require_known(str(wanted))
         if not chunks:
             msg = (
                 f"drafter={str(wanted)!r} reads what is retrieved from the context, "
@@ -130,6 +132,20 @@ class Opening:
         needed = n_chunks + len(request.tail) + request.max_tokens + _ROOM // 2
         self._models[path] = self.load(path, math.ceil(needed / _ROOM) * _ROOM)
         return self._models[path]
+
+
+def _require_known(wanted: str) -> None:
+    """Check that what is neither a name nor a path was not meant to be one of them."""
+    known = [LOOKUP, SELF, "auto"]
+    if wanted == SELF or Path(wanted.removeprefix(TEXT)).expanduser().is_file():
+        return
+    near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    msg = (
+        f"drafter={wanted!r} is neither a drafter's name nor a GGUF file; {hint}, or "
+        "give the path of a file, with 'text:' before one of another vocabulary"
+    )
+    raise InvalidValueError(msg)
 
 
 def _require_distinct(drafters: Sequence[Drafter]) -> None:

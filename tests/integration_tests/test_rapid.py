@@ -380,6 +380,12 @@ def test_names_tell_drafters_apart(make: Any, context: str) -> None:
         make(drafter=oracle).invoke(given)
 
 
+def test_a_drafter_that_is_neither_name_nor_file(make: Any, context: str) -> None:
+    given = {"question": QUESTIONS[0], "context": context}
+    with pytest.raises(InvalidValueError, match=r"'lookupp'.*did you mean 'lookup'"):
+        make(drafter="lookupp").invoke(given)
+
+
 def test_auto_needs_nothing_that_is_not_there(gguf: str, corpus: Corpus) -> None:
     on_gpu: dict[str, Any] = {"model_path": gguf, "n_gpu_layers": -1}
     assert RapidChain(**on_gpu)._chosen == ["lookup"]

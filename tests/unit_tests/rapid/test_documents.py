@@ -406,7 +406,7 @@ def test_context_text(context: object, text: str) -> None:
     ],
 )
 def test_what_is_no_context_is_refused(context: object, name: str) -> None:
-    with pytest.raises(InvalidValueError, match=f"a {name} is no context"):
+    with pytest.raises(InvalidValueError, match=f"{name} is no context"):
         context_text(context)
 
 
