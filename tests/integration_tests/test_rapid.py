@@ -79,7 +79,7 @@ class Oracle:
         return Draft(tuple(tokens[at : at + n]))
 
 
-@pytest.mark.parametrize("length", [3, 8, "auto"])
+@pytest.mark.parametrize("length", [4, "auto"])
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.9, "seed": 3}])
 @pytest.mark.parametrize("drafter", ["lookup", "self", "text", ["lookup", "self"]])
 def test_the_same_tokens_as_plain_decoding(
@@ -90,7 +90,7 @@ def test_the_same_tokens_as_plain_decoding(
         drafter = f"text:{plain.model_path}"
     drafted = make(drafter=drafter, draft_length=length, **sampling)
     assert plain.engine.exact_batch_size >= 16
-    for question in QUESTIONS[:5]:
+    for question in QUESTIONS[:3]:
         assert answer(drafted, question, context) == answer(plain, question, context)
 
 
