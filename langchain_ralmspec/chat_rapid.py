@@ -10,13 +10,9 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from pydantic import Field
 
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.long_context import (
-    LongContextGeneration,
-    digest_of,
-    texts_of,
-)
+from langchain_ralmspec.long_context import LongContextGeneration, digest_of
 from langchain_ralmspec.messages import turns_of
-from langchain_ralmspec.rapid import Conversation, DraftStats, to_documents
+from langchain_ralmspec.rapid import Conversation, to_documents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,9 +48,7 @@ class ChatRapid(LongContextGeneration, BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         # A cached answer is about one context only.
         context = None if self.context is None else digest_of(self.context)
-        return self._fingerprint() | {
-            "context": context,
-        }
+        return self._fingerprint() | {"context": context}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
         # The file's name as given: params are asked for before anything is loaded.
@@ -105,21 +99,14 @@ class ChatRapid(LongContextGeneration, BaseChatModel):
         """Prepare an answer; returns it, and what makes its metadata at the end."""
         sampling = self._sampling(overrides)
         conversation, context = self._split(turns_of(messages))
-        stats = DraftStats()
-        with stats.preparing():
-            context = texts_of(context, conversation.question)
-            document = self._find(conversation, context, sampling)
-            chunks = self._retrieve(document, conversation.question)
-            run = self._run(
-                conversation, document, chunks, stop, sampling=sampling, stats=stats
-            )
+        run, chunks = self._prepare(conversation, context, stop, sampling)
 
         def metadata() -> dict[str, Any]:
             return {
                 "finish_reason": run.request.finish_reason,
                 "model_name": self.engine.path.stem,
                 "documents": to_documents(chunks),
-                "speculation": stats.as_dict(),
+                "speculation": run.stats.as_dict(),
             }
 
         return run, metadata

@@ -87,11 +87,31 @@ class Sampling(BaseModel):
         )
 
 
-class RetrievalGeneration(StrictArguments, Sampling):
-    """Settings and machinery of generation with retrieval inside."""
+class LocalGeneration(StrictArguments, Sampling):
+    """What every face of a local model has."""
 
     model_path: str
     """A GGUF file."""
+
+    def _sampling(self, overrides: dict[str, Any]) -> Sampling:
+        known = Sampling.model_fields
+        for name in overrides:
+            if name not in known:
+                raise UnknownArgumentError.of(type(self).__name__, name, known)
+        return Sampling(**{name: getattr(self, name) for name in known} | overrides)
+
+    def _tracing_params(self) -> dict[str, Any]:
+        return {
+            "ls_provider": "ralmspec",
+            "ls_model_name": Path(self.model_path).stem,
+            "ls_temperature": self.temperature,
+            "ls_max_tokens": self.max_tokens,
+        }
+
+
+class RetrievalGeneration(LocalGeneration):
+    """Settings and machinery of generation with retrieval inside."""
+
     retriever: Any
     """A ``RaLMSpecRetriever``, a ``VectorStore``, or its ``as_retriever()``."""
 
@@ -292,13 +312,6 @@ class RetrievalGeneration(StrictArguments, Sampling):
 
         return DocumentLayout(render, self.max_document_tokens)
 
-    def _sampling(self, overrides: dict[str, Any]) -> Sampling:
-        known = Sampling.model_fields
-        for name in overrides:
-            if name not in known:
-                raise UnknownArgumentError.of(type(self).__name__, name, known)
-        return Sampling(**{name: getattr(self, name) for name in known} | overrides)
-
     def _info(self, run: Run) -> dict[str, Any]:
         """What is told about a finished answer."""
         return {
@@ -324,14 +337,6 @@ class RetrievalGeneration(StrictArguments, Sampling):
             "input_tokens": n_input,
             "output_tokens": run.n_tokens,
             "total_tokens": n_input + run.n_tokens,
-        }
-
-    def _tracing_params(self) -> dict[str, Any]:
-        return {
-            "ls_provider": "ralmspec",
-            "ls_model_name": Path(self.model_path).stem,
-            "ls_temperature": self.temperature,
-            "ls_max_tokens": self.max_tokens,
         }
 
     def _fingerprint(self) -> dict[str, Any]:

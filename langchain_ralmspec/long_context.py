@@ -8,7 +8,7 @@ import secrets
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +17,11 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
-from langchain_ralmspec.arguments import StrictArguments
 from langchain_ralmspec.engine import Model, Transcript
 from langchain_ralmspec.errors import (
     ContextOverflowError,
-    UnknownArgumentError,
 )
-from langchain_ralmspec.generation import Sampling, stops_of
+from langchain_ralmspec.generation import LocalGeneration, Sampling, stops_of
 from langchain_ralmspec.rapid import (
     Chunk,
     ContextIndex,
@@ -78,13 +76,11 @@ class LongDocument:
     index: ContextIndex | None
 
 
-class LongContextGeneration(StrictArguments, Sampling):
+class LongContextGeneration(LocalGeneration):
     """Settings and machinery of answers about a long context."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)  # Embeddings
 
-    model_path: str
-    """A GGUF file: the target, which reads all of the context."""
     embeddings: Embeddings | None = None
     """For choosing what the drafter reads; drafters that are models need them."""
 
@@ -188,17 +184,45 @@ class LongContextGeneration(StrictArguments, Sampling):
 
     def _prefill(self, conversation: Conversation, context: Any) -> int:
         """Compute the KV of a context ahead of questions; returns its tokens."""
-        document = self._find(conversation, context, self)
-        head, _ = conversation.around(self.engine)
+        head, tail = conversation.around(self.engine)
+        document = self._document(context, len(head) + len(tail) + self.max_tokens)
         self.engine.open((*head, *document.tokens))
         return len(document.tokens)
 
-    def _find(
-        self, conversation: Conversation, context: Any, sampling: Sampling
-    ) -> LongDocument:
-        """The context as the target reads it, if it fits."""
-        head, tail = conversation.around(self.engine)
-        return self._document(context, len(head) + len(tail) + sampling.max_tokens)
+    def _prepare(
+        self,
+        conversation: Conversation,
+        context: Any,
+        stop: Sequence[str] | None,
+        sampling: Sampling,
+        retrieve: Callable[[LongDocument, str], list[Chunk]] | None = None,
+    ) -> tuple[LongRun, list[Chunk]]:
+        """Prepare an answer; returns it, and what its drafter reads.
+
+        Args:
+            conversation: what is asked.
+            context: what it is about.
+            stop: strings that end the answer, besides the model's own.
+            sampling: settings of this call.
+            retrieve: does what :meth:`_retrieve` does.
+        """
+        stats, question = DraftStats(), conversation.question
+        with stats.preparing():
+            head, tail = conversation.around(self.engine)
+            n_other = len(head) + len(tail) + sampling.max_tokens
+            document = self._document(texts_of(context, question), n_other)
+            chunks = (retrieve or self._retrieve)(document, question)
+            run = self._run(
+                conversation,
+                document,
+                chunks,
+                head=head,
+                tail=tail,
+                stops=[*stops_of(self.stop), *stops_of(stop)],
+                sampling=sampling,
+                stats=stats,
+            )
+        return run, chunks
 
     def _document(self, context: Any, n_other: int) -> LongDocument:
         """Tokenise, cut and embed a context, once.
@@ -266,15 +290,15 @@ class LongContextGeneration(StrictArguments, Sampling):
         conversation: Conversation,
         document: LongDocument,
         chunks: list[Chunk],
-        stop: Sequence[str] | None,
         *,
+        head: tuple[int, ...],
+        tail: tuple[int, ...],
+        stops: list[str],
         sampling: Sampling,
         stats: DraftStats,
     ) -> LongRun:
-        """Prepare an answer."""
+        """Put an answer together."""
         target = self.engine
-        head, tail = conversation.around(target)
-        stops = [*stops_of(self.stop), *stops_of(stop)]
         stats.dropped_tokens = document.dropped
         n_prompt = len(head) + len(document.tokens) + len(tail)
         request = LongRequest(
@@ -362,14 +386,6 @@ class LongContextGeneration(StrictArguments, Sampling):
             n_slots=_N_SLOTS,
         )
 
-    def _tracing_params(self) -> dict[str, Any]:
-        return {
-            "ls_provider": "ralmspec",
-            "ls_model_name": Path(self.model_path).stem,
-            "ls_temperature": self.temperature,
-            "ls_max_tokens": self.max_tokens,
-        }
-
     def _fingerprint(self) -> dict[str, Any]:
         """Scalars that tell one configured model from another (cache key, traces)."""
         names = set(LongContextGeneration.model_fields) - {"embeddings", "drafter"}
@@ -378,13 +394,6 @@ class LongContextGeneration(StrictArguments, Sampling):
             "embeddings": type(self.embeddings).__name__,
             "drafter": str(self.drafter),
         }
-
-    def _sampling(self, overrides: dict[str, Any]) -> Sampling:
-        known = Sampling.model_fields
-        for name in overrides:
-            if name not in known:
-                raise UnknownArgumentError.of(type(self).__name__, name, known)
-        return Sampling(**{name: getattr(self, name) for name in known} | overrides)
 
 
 def _estimates(name: str) -> DraftEstimates:

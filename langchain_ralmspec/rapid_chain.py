@@ -12,13 +12,12 @@ from langchain_core.runnables.utils import AddableDict
 from pydantic import field_validator
 
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
-from langchain_ralmspec.long_context import LongContextGeneration, texts_of
-from langchain_ralmspec.rapid import Conversation, DraftStats, to_documents
+from langchain_ralmspec.long_context import LongContextGeneration
+from langchain_ralmspec.rapid import Conversation, to_documents
 from langchain_ralmspec.rapid.prompt import CONTEXT, QUESTION
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import CallbackManagerForChainRun
-    from langchain_core.documents import Document
 
     from langchain_ralmspec.long_context import LongDocument
     from langchain_ralmspec.rapid import Chunk, LongRun
@@ -152,14 +151,7 @@ class RapidChain(
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
         """
         conversation = _conversation(question, self.system_prompt, self.prompt_template)
-        sampling, stats = self._sampling({}), DraftStats()
-        with stats.preparing():
-            context = texts_of(context, question)
-            document = self._find(conversation, context, sampling)
-            chunks = self._retrieve(document, question)
-            return self._run(
-                conversation, document, chunks, None, sampling=sampling, stats=stats
-            )
+        return self._prepare(conversation, context, None, self._sampling({}))[0]
 
     def _answer(
         self,
@@ -171,31 +163,28 @@ class RapidChain(
     ) -> Iterator[AddableDict]:
         question, context = _checked(next(inputs))
         conversation = _conversation(question, self.system_prompt, self.prompt_template)
+
+        def retrieve(document: LongDocument, question: str) -> list[Chunk]:
+            return self._retrieved(document, question, run_manager)
+
         sampling = self._sampling(overrides)
-        stats = DraftStats()
-        with stats.preparing():
-            context = texts_of(context, question)
-            document = self._find(conversation, context, sampling)
-            chunks, found = self._retrieved(document, question, run_manager)
-            run = self._run(
-                conversation, document, chunks, stop, sampling=sampling, stats=stats
-            )
-        yield AddableDict(source_documents=found)
+        run, chunks = self._prepare(conversation, context, stop, sampling, retrieve)
+        yield AddableDict(source_documents=to_documents(chunks))
         yield from (
             AddableDict(answer=text)
             for text in self._generated(run, question, run_manager)
         )
-        yield AddableDict(speculation=stats.as_dict())
+        yield AddableDict(speculation=run.stats.as_dict())
 
     def _retrieved(
         self,
         document: LongDocument,
         question: str,
         run_manager: CallbackManagerForChainRun,
-    ) -> tuple[list[Chunk], list[Document]]:
+    ) -> list[Chunk]:
         """What the drafter reads, as a run of its own in traces."""
         if document.index is None:
-            return [], []
+            return []
         serialized = {"name": "RapidRetriever"}
         child = run_manager.get_child("retrieve")
         run = child.on_retriever_start(serialized, question, name="RapidRetriever")
@@ -204,9 +193,8 @@ class RapidChain(
         except BaseException as error:
             run.on_retriever_error(error)
             raise
-        found = to_documents(chunks)
-        run.on_retriever_end(found)
-        return chunks, found
+        run.on_retriever_end(to_documents(chunks))
+        return chunks
 
     def _generated(
         self, run: LongRun, question: str, run_manager: CallbackManagerForChainRun
