@@ -7,6 +7,7 @@ from langchain_ralmspec.chat_rapid import ChatRapid
 from langchain_ralmspec.errors import (
     ChatTemplateError,
     ContextOverflowError,
+    DatastoreError,
     DecodeError,
     DimensionMismatchError,
     EmptyStoreError,
@@ -17,6 +18,8 @@ from langchain_ralmspec.errors import (
     StoreError,
     UnknownArgumentError,
 )
+from langchain_ralmspec.knn_llm import KNNLMSpecLLM
+from langchain_ralmspec.knnlm import KNNDatastore
 from langchain_ralmspec.llm import RaLMSpecLLM
 from langchain_ralmspec.rapid import Draft, Drafter, DraftStats
 from langchain_ralmspec.rapid_chain import RapidChain
@@ -37,6 +40,7 @@ __all__ = [
     "ChatRapid",
     "ChatTemplateError",
     "ContextOverflowError",
+    "DatastoreError",
     "DecodeError",
     "DimensionMismatchError",
     "Draft",
@@ -45,6 +49,8 @@ __all__ = [
     "EmptyStoreError",
     "FaissStore",
     "InvalidValueError",
+    "KNNDatastore",
+    "KNNLMSpecLLM",
     "MissingExtraError",
     "ModelFileError",
     "RaLMSpecError",

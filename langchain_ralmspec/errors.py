@@ -71,3 +71,7 @@ class DimensionMismatchError(RaLMSpecError, ValueError):
 
 class StoreError(RaLMSpecError, RuntimeError):
     """The store, or the query encoder in front of it, raised; the cause is chained."""
+
+
+class DatastoreError(RaLMSpecError, RuntimeError):
+    """A kNN datastore is missing, truncated, or was made by another model."""

@@ -151,6 +151,7 @@ class Weights:
             raise ModelFileError(msg)
         self._vocab = lib.llama_model_get_vocab(self.handle)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.n_embd: int = lib.llama_model_n_embd(self.handle)
         self.n_ctx_train: int = lib.llama_model_n_ctx_train(self.handle)
         self.bos: int = lib.llama_vocab_bos(self._vocab)
         self.eos: int = lib.llama_vocab_eos(self._vocab)
@@ -305,6 +306,8 @@ class Context:
         self.n_batch = n_batch
         # Made once: as_array() of a pointer makes a type at every call, 0.1 ms.
         self._logits_type = ctypes.c_float * weights.n_vocab
+        self._hidden_type = ctypes.c_float * weights.n_embd
+        self._gives_hidden = False
         self._memory = lib.llama_get_memory(self.handle)
         self._allocate_batch(n_batch)
 
@@ -342,20 +345,62 @@ class Context:
         Raises:
             DecodeError: llama.cpp reports a failure (1: no free KV cells).
         """
+        self._decode(slot, tokens, position, n_outputs=n_logits, hidden=False)
+        return self._logits(n_logits)
+
+    def observe(
+        self, slot: int, tokens: Tokens[int], position: int, *, n_logits: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Do what :meth:`decode` does, and give the hidden states as well.
+
+        The logits are the same, bit for bit. llama.cpp computes those of all tokens.
+
+        Returns:
+            The logits after each of the last ``n_logits`` tokens, and the hidden
+            state (behind the last norm) of every token, shape
+            ``(len(tokens), n_embd)``; copies.
+
+        Raises:
+            DecodeError: llama.cpp reports a failure (1: no free KV cells).
+        """
+        n = len(tokens)
+        self._decode(slot, tokens, position, n_outputs=n, hidden=True)
+        hidden = np.empty((n, self._weights.n_embd), np.float32)
+        for row in range(n):
+            pointer = self._lib.llama_get_embeddings_ith(self.handle, row)
+            memory = self._hidden_type.from_address(ctypes.addressof(pointer.contents))
+            hidden[row] = np.ctypeslib.as_array(memory)
+        return self._logits(n_logits), hidden
+
+    def _decode(
+        self,
+        slot: int,
+        tokens: Tokens[int],
+        position: int,
+        *,
+        n_outputs: int,
+        hidden: bool,
+    ) -> None:
+        if hidden != self._gives_hidden:
+            self._lib.llama_set_embeddings(self.handle, hidden)
+            self._gives_hidden = hidden
         n = len(tokens)
         self._tokens[:n] = tokens
         self._positions[:n] = np.arange(position, position + n)
-        self._wanted[: n - n_logits] = 0
-        self._wanted[n - n_logits : n] = 1
+        self._wanted[: n - n_outputs] = 0
+        self._wanted[n - n_outputs : n] = 1
         self._slot.value = slot
         self._batch.n_tokens = n
         code = self._lib.llama_decode(self.handle, self._batch)
         if code != 0:
             msg = f"llama_decode returned {code} for {n} tokens at position {position}"
             raise DecodeError(msg)
-        rows = np.empty((n_logits, self._weights.n_vocab), np.float32)
-        for row in range(n_logits):
-            pointer = self._lib.llama_get_logits_ith(self.handle, row - n_logits)
+
+    def _logits(self, n: int) -> NDArray[np.float32]:
+        """Those after each of the last ``n`` tokens."""
+        rows = np.empty((n, self._weights.n_vocab), np.float32)
+        for row in range(n):
+            pointer = self._lib.llama_get_logits_ith(self.handle, row - n)
             memory = self._logits_type.from_address(ctypes.addressof(pointer.contents))
             rows[row] = np.ctypeslib.as_array(memory)
         return rows
@@ -369,6 +414,20 @@ class Context:
         if not self._lib.llama_memory_seq_rm(self._memory, slot, position, -1):
             msg = f"the model's memory cannot be rolled back to position {position}"
             raise DecodeError(msg)
+
+    def shift(self, slot: int, n: int) -> None:
+        """Forget the first ``n`` tokens of a sequence; the others move to the front.
+
+        Raises:
+            DecodeError: the model's memory cannot do that.
+        """
+        lib, memory = self._lib, self._memory
+        if not lib.llama_memory_can_shift(memory) or not lib.llama_memory_seq_rm(
+            memory, slot, 0, n
+        ):
+            msg = f"the model's memory cannot forget its first {n} tokens"
+            raise DecodeError(msg)
+        lib.llama_memory_seq_add(memory, slot, n, -1, -n)
 
     def save(self, slot: int) -> NDArray[np.uint8]:
         """Copy of a sequence's KV, as bytes."""

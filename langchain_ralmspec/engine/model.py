@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
     from collections.abc import Sequence as Tokens
 
     from numpy.typing import NDArray
@@ -284,29 +285,55 @@ class Model:
             The logits after each of the last ``n_logits`` tokens, which must fit the
             last call, shape ``(n_logits, n_vocab)``.
         """
-        end = sequence.length + len(tokens)
-        if end > self.n_ctx:
-            msg = f"{end} tokens do not fit a context of n_ctx={self.n_ctx}"
-            raise ContextOverflowError(msg)
+        self._require_room(sequence, len(tokens))
         size = self._context.n_batch
         logits = np.empty((0, self.weights.n_vocab), np.float32)
         start = sequence.length
         for first in range(0, len(tokens), size):
             chunk = tokens[first : first + size]
             is_last = first + size >= len(tokens)
-            with self._lock:
-                try:
-                    slot = self._make_resident(sequence)
-                    logits = self._context.decode(
-                        slot, chunk, start + first, n_logits=n_logits if is_last else 0
-                    )
-                except BaseException:
-                    sequence.length = start
-                    if sequence.slot is not None:
-                        self._context.remove(sequence.slot, start)
-                    raise
+            with self._growing(sequence, back_to=start) as slot:
+                logits = self._context.decode(
+                    slot, chunk, start + first, n_logits=n_logits if is_last else 0
+                )
                 sequence.length += len(chunk)
         return logits
+
+    def observe(
+        self, sequence: Sequence, tokens: Tokens[int], *, n_logits: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Decode one call of tokens (see :meth:`Sequence.observe`)."""
+        self._require_room(sequence, len(tokens))
+        start = sequence.length
+        with self._growing(sequence, back_to=start) as slot:
+            seen = self._context.observe(slot, tokens, start, n_logits=n_logits)
+            sequence.length += len(tokens)
+        return seen
+
+    def _require_room(self, sequence: Sequence, n: int) -> None:
+        end = sequence.length + n
+        if end > self.n_ctx:
+            msg = f"{end} tokens do not fit a context of n_ctx={self.n_ctx}"
+            raise ContextOverflowError(msg)
+
+    @contextmanager
+    def _growing(self, sequence: Sequence, *, back_to: int) -> Iterator[int]:
+        """Give the slot of a sequence; a failure takes it ``back_to`` a length."""
+        with self._lock:
+            try:
+                yield self._make_resident(sequence)
+            except BaseException:
+                sequence.length = back_to
+                if sequence.slot is not None:
+                    self._context.remove(sequence.slot, back_to)
+                raise
+
+    def shift(self, sequence: Sequence, n: int) -> None:
+        """Forget a sequence's first tokens (see :meth:`Sequence.shift`)."""
+        with self._lock:
+            slot = self._make_resident(sequence)
+            self._context.shift(slot, n)
+            sequence.length -= n
 
     def truncate(self, sequence: Sequence, length: int) -> None:
         """Roll a sequence back (see :meth:`Sequence.truncate`)."""

@@ -71,10 +71,30 @@ class Sequence:
             DecodeError: llama.cpp failed; the sequence is as long as before.
             InvalidValueError: no tokens, or more than one call takes.
         """
-        if not 0 < len(tokens) <= self._model.n_batch:
-            msg = f"score() takes 1 to {self._model.n_batch} tokens, got {len(tokens)}"
-            raise InvalidValueError(msg)
+        self._check_one_call(tokens)
         return self._model.decode(self, tokens, n_logits=len(tokens))
+
+    def observe(
+        self, tokens: Tokens[int], *, n_logits: int = 1
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Decode ``tokens`` in one call and return hidden states as well.
+
+        Args:
+            tokens: ids.
+            n_logits: of how many tokens, the last ones, the logits are wanted.
+
+        Returns:
+            The logits, shape ``(n_logits, n_vocab)``, as :meth:`score` gives them,
+            and the final hidden state at every token, ``(len(tokens), n_embd)``.
+
+        Raises:
+            ContextOverflowError: the sequence would outgrow the context; nothing
+                was decoded.
+            DecodeError: llama.cpp failed; the sequence is as long as before.
+            InvalidValueError: no tokens, or more than one call takes.
+        """
+        self._check_one_call(tokens)
+        return self._model.observe(self, tokens, n_logits=n_logits)
 
     def prefill(self, tokens: Tokens[int]) -> None:
         """Decode ``tokens`` for their KV alone; raises as :meth:`extend` does."""
@@ -88,9 +108,28 @@ class Sequence:
             raise InvalidValueError(msg)
         self._model.truncate(self, length)
 
+    def shift(self, n: int) -> None:
+        """Forget the first ``n`` tokens, so that there is room for others.
+
+        What the rest has seen of them stays in its KV.
+
+        Raises:
+            DecodeError: the model's memory cannot do that.
+        """
+        if not 0 <= n <= self.length:
+            msg = f"cannot shift a sequence of {self.length} tokens by {n}"
+            raise InvalidValueError(msg)
+        self._model.shift(self, n)
+
     def save(self) -> Snapshot:
         """Copy the KV to host memory."""
         return self._model.save(self)
+
+    def _check_one_call(self, tokens: Tokens[int]) -> None:
+        most = self._model.n_batch
+        if not 0 < len(tokens) <= most:
+            msg = f"one call takes 1 to {most} tokens, got {len(tokens)}"
+            raise InvalidValueError(msg)
 
     def fork(self) -> Sequence:
         """Open a second sequence that continues from the same tokens."""

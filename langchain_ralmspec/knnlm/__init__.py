@@ -1,0 +1,18 @@
+"""kNN-LM serving: a model whose every token is advised by its neighbours."""
+
+from langchain_ralmspec.knnlm.datastore import INDEX_KINDS, IndexKind, KNNDatastore
+from langchain_ralmspec.knnlm.loop import NeighbourRequest, Written, generate
+from langchain_ralmspec.knnlm.mixture import Mixture, Neighbours
+from langchain_ralmspec.knnlm.run import NeighbourRun
+
+__all__ = [
+    "INDEX_KINDS",
+    "IndexKind",
+    "KNNDatastore",
+    "Mixture",
+    "NeighbourRequest",
+    "NeighbourRun",
+    "Neighbours",
+    "Written",
+    "generate",
+]

@@ -1,0 +1,354 @@
+"""The datastore of a kNN-LM: what a model has seen before which token."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+
+import numpy as np
+from langchain_core.documents import Document
+
+from langchain_ralmspec.engine import Model
+from langchain_ralmspec.errors import DatastoreError, InvalidValueError
+from langchain_ralmspec.knnlm.entries import MANIFEST, Entries, EntryWriter, Manifest
+from langchain_ralmspec.knnlm.faiss_index import FaissKeyIndex
+from langchain_ralmspec.knnlm.flat_index import FlatIndex
+from langchain_ralmspec.knnlm.keys import entries_of
+from langchain_ralmspec.knnlm.mixture import Neighbours
+from langchain_ralmspec.stores.folders import replacing_folder
+
+if TYPE_CHECKING:
+    import os
+
+    from numpy.typing import NDArray
+
+    from langchain_ralmspec.knnlm.entries import KeyType
+
+IndexKind = Literal["flat", "ivf", "hnsw"]
+INDEX_KINDS: tuple[IndexKind, ...] = ("flat", "ivf", "hnsw")
+
+KEY_CONTEXT = 1024
+"""Tokens of context that a key has at most."""
+
+_CALIBRATED = 256  # keys whose nearest neighbours tell the typical distance
+_NOT_NEIGHBOURS = 64  # entries around a key that share its context
+
+Progress = Callable[[int], None]
+
+
+class KeyIndex(Protocol):
+    """Finds candidates for the nearest keys.
+
+    Attributes:
+        is_nested: asking for more neighbours only adds some behind the others.
+    """
+
+    is_nested: bool
+
+    def candidates(
+        self, queries: NDArray[np.float32], k: int
+    ) -> list[NDArray[np.int64]]:
+        """Rows for every query, at least ``k`` of them if the index finds so many."""
+        ...
+
+
+class KNNDatastore:
+    """Keys, the tokens that followed them, and an index over the keys.
+
+    A key is the model's final hidden state at a token of the corpus, its value the
+    token behind (arXiv 1911.00172, section 2). Entries are in corpus order. They
+    take about ``tokens · dimension · 2`` bytes on disk, and an index as much memory.
+
+    Example:
+        .. code-block:: python
+
+            store = KNNDatastore.build(texts, model_path="model.gguf", path="folder")
+            store = KNNDatastore.load("folder")
+    """
+
+    def __init__(self, path: str | os.PathLike[str], index: IndexKind = "flat") -> None:
+        """Open a folder; see :meth:`load`."""
+        if index not in INDEX_KINDS:
+            msg = f"index must be one of {', '.join(INDEX_KINDS)}, got {index!r}"
+            raise InvalidValueError(msg)
+        self.path = Path(path).resolve()
+        self.index_kind: IndexKind = index
+        self._entries = Entries(self.path)
+        self._index: KeyIndex | None = None
+        self._indexing = threading.Lock()
+
+    @classmethod
+    def build(
+        cls,
+        texts: Iterable[str | Document],
+        *,
+        model_path: str | os.PathLike[str],
+        path: str | os.PathLike[str],
+        index: IndexKind = "flat",
+        key_type: KeyType = "float16",
+        n_threads: int | None = None,
+        n_gpu_layers: int = 0,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Read texts with a model and keep what it saw.
+
+        Args:
+            texts: strings or documents; none is the context of another.
+            model_path: the GGUF that will generate with this datastore.
+            path: a folder; a datastore that is there is replaced once this is done.
+            index: ``"flat"`` is exact, ``"ivf"`` and ``"hnsw"`` approximate.
+            key_type: of the numbers on disk.
+            n_threads: of a decode; None takes all cores.
+            n_gpu_layers: layers on a GPU; -1 for all.
+            progress: is called with the number of tokens just read.
+
+        Raises:
+            InvalidValueError: the texts have no two tokens, or the folder holds
+                something else.
+            ModelFileError: ``model_path`` is not a GGUF.
+        """
+        folder = Path(path).resolve()
+        if folder.exists() and not _is_replaceable(folder):
+            msg = f"{str(path)!r} holds something else; name a new folder"
+            raise InvalidValueError(msg)
+        if key_type not in ("float16", "float32"):
+            msg = f"key_type must be 'float16' or 'float32', got {key_type!r}"
+            raise InvalidValueError(msg)
+        model = _reader(model_path, n_threads, n_gpu_layers)
+        manifest = Manifest(
+            model_sha256=model.weights.sha256,
+            model_name=model.path.stem,
+            dimension=model.weights.n_embd,
+            key_type=key_type,
+        )
+        with replacing_folder(folder) as new:
+            _read_into(new, manifest, model, texts, progress)
+        return cls(folder, index)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, index: IndexKind = "flat") -> Self:
+        """Open a datastore; keys and tokens are mapped into memory.
+
+        Args:
+            path: the folder.
+            index: over the keys. ``"ivf"`` and ``"hnsw"`` are made at the first
+                search and kept in the folder.
+
+        Raises:
+            DatastoreError: there is none, or a file is truncated or another one.
+        """
+        return cls(path, index)
+
+    def append(
+        self,
+        texts: Iterable[str | Document],
+        *,
+        model_path: str | os.PathLike[str],
+        n_threads: int | None = None,
+        n_gpu_layers: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        """Read more texts with the same model; arguments as for :meth:`build`.
+
+        Objects that have the folder open already do not see them, but this one.
+
+        Raises:
+            DatastoreError: another model made this datastore.
+            InvalidValueError: the texts have no two tokens.
+        """
+        model = _reader(model_path, n_threads, n_gpu_layers)
+        self.require_model(model)
+        _read_into(self.path, self._entries.manifest, model, texts, progress)
+        with self._indexing:
+            self._entries, self._index = Entries(self.path), None
+
+    def require_model(self, model: Model) -> None:
+        """Check that a model is the one that made the keys.
+
+        Raises:
+            DatastoreError: it is another one.
+        """
+        manifest = self._entries.manifest
+        if model.weights.sha256 != manifest.model_sha256:
+            msg = (
+                f"the datastore {str(self.path)!r} was made by {manifest.model_name} "
+                f"(sha256 {manifest.model_sha256[:12]}…), not by {model.path.stem} "
+                f"({model.weights.sha256[:12]}…): their keys cannot be compared. Use "
+                "that model, or build a datastore with this one"
+            )
+            raise DatastoreError(msg)
+
+    def __len__(self) -> int:
+        """Number of entries."""
+        return len(self._entries)
+
+    @property
+    def dimension(self) -> int:
+        """Length of a key."""
+        return self._entries.manifest.dimension
+
+    @property
+    def typical_distance(self) -> float:
+        """Median squared distance of a key to the nearest of another place."""
+        return self._entries.manifest.typical_distance
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether asking for more neighbours only adds some behind the others."""
+        return self._searched.is_nested
+
+    def read(
+        self, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Keys and tokens of some rows, shapes ``(n, dimension)`` and ``(n,)``."""
+        return self._entries.read(rows)
+
+    def search(self, queries: NDArray[np.float32], k: int) -> list[Neighbours]:
+        """Find the ``k`` nearest entries of every query, in one scan.
+
+        Their distances and order do not depend on what is searched together.
+
+        Args:
+            queries: shape ``(n_queries, dimension)``, at least one.
+            k: neighbours of each; an approximate index may find fewer.
+
+        Raises:
+            InvalidValueError: ``k`` is not from 1 to the number of entries.
+        """
+        self.require(k)
+        candidates = self._searched.candidates(queries, k)
+        return [
+            self._nearest(query, rows, k)
+            for query, rows in zip(queries, candidates, strict=True)
+        ]
+
+    def require(self, k: int) -> None:
+        """Check a number of neighbours.
+
+        Raises:
+            InvalidValueError: it is not from 1 to the number of entries.
+        """
+        if not 1 <= k <= len(self):
+            msg = (
+                f"k must be from 1 to the {len(self)} entries of the datastore "
+                f"{str(self.path)!r}, got {k}"
+            )
+            raise InvalidValueError(msg)
+
+    def prepare(self) -> None:
+        """Make the index now instead of at the first search."""
+        _ = self._searched
+
+    @property
+    def _searched(self) -> KeyIndex:
+        with self._indexing:
+            if self._index is None:
+                kind, keys = self.index_kind, self._entries.keys
+                self._index = (
+                    FlatIndex(keys)
+                    if kind == "flat"
+                    else FaissKeyIndex(kind, keys, self.path / f"index-{kind}.faiss")
+                )
+            return self._index
+
+    def _nearest(
+        self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int
+    ) -> Neighbours:
+        """The ``k`` nearest of some rows, by distances of the keys themselves.
+
+        Each is summed on its own and in one order, so that neither the batch nor
+        the other rows show in its bits.
+        """
+        rows = np.sort(rows)
+        keys, tokens = self._entries.read(rows)
+        keys -= query
+        np.square(keys, out=keys)
+        distances = keys.sum(axis=1)
+        order = np.argsort(distances, kind="stable")[:k]  # equals by the lower row
+        return Neighbours(rows[order], distances[order], tokens[order])
+
+
+def _reader(
+    model_path: str | os.PathLike[str], n_threads: int | None, n_gpu_layers: int
+) -> Model:
+    return Model.load(
+        model_path,
+        n_ctx=KEY_CONTEXT,
+        n_batch=KEY_CONTEXT // 2,
+        n_threads=n_threads,
+        n_gpu_layers=n_gpu_layers,
+        n_slots=1,
+    )
+
+
+def _read_into(
+    folder: Path,
+    manifest: Manifest,
+    model: Model,
+    texts: Iterable[str | Document],
+    progress: Progress | None,
+) -> None:
+    """Add the entries of texts to a folder, and say so in its manifest.
+
+    Raises:
+        InvalidValueError: they are none.
+    """
+    if isinstance(texts, str):
+        raise InvalidValueError(f"texts must be several, got one string {texts[:40]!r}")
+    writer = EntryWriter(folder, manifest)
+    try:
+        for text in texts:
+            for keys, following in entries_of(model, _tokens(model, text)):
+                writer.add(keys, following)
+                if progress:
+                    progress(len(following))
+    finally:
+        writer.close()
+    if writer.n_entries == manifest.n_entries:
+        msg = "the texts have no two tokens in a row, so there is nothing to learn"
+        raise InvalidValueError(msg)
+    replace(manifest, n_entries=writer.n_entries).write(folder)
+    entries = Entries(folder)
+    typical = _typical_distance(entries.keys)
+    replace(entries.manifest, typical_distance=typical).write(folder)
+
+
+def _tokens(model: Model, text: str | Document) -> Sequence[int]:
+    content = text.page_content if isinstance(text, Document) else text
+    if not isinstance(content, str):
+        msg = f"a text must be a string or a Document, got {content!r:.60}"
+        raise InvalidValueError(msg)
+    weights = model.weights
+    head = [weights.bos] if weights.adds_bos else []
+    return [*head, *weights.tokenize(content)]
+
+
+def _typical_distance(keys: NDArray[Any]) -> float:
+    """Median squared distance of a key to the nearest at another place, by a sample."""
+    n = len(keys)
+    places = np.unique(np.linspace(0, n - 1, _CALIBRATED, dtype=np.int64))
+    queries = keys[places].astype(np.float32)
+    nearest = np.full(len(places), np.inf)
+    squares = np.einsum("qd,qd->q", queries, queries)
+    step = 1 << 15
+    for start in range(0, n, step):
+        part = keys[start : start + step].astype(np.float32)
+        distances = np.einsum("nd,nd->n", part, part) - 2 * (queries @ part.T)
+        distances += squares[:, np.newaxis]
+        rows = np.arange(start, start + len(part))
+        near = np.abs(rows - places[:, np.newaxis]) <= _NOT_NEIGHBOURS
+        distances[near] = np.inf
+        nearest = np.minimum(nearest, distances.min(axis=1))
+    apart = nearest[np.isfinite(nearest) & (nearest > 0)]
+    # One short text has no other place; then its own length is all there is.
+    return float(np.median(apart)) if len(apart) else float(squares.mean())
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Whether a folder is empty, or a datastore."""
+    if not folder.is_dir():
+        return False
+    return (folder / MANIFEST).is_file() or not any(folder.iterdir())

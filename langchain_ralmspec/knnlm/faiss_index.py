@@ -1,0 +1,143 @@
+"""Approximate search for the nearest keys, by FAISS: inverted lists or HNSW."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from langchain_ralmspec.errors import DatastoreError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+Kind = Literal["ivf", "hnsw"]
+
+_LISTS_PER_ROOT = 4  # lists are 4·√n, as FAISS's guidelines have it
+_TRAINED_PER_LIST = 40  # FAISS warns under 39
+_PROBES = 16
+_LINKS = 32
+_LEAST_WIDTH = 64  # of an HNSW search
+_ROWS_ADDED = 1 << 15
+
+
+class FaissKeyIndex:
+    """A FAISS index over the keys of a datastore, kept in a file beside them.
+
+    Attributes:
+        is_nested: asking for more neighbours may find others.
+    """
+
+    is_nested = False
+
+    def __init__(
+        self,
+        kind: Kind,
+        keys: NDArray[Any],
+        file: Path,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Read the index, and add the keys that it does not hold yet.
+
+        Args:
+            kind: of index.
+            keys: shape ``(n, dimension)``.
+            file: where it is kept.
+            progress: is told the keys added, now and then.
+
+        Raises:
+            MissingExtraError: faiss is not installed.
+            DatastoreError: the file is not an index over these keys.
+        """
+        try:
+            import faiss
+        except ImportError as cause:
+            raise MissingExtraError.of("faiss", "faiss") from cause
+        self._faiss = faiss
+        self._kind = kind
+        self._lock = threading.Lock()  # of FAISS's thread count and search width
+        if file.exists():
+            self._index = self._read(file, keys)
+        else:
+            self._index = self._made(keys)
+        if self._index.ntotal < len(keys):
+            self._add(keys, progress)
+            new = file.with_name(f"{file.name}.new")
+            faiss.write_index(self._index, str(new))
+            new.replace(file)
+
+    def candidates(
+        self, queries: NDArray[np.float32], k: int
+    ) -> list[NDArray[np.int64]]:
+        """About the ``k`` nearest rows of every query.
+
+        Every query is searched on its own, whatever comes with it, by one thread;
+        a second thread takes others. So batches find what lone queries find.
+        """
+        with self._lock:
+            if self._kind == "hnsw":
+                self._index.hnsw.efSearch = max(_LEAST_WIDTH, k)
+                _, rows = self._index.search(queries, k)
+            else:
+                rows = self._probed(queries, k)
+        return [line[line >= 0] for line in rows]
+
+    def _probed(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        """Search the lists whose centres are nearest."""
+        quantizer, n_probes = self._index.quantizer, self._index.nprobe
+        # One at a time: a batch takes another route to the centres.
+        nearest = [quantizer.search(query[np.newaxis], n_probes) for query in queries]
+        distances = np.concatenate([found[0] for found in nearest])
+        lists = np.concatenate([found[1] for found in nearest])
+        rows: NDArray[np.int64]
+        _, rows = self._index.search_preassigned(queries, k, lists, distances)
+        return rows
+
+    def _made(self, keys: NDArray[Any]) -> Any:
+        faiss, dimension = self._faiss, keys.shape[1]
+        if self._kind == "hnsw":
+            quantized = faiss.ScalarQuantizer.QT_fp16
+            return faiss.IndexHNSWSQ(dimension, quantized, _LINKS)
+        n_lists = max(1, int(_LISTS_PER_ROOT * np.sqrt(len(keys))))
+        n_lists = min(n_lists, max(1, len(keys) // _TRAINED_PER_LIST))
+        centres = faiss.IndexFlatL2(dimension)
+        index = faiss.IndexIVFScalarQuantizer(
+            centres,
+            dimension,
+            n_lists,
+            faiss.ScalarQuantizer.QT_fp16,
+            faiss.METRIC_L2,
+            False,  # noqa: FBT003  whole vectors, not their distances to a centre
+        )
+        index.nprobe = min(_PROBES, n_lists)
+        return index
+
+    def _add(self, keys: NDArray[Any], progress: Callable[[int], None] | None) -> None:
+        index = self._index
+        if not index.is_trained:
+            n_lists = getattr(index, "nlist", 1)
+            step = max(1, len(keys) // (2 * _TRAINED_PER_LIST * n_lists))
+            index.train(keys[::step].astype(np.float32))
+        for start in range(index.ntotal, len(keys), _ROWS_ADDED):
+            part = keys[start : start + _ROWS_ADDED].astype(np.float32)
+            index.add(part)
+            if progress:
+                progress(len(part))
+
+    def _read(self, file: Path, keys: NDArray[Any]) -> Any:
+        try:
+            index = self._faiss.read_index(str(file))
+        except RuntimeError as error:
+            msg = f"cannot read {str(file)!r}: {error}; delete it, and it is made anew"
+            raise DatastoreError(msg) from error
+        if index.d != keys.shape[1] or index.ntotal > len(keys):
+            msg = (
+                f"{str(file)!r} holds {index.ntotal} keys of {index.d} numbers, the "
+                f"datastore {len(keys)} of {keys.shape[1]}; delete the file"
+            )
+            raise DatastoreError(msg)
+        return index

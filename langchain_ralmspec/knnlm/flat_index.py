@@ -1,0 +1,223 @@
+"""Exact search for the nearest keys, as one matrix product for many queries.
+
+A scan of all keys is bound by memory, so that 16 queries in one product cost little
+more than one. Where the processor multiplies bfloat16 natively, keys are scanned in
+that, half the bytes; it only picks *candidates*, with a bound on its rounding that
+leaves none of the nearest out. Their distances are computed elsewhere, from the keys
+themselves.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Scores held at a time, 16 MB: malloc hands that out again for the next block.
+_SCORES_PER_BLOCK = 1 << 22
+# Groups of rows in a block whose minima bound the nearest from above.
+_GROUPS = 2048
+_ROWS_CONVERTED = 1 << 16
+_CENTRE_SAMPLE = 1 << 14
+_TRIAL_ROWS, _TRIAL_QUERIES, _TRIALS = 1 << 15, 8, 3
+
+# Largest error of a product, relative to the lengths of its vectors: both vectors
+# and the result are rounded to 8 bits (2^-9 each), and sums run in float32.
+_BFLOAT16_ERROR = 3.01 * 2.0**-9 + 1e-4
+_FLOAT32_ERROR = 1e-4
+
+
+class Scan(Protocol):
+    """Keys in the form in which they are multiplied.
+
+    Attributes:
+        error: of a product, relative to the lengths of its two vectors.
+    """
+
+    error: float
+
+    def scores(
+        self, queries: NDArray[np.float32], start: int, stop: int
+    ) -> NDArray[np.float32]:
+        """|x|² - 2·x·q of the rows from ``start`` to ``stop``, a line per query."""
+        ...
+
+
+class FlatIndex:
+    """All keys, compared with every query.
+
+    Attributes:
+        is_nested: asking for more neighbours only adds some behind the others.
+    """
+
+    is_nested = True
+
+    def __init__(self, keys: NDArray[Any]) -> None:
+        """Copy the keys into memory for scanning.
+
+        Args:
+            keys: float16 or float32, shape ``(n, dimension)``.
+        """
+        self._n = len(keys)
+        # Distances stay as they are, and lengths, which rounding grows with, shrink.
+        step = max(1, self._n // _CENTRE_SAMPLE)
+        self._centre = keys[::step].astype(np.float32).mean(axis=0)
+        self._scan = _fastest_scan(keys, self._centre)
+        self._lock = threading.Lock()  # a scan takes all cores
+
+    def candidates(
+        self, queries: NDArray[np.float32], k: int
+    ) -> list[NDArray[np.int64]]:
+        """Rows among which the ``k`` nearest are, for every query.
+
+        Args:
+            queries: shape ``(n_queries, dimension)``.
+            k: at most the number of keys.
+        """
+        centred = queries - self._centre
+        lengths = np.linalg.norm(centred.astype(np.float64), axis=1)
+        nearest = [_Nearest(k, length, self._scan.error) for length in lengths]
+        step = max(1, _SCORES_PER_BLOCK // len(queries))
+        with self._lock:
+            for start in range(0, self._n, step):
+                stop = min(start + step, self._n)
+                self._scan_block(nearest, centred, start, stop)
+        return [each.rows for each in nearest]
+
+    def _scan_block(
+        self,
+        nearest: list[_Nearest],
+        queries: NDArray[np.float32],
+        start: int,
+        stop: int,
+    ) -> None:
+        scores = self._scan.scores(queries, start, stop)
+        n_groups = min(stop - start, _GROUPS)
+        per_group = (stop - start) // n_groups
+        # Row i is number i // n_groups in group i % n_groups; the rest is its own.
+        grouped = scores[:, : per_group * n_groups]
+        minima = grouped.reshape(len(queries), per_group, n_groups).min(axis=1)
+        for each, line, minimum in zip(nearest, scores, minima, strict=True):
+            limit = each.limit(minimum)
+            groups = np.flatnonzero(minimum <= limit)
+            firsts = np.arange(per_group)[:, np.newaxis] * n_groups
+            rest = np.arange(per_group * n_groups, stop - start)
+            rows = np.concatenate([(firsts + groups).reshape(-1), rest])
+            found = line[rows]
+            enough = found <= limit
+            each.add(rows[enough] + start, found[enough])
+
+
+class _Nearest:
+    """Candidates for the ``k`` nearest of one query, block by block.
+
+    The error of a score s is at most c·|x|, with c twice a product's relative error
+    times |q|. So d² <= s + |q|² + c·|x|, where |x| <= |q| + d: this bounds d for the
+    k-th lowest score, hence for the k-th nearest row, and no nearer row has a higher
+    score than its own d² and error allow.
+    """
+
+    def __init__(self, k: int, length: float, error: float) -> None:
+        self._k, self._length = k, length
+        self._error = 2 * error * length
+        self.rows = np.empty(0, np.int64)
+        self._scores = np.empty(0, np.float32)
+
+    def limit(self, minima: NDArray[np.float32]) -> float:
+        """No candidate has a higher score, given lowest scores of some groups."""
+        known = np.concatenate([self._scores, minima])
+        if len(known) < self._k:
+            return np.inf
+        kth = float(np.partition(known, self._k - 1)[self._k - 1])
+        q, c = self._length, self._error
+        seen = max(0.0, kth + q * q)  # d², but for the error
+        apart = c / 2 + float(np.sqrt(seen + c * q + c * c / 4))  # at least d
+        slack = _FLOAT32_ERROR / 10 * (q + apart) ** 2  # |x|² is rounded as well
+        return apart * apart - q * q + c * (q + apart) + slack
+
+    def add(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
+        """Take rows of a block in; those that are too far now go."""
+        self.rows = np.concatenate([self.rows, rows])
+        self._scores = np.concatenate([self._scores, scores])
+        kept = self._scores <= self.limit(np.empty(0, np.float32))
+        self.rows, self._scores = self.rows[kept], self._scores[kept]
+
+
+class _Float32Scan:
+    """Keys in float32, multiplied by numpy."""
+
+    error = _FLOAT32_ERROR
+
+    def __init__(self, keys: NDArray[Any], centre: NDArray[np.float32]) -> None:
+        self._rows = np.empty(keys.shape, np.float32)
+        for start in range(0, len(keys), _ROWS_CONVERTED):
+            part = slice(start, start + _ROWS_CONVERTED)
+            np.subtract(keys[part], centre, out=self._rows[part], dtype=np.float32)
+        self._squares = np.einsum("nd,nd->n", self._rows, self._rows)
+
+    def scores(
+        self, queries: NDArray[np.float32], start: int, stop: int
+    ) -> NDArray[np.float32]:
+        """|x|² - 2·x·q."""
+        products: NDArray[np.float32] = queries @ self._rows[start:stop].T
+        products *= -2
+        products += self._squares[start:stop]
+        return products
+
+
+class _BFloat16Scan:
+    """Keys in bfloat16, multiplied by torch."""
+
+    error = _BFLOAT16_ERROR
+
+    def __init__(
+        self, torch: Any, keys: NDArray[Any], centre: NDArray[np.float32]
+    ) -> None:
+        self._torch = torch
+        self._rows = torch.empty(keys.shape, dtype=torch.bfloat16)
+        self._squares = torch.empty(len(keys), dtype=torch.float32)
+        for start in range(0, len(keys), _ROWS_CONVERTED):
+            part = slice(start, start + _ROWS_CONVERTED)
+            rows = torch.from_numpy(keys[part].astype(np.float32) - centre)
+            self._rows[part] = rows
+            self._squares[part] = (rows * rows).sum(dim=1)
+
+    def scores(
+        self, queries: NDArray[np.float32], start: int, stop: int
+    ) -> NDArray[np.float32]:
+        """|x|² - 2·x·q."""
+        torch = self._torch
+        factors = torch.from_numpy(queries).to(torch.bfloat16)
+        products = factors @ self._rows[start:stop].T
+        scores = torch.add(self._squares[start:stop], products, alpha=-2)
+        numbers: NDArray[np.float32] = scores.numpy()
+        return numbers
+
+
+def _fastest_scan(keys: NDArray[Any], centre: NDArray[np.float32]) -> Scan:
+    """The form in which this machine multiplies fastest, by a trial on some rows."""
+    if importlib.util.find_spec("torch") is None:
+        return _Float32Scan(keys, centre)
+    import torch
+
+    some = keys[:_TRIAL_ROWS]
+    queries = np.repeat(centre[np.newaxis], _TRIAL_QUERIES, axis=0)
+    wide, narrow = _Float32Scan(some, centre), _BFloat16Scan(torch, some, centre)
+    if _least_seconds(narrow, queries) < _least_seconds(wide, queries):
+        return _BFloat16Scan(torch, keys, centre)
+    return _Float32Scan(keys, centre)
+
+
+def _least_seconds(scan: Scan, queries: NDArray[np.float32]) -> float:
+    seconds = []
+    for _ in range(_TRIALS):
+        start = time.perf_counter()
+        scan.scores(queries, 0, _TRIAL_ROWS)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

@@ -1,0 +1,312 @@
+"""kNN-LM decoding, sequential and speculative (RaLMSpec section 5.4).
+
+The sequential loop searches the datastore before every token. The speculative one
+guesses a stride of tokens with neighbours from a cache, then searches for all of them
+in one batch: the hidden states that it met are the queries. Tokens are compared, not
+neighbours. At the first wrong one the right token follows from logits that are there
+already, and what was decoded behind it is rolled back.
+
+Both loops decode token by token, in calls of one shape, and choose by one function,
+so that a kept token is the sequential loop's to the bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from langchain_ralmspec.knnlm.cache import NeighbourCache
+from langchain_ralmspec.speculation import Plan, SpeculationStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from langchain_ralmspec.engine import Sampler, Transcript
+    from langchain_ralmspec.knnlm.mixture import Mixture, Neighbours
+    from langchain_ralmspec.speculation import StrideScheduler
+
+FinishReason = Literal["stop", "length"]
+
+CACHED_NEIGHBOURS = 64
+"""Neighbours of a verified query that enter the cache, if k is less.
+
+A batched search finds them for next to nothing, and guesses get better by them.
+"""
+
+_POLICY = "lookup"
+
+
+class Path(Protocol):
+    """A sequence of the engine."""
+
+    length: int
+
+    def observe(
+        self, tokens: Sequence[int], *, n_logits: int = 1
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Decode; the logits behind the last tokens, and all hidden states."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Roll back."""
+        ...
+
+
+class Datastore(Protocol):
+    """What the loop asks of a datastore."""
+
+    is_nested: bool
+    dimension: int
+
+    def search(self, queries: NDArray[np.float32], k: int) -> list[Neighbours]:
+        """The ``k`` nearest entries of every query."""
+        ...
+
+    def read(
+        self, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Keys and tokens of rows."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of entries."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Tokens that are final, and their bytes."""
+
+    tokens: tuple[int, ...]
+    text: bytes
+
+
+@dataclass(slots=True)
+class NeighbourRequest:
+    """One text to be continued.
+
+    Attributes:
+        prompt: tokens, at least one.
+        open_path: gives a sequence that holds some tokens.
+        datastore: is searched.
+        k: neighbours that vote.
+        mixture: of their votes and the model's.
+        transcript: receives the text.
+        sampler: draws tokens; by position, so that a second draw is the first.
+        piece: bytes of a token.
+        is_end: whether a token ends the text.
+        max_tokens: length limit.
+        stats: counts and seconds.
+        finish_reason: why the text ended; None until it has.
+    """
+
+    prompt: tuple[int, ...]
+    open_path: Callable[[tuple[int, ...]], Path]
+    datastore: Datastore
+    k: int
+    mixture: Mixture
+    transcript: Transcript
+    sampler: Sampler
+    piece: Callable[[int], bytes]
+    is_end: Callable[[int], bool]
+    max_tokens: int
+    stats: SpeculationStats = field(default_factory=SpeculationStats)
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the model knows before a token: its logits, and the query (hidden)."""
+
+    logits: NDArray[np.float32]
+    hidden: NDArray[np.float32]
+
+
+def generate(
+    request: NeighbourRequest, scheduler: StrideScheduler | None
+) -> Generator[Written, None, None]:
+    """Write the text; without a scheduler, token by token."""
+    text = _Text(request, scheduler)
+    while request.finish_reason is None:
+        yield text.next()
+
+
+class _Text:
+    """A text being written, always at a verified point between two calls."""
+
+    def __init__(
+        self, request: NeighbourRequest, scheduler: StrideScheduler | None
+    ) -> None:
+        self._request, self._scheduler = request, scheduler
+        datastore, n = request.datastore, len(request.datastore)
+        self._cache: NeighbourCache | None = None
+        if scheduler is not None:
+            self._cache = NeighbourCache(datastore.read, n, datastore.dimension)
+        # Where a wider search may find others, both loops search as wide.
+        self._width = request.k
+        if scheduler is not None or not datastore.is_nested:
+            self._width = max(request.k, min(CACHED_NEIGHBOURS, n))
+        with request.stats.timing("generating"):
+            self._path = request.open_path(request.prompt[:-1])
+            self._state = self._decode(request.prompt[-1])
+        self._n_prompt = self._path.length
+
+    def next(self) -> Written:
+        """Write on to the next verified point."""
+        plan = Plan()
+        if self._scheduler is not None and self._cache:
+            plan = self._scheduler.plan()
+            plans = self._request.stats.plans
+            plans[plan.label] = plans.get(plan.label, 0) + 1
+        start, n_before = time.perf_counter(), len(self._request.transcript)
+        if plan.policy is None:
+            written = self._retrieve()
+        else:
+            written = self._speculate(plan.stride)
+        n_steps = len(self._request.transcript) - n_before
+        if self._scheduler is None or not n_steps:
+            return written
+        if plan.policy is None:
+            self._scheduler.estimates.left_alone()
+        elif plan.rate:
+            seconds = time.perf_counter() - start
+            self._scheduler.estimates.followed(
+                plan, n_steps=n_steps, seconds=seconds, predicted=plan.rate
+            )
+        return written
+
+    def _retrieve(self) -> Written:
+        """One token as the sequential loop writes it."""
+        start = time.perf_counter()
+        (token,) = self._truth([self._state])
+        seconds = time.perf_counter() - start
+        self._request.stats.spend(seconds, "waiting")
+        if self._scheduler is not None:
+            self._scheduler.estimates.retrieved(seconds, 0.0, 0.0)
+        return self._commit([token])
+
+    def _speculate(self, stride: int) -> Written:
+        """Guess a stride of tokens, verify them at once, keep what is right."""
+        states, guesses = self._guess(stride)
+        start = time.perf_counter()
+        tokens = self._truth(states, guesses)
+        seconds = time.perf_counter() - start
+        n_right = len(tokens) - (tokens[-1] != guesses[len(tokens) - 1])
+        self._learn(len(guesses), n_right, len(tokens), seconds)
+        return self._commit(tokens)
+
+    def _guess(self, stride: int) -> tuple[list[_State], list[int]]:
+        """Write on with neighbours from the cache; the transcript is as before then."""
+        request, transcript = self._request, self._request.transcript
+        assert self._scheduler is not None  # noqa: S101  only then there are guesses
+        assert self._cache is not None  # noqa: S101
+        n_before, states, guesses = len(transcript), [self._state], list[int]()
+        while True:
+            start = time.perf_counter()
+            near = self._cache.nearest(states[-1].hidden, request.k)
+            token = self._choose(states[-1], near)
+            seconds = time.perf_counter() - start
+            request.stats.spend(seconds, "guessing")
+            self._scheduler.estimates.guessed(_POLICY, seconds)
+            guesses.append(token)
+            is_last = self._append(token) is not None
+            if is_last or len(guesses) == stride:
+                break
+            with request.stats.timing("generating"):
+                states.append(self._decode(token))
+        transcript.truncate(n_before)
+        return states, guesses
+
+    def _truth(
+        self, states: Sequence[_State], guesses: Sequence[int] | None = None
+    ) -> list[int]:
+        """The tokens by the datastore, up to the first that was not guessed.
+
+        The transcript is taken to end before the first of ``states``.
+        """
+        request, transcript = self._request, self._request.transcript
+        queries = np.stack([state.hidden for state in states])
+        with request.stats.timing("searching"):
+            found = request.datastore.search(queries, self._width)
+        request.stats.store_calls += 1
+        request.stats.queries += len(states)
+        n_before, tokens = len(transcript), list[int]()
+        for number, (state, near) in enumerate(zip(states, found, strict=True)):
+            tokens.append(self._choose(state, near.first(request.k)))
+            if guesses is None or tokens[-1] != guesses[number]:
+                break
+            transcript.append(tokens[-1], request.piece(tokens[-1]))
+        transcript.truncate(n_before)
+        if self._cache is not None:
+            # Behind a wrong guess the queries are for a text that is not written.
+            self._cache.add(found[: len(tokens)])
+        return tokens
+
+    def _commit(self, tokens: Sequence[int]) -> Written:
+        """Add final tokens, and bring the path behind them."""
+        request, transcript, stats = (
+            self._request,
+            self._request.transcript,
+            self._request.stats,
+        )
+        n_before = len(transcript)
+        for token in tokens:
+            request.finish_reason = self._append(token)
+        written = tuple(transcript.tokens[n_before:])
+        stats.steps += len(tokens)
+        stats.tokens_kept += len(written)
+        length = self._n_prompt + n_before + len(tokens) - 1
+        start = time.perf_counter()
+        if self._path.length > length:
+            stats.tokens_rolled_back += self._path.length - length
+            self._path.truncate(length)
+        if request.finish_reason is None:
+            self._state = self._decode(tokens[-1])
+        stats.spend(time.perf_counter() - start, "generating")
+        return Written(written, transcript.text_bytes(n_before, len(transcript)))
+
+    def _decode(self, token: int) -> _State:
+        start = time.perf_counter()
+        logits, hidden = self._path.observe([token])
+        if self._scheduler is not None:
+            self._scheduler.estimates.generated(
+                time.perf_counter() - start, changed=False, overlapped=False
+            )
+        return _State(logits[-1], hidden[-1])
+
+    def _choose(self, state: _State, near: Neighbours) -> int:
+        """The one place where a token is chosen, for guesses and for good."""
+        log_p = self._request.mixture.log_probabilities(state.logits, near)
+        return self._request.sampler.sample(log_p, self._request.transcript.tokens)
+
+    def _append(self, token: int) -> FinishReason | None:
+        """Add a token to the transcript unless it is an end; whether it ends there."""
+        request = self._request
+        if request.is_end(token):
+            return "stop"
+        if request.transcript.append(token, request.piece(token)):
+            return "stop"
+        is_full = len(request.transcript) >= request.max_tokens
+        return "length" if is_full else None
+
+    def _learn(
+        self, n_guesses: int, n_right: int, n_tokens: int, seconds: float
+    ) -> None:
+        """Keep what a verification tells about costs and guesses."""
+        stats, scheduler = self._request.stats, self._scheduler
+        assert scheduler is not None  # noqa: S101  else nothing was guessed
+        stats.spend(seconds, "waiting")
+        stats.verifications.append((n_guesses, seconds))
+        stats.rounds += 1
+        # Guesses behind a wrong one were made for a text that never was.
+        stats.guesses += n_tokens
+        stats.right_guesses += n_right
+        scheduler.estimates.verified(_POLICY, n_guesses, seconds, overlapped=False)
+        for number in range(n_tokens):
+            scheduler.estimates.judged(_POLICY, right=number < n_right)

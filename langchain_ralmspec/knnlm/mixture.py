@@ -1,0 +1,72 @@
+"""The kNN-LM's next-token distribution: p = λ·p_kNN + (1 - λ)·p_LM.
+
+Khandelwal et al. (arXiv 1911.00172, section 2): a neighbour at the squared distance
+d² votes for the token that followed it with the weight exp(-d²/T).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The entries nearest to a query, nearest first, equals by the lower row.
+
+    Attributes:
+        rows: of the datastore, shape ``(k,)``.
+        distances: squared, Euclidean, shape ``(k,)``.
+        tokens: that followed them, shape ``(k,)``.
+    """
+
+    rows: NDArray[np.int64]
+    distances: NDArray[np.float32]
+    tokens: NDArray[np.int32]
+
+    def first(self, k: int) -> Neighbours:
+        """The nearest ``k`` of them."""
+        return Neighbours(self.rows[:k], self.distances[:k], self.tokens[:k])
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """How neighbours and the model are mixed.
+
+    Attributes:
+        interpolation: λ, the share of the neighbours, from 0 to 1.
+        temperature: T, in squared distances.
+    """
+
+    interpolation: float
+    temperature: float
+
+    def log_probabilities(
+        self, logits: NDArray[np.float32], neighbours: Neighbours
+    ) -> NDArray[np.float32]:
+        """Ln p of every token.
+
+        Args:
+            logits: the model's, shape ``(n_vocab,)``.
+            neighbours: without any the model is on its own.
+        """
+        share = self.interpolation if len(neighbours.tokens) else 0.0
+        p = np.exp(logits - logits.max())
+        p *= (1 - share) / p.sum()
+        if share:
+            np.add.at(p, neighbours.tokens, self._votes(neighbours))
+        with np.errstate(divide="ignore"):  # ln 0 = -inf is right
+            log_p: NDArray[np.float32] = np.log(p)
+        return log_p
+
+    def _votes(self, neighbours: Neighbours) -> NDArray[np.float32]:
+        """λ, shared out among the neighbours."""
+        further = neighbours.distances - neighbours.distances[0]
+        weights = np.exp(further / np.float32(-self.temperature))
+        votes: NDArray[np.float32] = weights * (self.interpolation / weights.sum())
+        return votes
