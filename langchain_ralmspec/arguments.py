@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
-from typing import Any, Self
+from functools import partial
+from typing import Any, NoReturn, Self
 
 from pydantic import BaseModel, model_validator
 
@@ -40,6 +42,32 @@ class StrictArguments(BaseModel):
             deep: not possible here: stores and models are shared.
         """
         if deep:
-            raise InvalidValueError("deep=True: stores and models cannot be copied")
-        given = {name: getattr(self, name) for name in self.model_fields_set}
-        return type(self)(**{**given, **(update or {})})
+            self.__deepcopy__()
+        return type(self)(**{**self._given, **(update or {})})
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> NoReturn:
+        name = type(self).__name__
+        msg = (
+            f"{name} cannot be copied deeply: stores and models are shared; "
+            "model_copy() makes another object that shares them"
+        )
+        raise InvalidValueError(msg)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickle holds the arguments, for a loaded model could not be in it. They
+        # are tried here because what pickle says of a lock names nobody's argument.
+        for name, value in self._given.items():
+            try:
+                pickle.dumps(value)
+            except TypeError as error:
+                msg = (
+                    f"{type(self).__name__} cannot be pickled, for its {name}, of type "
+                    f"{type(value).__name__!r}, cannot: {error}"
+                )
+                raise InvalidValueError(msg) from error
+        return partial(type(self), **self._given), ()
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        """The arguments that were given."""
+        return {name: getattr(self, name) for name in self.model_fields_set}

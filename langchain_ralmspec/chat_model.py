@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import (
-    AIMessage,
-    AIMessageChunk,
-    BaseMessage,
-    HumanMessage,
-)
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.messages import BaseMessage, HumanMessage
 
+from langchain_ralmspec.chat import Answer, LocalChat
 from langchain_ralmspec.generation import RetrievalGeneration
-from langchain_ralmspec.messages import turns_of
+from langchain_ralmspec.messages import question_of, turns_of
 from langchain_ralmspec.ralm import Prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from langchain_core.callbacks import CallbackManagerForLLMRun
+    from collections.abc import Sequence
 
     from langchain_ralmspec.ralm.run import Run
 
 
-class ChatRaLMSpec(RetrievalGeneration, BaseChatModel):
+class ChatRaLMSpec(RetrievalGeneration, LocalChat):
     """``RaLMSpecLLM`` behind the model's own chat template.
 
     The documents stand at the head of the system turn, or of the first user turn
@@ -51,48 +44,6 @@ class ChatRaLMSpec(RetrievalGeneration, BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         return self._fingerprint() | {"system_prompt": self.system_prompt}
 
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
-        # The file's name as given: params are asked for before anything is loaded.
-        return super()._get_ls_params(stop=stop, **kwargs) | self._tracing_params()
-
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        prompt = self._prompt(messages)
-        run = self._run(prompt, stop, kwargs)
-        message = AIMessage(
-            content="".join(run),
-            response_metadata=self._info(run),
-            usage_metadata=self._usage(prompt, run),
-        )
-        return ChatResult(generations=[ChatGeneration(message=message)])
-
-    def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> Iterator[ChatGenerationChunk]:
-        prompt = self._prompt(messages)
-        run = self._run(prompt, stop, kwargs)
-        for text in run:
-            chunk = ChatGenerationChunk(message=AIMessageChunk(content=text))
-            if run_manager:
-                run_manager.on_llm_new_token(text, chunk=chunk)
-            yield chunk
-        last = AIMessageChunk(
-            content="",
-            response_metadata=self._info(run),
-            usage_metadata=self._usage(prompt, run),
-            chunk_position="last",
-        )
-        yield ChatGenerationChunk(message=last)
-
     def start(self, question: str) -> Run:
         """Prepare an answer that can be watched: iterate over it for its text.
 
@@ -100,15 +51,22 @@ class ChatRaLMSpec(RetrievalGeneration, BaseChatModel):
         """
         return self._run(self._prompt([HumanMessage(question)]), None, {})
 
+    def _answer(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        overrides: dict[str, Any],
+    ) -> Answer:
+        prompt = self._prompt(messages)
+        run = self._run(prompt, stop, overrides)
+        return Answer(run, partial(self._info, run), partial(self._usage, prompt, run))
+
     def _prompt(self, messages: Sequence[BaseMessage]) -> Prompt:
         weights = self.engine.weights
         turns = turns_of(messages)
         before, after = self.engine.template.around(turns, self.system_prompt)
-        question = next(
-            turn["content"] for turn in reversed(turns) if turn["role"] == "user"
-        )
         return Prompt(
             head=tuple(weights.tokenize(before, special=True)),
             tail=tuple(weights.tokenize(after, special=True)),
-            question=tuple(weights.tokenize(question)),
+            question=tuple(weights.tokenize(question_of(turns))),
         )

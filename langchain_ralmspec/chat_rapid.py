@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import Field
 
+from langchain_ralmspec.chat import Answer, LocalChat
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.long_context import LongContextGeneration, digest_of
-from langchain_ralmspec.messages import turns_of
+from langchain_ralmspec.messages import question_of, turns_of
 from langchain_ralmspec.rapid import Conversation, to_documents
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from langchain_core.callbacks import CallbackManagerForLLMRun
+    from langchain_core.messages import BaseMessage
     from langchain_core.messages.ai import UsageMetadata
 
-    from langchain_ralmspec.rapid import LongRun
+    from langchain_ralmspec.rapid import Chunk, LongRun
 
 
-class ChatRapid(LongContextGeneration, BaseChatModel):
+class ChatRapid(LongContextGeneration, LocalChat):
     r"""``RapidChain`` behind chat messages.
 
-    The long context is bound to the model, or it is in the messages: the system
-    message, or else the longest message, up to its last blank line if that message
-    is the last one and so holds the question too.
+    The long context is bound to the model, or it is in the messages. Then it is the
+    system message, or the longest one of the user's up to its last blank line, behind
+    which the question stands; in later turns as in the first, so that the text is not
+    read again.
 
     Example:
         .. code-block:: python
@@ -50,99 +50,65 @@ class ChatRapid(LongContextGeneration, BaseChatModel):
         context = None if self.context is None else digest_of(self.context)
         return self._fingerprint() | {"context": context}
 
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
-        # The file's name as given: params are asked for before anything is loaded.
-        return super()._get_ls_params(stop=stop, **kwargs) | self._tracing_params()
-
-    def _generate(
+    def _answer(
         self,
         messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        run, metadata = self._start(messages, stop, kwargs)
-        message = AIMessage(
-            content="".join(run),
-            response_metadata=metadata(),
-            usage_metadata=_usage(run),
-        )
-        return ChatResult(generations=[ChatGeneration(message=message)])
-
-    def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> Iterator[ChatGenerationChunk]:
-        run, metadata = self._start(messages, stop, kwargs)
-        for text in run:
-            chunk = ChatGenerationChunk(message=AIMessageChunk(content=text))
-            if run_manager:
-                run_manager.on_llm_new_token(text, chunk=chunk)
-            yield chunk
-        last = AIMessageChunk(
-            content="",
-            response_metadata=metadata(),
-            usage_metadata=_usage(run),
-            chunk_position="last",
-        )
-        yield ChatGenerationChunk(message=last)
-
-    def _start(
-        self,
-        messages: Sequence[BaseMessage],
-        stop: Sequence[str] | None,
+        stop: list[str] | None,
         overrides: dict[str, Any],
-    ) -> tuple[LongRun, Any]:
-        """Prepare an answer; returns it, and what makes its metadata at the end."""
+    ) -> Answer:
         sampling = self._sampling(overrides)
         conversation, context = self._split(turns_of(messages))
         run, chunks = self._prepare(conversation, context, stop, sampling)
-
-        def metadata() -> dict[str, Any]:
-            return {
-                "finish_reason": run.request.finish_reason,
-                "model_name": self.engine.path.stem,
-                "documents": to_documents(chunks),
-                "speculation": run.stats.as_dict(),
-            }
-
-        return run, metadata
+        return Answer(run, partial(self._info, run, chunks), partial(_usage, run))
 
     def _split(self, turns: list[dict[str, str]]) -> tuple[Conversation, Any]:
         """Part the long context from the conversation about it."""
         context = self.context
         if context is None:
-            context, turns = _part(turns)
-        question = next(t["content"] for t in reversed(turns) if t["role"] == "user")
+            context, turns = part(turns)
+        question = question_of(turns)
         return Conversation(tuple(turns), self.system_prompt, question), context
 
+    def _info(self, run: LongRun, chunks: Sequence[Chunk]) -> dict[str, Any]:
+        """What is told about a finished answer."""
+        return {
+            "finish_reason": run.request.finish_reason,
+            "model_name": self.engine.path.stem,
+            "documents": to_documents(chunks),
+            "speculation": run.stats.as_dict(),
+        }
 
-def _part(turns: list[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
-    """Take the context out of the longest turn.
+
+def part(turns: Sequence[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
+    """Take the context out of the longest turn that is not the model's own.
+
+    A turn that holds the question too is parted alike while it is the last one and
+    once it is history: only then are the context's tokens those whose KV is kept.
+
+    Returns:
+        The context, and the turns without it.
 
     Raises:
         InvalidValueError: there is no other turn, and no blank line, to part it from
             the question.
     """
-    lengths = [len(turn["content"]) for turn in turns]
-    at = lengths.index(max(lengths))
-    turn = turns[at]
-    if turn["role"] == "system":
-        return turn["content"], turns[:at] + turns[at + 1 :]
-    if turn is not turns[-1]:
-        stands_in = {"role": turn["role"], "content": "(This is the text above.)"}
-        return turn["content"], [*turns[:at], stands_in, *turns[at + 1 :]]
-    context, blank, question = turn["content"].rstrip().rpartition("\n\n")
-    if not blank or not context.strip():
+    given = [at for at, turn in enumerate(turns) if turn["role"] != "assistant"]
+    at = max(given, key=lambda at: len(turns[at]["content"]))
+    role, content = turns[at]["role"], turns[at]["content"]
+    before, after = turns[:at], turns[at + 1 :]
+    if role == "system":
+        return content, [*before, *after]
+    context, _, question = content.rstrip().rpartition("\n\n")
+    if not after and not context.strip():
         msg = (
-            f"no context in {turn['content'][:60]!r}; bind one with context=…, send it "
+            f"no context in {content[:60]!r}; bind one with context=…, send it "
             "as the system message, or put a blank line between it and the question"
         )
         raise InvalidValueError(msg)
-    return context, [*turns[:at], {"role": turn["role"], "content": question}]
+    # What is longer than all before it is no question, but the text itself.
+    if after and len(question) > len(context.strip()):
+        context, question = content, "(This is the text above.)"
+    return context, [*before, {"role": role, "content": question}, *after]
 
 
 def _usage(run: LongRun) -> UsageMetadata:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -93,6 +94,19 @@ class LocalGeneration(StrictArguments, Sampling):
     model_path: str
     """A GGUF file."""
 
+    @property
+    @abstractmethod
+    def engine(self) -> Model:
+        """The model, loaded on first use and shared by the whole process."""
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Ids of the model's tokens in a text."""
+        return self.engine.weights.tokenize(text)
+
+    def get_num_tokens(self, text: str) -> int:
+        """Number of the model's tokens in a text."""
+        return len(self.get_token_ids(text))
+
     def _sampling(self, overrides: dict[str, Any]) -> Sampling:
         known = Sampling.model_fields
         for name in overrides:
@@ -101,11 +115,10 @@ class LocalGeneration(StrictArguments, Sampling):
         return Sampling(**{name: getattr(self, name) for name in known} | overrides)
 
     def _tracing_params(self) -> dict[str, Any]:
+        # The file's name as given: params are asked for before anything is loaded.
         return {
             "ls_provider": "ralmspec",
             "ls_model_name": Path(self.model_path).stem,
-            "ls_temperature": self.temperature,
-            "ls_max_tokens": self.max_tokens,
         }
 
 
@@ -211,10 +224,6 @@ class RetrievalGeneration(LocalGeneration):
             n_gpu_layers=self.n_gpu_layers,
         )
         return self._engine
-
-    def get_num_tokens(self, text: str) -> int:
-        """Number of the model's tokens in a text."""
-        return len(self.engine.weights.tokenize(text))
 
     def _run(
         self, prompt: Prompt, stop: Sequence[str] | None, overrides: dict[str, Any]

@@ -11,16 +11,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
-from pydantic import ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 
 from langchain_ralmspec.engine import Model, Transcript
-from langchain_ralmspec.errors import (
-    ContextOverflowError,
-)
+from langchain_ralmspec.errors import ContextOverflowError, UnknownArgumentError
 from langchain_ralmspec.generation import LocalGeneration, Sampling, stops_of
 from langchain_ralmspec.rapid import (
     Chunk,
@@ -40,7 +44,7 @@ from langchain_ralmspec.rapid.documents import (
     LEAST_SIMILARITY,
     SHARE,
 )
-from langchain_ralmspec.rapid.opening import LOOKUP, SELF, Opening
+from langchain_ralmspec.rapid.opening import LOOKUP, SELF, TEXT, Opening
 from langchain_ralmspec.speculation import (
     Acceptance,
     BatchCosts,
@@ -143,6 +147,29 @@ class LongContextGeneration(LocalGeneration):
     _costs: dict[int, BatchCosts] = PrivateAttr(default_factory=dict)
     _lock: Any = PrivateAttr(default_factory=threading.Lock)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_retriever(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "retriever" in values:
+            msg = (
+                f"{cls.__name__} has no argument 'retriever'; give the retriever as "
+                "the context: to RapidChain in each call, to ChatRapid as context=…"
+            )
+            raise UnknownArgumentError(msg)
+        return values
+
+    @model_validator(mode="after")
+    def _has_what_to_transfer(self) -> Self:
+        lossless = self._acceptance.is_lossless
+        if not (lossless or any(map(_may_have_probabilities, self._chosen))):
+            msg = (
+                f"transfer={self.transfer!r} takes the drafter's probabilities, and "
+                f"drafter={self.drafter!r} has none here; take 'self' or the path of a "
+                "GGUF file, with embeddings=…, or transfer='off'"
+            )
+            raise ValueError(msg)
+        return self
+
     @field_validator("draft_length")
     @classmethod
     def _usable_length(cls, value: int | str) -> int | str:
@@ -177,10 +204,6 @@ class LongContextGeneration(LocalGeneration):
             kv_cache_dir=self.kv_cache_dir,
         )
         return self._engine
-
-    def get_num_tokens(self, text: str) -> int:
-        """Number of the model's tokens in a text."""
-        return len(self.engine.weights.tokenize(text))
 
     def _prefill(self, conversation: Conversation, context: Any) -> int:
         """Compute the KV of a context ahead of questions; returns its tokens."""
@@ -394,6 +417,13 @@ class LongContextGeneration(LocalGeneration):
             "embeddings": type(self.embeddings).__name__,
             "drafter": str(self.drafter),
         }
+
+
+def _may_have_probabilities(drafter: str | Path | Drafter) -> bool:
+    """Whether a drafter can have probabilities."""
+    if not isinstance(drafter, str | Path):
+        return True  # only its drafts can tell
+    return drafter != LOOKUP and not str(drafter).startswith(TEXT)
 
 
 def _estimates(name: str) -> DraftEstimates:

@@ -43,6 +43,11 @@ def turns_of(messages: Sequence[BaseMessage]) -> list[dict[str, str]]:
     return turns
 
 
+def question_of(turns: Sequence[dict[str, str]]) -> str:
+    """What the user has said last."""
+    return next(turn["content"] for turn in reversed(turns) if turn["role"] == "user")
+
+
 def role_of(message: BaseMessage) -> str:
     """Who speaks, in the words of chat templates.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from typing import Any
 
 import faiss
@@ -10,6 +11,7 @@ import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -211,6 +213,49 @@ def test_new_tokens_are_called_back(llm: RaLMSpecLLM, chat: ChatRaLMSpec) -> Non
         assert listener.heard == "".join(said) != ""
 
 
+def test_streaming_makes_invoke_call_back(chat: ChatRaLMSpec) -> None:
+    class Listener(BaseCallbackHandler):
+        def __init__(self) -> None:
+            self.heard = ""
+
+        def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
+            self.heard += token
+
+    for streaming in (False, True):
+        listener = Listener()
+        speaking = chat.model_copy(update={"streaming": streaming})
+        answer = speaking.invoke(QUESTIONS[0], config={"callbacks": [listener]})
+        assert listener.heard == (answer.text if streaming else "")
+
+
+def test_a_trace_has_the_settings_of_the_call(chat: ChatRaLMSpec) -> None:
+    class Listener(BaseCallbackHandler):
+        def __init__(self) -> None:
+            self.metadata: dict[str, Any] = {}
+
+        def on_chat_model_start(
+            self, *args: Any, metadata: Any = None, **kwargs: Any
+        ) -> None:
+            self.metadata = metadata
+
+    listener = Listener()
+    chat.invoke(QUESTIONS[0], max_tokens=3, config={"callbacks": [listener]})
+    assert listener.metadata["ls_provider"] == "ralmspec"
+    assert listener.metadata["ls_model_name"] == chat.engine.path.stem
+    assert listener.metadata["ls_temperature"] == 0
+    assert listener.metadata["ls_max_tokens"] == 3
+
+
+def test_a_pickled_chat_model_answers_as_it_did(gguf: str, model: Model) -> None:
+    documents = [Document(page_content=text) for text in QUESTIONS[:9]]
+    embeddings = DeterministicFakeEmbedding(size=8)
+    store = InMemoryVectorStore.from_documents(documents, embeddings)
+    chat = ChatRaLMSpec(model_path=gguf, retriever=store, max_tokens=8)
+    answer = chat.invoke(QUESTIONS[0])
+    other = pickle.loads(pickle.dumps(chat))  # noqa: S301  our own
+    assert other.invoke(QUESTIONS[0]).text == answer.text
+
+
 def test_speculation_off_asks_the_store_at_every_step(chat: ChatRaLMSpec) -> None:
     slow = chat.model_copy(update={"speculation": False})
     stats = slow.invoke(QUESTIONS[0]).response_metadata["speculation"]
@@ -299,7 +344,8 @@ def test_retriever_session_guesses_and_verifies(retriever: RaLMSpecRetriever) ->
 
 def test_num_tokens_are_the_models(llm: RaLMSpecLLM) -> None:
     text = "one two three"
-    assert llm.get_num_tokens(text) == len(llm.engine.weights.tokenize(text))
+    assert llm.get_token_ids(text) == llm.engine.weights.tokenize(text)
+    assert llm.get_num_tokens(text) == len(llm.get_token_ids(text))
 
 
 def test_a_cached_answer_is_not_served_from_a_changed_store(

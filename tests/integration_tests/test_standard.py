@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from abc import ABC
+from collections.abc import Iterator
 from typing import Any
 
 import chromadb
 import pytest
 from langchain_chroma import Chroma
 from langchain_community.vectorstores import FAISS
-from langchain_tests.integration_tests import RetrieversIntegrationTests
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.runnables.utils import add
+from langchain_tests.integration_tests import (
+    ChatModelIntegrationTests,
+    RetrieversIntegrationTests,
+)
 
-from langchain_ralmspec import RaLMSpecRetriever
+from langchain_ralmspec import ChatRaLMSpec, ChatRapid, RaLMSpecRetriever
+from langchain_ralmspec.cli.models import model_path
 from tests.integration_tests.conftest import make_corpus
 
 
-class _Standard(RetrieversIntegrationTests):
+class _StandardRetriever(RetrieversIntegrationTests):
     @property
     def retriever_constructor(self) -> type[RaLMSpecRetriever]:
         return RaLMSpecRetriever
@@ -24,7 +32,7 @@ class _Standard(RetrieversIntegrationTests):
         return "How do I read a ZIP archive?"
 
 
-class TestOverFaiss(_Standard):
+class TestOverFaiss(_StandardRetriever):
     @property
     def retriever_constructor_params(self) -> dict[str, Any]:
         corpus = make_corpus()
@@ -32,7 +40,7 @@ class TestOverFaiss(_Standard):
         return {"vectorstore": FAISS.from_embeddings(pairs, corpus.embeddings)}
 
 
-class TestOverChroma(_Standard):
+class TestOverChroma(_StandardRetriever):
     @pytest.fixture(autouse=True)
     def _fill(self) -> None:
         corpus = make_corpus()
@@ -52,4 +60,63 @@ class TestOverChroma(_Standard):
         return {"vectorstore": self._store}
 
 
-del _Standard  # or pytest would collect it on its own
+@pytest.fixture(scope="module", autouse=True)
+def _loaded() -> Iterator[None]:
+    """Keep the models from test to test."""
+    tests = [TestChatRaLMSpec(), TestChatRapid()]
+    engines = [test.chat_model_class(**test.chat_model_params).engine for test in tests]
+    yield
+    del engines
+
+
+class _StandardChat(ChatModelIntegrationTests, ABC):
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        gguf = str(model_path("smollm2-135m"))
+        return {"model_path": gguf, "n_ctx": 512, "max_tokens": 8}
+
+    @property
+    def supports_model_override(self) -> bool:
+        return False
+
+
+class TestChatRaLMSpec(_StandardChat):
+    @property
+    def chat_model_class(self) -> type[ChatRaLMSpec]:
+        return ChatRaLMSpec
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        retriever = RaLMSpecRetriever.from_documents(make_corpus().documents[:40])
+        return {
+            **super().chat_model_params,
+            "retriever": retriever,
+            "max_document_tokens": 64,
+        }
+
+
+class TestChatRapid(_StandardChat):
+    @property
+    def chat_model_class(self) -> type[ChatRapid]:
+        return ChatRapid
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        context = "Zip archives are read by zipfile, tables of text by csv."
+        return {**super().chat_model_params, "context": context}
+
+    @property
+    def supported_usage_metadata_details(self) -> dict[Any, Any]:
+        return {"invoke": ["cache_read_input"], "stream": ["cache_read_input"]}
+
+    def invoke_with_cache_read_input(self, *, stream: bool = False) -> AIMessage:
+        chat = ChatRapid(**self.chat_model_params)
+        chat.invoke("Hello")
+        if not stream:
+            return chat.invoke("Hello")
+        message = add(chat.stream("Hello"))
+        assert isinstance(message, AIMessageChunk)
+        return message
+
+
+del _StandardRetriever, _StandardChat  # or pytest would collect them on their own
