@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _GGUF_MAGIC = b"GGUF"
+_HIDDEN = b"result_norm"  # llama.cpp's name for the hidden states behind the last norm
 
 QUANTIZATIONS = {
     "Q4_0": "LLAMA_FTYPE_MOSTLY_Q4_0",
@@ -250,6 +251,25 @@ class Weights:
             self.close()
 
 
+def _stop_at_hidden(lib: Any) -> Any:
+    """A callback that ends a decode once the final hidden states are there.
+
+    llama.cpp asks it about every tensor whether to pause behind it, and at a pause
+    whether to go on. Without it, as where its name cannot be looked up, the logits of
+    all tokens are computed too: half of the time for a small model.
+    """
+    try:
+        name_of = lib._lib.ggml_get_name  # noqa: SLF001  not wrapped by llama_cpp
+    except AttributeError:
+        return None
+    name_of.argtypes, name_of.restype = [ctypes.c_void_p], ctypes.c_char_p
+
+    def answer(tensor: int, asks: bool, _: object) -> bool:  # noqa: FBT001  C's
+        return asks and name_of(tensor) == _HIDDEN
+
+    return lib.ggml_backend_sched_eval_callback(answer)
+
+
 class Context:
     """KV memory for ``n_slots`` independent sequences, and the decode call.
 
@@ -266,6 +286,7 @@ class Context:
         n_batch: int,
         n_threads: tuple[int, int],
         flash_attention: bool | None = None,
+        hidden_only: bool = False,
     ) -> None:
         """Allocate the context.
 
@@ -276,6 +297,8 @@ class Context:
             n_batch: tokens in one decode call at most.
             n_threads: threads for single tokens, and for batches.
             flash_attention: whether to use it; None leaves it to llama.cpp.
+            hidden_only: end every decode at the hidden states. Logits are not
+                computed then, and what is read of them is arbitrary.
 
         Raises:
             DecodeError: llama.cpp cannot allocate it.
@@ -293,6 +316,9 @@ class Context:
         params.no_perf = True
         if flash_attention is not None:
             params.flash_attn_type = int(flash_attention)  # of the enum, auto is -1
+        self._stop = _stop_at_hidden(lib) if hidden_only else None
+        if self._stop is not None:  # llama.cpp calls it, so it is kept alive
+            params.cb_eval = self._stop
         self.n_threads = n_threads
         name: bytes = lib.llama_flash_attn_type_name(params.flash_attn_type)
         self.flash_attention = name.decode()

@@ -86,6 +86,7 @@ class Model:
         n_slots: int = N_SLOTS,
         flash_attention: bool | None = None,
         exact_batches: bool = False,
+        hidden_only: bool = False,
         kv_cache_bytes: int = PREFIX_CACHE_BYTES,
         kv_cache_dir: str | os.PathLike[str] | None = None,
     ) -> Model:
@@ -102,6 +103,7 @@ class Model:
             exact_batches: have batches of tokens give the bits that the same tokens
                 give one by one, as far as the kernels can (``exact_batch_size``):
                 single tokens by one thread, with flash attention.
+            hidden_only: compute hidden states and no logits, for ``observe`` alone.
             kv_cache_bytes: host memory for the KV of prefixes.
             kv_cache_dir: a folder that keeps it as well, for other processes.
 
@@ -126,7 +128,7 @@ class Model:
         folder = None if kv_cache_dir is None else Path(kv_cache_dir).resolve()
         stat = file.stat()
         weights_key = (file, stat.st_mtime_ns, stat.st_size, n_gpu_layers)
-        settings = (n_ctx, n_batch, threads, n_slots, flash_attention)
+        settings = (n_ctx, n_batch, threads, n_slots, flash_attention, hidden_only)
         key = (*weights_key, *settings, kv_cache_bytes, folder)
         with _sharing:
             model = _shared.get(key)
@@ -142,6 +144,7 @@ class Model:
                     n_threads=threads,
                     n_slots=n_slots,
                     flash_attention=flash_attention,
+                    hidden_only=hidden_only,
                     kv_cache_bytes=kv_cache_bytes,
                     kv_cache_dir=folder,
                 )
@@ -157,6 +160,7 @@ class Model:
         n_threads: tuple[int, int],
         n_slots: int = N_SLOTS,
         flash_attention: bool | None = None,
+        hidden_only: bool = False,
         kv_cache_bytes: int = PREFIX_CACHE_BYTES,
         kv_cache_dir: Path | None = None,
     ) -> None:
@@ -170,6 +174,7 @@ class Model:
             n_batch=min(n_batch, self.n_ctx),
             n_threads=n_threads,
             flash_attention=flash_attention,
+            hidden_only=hidden_only,
         )
         self._lock = threading.Lock()
         self._opening = threading.Lock()

@@ -281,6 +281,7 @@ def _reader(
         n_threads=n_threads,
         n_gpu_layers=n_gpu_layers,
         n_slots=1,
+        hidden_only=True,
     )
 
 

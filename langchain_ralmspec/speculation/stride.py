@@ -37,7 +37,7 @@ _PRIOR_ACCURACY = {"lookup": 0.95, "same": 0.85}
 _PRIOR_WEIGHT = 4.0
 _BIAS_WEIGHT = 6.0  # steps for which a kind of plan is given credit
 _FORGOTTEN = 0.05  # weight, in calls, under which a line says nothing any more
-_REMOTE = 0.6  # share of its time from which a search counts as waiting
+_LOCAL_WAITS = 0.5  # share of its time that a local search may wait, for its threads
 _WORTHWHILE = 1.02  # a predicted gain below this is noise
 
 
@@ -232,7 +232,8 @@ class Estimates:
 
     def bias(self, policy: str, *, overlapped: bool) -> float:
         """Actual ÷ predicted seconds of plans of a kind, as far as is known."""
-        prior = self.contention if overlapped and not self._is_remote else 1.0
+        busy = 1 - self._idle if overlapped else 0.0
+        prior = 1 + (self.contention - 1) * busy
         bias = self._bias.get((policy, overlapped))
         return bias.value(prior) if bias else prior
 
@@ -315,18 +316,20 @@ class Estimates:
     def computing(self, policy: str, verification: float) -> float:
         """*c(s)*: seconds of a call that no other call can share.
 
-        A local search may wait too, for threads of its own; but so would the next.
+        Those in the query encoder, where the guess has not paid them, and the busy
+        share of the rest.
         """
-        if not self._is_remote:
-            return verification
         embedding = 0.0 if policy == "lookup" else self._embedding.value or 0.0
-        waits = self._waiting.value or 0.0
-        return verification - waits * max(0.0, verification - embedding)
+        return verification - self._idle * max(0.0, verification - embedding)
 
     @property
-    def _is_remote(self) -> bool:
-        """Whether searches mostly wait."""
-        return (self._waiting.value or 0.0) >= _REMOTE
+    def _idle(self) -> float:
+        """Share of a search in which this machine has nothing to do.
+
+        A local search waits too, for threads of its own; but so would the next.
+        """
+        waits = self._waiting.value or 0.0
+        return max(0.0, waits - _LOCAL_WAITS) / (1 - _LOCAL_WAITS)
 
 
 @dataclass(frozen=True)

@@ -211,6 +211,16 @@ def test_crowded_cores_are_not_shared_for_a_gain_that_they_would_eat_up() -> Non
         assert min(plan.in_flight, 1) == expected
 
 
+def test_of_a_search_that_waits_and_computes_calls_share_the_waiting() -> None:
+    computing = []
+    for waits in (0.0, 0.2, 0.4, 0.5):  # of half a second; up to half, its own threads
+        estimates = Estimates()
+        for _ in range(2):
+            estimates.retrieved(0.5, 0.0, waits)
+        computing.append(estimates.computing("lookup", 1.0))
+    assert computing == pytest.approx([1.0, 1.0, 0.4, 0.0])
+
+
 def test_promises_that_are_not_kept_are_seen_through() -> None:
     accuracy = {"lookup": 0.97, "same": 0.9}
     world = World(0.08, 0.02, Line(0.2, 0.01), accuracy, waits=True)
