@@ -176,6 +176,60 @@ def preload(
     )
 
 
+@app.command()
+def datastore(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="A text each, in UTF-8 (or .gz).", dir_okay=False),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Required: the datastore's folder.")
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Who will generate with it: a GGUF file, a name that `models list` "
+            "shows, or NAME:F16 and the like."
+        ),
+    ] = "smollm2-135m",
+    index: Annotated[
+        Literal["flat", "ivf", "hnsw"],
+        typer.Option(help="Exact, or one of the approximate ones, made now."),
+    ] = "flat",
+    key_type: Annotated[
+        Literal["float16", "float32"],
+        typer.Option(help="Of the keys on disk; --append keeps what is there."),
+    ] = "float16",
+    append: Annotated[  # noqa: FBT002  a flag
+        bool, typer.Option("--append", help="To the datastore that is there.")
+    ] = False,
+    limit_tokens: Annotated[
+        int | None, typer.Option(help="Read about so many at most.", min=2)
+    ] = None,
+) -> None:
+    """Read texts into the datastore of a kNN-LM."""
+    from langchain_ralmspec.cli import datastore as making
+
+    done = making.make(
+        files,
+        out,
+        model=model,
+        index=index,
+        key_type=key_type,
+        append=append,
+        limit_tokens=limit_tokens,
+    )
+    typer.echo(
+        f"{done.added:,} entries read in {done.seconds:.1f} s "
+        f"({done.added / done.seconds:,.0f} tokens/s)"
+    )
+    if done.index_seconds:
+        typer.echo(f"{index} index made in {done.index_seconds:.1f} s")
+    typer.echo(
+        f"{out} holds {done.entries:,} entries, {done.folder_bytes / 1e6:.0f} MB"
+    )
+
+
 @bench.command()
 def engine(
     model: Annotated[
@@ -381,6 +435,82 @@ def rapid(
         and "SD" in figures["rows"]
         and not figures["summary"]["identical"]
     ):
+        raise typer.Exit(1)
+
+
+@bench.command()
+def knnlm(
+    datastore: Annotated[
+        Path,
+        typer.Option(help="What `ralmspec datastore` made.", file_okay=False),
+    ],
+    text: Annotated[
+        Path,
+        typer.Option(
+            help="A text that is not in it, in UTF-8 (or .gz): prompts come from here.",
+            dir_okay=False,
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Who made the datastore: a GGUF file, a name that `models list` "
+            "shows, or NAME:F16 and the like."
+        ),
+    ] = "smollm2-135m",
+    k: Annotated[
+        list[int] | None,
+        typer.Option(help="Neighbours; may be repeated. 1 and 16 by default."),
+    ] = None,
+    index: Annotated[
+        Literal["flat", "ivf", "hnsw"],
+        typer.Option(help="Exact, or one of the approximate ones."),
+    ] = "flat",
+    limit: Annotated[int, typer.Option(help="Prompts.", min=1)] = 20,
+    prompt_tokens: Annotated[int, typer.Option(help="Of each.", min=1)] = 64,
+    max_tokens: Annotated[int, typer.Option(help="Written behind each.", min=1)] = 128,
+    interpolation: Annotated[
+        float, typer.Option(help="λ, the share of the neighbours.", min=0, max=1)
+    ] = 0.25,
+    entries: Annotated[
+        int | None,
+        typer.Option(
+            help="Add noise to the datastore, in a copy, up to so many entries: an "
+            "exact search then costs what a datastore of that size costs.",
+            min=1,
+        ),
+    ] = None,
+    rows: Annotated[
+        str | None, typer.Option(help="Only these, with commas between: Spec,+S.")
+    ] = None,
+    perplexity_tokens: Annotated[
+        int, typer.Option(help="Of the text, for perplexity by λ; 0 for none.", min=0)
+    ] = 2048,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the figures to this file.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw them into this folder.", file_okay=False)
+    ] = None,
+) -> None:
+    """Time a kNN-LM's search a token against guessing and verifying in batches."""
+    from langchain_ralmspec.cli.bench_knnlm import ROWS, KNNBench
+
+    figures = KNNBench(
+        datastore=datastore,
+        text=text,
+        model=model,
+        ks=tuple(k or (1, 16)),
+        index=index,
+        limit=limit,
+        prompt_tokens=prompt_tokens,
+        max_tokens=max_tokens,
+        interpolation=interpolation,
+        entries=entries,
+        rows=tuple(rows.split(",")) if rows else tuple(ROWS),
+        perplexity_tokens=perplexity_tokens,
+    ).run(json, plot)
+    if not figures["summary"]["identical"]:
         raise typer.Exit(1)
 
 

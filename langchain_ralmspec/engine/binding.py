@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _GGUF_MAGIC = b"GGUF"
-_HIDDEN = b"result_norm"  # llama.cpp's name for the hidden states behind the last norm
+# llama.cpp's names for the hidden states behind the last norm; the later one stays.
+_HIDDEN = (b"result_norm", b"result_embd_pooled")
 
 QUANTIZATIONS = {
     "Q4_0": "LLAMA_FTYPE_MOSTLY_Q4_0",
@@ -265,7 +266,7 @@ def _stop_at_hidden(lib: Any) -> Any:
     name_of.argtypes, name_of.restype = [ctypes.c_void_p], ctypes.c_char_p
 
     def answer(tensor: int, asks: bool, _: object) -> bool:  # noqa: FBT001  C's
-        return asks and name_of(tensor) == _HIDDEN
+        return asks and name_of(tensor) in _HIDDEN
 
     return lib.ggml_backend_sched_eval_callback(answer)
 

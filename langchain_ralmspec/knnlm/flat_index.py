@@ -19,7 +19,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Scores held at a time, 16 MB: malloc hands that out again for the next block.
+# Scores held at a time, 16 MB; smaller blocks make the products slower.
 _SCORES_PER_BLOCK = 1 << 22
 # Groups of rows in a block whose minima bound the nearest from above.
 _GROUPS = 2048
@@ -45,7 +45,10 @@ class Scan(Protocol):
     def scores(
         self, queries: NDArray[np.float32], start: int, stop: int
     ) -> NDArray[np.float32]:
-        """|x|² - 2·x·q of the rows from ``start`` to ``stop``, a line per query."""
+        """|x|² - 2·x·q of the rows from ``start`` to ``stop``, a line per query.
+
+        Valid until the next call.
+        """
         ...
 
 
@@ -182,6 +185,9 @@ class _BFloat16Scan:
         self._torch = torch
         self._rows = torch.empty(keys.shape, dtype=torch.bfloat16)
         self._squares = torch.empty(len(keys), dtype=torch.float32)
+        # Fresh memory costs as much as the product.
+        self._products = torch.empty(0, dtype=torch.bfloat16)
+        self._scores = torch.empty(0, dtype=torch.float32)
         for start in range(0, len(keys), _ROWS_CONVERTED):
             part = slice(start, start + _ROWS_CONVERTED)
             rows = torch.from_numpy(keys[part].astype(np.float32) - centre)
@@ -191,11 +197,18 @@ class _BFloat16Scan:
     def scores(
         self, queries: NDArray[np.float32], start: int, stop: int
     ) -> NDArray[np.float32]:
-        """|x|² - 2·x·q."""
-        torch = self._torch
+        """|x|² - 2·x·q, in memory that the next call takes again."""
+        torch, shape = self._torch, (len(queries), stop - start)
+        size = shape[0] * shape[1]
+        if size > len(self._scores):
+            self._products = torch.empty(size, dtype=torch.bfloat16)
+            self._scores = torch.empty(size, dtype=torch.float32)
+        products = self._products[:size].view(shape)
+        scores = self._scores[:size].view(shape)
         factors = torch.from_numpy(queries).to(torch.bfloat16)
-        products = factors @ self._rows[start:stop].T
-        scores = torch.add(self._squares[start:stop], products, alpha=-2)
+        torch.mm(factors, self._rows[start:stop].T, out=products)
+        scores.copy_(products)  # mixed types in one operation are slow
+        torch.sub(self._squares[start:stop], scores, alpha=2, out=scores)
         numbers: NDArray[np.float32] = scores.numpy()
         return numbers
 
@@ -209,15 +222,17 @@ def _fastest_scan(keys: NDArray[Any], centre: NDArray[np.float32]) -> Scan:
     some = keys[:_TRIAL_ROWS]
     queries = np.repeat(centre[np.newaxis], _TRIAL_QUERIES, axis=0)
     wide, narrow = _Float32Scan(some, centre), _BFloat16Scan(torch, some, centre)
-    if _least_seconds(narrow, queries) < _least_seconds(wide, queries):
+    if _least_seconds(narrow, queries, len(some)) < _least_seconds(
+        wide, queries, len(some)
+    ):
         return _BFloat16Scan(torch, keys, centre)
     return _Float32Scan(keys, centre)
 
 
-def _least_seconds(scan: Scan, queries: NDArray[np.float32]) -> float:
+def _least_seconds(scan: Scan, queries: NDArray[np.float32], n_rows: int) -> float:
     seconds = []
     for _ in range(_TRIALS):
         start = time.perf_counter()
-        scan.scores(queries, 0, _TRIAL_ROWS)
+        scan.scores(queries, 0, n_rows)
         seconds.append(time.perf_counter() - start)
     return min(seconds)

@@ -160,8 +160,8 @@ class _Text:
     def next(self) -> Written:
         """Write on to the next verified point."""
         plan = Plan()
-        if self._scheduler is not None and self._cache:
-            plan = self._scheduler.plan()
+        if self._scheduler is not None:
+            plan = self._scheduler.plan() if self._cache else plan
             plans = self._request.stats.plans
             plans[plan.label] = plans.get(plan.label, 0) + 1
         start, n_before = time.perf_counter(), len(self._request.transcript)

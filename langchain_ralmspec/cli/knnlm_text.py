@@ -1,0 +1,68 @@
+"""Texts from files, and pieces of a text to be continued."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from langchain_ralmspec.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_ralmspec.engine.binding import Weights
+
+
+def read_text(file: Path) -> str:
+    """Read a text in UTF-8; one whose name ends in ``.gz`` is unpacked.
+
+    Raises:
+        InvalidValueError: it cannot be read, or there is nothing in it.
+    """
+    try:
+        data = file.read_bytes()
+        if file.suffix == ".gz":
+            data = gzip.decompress(data)
+        text = data.decode("utf-8")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise InvalidValueError(f"{str(file)!r} cannot be read: {error}") from error
+    if not text.strip():
+        raise InvalidValueError(f"{str(file)!r} is empty; name a file with a text")
+    return text
+
+
+def text_of(tokens: Sequence[int], weights: Weights) -> str:
+    """The text of some tokens, without a character that they only begin."""
+    return b"".join(map(weights.piece, tokens)).decode("utf-8", "ignore")
+
+
+def prompts(text: str, weights: Weights, *, limit: int, n_tokens: int) -> list[str]:
+    """Take pieces of a text, evenly over all of it.
+
+    They are beginnings of paragraphs (lines) where there are enough that are long
+    enough, else they begin anywhere.
+
+    Args:
+        text: to take them from.
+        weights: whose tokens count.
+        limit: pieces.
+        n_tokens: of each.
+
+    Raises:
+        InvalidValueError: the text is too short.
+    """
+    lines = [weights.tokenize(line) for line in text.splitlines()]
+    pieces = [line[:n_tokens] for line in lines if len(line) >= n_tokens]
+    if len(pieces) < limit:
+        tokens = weights.tokenize(text)
+        starts = range(0, len(tokens) - n_tokens + 1, n_tokens)
+        pieces = [tokens[start : start + n_tokens] for start in starts]
+    if len(pieces) < limit:
+        raise InvalidValueError(
+            f"the text has {len(tokens)} tokens, too few for {limit} prompts of "
+            f"{n_tokens}, of which one warms up; ask for fewer or shorter ones"
+        )
+    middles = ((2 * number + 1) * len(pieces) // (2 * limit) for number in range(limit))
+    return [text_of(pieces[middle], weights) for middle in middles]

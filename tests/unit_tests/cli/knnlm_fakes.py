@@ -1,0 +1,145 @@
+"""A datastore without a model, and a model of words without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_ralmspec.knnlm import KNNDatastore
+from langchain_ralmspec.knnlm.entries import EntryWriter, Manifest
+from langchain_ralmspec.speculation import SpeculationStats
+
+DIMENSION = 32
+SHA256 = "5a" * 32
+
+
+def write_datastore(
+    folder: Path, n_entries: int = 400, sha256: str = SHA256
+) -> KNNDatastore:
+    """Keys from a normal distribution, and the tokens 0, 1, 2 … behind them."""
+    folder.mkdir()
+    manifest = Manifest(sha256, "fake", DIMENSION, "float16", typical_distance=10.0)
+    random = np.random.default_rng(7)
+    deviations = np.linspace(0.5, 1.5, DIMENSION)
+    keys = random.standard_normal((n_entries, DIMENSION)) * deviations + 3.0
+    writer = EntryWriter(folder, manifest)
+    writer.add(keys.astype(np.float32), np.arange(n_entries, dtype=np.int32))
+    writer.close()
+    replace(manifest, n_entries=n_entries).write(folder)
+    return KNNDatastore.load(folder)
+
+
+class Words:
+    """Weights whose tokens are words, numbered as they are met."""
+
+    adds_bos = False
+    bos = -1
+    sha256 = SHA256
+
+    def __init__(self) -> None:
+        self.known: dict[str, int] = {}
+
+    def tokenize(self, text: str) -> list[int]:
+        return [self.known.setdefault(word, len(self.known)) for word in text.split()]
+
+    def piece(self, token: int) -> bytes:
+        return f" {list(self.known)[token]}".encode()
+
+
+class FakeSequence:
+    """Logits that favour the token after, and hidden states that tell it."""
+
+    def __init__(self, model: Any) -> None:
+        self._n_vocab, self._n_ctx, self.length = 500, model.n_ctx, 0
+
+    def observe(
+        self, tokens: Sequence[int], *, n_logits: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        self.length += len(tokens)
+        assert self.length <= self._n_ctx
+        logits = np.zeros((n_logits, self._n_vocab), np.float32)
+        logits[np.arange(n_logits), np.asarray(tokens) + 1] = 5.0
+        hidden = np.asarray(tokens, np.float32)[:, np.newaxis]
+        return logits, np.repeat(hidden, DIMENSION, axis=1)
+
+
+def fake_model(n_ctx: int = 6) -> Any:
+    return SimpleNamespace(
+        weights=Words(), path=Path("fake.gguf"), n_ctx=n_ctx, n_batch=4
+    )
+
+
+class Continued:
+    """A run that is over at once."""
+
+    def __init__(self, stats: SpeculationStats, tokens: list[int]) -> None:
+        self.stats, self.tokens = stats, tokens
+
+    def __iter__(self) -> Any:
+        return iter(["some ", "text"])
+
+
+class FakeLLM:
+    """Continues any prompt in the same seconds, and remembers who was asked."""
+
+    log: list[tuple[str, str]]
+
+    def __init__(
+        self,
+        name: str,
+        stats: SpeculationStats,
+        log: list[tuple[str, str]] | None = None,
+        tokens: Sequence[int] = (1, 2, 3),
+    ) -> None:
+        self.name, self._stats, self._tokens = name, stats, list(tokens)
+        self.log = [] if log is None else log
+        self.engine = SimpleNamespace(forget_prefixes=lambda: None)
+        self.mixture = SimpleNamespace(temperature=2.0)
+
+    def start(self, prompt: str) -> Any:
+        self.log.append((self.name, prompt))
+        return Continued(self._stats, self._tokens)
+
+
+SLOW = SpeculationStats(
+    steps=10,
+    store_calls=10,
+    queries=10,
+    tokens_kept=10,
+    seconds_generating=1.0,
+    seconds_searching=3.5,
+    seconds_waiting=4.0,
+    seconds=5.0,
+)
+SPEC = SpeculationStats(
+    steps=10,
+    guesses=9,
+    right_guesses=8,
+    rounds=3,
+    store_calls=4,
+    queries=10,
+    tokens_kept=10,
+    tokens_rolled_back=2,
+    verifications=[(3, 0.7), (3, 0.7), (3, 0.7)],
+    plans={"sequential": 1, "lookup 3": 3},
+    seconds_generating=1.0,
+    seconds_guessing=0.09,
+    seconds_searching=2.0,
+    seconds_waiting=2.5,
+    seconds=4.0,
+)
+AUTO = replace(
+    SPEC,
+    guesses=10,
+    right_guesses=8,
+    verifications=[(5, 0.9), (5, 0.9)],
+    plans={"lookup 5": 2},
+    seconds=2.5,
+)
+"""Sequential: a = 0.1 and b(1) = 0.4. Verifications of both rows lie on 0.4 + 0.1·s."""
