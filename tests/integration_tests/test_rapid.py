@@ -352,7 +352,7 @@ def test_a_second_turn_reads_nothing_again(make: Any, context: str) -> None:
     assert first.response_metadata["speculation"]["cached_tokens"] == 0
     turns += [first, HumanMessage(QUESTIONS[1])]
     stats = chat.invoke(turns).response_metadata["speculation"]
-    assert stats["cached_tokens"] == len(chat.engine.weights.tokenize(context)) + 4
+    assert stats["cached_tokens"] > chat.get_num_tokens(context)
     # Neighbours of one role are one turn, so here it is the same text.
     apart = [HumanMessage(context), HumanMessage(QUESTIONS[0]), *turns[1:]]
     assert chat.invoke(apart).response_metadata["speculation"]["cached_tokens"] > 500

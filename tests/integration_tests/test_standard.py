@@ -63,8 +63,9 @@ class TestOverChroma(_StandardRetriever):
 @pytest.fixture(scope="module", autouse=True)
 def _loaded() -> Iterator[None]:
     """Keep the models from test to test."""
-    tests = [TestChatRaLMSpec(), TestChatRapid()]
-    engines = [test.chat_model_class(**test.chat_model_params).engine for test in tests]
+    tests: list[Any] = [TestChatRaLMSpec(), TestChatRapid()]
+    chats = [test.chat_model_class(**test.chat_model_params) for test in tests]
+    engines = [chat.engine for chat in chats]
     yield
     del engines
 
