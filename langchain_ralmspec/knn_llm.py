@@ -136,10 +136,6 @@ class KNNLMSpecLLM(LocalGeneration, BaseLLM):
             temperature = self.datastore.typical_distance / DISTANCES_PER_TEMPERATURE
         return Mixture(self.interpolation, temperature)
 
-    def get_num_tokens(self, text: str) -> int:
-        """Number of the model's tokens in a text."""
-        return len(self.engine.weights.tokenize(text))
-
     def start(self, prompt: str) -> NeighbourRun:
         """Prepare a text that can be watched: iterate over it.
 

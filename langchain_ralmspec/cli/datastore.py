@@ -75,7 +75,13 @@ def make(
     texts = [read_text(file) for file in files]
     gguf = find_target(model)
     # With the datastore's own settings, so that it reads with this very object.
-    reader = Model.load(gguf, n_ctx=KEY_CONTEXT, n_batch=KEY_CONTEXT // 2, n_slots=1)
+    reader = Model.load(
+        gguf,
+        n_ctx=KEY_CONTEXT,
+        n_batch=KEY_CONTEXT // 2,
+        n_slots=1,
+        hidden_only=True,
+    )
     texts, n_tokens = _limited(texts, reader, limit_tokens)
     n_before, n_read = 0 if before is None else len(before), 0
     start = time.perf_counter()

@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -318,8 +319,10 @@ class Context:
         if flash_attention is not None:
             params.flash_attn_type = int(flash_attention)  # of the enum, auto is -1
         self._stop = _stop_at_hidden(lib) if hidden_only else None
+        self._worker: ThreadPoolExecutor | None = None
         if self._stop is not None:  # llama.cpp calls it, so it is kept alive
             params.cb_eval = self._stop
+            self._worker = ThreadPoolExecutor(1, "llama-decode")
         self.n_threads = n_threads
         name: bytes = lib.llama_flash_attn_type_name(params.flash_attn_type)
         self.flash_attention = name.decode()
@@ -388,13 +391,20 @@ class Context:
             ``(len(tokens), n_embd)``; copies.
 
         Raises:
-            DecodeError: llama.cpp reports a failure (1: no free KV cells).
+            DecodeError: llama.cpp reports a failure (1: no free KV cells), or the
+                model has no hidden states of single tokens.
         """
         n = len(tokens)
         self._decode(slot, tokens, position, n_outputs=n, hidden=True)
         hidden = np.empty((n, self._weights.n_embd), np.float32)
         for row in range(n):
             pointer = self._lib.llama_get_embeddings_ith(self.handle, row)
+            if not pointer:
+                msg = (
+                    f"{str(self._weights.path)!r} gives no hidden states of single "
+                    "tokens; use a model that generates text"
+                )
+                raise DecodeError(msg)
             memory = self._hidden_type.from_address(ctypes.addressof(pointer.contents))
             hidden[row] = np.ctypeslib.as_array(memory)
         return self._logits(n_logits), hidden
@@ -418,16 +428,36 @@ class Context:
         self._wanted[n - n_outputs : n] = 1
         self._slot.value = slot
         self._batch.n_tokens = n
-        code = self._lib.llama_decode(self.handle, self._batch)
+        code = self._computed()
         if code != 0:
             msg = f"llama_decode returned {code} for {n} tokens at position {position}"
             raise DecodeError(msg)
+
+    def _computed(self) -> int:
+        """Run llama.cpp on the batch and give its code.
+
+        With a callback, in another thread: Ctrl-C is raised in the main thread's
+        Python code, and were that the callback's, ctypes would drop it and answer
+        llama.cpp anything. Nobody may touch the context before that thread is done.
+        """
+        if self._worker is None:
+            return int(self._lib.llama_decode(self.handle, self._batch))
+        code = self._worker.submit(self._lib.llama_decode, self.handle, self._batch)
+        try:
+            return int(code.result())
+        finally:
+            while not code.done():
+                with contextlib.suppress(KeyboardInterrupt):  # the first one is raised
+                    wait([code])
 
     def _logits(self, n: int) -> NDArray[np.float32]:
         """Those after each of the last ``n`` tokens."""
         rows = np.empty((n, self._weights.n_vocab), np.float32)
         for row in range(n):
             pointer = self._lib.llama_get_logits_ith(self.handle, row - n)
+            if not pointer:
+                msg = f"{str(self._weights.path)!r} gives no logits; it cannot generate"
+                raise DecodeError(msg)
             memory = self._logits_type.from_address(ctypes.addressof(pointer.contents))
             rows[row] = np.ctypeslib.as_array(memory)
         return rows
@@ -442,19 +472,22 @@ class Context:
             msg = f"the model's memory cannot be rolled back to position {position}"
             raise DecodeError(msg)
 
-    def shift(self, slot: int, n: int) -> None:
-        """Forget the first ``n`` tokens of a sequence; the others move to the front.
+    def forget(self, slot: int, position: int, n: int) -> None:
+        """Forget ``n`` tokens of a sequence; those behind them move up.
+
+        Their keys are rotated to their new positions at the next decode only, so that
+        must come before the sequence is saved.
 
         Raises:
-            DecodeError: the model's memory cannot do that.
+            DecodeError: the model's memory cannot do that; all is as before.
         """
-        lib, memory = self._lib, self._memory
+        lib, memory, end = self._lib, self._memory, position + n
         if not lib.llama_memory_can_shift(memory) or not lib.llama_memory_seq_rm(
-            memory, slot, 0, n
+            memory, slot, position, end
         ):
-            msg = f"the model's memory cannot forget its first {n} tokens"
+            msg = f"the model's memory cannot forget {n} tokens from {position} on"
             raise DecodeError(msg)
-        lib.llama_memory_seq_add(memory, slot, n, -1, -n)
+        lib.llama_memory_seq_add(memory, slot, end, -1, -n)
 
     def save(self, slot: int) -> NDArray[np.uint8]:
         """Copy of a sequence's KV, as bytes."""

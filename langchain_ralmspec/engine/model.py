@@ -305,12 +305,21 @@ class Model:
         return logits
 
     def observe(
-        self, sequence: Sequence, tokens: Tokens[int], *, n_logits: int
+        self,
+        sequence: Sequence,
+        tokens: Tokens[int],
+        *,
+        n_logits: int,
+        forget: int = 0,
+        keep: int = 0,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Decode one call of tokens (see :meth:`Sequence.observe`)."""
-        self._require_room(sequence, len(tokens))
-        start = sequence.length
-        with self._growing(sequence, back_to=start) as slot:
+        self._require_room(sequence, len(tokens) - forget)
+        with self._growing(sequence, back_to=sequence.length) as slot:
+            if forget:
+                self._context.forget(slot, keep, forget)
+                sequence.length -= forget
+            start = sequence.length
             seen = self._context.observe(slot, tokens, start, n_logits=n_logits)
             sequence.length += len(tokens)
         return seen
@@ -328,17 +337,12 @@ class Model:
             try:
                 yield self._make_resident(sequence)
             except BaseException:
-                sequence.length = back_to
+                # What has been forgotten does not come back, and the rest is not
+                # rotated to where it belongs: nothing of it is of use.
+                sequence.length = back_to if sequence.length >= back_to else 0
                 if sequence.slot is not None:
-                    self._context.remove(sequence.slot, back_to)
+                    self._context.remove(sequence.slot, sequence.length)
                 raise
-
-    def shift(self, sequence: Sequence, n: int) -> None:
-        """Forget a sequence's first tokens (see :meth:`Sequence.shift`)."""
-        with self._lock:
-            slot = self._make_resident(sequence)
-            self._context.shift(slot, n)
-            sequence.length -= n
 
     def truncate(self, sequence: Sequence, length: int) -> None:
         """Roll a sequence back (see :meth:`Sequence.truncate`)."""

@@ -49,11 +49,19 @@ class Sampler:
             logits: shape ``(n_vocab,)``.
             generated: the tokens of the answer so far, without the prompt.
         """
-        logits = self.penalized(logits, generated)
+        return self.draw(self.penalized(logits, generated), len(generated))
+
+    def draw(self, logits: NDArray[np.float32], position: int) -> int:
+        """Choose the token at a position of the answer, without any penalty.
+
+        Args:
+            logits: shape ``(n_vocab,)``, or logarithms of probabilities.
+            position: of the token, from 0.
+        """
         if self.temperature == 0:
             return int(logits.argmax())
         tokens, probabilities = self._distribution(logits)
-        uniform = self.uniforms(len(generated), 1)[0]
+        uniform = self.uniforms(position, 1)[0]
         index = int(np.searchsorted(probabilities.cumsum(), uniform, side="right"))
         return int(tokens[min(index, len(tokens) - 1)])
 

@@ -75,13 +75,18 @@ class Sequence:
         return self._model.decode(self, tokens, n_logits=len(tokens))
 
     def observe(
-        self, tokens: Tokens[int], *, n_logits: int = 1
+        self, tokens: Tokens[int], *, n_logits: int = 1, forget: int = 0, keep: int = 0
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Decode ``tokens`` in one call and return hidden states as well.
 
         Args:
             tokens: ids.
             n_logits: of how many tokens, the last ones, the logits are wanted.
+            forget: so many earlier tokens make room first. What those behind have
+                seen of them stays in their KV. Moving such a sequence between memories
+                closes the gap that they leave, and so keeps its numbers but for
+                rounding, not to the bit.
+            keep: the tokens in front of those; they stay.
 
         Returns:
             The logits, shape ``(n_logits, n_vocab)``, as :meth:`score` gives them,
@@ -90,11 +95,21 @@ class Sequence:
         Raises:
             ContextOverflowError: the sequence would outgrow the context; nothing
                 was decoded.
-            DecodeError: llama.cpp failed; the sequence is as long as before.
-            InvalidValueError: no tokens, or more than one call takes.
+            DecodeError: the model's memory cannot forget, or llama.cpp failed; the
+                sequence is as before, or empty if it had forgotten tokens by then.
+            InvalidValueError: no tokens, or more than one call takes, or more to
+                forget than there are.
         """
         self._check_one_call(tokens)
-        return self._model.observe(self, tokens, n_logits=n_logits)
+        if not (forget >= 0 and 0 <= keep <= self.length - forget):
+            msg = (
+                f"cannot forget {forget} tokens behind the first {keep} of a sequence "
+                f"of {self.length}"
+            )
+            raise InvalidValueError(msg)
+        return self._model.observe(
+            self, tokens, n_logits=n_logits, forget=forget, keep=keep
+        )
 
     def prefill(self, tokens: Tokens[int]) -> None:
         """Decode ``tokens`` for their KV alone; raises as :meth:`extend` does."""
@@ -107,19 +122,6 @@ class Sequence:
             msg = f"cannot truncate a sequence of {self.length} tokens to {length}"
             raise InvalidValueError(msg)
         self._model.truncate(self, length)
-
-    def shift(self, n: int) -> None:
-        """Forget the first ``n`` tokens, so that there is room for others.
-
-        What the rest has seen of them stays in its KV.
-
-        Raises:
-            DecodeError: the model's memory cannot do that.
-        """
-        if not 0 <= n <= self.length:
-            msg = f"cannot shift a sequence of {self.length} tokens by {n}"
-            raise InvalidValueError(msg)
-        self._model.shift(self, n)
 
     def save(self) -> Snapshot:
         """Copy the KV to host memory."""

@@ -22,15 +22,16 @@ Read: TypeAlias = Callable[
 SPAN = 10
 """Entries behind a found one that are cached with it, the paper's *n*."""
 
+WITH_SPAN = 64
+"""Of the neighbours of a query so many, the nearest, are cached with their spans."""
+
 
 class NeighbourCache:
     """Keys and tokens of some entries of a datastore, oldest replaced first."""
 
     def __init__(
         self,
-        read: Callable[
-            [NDArray[np.int64]], tuple[NDArray[np.float32], NDArray[np.int32]]
-        ],
+        read: Read,
         n_entries: int,
         dimension: int,
         capacity: int = 8192,
@@ -43,12 +44,12 @@ class NeighbourCache:
             dimension: of a key.
             capacity: entries that are kept.
         """
-        self._read, self._n_entries = read, n_entries
+        self._read = read
+        self._is_cached = np.zeros(n_entries, np.bool_)
         self._keys = np.empty((capacity, dimension), np.float32)
         self._squares = np.empty(capacity, np.float32)
         self._tokens = np.empty(capacity, np.int32)
         self._rows = np.full(capacity, -1, np.int64)
-        self._cached: set[int] = set()
         self._size = self._next = 0
 
     def __len__(self) -> int:
@@ -56,18 +57,24 @@ class NeighbourCache:
         return self._size
 
     def add(self, found: list[Neighbours], span: int = SPAN) -> None:
-        """Cache what searches have found, and the ``span`` entries behind each."""
-        offsets = np.arange(span + 1)
-        rows = np.concatenate([each.rows for each in found])
-        rows = np.unique(rows[:, np.newaxis] + offsets)
-        rows = rows[rows < self._n_entries]
-        new = np.array([r for r in rows.tolist() if r not in self._cached], np.int64)
-        new = new[-len(self._rows) :]
+        """Cache what searches have found, and ``span`` entries behind the nearest."""
+        for each in found:
+            near = each.rows[:WITH_SPAN]
+            behind = near + np.arange(1, span + 1)[:, np.newaxis]
+            self._insert(np.concatenate([each.rows, behind.reshape(-1)]))
+
+    def _insert(self, rows: NDArray[np.int64]) -> None:
+        """Put new rows, the most wanted first, in the place of the oldest."""
+        rows = rows[rows < len(self._is_cached)]
+        rows = rows[~self._is_cached[rows]]
+        _, firsts = np.unique(rows, return_index=True)
+        new = rows[np.sort(firsts)][: len(self._rows)]
         if not len(new):
             return
         places = (self._next + np.arange(len(new))) % len(self._rows)
-        self._cached.difference_update(self._rows[places].tolist())
-        self._cached.update(new.tolist())
+        replaced = self._rows[places]
+        self._is_cached[replaced[replaced >= 0]] = False
+        self._is_cached[new] = True
         keys, tokens = self._read(new)
         self._rows[places], self._tokens[places] = new, tokens
         self._keys[places] = keys

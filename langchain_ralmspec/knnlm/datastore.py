@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
@@ -13,7 +16,13 @@ from langchain_core.documents import Document
 
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import DatastoreError, InvalidValueError
-from langchain_ralmspec.knnlm.entries import MANIFEST, Entries, EntryWriter, Manifest
+from langchain_ralmspec.knnlm.entries import (
+    KEY_TYPES,
+    Entries,
+    EntryWriter,
+    Manifest,
+    writing,
+)
 from langchain_ralmspec.knnlm.faiss_index import FaissKeyIndex
 from langchain_ralmspec.knnlm.flat_index import FlatIndex
 from langchain_ralmspec.knnlm.keys import entries_of
@@ -21,11 +30,10 @@ from langchain_ralmspec.knnlm.mixture import Neighbours
 from langchain_ralmspec.stores.folders import replacing_folder
 
 if TYPE_CHECKING:
-    import os
-
     from numpy.typing import NDArray
 
     from langchain_ralmspec.knnlm.entries import KeyType
+    from langchain_ralmspec.knnlm.faiss_index import Kind
 
 IndexKind = Literal["flat", "ivf", "hnsw"]
 INDEX_KINDS: tuple[IndexKind, ...] = ("flat", "ivf", "hnsw")
@@ -33,7 +41,11 @@ INDEX_KINDS: tuple[IndexKind, ...] = ("flat", "ivf", "hnsw")
 KEY_CONTEXT = 1024
 """Tokens of context that a key has at most."""
 
+PROBED_FROM = 20_000
+"""Entries from which guesses come from probing a part of them."""
+
 _CALIBRATED = 256  # keys whose nearest neighbours tell the typical distance
+_CALIBRATED_AMONG = 1 << 16  # keys at most, evenly over the corpus
 _NOT_NEIGHBOURS = 64  # entries around a key that share its context
 
 Progress = Callable[[int], None]
@@ -71,13 +83,15 @@ class KNNDatastore:
 
     def __init__(self, path: str | os.PathLike[str], index: IndexKind = "flat") -> None:
         """Open a folder; see :meth:`load`."""
-        if index not in INDEX_KINDS:
-            msg = f"index must be one of {', '.join(INDEX_KINDS)}, got {index!r}"
+        _require_kind(index)
+        if not isinstance(path, str | os.PathLike):
+            msg = f"a datastore is opened by the path of its folder, got {path!r:.80}"
             raise InvalidValueError(msg)
         self.path = Path(path).resolve()
         self.index_kind: IndexKind = index
         self._entries = Entries(self.path)
         self._index: KeyIndex | None = None
+        self._lists: FaissKeyIndex | None = None  # that are probed for guesses
         self._indexing = threading.Lock()
 
     @classmethod
@@ -107,16 +121,19 @@ class KNNDatastore:
 
         Raises:
             InvalidValueError: the texts have no two tokens, or the folder holds
-                something else.
+                something else, or the keys are too large for ``key_type``.
+            DatastoreError: somebody else writes to the datastore that is there.
             ModelFileError: ``model_path`` is not a GGUF.
         """
         folder = Path(path).resolve()
-        if folder.exists() and not _is_replaceable(folder):
+        is_new = not folder.exists() or _is_empty(folder)
+        if not is_new and not _is_datastore(folder):
             msg = f"{str(path)!r} holds something else; name a new folder"
             raise InvalidValueError(msg)
-        if key_type not in ("float16", "float32"):
+        if key_type not in KEY_TYPES:
             msg = f"key_type must be 'float16' or 'float32', got {key_type!r}"
             raise InvalidValueError(msg)
+        _require_kind(index)
         model = _reader(model_path, n_threads, n_gpu_layers)
         manifest = Manifest(
             model_sha256=model.weights.sha256,
@@ -124,9 +141,12 @@ class KNNDatastore:
             dimension=model.weights.n_embd,
             key_type=key_type,
         )
-        with replacing_folder(folder) as new:
+        claim = nullcontext() if is_new else writing(folder)
+        with claim, replacing_folder(folder) as new:
             _read_into(new, manifest, model, texts, progress)
-        return cls(folder, index)
+        store = cls(folder, index)
+        store.prepare()
+        return store
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, index: IndexKind = "flat") -> Self:
@@ -153,17 +173,31 @@ class KNNDatastore:
     ) -> None:
         """Read more texts with the same model; arguments as for :meth:`build`.
 
-        Objects that have the folder open already do not see them, but this one.
+        Objects that have the folder open already do not see them, but this one. They
+        come behind what others have appended meanwhile. ``typical_distance`` stays as
+        it was built, so that the same settings go on meaning the same.
 
         Raises:
-            DatastoreError: another model made this datastore.
-            InvalidValueError: the texts have no two tokens.
+            DatastoreError: another model made this datastore, or it was built anew
+                since this object opened it, or somebody else writes to it.
+            InvalidValueError: the texts have no two tokens, or the keys are too large
+                for the type they are kept in.
         """
         model = _reader(model_path, n_threads, n_gpu_layers)
         self.require_model(model)
-        _read_into(self.path, self._entries.manifest, model, texts, progress)
+        with writing(self.path):
+            manifest = Entries(self.path).manifest
+            if manifest.id != self._entries.manifest.id:
+                msg = (
+                    f"the datastore {str(self.path)!r} was built anew since it was "
+                    "loaded; load it again"
+                )
+                raise DatastoreError(msg)
+            _read_into(self.path, manifest, model, texts, progress)
+            entries = Entries(self.path)
         with self._indexing:
-            self._entries, self._index = Entries(self.path), None
+            self._entries = entries
+            self._index = self._lists = None
 
     def require_model(self, model: Model) -> None:
         """Check that a model is the one that made the keys.
@@ -225,6 +259,30 @@ class KNNDatastore:
             for query, rows in zip(queries, candidates, strict=True)
         ]
 
+    @property
+    def can_probe(self) -> bool:
+        """Whether neighbours can be had by looking through a part of the keys.
+
+        Approximate indexes do little else in a search, and of few keys all are
+        looked through as soon.
+        """
+        is_worth_it = self.index_kind == "flat" and len(self) >= PROBED_FROM
+        return is_worth_it and importlib.util.find_spec("faiss") is not None
+
+    def probe(self, query: NDArray[np.float32], k: int) -> Neighbours:
+        """About the ``k`` nearest entries of a query, much sooner than by a search.
+
+        Args:
+            query: shape ``(dimension,)``.
+            k: neighbours; fewer may be found.
+        """
+        with self._indexing:
+            if self._lists is None:
+                self._lists = self._approximate("ivf")
+            lists = self._lists
+        rows, distances = lists.nearest(query, k)
+        return Neighbours(rows, distances, np.asarray(self._entries.tokens[rows]))
+
     def require(self, k: int) -> None:
         """Check a number of neighbours.
 
@@ -239,8 +297,10 @@ class KNNDatastore:
             raise InvalidValueError(msg)
 
     def prepare(self) -> None:
-        """Make the index now instead of at the first search."""
+        """Make the indexes now instead of at the first search."""
         _ = self._searched
+        if self.can_probe:
+            self.probe(np.zeros(self.dimension, np.float32), 1)
 
     @property
     def _searched(self) -> KeyIndex:
@@ -248,11 +308,14 @@ class KNNDatastore:
             if self._index is None:
                 kind, keys = self.index_kind, self._entries.keys
                 self._index = (
-                    FlatIndex(keys)
-                    if kind == "flat"
-                    else FaissKeyIndex(kind, keys, self.path / f"index-{kind}.faiss")
+                    FlatIndex(keys) if kind == "flat" else self._approximate(kind)
                 )
             return self._index
+
+    def _approximate(self, kind: Kind) -> FaissKeyIndex:
+        # Named for the build: an index of one that was here before is not taken.
+        name = f"index-{kind}-{self._entries.manifest.id[:8]}.faiss"
+        return FaissKeyIndex(kind, self._entries.keys, self.path / name)
 
     def _nearest(
         self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int
@@ -269,6 +332,12 @@ class KNNDatastore:
         distances = keys.sum(axis=1)
         order = np.argsort(distances, kind="stable")[:k]  # equals by the lower row
         return Neighbours(rows[order], distances[order], tokens[order])
+
+
+def _require_kind(index: str) -> None:
+    if index not in INDEX_KINDS:
+        msg = f"index must be one of {', '.join(INDEX_KINDS)}, got {index!r}"
+        raise InvalidValueError(msg)
 
 
 def _reader(
@@ -311,10 +380,11 @@ def _read_into(
     if writer.n_entries == manifest.n_entries:
         msg = "the texts have no two tokens in a row, so there is nothing to learn"
         raise InvalidValueError(msg)
-    replace(manifest, n_entries=writer.n_entries).write(folder)
-    entries = Entries(folder)
-    typical = _typical_distance(entries.keys)
-    replace(entries.manifest, typical_distance=typical).write(folder)
+    grown = replace(manifest, n_entries=writer.n_entries)
+    if not manifest.n_entries:
+        typical = _typical_distance(Entries(folder, grown).keys)
+        grown = replace(grown, typical_distance=typical)
+    grown.write(folder)
 
 
 def _tokens(model: Model, text: str | Document) -> Sequence[int]:
@@ -328,18 +398,22 @@ def _tokens(model: Model, text: str | Document) -> Sequence[int]:
 
 
 def _typical_distance(keys: NDArray[Any]) -> float:
-    """Median squared distance of a key to the nearest at another place, by a sample."""
+    """Median squared distance of a key to the nearest at another place, by a sample.
+
+    Both the keys and those that they are compared with are a sample.
+    """
     n = len(keys)
+    others = np.unique(np.linspace(0, n - 1, _CALIBRATED_AMONG, dtype=np.int64))
     places = np.unique(np.linspace(0, n - 1, _CALIBRATED, dtype=np.int64))
     queries = keys[places].astype(np.float32)
     nearest = np.full(len(places), np.inf)
     squares = np.einsum("qd,qd->q", queries, queries)
     step = 1 << 15
-    for start in range(0, n, step):
-        part = keys[start : start + step].astype(np.float32)
+    for start in range(0, len(others), step):
+        rows = others[start : start + step]
+        part = keys[rows].astype(np.float32)
         distances = np.einsum("nd,nd->n", part, part) - 2 * (queries @ part.T)
         distances += squares[:, np.newaxis]
-        rows = np.arange(start, start + len(part))
         near = np.abs(rows - places[:, np.newaxis]) <= _NOT_NEIGHBOURS
         distances[near] = np.inf
         nearest = np.minimum(nearest, distances.min(axis=1))
@@ -348,8 +422,13 @@ def _typical_distance(keys: NDArray[Any]) -> float:
     return float(np.median(apart)) if len(apart) else float(squares.mean())
 
 
-def _is_replaceable(folder: Path) -> bool:
-    """Whether a folder is empty, or a datastore."""
-    if not folder.is_dir():
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _is_datastore(folder: Path) -> bool:
+    try:
+        Manifest.read(folder)
+    except DatastoreError:
         return False
-    return (folder / MANIFEST).is_file() or not any(folder.iterdir())
+    return True

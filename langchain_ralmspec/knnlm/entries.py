@@ -2,25 +2,38 @@
 
 ``keys.npy`` and ``tokens.npy`` are ordinary NumPy files, mapped into memory. The
 manifest says how many of their rows count, and is written last: what an interrupted
-writer has left behind it is not seen, and overwritten by the next one.
+writer has left behind them is not seen, and overwritten by the next one, whatever it
+has made of the numbers of rows in the files' own headers.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from dataclasses import asdict, dataclass
+import re
+import secrets
+import sys
+import uuid
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from langchain_ralmspec.errors import DatastoreError
+from langchain_ralmspec.errors import DatastoreError, InvalidValueError
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from numpy.typing import NDArray
 
 KeyType = Literal["float16", "float32"]
+KEY_TYPES: tuple[KeyType, ...] = ("float16", "float32")
 
 MANIFEST = "datastore.json"
 _KEYS, _TOKENS = "keys.npy", "tokens.npy"
@@ -40,6 +53,7 @@ class Manifest:
         n_entries: rows that count.
         typical_distance: squared distance of a key to the nearest of another place,
             the median.
+        id: of this build; what is added later does not change it.
     """
 
     model_sha256: str
@@ -48,13 +62,20 @@ class Manifest:
     key_type: KeyType
     n_entries: int = 0
     typical_distance: float = 0.0
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def write(self, folder: Path) -> None:
         """Put it into a folder, whole or not at all."""
         fields = {"format": _FORMAT, **asdict(self)}
-        new = folder / f"{MANIFEST}.new"
-        new.write_text(json.dumps(fields, indent=2), encoding="utf-8")
-        new.replace(folder / MANIFEST)
+        new = folder / f"{MANIFEST}.{secrets.token_hex(8)}.new"
+        try:
+            with new.open("w", encoding="utf-8") as file:
+                json.dump(fields, file, indent=2)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(folder / MANIFEST)
+        finally:
+            new.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -67,17 +88,52 @@ class Manifest:
         try:
             fields = json.loads(file.read_text(encoding="utf-8"))
             made_by = fields.pop("format")
-            manifest = cls(**fields)
+            manifest = cls(**{"id": "", **fields})
         except FileNotFoundError as error:
             msg = f"no datastore in {str(folder)!r}: build one with KNNDatastore.build"
             raise DatastoreError(msg) from error
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            msg = f"{str(file)!r} is not a datastore's: {error}; build it anew"
+            msg = (
+                f"{str(file)!r} is not a datastore's: {error}; delete its folder and "
+                "build the datastore anew"
+            )
             raise DatastoreError(msg) from error
         if made_by != _FORMAT:
-            msg = f"{str(file)!r} is a {made_by!r}, not a {_FORMAT!r}; build it anew"
+            msg = (
+                f"{str(file)!r} is a {made_by!r}, not a {_FORMAT!r}; delete its folder "
+                "and build the datastore anew"
+            )
             raise DatastoreError(msg)
+        for name, is_valid in _CHECKS.items():
+            value = getattr(manifest, name)
+            if not is_valid(value):
+                msg = (
+                    f"{str(file)!r} says that {name} is {value!r}; delete its folder "
+                    "and build the datastore anew"
+                )
+                raise DatastoreError(msg)
         return manifest
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
+
+
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "model_sha256": lambda value: isinstance(value, str),
+    "model_name": lambda value: isinstance(value, str),
+    "dimension": _is_count,
+    "key_type": lambda value: value in KEY_TYPES,
+    "n_entries": _is_count,
+    "typical_distance": _is_positive,
+    # It is a part of the names of files.
+    "id": lambda value: isinstance(value, str) and value.isalnum(),
+}
+"""Whether a field of a manifest can be what a file says."""
 
 
 class Entries:
@@ -90,14 +146,18 @@ class Entries:
         tokens: int32, shape ``(n,)``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, manifest: Manifest | None = None) -> None:
         """Open the files.
+
+        Args:
+            folder: where they are.
+            manifest: what they are; None reads it there.
 
         Raises:
             DatastoreError: a file is missing, truncated, or not as the manifest says.
         """
         self.folder = folder
-        self.manifest = manifest = Manifest.read(folder)
+        self.manifest = manifest = manifest or Manifest.read(folder)
         shape = (manifest.n_entries, manifest.dimension)
         self.keys = _mapped(folder / _KEYS, manifest.key_type, shape)
         self.tokens = _mapped(folder / _TOKENS, "int32", shape[:1])
@@ -125,15 +185,60 @@ class EntryWriter:
         self._tokens = _NpyFile(folder / _TOKENS, "int32", shape[:1])
 
     def add(self, keys: NDArray[np.float32], tokens: NDArray[np.int32]) -> None:
-        """Add entries: ``(n, dimension)`` keys and the ``(n,)`` tokens behind them."""
-        self._keys.add(keys)
+        """Add entries: ``(n, dimension)`` keys and the ``(n,)`` tokens behind them.
+
+        Raises:
+            InvalidValueError: a number is not finite as it is kept; nothing was added.
+        """
+        key_type = self._manifest.key_type
+        with np.errstate(over="ignore"):
+            kept = keys.astype(key_type)
+        is_finite = np.isfinite(kept)
+        if not is_finite.all():
+            msg = (
+                f"a number of a key is {keys[~is_finite][0]}, which cannot be kept as "
+                f"{key_type}; build the datastore with key_type='float32', or with "
+                "another model if it is kept so already"
+            )
+            raise InvalidValueError(msg)
+        self._keys.add(kept)
         self._tokens.add(tokens)
         self.n_entries += len(tokens)
 
     def close(self) -> None:
         """Finish the files; the manifest is the caller's to write."""
-        self._keys.close()
-        self._tokens.close()
+        try:
+            self._keys.close()
+        finally:
+            self._tokens.close()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Be the only one who writes to a datastore; others are refused, not kept waiting.
+
+    Raises:
+        DatastoreError: somebody else writes to it.
+    """
+    busy = f"somebody else writes to the datastore {str(folder)!r}; wait for the end"
+    if sys.platform == "win32":
+        mark = folder / "writing"
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError as error:
+            msg = f"{busy}, or delete {str(mark)!r} if it was killed"
+            raise DatastoreError(msg) from error
+        try:
+            yield
+        finally:
+            mark.unlink(missing_ok=True)
+    else:
+        with (folder / _TOKENS).open("ab") as file:  # closing it releases the lock
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DatastoreError(busy) from error
+            yield
 
 
 class _NpyFile:
@@ -150,12 +255,12 @@ class _NpyFile:
         self._shape = (self._shape[0] + len(rows), *self._shape[1:])
 
     def close(self) -> None:
-        self._file.truncate()
-        self._file.seek(0)
-        self._file.write(_header(self._dtype, self._shape))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self._file as file:
+            file.truncate()
+            file.seek(0)
+            file.write(_header(self._dtype, self._shape))
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
@@ -174,19 +279,25 @@ def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
         DatastoreError: it is missing, truncated or another one.
     """
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+            n_bytes = file.seek(0, os.SEEK_END) - _HEADER_BYTES
+    except OSError as error:
         msg = f"cannot open {str(path)!r}: {error}; build the datastore anew"
         raise DatastoreError(msg) from error
-    if (
-        array.dtype != np.dtype(dtype)
-        or array.ndim != len(shape)
-        or array.shape[1:] != shape[1:]
-        or array.shape[0] < shape[0]
-    ):
+    numbers = np.dtype(dtype)
+    rows = re.search(rb"\((\d+),", header)
+    if rows is None or header != _header(numbers, (int(rows[1]), *shape[1:])):
         msg = (
-            f"{str(path)!r} holds {array.dtype} of shape {array.shape}, not {dtype} of "
-            f"{shape} as its manifest says; build the datastore anew"
+            f"{str(path)!r} is not a NumPy file of {dtype} in rows of shape "
+            f"{shape[1:]}, as its manifest says; build the datastore anew"
         )
         raise DatastoreError(msg)
-    return array[: shape[0]]
+    expected = numbers.itemsize * math.prod(shape)
+    if n_bytes < expected:
+        msg = (
+            f"{str(path)!r} holds {n_bytes} of the {expected} bytes that its manifest "
+            "says; build the datastore anew"
+        )
+        raise DatastoreError(msg)
+    return np.memmap(path, numbers, "r", _HEADER_BYTES, shape)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from langchain_ralmspec.errors import DatastoreError, MissingExtraError
+from langchain_ralmspec.stores.faiss_index import _one_thread, _threshold_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,19 +19,21 @@ if TYPE_CHECKING:
 
 Kind = Literal["ivf", "hnsw"]
 
-_LISTS_PER_ROOT = 4  # lists are 4·√n, as FAISS's guidelines have it
+_LISTS_PER_ROOT = 2  # lists are 2·√n; training twice as many takes four times as long
 _TRAINED_PER_LIST = 40  # FAISS warns under 39
 _PROBES = 16
 _LINKS = 32
 _LEAST_WIDTH = 64  # of an HNSW search
 _ROWS_ADDED = 1 << 15
+_THREAD_PER_QUERY = 3  # FAISS's parallel_mode; 0 searches given lists by one thread
 
 
 class FaissKeyIndex:
     """A FAISS index over the keys of a datastore, kept in a file beside them.
 
     Attributes:
-        is_nested: asking for more neighbours may find others.
+        is_nested: asking for more neighbours only adds some behind the others. Not
+            here: it may find others.
     """
 
     is_nested = False
@@ -46,7 +50,8 @@ class FaissKeyIndex:
         Args:
             kind: of index.
             keys: shape ``(n, dimension)``.
-            file: where it is kept.
+            file: where it is kept. An index there is over these keys, or over the
+                first of them, or over more of which these are the first.
             progress: is told the keys added, now and then.
 
         Raises:
@@ -59,24 +64,31 @@ class FaissKeyIndex:
             raise MissingExtraError.of("faiss", "faiss") from cause
         self._faiss = faiss
         self._kind = kind
-        self._lock = threading.Lock()  # of FAISS's thread count and search width
+        self._n = len(keys)
+        self._lock = threading.Lock()  # of the search width, which the index holds
         if file.exists():
             self._index = self._read(file, keys)
         else:
             self._index = self._made(keys)
         if self._index.ntotal < len(keys):
             self._add(keys, progress)
-            new = file.with_name(f"{file.name}.new")
-            faiss.write_index(self._index, str(new))
-            new.replace(file)
+            new = file.with_name(f"{file.name}.{secrets.token_hex(8)}.new")
+            try:
+                faiss.write_index(self._index, str(new))
+                new.replace(file)
+            finally:
+                new.unlink(missing_ok=True)
+        if kind == "ivf":
+            self._index.parallel_mode = _THREAD_PER_QUERY  # the file does not keep it
 
     def candidates(
         self, queries: NDArray[np.float32], k: int
     ) -> list[NDArray[np.int64]]:
         """About the ``k`` nearest rows of every query.
 
-        Every query is searched on its own, whatever comes with it, by one thread;
-        a second thread takes others. So batches find what lone queries find.
+        Every query is searched on its own and by one thread, whatever comes with it;
+        FAISS's other threads take other queries. So batches find what lone queries
+        find.
         """
         with self._lock:
             if self._kind == "hnsw":
@@ -84,13 +96,28 @@ class FaissKeyIndex:
                 _, rows = self._index.search(queries, k)
             else:
                 rows = self._probed(queries, k)
-        return [line[line >= 0] for line in rows]
+        # -1 says that there are no more. An index that somebody has made of more keys
+        # finds rows that are not ours yet.
+        return [line[(line >= 0) & (line < self._n)] for line in rows]
+
+    def nearest(
+        self, query: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """About the ``k`` nearest rows of one query, and FAISS's squared distances."""
+        with self._lock:
+            distances, rows = self._index.search(query[np.newaxis], k)
+        found = (rows[0] >= 0) & (rows[0] < self._n)
+        return rows[0][found], distances[0][found]
 
     def _probed(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """Search the lists whose centres are nearest."""
         quantizer, n_probes = self._index.quantizer, self._index.nprobe
-        # One at a time: a batch takes another route to the centres.
-        nearest = [quantizer.search(query[np.newaxis], n_probes) for query in queries]
+        # One at a time, and while nobody changes FAISS's threshold for matrix products:
+        # those are another route to the centres, with other bits.
+        with _threshold_lock, _one_thread(self._faiss):
+            nearest = [
+                quantizer.search(line, n_probes) for line in queries[:, np.newaxis]
+            ]
         distances = np.concatenate([found[0] for found in nearest])
         lists = np.concatenate([found[1] for found in nearest])
         rows: NDArray[np.int64]
@@ -134,7 +161,7 @@ class FaissKeyIndex:
         except RuntimeError as error:
             msg = f"cannot read {str(file)!r}: {error}; delete it, and it is made anew"
             raise DatastoreError(msg) from error
-        if index.d != keys.shape[1] or index.ntotal > len(keys):
+        if index.d != keys.shape[1]:
             msg = (
                 f"{str(file)!r} holds {index.ntotal} keys of {index.d} numbers, the "
                 f"datastore {len(keys)} of {keys.shape[1]}; delete the file"

@@ -25,22 +25,19 @@ _SCORES_PER_BLOCK = 1 << 22
 _GROUPS = 2048
 _ROWS_CONVERTED = 1 << 16
 _CENTRE_SAMPLE = 1 << 14
-_TRIAL_ROWS, _TRIAL_QUERIES, _TRIALS = 1 << 15, 8, 3
+_TRIAL_ROWS, _TRIALS = 1 << 15, 3
+_TRIALS_OF = (1, 8)  # queries: the per-token loop's, and a batch
 
-# Largest error of a product, relative to the lengths of its vectors: both vectors
-# and the result are rounded to 8 bits (2^-9 each), and sums run in float32.
-_BFLOAT16_ERROR = 3.01 * 2.0**-9 + 1e-4
-_FLOAT32_ERROR = 1e-4
+_BFLOAT16_ROUNDING = 2.0**-8  # of a number, relative: it keeps 8 bits
+_FLOAT32_ERROR = 1e-4  # of a product summed in float32, relative to the lengths
 
 
 class Scan(Protocol):
-    """Keys in the form in which they are multiplied.
+    """Keys in the form in which they are multiplied."""
 
-    Attributes:
-        error: of a product, relative to the lengths of its two vectors.
-    """
-
-    error: float
+    def errors(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Largest error of a product with each, relative to the vectors' lengths."""
+        ...
 
     def scores(
         self, queries: NDArray[np.float32], start: int, stop: int
@@ -85,7 +82,11 @@ class FlatIndex:
         """
         centred = queries - self._centre
         lengths = np.linalg.norm(centred.astype(np.float64), axis=1)
-        nearest = [_Nearest(k, length, self._scan.error) for length in lengths]
+        errors = self._scan.errors(centred)
+        nearest = [
+            _Nearest(k, length, error)
+            for length, error in zip(lengths, errors, strict=True)
+        ]
         step = max(1, _SCORES_PER_BLOCK // len(queries))
         with self._lock:
             for start in range(0, self._n, step):
@@ -120,10 +121,10 @@ class FlatIndex:
 class _Nearest:
     """Candidates for the ``k`` nearest of one query, block by block.
 
-    The error of a score s is at most c·|x|, with c twice a product's relative error
-    times |q|. So d² <= s + |q|² + c·|x|, where |x| <= |q| + d: this bounds d for the
-    k-th lowest score, hence for the k-th nearest row, and no nearer row has a higher
-    score than its own d² and error allow.
+    The error of a score s is at most c·|x|, where c is twice a product's relative
+    error times |q|. So d² <= s + |q|² + c·|x|, where |x| <= |q| + d: this bounds d for
+    the k-th lowest score, hence for the k-th nearest row, and no nearer row has a
+    higher score than its own d² and error allow.
     """
 
     def __init__(self, k: int, length: float, error: float) -> None:
@@ -155,14 +156,16 @@ class _Nearest:
 class _Float32Scan:
     """Keys in float32, multiplied by numpy."""
 
-    error = _FLOAT32_ERROR
-
     def __init__(self, keys: NDArray[Any], centre: NDArray[np.float32]) -> None:
         self._rows = np.empty(keys.shape, np.float32)
         for start in range(0, len(keys), _ROWS_CONVERTED):
             part = slice(start, start + _ROWS_CONVERTED)
             np.subtract(keys[part], centre, out=self._rows[part], dtype=np.float32)
         self._squares = np.einsum("nd,nd->n", self._rows, self._rows)
+
+    def errors(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Those of sums in float32."""
+        return np.full(len(queries), _FLOAT32_ERROR)
 
     def scores(
         self, queries: NDArray[np.float32], start: int, stop: int
@@ -177,14 +180,17 @@ class _Float32Scan:
 class _BFloat16Scan:
     """Keys in bfloat16, multiplied by torch."""
 
-    error = _BFLOAT16_ERROR
-
     def __init__(
         self, torch: Any, keys: NDArray[Any], centre: NDArray[np.float32]
     ) -> None:
         self._torch = torch
         self._rows = torch.empty(keys.shape, dtype=torch.bfloat16)
         self._squares = torch.empty(len(keys), dtype=torch.float32)
+        self._most_lost = 0.0
+        # Fresh memory costs as much as the product.
+        self._products = torch.empty(0, dtype=torch.bfloat16)
+        self._scores = torch.empty(0, dtype=torch.float32)
+        self._most_lost = 0.0  # of any row by rounding, relative to its length
         # Fresh memory costs as much as the product.
         self._products = torch.empty(0, dtype=torch.bfloat16)
         self._scores = torch.empty(0, dtype=torch.float32)
@@ -193,6 +199,22 @@ class _BFloat16Scan:
             rows = torch.from_numpy(keys[part].astype(np.float32) - centre)
             self._rows[part] = rows
             self._squares[part] = (rows * rows).sum(dim=1)
+            lost = self._lost(rows, self._rows[part])
+            self._most_lost = max(self._most_lost, float(lost.max()))
+
+    def errors(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Those of rounding both vectors, as measured, and the product, at most."""
+        exact = self._torch.from_numpy(queries)
+        lost = self._lost(exact, exact.to(self._torch.bfloat16)).numpy()
+        both = (1 + self._most_lost) * (1 + lost)
+        errors: NDArray[np.float64] = both * (1 + _BFLOAT16_ROUNDING) - 1
+        return errors + _FLOAT32_ERROR
+
+    def _lost(self, exact: Any, rounded: Any) -> Any:
+        """What rounding takes from vectors, relative to their lengths."""
+        double = exact.double()
+        lengths = double.norm(dim=1).clamp(min=1e-300)
+        return (double - rounded.double()).norm(dim=1) / lengths
 
     def scores(
         self, queries: NDArray[np.float32], start: int, stop: int
@@ -214,19 +236,22 @@ class _BFloat16Scan:
 
 
 def _fastest_scan(keys: NDArray[Any], centre: NDArray[np.float32]) -> Scan:
-    """The form in which this machine multiplies fastest, by a trial on some rows."""
+    """The form in which this machine multiplies faster, by a trial on some rows.
+
+    That is bfloat16 only if lone queries gain by it as well as batches.
+    """
     if importlib.util.find_spec("torch") is None:
         return _Float32Scan(keys, centre)
     import torch
 
     some = keys[:_TRIAL_ROWS]
-    queries = np.repeat(centre[np.newaxis], _TRIAL_QUERIES, axis=0)
     wide, narrow = _Float32Scan(some, centre), _BFloat16Scan(torch, some, centre)
-    if _least_seconds(narrow, queries, len(some)) < _least_seconds(
-        wide, queries, len(some)
-    ):
-        return _BFloat16Scan(torch, keys, centre)
-    return _Float32Scan(keys, centre)
+    for n_queries in _TRIALS_OF:
+        queries = np.repeat(centre[np.newaxis], n_queries, axis=0)
+        seconds = [_least_seconds(s, queries, len(some)) for s in (wide, narrow)]
+        if seconds[0] < seconds[1]:
+            return _Float32Scan(keys, centre)
+    return _BFloat16Scan(torch, keys, centre)
 
 
 def _least_seconds(scan: Scan, queries: NDArray[np.float32], n_rows: int) -> float:

@@ -1,10 +1,11 @@
 """kNN-LM decoding, sequential and speculative (RaLMSpec section 5.4).
 
 The sequential loop searches the datastore before every token. The speculative one
-guesses a stride of tokens with neighbours from a cache, then searches for all of them
-in one batch: the hidden states that it met are the queries. Tokens are compared, not
-neighbours. At the first wrong one the right token follows from logits that are there
-already, and what was decoded behind it is rolled back.
+guesses a stride of tokens with neighbours that are had cheaply, by probing a part of
+the datastore or from a cache, then searches for all of them in one batch: the hidden
+states that it met are the queries. Tokens are compared, not neighbours. At the first
+wrong one the right token follows from logits that are there already, and what was
+decoded behind it is rolled back.
 
 Both loops decode token by token, in calls of one shape, and choose by one function,
 so that a kept token is the sequential loop's to the bit.
@@ -36,7 +37,7 @@ FinishReason = Literal["stop", "length"]
 CACHED_NEIGHBOURS = 64
 """Neighbours of a verified query that enter the cache, if k is less.
 
-A batched search finds them for next to nothing, and guesses get better by them.
+An exact search finds them for next to nothing, and guesses get better by them.
 """
 
 _POLICY = "lookup"
@@ -63,6 +64,11 @@ class Datastore(Protocol):
 
     is_nested: bool
     dimension: int
+    can_probe: bool
+
+    def probe(self, query: NDArray[np.float32], k: int) -> Neighbours:
+        """About the ``k`` nearest entries, much sooner than by a search."""
+        ...
 
     def search(self, queries: NDArray[np.float32], k: int) -> list[Neighbours]:
         """The ``k`` nearest entries of every query."""
@@ -145,23 +151,23 @@ class _Text:
     ) -> None:
         self._request, self._scheduler = request, scheduler
         datastore, n = request.datastore, len(request.datastore)
-        self._cache: NeighbourCache | None = None
-        if scheduler is not None:
-            self._cache = NeighbourCache(datastore.read, n, datastore.dimension)
-        # Where a wider search may find others, both loops search as wide.
         self._width = request.k
-        if scheduler is not None or not datastore.is_nested:
-            self._width = max(request.k, min(CACHED_NEIGHBOURS, n))
-        with request.stats.timing("generating"):
-            self._path = request.open_path(request.prompt[:-1])
-            self._state = self._decode(request.prompt[-1])
+        self._cache: NeighbourCache | None = None
+        if scheduler is not None and not datastore.can_probe:
+            self._cache = NeighbourCache(datastore.read, n, datastore.dimension)
+            if datastore.is_nested:  # else a wider search might find others
+                self._width = max(request.k, min(CACHED_NEIGHBOURS, n))
+        # The prompt is read before any loop; it counts in the seconds of all.
+        self._path = request.open_path(request.prompt[:-1])
+        self._state = self._decode(request.prompt[-1])
         self._n_prompt = self._path.length
 
     def next(self) -> Written:
         """Write on to the next verified point."""
         plan = Plan()
         if self._scheduler is not None:
-            plan = self._scheduler.plan() if self._cache else plan
+            if self._cache is None or len(self._cache):
+                plan = self._scheduler.plan()
             plans = self._request.stats.plans
             plans[plan.label] = plans.get(plan.label, 0) + 1
         start, n_before = time.perf_counter(), len(self._request.transcript)
@@ -205,12 +211,10 @@ class _Text:
         """Write on with neighbours from the cache; the transcript is as before then."""
         request, transcript = self._request, self._request.transcript
         assert self._scheduler is not None  # noqa: S101  only then there are guesses
-        assert self._cache is not None  # noqa: S101
         n_before, states, guesses = len(transcript), [self._state], list[int]()
         while True:
             start = time.perf_counter()
-            near = self._cache.nearest(states[-1].hidden, request.k)
-            token = self._choose(states[-1], near)
+            token = self._choose(states[-1], self._near(states[-1].hidden))
             seconds = time.perf_counter() - start
             request.stats.spend(seconds, "guessing")
             self._scheduler.estimates.guessed(_POLICY, seconds)
@@ -222,6 +226,12 @@ class _Text:
                 states.append(self._decode(token))
         transcript.truncate(n_before)
         return states, guesses
+
+    def _near(self, query: NDArray[np.float32]) -> Neighbours:
+        """Neighbours to guess with: by probing the datastore, else from the cache."""
+        if self._cache is None:
+            return self._request.datastore.probe(query, self._request.k)
+        return self._cache.nearest(query, self._request.k)
 
     def _truth(
         self, states: Sequence[_State], guesses: Sequence[int] | None = None
@@ -282,8 +292,10 @@ class _Text:
 
     def _choose(self, state: _State, near: Neighbours) -> int:
         """The one place where a token is chosen, for guesses and for good."""
-        log_p = self._request.mixture.log_probabilities(state.logits, near)
-        return self._request.sampler.sample(log_p, self._request.transcript.tokens)
+        sampler, generated = self._request.sampler, self._request.transcript.tokens
+        logits = sampler.penalized(state.logits, generated)
+        log_p = self._request.mixture.log_probabilities(logits, near)
+        return sampler.draw(log_p, len(generated))
 
     def _append(self, token: int) -> FinishReason | None:
         """Add a token to the transcript unless it is an end; whether it ends there."""

@@ -66,7 +66,8 @@ class Mixture:
 
     def _votes(self, neighbours: Neighbours) -> NDArray[np.float32]:
         """λ, shared out among the neighbours."""
-        further = neighbours.distances - neighbours.distances[0]
-        weights = np.exp(further / np.float32(-self.temperature))
-        votes: NDArray[np.float32] = weights * (self.interpolation / weights.sum())
+        further = (neighbours.distances - neighbours.distances[0]).astype(np.float64)
+        weights = np.exp(-further / self.temperature)
+        votes: NDArray[np.float32] = weights.astype(np.float32)
+        votes *= self.interpolation / votes.sum()
         return votes

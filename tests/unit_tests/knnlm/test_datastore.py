@@ -1,0 +1,363 @@
+"""Building, adding and opening: all of it or nothing, and nothing of others."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from langchain_core.documents import Document
+
+from langchain_ralmspec.errors import (
+    DatastoreError,
+    InvalidValueError,
+    MissingExtraError,
+)
+from langchain_ralmspec.knnlm import KNNDatastore, datastore
+from langchain_ralmspec.knnlm.datastore import _typical_distance
+from tests.unit_tests.knnlm.fakes import FakeReader, write_entries
+
+TEXTS = ["abcdefghijklmnop", "xyz", "a", ""]
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> FakeReader:
+    reader = FakeReader()
+    monkeypatch.setattr(datastore, "_reader", lambda *_: reader)
+    return reader
+
+
+def build(path: Path, texts: Any = TEXTS, **settings: Any) -> KNNDatastore:
+    return KNNDatastore.build(texts, model_path="tiny.gguf", path=path, **settings)
+
+
+def append(store: KNNDatastore, texts: Any) -> None:
+    store.append(texts, model_path="tiny.gguf")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def files_of(store: KNNDatastore) -> dict[str, Any]:
+    """All that is in its files, but for what is of one build only."""
+    manifest = json.loads((store.path / "datastore.json").read_text())
+    del manifest["typical_distance"], manifest["id"]
+    return {
+        "keys": np.load(store.path / "keys.npy").tolist(),
+        "tokens": np.load(store.path / "tokens.npy").tolist(),
+        "manifest": manifest,
+    }
+
+
+def interrupted(*texts: str) -> Iterator[str]:
+    yield from texts
+    raise KeyboardInterrupt
+
+
+def test_entries_are_in_the_order_of_the_texts(
+    reader: FakeReader, tmp_path: Path
+) -> None:
+    store = build(tmp_path / "store")
+    assert len(store) == 15 + 2
+    keys, tokens = store.read(np.arange(len(store)))
+    assert bytes(keys[:, 0].astype(np.uint8)) == b"abcdefghijklmno" + b"xy"
+    assert bytes(tokens.astype(np.uint8)) == b"bcdefghijklmnop" + b"yz"
+    assert store.dimension == 3
+    assert store.typical_distance > 0
+
+
+def test_a_text_begins_as_the_model_wants_it(
+    reader: FakeReader, tmp_path: Path
+) -> None:
+    reader.weights.adds_bos = True
+    store = build(tmp_path / "store", ["ab", Document(page_content="c"), ""])
+    keys, tokens = store.read(np.arange(3))
+    assert keys[:, 0].tolist() == [1, ord("a"), 1]
+    assert bytes(tokens.astype(np.uint8)) == b"abc"
+
+
+def test_documents_are_texts(reader: FakeReader, tmp_path: Path) -> None:
+    documents = [Document(page_content=text) for text in TEXTS]
+    assert files_of(build(tmp_path / "one", documents)) == files_of(
+        build(tmp_path / "two")
+    )
+
+
+def test_progress_counts_the_entries(reader: FakeReader, tmp_path: Path) -> None:
+    told: list[int] = []
+    store = build(tmp_path / "store", progress=told.append)
+    assert sum(told) == len(store)
+    assert len(told) > 1
+
+
+@pytest.mark.parametrize("key_type", ["float16", "float32"])
+def test_appending_is_building_with_both(
+    key_type: str, reader: FakeReader, tmp_path: Path
+) -> None:
+    both = build(tmp_path / "both", [*TEXTS, "more", "and more"], key_type=key_type)
+    grown = build(tmp_path / "grown", key_type=key_type)
+    built = grown.typical_distance
+    append(grown, ["more"])
+    append(grown, iter(["and more"]))
+    assert files_of(grown) == files_of(both)
+    assert grown.typical_distance == built, "what settings mean does not change"
+    query = np.array([[109, 0, 0]], np.float32)  # m
+    (near,) = grown.search(query, len(both))
+    assert near.rows.tolist() == both.search(query, len(both))[0].rows.tolist()
+
+
+def test_who_has_it_open_sees_what_was_there(
+    reader: FakeReader, tmp_path: Path
+) -> None:
+    store = build(tmp_path / "store")
+    other = KNNDatastore.load(tmp_path / "store")
+    query = np.array([[ord("m"), 0, 0]], np.float32)
+    before = other.search(query, 17)
+    append(store, ["mmmmm"])
+    assert len(store) == len(KNNDatastore.load(tmp_path / "store")) == 21
+    assert len(other) == 17
+    after = other.search(query, 17)
+    assert after[0].rows.tolist() == before[0].rows.tolist()
+    assert store.search(query, 1)[0].rows.tolist() == [17]
+
+
+def test_an_interrupted_append_is_not_seen_and_overwritten(
+    reader: FakeReader, tmp_path: Path
+) -> None:
+    store = build(tmp_path / "store")
+    with pytest.raises(KeyboardInterrupt):
+        append(store, interrupted("something long", "else"))
+    assert len(np.load(store.path / "tokens.npy")) > len(store) == 17
+    assert len(KNNDatastore.load(store.path)) == 17
+    append(store, ["more"])
+    append(KNNDatastore.load(store.path), ["and more"])
+    both = build(tmp_path / "both", [*TEXTS, "more", "and more"])
+    assert files_of(KNNDatastore.load(store.path)) == files_of(both)
+
+
+def test_an_append_goes_on_from_what_others_have_appended(
+    reader: FakeReader, tmp_path: Path
+) -> None:
+    store = build(tmp_path / "store")
+    other = KNNDatastore.load(store.path)
+    append(other, ["more"])
+    append(store, ["and more"])
+    append(other, ["once again"])
+    texts = [*TEXTS, "more", "and more", "once again"]
+    assert files_of(other) == files_of(build(tmp_path / "all", texts))
+    assert len(store) == 17 + 3 + 7
+
+
+def test_one_reads_into_a_datastore_at_a_time(
+    reader: FakeReader, tmp_path: Path
+) -> None:
+    store = build(tmp_path / "store")
+
+    def meanwhile() -> Iterator[str]:
+        yield "more"
+        with pytest.raises(DatastoreError, match=r"somebody else writes.*store'"):
+            append(KNNDatastore.load(store.path), ["and more"])
+        with pytest.raises(DatastoreError, match=r"somebody else writes.*store'"):
+            build(store.path, ["anew"])
+        assert len(KNNDatastore.load(store.path)) == 17
+
+    append(store, meanwhile())
+    assert len(store) == len(KNNDatastore.load(store.path)) == 20
+    build(store.path, meanwhile_appended(store))
+    assert len(KNNDatastore.load(store.path)) == 3
+
+
+def meanwhile_appended(store: KNNDatastore) -> Iterator[str]:
+    with pytest.raises(DatastoreError, match="somebody else writes"):
+        append(store, ["more"])
+    yield "anew"
+
+
+def test_what_was_built_anew_is_not_appended_to_by_who_has_the_old_one(
+    reader: FakeReader, tmp_path: Path
+) -> None:
+    old = build(tmp_path / "store")
+    new = build(tmp_path / "store", ["another text"])
+    before = contents(tmp_path)
+    with pytest.raises(DatastoreError, match=r"store' was built anew.*load it again"):
+        append(old, ["more"])
+    assert contents(tmp_path) == before
+    append(new, ["more"])
+    assert len(KNNDatastore.load(tmp_path / "store")) == 11 + 3
+
+
+@pytest.mark.parametrize("name", ["keys.npy", "tokens.npy"])
+def test_a_file_that_was_cut_is_not_appended_to(
+    name: str, reader: FakeReader, tmp_path: Path
+) -> None:
+    store = build(tmp_path / "store")
+    (store.path / name).write_bytes(b"")
+    with pytest.raises(DatastoreError, match=rf"store/{name}"):
+        append(store, ["more"])
+    assert (store.path / name).read_bytes() == b""
+
+
+def test_an_append_of_another_model_is_refused(
+    reader: FakeReader, tmp_path: Path
+) -> None:
+    store = build(tmp_path / "store")
+    before = contents(store.path)
+    reader.weights.sha256 = "1" * 64
+    with pytest.raises(DatastoreError, match=r"store.*tiny.*000000.*111111"):
+        append(store, ["more"])
+    assert contents(store.path) == before
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "one string": ("some text", "several.*'some text'"),
+    "no texts": ([], "no two tokens"),
+    "texts of nothing": (["", "a"], "no two tokens"),
+    "a number": (["abc", 7], "7"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_texts_leave_nothing(
+    name: str, reader: FakeReader, tmp_path: Path
+) -> None:
+    texts, reason = REFUSED[name]
+    with pytest.raises(InvalidValueError, match=reason):
+        build(tmp_path / "new" / "store", texts)
+    assert [*tmp_path.rglob("*")] == [tmp_path / "new"]
+
+    store = build(tmp_path / "old")
+    before = contents(tmp_path)
+    with pytest.raises(InvalidValueError, match=reason):
+        build(tmp_path / "old", texts)
+    assert contents(tmp_path) == before
+    with pytest.raises(InvalidValueError, match=reason):
+        append(store, texts)
+    assert len(KNNDatastore.load(store.path)) == len(store) == 17
+
+
+def test_an_interrupted_build_leaves_the_older_one(
+    reader: FakeReader, tmp_path: Path
+) -> None:
+    build(tmp_path / "store")
+    before = contents(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "store", interrupted("abc"))
+    assert contents(tmp_path) == before
+    assert [*tmp_path.iterdir()] == [tmp_path / "store"]
+
+
+def test_a_build_replaces_an_older_one_and_its_indexes(
+    reader: FakeReader, tmp_path: Path
+) -> None:
+    pytest.importorskip("faiss")
+    old = build(tmp_path / "store", index="hnsw")
+    old.prepare()
+    (index,) = old.path.glob("index-hnsw-*.faiss")
+    new = build(tmp_path / "store", ["another text"], index="hnsw")
+    assert len(KNNDatastore.load(tmp_path / "store")) == len(new) == 11
+    assert not index.exists()
+    # The older one is gone from the disk, but whoever has it open can use it.
+    keys, tokens = old.read(np.array([12]))
+    assert old.search(keys, 1)[0].tokens.tolist() == tokens.tolist() == [ord("n")]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "datastore.json", "keys.npy"])
+def test_a_folder_of_something_else_is_refused_and_left(
+    name: str, reader: FakeReader, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine"
+    (folder / "sub").mkdir(parents=True)
+    (folder / name).write_text('{"mine": true}')
+    (folder / "sub" / "thesis.tex").write_text("years of work")
+    before = contents(tmp_path)
+    with pytest.raises(InvalidValueError, match=r"mine' holds something else"):
+        build(folder)
+    assert contents(tmp_path) == before
+    assert not reader.calls, "nothing was read before the refusal"
+
+
+def test_a_file_is_no_folder(reader: FakeReader, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(InvalidValueError, match="something else"):
+        build(file)
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ({"index": "annoy"}, "flat, ivf, hnsw.*'annoy'"),
+        ({"key_type": "float8"}, "'float16' or 'float32'.*'float8'"),
+    ],
+)
+def test_a_setting_that_there_is_not_is_refused_before_anything_is_read(
+    setting: dict[str, Any], reason: str, reader: FakeReader, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidValueError, match=reason):
+        build(tmp_path / "store", **setting)
+    assert not reader.calls
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_empty_folder_will_do(reader: FakeReader, tmp_path: Path) -> None:
+    assert len(build(tmp_path)) == len(KNNDatastore.load(tmp_path)) == 17
+
+
+@pytest.mark.parametrize("k", [0, -1, 18])
+def test_more_neighbours_than_entries(
+    k: int, reader: FakeReader, tmp_path: Path
+) -> None:
+    store = build(tmp_path / "store")
+    with pytest.raises(InvalidValueError, match=rf"17 entries.*store'.*got {k}"):
+        store.search(np.zeros((1, 3), np.float32), k)
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_an_approximate_index_without_faiss(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_entries(tmp_path, np.eye(9, dtype=np.float16))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    store = KNNDatastore.load(tmp_path, index=kind)
+    with pytest.raises(MissingExtraError, match=r"langchain-ralmspec\[faiss\]"):
+        store.prepare()
+    flat = KNNDatastore.load(tmp_path)
+    assert flat.search(np.eye(1, 9, dtype=np.float32), 1)[0].rows.tolist() == [0]
+
+
+def test_typical_distance_is_of_the_nearest_key_elsewhere() -> None:
+    rng = np.random.default_rng(0)
+    keys = rng.standard_normal((256, 5)).astype(np.float16)
+    keys[::9] = keys[0]  # the same again says nothing of how far others are
+    wide = keys.astype(np.float64)
+    distances = ((wide[:, np.newaxis] - wide) ** 2).sum(axis=2)
+    rows = np.arange(256)
+    distances[np.abs(rows[:, np.newaxis] - rows) <= 64] = np.inf
+    nearest = distances.min(axis=1)
+    expected = np.median(nearest[nearest > 0])
+    assert _typical_distance(keys) == pytest.approx(expected, rel=1e-4)
+
+
+def test_typical_distance_of_a_short_text_is_its_length() -> None:
+    keys = np.full((3, 4), 2, np.float16)
+    assert _typical_distance(keys) == pytest.approx(16)
+
+
+def test_typical_distance_is_told_by_a_part_of_many_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = np.random.default_rng(0).standard_normal((9000, 5)).astype(np.float16)
+    of_all = _typical_distance(keys)
+    monkeypatch.setattr(datastore, "_CALIBRATED_AMONG", 3000)
+    assert of_all < _typical_distance(keys) < 2 * of_all
+    assert _typical_distance(keys[::3]) == pytest.approx(_typical_distance(keys), 0.1)

@@ -1,0 +1,354 @@
+"""The headline: guessed neighbours change nothing but the clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from langchain_ralmspec.engine import Sampler, Transcript
+from langchain_ralmspec.knnlm import (
+    KNNDatastore,
+    Mixture,
+    NeighbourRequest,
+    NeighbourRun,
+    Neighbours,
+    Written,
+    generate,
+    loop,
+)
+from langchain_ralmspec.knnlm.cache import NeighbourCache
+from langchain_ralmspec.speculation import Estimates, Plan, StrideScheduler
+from langchain_ralmspec.speculation.stride import SEQUENTIAL
+from tests.unit_tests.fakes import follow
+from tests.unit_tests.knnlm.fakes import (
+    END,
+    FakeDatastore,
+    FakePath,
+    piece,
+    write_entries,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that a text depends on, and how it is guessed.
+
+    Without ``plans`` the scheduler chooses, on what it has learnt of ``n_before``
+    texts and of a search that takes ``search_seconds``.
+    """
+
+    plans: tuple[Plan, ...] = ()
+    n_before: int = 0
+    search_seconds: float = 0.0
+    seed: int = 0
+    n_entries: int = 200
+    is_nested: bool = True
+    is_rounded: bool = False
+    can_probe: bool = False
+    n_cached: int = 4  # neighbours of a verified query that enter the cache
+    k: int = 3
+    mixture: Mixture = field(default_factory=lambda: Mixture(0.6, 8.0))
+    prompt: tuple[int, ...] = (3, 4, 5)
+    stops: tuple[str, ...] = ()
+    sampler: Sampler = field(default_factory=Sampler)
+    max_tokens: int = 24
+    end_bias: float = -9.0
+
+
+class Text:
+    """A text that is written, and all that it leaves behind."""
+
+    def __init__(self, case: Case, datastore: Any = None) -> None:
+        self.case = case
+        self.datastore = datastore or FakeDatastore(
+            case.n_entries,
+            case.seed,
+            case.is_nested,
+            case.is_rounded,
+            case.can_probe,
+        )
+        self.paths: list[FakePath] = []
+        self.written: list[Written] = []
+        self.request = NeighbourRequest(
+            prompt=case.prompt,
+            open_path=self._open,
+            datastore=self.datastore,
+            k=min(case.k, len(self.datastore)),
+            mixture=case.mixture,
+            transcript=Transcript(case.stops),
+            sampler=case.sampler,
+            piece=piece,
+            is_end=lambda token: token == END,
+            max_tokens=case.max_tokens,
+        )
+
+    def _open(self, prefix: tuple[int, ...]) -> Any:
+        # There is no room for the text's last token: it need not be decoded.
+        room = len(self.case.prompt) + self.case.max_tokens - 1
+        self.paths.append(FakePath(prefix, self.case.seed, self.case.end_bias, room))
+        return self.paths[-1]
+
+    def write(self, scheduler: StrideScheduler | None) -> Self:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "CACHED_NEIGHBOURS", self.case.n_cached)
+            for written in generate(self.request, scheduler):
+                self.written.append(written)
+                # What was told is final, and nothing else is in the transcript.
+                assert self.tokens == self.request.transcript.tokens
+        return self
+
+    @property
+    def tokens(self) -> list[int]:
+        return [token for written in self.written for token in written.tokens]
+
+    @property
+    def story(self) -> tuple[Any, ...]:
+        """What the caller sees."""
+        text = b"".join(written.text for written in self.written)
+        return self.tokens, text, self.request.finish_reason
+
+    @property
+    def kv(self) -> list[Any]:
+        """What the model holds in the end, call by call."""
+        return [(path.prefix, path.calls) for path in self.paths]
+
+
+def scheduler_of(case: Case) -> StrideScheduler:
+    if case.plans:
+        return follow(*case.plans)
+    estimates = Estimates()
+    scheduler = StrideScheduler(estimates, policies=("lookup",), asynchronous=False)
+    for number in range(case.n_before):
+        Text(replace(case, seed=case.seed + 1 + number)).write(scheduler)
+    for _ in range(5):
+        estimates.retrieved(case.search_seconds, 0.0, 0.0)
+    return scheduler
+
+
+def check(case: Case, datastore: Any = None) -> Text:
+    """Whether guesses change nothing, and whether the books are right."""
+    slow = Text(case, datastore).write(None)
+    fast = Text(case, datastore).write(scheduler_of(case))
+    assert fast.story == slow.story
+    assert fast.kv == slow.kv
+
+    (path,) = slow.paths
+    _, text, reason = slow.story
+    ended = reason == "stop" and not any(stop.encode() in text for stop in case.stops)
+    told = [*slow.tokens, END] if ended else slow.tokens
+    sent = [*path.prefix, *(token for call in path.calls for token in call)]
+    assert sent == [*case.prompt, *told[:-1]]
+    for written in (slow, fast) if datastore is None else ():
+        check_books(written, n_told=len(told))
+    return fast
+
+
+def check_books(text: Text, *, n_told: int) -> None:
+    stats, (path,), searches = text.request.stats, text.paths, text.datastore.searches
+    assert stats.tokens_kept == len(text.tokens)
+    assert stats.steps == n_told
+    assert stats.store_calls == len(searches) == len(text.written)
+    assert stats.queries == sum(searches)
+    assert stats.rounds == len(stats.verifications)
+    n_alone = stats.store_calls - stats.rounds  # tokens that were not guessed
+    assert stats.queries == n_alone + sum(n for n, _ in stats.verifications)
+    assert stats.steps == n_alone + stats.guesses
+    # A search tells of one wrong guess at most, and all tokens up to the right one.
+    told = [len(written.tokens) for written in text.written]
+    told[-1] += n_told - stats.tokens_kept
+    n_cut = sum(n < n_sent for n, n_sent in zip(told, searches, strict=True))
+    n_wrong = stats.guesses - stats.right_guesses
+    assert 0 <= n_cut <= n_wrong <= stats.rounds
+    assert stats.tokens_rolled_back == path.n_decoded - sum(map(len, path.calls))
+    assert sum(stats.plans.values()) in {0, stats.store_calls}  # planned, or not
+
+
+plans = st.lists(
+    st.one_of(
+        st.just(SEQUENTIAL),
+        st.builds(Plan, policy=st.just("lookup"), stride=st.integers(1, 8)),
+    ),
+    min_size=1,
+    max_size=4,
+).map(tuple)
+samplers = st.one_of(
+    st.just(Sampler()),
+    st.builds(
+        Sampler,
+        temperature=st.sampled_from([0.0, 0.7, 2.0]),
+        top_k=st.integers(0, 5),
+        top_p=st.sampled_from([0.5, 1.0]),
+        repeat_penalty=st.sampled_from([1.0, 1.3]),
+        seed=st.integers(0, 100),
+    ),
+)
+a_case: dict[str, Any] = {
+    "seed": st.integers(0, 10_000),
+    "n_entries": st.sampled_from([1, 2, 7, 60, 200, 400]),
+    "is_nested": st.booleans(),
+    "is_rounded": st.booleans(),
+    "can_probe": st.booleans(),
+    "n_cached": st.sampled_from([1, 2, 8, 64]),
+    "k": st.sampled_from([1, 2, 5, 16, 1000]),
+    "mixture": st.builds(
+        Mixture,
+        st.sampled_from([0.0, 0.25, 0.6, 1.0]),
+        st.sampled_from([0.5, 8.0, 1000.0]),
+    ),
+    "prompt": st.lists(st.integers(1, 15), min_size=1, max_size=4).map(tuple),
+    "stops": st.lists(
+        st.text("abcdefghijklmnop", min_size=1, max_size=2), max_size=2
+    ).map(tuple),
+    "sampler": samplers,
+    "max_tokens": st.integers(1, 40),
+    "end_bias": st.sampled_from([-9.0, 0.0, 1.0]),
+}
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.builds(Case, plans=plans, **a_case))
+def test_guesses_change_nothing(case: Case) -> None:
+    check(case)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.builds(
+        Case,
+        n_before=st.integers(0, 2),
+        search_seconds=st.sampled_from([0.0, 1e-3, 1.0]),
+        **a_case,
+    )
+)
+def test_whatever_the_scheduler_learns(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize("can_probe", [False, True])
+def test_and_a_slow_search_has_it_guess(can_probe: bool) -> None:
+    case = Case(search_seconds=1.0, max_tokens=40, can_probe=can_probe)
+    assert any(n > 1 for n, _ in check(case).request.stats.verifications)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.builds(Case, plans=plans, **a_case), st.integers(0, 99))
+def test_however_badly_the_cache_guesses(case: Case, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    def any_entries(self: NeighbourCache, query: Any, k: int) -> Neighbours:
+        rows = rng.integers(
+            len(self._is_cached), size=rng.integers(0, k, endpoint=True)
+        )
+        _, tokens = self._read(rows)
+        return Neighbours(rows, np.sort(rng.random(len(rows))), tokens)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NeighbourCache, "nearest", any_entries)
+        check(case)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.builds(Case, plans=plans, **a_case))
+def test_with_a_datastore_on_disk(
+    tmp_path_factory: pytest.TempPathFactory, case: Case
+) -> None:
+    fake = FakeDatastore(case.n_entries, case.seed)
+    folder = tmp_path_factory.mktemp("store")
+    write_entries(folder, fake.keys.astype(np.float16), fake.tokens)
+    check(case, KNNDatastore.load(folder))
+
+
+@pytest.mark.parametrize("stride", range(1, 9))
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_and_this_is_not_because_nothing_is_guessed(
+    stride: int, temperature: float
+) -> None:
+    case = Case((Plan("lookup", stride),), max_tokens=40)
+    texts = [
+        check(replace(case, seed=s, sampler=Sampler(temperature, seed=s)))
+        for s in range(8)
+    ]
+
+    stats = [text.request.stats for text in texts]
+    assert max(n for one in stats for n, _ in one.verifications) == stride
+    kept = {len(written.tokens) for text in texts for written in text.written}
+    assert {1, stride} <= kept
+    assert any(1 < n < stride for n in kept) or stride < 3
+    n_right = sum(one.right_guesses for one in stats)
+    n_guesses = sum(one.guesses for one in stats)
+    assert 0.3 < n_right / n_guesses < 0.95
+    assert any(one.tokens_rolled_back for one in stats) or stride == 1
+
+
+def test_a_right_round_is_one_search_for_all_its_tokens() -> None:
+    # All that is there is cached at once, so that every guess is right.
+    case = Case((Plan("lookup", 4),), n_entries=3, max_tokens=10)
+
+    text = check(case)
+
+    assert text.datastore.searches == [1, 4, 4, 1]
+    assert [len(written.tokens) for written in text.written] == [1, 4, 4, 1]
+    assert text.request.stats.plans == {"sequential": 1, "lookup 4": 3}
+
+
+def test_the_right_token_behind_a_wrong_guess_costs_no_search() -> None:
+    case = Case((Plan("lookup", 3),), max_tokens=9)
+
+    def wrong(self: NeighbourCache, query: Any, k: int) -> Neighbours:
+        token = np.array([1], np.int32)  # of no entry: its votes are all there is
+        return Neighbours(np.array([0]), np.zeros(1, np.float32), token)
+
+    case = replace(case, mixture=Mixture(1.0, 8.0), seed=_seed_without(1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NeighbourCache, "nearest", wrong)
+        text = check(case)
+
+    assert [len(written.tokens) for written in text.written] == [1] * 9
+    assert text.datastore.searches == [1, *[3] * 6, 2, 1]
+    assert text.request.stats.tokens_rolled_back == 6 * 2 + 1
+    assert text.request.stats.right_guesses == 0
+
+
+def _seed_without(token: int) -> int:
+    """Of entries that this token never follows."""
+    return next(s for s in range(999) if token not in FakeDatastore(200, s).tokens)
+
+
+def test_no_neighbours_leave_the_model_on_its_own() -> None:
+    case = Case((Plan("lookup", 4),), is_nested=False, n_entries=60, k=2)
+    alone = replace(case, mixture=Mixture(0.0, 8.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeDatastore, "_candidates", lambda *_: np.empty(0, np.int64))
+        text = check(case)
+        assert text.story == check(alone).story
+    assert text.request.stats.rounds == 0, "there was nothing to guess with"
+    assert text.story != check(case).story
+
+
+def test_the_text_is_cut_at_a_stop_string_and_the_clock_runs() -> None:
+    case = Case(max_tokens=60)
+    _, whole, _ = Text(case).write(None).story
+    stop = whole[20:22].decode()
+    text = Text(replace(case, stops=(stop,)))
+    run = NeighbourRun(text.request, follow(Plan("lookup", 4)), (stop,))
+
+    assert "".join(run) == whole.decode().partition(stop)[0]
+    assert run.request.finish_reason == "stop"
+    assert run.tokens == [letter - ord("a") for letter in whole[: len(run.tokens)]]
+    stats = run.stats
+    parts = stats.seconds_generating + stats.seconds_waiting + stats.seconds_guessing
+    assert 0 < parts < stats.seconds
+    assert stats.seconds_searching < stats.seconds_waiting
+
+
+def test_nothing_happens_before_the_first_iteration() -> None:
+    text = Text(Case())
+    run = iter(NeighbourRun(text.request, None, ()))
+    assert not text.paths
+    next(run)
+    assert text.paths
