@@ -43,7 +43,7 @@ from langchain_ralmspec.cli.corpus import stdlib_passages
 from langchain_ralmspec.engine import Model, Sequence
 from langchain_ralmspec.engine.model import N_SLOTS
 from langchain_ralmspec.errors import DecodeError
-from langchain_ralmspec.knnlm import INDEX_KINDS
+from langchain_ralmspec.knnlm import INDEX_KINDS, datastore
 from langchain_ralmspec.knnlm.keys import entries_of
 from tests.integration_tests.conftest import QUESTIONS
 
@@ -52,7 +52,7 @@ N_PROMPTS = 20
 SEEDED = {"temperature": 0.9, "top_k": 30, "top_p": 0.97, "seed": 5}
 AXES: dict[str, list[Any]] = {
     "k": [1, 16, 1024],
-    "index": list(INDEX_KINDS),
+    "index": [*INDEX_KINDS, "flat, probed"],
     "speculation_stride": [2, 5, "auto"],
     "sampling": ["greedy", "seeded"],
 }
@@ -93,7 +93,7 @@ def folder(
 
 @pytest.fixture(scope="module")
 def store_of(folder: Path) -> Callable[[Any], KNNDatastore]:
-    return cache(lambda index: KNNDatastore.load(folder, index=index))
+    return cache(lambda index: KNNDatastore.load(folder, index=index.split(",")[0]))
 
 
 @pytest.fixture
@@ -137,7 +137,10 @@ def test_same_tokens_with_guessed_neighbours(
     make: Any,
     store_of: Callable[[str], KNNDatastore],
     prompts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    least = 1 if "probed" in cell["index"] else 10**9
+    monkeypatch.setattr(datastore, "PROBED_FROM", least)
     settings = {"datastore": store_of(cell["index"]), "k": cell["k"]}
     settings |= SEEDED if cell["sampling"] == "seeded" else {}
     # One object for all prompts, as in an application: "auto" learns on the way.
@@ -337,9 +340,7 @@ def test_hidden_states_come_again_to_the_bit(model: Model, texts: list[str]) -> 
     assert not np.array_equal(first[0], first[1])
 
 
-def test_what_forgot_its_beginning_is_parked_like_any_other(
-    model: Model, texts: list[str]
-) -> None:
+def test_what_forgot_some_tokens_can_be_parked(model: Model, texts: list[str]) -> None:
     tokens = passage_tokens(model, texts, 130)
 
     def begin() -> Sequence:
@@ -350,18 +351,16 @@ def test_what_forgot_its_beginning_is_parked_like_any_other(
         return sequence
 
     stays, parked = begin(), begin()
-    expected = stays.observe(tokens[100:120], n_logits=20)
+    expected = stays.observe(tokens[100:120], n_logits=0)[1]
     crowd = [model.open(tokens[:9], keep=False) for _ in range(N_SLOTS)]
     for other in crowd:
         other.extend(tokens[9:11])
     assert parked.slot is None
-    found = parked.observe(tokens[100:120], n_logits=20)
-    for one, wanted in zip(found, expected, strict=True):
-        assert (one == wanted).all()
-    # It goes on from the place where it is, not from where it would be.
+    found = parked.observe(tokens[100:120], n_logits=0)[1]
+    assert similarity(found, expected).min() > 0.99
     whole = model.open(tokens[:100]).observe(tokens[100:120])[1]
-    assert similarity(whole, found[1]).mean() > 0.9
-    assert not np.array_equal(whole, found[1])
+    assert similarity(whole, found).mean() > 0.95
+    assert not np.array_equal(whole, found)
 
 
 def test_a_full_context_has_room_once_some_is_forgotten(

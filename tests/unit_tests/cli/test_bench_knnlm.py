@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from langchain_ralmspec.cli import bench_knnlm, knnlm_perplexity
+from langchain_ralmspec.cli import bench_knnlm, knnlm_contest, knnlm_perplexity
 from langchain_ralmspec.cli.bench_knnlm import ROWS, KNNBench
 from langchain_ralmspec.cli.knnlm_contest import SEQUENTIAL
 from langchain_ralmspec.cli.knnlm_report import report
@@ -25,6 +25,7 @@ from langchain_ralmspec.errors import (
 from langchain_ralmspec.knnlm import KNNDatastore
 from tests.unit_tests.cli.knnlm_fakes import (
     AUTO,
+    CLOCK,
     SLOW,
     SPEC,
     FakeLLM,
@@ -40,6 +41,7 @@ Bench = Callable[..., KNNBench]
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers cost nothing here, but collecting garbage before each would."""
     monkeypatch.setattr(gc, "collect", lambda: 0)
+    monkeypatch.setattr(knnlm_contest, "time", CLOCK)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from langchain_ralmspec.cli import knnlm_contest
 from langchain_ralmspec.cli.comparison import Pair
 from langchain_ralmspec.cli.knnlm_contest import (
     SEQUENTIAL,
@@ -16,13 +17,14 @@ from langchain_ralmspec.cli.knnlm_contest import (
 )
 from langchain_ralmspec.cli.knnlm_figures import figures
 from langchain_ralmspec.speculation import SpeculationStats
-from tests.unit_tests.cli.knnlm_fakes import AUTO, SLOW, SPEC, FakeLLM
+from tests.unit_tests.cli.knnlm_fakes import AUTO, CLOCK, SLOW, SPEC, FakeLLM
 
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers cost nothing here, but collecting garbage before each would."""
     monkeypatch.setattr(gc, "collect", lambda: 0)
+    monkeypatch.setattr(knnlm_contest, "time", CLOCK)
 
 
 def said(stats: SpeculationStats = SLOW, tokens: tuple[int, ...] = (1, 2, 3)) -> Any:
@@ -41,7 +43,7 @@ def a_contest(
     return TokenContest(models)
 
 
-def test_an_answer_takes_the_loops_own_seconds() -> None:
+def test_an_answer_takes_what_the_clock_on_the_wall_says() -> None:
     one = said()
     assert one.seconds == 5.0
     assert one.text == "some text"

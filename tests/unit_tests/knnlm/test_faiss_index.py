@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from langchain_ralmspec.errors import DatastoreError
-from langchain_ralmspec.knnlm import KNNDatastore
+from langchain_ralmspec.knnlm import KNNDatastore, datastore
 from langchain_ralmspec.knnlm.faiss_index import FaissKeyIndex
 from langchain_ralmspec.stores.faiss_index import _matrix_product
 from tests.unit_tests.knnlm.fakes import write_entries
@@ -183,6 +183,45 @@ def test_candidates_do_not_depend_on_the_batch_or_a_threshold_of_faiss(
         thread.join(0.2)
     thread.join()
     assert found == [[rows.tolist() for rows in alone]]
+
+
+def test_many_keys_are_probed_and_few_or_approximate_ones_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_entries(tmp_path, keys())
+    monkeypatch.setattr(datastore, "PROBED_FROM", N)
+    assert KNNDatastore.load(folder).can_probe
+    assert not KNNDatastore.load(folder, index="ivf").can_probe
+    monkeypatch.setattr(datastore, "PROBED_FROM", N + 1)
+    assert not KNNDatastore.load(folder).can_probe
+
+
+def test_a_probe_finds_most_of_the_nearest_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datastore, "PROBED_FROM", 1)
+    store = KNNDatastore.load(write_entries(tmp_path, keys(), np.arange(N) + 7))
+    store.prepare()
+    assert [*tmp_path.glob("index-ivf-*.faiss")], "the lists are kept"
+    n_common = 0
+    for query, exact in zip(queries(), store.search(queries(), 10), strict=True):
+        found = store.probe(query, 10)
+        n_common += len(set(found.rows) & set(exact.rows))
+        assert (np.diff(found.distances) >= 0).all()
+        assert found.tokens.tolist() == (found.rows + 7).tolist()
+    assert n_common > 0.8 * 10 * len(queries())
+
+
+def test_a_probe_finds_no_keys_that_others_have_appended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datastore, "PROBED_FROM", 1)
+    early = KNNDatastore.load(write_entries(tmp_path, keys()[:2000], id="ab12cd34"))
+    write_entries(tmp_path, keys(), id="ab12cd34")
+    KNNDatastore.load(tmp_path).prepare()
+    found = [early.probe(query, 500).rows for query in queries()]
+    assert max(rows.max() for rows in found) < 2000
+    assert max(map(len, found)) < 500
 
 
 def test_threads_share_the_queries_of_a_batch(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from langchain_ralmspec.knnlm import (
     NeighbourRun,
     Neighbours,
     Written,
+    datastore,
     generate,
     loop,
 )
@@ -130,10 +131,10 @@ def scheduler_of(case: Case) -> StrideScheduler:
     return scheduler
 
 
-def check(case: Case, datastore: Any = None) -> Text:
+def check(case: Case, store: Any = None) -> Text:
     """Whether guesses change nothing, and whether the books are right."""
-    slow = Text(case, datastore).write(None)
-    fast = Text(case, datastore).write(scheduler_of(case))
+    slow = Text(case, store).write(None)
+    fast = Text(case, store).write(scheduler_of(case))
     assert fast.story == slow.story
     assert fast.kv == slow.kv
 
@@ -143,7 +144,7 @@ def check(case: Case, datastore: Any = None) -> Text:
     told = [*slow.tokens, END] if ended else slow.tokens
     sent = [*path.prefix, *(token for call in path.calls for token in call)]
     assert sent == [*case.prompt, *told[:-1]]
-    for written in (slow, fast) if datastore is None else ():
+    for written in (slow, fast) if store is None else ():
         check_books(written, n_told=len(told))
     return fast
 
@@ -260,7 +261,11 @@ def test_with_a_datastore_on_disk(
     fake = FakeDatastore(case.n_entries, case.seed)
     folder = tmp_path_factory.mktemp("store")
     write_entries(folder, fake.keys.astype(np.float16), fake.tokens)
-    check(case, KNNDatastore.load(folder))
+    store = KNNDatastore.load(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datastore, "PROBED_FROM", 1 if case.can_probe else 999)
+        assert store.can_probe == case.can_probe
+        check(case, store)
 
 
 @pytest.mark.parametrize("stride", range(1, 9))
