@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.language_models.llms import BaseLLM
@@ -102,8 +103,12 @@ class KNNLMSpecLLM(LocalGeneration, BaseLLM):
     def _identifying_params(self) -> dict[str, Any]:
         names = set(type(self).model_fields) - set(BaseLLM.model_fields) - {"datastore"}
         settings = {name: getattr(self, name) for name in sorted(names)}
-        store = {"datastore": str(self.datastore.path), "entries": len(self.datastore)}
-        return settings | store | {"index": self.datastore.index_kind}
+        store = self.datastore
+        return settings | {
+            "datastore": store.id,
+            "entries": len(store),
+            "index": store.index_kind,
+        }
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
         # The file's name as given: params are asked for before anything is loaded.
@@ -230,13 +235,14 @@ class KNNLMSpecLLM(LocalGeneration, BaseLLM):
         # All are prepared, and refused if need be, before the first one runs.
         runs = [self._run(prompt, stop, kwargs) for prompt in prompts]
         generations: list[list[Any]] = []  # LLMResult's union is invariant
+        usage = Counter[str]()
         for run in runs:
             text = "".join(run)
             info = self._info(run)
+            usage.update(info["usage_metadata"])
             generations.append([Generation(text=text, generation_info=info)])
-        return LLMResult(
-            generations=generations, llm_output={"model_name": self.engine.path.stem}
-        )
+        output = {"model_name": self.engine.path.stem, "token_usage": dict(usage)}
+        return LLMResult(generations=generations, llm_output=output)
 
     def _stream(
         self,

@@ -66,6 +66,10 @@ class KeyIndex(Protocol):
         """Rows for every query, at least ``k`` of them if the index finds so many."""
         ...
 
+    def prepare(self) -> None:
+        """Do what the first searches would do."""
+        ...
+
 
 class KNNDatastore:
     """Keys, the tokens that followed them, and an index over the keys.
@@ -220,6 +224,11 @@ class KNNDatastore:
         return len(self._entries)
 
     @property
+    def id(self) -> str:
+        """Of the build; this and the number of entries tell one content from others."""
+        return self._entries.manifest.id
+
+    @property
     def dimension(self) -> int:
         """Length of a key."""
         return self._entries.manifest.dimension
@@ -297,8 +306,8 @@ class KNNDatastore:
             raise InvalidValueError(msg)
 
     def prepare(self) -> None:
-        """Make the indexes now instead of at the first search."""
-        _ = self._searched
+        """Make the indexes now instead of at the first searches."""
+        self._searched.prepare()
         if self.can_probe:
             self.probe(np.zeros(self.dimension, np.float32), 1)
 

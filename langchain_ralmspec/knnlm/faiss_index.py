@@ -100,6 +100,9 @@ class FaissKeyIndex:
         # finds rows that are not ours yet.
         return [line[(line >= 0) & (line < self._n)] for line in rows]
 
+    def prepare(self) -> None:
+        """Nothing is left to do."""
+
     def nearest(
         self, query: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

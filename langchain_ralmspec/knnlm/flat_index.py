@@ -1,10 +1,10 @@
 """Exact search for the nearest keys, as one matrix product for many queries.
 
 A scan of all keys is bound by memory, so that 16 queries in one product cost little
-more than one. Where the processor multiplies bfloat16 natively, keys are scanned in
-that, half the bytes; it only picks *candidates*, with a bound on its rounding that
-leaves none of the nearest out. Their distances are computed elsewhere, from the keys
-themselves.
+more than one, if multiplying is fast: where the processor multiplies bfloat16 natively,
+batches are scanned in that. A scan only picks *candidates*, with a bound on its
+rounding that leaves none of the nearest out. Their distances are computed elsewhere,
+from the keys themselves.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 # Scores held at a time, 16 MB; smaller blocks make the products slower.
@@ -26,7 +28,7 @@ _GROUPS = 2048
 _ROWS_CONVERTED = 1 << 16
 _CENTRE_SAMPLE = 1 << 14
 _TRIAL_ROWS, _TRIALS = 1 << 15, 3
-_TRIALS_OF = (1, 8)  # queries: the per-token loop's, and a batch
+_TRIALS_OF = (1, 16)  # queries: the per-token loop's, and a batch
 
 _BFLOAT16_ROUNDING = 2.0**-8  # of a number, relative: it keeps 8 bits
 _FLOAT32_ERROR = 1e-4  # of a product summed in float32, relative to the lengths
@@ -59,7 +61,7 @@ class FlatIndex:
     is_nested = True
 
     def __init__(self, keys: NDArray[Any]) -> None:
-        """Copy the keys into memory for scanning.
+        """Look at the keys; the first searches copy them into memory.
 
         Args:
             keys: float16 or float32, shape ``(n, dimension)``.
@@ -68,7 +70,10 @@ class FlatIndex:
         # Distances stay as they are, and lengths, which rounding grows with, shrink.
         step = max(1, self._n // _CENTRE_SAMPLE)
         self._centre = keys[::step].astype(np.float32).mean(axis=0)
-        self._scan = _fastest_scan(keys, self._centre)
+        self._keys = keys
+        # One form for lone queries and one for batches, made when first needed; often
+        # another, since a lone query is bound by memory and a batch by multiplying.
+        self._scans: dict[bool, Scan] = {}
         self._lock = threading.Lock()  # a scan takes all cores
 
     def candidates(
@@ -82,40 +87,54 @@ class FlatIndex:
         """
         centred = queries - self._centre
         lengths = np.linalg.norm(centred.astype(np.float64), axis=1)
-        errors = self._scan.errors(centred)
-        nearest = [
-            _Nearest(k, length, error)
-            for length, error in zip(lengths, errors, strict=True)
-        ]
         step = max(1, _SCORES_PER_BLOCK // len(queries))
         with self._lock:
+            scan = self._scan_for(len(queries))
+            nearest = [
+                _Nearest(k, length, error)
+                for length, error in zip(lengths, scan.errors(centred), strict=True)
+            ]
             for start in range(0, self._n, step):
                 stop = min(start + step, self._n)
-                self._scan_block(nearest, centred, start, stop)
+                scores = scan.scores(centred, start, stop)
+                _take_block(nearest, scores, start)
         return [each.rows for each in nearest]
 
-    def _scan_block(
-        self,
-        nearest: list[_Nearest],
-        queries: NDArray[np.float32],
-        start: int,
-        stop: int,
-    ) -> None:
-        scores = self._scan.scores(queries, start, stop)
-        n_groups = min(stop - start, _GROUPS)
-        per_group = (stop - start) // n_groups
-        # Row i is number i // n_groups in group i % n_groups; the rest is its own.
-        grouped = scores[:, : per_group * n_groups]
-        minima = grouped.reshape(len(queries), per_group, n_groups).min(axis=1)
-        for each, line, minimum in zip(nearest, scores, minima, strict=True):
-            limit = each.limit(minimum)
-            groups = np.flatnonzero(minimum <= limit)
-            firsts = np.arange(per_group)[:, np.newaxis] * n_groups
-            rest = np.arange(per_group * n_groups, stop - start)
-            rows = np.concatenate([(firsts + groups).reshape(-1), rest])
-            found = line[rows]
-            enough = found <= limit
-            each.add(rows[enough] + start, found[enough])
+    def prepare(self) -> None:
+        """Make the forms of the keys now instead of at the first searches."""
+        with self._lock:
+            for n_queries in _TRIALS_OF:
+                self._scan_for(n_queries)
+
+    def _scan_for(self, n_queries: int) -> Scan:
+        is_batch = n_queries > 1
+        if is_batch not in self._scans:
+            made = list(self._scans.values())
+            self._scans[is_batch] = _fastest_scan(
+                self._keys, self._centre, _TRIALS_OF[is_batch], made
+            )
+        return self._scans[is_batch]
+
+
+def _take_block(
+    nearest: list[_Nearest], scores: NDArray[np.float32], start: int
+) -> None:
+    """Take the candidates of a block of rows, which begins with row ``start``, in."""
+    n_queries, n_rows = scores.shape
+    n_groups = min(n_rows, _GROUPS)
+    per_group = n_rows // n_groups
+    # Row i is number i // n_groups in group i % n_groups; the rest is its own.
+    grouped = scores[:, : per_group * n_groups]
+    minima = grouped.reshape(n_queries, per_group, n_groups).min(axis=1)
+    firsts = np.arange(per_group)[:, np.newaxis] * n_groups
+    rest = np.arange(per_group * n_groups, n_rows)
+    for each, line, minimum in zip(nearest, scores, minima, strict=True):
+        limit = each.limit(minimum)
+        groups = np.flatnonzero(minimum <= limit)
+        rows = np.concatenate([(firsts + groups).reshape(-1), rest])
+        found = line[rows]
+        enough = found <= limit
+        each.add(rows[enough] + start, found[enough])
 
 
 class _Nearest:
@@ -180,9 +199,9 @@ class _Float32Scan:
 class _BFloat16Scan:
     """Keys in bfloat16, multiplied by torch."""
 
-    def __init__(
-        self, torch: Any, keys: NDArray[Any], centre: NDArray[np.float32]
-    ) -> None:
+    def __init__(self, keys: NDArray[Any], centre: NDArray[np.float32]) -> None:
+        import torch  # two seconds: only where it is used
+
         self._torch = torch
         self._rows = torch.empty(keys.shape, dtype=torch.bfloat16)
         self._squares = torch.empty(len(keys), dtype=torch.float32)
@@ -235,23 +254,30 @@ class _BFloat16Scan:
         return numbers
 
 
-def _fastest_scan(keys: NDArray[Any], centre: NDArray[np.float32]) -> Scan:
-    """The form in which this machine multiplies faster, by a trial on some rows.
+def _fastest_scan(
+    keys: NDArray[Any],
+    centre: NDArray[np.float32],
+    n_queries: int,
+    made: list[Scan],
+) -> Scan:
+    """The form that is fastest for so many queries here, by a trial on some rows.
 
-    That is bfloat16 only if lone queries gain by it as well as batches.
+    Args:
+        keys: all of them.
+        centre: is taken off them.
+        n_queries: in a call.
+        made: forms of all keys that are there already.
     """
     if importlib.util.find_spec("torch") is None:
-        return _Float32Scan(keys, centre)
-    import torch
-
-    some = keys[:_TRIAL_ROWS]
-    wide, narrow = _Float32Scan(some, centre), _BFloat16Scan(torch, some, centre)
-    for n_queries in _TRIALS_OF:
-        queries = np.repeat(centre[np.newaxis], n_queries, axis=0)
-        seconds = [_least_seconds(s, queries, len(some)) for s in (wide, narrow)]
-        if seconds[0] < seconds[1]:
-            return _Float32Scan(keys, centre)
-    return _BFloat16Scan(torch, keys, centre)
+        forms: list[Callable[..., Scan]] = [_Float32Scan]
+    else:
+        forms = [_Float32Scan, _BFloat16Scan]
+    some, queries = keys[:_TRIAL_ROWS], np.repeat(centre[np.newaxis], n_queries, axis=0)
+    fastest = min(
+        forms, key=lambda form: _least_seconds(form(some, centre), queries, len(some))
+    )
+    known = (scan for scan in made if type(scan) is fastest)
+    return next(known, None) or fastest(keys, centre)
 
 
 def _least_seconds(scan: Scan, queries: NDArray[np.float32], n_rows: int) -> float:
