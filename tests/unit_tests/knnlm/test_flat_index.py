@@ -25,7 +25,8 @@ SCANS = ["float32", "bfloat16"]
 def scan_by(name: str, keys: Keys, centre: Queries) -> Any:
     if name == "float32":
         return _Float32Scan(keys, centre)
-    return _BFloat16Scan(pytest.importorskip("torch"), keys, centre)
+    pytest.importorskip("torch")
+    return _BFloat16Scan(keys, centre)
 
 
 def indexed(
@@ -33,8 +34,9 @@ def indexed(
 ) -> Callable[[Queries, int], list[set[int]]]:
     """Search by that scan; ``error`` is what it then says of its rounding."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flat_index, "_fastest_scan", lambda *of: scan_by(scan, *of))
+        patch.setattr(flat_index, "_fastest_scan", lambda *of: scan_by(scan, *of[:2]))
         index = FlatIndex(keys)
+        index.prepare()
 
     def told(queries: Queries) -> NDArray[np.float64]:
         return np.full(len(queries), error)
@@ -44,7 +46,8 @@ def indexed(
             for name, value in constants.items():
                 patch.setattr(flat_index, f"_{name.upper()}", value)
             if error is not None:
-                patch.setattr(index._scan, "errors", told)
+                for made in index._scans.values():
+                    patch.setattr(made, "errors", told)
             found = index.candidates(queries, k)
         assert all(len(set(rows.tolist())) == len(rows) for rows in found)
         return [set(rows.tolist()) for rows in found]
@@ -208,27 +211,37 @@ def test_without_torch_numpy_scans(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     index = FlatIndex(np.eye(9, dtype=np.float16))
-    assert isinstance(index._scan, _Float32Scan)
+    index.prepare()
+    alone, together = index._scans.values()
+    assert isinstance(alone, _Float32Scan)
+    assert together is alone
 
 
-@pytest.mark.parametrize("narrow_is_faster", [True, False])
-def test_the_faster_scan_is_taken(
-    narrow_is_faster: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("narrow_from", [1, 2, 99])
+def test_the_fastest_scan_is_taken_for_lone_queries_and_for_batches(
+    narrow_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")
 
     def seconds(scan: Any, queries: Queries, n_rows: int) -> float:
         scan.scores(queries, 0, n_rows)
-        return float(isinstance(scan, _BFloat16Scan) != narrow_is_faster)
+        return float(isinstance(scan, _BFloat16Scan) != (len(queries) >= narrow_from))
 
     monkeypatch.setattr(flat_index, "_least_seconds", seconds)
-    index = FlatIndex(np.eye(9, dtype=np.float16))
-    assert isinstance(index._scan, _BFloat16Scan) == narrow_is_faster
+    keys = np.eye(9, dtype=np.float16)
+    index = FlatIndex(keys)
+    for n_queries in (1, 9, 2, 1):
+        index.candidates(keys[:n_queries].astype(np.float32), 1)
+    is_narrow = [
+        isinstance(index._scans[many], _BFloat16Scan) for many in (False, True)
+    ]
+    assert is_narrow == [narrow_from <= 1, narrow_from <= 2]
+    assert len(set(map(id, index._scans.values()))) == len(set(is_narrow))
 
 
 @pytest.fixture(params=SCANS)
 def each_scan(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def made(keys: Keys, centre: Queries) -> Any:
+    def made(keys: Keys, centre: Queries, *_: Any) -> Any:
         return scan_by(request.param, keys, centre)
 
     monkeypatch.setattr(flat_index, "_fastest_scan", made)
@@ -304,7 +317,7 @@ def test_batches_and_wider_searches_find_the_same_bits(
     folder = write_entries(tmp_path_factory.mktemp("store"), keys, np.arange(n) + 7)
     store = KNNDatastore(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flat_index, "_fastest_scan", lambda *of: scan_by(scan, *of))
+        patch.setattr(flat_index, "_fastest_scan", lambda *of: scan_by(scan, *of[:2]))
         assert store.is_nested
         together = store.search(queries, min(n, k + wider))
         for query, found in zip(queries, together, strict=True):
