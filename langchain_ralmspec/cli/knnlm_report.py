@@ -26,8 +26,9 @@ _COUNTED = (
 _EXPLAINED = (
     "Attainable is what the best fixed stride would reach, were every cost always the "
     "mean that was measured at this k, b(s) being fitted to the verifications of all "
-    "rows; reached compares sums of seconds with it. Seconds are the loop's own, "
-    "reading the prompt included. An untimed prompt warmed up every row."
+    "rows; reached compares sums of seconds with it. Seconds are those on the clock; "
+    "they include reading the prompt, which no part does. An untimed prompt warmed up "
+    "every row."
 )
 
 
