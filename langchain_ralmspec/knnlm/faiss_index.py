@@ -22,6 +22,7 @@ Kind = Literal["ivf", "hnsw"]
 _LISTS_PER_ROOT = 2  # lists are 2·√n; training twice as many takes four times as long
 _TRAINED_PER_LIST = 40  # FAISS warns under 39
 _PROBES = 16
+_PROBES_OF_A_GUESS = 8
 _LINKS = 32
 _LEAST_WIDTH = 64  # of an HNSW search
 _ROWS_ADDED = 1 << 15
@@ -106,9 +107,13 @@ class FaissKeyIndex:
     def nearest(
         self, query: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """About the ``k`` nearest rows of one query, and FAISS's squared distances."""
+        """About the ``k`` nearest rows of one query, and FAISS's squared distances.
+
+        Those of an inverted index, in half as many lists as a search looks through.
+        """
+        params = self._faiss.SearchParametersIVF(nprobe=_PROBES_OF_A_GUESS)
         with self._lock:
-            distances, rows = self._index.search(query[np.newaxis], k)
+            distances, rows = self._index.search(query[np.newaxis], k, params=params)
         found = (rows[0] >= 0) & (rows[0] < self._n)
         return rows[0][found], distances[0][found]
 

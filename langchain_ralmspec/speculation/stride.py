@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAX_ACCURACY = 0.99
 """A guess accuracy beyond this is not believed: it would make strides endless."""
 
-STRIDES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
+STRIDES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
 IN_FLIGHT = (1, 2, 3, 4, 6, 8)
 
 # What is believed of a policy before it was tried: enough to have it tried.

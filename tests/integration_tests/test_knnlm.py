@@ -44,6 +44,7 @@ from langchain_ralmspec.engine import Model, Sequence
 from langchain_ralmspec.engine.model import N_SLOTS
 from langchain_ralmspec.errors import DecodeError
 from langchain_ralmspec.knnlm import INDEX_KINDS, datastore
+from langchain_ralmspec.knnlm.faiss_index import FaissKeyIndex
 from langchain_ralmspec.knnlm.keys import entries_of
 from tests.integration_tests.conftest import QUESTIONS
 
