@@ -63,7 +63,7 @@ class FaissKeyIndex:
             import faiss
         except ImportError as cause:
             raise MissingExtraError.of("faiss", "faiss") from cause
-        self._faiss = faiss
+        self._faiss: Any = faiss  # its stubs know few of its arguments
         self._kind = kind
         self._n = len(keys)
         self._lock = threading.Lock()  # of the search width, which the index holds

@@ -14,6 +14,7 @@ so that a kept token is the sequential loop's to the bit.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from langchain_ralmspec.knnlm.cache import NeighbourCache
+from langchain_ralmspec.knnlm.mixture import Neighbours
 from langchain_ralmspec.speculation import Plan, SpeculationStats
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from langchain_ralmspec.engine import Sampler, Transcript
-    from langchain_ralmspec.knnlm.mixture import Mixture, Neighbours
+    from langchain_ralmspec.knnlm.mixture import Mixture
     from langchain_ralmspec.speculation import StrideScheduler
 
 FinishReason = Literal["stop", "length"]
@@ -40,6 +42,7 @@ CACHED_NEIGHBOURS = 64
 An exact search finds them for next to nothing, and guesses get better by them.
 """
 
+_LATEST = 64  # searches whose finds enter the cache
 _POLICY = "lookup"
 
 
@@ -153,6 +156,8 @@ class _Text:
         datastore, n = request.datastore, len(request.datastore)
         self._width = request.k
         self._cache: NeighbourCache | None = None
+        # Goes into the cache when there is something to guess, which may be never.
+        self._found = deque[Neighbours](maxlen=_LATEST)
         if scheduler is not None and not datastore.can_probe:
             self._cache = NeighbourCache(datastore.read, n, datastore.dimension)
             if datastore.is_nested:  # else a wider search might find others
@@ -166,7 +171,7 @@ class _Text:
         """Write on to the next verified point."""
         plan = Plan()
         if self._scheduler is not None:
-            if self._cache is None or len(self._cache):
+            if self._cache is None or self._found or len(self._cache):
                 plan = self._scheduler.plan()
             plans = self._request.stats.plans
             plans[plan.label] = plans.get(plan.label, 0) + 1
@@ -231,6 +236,7 @@ class _Text:
         """Neighbours to guess with: by probing the datastore, else from the cache."""
         if self._cache is None:
             return self._request.datastore.probe(query, self._request.k)
+        self._cache.add([self._found.popleft() for _ in range(len(self._found))])
         return self._cache.nearest(query, self._request.k)
 
     def _truth(
@@ -255,7 +261,7 @@ class _Text:
         transcript.truncate(n_before)
         if self._cache is not None:
             # Behind a wrong guess the queries are for a text that is not written.
-            self._cache.add(found[: len(tokens)])
+            self._found += (each for each in found[: len(tokens)] if len(each.rows))
         return tokens
 
     def _commit(self, tokens: Sequence[int]) -> Written:

@@ -187,6 +187,29 @@ def test_with_a_slow_search_auto_guesses_and_the_text_is_the_same(
     assert sum(run.stats.store_calls for run in runs) < 0.7 * 6 * 16
 
 
+def test_what_is_made_once_is_not_taken_for_the_cost_of_a_guess(
+    make: Any,
+    folder: Path,
+    prompts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = FaissKeyIndex._made
+
+    def slowly(self: FaissKeyIndex, keys: Any) -> Any:
+        time.sleep(1)
+        return made(self, keys)
+
+    monkeypatch.setattr(FaissKeyIndex, "_made", slowly)
+    monkeypatch.setattr(datastore, "PROBED_FROM", 1)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("index-*"))
+    run = make(datastore=copy, speculation_stride=4).start(prompts[0])
+    "".join(run)
+    assert run.stats.guesses
+    assert run.stats.seconds_guessing < 1
+
+
 def test_every_way_in_gives_one_text(make: Any, prompts: list[str]) -> None:
     llm, prompt = make(speculation_stride=4), prompts[0]
     text = llm.invoke(prompt)
