@@ -160,8 +160,9 @@ def test_same_tokens_with_guessed_neighbours(
     assert reasons == {"stop", "length"}
     if cell["speculation_stride"] != "auto":
         assert any(one.right_guesses for one in stats)
-        assert any(one.right_guesses < one.guesses for one in stats)
-        assert any(one.tokens_rolled_back for one in stats)
+        if "probed" not in cell["index"]:  # of so few keys a probe finds the nearest
+            assert any(one.right_guesses < one.guesses for one in stats)
+            assert any(one.tokens_rolled_back for one in stats)
         assert sum(one.store_calls for one in stats) < sum(one.steps for one in stats)
 
 
