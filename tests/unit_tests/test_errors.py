@@ -30,6 +30,7 @@ def test_one_except_clause_catches_every_error(kind: type[Exception]) -> None:
         (errors.ChatTemplateError, ValueError),
         (errors.ContextOverflowError, CoreContextOverflowError),
         (errors.DecodeError, RuntimeError),
+        (errors.DatastoreError, RuntimeError),
         (errors.EmptyStoreError, LookupError),
         (errors.DimensionMismatchError, ValueError),
         (errors.StoreError, RuntimeError),
@@ -44,7 +45,7 @@ def test_existing_except_clauses_keep_working(
 
 def test_every_error_has_a_builtin_parent_in_the_table_above() -> None:
     # A new error must be added to the table: count them.
-    assert len(KINDS) == 11
+    assert len(KINDS) == 12
 
 
 def test_an_unknown_argument_is_told_its_nearest_neighbour() -> None:

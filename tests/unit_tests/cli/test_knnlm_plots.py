@@ -10,8 +10,9 @@ pytest.importorskip("matplotlib")
 
 from matplotlib.image import imread
 
-from langchain_ralmspec.cli import knnlm_plots
+from langchain_ralmspec.cli import knnlm_contest, knnlm_plots
 from langchain_ralmspec.cli.knnlm_figures import figures
+from tests.unit_tests.cli.knnlm_fakes import CLOCK
 from tests.unit_tests.cli.test_knnlm_contest import a_contest
 
 
@@ -19,6 +20,7 @@ from tests.unit_tests.cli.test_knnlm_contest import a_contest
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers cost nothing here, but collecting garbage before each would."""
     monkeypatch.setattr(gc, "collect", lambda: 0)
+    monkeypatch.setattr(knnlm_contest, "time", CLOCK)
 
 
 def a_run(*, index: str = "flat", perplexity: bool = True) -> Any:
