@@ -285,11 +285,7 @@ class KNNDatastore:
             query: shape ``(dimension,)``.
             k: neighbours; fewer may be found.
         """
-        with self._indexing:
-            if self._lists is None:
-                self._lists = self._approximate("ivf")
-            lists = self._lists
-        rows, distances = lists.nearest(query, k)
+        rows, distances = self._probed.nearest(query, k)
         return Neighbours(rows, distances, np.asarray(self._entries.tokens[rows]))
 
     def require(self, k: int) -> None:
@@ -306,10 +302,10 @@ class KNNDatastore:
             raise InvalidValueError(msg)
 
     def prepare(self) -> None:
-        """Make the indexes now instead of at the first searches."""
+        """Make the indexes now, if they are not made, instead of at a search."""
         self._searched.prepare()
         if self.can_probe:
-            self.probe(np.zeros(self.dimension, np.float32), 1)
+            self._probed.prepare()
 
     @property
     def _searched(self) -> KeyIndex:
@@ -320,6 +316,13 @@ class KNNDatastore:
                     FlatIndex(keys) if kind == "flat" else self._approximate(kind)
                 )
             return self._index
+
+    @property
+    def _probed(self) -> FaissKeyIndex:
+        with self._indexing:
+            if self._lists is None:
+                self._lists = self._approximate("ivf")
+            return self._lists
 
     def _approximate(self, kind: Kind) -> FaissKeyIndex:
         # Named for the build: an index of one that was here before is not taken.

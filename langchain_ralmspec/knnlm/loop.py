@@ -69,6 +69,10 @@ class Datastore(Protocol):
     dimension: int
     can_probe: bool
 
+    def prepare(self) -> None:
+        """Make what the first searches and probes would make."""
+        ...
+
     def probe(self, query: NDArray[np.float32], k: int) -> Neighbours:
         """About the ``k`` nearest entries, much sooner than by a search."""
         ...
@@ -204,16 +208,21 @@ class _Text:
 
     def _speculate(self, stride: int) -> Written:
         """Guess a stride of tokens, verify them at once, keep what is right."""
+        # What is made once, or was left over by steps without guesses, is not the cost
+        # of a guess or a verification: it would put the scheduler off both.
+        self._request.datastore.prepare()
+        self._take_in()
         states, guesses = self._guess(stride)
         start = time.perf_counter()
         tokens = self._truth(states, guesses)
+        self._take_in()
         seconds = time.perf_counter() - start
         n_right = len(tokens) - (tokens[-1] != guesses[len(tokens) - 1])
         self._learn(len(guesses), n_right, len(tokens), seconds)
         return self._commit(tokens)
 
     def _guess(self, stride: int) -> tuple[list[_State], list[int]]:
-        """Write on with neighbours from the cache; the transcript is as before then."""
+        """Write on with neighbours at hand; the transcript is as before then."""
         request, transcript = self._request, self._request.transcript
         assert self._scheduler is not None  # noqa: S101  only then there are guesses
         n_before, states, guesses = len(transcript), [self._state], list[int]()
@@ -236,8 +245,12 @@ class _Text:
         """Neighbours to guess with: by probing the datastore, else from the cache."""
         if self._cache is None:
             return self._request.datastore.probe(query, self._request.k)
-        self._cache.add([self._found.popleft() for _ in range(len(self._found))])
         return self._cache.nearest(query, self._request.k)
+
+    def _take_in(self) -> None:
+        """Cache what searches have found since the last guess."""
+        if self._cache is not None:
+            self._cache.add([self._found.popleft() for _ in range(len(self._found))])
 
     def _truth(
         self, states: Sequence[_State], guesses: Sequence[int] | None = None

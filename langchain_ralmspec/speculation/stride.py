@@ -256,6 +256,8 @@ class Estimates:
                 del self._verification[key]
                 for changed in (False, True) if key[1] else ():
                     self._generation.pop((changed, True), None)
+                if not any(key[0] == policy for policy, _ in self._verification):
+                    self._guess.pop(key[0], None)
 
     def accuracy(self, policy: str) -> float:
         """*γ* of a policy."""

@@ -81,7 +81,8 @@ def test_speculation_writes_the_sequential_tokens(
         slow, fast = of_k["sequential"]["counts"], of_k["rows"]["Spec"]["counts"]
         assert fast["tokens_kept"] == slow["tokens_kept"]
         assert fast["store_calls"] < slow["store_calls"]
-        assert of_k["rows"]["Spec"]["plans"] == {"lookup 3": 1.0}
+        # Before a text's first search there is nothing to guess with.
+        assert set(of_k["rows"]["Spec"]["plans"]) == {"lookup 3", "sequential"}
     # The model alone is the same whatever is asked of the datastore.
     alone = {
         row["perplexity"]

@@ -123,6 +123,9 @@ class FakeDatastore:
         assert (rows >= 0).all()
         return self.keys[rows], self.tokens[rows]
 
+    def prepare(self) -> None:
+        """There is nothing to make."""
+
     def search(self, queries: NDArray[np.float32], k: int) -> list[Neighbours]:
         assert 1 <= k <= self.n_entries
         self.searches.append(len(queries))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -234,6 +235,43 @@ def test_whatever_the_scheduler_learns(case: Case) -> None:
 def test_and_a_slow_search_has_it_guess(can_probe: bool) -> None:
     case = Case(search_seconds=1.0, max_tokens=40, can_probe=can_probe)
     assert any(n > 1 for n, _ in check(case).request.stats.verifications)
+
+
+@pytest.mark.parametrize("can_probe", [False, True])
+def test_what_is_paid_once_is_not_taken_for_the_cost_of_a_guess(
+    can_probe: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, prepared = 0.0, False
+
+    class SlowStore(FakeDatastore):
+        def prepare(self) -> None:
+            nonlocal now, prepared
+            now += 0 if prepared else 600
+            prepared = True
+
+        def search(self, queries: Any, k: int) -> list[Neighbours]:
+            nonlocal now
+            now += 1.0
+            return super().search(queries, k)
+
+        def probe(self, query: Any, k: int) -> Neighbours:
+            self.prepare()
+            return super().probe(query, k)
+
+        def read(self, rows: Any) -> Any:  # for the cache, of all that was found
+            nonlocal now
+            now += 0.2 * len(rows)
+            return super().read(rows)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now))
+    # Steps without guesses leave a lot for the cache.
+    scheduler = follow(*[SEQUENTIAL] * 12, Plan("lookup", 4))
+    case = Case(max_tokens=40, can_probe=can_probe)
+    text = Text(case, SlowStore(case.n_entries, can_probe=can_probe)).write(scheduler)
+    assert text.request.stats.guesses
+    assert now > 12 + 60, "the clock has seen what was paid once"
+    assert scheduler.estimates.step("lookup", overlapped=False) == 0
+    assert all(seconds < 60 for _, seconds in text.request.stats.verifications)
 
 
 @settings(max_examples=300, deadline=None)

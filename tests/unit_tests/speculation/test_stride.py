@@ -248,6 +248,19 @@ def test_bad_luck_is_forgotten() -> None:
     assert estimates.accuracy("lookup") > 0.9
 
 
+def test_one_slow_guess_is_forgotten() -> None:
+    world = World(0.01, 0.0, Line(0.1, 0.0), {"lookup": 0.98, "same": 0.5})
+    scheduler = StrideScheduler(Estimates(), policies=("lookup",), asynchronous=False)
+    for _ in range(3):
+        world.tell(scheduler.estimates, SEQUENTIAL)
+    scheduler.estimates.guessed("lookup", 60.0)
+    scheduler.estimates.verified("lookup", 1, 0.1, overlapped=False)
+    assert scheduler.plan() == SEQUENTIAL
+    for _ in range(600):
+        world.tell(scheduler.estimates, scheduler.plan())
+    assert scheduler.plan().stride > 1
+
+
 def test_it_begins_sequentially_and_knows_nothing_of_other_requests() -> None:
     assert StrideScheduler(Estimates()).plan() == SEQUENTIAL
 
