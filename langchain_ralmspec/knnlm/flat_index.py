@@ -205,10 +205,6 @@ class _BFloat16Scan:
         self._torch = torch
         self._rows = torch.empty(keys.shape, dtype=torch.bfloat16)
         self._squares = torch.empty(len(keys), dtype=torch.float32)
-        self._most_lost = 0.0
-        # Fresh memory costs as much as the product.
-        self._products = torch.empty(0, dtype=torch.bfloat16)
-        self._scores = torch.empty(0, dtype=torch.float32)
         self._most_lost = 0.0  # of any row by rounding, relative to its length
         # Fresh memory costs as much as the product.
         self._products = torch.empty(0, dtype=torch.bfloat16)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,21 @@ def test_rows_are_read_as_copies_in_float32(tmp_path: Path) -> None:
 
 
 additions = st.lists(st.integers(0, 9), max_size=6)
+
+
+def test_torch_or_not_every_float16_has_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    entries = Entries(write_entries(tmp_path, every[np.isfinite(every)][:, np.newaxis]))
+    rows = np.arange(len(entries))
+    importlib.import_module("torch")
+    by_torch, _ = entries.read(rows)
+    monkeypatch.delitem(sys.modules, "torch")
+    by_numpy, _ = entries.read(rows)
+    assert by_torch.dtype == by_numpy.dtype == np.float32
+    assert by_torch.tobytes() == by_numpy.tobytes()
+    assert by_torch.flags.writeable
 
 
 @given(additions, additions)
