@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from langchain_ralmspec.cores import usable_cores
 from langchain_ralmspec.stores import BM25Store, ChromaStore, FaissStore, GenericStore
 from langchain_ralmspec.stores.embedding import embeds_in_batches
-from langchain_ralmspec.stores.faiss_index import SMALL_MATRIX
 from langchain_ralmspec.stores.product_scan import loaded_torch
 
 if TYPE_CHECKING:
@@ -214,9 +213,9 @@ def _faiss_facts(store: FaissStore) -> dict[str, Any]:
         "is_exact": ours._is_flat,  # noqa: SLF001
         "is_remote": False,
         "blas_threshold": getattr(faiss.cvar, "distance_compute_blas_threshold", None),
-        "scans_by_product": ours._is_matrix  # noqa: SLF001
-        and loaded_torch() is not None
-        and ours.n_rows * ours.dimension >= SMALL_MATRIX,
+        "scans_by_product": ours._is_large_matrix  # noqa: SLF001
+        and (ours._copy is not None or ours.metric == "inner_product")  # noqa: SLF001
+        and loaded_torch() is not None,
     }
 
 

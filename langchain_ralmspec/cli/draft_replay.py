@@ -33,7 +33,7 @@ class Place:
     """A position of an answer, and the draft that there was for it.
 
     Attributes:
-        evidence: tokens of the match that the model had written itself.
+        evidence: of look-up for its first token.
         drafted: tokens of the draft.
         right: the first of them that the answer goes on with.
     """
@@ -62,10 +62,7 @@ class Policy:
             return "never draft"
         if self.least_evidence == 0:
             return f"{self.length} tokens of every match"
-        return (
-            f"{self.length} tokens where {self.least_evidence} or more of the match "
-            "are the answer's own"
-        )
+        return f"{self.length} tokens on an evidence of {self.least_evidence} or more"
 
 
 POLICIES = (

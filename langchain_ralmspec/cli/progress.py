@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,17 +23,26 @@ from langchain_ralmspec.cli.models import MODELS, model_path
 from langchain_ralmspec.engine.binding import check_file
 from langchain_ralmspec.errors import InvalidValueError
 
+_SECONDS_BETWEEN_LINES = 10
+
 
 @contextmanager
 def bar(
     what: str, *, unit: Literal["bytes", "items"] = "items"
 ) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar that appears with the first report of ``(done, total)``."""
+    """Show a bar that appears with the first report of ``(done, total)``.
+
+    Where nobody sees it move, a line now and then.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(what, console)
+        return
     count: ProgressColumn = (
         DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
     )
     columns = (TextColumn(what), BarColumn(), count, TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    progress = Progress(*columns, console=console, transient=True)
     task = progress.add_task(what)
 
     def advance(done: int, total: int) -> None:
@@ -44,6 +54,20 @@ def bar(
     finally:
         if progress.live.is_started:  # else stop() would print an empty line
             progress.stop()
+
+
+def _lines(what: str, console: Console) -> Callable[[int, int], None]:
+    """Tells the share that is done, unless that was told just now."""
+    told = time.monotonic()
+
+    def advance(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told < _SECONDS_BETWEEN_LINES:
+            return
+        told = time.monotonic()
+        console.print(f"{what}: {done / max(1, total):.0%}", highlight=False)
+
+    return advance
 
 
 def find_gguf(model: str) -> str:

@@ -224,6 +224,15 @@ class Session:
         for hits in answer.found:
             self._remember(hits[: self._prefetch_k])
 
+    def prepare(self) -> None:
+        """Tell the store that calls of many queries are about to come.
+
+        Raises:
+            StoreError: it failed.
+        """
+        with reported_as_store_error(type(self._store).__name__, "prepare"):
+            self._store.prepare()
+
     def count(self, answer: Answer) -> None:
         """Count an answer's calls and seconds."""
         self.stats.store_calls += answer.n_calls

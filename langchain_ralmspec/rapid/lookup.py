@@ -3,8 +3,8 @@
 Answers that quote their document are copied from it without any model (RAPID does
 not have this; cf. prompt lookup decoding). Only long matches are worth a pass of the
 target, so matches are as long as they can be. The evidence is how much of a match the
-model has written itself: words of the question may stand in the document as well, which
-does not say that the model is about to quote it.
+model has written itself: a few words of the question may stand in the document as well,
+which does not say that the model is about to quote it. Many do.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _GRAM = 3  # tokens of the shortest match
 _MAX_MATCH = 32  # a longer one is no surer
+_BY_CHANCE = 8  # tokens of a match that may not be the model's own say nothing
 _MAX_PLACES = 128  # of one gram that are looked at, the latest
 
 
@@ -54,7 +55,8 @@ class PromptLookupDrafter:
                 break
         tokens = tuple(prefix[best : best + n]) if length else ()
         written = min(length, len(prefix) - self._n_prompt)
-        return Draft(tokens, evidence=tuple(written + i for i in range(len(tokens))))
+        sure = max(written, length - _BY_CHANCE)
+        return Draft(tokens, evidence=tuple(sure + i for i in range(len(tokens))))
 
     def _index(self, prefix: Sequence[int]) -> None:
         """Note where every gram ends that has a token behind it."""

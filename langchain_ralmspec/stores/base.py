@@ -90,6 +90,13 @@ class Store(Protocol):
         """
         ...
 
+    def prepare(self) -> None:
+        """Do once what makes calls of many queries faster; they are about to come.
+
+        What is done already is not done again.
+        """
+        ...
+
     def count(self) -> int:
         """Number of stored documents."""
         ...

@@ -15,6 +15,7 @@ from langchain_ralmspec.cores import usable_cores
 from langchain_ralmspec.errors import (
     InvalidValueError,
     MissingExtraError,
+    ModelFileError,
     StoreError,
 )
 from langchain_ralmspec.stores.base import Query
@@ -148,6 +149,7 @@ class SentenceTransformerEmbeddings(Embeddings):
 
         Raises:
             MissingExtraError: sentence-transformers is not installed.
+            ModelFileError: the model is not there.
         """
         return self._encode("encode_document", texts)
 
@@ -156,6 +158,7 @@ class SentenceTransformerEmbeddings(Embeddings):
 
         Raises:
             MissingExtraError: sentence-transformers is not installed.
+            ModelFileError: the model is not there.
         """
         return self._encode("encode_query", [text])[0]
 
@@ -164,6 +167,7 @@ class SentenceTransformerEmbeddings(Embeddings):
 
         Raises:
             MissingExtraError: sentence-transformers is not installed.
+            ModelFileError: the model is not there.
         """
         return self._encode("encode_query", texts)
 
@@ -192,12 +196,21 @@ class SentenceTransformerEmbeddings(Embeddings):
         except ImportError as cause:
             module = "sentence_transformers"
             raise MissingExtraError.of(module, "embeddings") from cause
-        with _no_progress_bar():
-            return SentenceTransformer(
-                self.model_path,
-                device=self.device,
-                local_files_only=Path(self.model_path).is_dir(),
+        try:
+            with _no_progress_bar():
+                return SentenceTransformer(
+                    self.model_path,
+                    device=self.device,
+                    local_files_only=Path(self.model_path).is_dir(),
+                )
+        except OSError as cause:
+            reason = str(cause).strip().partition("\n")[0]
+            msg = (
+                f"cannot load {self.model_path!r} as a sentence-transformers model: "
+                f"{reason} Give the path of its folder; a name is looked for on the "
+                "Hugging Face hub, which takes a network"
             )
+            raise ModelFileError(msg) from cause
 
 
 @contextmanager

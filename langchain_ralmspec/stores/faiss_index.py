@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
-from langchain_ralmspec.stores.product_scan import best_rows, loaded_torch
+from langchain_ralmspec.stores.bfloat16_rows import BFloat16Rows, faster_copy
+from langchain_ralmspec.stores.product_scan import Found, best_rows, loaded_torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,13 +40,6 @@ MOST_IN_PRODUCT = 64
 SMALL_MATRIX = 7_000_000
 
 _threshold_lock = threading.Lock()
-
-
-class Candidates(NamedTuple):
-    """Rows found per query and their vectors; row -1 means there were no more."""
-
-    rows: NDArray[np.int64]  # (queries, width)
-    vectors: NDArray[np.float32]  # (queries, width, dimension)
 
 
 class FaissIndex:
@@ -78,10 +72,11 @@ class FaissIndex:
         self.dimension = int(index.d)
         # Of these types only: a subclass may lay its vectors out in another way, as
         # IndexFlatPanorama does.
-        self._is_matrix = self.metric == "inner_product" and type(index) in {
-            faiss.IndexFlat,
-            faiss.IndexFlatIP,
-        }
+        matrices = {faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2}
+        self._is_matrix = type(index) in matrices
+        self._copy: BFloat16Rows | None = None
+        self._copy_pays = True
+        self._copying = threading.Lock()
         # Not HNSW: among many equal vectors, asking for more finds others.
         self.ranks_by_score = isinstance(
             index,
@@ -115,7 +110,7 @@ class FaissIndex:
         vectors: NDArray[np.float32],
         width: int,
         allowed: NDArray[np.bool_] | None,
-    ) -> Candidates:
+    ) -> Found:
         """Find the nearest rows of every query, and their vectors.
 
         Args:
@@ -135,35 +130,61 @@ class FaissIndex:
         if params is not None and self._is_ivf:
             # FAISS refuses to give the vectors during such a search.
             _, rows = self._index.search(vectors, width, params=params)
-            return Candidates(rows, self._vectors_of(rows))
+            return Found(rows, self._vectors_of(rows))
         with self._cheapest_route(len(vectors)):
             _, rows, stored = self._index.search_and_reconstruct(
                 vectors, width, params=params
             )
-        return Candidates(rows, stored)
+        return Found(rows, stored)
 
-    def _found_by_product(
-        self, vectors: NDArray[np.float32], width: int
-    ) -> Candidates | None:
-        """What a product finds in FAISS's own memory; None where FAISS is to search."""
-        takes_torch = len(vectors) <= MOST_IN_TORCH
-        torch = loaded_torch() if takes_torch else None
+    def prepare(self) -> None:
+        """Make batches faster, which may take memory and seconds; not again."""
+        torch = loaded_torch()
+        if torch is None or not self._is_large_matrix or not self._copy_pays:
+            return
+        with self._copying:
+            vectors, copy = self._matrix(), self._copy
+            if copy is not None and copy.is_of(vectors):
+                if len(copy) < len(vectors):
+                    copy.extend(vectors)
+                return
+            self._copy = None  # before another one takes its memory
+            self._copy = faster_copy(torch, vectors, self.metric)
+            self._copy_pays = self._copy is not None
+
+    @property
+    def _is_large_matrix(self) -> bool:
+        return self._is_matrix and self.n_rows * self.dimension >= SMALL_MATRIX
+
+    def _matrix(self) -> NDArray[np.float32]:
+        """FAISS's own memory, shape ``(n_rows, dimension)``."""
         n_rows = self.n_rows
-        if (
-            (takes_torch and torch is None)
-            or not self._is_matrix
-            or not FEWEST_IN_PRODUCT <= len(vectors) <= MOST_IN_PRODUCT
-            or n_rows * self.dimension < SMALL_MATRIX
-            or width > n_rows
-        ):
-            return None
         numbers = self._faiss.rev_swig_ptr(
             self._index.get_xb(), n_rows * self.dimension
         )
-        found = best_rows(
-            torch, numbers.reshape(n_rows, self.dimension), vectors, width
-        )
-        return None if found is None else Candidates(*found)
+        matrix: NDArray[np.float32] = numbers.reshape(n_rows, self.dimension)
+        return matrix
+
+    def _found_by_product(
+        self, vectors: NDArray[np.float32], width: int
+    ) -> Found | None:
+        """What a product finds in FAISS's own memory; None where FAISS is to search."""
+        if (
+            not self._is_large_matrix
+            or not FEWEST_IN_PRODUCT <= len(vectors) <= MOST_IN_PRODUCT
+            or width > self.n_rows
+        ):
+            return None
+        matrix, copy = self._matrix(), self._copy
+        if copy is not None and len(copy) == len(matrix) and copy.is_of(matrix):
+            found = copy.best_rows(matrix, vectors, width)
+            if found is not None:
+                return found
+        takes_torch = len(vectors) <= MOST_IN_TORCH
+        torch = loaded_torch() if takes_torch else None
+        if self.metric != "inner_product" or (takes_torch and torch is None):
+            return None
+        return best_rows(torch, matrix, vectors, width)
 
     def _vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of rows of an IVF index; those of row -1 are arbitrary.

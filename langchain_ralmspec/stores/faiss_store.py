@@ -159,6 +159,10 @@ class FaissStore:
                 for hits in ranked
             ]
 
+    def prepare(self) -> None:
+        """Make batches faster: where that pays, by a copy that takes half as much."""
+        self._index.prepare()
+
     def count(self) -> int:
         """Number of stored documents, those that a filter hides included."""
         return self._index.n_rows

@@ -24,6 +24,13 @@ GROUPS = 2048
 ROUNDING = 1e-6
 
 
+class Found(NamedTuple):
+    """Rows per query and their vectors; row -1 means there were no more."""
+
+    rows: NDArray[np.int64]  # (queries, width)
+    vectors: NDArray[np.float32]  # (queries, width, dimension)
+
+
 class _Best(NamedTuple):
     """The best rows of a block: higher scores first, among equal ones lower rows."""
 
@@ -49,7 +56,7 @@ def best_rows(
     vectors: NDArray[np.float32],
     queries: NDArray[np.float32],
     width: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+) -> Found | None:
     """Find the rows with the largest inner products.
 
     It runs on as many threads as torch is set to. Fewer gain nothing: beside a busy
@@ -83,7 +90,7 @@ def best_rows(
     found = vectors[rows]
     if not _is_float32(np.take_along_axis(scores, order, axis=1), found, queries):
         return None
-    return rows, found
+    return Found(rows, found)
 
 
 def _grouped_scores(

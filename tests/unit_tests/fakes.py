@@ -94,6 +94,7 @@ class FakeStore:
     fail_after: int | None = None
     seconds: float = 0.0  # a search takes up to so long
     searches: list[int] = field(default_factory=list)
+    prepared: list[int] = field(default_factory=list)  # after so many searches
     dimension: int | None = DIMENSION
 
     def __post_init__(self) -> None:
@@ -150,6 +151,9 @@ class FakeStore:
             )
             for row in rows[:k]
         ]
+
+    def prepare(self) -> None:
+        self.prepared.append(len(self.searches))
 
     def count(self) -> int:
         return self.n_documents

@@ -16,6 +16,7 @@ from langchain_ralmspec.errors import StoreError
 from langchain_ralmspec.ralm import Committed, Event, Verified, sequential, speculative
 from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.speculation import Plan
+from langchain_ralmspec.speculation.stride import SEQUENTIAL
 from langchain_ralmspec.stores.base import Hit, Query
 from tests.unit_tests.fakes import FakeStore, always, follow, make_request
 from tests.unit_tests.ralm.test_identity import story
@@ -295,3 +296,16 @@ def test_plans_may_change_while_calls_are_out() -> None:
         )
         assert story(speculative(fast, plans)) == story(sequential(slow))
         assert none_left()
+
+
+def test_a_store_is_told_of_batches_before_they_come_and_not_else() -> None:
+    store = FakeStore(n_documents=4)
+    request = make_request(store, max_tokens=60, stride=2, end_bias=-9)
+    list(speculative(request, follow(SEQUENTIAL, SEQUENTIAL, Plan("lookup", 3))))
+    first_batch = next(n for n, size in enumerate(store.searches) if size > 1)
+    assert 1 < store.prepared[0] <= first_batch
+    store = FakeStore(n_documents=4)
+    request = make_request(store, max_tokens=60, stride=2, end_bias=-9)
+    list(speculative(request, follow(SEQUENTIAL)))
+    assert store.searches
+    assert not store.prepared

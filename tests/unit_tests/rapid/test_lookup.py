@@ -88,7 +88,7 @@ def test_nothing_is_proposed_where_nothing_matches(prefix: tuple[int, ...]) -> N
 
 
 @given(prefixes, st.integers(0, 130), lengths)
-def test_evidence_is_what_was_written_of_the_match(
+def test_evidence_is_what_was_written_of_the_match_or_that_it_is_long(
     prefix: list[int], n_prompt: int, n: int
 ) -> None:
     every = PromptLookupDrafter().propose(prefix, n)
@@ -96,15 +96,23 @@ def test_evidence_is_what_was_written_of_the_match(
 
     assert draft.tokens == every.tokens, "where it looks has nothing to do with it"
     most = max(0, len(prefix) - n_prompt)
-    first = min([most, *every.evidence])
+    length = min(every.evidence, default=0)
+    first = max(min(most, length), length - 8)
     assert draft.evidence == tuple(first + i for i in range(len(every.tokens)))
 
 
-def test_words_of_the_question_are_no_evidence() -> None:
+def test_a_few_words_of_the_question_are_no_evidence() -> None:
     prefix = (1, 2, 3, 4, 7, 8, 5, 1, 2, 3, 4)  # the last one was written
     assert PromptLookupDrafter().propose(prefix, 3).evidence == (4, 5, 6)
     assert PromptLookupDrafter(10).propose(prefix, 3).evidence == (1, 2, 3)
     assert PromptLookupDrafter(11).propose(prefix, 3).evidence == (0, 1, 2)
+
+
+def test_many_words_of_the_question_are() -> None:
+    quoted = tuple(range(100, 120))
+    prefix = (*quoted, 7, 8, *quoted)
+    assert PromptLookupDrafter().propose(prefix, 2).evidence == (20, 21)
+    assert PromptLookupDrafter(len(prefix)).propose(prefix, 2).evidence == (12, 13)
 
 
 def test_three_tokens_are_a_match() -> None:

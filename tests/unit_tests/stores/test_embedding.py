@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 from langchain_core.embeddings import Embeddings
 
-from langchain_ralmspec.errors import InvalidValueError, MissingExtraError, StoreError
+from langchain_ralmspec.errors import (
+    InvalidValueError,
+    MissingExtraError,
+    ModelFileError,
+    StoreError,
+)
 from langchain_ralmspec.stores import (
     SentenceTransformerEmbeddings,
     embedding,
@@ -283,3 +288,15 @@ def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(MissingExtraError, match=r"langchain-ralmspec\[embeddings\]"):
         SentenceTransformerEmbeddings("model").embed_query("a")
+
+
+def test_a_model_that_is_not_there_is_told_by_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise OSError("We couldn't connect to the hub.\nAnd more.")
+
+    monkeypatch.setattr("sentence_transformers.SentenceTransformer", missing)
+    told = r"'no/model' .*connect to the hub\. Give the path"
+    with pytest.raises(ModelFileError, match=told):
+        SentenceTransformerEmbeddings("no/model").embed_query("a")

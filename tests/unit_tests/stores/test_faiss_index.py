@@ -19,6 +19,7 @@ from tests.unit_tests.stores.toys import (
     TableEmbeddings,
     best_ids,
     documents,
+    some_queries,
     table,
 )
 
@@ -45,10 +46,6 @@ def products(monkeypatch: pytest.MonkeyPatch) -> Products:
 def store_of(index: Any) -> FaissStore:
     index.add(table(N_ROWS))
     return FaissStore(index, documents(N_ROWS), TableEmbeddings(table(N_ROWS)))
-
-
-def some_queries(n: int) -> list[Query]:
-    return [Query(f"q{i}", vector) for i, vector in enumerate(table(n, seed=1))]
 
 
 def found_ids(store: FaissStore, n_queries: int, k: int) -> list[list[str]]:

@@ -10,6 +10,8 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 
+from langchain_ralmspec.stores.base import Query
+
 DIMENSION = 16
 
 
@@ -55,6 +57,11 @@ def table(
     """Random vectors of various lengths."""
     generator = np.random.default_rng(seed)
     return generator.standard_normal((n_rows, dimension)).astype(np.float32)
+
+
+def some_queries(n: int) -> list[Query]:
+    """Queries that are embedded already."""
+    return [Query(f"q{i}", vector) for i, vector in enumerate(table(n, seed=1))]
 
 
 def documents(n_rows: int) -> list[Document]:
