@@ -46,7 +46,7 @@ class MissingExtraError(RaLMSpecError, ImportError):
 
 
 class ModelFileError(RaLMSpecError, OSError):
-    """A GGUF file is missing, unreadable or not a GGUF."""
+    """A model file is missing, unreadable or not a GGUF."""
 
 
 class ChatTemplateError(RaLMSpecError, ValueError):

@@ -118,6 +118,7 @@ def measure(target: Target, question: str) -> Costs:
     session = target.retriever.new_session(
         k=target.documents_per_step, prefetch_k=target.prefetch_k
     )
+    session.prepare()
     texts = _queries(run, question)
     prompt = _tokens(target.engine, min(_PROMPT_TOKENS, target.engine.n_ctx // 2))
     prefill, write = _prefiller(target.engine, prompt), _writer(target.engine, prompt)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from langchain_ralmspec.cores import usable_cores
 from langchain_ralmspec.stores import BM25Store, ChromaStore, FaissStore, GenericStore
 from langchain_ralmspec.stores.embedding import embeds_in_batches
-from langchain_ralmspec.stores.product_scan import loaded_torch
 
 if TYPE_CHECKING:
     from langchain_ralmspec.cli.doctor_costs import Costs
@@ -213,9 +212,7 @@ def _faiss_facts(store: FaissStore) -> dict[str, Any]:
         "is_exact": ours._is_flat,  # noqa: SLF001
         "is_remote": False,
         "blas_threshold": getattr(faiss.cvar, "distance_compute_blas_threshold", None),
-        "scans_by_product": ours._is_large_matrix  # noqa: SLF001
-        and (ours._copy is not None or ours.metric == "inner_product")  # noqa: SLF001
-        and loaded_torch() is not None,
+        "scans_by_product": ours.scans_by_product,
     }
 
 

@@ -57,15 +57,16 @@ def bar(
 
 
 def _lines(what: str, console: Console) -> Callable[[int, int], None]:
-    """Tells the share that is done, unless that was told just now."""
-    told = time.monotonic()
+    """Tells the share that is done, unless that was told just now, and the end."""
+    told, is_slow = time.monotonic(), False
 
     def advance(done: int, total: int) -> None:
-        nonlocal told
-        if time.monotonic() - told < _SECONDS_BETWEEN_LINES:
-            return
-        told = time.monotonic()
-        console.print(f"{what}: {done / max(1, total):.0%}", highlight=False)
+        nonlocal told, is_slow
+        is_due = time.monotonic() - told >= _SECONDS_BETWEEN_LINES
+        if is_due or (is_slow and done == total):
+            told, is_slow = time.monotonic(), True
+            share = f"{done / max(1, total):.0%}"
+            console.print(f"{what}: {share}", highlight=False, markup=False)
 
     return advance
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from langchain_ralmspec.errors import DatastoreError, InvalidValueError
+from langchain_ralmspec.stores.product_scan import loaded_torch
 
 if sys.platform != "win32":
     import fcntl
@@ -175,7 +176,7 @@ class Entries:
 
 def _float32(keys: NDArray[Any]) -> NDArray[np.float32]:
     """In float32, to the same bits; by torch, if it is loaded, ten times sooner."""
-    torch = sys.modules.get("torch")
+    torch = loaded_torch()
     if torch is None:
         return keys.astype(np.float32)
     numbers: NDArray[np.float32] = torch.from_numpy(keys).float().numpy()

@@ -22,7 +22,7 @@ Kind = Literal["ivf", "hnsw"]
 _LISTS_PER_ROOT = 2  # lists are 2·√n; training twice as many takes four times as long
 _TRAINED_PER_LIST = 40  # FAISS warns under 39
 _PROBES = 16
-_PROBES_OF_A_GUESS = 8
+_GUESSED_AMONG = 6000  # keys, in the lists that are looked through for a guess
 _LINKS = 32
 _LEAST_WIDTH = 64  # of an HNSW search
 _ROWS_ADDED = 1 << 15
@@ -109,9 +109,11 @@ class FaissKeyIndex:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """About the ``k`` nearest rows of one query, and FAISS's squared distances.
 
-        Those of an inverted index, in half as many lists as a search looks through.
+        Those of an inverted index, among so few keys that it takes some milliseconds.
         """
-        params = self._faiss.SearchParametersIVF(nprobe=_PROBES_OF_A_GUESS)
+        n_lists = self._index.nlist
+        n_probes = max(1, round(_GUESSED_AMONG * n_lists / self._n))
+        params = self._faiss.SearchParametersIVF(nprobe=min(n_probes, n_lists))
         with self._lock:
             distances, rows = self._index.search(query[np.newaxis], k, params=params)
         found = (rows[0] >= 0) & (rows[0] < self._n)

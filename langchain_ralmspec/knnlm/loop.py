@@ -179,6 +179,11 @@ class _Text:
                 plan = self._scheduler.plan()
             plans = self._request.stats.plans
             plans[plan.label] = plans.get(plan.label, 0) + 1
+        if plan.policy is not None:
+            # What is made once, or was left over by steps without guesses, is not what
+            # a guess or a verification costs: it would put the scheduler off both.
+            self._request.datastore.prepare()
+            self._take_in()
         start, n_before = time.perf_counter(), len(self._request.transcript)
         if plan.policy is None:
             written = self._retrieve()
@@ -208,10 +213,6 @@ class _Text:
 
     def _speculate(self, stride: int) -> Written:
         """Guess a stride of tokens, verify them at once, keep what is right."""
-        # What is made once, or was left over by steps without guesses, is not the cost
-        # of a guess or a verification: it would put the scheduler off both.
-        self._request.datastore.prepare()
-        self._take_in()
         states, guesses = self._guess(stride)
         start = time.perf_counter()
         tokens = self._truth(states, guesses)

@@ -225,13 +225,15 @@ class Session:
             self._remember(hits[: self._prefetch_k])
 
     def prepare(self) -> None:
-        """Tell the store that calls of many queries are about to come.
+        """Tell a store that wants to know that calls of many queries are to come.
 
         Raises:
             StoreError: it failed.
         """
-        with reported_as_store_error(type(self._store).__name__, "prepare"):
-            self._store.prepare()
+        prepare = getattr(self._store, "prepare", None)
+        if prepare is not None:
+            with reported_as_store_error(type(self._store).__name__, "prepare"):
+                prepare()
 
     def count(self, answer: Answer) -> None:
         """Count an answer's calls and seconds."""

@@ -4,7 +4,8 @@ Answers that quote their document are copied from it without any model (RAPID do
 not have this; cf. prompt lookup decoding). Only long matches are worth a pass of the
 target, so matches are as long as they can be. The evidence is how much of a match the
 model has written itself: a few words of the question may stand in the document as well,
-which does not say that the model is about to quote it. Many do.
+which does not say that the model is about to quote it. A long match says so whoever
+wrote it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _GRAM = 3  # tokens of the shortest match
 _MAX_MATCH = 32  # a longer one is no surer
-_BY_CHANCE = 8  # tokens of a match that may not be the model's own say nothing
+_BY_CHANCE = 8  # tokens that a match may share without the model having quoted
 _MAX_PLACES = 128  # of one gram that are looked at, the latest
 
 

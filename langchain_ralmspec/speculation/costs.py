@@ -95,17 +95,78 @@ class RunningLine:
         return self._sums[0]
 
     @property
+    def has_slope(self) -> bool:
+        """Whether there are points of several sizes."""
+        weight, x, _, xx, _ = self._sums
+        return weight > 0 and _spread(weight, x, xx) > 0
+
+    @property
     def line(self) -> Line | None:
         """The line; None without points."""
         weight, x, y, xx, xy = self._sums
         if not weight:
             return None
         mean_x, mean_y = x / weight, y / weight
-        variance = xx / weight - mean_x**2
-        if variance < 1e-9:  # noqa: PLR2004  one size only, up to rounding
+        variance = _spread(weight, x, xx)
+        if not variance:
             return Line(mean_y, 0.0)
         slope = max(0.0, (xy / weight - mean_x * mean_y) / variance)
         base = mean_y - slope * mean_x
         if base < 0:  # through the origin, then
             return Line(0.0, xy / xx)
         return Line(base, slope)
+
+
+def _spread(weight: float, x: float, xx: float) -> float:
+    """Variance of the sizes; 0 for one size, up to rounding."""
+    variance = xx / weight - (x / weight) ** 2
+    return variance if variance > 1e-9 else 0.0  # noqa: PLR2004
+
+
+class CallCosts:
+    """*b(s)* of one kind of call, a line from two queries on.
+
+    A lone query may take another route than a batch: an exact search reads its matrix
+    for the one and multiplies it for the other. So what the one costs says nothing
+    about how fast the cost of the other grows.
+    """
+
+    def __init__(self) -> None:
+        """Start without measurements."""
+        self._lone, self._batches = RunningLine(), RunningLine()
+
+    @property
+    def largest(self) -> int:
+        """The largest call so far; 1 without any."""
+        return max(1, self._batches.largest)
+
+    def add(self, n_queries: int, seconds: float) -> None:
+        """A call of so many queries took so long."""
+        (self._lone if n_queries == 1 else self._batches).add(n_queries, seconds)
+
+    def fade(self, n_calls: int) -> float:
+        """Forget slowly (see :meth:`RunningLine.fade`); returns the weight left."""
+        return self._lone.fade(n_calls) + self._batches.fade(n_calls)
+
+    def __call__(self, n_queries: int, once: float) -> float:
+        """Seconds of a call.
+
+        What was not tried is taken for as cheap as one query, so that it is tried, and
+        larger calls than those of the one size tried for as cheap as those.
+
+        Args:
+            n_queries: in the call.
+            once: seconds of one query, where no such call was made.
+        """
+        alone, line = self._lone.line, self._batches.line
+        one = alone(1) if alone else once
+        if line is None:
+            return one
+        one = min(one, line(2))  # else it was slow once, and is not asked for again
+        if n_queries == 1:
+            return one
+        largest = self._batches.largest
+        if self._batches.has_slope or n_queries >= largest:
+            return line(n_queries)
+        share = (n_queries - 1) / (largest - 1)
+        return one + share * (line(largest) - one)

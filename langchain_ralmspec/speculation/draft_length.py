@@ -176,7 +176,7 @@ def chances_of_confidence() -> Chances:
 
 
 def chances_of_match() -> Chances:
-    """For drafters whose evidence is how many tokens were copied before it."""
+    """For look-up, whose evidence grows with the match and with what was copied."""
     return Chances(_COPIED)
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from langchain_ralmspec.speculation.costs import Line, Mean, RunningLine
+from langchain_ralmspec.speculation.costs import CallCosts, Mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ IN_FLIGHT = (1, 2, 3, 4, 6, 8)
 _PRIOR_ACCURACY = {"lookup": 0.95, "same": 0.85}
 _PRIOR_WEIGHT = 4.0
 _BIAS_WEIGHT = 6.0  # steps for which a kind of plan is given credit
-_FORGOTTEN = 0.05  # weight, in calls, under which a line says nothing any more
+_FORGOTTEN = 0.05  # weight, in calls, under which costs say nothing any more
 _LOCAL_WAITS = 0.5  # share of its time that a local search may wait, for its threads
 _WORTHWHILE = 1.02  # a predicted gain below this is noise
 
@@ -165,7 +165,7 @@ class Estimates:
     contention: float = 1.0
     _generation: dict[tuple[bool, bool], Mean] = field(default_factory=dict)
     _guess: dict[str, Mean] = field(default_factory=dict)
-    _verification: dict[tuple[str, bool], RunningLine] = field(default_factory=dict)
+    _verification: dict[tuple[str, bool], CallCosts] = field(default_factory=dict)
     _bias: dict[tuple[str, bool], _Bias] = field(default_factory=dict)
     _is_warm: bool = False
     _waiting: Mean = field(default_factory=Mean)
@@ -202,12 +202,8 @@ class Estimates:
         self, policy: str, n_queries: int, seconds: float, *, overlapped: bool
     ) -> None:
         """A call came back, with or without the model writing beside it."""
-        line = self._verification.get((policy, overlapped))
-        if line is None:
-            line = self._verification[policy, overlapped] = RunningLine()
-            # Else calls of one size would say nothing about smaller ones.
-            line.add(1, self._once(policy))
-        line.add(n_queries, seconds)
+        costs = self._verification.setdefault((policy, overlapped), CallCosts())
+        costs.add(n_queries, seconds)
 
     def judged(self, policy: str, *, right: bool) -> None:
         """A guess that this policy made, or would have made, was right or wrong."""
@@ -245,19 +241,22 @@ class Estimates:
         for accuracy in self._accuracy.values():
             accuracy.fade()
         self._fade(1)
+        # One slow guess must not be the last one.
+        verified = {policy for policy, _ in list(self._verification)}
+        for policy in list(self._guess):
+            if policy not in verified:
+                self._guess.pop(policy, None)
 
     def _fade(self, n_steps: int, but: tuple[str, bool] | None = None) -> None:
         """Forget slowly what is not put to the test, so that it is tried again."""
         for key, bias in self._bias.items():
             if key != but:
                 bias.fade(n_steps)
-        for key, line in list(self._verification.items()):
-            if key != but and line.fade(n_steps) < _FORGOTTEN:
+        for key, costs in list(self._verification.items()):
+            if key != but and costs.fade(n_steps) < _FORGOTTEN:
                 del self._verification[key]
                 for changed in (False, True) if key[1] else ():
                     self._generation.pop((changed, True), None)
-                if not any(key[0] == policy for policy, _ in self._verification):
-                    self._guess.pop(key[0], None)
 
     def accuracy(self, policy: str) -> float:
         """*γ* of a policy."""
@@ -290,26 +289,29 @@ class Estimates:
         return None
 
     def _guessing(self, policy: str) -> float:
-        if policy in self._guess:
-            return self._guess[policy].value or 0.0
+        known = self._guess.get(policy)
+        if known is not None:
+            return known.value or 0.0
         return (self._embedding.value or 0.0) if policy == "lookup" else 0.0
 
     def retrieval(self) -> float | None:
         """*b(1)* of the sequential loop."""
         return self._retrieval.value
 
-    def verification(self, policy: str, *, overlapped: bool) -> tuple[Line, int]:
-        """*b(s)*, and the largest s that it was measured with in any mode.
+    def verification(self, policy: str, n_queries: int, *, overlapped: bool) -> float:
+        """*b(s)*: seconds of a call.
 
         What was not tried is taken for as cheap as one retrieval alone, so that it
         is tried: searches beside a writing model say little of those without.
         """
-        running = self._verification.get((policy, overlapped))
-        other = self._verification.get((policy, not overlapped))
-        largest = max([1, *(line.largest for line in (running, other) if line)])
-        if running and running.line:
-            return running.line, largest
-        return Line(self._once(policy), 0.0), largest
+        costs = self._verification.get((policy, overlapped))
+        once = self._once(policy)
+        return costs(n_queries, once) if costs else once
+
+    def largest(self, policy: str) -> int:
+        """The largest *s* that *b(s)* was measured with, in any mode."""
+        modes = [self._verification.get((policy, mode)) for mode in (False, True)]
+        return max([1, *(costs.largest for costs in modes if costs)])
 
     def _once(self, policy: str) -> float:
         """One retrieval, without what the guess has paid already."""
@@ -387,14 +389,15 @@ class StrideScheduler:
         """
         estimates = self.estimates
         step = estimates.step(policy, overlapped=overlapped) or 0.0
-        line, largest = estimates.verification(policy, overlapped=overlapped)
+        largest = estimates.largest(policy)
         accuracy = estimates.accuracy(policy)
         strides: Sequence[int] = (self.stride or 0,)
         if self.stride is None:
             # Doubling from what was measured, so that no guess at b(s) is far off.
             strides = [s for s in STRIDES if s <= 2 * largest]
         for stride in strides:
-            verification, kept = line(stride), expected_steps(accuracy, stride)
+            kept = expected_steps(accuracy, stride)
+            verification = estimates.verification(policy, stride, overlapped=overlapped)
             computing = estimates.computing(policy, verification)
             for in_flight in IN_FLIGHT if overlapped else (0,):
                 seconds = call_seconds(

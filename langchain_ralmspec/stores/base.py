@@ -54,7 +54,9 @@ class Store(Protocol):
     """A document store that answers many queries in one call.
 
     The first three are properties here so that an implementation may offer either
-    a plain attribute or a property.
+    a plain attribute or a property. A store may also have a method ``prepare()``: it is
+    called when calls of many queries are about to come, and may do once what makes
+    them faster.
     """
 
     @property
@@ -87,13 +89,6 @@ class Store(Protocol):
 
         Equal scores are ordered by the smaller id. The answer to a query does
         not depend on which other queries are in the call.
-        """
-        ...
-
-    def prepare(self) -> None:
-        """Do once what makes calls of many queries faster; they are about to come.
-
-        What is done already is not done again.
         """
         ...
 

@@ -34,7 +34,8 @@ _BYTES = 2
 _SAMPLED = 8  # rows
 
 _BFLOAT16_ROUNDING = 2.0**-8  # of a number, relative: it keeps 8 bits
-_FLOAT32_ERROR = 1e-4  # of a product summed in float32, relative to the lengths
+_FLOAT32_ROUNDING = 2.0**-23  # and of a sum at every number added
+_FLOAT32_ERROR = 1e-4  # of a product summed in float32, at least; of lengths' product
 _SQUARE_ERROR = 1e-6  # of a squared length in float32, relative
 
 
@@ -48,11 +49,12 @@ def faster_copy(
         vectors: shape ``(n_rows, dimension)``.
         metric: by which rows are compared with queries.
     """
-    spare = _spare_bytes()
-    if spare is not None and _BYTES * vectors.size > _MEMORY_SHARE * spare:
+    if not _has_room(vectors.size):
         return None
     some = vectors[:_TRIAL_ROWS]
     queries, trial = some[:_TRIAL_QUERIES], BFloat16Rows(torch, some, metric)
+    if trial.best_rows(some, queries, 1) is None:
+        return None
     ours = _least_seconds(lambda: trial.best_rows(some, queries, 1))
     floats = _least_seconds(lambda: best_rows(torch, some, queries, 1))
     if ours >= floats:
@@ -75,44 +77,76 @@ class BFloat16Rows:
             metric: by which they are compared with queries.
         """
         self._torch, self._metric = torch, metric
-        self._blocks: list[Any] = []  # tensors (rows, dimension)
+        self._dimension = vectors.shape[1]
+        self._n_rows = 0
+        self._blocks: list[Any] = []  # tensors (rows or more, dimension)
         self._half_squares: list[NDArray[np.float32]] = []
         self._most_lost = self._longest = 0.0  # by rounding, relative; a length
         # A scan takes all cores, and memory that is not fresh.
         self._scanning = threading.Lock()
-        self._products = torch.empty(0, dtype=torch.bfloat16)
-        self._scores = torch.empty(0, dtype=torch.float32)
-        self.extend(vectors)
+        self._products = self._empty((0,), torch.bfloat16)
+        self._scores = self._empty((0,), torch.float32)
+        self._add(vectors)
 
-    def extend(self, vectors: NDArray[np.float32]) -> None:
-        """Round what rows are added behind those that are here; all are given."""
+    def extend(self, vectors: NDArray[np.float32]) -> bool:
+        """Round those rows of the whole matrix that are not here yet.
+
+        Returns:
+            False where there is no memory for them, or they are not finite: then this
+            copy is of no use any more.
+        """
+        if not _has_room(vectors.size - self._n_rows * self._dimension):
+            return False
         with self._scanning:
-            n_whole = len(self) // _BLOCK_ROWS
-            del self._blocks[n_whole:], self._half_squares[n_whole:]
-            for start in range(n_whole * _BLOCK_ROWS, len(vectors), _BLOCK_ROWS):
-                self._round(vectors[start : start + _BLOCK_ROWS])
-            self._sample = vectors[self._places]
+            self._add(vectors)
+        return self.is_finite
+
+    def _add(self, vectors: NDArray[np.float32]) -> None:
+        start = self._n_rows
+        while start < len(vectors):
+            number, n_here = divmod(start, _BLOCK_ROWS)
+            stop = min(len(vectors), start - n_here + _BLOCK_ROWS)
+            self._make_room(number, n_here, stop - start)
+            self._round(vectors[start:stop], number, n_here)
+            start = stop
+        self._n_rows = len(vectors)
+        self._sample = vectors[self._places]
+
+    def _make_room(self, number: int, n_here: int, n_new: int) -> None:
+        """Let a block that has some rows hold more: all that it may ever have."""
+        if number == len(self._blocks):
+            self._blocks.append(self._empty((n_new, self._dimension)))
+            self._half_squares.append(np.empty(0, np.float32))
+        elif len(self._blocks[number]) < n_here + n_new:
+            larger = self._empty((_BLOCK_ROWS, self._dimension))
+            larger[:n_here] = self._blocks[number][:n_here]
+            self._blocks[number] = larger
+
+    def _round(self, vectors: NDArray[np.float32], number: int, n_here: int) -> None:
+        """Put rows behind those that a block has."""
+        torch, block = self._torch, self._blocks[number]
+        half_squares = [self._half_squares[number][:n_here]]
+        for start in range(0, len(vectors), _CONVERTED_ROWS):
+            rows = torch.from_numpy(vectors[start : start + _CONVERTED_ROWS])
+            rounded = block[n_here + start : n_here + start + len(rows)]
+            rounded[:] = rows
+            lengths = _lengths(torch, rows)
+            half_squares.append((lengths * lengths / 2).float().numpy())
+            lost = _lost(torch, rows, rounded, lengths)
+            # A length that is not a number stays one, which is looked at later.
+            self._longest = float(np.maximum(self._longest, float(lengths.max())))
+            self._most_lost = float(np.maximum(self._most_lost, float(lost.max())))
+        self._half_squares[number] = np.concatenate(half_squares)
+
+    def _empty(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
+        """Memory that no setting of the caller's thread has to do with."""
+        torch = self._torch
+        with torch.inference_mode(mode=False):
+            return torch.empty(shape, dtype=dtype or torch.bfloat16, device="cpu")
 
     def __len__(self) -> int:
         """Number of rows."""
-        return sum(map(len, self._blocks))
-
-    def _round(self, vectors: NDArray[np.float32]) -> None:
-        torch = self._torch
-        block = torch.empty(vectors.shape, dtype=torch.bfloat16)
-        half_squares = np.empty(len(vectors), np.float32)
-        for start in range(0, len(vectors), _CONVERTED_ROWS):
-            part = slice(start, start + _CONVERTED_ROWS)
-            rows = torch.from_numpy(vectors[part])
-            block[part] = rows
-            lengths = torch.linalg.vector_norm(rows, dim=1)
-            half_squares[part] = (lengths * lengths / 2).numpy()
-            lost = _lost(torch, rows, block[part], lengths)
-            # A length that is not a number stays one, which best_rows looks at.
-            self._longest = float(np.maximum(self._longest, float(lengths.max())))
-            self._most_lost = float(np.maximum(self._most_lost, float(lost.max())))
-        self._blocks.append(block)
-        self._half_squares.append(half_squares)
+        return self._n_rows
 
     @property
     def is_finite(self) -> bool:
@@ -120,10 +154,10 @@ class BFloat16Rows:
         return bool(np.isfinite(self._longest) and np.isfinite(self._most_lost))
 
     def is_of(self, vectors: NDArray[np.float32]) -> bool:
-        """Whether these are the rows that were rounded, or begin with them.
+        """Whether a sample of these rows, the last ones in it, is as it was rounded.
 
         FAISS adds rows at the end and closes the gaps of those it removes, so that
-        all behind a gap move: a sample that has the last rows in it tells.
+        all behind a gap move. Copies of one text can hide that: this is no proof.
         """
         is_there = len(self) <= len(vectors)
         return is_there and np.array_equal(vectors[self._places], self._sample)
@@ -160,7 +194,8 @@ class BFloat16Rows:
             products = scores
             if self._metric == "squared_l2":
                 products = (query @ query + scores) / 2
-            if np.abs(products - each.scores).max() > each.slack / 2:
+            is_near = np.abs(products - each.scores) <= each.slack / 2
+            if len(each.rows) < width or not is_near.all():
                 return None  # torch multiplies in some way that we do not know
             order = np.lexsort((each.rows, -scores))[:width]
             best.append((each.rows[order], found[order]))
@@ -188,10 +223,11 @@ class BFloat16Rows:
         candidates = [_Candidates(width, slack) for slack in slacks]
         factors = self._torch.from_numpy(queries).to(self._torch.bfloat16)
         start = 0
-        for number, block in enumerate(self._blocks):
-            if not _take(candidates, self._scored(number, factors), start):
+        for number in range(len(self._blocks)):
+            scores = self._scored(number, factors)
+            if not _take(candidates, scores, start):
                 return None
-            start += len(block)
+            start += scores.shape[1]
         return candidates
 
     def _scored(self, number: int, factors: Any) -> NDArray[np.float32]:
@@ -199,19 +235,19 @@ class BFloat16Rows:
 
         In L2 they are x·q - |x|²/2, greatest where the distance is least.
         """
-        torch, block = self._torch, self._blocks[number]
-        shape = len(factors), len(block)
+        torch, half_squares = self._torch, self._half_squares[number]
+        shape = len(factors), len(half_squares)
         size = shape[0] * shape[1]
         if size > len(self._scores):
-            self._products = torch.empty(size, dtype=torch.bfloat16)
-            self._scores = torch.empty(size, dtype=torch.float32)
+            self._products = self._empty((size,))
+            self._scores = self._empty((size,), torch.float32)
         products = self._products[:size].view(shape)
-        torch.mm(factors, block.T, out=products)
+        torch.mm(factors, self._blocks[number][: shape[1]].T, out=products)
         scores: NDArray[np.float32] = (
             self._scores[:size].view(shape).copy_(products).numpy()
         )
         if self._metric == "squared_l2":
-            scores -= self._half_squares[number]
+            scores -= half_squares
         return scores
 
     def _errors(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -221,10 +257,11 @@ class BFloat16Rows:
         """
         torch = self._torch
         exact = torch.from_numpy(queries)
-        lengths = torch.linalg.vector_norm(exact, dim=1)
+        lengths = _lengths(torch, exact)
         lost = _lost(torch, exact, exact.to(torch.bfloat16), lengths).numpy()
-        both = (1 + self._most_lost) * (1 + lost.astype(np.float64))
-        relative = both * (1 + _BFLOAT16_ROUNDING) - 1 + _FLOAT32_ERROR
+        both = (1 + self._most_lost) * (1 + lost)
+        summed = max(_FLOAT32_ERROR, self._dimension * _FLOAT32_ROUNDING)
+        relative = both * (1 + _BFLOAT16_ROUNDING) - 1 + summed
         errors: NDArray[np.float64] = relative * lengths.numpy() * self._longest
         if self._metric == "squared_l2":
             errors = errors + _SQUARE_ERROR * self._longest**2
@@ -266,7 +303,7 @@ def _take(
         start: the block's first row.
     """
     n_queries, n_rows = scores.shape
-    n_groups = min(n_rows, GROUPS)
+    n_groups = min(n_rows, max(GROUPS, candidates[0].width))
     per_group = n_rows // n_groups
     # Row i is number i // n_groups in group i % n_groups; the rest is its own.
     grouped = scores[:, : per_group * n_groups]
@@ -286,21 +323,36 @@ def _take(
 
 
 def _lost(torch: ModuleType, exact: Any, rounded: Any, lengths: Any) -> Any:
-    """What rounding takes from vectors, relative to their lengths; at most."""
-    lost = torch.linalg.vector_norm(exact - rounded.float(), dim=1)
-    return (1 + _FLOAT32_ERROR) * lost / lengths.clamp(min=1e-30)
+    """What rounding takes from vectors, relative to their lengths."""
+    return _lengths(torch, exact - rounded.float()) / lengths.clamp(min=1e-300)
+
+
+def _lengths(torch: ModuleType, vectors: Any) -> Any:
+    return torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
+
+
+def _has_room(n_numbers: int) -> bool:
+    """Whether there is memory for so many, and a quarter of what is free left."""
+    spare = _spare_bytes()
+    return spare is None or _BYTES * n_numbers <= _MEMORY_SHARE * spare
 
 
 def _spare_bytes() -> int | None:
     """Memory that can be had without swapping; None where that is not told."""
+    lines = (line.split() for line in _told("/proc/meminfo").splitlines())
+    free = [1024 * int(line[1]) for line in lines if line[0] == "MemAvailable:"]
+    # A container may have less than the machine.
+    most, used = (_told(f"/sys/fs/cgroup/memory.{of}") for of in ("max", "current"))
+    if most.strip().isdigit() and used.strip().isdigit():
+        free.append(int(most) - int(used))
+    return min(free, default=None)
+
+
+def _told(file: str) -> str:
     try:
-        told = Path("/proc/meminfo").read_text(encoding="ascii")
+        return Path(file).read_text(encoding="ascii")
     except OSError:
-        return None
-    lines = (line.split() for line in told.splitlines())
-    return next(
-        (1024 * int(line[1]) for line in lines if line[0] == "MemAvailable:"), None
-    )
+        return ""
 
 
 def _least_seconds(work: Callable[[], object]) -> float:

@@ -197,9 +197,6 @@ class BM25Store:
                 for query in queries
             ]
 
-    def prepare(self) -> None:
-        """Nothing makes calls of many queries faster."""
-
     def count(self) -> int:
         """Number of stored documents."""
         return len(self._ids)

@@ -139,9 +139,6 @@ class ChromaStore:
             hits += self._search_at_once(chunk, n_results, with_vectors=with_vectors)
         return [found[:k] for found in hits]
 
-    def prepare(self) -> None:
-        """Nothing makes calls of many queries faster."""
-
     def count(self) -> int:
         """Number of stored documents, those that a filter hides included.
 

@@ -204,12 +204,13 @@ class SentenceTransformerEmbeddings(Embeddings):
                     local_files_only=Path(self.model_path).is_dir(),
                 )
         except OSError as cause:
-            reason = str(cause).strip().partition("\n")[0]
-            msg = (
-                f"cannot load {self.model_path!r} as a sentence-transformers model: "
-                f"{reason} Give the path of its folder; a name is looked for on the "
-                "Hugging Face hub, which takes a network"
-            )
+            reason = str(cause).strip().partition("\n")[0].rstrip(".")
+            msg = f"cannot load the embedding model {self.model_path!r}: {reason}"
+            if not Path(self.model_path).is_dir():
+                msg += (
+                    ". Give the path of its folder; a name is looked for on the "
+                    "Hugging Face hub, which takes a network"
+                )
             raise ModelFileError(msg) from cause
 
 

@@ -75,7 +75,8 @@ class FaissIndex:
         matrices = {faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2}
         self._is_matrix = type(index) in matrices
         self._copy: BFloat16Rows | None = None
-        self._copy_pays = True
+        self._copy_of: object = None  # names for the rows that are copied
+        self._is_tried = False
         self._copying = threading.Lock()
         # Not HNSW: among many equal vectors, asking for more finds others.
         self.ranks_by_score = isinstance(
@@ -110,6 +111,7 @@ class FaissIndex:
         vectors: NDArray[np.float32],
         width: int,
         allowed: NDArray[np.bool_] | None,
+        names: object = None,
     ) -> Found:
         """Find the nearest rows of every query, and their vectors.
 
@@ -117,13 +119,14 @@ class FaissIndex:
             vectors: the queries, shape ``(queries, dimension)``, at least one.
             width: rows per query, at least 1.
             allowed: which rows may be found, shape ``(n_rows,)``; None means all.
+            names: another object whenever rows were not only added.
 
         Returns:
             ``width`` rows per query. Exact for a flat index, filtered or not; an
             approximate one may find fewer (row -1) than there are.
         """
         if allowed is None:
-            found = self._found_by_product(vectors, width)
+            found = self._found_by_product(vectors, width, names)
             if found is not None:
                 return found
         params = None if allowed is None else self._restricted_to(allowed)
@@ -137,20 +140,48 @@ class FaissIndex:
             )
         return Found(rows, stored)
 
-    def prepare(self) -> None:
-        """Make batches faster, which may take memory and seconds; not again."""
+    def prepare(self, names: object) -> None:
+        """Copy the rows in a form in which batches are faster, where that pays.
+
+        It may take memory and seconds at first, and is for nothing after that but for
+        rows that are new. Where there is no memory for it there is no copy.
+
+        Args:
+            names: as in :meth:`candidates`.
+        """
         torch = loaded_torch()
-        if torch is None or not self._is_large_matrix or not self._copy_pays:
+        if torch is None or not self._is_large_matrix:
             return
         with self._copying:
-            vectors, copy = self._matrix(), self._copy
-            if copy is not None and copy.is_of(vectors):
-                if len(copy) < len(vectors):
-                    copy.extend(vectors)
-                return
-            self._copy = None  # before another one takes its memory
-            self._copy = faster_copy(torch, vectors, self.metric)
-            self._copy_pays = self._copy is not None
+            matrix = self._matrix()
+            if not self._is_of(matrix, names):
+                if self._is_tried and self._copy is None:
+                    return
+                self._copy = None  # before another one takes its memory
+            try:
+                if self._copy is None:
+                    self._copy = faster_copy(torch, matrix, self.metric)
+                elif len(self._copy) < len(matrix) and not self._copy.extend(matrix):
+                    self._copy = None
+            except (RuntimeError, MemoryError):  # torch's own is the former
+                self._copy = None
+            self._copy_of, self._is_tried = names, True
+
+    @property
+    def scans_by_product(self) -> bool:
+        """Whether batches are scanned by one matrix product."""
+        if not self._is_large_matrix or loaded_torch() is None:
+            return False
+        return self.metric == "inner_product" or self._copy is not None
+
+    def _is_of(self, matrix: NDArray[np.float32], names: object) -> bool:
+        """Whether the copy is of the first rows of a matrix.
+
+        Rows only change when documents are deleted, which makes a new mapping; a
+        sample tells of what somebody has done to the index itself.
+        """
+        copy = self._copy
+        return copy is not None and self._copy_of is names and copy.is_of(matrix)
 
     @property
     def _is_large_matrix(self) -> bool:
@@ -166,7 +197,7 @@ class FaissIndex:
         return matrix
 
     def _found_by_product(
-        self, vectors: NDArray[np.float32], width: int
+        self, vectors: NDArray[np.float32], width: int, names: object
     ) -> Found | None:
         """What a product finds in FAISS's own memory; None where FAISS is to search."""
         if (
@@ -176,10 +207,16 @@ class FaissIndex:
         ):
             return None
         matrix, copy = self._matrix(), self._copy
-        if copy is not None and len(copy) == len(matrix) and copy.is_of(matrix):
+        if (
+            copy is not None
+            and len(copy) == len(matrix)
+            and self._is_of(matrix, names)
+            and np.isfinite(vectors).all()
+        ):
             found = copy.best_rows(matrix, vectors, width)
             if found is not None:
                 return found
+            self._copy = None  # it would be scanned for nothing again
         takes_torch = len(vectors) <= MOST_IN_TORCH
         torch = loaded_torch() if takes_torch else None
         if self.metric != "inner_product" or (takes_torch and torch is None):

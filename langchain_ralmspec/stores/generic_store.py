@@ -117,9 +117,6 @@ class GenericStore:
             self._search_one(query, k, with_vectors=with_vectors) for query in queries
         ]
 
-    def prepare(self) -> None:
-        """Nothing makes calls of many queries faster."""
-
     def count(self) -> int:
         """Number of stored documents; -1 when the store does not tell."""
         stored = getattr(self._store, "store", None)

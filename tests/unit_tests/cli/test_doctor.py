@@ -301,8 +301,8 @@ def test_gains_grow_with_what_retrieval_costs() -> None:
 def test_a_look_up_pays_for_its_embedding_once() -> None:
     estimates = estimated(HEALTHY)
     for policy, seconds in (("lookup", 0.095), ("same", 0.1)):
-        line, _ = estimates.verification(policy, overlapped=False)
-        assert line(1) == pytest.approx(seconds)
+        once = estimates.verification(policy, 1, overlapped=False)
+        assert once == pytest.approx(seconds)
 
 
 def test_contention_eats_the_gain_of_writing_on() -> None:

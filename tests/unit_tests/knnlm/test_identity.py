@@ -265,12 +265,13 @@ def test_what_is_paid_once_is_not_taken_for_the_cost_of_a_guess(
 
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now))
     # Steps without guesses leave a lot for the cache.
-    scheduler = follow(*[SEQUENTIAL] * 12, Plan("lookup", 4))
+    scheduler = follow(*[SEQUENTIAL] * 12, Plan("lookup", 4, rate=1.0))
     case = Case(max_tokens=40, can_probe=can_probe)
     text = Text(case, SlowStore(case.n_entries, can_probe=can_probe)).write(scheduler)
     assert text.request.stats.guesses
     assert now > 12 + 60, "the clock has seen what was paid once"
     assert scheduler.estimates.step("lookup", overlapped=False) == 0
+    assert scheduler.estimates.bias("lookup", overlapped=False) < 20
     assert all(seconds < 60 for _, seconds in text.request.stats.verifications)
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from langchain_ralmspec import ChatRaLMSpec, RaLMSpecLLM, RaLMSpecRetriever
 from langchain_ralmspec.errors import EmptyStoreError
-from langchain_ralmspec.ralm import Session
+from langchain_ralmspec.ralm import Session, speculative
 from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.stores.base import Query
-from tests.unit_tests.fakes import FakeStore
+from tests.unit_tests.fakes import FakeStore, always, make_request
 
 TEXTS = ["a", "b", "c", "d", "e", "f"]
 
@@ -172,3 +172,22 @@ def test_the_best_hits_are_the_last_to_be_forgotten() -> None:
     session._cache._capacity = 3
     (hits,) = session.verify(["a"], [None])
     assert ids_of(session.guess("lookup", "a", hits).hits) == ids_of(hits)
+
+
+def test_a_store_need_not_know_how_to_prepare() -> None:
+    class Minimal:
+        """What ``open_store`` asks of a store of somebody else's, and no more."""
+
+        metric, dimension, is_nested = "inner_product", 4, True
+
+        def __init__(self) -> None:
+            inner = FakeStore(n_documents=4)
+            self.encode, self.search, self.count = (
+                inner.encode,
+                inner.search,
+                inner.count,
+            )
+
+    store: Any = Minimal()
+    request = make_request(store, max_tokens=30, end_bias=-9)
+    assert list(speculative(request, always(3)))

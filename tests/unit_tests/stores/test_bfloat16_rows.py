@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langchain_community.vectorstores.faiss import FAISS
 from numpy.typing import NDArray
 
 from langchain_ralmspec.stores import FaissStore, bfloat16_rows, faiss_index
@@ -89,6 +90,53 @@ def test_rows_that_rounding_cannot_tell_apart(metric: Metric, length: float) -> 
     assert ranked(rounded, queries, 10, metric) != found.rows.tolist()
 
 
+DOWN, UP = 1 + 2**-8 - 2**-20, 1 + 2**-8 + 2**-20  # round to 1 and to 1 + 2**-7
+
+
+def test_no_score_is_further_off_than_said() -> None:
+    # Both vectors lose as much as numbers can, and so does the product, 257.
+    vectors = np.full((1, 257), DOWN, np.float32)
+    copy = BFloat16Rows(torch, vectors, "inner_product")
+    (error,) = copy._errors(vectors)
+    scored = copy._scored(0, torch.from_numpy(vectors).bfloat16())
+    off = abs(float(scored[0, 0]) - 257 * DOWN**2)
+    assert 0.98 * error < off <= error
+
+
+def test_the_best_row_may_be_off_one_way_and_another_the_other() -> None:
+    vectors = np.zeros((2, 259), np.float32)
+    vectors[0, :258], vectors[0, 258] = DOWN, -1  # 258.008, scored as 256
+    vectors[1, :257] = UP  # 258.004, scored as 260
+    queries = np.ones((1, 259), np.float32)
+    copy = BFloat16Rows(torch, vectors, "inner_product")
+    scored = copy._scored(0, torch.from_numpy(queries).bfloat16())
+    assert scored.tolist() == [[256, 260]]
+    found = copy.best_rows(vectors, queries, 1)
+    assert found is not None
+    assert found.rows.tolist() == [[0]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_nor_is_any_of_random_ones(data: st.DataObject) -> None:
+    metric = data.draw(st.sampled_from(METRICS))
+    generator = np.random.default_rng(data.draw(st.integers(0, 2**31)))
+    shape = (9, data.draw(st.sampled_from([1, 3, 64, 1000])))
+    signs = data.draw(st.sampled_from([(1.0,), (-1.0, 1.0)]))
+    powers = 2.0 ** generator.integers(-6, 7, shape)
+    # Near the middle between two numbers of bfloat16.
+    numbers = powers * (1 + 2**-8 + generator.integers(-9, 10, shape) * 2.0**-16)
+    numbers *= generator.choice(signs, shape)
+    vectors = numbers.astype(np.float32)
+    copy = BFloat16Rows(torch, vectors, metric)
+    scored = copy._scored(0, torch.from_numpy(vectors).bfloat16())
+    x = vectors.astype(np.float64)
+    exact = x @ x.T
+    if metric == "squared_l2":
+        exact -= (x * x).sum(axis=1) / 2
+    assert (np.abs(scored - exact) <= copy._errors(vectors)[:, np.newaxis]).all()
+
+
 @either_metric
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", ["rows", "queries"])
@@ -129,20 +177,48 @@ def test_too_many_candidates_are_left_to_others(
     assert copy.best_rows(vectors, queries, 40) is not None, "so many were wanted"
 
 
+@either_metric
 @pytest.mark.parametrize("n_before", [1, 16, 17, 40])
-def test_rows_may_be_added(n_before: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_may_be_added(
+    n_before: int, metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bfloat16_rows, "_BLOCK_ROWS", 16)
     vectors, queries = table(60), table(3, seed=1)
-    copy = BFloat16Rows(torch, vectors[:n_before], "inner_product")
-    assert copy.is_of(vectors)
-    copy.extend(vectors)
-    assert len(copy) == 60
-    found = copy.best_rows(vectors, queries, 9)
+    copy = BFloat16Rows(torch, vectors[:n_before], metric)
+    for n in (n_before + 1, n_before + 2, 60):
+        assert copy.is_of(vectors[:n])
+        assert copy.extend(vectors[:n])
+        assert len(copy) == n
+        found = copy.best_rows(vectors[:n], queries, 2)
+        assert found is not None
+        assert found.rows.tolist() == ranked(vectors[:n], queries, 2, metric)
+
+
+def test_rows_that_are_no_numbers_or_too_many_end_a_copy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vectors = table(60)
+    copy = BFloat16Rows(torch, vectors[:50], "inner_product")
+    monkeypatch.setattr(bfloat16_rows, "_spare_bytes", lambda: 2 * 10 * DIMENSION)
+    assert not copy.extend(vectors), "they would take all of it"
+    monkeypatch.undo()
+    vectors[55] = np.nan
+    assert not copy.extend(vectors)
+
+
+def test_more_are_wanted_than_there_are_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bfloat16_rows, "GROUPS", 4)
+    monkeypatch.setattr(bfloat16_rows, "_BLOCK_ROWS", 50)
+    monkeypatch.setattr(bfloat16_rows, "_MOST_CANDIDATES", 1)
+    vectors, queries = table(200), table(3, seed=1)
+    copy = BFloat16Rows(torch, vectors, "inner_product")
+    monkeypatch.setattr(bfloat16_rows, "_MOST_CANDIDATES", 60)
+    found = copy.best_rows(vectors, queries, 30)
     assert found is not None
-    assert found.rows.tolist() == ranked(vectors, queries, 9, "inner_product")
+    assert found.rows.tolist() == ranked(vectors, queries, 30, "inner_product")
 
 
-def test_other_rows_are_told_by_the_last_ones() -> None:
+def test_other_rows_are_mostly_told_by_a_sample() -> None:
     vectors = table(60)
     copy = BFloat16Rows(torch, vectors, "inner_product")
     assert not copy.is_of(vectors[:-1])
@@ -158,10 +234,34 @@ def test_other_rows_are_told_by_the_last_ones() -> None:
     assert not copy.is_of(np.concatenate([vectors[:5], vectors[6:], vectors[-1:]]))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_after_a_deletion_nothing_is_left_to_the_sample(scanned: list[int]) -> None:
+    documents_ = documents(60)
+    vectors = table(60)
+    vectors[40:] = vectors[40]
+    for row, document in enumerate(documents_):
+        document.page_content = f"v{row}"
+    store = FAISS.from_documents(documents_, TableEmbeddings(vectors))
+    ours = FaissStore.from_langchain(store)
+    ours.prepare()
+    ours.search(some_queries(3), 2)
+    assert scanned == [3]
+    copy = ours._index._copy
+    store.delete(["id036"])
+    store.add_texts(["v40"], ids=["again"])
+    assert copy is not None
+    assert copy.is_of(store.index.reconstruct_n(0, 60)), "the sample is the same"
+    ours.search(some_queries(3), 2)
+    assert scanned == [3]
+    ours.prepare()
+    ours.search(some_queries(3), 2)
+    assert scanned == [3, 3]
+
+
 def test_there_is_a_copy_where_it_is_faster_and_there_is_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seconds = iter([1.0, 2.0] * 2 + [2.0, 1.0])
+    seconds = iter([1.0, 2.0] * 3 + [2.0, 1.0])
     monkeypatch.setattr(bfloat16_rows, "_least_seconds", lambda _: next(seconds))
     vectors = table(100)
     assert faster_copy(torch, vectors, "inner_product") is not None
@@ -169,8 +269,11 @@ def test_there_is_a_copy_where_it_is_faster_and_there_is_memory(
     assert faster_copy(torch, vectors, "inner_product") is not None, "who knows"
     monkeypatch.setattr(bfloat16_rows, "_spare_bytes", lambda: 2 * vectors.size)
     assert faster_copy(torch, vectors, "inner_product") is None, "it would not fit"
-    monkeypatch.undo()
-    monkeypatch.setattr(bfloat16_rows, "_least_seconds", lambda _: next(seconds))
+    monkeypatch.setattr(bfloat16_rows, "_spare_bytes", lambda: None)
+    broken = vectors.copy()
+    broken[-1, 0] = np.inf
+    monkeypatch.setattr(bfloat16_rows, "_TRIAL_ROWS", 50)
+    assert faster_copy(torch, broken, "inner_product") is None, "it is of no use"
     assert faster_copy(torch, vectors, "inner_product") is None, "it is slower"
 
 
@@ -215,20 +318,20 @@ def test_a_copy_follows_the_index(scanned: list[int]) -> None:
         expected = ranked(vectors, queries, 7, "inner_product")
         return bool(found.rows.tolist() == expected)
 
-    ours.prepare()
+    ours.prepare(None)
     assert is_right()
     assert scanned == [4]
     index.add(table(30, seed=2))
     assert is_right()
     assert scanned == [4], "it does not know the new rows yet"
-    ours.prepare()
+    ours.prepare(None)
     assert is_right()
     assert scanned == [4, 4]
     index.remove_ids(np.array([3]))
     index.add(table(1, seed=3))
     assert is_right()
     assert scanned == [4, 4], "as many rows, but others"
-    ours.prepare()
+    ours.prepare(None)
     assert is_right()
     assert scanned == [4, 4, 4]
 
@@ -243,6 +346,65 @@ def test_what_does_not_pay_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -
     index.add(table(100))
     ours = faiss_index.FaissIndex(index)
     for _ in range(3):
-        ours.prepare()
+        ours.prepare(None)
     assert tried == [100]
     assert ours.candidates(table(4, seed=1), 7, None).rows.shape == (4, 7)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_without_memory_there_is_no_copy_and_no_harm(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error("no memory")
+
+    monkeypatch.setattr(faiss_index, "SMALL_MATRIX", 0)
+    monkeypatch.setattr(faiss_index, "faster_copy", fail)
+    index = faiss.IndexFlatIP(DIMENSION)
+    index.add(table(100))
+    store = FaissStore(index, documents(100), TableEmbeddings(table(100)))
+    expected = store.search(some_queries(4), 5)
+    store.prepare()
+    assert store.search(some_queries(4), 5) == expected
+
+
+def test_a_copy_that_is_scanned_for_nothing_goes(
+    scanned: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = faiss.IndexFlatIP(DIMENSION)
+    index.add(table(100))
+    store = FaissStore(index, documents(100), TableEmbeddings(table(100)))
+    expected = store.search(some_queries(4), 5)
+    store.prepare()
+    monkeypatch.setattr(bfloat16_rows, "_MOST_CANDIDATES", 0)
+    monkeypatch.setattr(bfloat16_rows, "_BFLOAT16_ROUNDING", 9.0)
+    for _ in range(3):
+        assert store.search(some_queries(4), 5) == expected
+        store.prepare()
+    assert scanned == [4]
+
+
+def test_a_filtered_store_makes_no_copy(scanned: list[int]) -> None:
+    store = FAISS.from_documents(documents(60), TableEmbeddings(table(60)))
+    ours = FaissStore.from_langchain(store, {"group": 1})
+    ours.prepare()
+    assert ours._index._copy is None
+    ours.search(some_queries(3), 2)
+    assert not scanned
+
+
+def test_settings_of_the_thread_that_prepares_do_not_matter() -> None:
+    vectors, queries = table(60), table(3, seed=1)
+    with torch.inference_mode():
+        copy = BFloat16Rows(torch, vectors, "inner_product")
+        assert copy.best_rows(vectors, queries, 2) is not None
+    assert copy.best_rows(vectors, queries, 2) is not None
+    before = torch.get_default_device()
+    torch.set_default_device("meta")
+    try:
+        copy = BFloat16Rows(torch, vectors, "inner_product")
+        found = copy.best_rows(vectors, queries, 2)
+    finally:
+        torch.set_default_device(before)
+    assert found is not None
+    assert found.rows.tolist() == ranked(vectors, queries, 2, "inner_product")

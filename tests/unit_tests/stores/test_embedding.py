@@ -297,6 +297,6 @@ def test_a_model_that_is_not_there_is_told_by_its_name(
         raise OSError("We couldn't connect to the hub.\nAnd more.")
 
     monkeypatch.setattr("sentence_transformers.SentenceTransformer", missing)
-    told = r"'no/model' .*connect to the hub\. Give the path"
+    told = r"'no/model': .*connect to the hub\. Give the path"
     with pytest.raises(ModelFileError, match=told):
         SentenceTransformerEmbeddings("no/model").embed_query("a")
