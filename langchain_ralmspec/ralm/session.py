@@ -173,6 +173,8 @@ class Session:
             EmptyStoreError: the store found nothing for one of the queries.
             StoreError: the store or its encoder failed.
         """
+        if len(texts) > 1:
+            self.prepare()
         answer = self.ask(texts, queries, with_vectors=with_vectors)
         self.stats.spend(answer.seconds, "waiting")
         self.learn(answer)

@@ -191,3 +191,12 @@ def test_a_store_need_not_know_how_to_prepare() -> None:
     store: Any = Minimal()
     request = make_request(store, max_tokens=30, end_bias=-9)
     assert list(speculative(request, always(3)))
+
+
+def test_a_loop_of_somebody_else_s_prepares_with_its_first_batch() -> None:
+    store = FakeStore(n_documents=4)
+    session = Session(store)
+    session.verify(["a"], [None])
+    assert not store.prepared
+    session.verify(["b", "c"], [None, None])
+    assert store.prepared == [1]
