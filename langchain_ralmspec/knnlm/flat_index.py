@@ -11,10 +11,18 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from langchain_ralmspec.stores.rounded_scan import (
+    FLOAT32_ERROR,
+    Candidates,
+    bfloat16_errors,
+    least_seconds,
+    lost_by_rounding,
+    take_block,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,15 +31,10 @@ if TYPE_CHECKING:
 
 # Scores held at a time, 16 MB; smaller blocks make the products slower.
 _SCORES_PER_BLOCK = 1 << 22
-# Groups of rows in a block whose minima bound the nearest from above.
-_GROUPS = 2048
 _ROWS_CONVERTED = 1 << 16
 _CENTRE_SAMPLE = 1 << 14
-_TRIAL_ROWS, _TRIALS = 1 << 15, 3
+_TRIAL_ROWS = 1 << 15
 _TRIALS_OF = (1, 16)  # queries: the per-token loop's, and a batch
-
-_BFLOAT16_ROUNDING = 2.0**-8  # of a number, relative: it keeps 8 bits
-_FLOAT32_ERROR = 1e-4  # of a product summed in float32, relative to the lengths
 
 
 class Scan(Protocol):
@@ -97,7 +100,7 @@ class FlatIndex:
             for start in range(0, self._n, step):
                 stop = min(start + step, self._n)
                 scores = scan.scores(centred, start, stop)
-                _take_block(nearest, scores, start)
+                take_block(nearest, scores, start)
         return [each.rows for each in nearest]
 
     def prepare(self) -> None:
@@ -116,29 +119,8 @@ class FlatIndex:
         return self._scans[is_batch]
 
 
-def _take_block(
-    nearest: list[_Nearest], scores: NDArray[np.float32], start: int
-) -> None:
-    """Take the candidates of a block of rows, which begins with row ``start``, in."""
-    n_queries, n_rows = scores.shape
-    n_groups = min(n_rows, _GROUPS)
-    per_group = n_rows // n_groups
-    # Row i is number i // n_groups in group i % n_groups; the rest is its own.
-    grouped = scores[:, : per_group * n_groups]
-    minima = grouped.reshape(n_queries, per_group, n_groups).min(axis=1)
-    firsts = np.arange(per_group)[:, np.newaxis] * n_groups
-    rest = np.arange(per_group * n_groups, n_rows)
-    for each, line, minimum in zip(nearest, scores, minima, strict=True):
-        limit = each.limit(minimum)
-        groups = np.flatnonzero(minimum <= limit)
-        rows = np.concatenate([(firsts + groups).reshape(-1), rest])
-        found = line[rows]
-        enough = found <= limit
-        each.add(rows[enough] + start, found[enough])
-
-
-class _Nearest:
-    """Candidates for the ``k`` nearest of one query, block by block.
+class _Nearest(Candidates):
+    """Candidates for the nearest of one query.
 
     The error of a score s is at most c·|x|, where c is twice a product's relative
     error times |q|. So d² <= s + |q|² + c·|x|, where |x| <= |q| + d: this bounds d for
@@ -147,29 +129,16 @@ class _Nearest:
     """
 
     def __init__(self, k: int, length: float, error: float) -> None:
-        self._k, self._length = k, length
+        super().__init__(k)
+        self._length = length
         self._error = 2 * error * length
-        self.rows = np.empty(0, np.int64)
-        self._scores = np.empty(0, np.float32)
 
-    def limit(self, minima: NDArray[np.float32]) -> float:
-        """No candidate has a higher score, given lowest scores of some groups."""
-        known = np.concatenate([self._scores, minima])
-        if len(known) < self._k:
-            return np.inf
-        kth = float(np.partition(known, self._k - 1)[self._k - 1])
+    def reach(self, score: float) -> float:
         q, c = self._length, self._error
-        seen = max(0.0, kth + q * q)  # d², but for the error
+        seen = max(0.0, score + q * q)  # d², but for the error
         apart = c / 2 + float(np.sqrt(seen + c * q + c * c / 4))  # at least d
-        slack = _FLOAT32_ERROR / 10 * (q + apart) ** 2  # |x|² is rounded as well
+        slack = FLOAT32_ERROR / 10 * (q + apart) ** 2  # |x|² is rounded as well
         return apart * apart - q * q + c * (q + apart) + slack
-
-    def add(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
-        """Take rows of a block in; those that are too far now go."""
-        self.rows = np.concatenate([self.rows, rows])
-        self._scores = np.concatenate([self._scores, scores])
-        kept = self._scores <= self.limit(np.empty(0, np.float32))
-        self.rows, self._scores = self.rows[kept], self._scores[kept]
 
 
 class _Float32Scan:
@@ -184,7 +153,7 @@ class _Float32Scan:
 
     def errors(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:
         """Those of sums in float32."""
-        return np.full(len(queries), _FLOAT32_ERROR)
+        return np.full(len(queries), FLOAT32_ERROR)
 
     def scores(
         self, queries: NDArray[np.float32], start: int, stop: int
@@ -214,22 +183,12 @@ class _BFloat16Scan:
             rows = torch.from_numpy(keys[part].astype(np.float32) - centre)
             self._rows[part] = rows
             self._squares[part] = (rows * rows).sum(dim=1)
-            lost = self._lost(rows, self._rows[part])
+            lost = lost_by_rounding(torch, rows, self._rows[part])
             self._most_lost = max(self._most_lost, float(lost.max()))
 
     def errors(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:
         """Those of rounding both vectors, as measured, and the product, at most."""
-        exact = self._torch.from_numpy(queries)
-        lost = self._lost(exact, exact.to(self._torch.bfloat16)).numpy()
-        both = (1 + self._most_lost) * (1 + lost)
-        errors: NDArray[np.float64] = both * (1 + _BFLOAT16_ROUNDING) - 1
-        return errors + _FLOAT32_ERROR
-
-    def _lost(self, exact: Any, rounded: Any) -> Any:
-        """What rounding takes from vectors, relative to their lengths."""
-        double = exact.double()
-        lengths = double.norm(dim=1).clamp(min=1e-300)
-        return (double - rounded.double()).norm(dim=1) / lengths
+        return bfloat16_errors(self._torch, queries, self._most_lost)
 
     def scores(
         self, queries: NDArray[np.float32], start: int, stop: int
@@ -277,9 +236,4 @@ def _fastest_scan(
 
 
 def _least_seconds(scan: Scan, queries: NDArray[np.float32], n_rows: int) -> float:
-    seconds = []
-    for _ in range(_TRIALS):
-        start = time.perf_counter()
-        scan.scores(queries, 0, n_rows)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    return least_seconds(lambda: scan.scores(queries, 0, n_rows))

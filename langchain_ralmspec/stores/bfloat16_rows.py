@@ -9,14 +9,20 @@ none of the best rows is left out.
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from langchain_ralmspec.stores.product_scan import GROUPS, Found, best_rows
+from langchain_ralmspec.stores.product_scan import Found, best_rows
+from langchain_ralmspec.stores.rounded_scan import (
+    Candidates,
+    bfloat16_errors,
+    least_seconds,
+    lengths_of,
+    lost_by_rounding,
+    take_block,
+)
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -28,14 +34,11 @@ if TYPE_CHECKING:
 _BLOCK_ROWS = 1 << 18  # multiplied at a time; 64 queries then have 64 MB of scores
 _CONVERTED_ROWS = 1 << 15
 _MOST_CANDIDATES = 1 << 16  # of a query; to look at more takes longer than a product
-_TRIAL_ROWS, _TRIAL_QUERIES, _TRIALS = 1 << 15, 8, 3
+_TRIAL_ROWS, _TRIAL_QUERIES = 1 << 15, 8
 _MEMORY_SHARE = 0.75  # of what is free that a copy may take
 _BYTES = 2
 _SAMPLED = 8  # rows
 
-_BFLOAT16_ROUNDING = 2.0**-8  # of a number, relative: it keeps 8 bits
-_FLOAT32_ROUNDING = 2.0**-23  # and of a sum at every number added
-_FLOAT32_ERROR = 1e-4  # of a product summed in float32, at least; of lengths' product
 _SQUARE_ERROR = 1e-6  # of a squared length in float32, relative
 
 
@@ -55,8 +58,8 @@ def faster_copy(
     queries, trial = some[:_TRIAL_QUERIES], BFloat16Rows(torch, some, metric)
     if trial.best_rows(some, queries, 1) is None:
         return None
-    ours = _least_seconds(lambda: trial.best_rows(some, queries, 1))
-    floats = _least_seconds(lambda: best_rows(torch, some, queries, 1))
+    ours = least_seconds(lambda: trial.best_rows(some, queries, 1))
+    floats = least_seconds(lambda: best_rows(torch, some, queries, 1))
     if ours >= floats:
         return None
     copy = BFloat16Rows(torch, vectors, metric)
@@ -131,9 +134,9 @@ class BFloat16Rows:
             rows = torch.from_numpy(vectors[start : start + _CONVERTED_ROWS])
             rounded = block[n_here + start : n_here + start + len(rows)]
             rounded[:] = rows
-            lengths = _lengths(torch, rows)
+            lengths = lengths_of(torch, rows)
             half_squares.append((lengths * lengths / 2).float().numpy())
-            lost = _lost(torch, rows, rounded, lengths)
+            lost = lost_by_rounding(torch, rows, rounded)
             # A length that is not a number stays one, which is looked at later.
             self._longest = float(np.maximum(self._longest, float(lengths.max())))
             self._most_lost = float(np.maximum(self._most_lost, float(lost.max())))
@@ -191,42 +194,44 @@ class BFloat16Rows:
         best = []
         for query, each in zip(queries, candidates, strict=True):
             found = vectors[each.rows]
-            scores = self._exact(found, query)
-            products = scores
+            exact = self._exact(found, query)
+            scores = exact
             if self._metric == "squared_l2":
-                products = (query @ query + scores) / 2
-            is_near = np.abs(products - each.scores) <= each.slack / 2
+                scores = (exact - query @ query) / 2
+            is_near = np.abs(scores - each.scores) <= each.slack / 2
             if len(each.rows) < width or not is_near.all():
                 return None  # torch multiplies in some way that we do not know
-            order = np.lexsort((each.rows, -scores))[:width]
+            order = np.lexsort((each.rows, exact))[:width]
             best.append((each.rows[order], found[order]))
         return Found(np.stack([r for r, _ in best]), np.stack([v for _, v in best]))
 
     def _exact(
         self, rows: NDArray[np.float32], query: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Scores in float32; in L2 the negated squared distances."""
-        scores: NDArray[np.float32]
+        """Negated products in float32, or the squared distances."""
+        exact: NDArray[np.float32]
         if self._metric == "inner_product":
-            scores = rows @ query
+            exact = -(rows @ query)
         else:
             apart = rows - query
-            scores = -np.einsum("nd,nd->n", apart, apart)
-        return scores
+            exact = np.einsum("nd,nd->n", apart, apart)
+        return exact
 
     def _candidates(
         self, queries: NDArray[np.float32], width: int
-    ) -> list[_Candidates] | None:
+    ) -> list[_Within] | None:
         """For every query rows that the best are among."""
         slacks = 2 * self._errors(queries)  # the better of two may score so much less
         if not np.isfinite(slacks).all():
             return None
-        candidates = [_Candidates(width, slack) for slack in slacks]
-        factors = self._torch.from_numpy(queries).to(self._torch.bfloat16)
+        candidates = [_Within(width, slack) for slack in slacks]
+        factors = self._torch.from_numpy(-queries).to(self._torch.bfloat16)
+        most = max(_MOST_CANDIDATES, width)
         start = 0
         for number in range(len(self._blocks)):
             scores = self._scored(number, factors)
-            if not _take(candidates, scores, start):
+            take_block(candidates, scores, start)
+            if any(len(each.rows) > most for each in candidates):
                 return None
             start += scores.shape[1]
         return candidates
@@ -234,7 +239,7 @@ class BFloat16Rows:
     def _scored(self, number: int, factors: Any) -> NDArray[np.float32]:
         """A block's scores, in memory that the next one takes.
 
-        In L2 they are x·q - |x|²/2, greatest where the distance is least.
+        They are -x·q, and in L2 |x|²/2 - x·q, least where the distance is.
         """
         torch, half_squares = self._torch, self._half_squares[number]
         shape = len(factors), len(half_squares)
@@ -248,88 +253,29 @@ class BFloat16Rows:
             self._scores[:size].view(shape).copy_(products).numpy()
         )
         if self._metric == "squared_l2":
-            scores -= half_squares
+            scores += half_squares
         return scores
 
     def _errors(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:
-        """How far any score may be from the true one, for every query.
-
-        Of rounding both vectors, as measured, and the product, at most.
-        """
+        """How far any score may be from the true one, for every query."""
         torch = self._torch
-        exact = torch.from_numpy(queries)
-        lengths = _lengths(torch, exact)
-        lost = _lost(torch, exact, exact.to(torch.bfloat16), lengths).numpy()
-        both = (1 + self._most_lost) * (1 + lost)
-        summed = max(_FLOAT32_ERROR, self._dimension * _FLOAT32_ROUNDING)
-        relative = both * (1 + _BFLOAT16_ROUNDING) - 1 + summed
-        errors: NDArray[np.float64] = relative * lengths.numpy() * self._longest
+        lengths = lengths_of(torch, torch.from_numpy(queries)).numpy()
+        relative = bfloat16_errors(torch, queries, self._most_lost)
+        errors: NDArray[np.float64] = relative * lengths * self._longest
         if self._metric == "squared_l2":
             errors = errors + _SQUARE_ERROR * self._longest**2
         return errors
 
 
-class _Candidates:
-    """Rows that may be among the best for a query, block by block."""
+class _Within(Candidates):
+    """Rows whose scores are off by half of ``slack`` at most, as all others'."""
 
     def __init__(self, width: int, slack: float) -> None:
-        self.width, self.slack = width, slack
-        self.rows = np.empty(0, np.int64)
-        self.scores = np.empty(0, np.float32)
+        super().__init__(width)
+        self.slack = slack
 
-    def limit(self, maxima: NDArray[np.float32]) -> float:
-        """None of the best scores less, given the highest scores of some groups."""
-        known = np.concatenate([self.scores, maxima])
-        if len(known) < self.width:
-            return -np.inf
-        place = len(known) - self.width
-        return float(np.partition(known, place)[place]) - self.slack
-
-    def add(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
-        """Take rows of a block in; those that are too far now go."""
-        self.rows = np.concatenate([self.rows, rows])
-        self.scores = np.concatenate([self.scores, scores])
-        kept = self.scores >= self.limit(np.empty(0, np.float32))
-        self.rows, self.scores = self.rows[kept], self.scores[kept]
-
-
-def _take(
-    candidates: list[_Candidates], scores: NDArray[np.float32], start: int
-) -> bool:
-    """Take the candidates of a block in; False if they are too many.
-
-    Args:
-        candidates: of every query.
-        scores: shape ``(n_queries, rows of the block)``.
-        start: the block's first row.
-    """
-    n_queries, n_rows = scores.shape
-    n_groups = min(n_rows, max(GROUPS, candidates[0].width))
-    per_group = n_rows // n_groups
-    # Row i is number i // n_groups in group i % n_groups; the rest is its own.
-    grouped = scores[:, : per_group * n_groups]
-    maxima = grouped.reshape(n_queries, per_group, n_groups).max(axis=1)
-    firsts = np.arange(per_group)[:, np.newaxis] * n_groups
-    rest = np.arange(per_group * n_groups, n_rows)
-    for each, line, highest in zip(candidates, scores, maxima, strict=True):
-        limit = each.limit(highest)
-        groups = np.flatnonzero(highest >= limit)
-        rows = np.concatenate([(firsts + groups).reshape(-1), rest])
-        found = line[rows]
-        enough = found >= limit
-        each.add(rows[enough] + start, found[enough])
-        if len(each.rows) > max(_MOST_CANDIDATES, each.width):
-            return False
-    return True
-
-
-def _lost(torch: ModuleType, exact: Any, rounded: Any, lengths: Any) -> Any:
-    """What rounding takes from vectors, relative to their lengths."""
-    return _lengths(torch, exact - rounded.float()) / lengths.clamp(min=1e-300)
-
-
-def _lengths(torch: ModuleType, vectors: Any) -> Any:
-    return torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
+    def reach(self, score: float) -> float:
+        return score + self.slack
 
 
 def _has_room(n_numbers: int) -> bool:
@@ -354,12 +300,3 @@ def _told(file: str) -> str:
         return Path(file).read_text(encoding="ascii")
     except OSError:
         return ""
-
-
-def _least_seconds(work: Callable[[], object]) -> float:
-    seconds = []
-    for _ in range(_TRIALS):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)

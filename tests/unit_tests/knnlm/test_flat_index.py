@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from langchain_ralmspec.knnlm import KNNDatastore, Neighbours, flat_index
 from langchain_ralmspec.knnlm.flat_index import FlatIndex, _BFloat16Scan, _Float32Scan
+from langchain_ralmspec.stores import rounded_scan
 from tests.unit_tests.knnlm.fakes import write_entries
 
 Keys = NDArray[Any]
@@ -30,7 +31,11 @@ def scan_by(name: str, keys: Keys, centre: Queries) -> Any:
 
 
 def indexed(
-    keys: Keys, scan: str, error: float | None = None, **constants: int
+    keys: Keys,
+    scan: str,
+    error: float | None = None,
+    scores_per_block: int = 1 << 22,
+    groups: int = 2048,
 ) -> Callable[[Queries, int], list[set[int]]]:
     """Search by that scan; ``error`` is what it then says of its rounding."""
     with pytest.MonkeyPatch.context() as patch:
@@ -43,8 +48,8 @@ def indexed(
 
     def search(queries: Queries, k: int) -> list[set[int]]:
         with pytest.MonkeyPatch.context() as patch:
-            for name, value in constants.items():
-                patch.setattr(flat_index, f"_{name.upper()}", value)
+            patch.setattr(flat_index, "_SCORES_PER_BLOCK", scores_per_block)
+            patch.setattr(rounded_scan, "GROUPS", groups)
             if error is not None:
                 for made in index._scans.values():
                     patch.setattr(made, "errors", told)
@@ -157,7 +162,7 @@ def test_without_its_bound_rounding_would_hide_some() -> None:
 def test_without_any_bound_even_float32_would(monkeypatch: pytest.MonkeyPatch) -> None:
     keys, queries = poles(size=20_000)
     assert missed(keys, queries, 16, indexed(keys, "float32")(queries, 16)) == 0
-    monkeypatch.setattr(flat_index, "_FLOAT32_ERROR", 0.0)
+    monkeypatch.setattr(flat_index, "FLOAT32_ERROR", 0.0)
     found = indexed(keys, "float32", error=0.0)(queries, 16)
     assert missed(keys, queries, 16, found) > 0
 

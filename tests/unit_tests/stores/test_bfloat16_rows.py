@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from langchain_community.vectorstores.faiss import FAISS
 from numpy.typing import NDArray
 
-from langchain_ralmspec.stores import FaissStore, bfloat16_rows, faiss_index
+from langchain_ralmspec.stores import (
+    FaissStore,
+    bfloat16_rows,
+    faiss_index,
+    rounded_scan,
+)
 from langchain_ralmspec.stores.base import Metric
 from langchain_ralmspec.stores.bfloat16_rows import BFloat16Rows, faster_copy
 from tests.unit_tests.stores.toys import (
@@ -58,7 +63,7 @@ def test_rows_are_those_of_brute_force(data: st.DataObject) -> None:
     numbers = generator.integers(-most, most + 1, (n_rows + n_queries, 3))
     vectors, queries = np.split(numbers.astype(np.float32), [n_rows])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bfloat16_rows, "GROUPS", data.draw(st.integers(1, 40)))
+        patch.setattr(rounded_scan, "GROUPS", data.draw(st.integers(1, 40)))
         patch.setattr(bfloat16_rows, "_BLOCK_ROWS", data.draw(st.integers(1, 130)))
         patch.setattr(bfloat16_rows, "_CONVERTED_ROWS", data.draw(st.integers(1, 9)))
         found = BFloat16Rows(torch, vectors, metric).best_rows(vectors, queries, width)
@@ -98,8 +103,8 @@ def test_no_score_is_further_off_than_said() -> None:
     vectors = np.full((1, 257), DOWN, np.float32)
     copy = BFloat16Rows(torch, vectors, "inner_product")
     (error,) = copy._errors(vectors)
-    scored = copy._scored(0, torch.from_numpy(vectors).bfloat16())
-    off = abs(float(scored[0, 0]) - 257 * DOWN**2)
+    scored = copy._scored(0, torch.from_numpy(-vectors).bfloat16())
+    off = abs(float(scored[0, 0]) + 257 * DOWN**2)
     assert 0.98 * error < off <= error
 
 
@@ -109,8 +114,8 @@ def test_the_best_row_may_be_off_one_way_and_another_the_other() -> None:
     vectors[1, :257] = UP  # 258.004, scored as 260
     queries = np.ones((1, 259), np.float32)
     copy = BFloat16Rows(torch, vectors, "inner_product")
-    scored = copy._scored(0, torch.from_numpy(queries).bfloat16())
-    assert scored.tolist() == [[256, 260]]
+    scored = copy._scored(0, torch.from_numpy(-queries).bfloat16())
+    assert scored.tolist() == [[-256, -260]]
     found = copy.best_rows(vectors, queries, 1)
     assert found is not None
     assert found.rows.tolist() == [[0]]
@@ -129,11 +134,11 @@ def test_nor_is_any_of_random_ones(data: st.DataObject) -> None:
     numbers *= generator.choice(signs, shape)
     vectors = numbers.astype(np.float32)
     copy = BFloat16Rows(torch, vectors, metric)
-    scored = copy._scored(0, torch.from_numpy(vectors).bfloat16())
+    scored = copy._scored(0, torch.from_numpy(-vectors).bfloat16())
     x = vectors.astype(np.float64)
-    exact = x @ x.T
+    exact = -x @ x.T
     if metric == "squared_l2":
-        exact -= (x * x).sum(axis=1) / 2
+        exact += (x * x).sum(axis=1) / 2
     assert (np.abs(scored - exact) <= copy._errors(vectors)[:, np.newaxis]).all()
 
 
@@ -207,7 +212,7 @@ def test_rows_that_are_no_numbers_or_too_many_end_a_copy(
 
 
 def test_more_are_wanted_than_there_are_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bfloat16_rows, "GROUPS", 4)
+    monkeypatch.setattr(rounded_scan, "GROUPS", 4)
     monkeypatch.setattr(bfloat16_rows, "_BLOCK_ROWS", 50)
     monkeypatch.setattr(bfloat16_rows, "_MOST_CANDIDATES", 1)
     vectors, queries = table(200), table(3, seed=1)
@@ -262,7 +267,7 @@ def test_there_is_a_copy_where_it_is_faster_and_there_is_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seconds = iter([1.0, 2.0] * 3 + [2.0, 1.0])
-    monkeypatch.setattr(bfloat16_rows, "_least_seconds", lambda _: next(seconds))
+    monkeypatch.setattr(bfloat16_rows, "least_seconds", lambda _: next(seconds))
     vectors = table(100)
     assert faster_copy(torch, vectors, "inner_product") is not None
     monkeypatch.setattr(bfloat16_rows, "_spare_bytes", lambda: None)
@@ -377,7 +382,7 @@ def test_a_copy_that_is_scanned_for_nothing_goes(
     expected = store.search(some_queries(4), 5)
     store.prepare()
     monkeypatch.setattr(bfloat16_rows, "_MOST_CANDIDATES", 0)
-    monkeypatch.setattr(bfloat16_rows, "_BFLOAT16_ROUNDING", 9.0)
+    monkeypatch.setattr(rounded_scan, "_BFLOAT16_ROUNDING", 9.0)
     for _ in range(3):
         assert store.search(some_queries(4), 5) == expected
         store.prepare()
