@@ -211,16 +211,6 @@ def test_rows_that_are_no_numbers_or_too_many_end_a_copy(
     assert not copy.extend(vectors)
 
 
-def test_more_are_wanted_than_there_are_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounded_scan, "GROUPS", 4)
-    monkeypatch.setattr(bfloat16_rows, "_MOST_CANDIDATES", 199)  # not all of them
-    vectors, queries = table(200), table(3, seed=1)
-    copy = BFloat16Rows(torch, vectors, "inner_product")
-    found = copy.best_rows(vectors, queries, 30)
-    assert found is not None
-    assert found.rows.tolist() == ranked(vectors, queries, 30, "inner_product")
-
-
 def test_other_rows_are_mostly_told_by_a_sample() -> None:
     vectors = table(60)
     copy = BFloat16Rows(torch, vectors, "inner_product")
