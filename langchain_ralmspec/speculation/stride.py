@@ -308,10 +308,15 @@ class Estimates:
         once = self._once(policy)
         return costs(n_queries, once) if costs else once
 
-    def largest(self, policy: str) -> int:
-        """The largest *s* that *b(s)* was measured with, in any mode."""
-        modes = [self._verification.get((policy, mode)) for mode in (False, True)]
-        return max([1, *(costs.largest for costs in modes if costs)])
+    @property
+    def largest(self) -> int:
+        """The largest *s* that *b(s)* was measured with, by any policy in any mode.
+
+        Were it known by policy, one that was not tried yet could never win against
+        another's larger strides.
+        """
+        known = list(self._verification.values())
+        return max([1, *(costs.largest for costs in known)])
 
     def _once(self, policy: str) -> float:
         """One retrieval, without what the guess has paid already."""
@@ -389,7 +394,7 @@ class StrideScheduler:
         """
         estimates = self.estimates
         step = estimates.step(policy, overlapped=overlapped) or 0.0
-        largest = estimates.largest(policy)
+        largest = estimates.largest
         accuracy = estimates.accuracy(policy)
         strides: Sequence[int] = (self.stride or 0,)
         if self.stride is None:
