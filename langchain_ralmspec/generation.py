@@ -110,8 +110,16 @@ class LocalGeneration(StrictArguments, Sampling):
     def _sampling(self, overrides: dict[str, Any]) -> Sampling:
         known = Sampling.model_fields
         for name in overrides:
-            if name not in known:
-                raise UnknownArgumentError.of(type(self).__name__, name, known)
+            if name in known:
+                continue
+            owner = type(self).__name__
+            if name in type(self).model_fields:
+                msg = (
+                    f"{name!r} cannot be given per call; give it when {owner} is "
+                    f"made. Per call: {', '.join(sorted(known))}"
+                )
+                raise UnknownArgumentError(msg)
+            raise UnknownArgumentError.of(owner, name, known)
         return Sampling(**{name: getattr(self, name) for name in known} | overrides)
 
     def _tracing_params(self) -> dict[str, Any]:

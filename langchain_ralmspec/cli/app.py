@@ -183,12 +183,13 @@ def datastore(
         typer.Argument(help="A text each, in UTF-8 (or .gz).", dir_okay=False),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Required: the datastore's folder.")
+        Path | None,
+        typer.Option(help="Required: the datastore's folder; one in it is replaced."),
     ] = None,
     model: Annotated[
         str,
         typer.Option(
-            help="Who will generate with it: a GGUF file, a name that `models list` "
+            help="The model that will generate: a GGUF file, a name that `models list` "
             "shows, or NAME:F16 and the like."
         ),
     ] = "smollm2-135m",
@@ -198,10 +199,11 @@ def datastore(
     ] = "flat",
     key_type: Annotated[
         Literal["float16", "float32"],
-        typer.Option(help="Of the keys on disk; --append keeps what is there."),
+        typer.Option(help="Numbers of the keys on disk; with --append as they are."),
     ] = "float16",
     append: Annotated[  # noqa: FBT002  a flag
-        bool, typer.Option("--append", help="To the datastore that is there.")
+        bool,
+        typer.Option("--append", help="Add to the datastore instead of replacing it."),
     ] = False,
     limit_tokens: Annotated[
         int | None, typer.Option(help="Read about so many at most.", min=2)
@@ -447,14 +449,14 @@ def knnlm(
     text: Annotated[
         Path,
         typer.Option(
-            help="A text that is not in it, in UTF-8 (or .gz): prompts come from here.",
+            help="A text that is not in it, in UTF-8 (or .gz); prompts are its parts.",
             dir_okay=False,
         ),
     ],
     model: Annotated[
         str,
         typer.Option(
-            help="Who made the datastore: a GGUF file, a name that `models list` "
+            help="The model that made it: a GGUF file, a name that `models list` "
             "shows, or NAME:F16 and the like."
         ),
     ] = "smollm2-135m",
@@ -466,8 +468,8 @@ def knnlm(
         Literal["flat", "ivf", "hnsw"],
         typer.Option(help="Exact, or one of the approximate ones."),
     ] = "flat",
-    limit: Annotated[int, typer.Option(help="Prompts.", min=1)] = 20,
-    prompt_tokens: Annotated[int, typer.Option(help="Of each.", min=1)] = 64,
+    limit: Annotated[int, typer.Option(help="Prompts at most.", min=1)] = 20,
+    prompt_tokens: Annotated[int, typer.Option(help="Length of each.", min=1)] = 64,
     max_tokens: Annotated[int, typer.Option(help="Written behind each.", min=1)] = 128,
     interpolation: Annotated[
         float, typer.Option(help="λ, the share of the neighbours.", min=0, max=1)
@@ -481,7 +483,11 @@ def knnlm(
         ),
     ] = None,
     rows: Annotated[
-        str | None, typer.Option(help="Only these, with commas between: Spec,+S.")
+        str | None,
+        typer.Option(
+            help="Only these, with commas between. Spec: always three guesses; +S: as "
+            "many as measured costs say."
+        ),
     ] = None,
     perplexity_tokens: Annotated[
         int, typer.Option(help="Of the text, for perplexity by λ; 0 for none.", min=0)

@@ -146,7 +146,7 @@ class KNNBench:
         """The datastore as it is searched, distractors and index included."""
         with distracted(self._opened, self.entries) as folder:
             store = KNNDatastore.load(folder, index=self.index)
-            _say(f"making the index over {len(store):,} entries")
+            _say(f"preparing the search of {len(store):,} entries")
             store.prepare()
             yield store
 

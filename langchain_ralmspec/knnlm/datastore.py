@@ -223,6 +223,11 @@ class KNNDatastore:
         """Number of entries."""
         return len(self._entries)
 
+    def __repr__(self) -> str:
+        """Where it is, and what it holds."""
+        made_by = self._entries.manifest.model_name
+        return f"<KNNDatastore {str(self.path)!r}: {len(self)} entries of {made_by}>"
+
     @property
     def id(self) -> str:
         """Of the build; this and the number of entries tell one content from others."""

@@ -75,6 +75,13 @@ def test_entries_are_in_the_order_of_the_texts(
     assert store.typical_distance > 0
 
 
+def test_it_says_where_and_what_it_is(reader: FakeReader, tmp_path: Path) -> None:
+    store = build(tmp_path / "store")
+    assert repr(store) == (
+        f"<KNNDatastore {str(store.path)!r}: 17 entries of {reader.path.stem}>"
+    )
+
+
 def test_a_text_begins_as_the_model_wants_it(
     reader: FakeReader, tmp_path: Path
 ) -> None:
