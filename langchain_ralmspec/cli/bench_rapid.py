@@ -8,6 +8,7 @@ its first question.
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -111,11 +112,12 @@ class RapidBench:
         self._check(json_file, plot_folder)
         samples, others = self._samples()
         with self._contest() as contest:
-            for number, (sample, warm_up) in enumerate(
-                self._asked(contest, samples, others), 1
-            ):
-                asked = contest.ask(sample, warm_up)
-                _say(f"{number}. {' '.join(sample.question.split())}  {_rates(asked)}")
+            to_ask = self._asked(contest, samples, others)
+            with _kept_if_interrupted(contest):
+                for number, (sample, warm_up) in enumerate(to_ask, 1):
+                    asked = contest.ask(sample, warm_up)
+                    question = " ".join(sample.question.split())
+                    _say(f"{number}. {question}  {_rates(asked)}")
             measured = self._described(contest, figures(contest))
         report(measured, Console())
         if json_file:
@@ -275,6 +277,20 @@ class RapidBench:
             "notes": notes,
             **measured,
         }
+
+
+@contextmanager
+def _kept_if_interrupted(contest: LongContest) -> Iterator[None]:
+    """Let Ctrl-C or SIGTERM end the questions, and keep what was asked by then."""
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not contest.asked:
+            raise
+        _say(f"interrupted; the figures are of {len(contest.asked)} questions")
+    finally:
+        signal.signal(signal.SIGTERM, earlier or signal.SIG_DFL)
 
 
 def warm_up_question(samples: Sequence[Sample], others: Sequence[Sample]) -> Sample:

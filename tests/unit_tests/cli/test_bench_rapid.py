@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -197,6 +198,34 @@ def test_the_report_reads_without_colours(documents: Path) -> None:
     assert "once per model and context length" in said
     assert "3 of 3 contexts were too long: up to 9 tokens" in said
     assert said.endswith("SD identical to plain decoding: yes\n")
+
+
+@pytest.mark.usefixtures("settings")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_asked_is_kept_when_it_is_interrupted(
+    documents: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: signal.Signals,
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    ask, n_asked = LongContest.ask, 0
+
+    def interrupted(self: LongContest, sample: Sample, warm_up: Sample) -> Any:
+        nonlocal n_asked
+        if n_asked == most:
+            signal.raise_signal(how)
+        n_asked += 1
+        return ask(self, sample, warm_up)
+
+    monkeypatch.setattr(LongContest, "ask", interrupted)
+    file, most = tmp_path / "figures.json", 2
+    RapidBench(documents=documents).run(file)
+    assert json.loads(file.read_text())["summary"]["questions"] == 2
+    assert signal.getsignal(signal.SIGTERM) == before
+    n_asked = most = 0
+    with pytest.raises(KeyboardInterrupt):
+        RapidBench(documents=documents).run()
 
 
 @pytest.mark.usefixtures("settings")
