@@ -15,7 +15,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -400,6 +400,15 @@ def test_a_failure_after_forgetting_leaves_nothing(
     assert (sequence.extend(tokens[40:44]) == again.extend(tokens[40:44])).all()
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """It is heard, although a shell's background jobs are started deaf to it."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("n_interrupts", [1, 3])
 def test_ctrl_c_while_keys_are_computed_is_raised_and_leaves_all_as_it_was(
     n_interrupts: int, reader: Model, texts: list[str]

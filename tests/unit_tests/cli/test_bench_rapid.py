@@ -208,6 +208,8 @@ def test_what_was_asked_is_kept_when_it_is_interrupted(
     monkeypatch: pytest.MonkeyPatch,
     how: signal.Signals,
 ) -> None:
+    # A shell's background jobs are started deaf to Ctrl-C.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGTERM)
     ask, n_asked = LongContest.ask, 0
 
@@ -226,6 +228,7 @@ def test_what_was_asked_is_kept_when_it_is_interrupted(
     n_asked = most = 0
     with pytest.raises(KeyboardInterrupt):
         RapidBench(documents=documents).run()
+    signal.signal(signal.SIGINT, heard)
 
 
 @pytest.mark.usefixtures("settings")
