@@ -20,6 +20,7 @@ from langchain_ralmspec.stores.rounded_scan import (
     Candidates,
     bfloat16_errors,
     least_seconds,
+    lengths_of,
     lost_by_rounding,
     take_block,
 )
@@ -183,7 +184,8 @@ class _BFloat16Scan:
             rows = torch.from_numpy(keys[part].astype(np.float32) - centre)
             self._rows[part] = rows
             self._squares[part] = (rows * rows).sum(dim=1)
-            lost = lost_by_rounding(torch, rows, self._rows[part])
+            lengths = lengths_of(torch, rows)
+            lost = lost_by_rounding(torch, rows, self._rows[part], lengths)
             self._most_lost = max(self._most_lost, float(lost.max()))
 
     def errors(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -136,7 +136,7 @@ class BFloat16Rows:
             rounded[:] = rows
             lengths = lengths_of(torch, rows)
             half_squares.append((lengths * lengths / 2).float().numpy())
-            lost = lost_by_rounding(torch, rows, rounded)
+            lost = lost_by_rounding(torch, rows, rounded, lengths)
             # A length that is not a number stays one, which is looked at later.
             self._longest = float(np.maximum(self._longest, float(lengths.max())))
             self._most_lost = float(np.maximum(self._most_lost, float(lost.max())))

@@ -74,8 +74,9 @@ class FaissIndex:
         # IndexFlatPanorama does.
         matrices = {faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2}
         self._is_matrix = type(index) in matrices
-        self._copy: BFloat16Rows | None = None
-        self._copy_of: object = None  # names for the rows that are copied
+        # A copy of the rows and their names: one attribute, so that no thread takes
+        # one copy for another.
+        self._copied: tuple[BFloat16Rows, object] | None = None
         self._is_tried = False
         self._copying = threading.Lock()
         # Not HNSW: among many equal vectors, asking for more finds others.
@@ -154,34 +155,40 @@ class FaissIndex:
             return
         with self._copying:
             matrix = self._matrix()
-            if not self._is_of(matrix, names):
-                if self._is_tried and self._copy is None:
+            copy = self._copy_of(matrix, names)
+            if copy is None:
+                if self._is_tried and self._copied is None:
                     return
-                self._copy = None  # before another one takes its memory
+                self._copied = None  # before another one takes its memory
             try:
-                if self._copy is None:
-                    self._copy = faster_copy(torch, matrix, self.metric)
-                elif len(self._copy) < len(matrix) and not self._copy.extend(matrix):
-                    self._copy = None
+                if copy is None:
+                    copy = faster_copy(torch, matrix, self.metric)
+                elif len(copy) < len(matrix) and not copy.extend(matrix):
+                    copy = None
             except (RuntimeError, MemoryError):  # torch's own is the former
-                self._copy = None
-            self._copy_of, self._is_tried = names, True
+                copy = None
+            self._copied = None if copy is None else (copy, names)
+            self._is_tried = True
 
     @property
     def scans_by_product(self) -> bool:
         """Whether batches are scanned by one matrix product."""
         if not self._is_large_matrix or loaded_torch() is None:
             return False
-        return self.metric == "inner_product" or self._copy is not None
+        return self.metric == "inner_product" or self._copied is not None
 
-    def _is_of(self, matrix: NDArray[np.float32], names: object) -> bool:
-        """Whether the copy is of the first rows of a matrix.
+    def _copy_of(
+        self, matrix: NDArray[np.float32], names: object
+    ) -> BFloat16Rows | None:
+        """The copy, if it is of the first rows of a matrix.
 
         Rows only change when documents are deleted, which makes a new mapping; a
         sample tells of what somebody has done to the index itself.
         """
-        copy = self._copy
-        return copy is not None and self._copy_of is names and copy.is_of(matrix)
+        copied = self._copied
+        if copied is None or copied[1] is not names or not copied[0].is_of(matrix):
+            return None
+        return copied[0]
 
     @property
     def _is_large_matrix(self) -> bool:
@@ -206,17 +213,13 @@ class FaissIndex:
             or width > self.n_rows
         ):
             return None
-        matrix, copy = self._matrix(), self._copy
-        if (
-            copy is not None
-            and len(copy) == len(matrix)
-            and self._is_of(matrix, names)
-            and np.isfinite(vectors).all()
-        ):
+        matrix = self._matrix()
+        copy = self._copy_of(matrix, names)
+        if copy is not None and len(copy) == len(matrix) and np.isfinite(vectors).all():
             found = copy.best_rows(matrix, vectors, width)
             if found is not None:
                 return found
-            self._copy = None  # it would be scanned for nothing again
+            self._copied = None  # it would be scanned for nothing again
         takes_torch = len(vectors) <= MOST_IN_TORCH
         torch = loaded_torch() if takes_torch else None
         if self.metric != "inner_product" or (takes_torch and torch is None):

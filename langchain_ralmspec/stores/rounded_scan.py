@@ -96,10 +96,9 @@ def lengths_of(torch: ModuleType, vectors: Any) -> Any:
     return torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
 
 
-def lost_by_rounding(torch: ModuleType, exact: Any, rounded: Any) -> Any:
+def lost_by_rounding(torch: ModuleType, exact: Any, rounded: Any, lengths: Any) -> Any:
     """What rounding takes from rows, relative to their lengths."""
-    lengths = lengths_of(torch, exact).clamp(min=1e-300)
-    return lengths_of(torch, exact - rounded.float()) / lengths
+    return lengths_of(torch, exact - rounded.float()) / lengths.clamp(min=1e-300)
 
 
 def bfloat16_errors(
@@ -115,7 +114,8 @@ def bfloat16_errors(
         most_lost: by rounding any of the rows that they are multiplied with.
     """
     exact = torch.from_numpy(queries)
-    lost = lost_by_rounding(torch, exact, exact.to(torch.bfloat16)).numpy()
+    lengths, rounded = lengths_of(torch, exact), exact.to(torch.bfloat16)
+    lost = lost_by_rounding(torch, exact, rounded, lengths).numpy()
     both = (1 + most_lost) * (1 + lost)
     summed = max(FLOAT32_ERROR, queries.shape[1] * _FLOAT32_ROUNDING)
     errors: NDArray[np.float64] = both * (1 + _BFLOAT16_ROUNDING) - 1 + summed

@@ -239,10 +239,10 @@ def test_after_a_deletion_nothing_is_left_to_the_sample(scanned: list[int]) -> N
     ours.prepare()
     ours.search(some_queries(3), 2)
     assert scanned == [3]
-    copy = ours._index._copy
+    assert ours._index._copied is not None
+    copy, _ = ours._index._copied
     store.delete(["id036"])
     store.add_texts(["v40"], ids=["again"])
-    assert copy is not None
     assert copy.is_of(store.index.reconstruct_n(0, 60)), "the sample is the same"
     ours.search(some_queries(3), 2)
     assert scanned == [3]
@@ -381,7 +381,7 @@ def test_a_filtered_store_makes_no_copy(scanned: list[int]) -> None:
     store = FAISS.from_documents(documents(60), TableEmbeddings(table(60)))
     ours = FaissStore.from_langchain(store, {"group": 1})
     ours.prepare()
-    assert ours._index._copy is None
+    assert ours._index._copied is None
     ours.search(some_queries(3), 2)
     assert not scanned
 
