@@ -310,8 +310,9 @@ class _Speculation:
         self._promise = self._promise or self.plan
 
     def _verify(self) -> Generator[Event, None, Hits | None]:
-        """Send the group when it is full, and judge what has come back."""
-        if len(self.group) >= self.plan.stride:
+        """Send the group when it is full or unsure, and judge what has come back."""
+        is_full = len(self.group) >= self.plan.stride
+        if is_full or self.group[-1].is_unsure(self.plan.trusted):
             corrected = yield from self._send()
             if corrected is not None:
                 return corrected
@@ -396,7 +397,7 @@ class _Speculation:
             estimates.verified(policy, n_guesses, answer.seconds, overlapped=overlapped)
         pairs = zip(flight.guesses[:n_judged], answer.truth, strict=False)
         for number, (guess, hits) in enumerate(pairs):
-            estimates.judged(guess.policy, right=number < n_right)
+            estimates.judged(guess.policy, right=number < n_right, margin=guess.margin)
             if guess.policy != "same":
                 stayed = ids_of(hits) == ids_of(guess.current)
                 estimates.judged("same", right=stayed)

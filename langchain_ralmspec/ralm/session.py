@@ -38,6 +38,8 @@ class Guess:
         query: the query, embedded, when the guess needed that.
         hits: the documents guessed.
         current: the documents that the query was written under.
+        margin: how far the cache can vouch for the guess
+            (:meth:`SessionCache.margin`); None where it cannot tell.
     """
 
     text: str
@@ -45,6 +47,11 @@ class Guess:
     query: Query | None
     hits: Hits
     current: Hits
+    margin: float | None = None
+
+    def is_unsure(self, trusted: float | None) -> bool:
+        """Whether its margin is less than one that is trusted."""
+        return None not in (self.margin, trusted) and self.margin < trusted
 
 
 @dataclass(slots=True)
@@ -54,6 +61,7 @@ class Answer:
     Attributes:
         truth: for every query the documents that the sequential loop would get.
         found: all that was found for it, for the cache.
+        queries: the queries, embedded.
         n_calls: store calls made.
         n_queries: queries sent in those.
         seconds: of all of it, embedding included.
@@ -63,6 +71,7 @@ class Answer:
 
     truth: list[Hits]
     found: list[list[Hit]]
+    queries: Sequence[Query]
     n_calls: int = 0
     n_queries: int = 0
     seconds: float = 0.0
@@ -74,6 +83,7 @@ class Answer:
         return Answer(
             self.truth + other.truth,
             self.found + other.found,
+            [*self.queries, *other.queries],
             self.n_calls + other.n_calls,
             self.n_queries + other.n_queries,
             self.seconds + other.seconds,
@@ -143,9 +153,10 @@ class Session:
                     (query,) = self._encode([text])
             vector = query.vector if query else None
             ids = rule.guess(self._cache, vector, ids_of(current))
+            margin = None if vector is None else self._cache.margin(vector, ids[-1])
         known = {hit.id: hit for hit in current}
         hits = tuple(known.get(i) or self._hits[i] for i in ids)
-        return Guess(text, policy, query, hits, current)
+        return Guess(text, policy, query, hits, current, margin)
 
     def retrieve(self, text: str) -> Answer:
         """Ask the store for one query, as the sequential loop does.
@@ -213,7 +224,9 @@ class Session:
         # One more than the depth shows whether the last place is a near tie.
         k = self._width if with_vectors else self._k(self.depth + 1)
         found, waiting = self._search(ready, k, with_vectors=with_vectors)
-        answer = Answer([], found, n_calls=1, n_queries=len(ready), embedding=embedding)
+        answer = Answer(
+            [], found, ready, n_calls=1, n_queries=len(ready), embedding=embedding
+        )
         for query, hits in zip(ready, found, strict=True):
             answer.truth.append(self._settled(query, hits, answer))
         answer.seconds = time.perf_counter() - start
@@ -223,8 +236,8 @@ class Session:
     def learn(self, answer: Answer) -> None:
         """Count an answer, and let what it found into the cache."""
         self.count(answer)
-        for hits in answer.found:
-            self._remember(hits[: self._prefetch_k])
+        for query, hits in zip(answer.queries, answer.found, strict=True):
+            self._remember(query, hits[: self._prefetch_k])
 
     def prepare(self) -> None:
         """Tell a store that wants to know that calls of many queries are to come.
@@ -280,6 +293,7 @@ class Session:
         return Answer(
             [tuple(hits[: self.depth])],
             found,
+            [query],
             n_calls=1,
             n_queries=1,
             seconds=time.perf_counter() - start,
@@ -287,7 +301,7 @@ class Session:
             waiting=waiting,
         )
 
-    def _remember(self, hits: Sequence[Hit]) -> None:
+    def _remember(self, query: Query, hits: Sequence[Hit]) -> None:
         # The best last, so that it is the last to be evicted.
         evicted = self._cache.add(
             (hit.id, hit.vector) for hit in reversed(hits) if hit.vector is not None
@@ -296,6 +310,8 @@ class Session:
         for document_id in evicted:
             if document_id not in self._cache:  # it may have come in again since
                 self._hits.pop(document_id, None)
+        if query.vector is not None and hits and hits[-1].id in self._cache:
+            self._cache.cover(query.vector, hits[-1].id)
 
     def _settled(self, query: Query, hits: list[Hit], answer: Answer) -> Hits:
         """Top documents; a near tie is decided by the query embedded alone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from langchain_ralmspec.speculation.stride import call_seconds, expected_steps
+from langchain_ralmspec.speculation.stride import Chances, call_seconds
 
 if TYPE_CHECKING:
     from langchain_ralmspec.speculation.costs import Line
@@ -51,12 +51,13 @@ class Bounds:
 
     def _speedup(self, stride: int, in_flight: int) -> float:
         """E(s)·(a + b(1)) / T(s, d)."""
+        chances = Chances(self.guess_accuracy)
         seconds = call_seconds(
-            self.guess_accuracy,
+            chances,
             stride,
             in_flight,
             step=self.generation + self.guess,
             verification=self.verification(stride),
         )
-        kept = expected_steps(self.guess_accuracy, stride)
-        return kept * (self.generation + self.retrieval) / seconds
+        step = self.generation + self.retrieval
+        return chances.kept(stride) * step / seconds

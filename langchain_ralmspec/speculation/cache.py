@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+_COVERED = 256  # verified queries whose surroundings are kept in mind
 
 Metric = Literal["inner_product", "squared_l2", "cosine", "sparse"]
 
@@ -105,6 +107,30 @@ class SessionCache(ABC):
         ranked = sorted(zip(badness, (self._ids[row] for row in best), strict=True))
         return tuple(document_id for _, document_id in ranked[:n])
 
+    def cover(self, query: Vector, document_id: str) -> None:
+        """Note that every document nearer to ``query`` than a cached one is cached.
+
+        Args:
+            query: a verified query, whose best documents were just added.
+            document_id: the last of these.
+        """
+
+    def margin(self, query: Vector, document_id: str) -> float | None:
+        """By how much a cached document is known to be the nearest to a query.
+
+        Let *r* be the distance of a covered query *c* from the last of its documents:
+        nothing that is not cached is nearer to *c*, so by the triangle inequality
+        nothing that is not cached is nearer to *q* than *r* - |q - c|. The margin is
+        the greatest such bound less the document's own distance. Above 0 the look-up
+        is right, but for an approximate store; under 0 it may be, and the more so
+        the nearer it is to 0.
+
+        Returns:
+            The margin, in the units of the metric's distance; None where there is no
+            distance or nothing was covered.
+        """
+        return None
+
     @abstractmethod
     def _store(self, row: int, vector: Any) -> None:
         """Put a document's vector into a row, over what was there."""
@@ -126,14 +152,55 @@ class DenseCache(SessionCache):
         self._metric = metric
         self._matrix = np.zeros((0, 0), np.float32)
         self._squares = np.zeros(capacity, np.float32)
+        self._largest = 0.0  # of all squares there ever were
+        # Covered queries, and the squares of their radii, as `_square` has them.
+        self._covered: deque[tuple[NDArray[np.float32], float]] = deque(maxlen=_COVERED)
+
+    def cover(self, query: NDArray[np.float32], document_id: str) -> None:
+        """See :meth:`SessionCache.cover`."""
+        query = self._scaled(query)
+        self._covered.append((query, self._square(query, document_id)))
+
+    def margin(self, query: NDArray[np.float32], document_id: str) -> float | None:
+        """See :meth:`SessionCache.margin`."""
+        if not self._covered:
+            return None
+        query = self._scaled(query)
+        centres, squares = zip(*self._covered, strict=True)
+        away = np.linalg.norm(np.stack(centres) - query, axis=1)
+        bound = float((self._root(np.array(squares)) - away).max())
+        return bound - float(self._root(self._square(query, document_id)))
+
+    def _scaled(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._metric != "cosine":
+            return vector
+        return vector / (np.linalg.norm(vector) or 1.0)
+
+    def _square(self, query: NDArray[np.float32], document_id: str) -> float:
+        """Square of a distance; under the inner product without the largest square.
+
+        The inner product is made a distance by one more number in every document,
+        which gives all of them the same length.
+        """
+        row = self._rows[document_id]
+        difference = query - self._matrix[row]
+        square = float(difference @ difference)
+        if self._metric == "inner_product":
+            square -= float(self._squares[row])
+        return square
+
+    def _root(self, square: Any) -> Any:
+        if self._metric == "inner_product":
+            square = square + self._largest
+        return np.sqrt(np.maximum(square, 0.0))
 
     def _store(self, row: int, vector: NDArray[np.float32]) -> None:
         if not len(self._matrix):  # now the dimension is known
             self._matrix = np.zeros((self._capacity, len(vector)), np.float32)
-        if self._metric == "cosine":
-            vector = vector / (np.linalg.norm(vector) or 1.0)
+        vector = self._scaled(vector)
         self._matrix[row] = vector
         self._squares[row] = vector @ vector
+        self._largest = max(self._largest, float(self._squares[row]))
 
     def _scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         size = len(self)

@@ -14,6 +14,11 @@ flight cannot share. The paper's asynchronous objective writes one stride while 
 call is out; here writing goes on until *d* calls are. The plan with the greatest
 E / T is chosen, or none where the sequential rate 1 / (a + b(1)) is no less. How far
 the promises of a kind of plan were off is measured, and taken off the next ones.
+
+Ours is a further choice: where unsure guesses are known for it (see
+:mod:`langchain_ralmspec.speculation.confidence`), a call may leave at the first of
+them, before anything is written on it. See :class:`Chances` for what that makes of
+E and T.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from langchain_ralmspec.speculation.confidence import Confidence
 from langchain_ralmspec.speculation.costs import CallCosts, Mean
 
 if TYPE_CHECKING:
@@ -49,33 +55,76 @@ class Plan:
         policy: name of the guess policy; None runs sequentially.
         stride: guesses in one verification call.
         in_flight: calls that may be out while the model writes; 0 waits for each.
+        trusted: a guess whose margin is under this is unsure, and its call leaves at
+            once; None where every call is filled.
         rate: verified steps per second, E / T, that the formulas promise of it.
     """
 
     policy: str | None = None
     stride: int = 0
     in_flight: int = 0
+    trusted: float | None = field(default=None, compare=False)
     rate: float = field(default=0.0, compare=False)
 
     @property
     def label(self) -> str:
-        """For people, e.g. ``lookup 4``, ``same 1×4`` or ``sequential``."""
+        """For people, e.g. ``lookup 4``, ``lookup ≤16``, ``same 1×4``, ``sequential``."""
         if self.policy is None:
             return "sequential"
         flights = f"×{self.in_flight}" if self.in_flight else ""
-        return f"{self.policy} {self.stride}{flights}"
+        at_most = "" if self.trusted is None else "≤"
+        return f"{self.policy} {at_most}{self.stride}{flights}"
 
 
 SEQUENTIAL = Plan()
 
 
-def expected_steps(accuracy: float, stride: int) -> float:
-    """E(s): steps that a verification of ``stride`` guesses is expected to keep."""
-    return stride if accuracy == 1 else (1 - accuracy**stride) / (1 - accuracy)
+@dataclass(frozen=True, slots=True)
+class Chances:
+    """What becomes of the guesses of one call.
+
+    A call of at most *s* guesses ends early at an unsure one. With *u* their share,
+    and *q* = γ·(1 - u) the chance that a guess is both sure and right,
+
+        E(s) = (1 - q^s) / (1 - q)          steps are kept of
+        N(s) = (1 - (1 - u)^s) / u          that are written, one a guess, and
+        q^s + u·γ_u·E(s)                    is the chance that every guess is right.
+
+    Without unsure guesses, *u* = 0, these are the paper's E(s), *s* and *γ^s*.
+
+    Attributes:
+        accuracy: *γ*, of a sure guess.
+        unsure: *u*.
+        accuracy_unsure: *γ_u*, of an unsure guess.
+        trusted: a margin under this makes a guess unsure; None: none is.
+    """
+
+    accuracy: float
+    unsure: float = 0.0
+    accuracy_unsure: float = 0.0
+    trusted: float | None = None
+
+    def kept(self, stride: int) -> float:
+        """E(s): steps that a verification is expected to keep."""
+        return _geometric(self.accuracy * (1 - self.unsure), stride)
+
+    def written(self, stride: int) -> float:
+        """N(s): guesses, and steps, of a call."""
+        return _geometric(1 - self.unsure, stride)
+
+    def all_right(self, stride: int) -> float:
+        """Chance that no guess of a call is wrong."""
+        filled = (self.accuracy * (1 - self.unsure)) ** stride
+        return filled + self.unsure * self.accuracy_unsure * self.kept(stride)
+
+
+def _geometric(ratio: float, n: int) -> float:
+    """1 + ratio + … of ``n`` terms."""
+    return n if ratio == 1 else (1 - ratio**n) / (1 - ratio)
 
 
 def call_seconds(
-    accuracy: float,
+    chances: Chances,
     stride: int,
     in_flight: int,
     *,
@@ -86,18 +135,19 @@ def call_seconds(
     """T(s, d): expected seconds for each verification call.
 
     Args:
-        accuracy: *γ*.
+        chances: of its guesses.
         stride: *s*.
         in_flight: *d*.
         step: *a*, seconds of a step, its guess included.
-        verification: *b(s)*, seconds of a call of ``stride`` queries.
+        verification: *b(N(s))*, seconds of a call.
         computing: *c(s)*, seconds of it that no two calls can spend at once.
     """
-    in_turn = stride * step + verification
+    writing = chances.written(stride) * step
+    in_turn = writing + verification
     if in_flight == 0:
         return in_turn
-    all_right = accuracy**stride
-    overlapped = max(stride * step, verification / in_flight, computing)
+    all_right = chances.all_right(stride)
+    overlapped = max(writing, verification / in_flight, computing)
     return all_right * overlapped + (1 - all_right) * in_turn
 
 
@@ -167,6 +217,7 @@ class Estimates:
     _guess: dict[str, Mean] = field(default_factory=dict)
     _verification: dict[tuple[str, bool], CallCosts] = field(default_factory=dict)
     _bias: dict[tuple[str, bool], _Bias] = field(default_factory=dict)
+    _confidence: Confidence = field(default_factory=Confidence)
     _is_warm: bool = False
     _waiting: Mean = field(default_factory=Mean)
     _retrieval: Mean = field(default_factory=Mean)
@@ -205,9 +256,17 @@ class Estimates:
         costs = self._verification.setdefault((policy, overlapped), CallCosts())
         costs.add(n_queries, seconds)
 
-    def judged(self, policy: str, *, right: bool) -> None:
-        """A guess that this policy made, or would have made, was right or wrong."""
+    def judged(self, policy: str, *, right: bool, margin: float | None = None) -> None:
+        """A guess that this policy made, or would have made, was right or wrong.
+
+        Args:
+            policy: that one.
+            right: whether it was right.
+            margin: by which the cache covered its query, where that is known.
+        """
         self._accuracy[policy].add(right=right)
+        if margin is not None:
+            self._confidence.add(margin, right=right)
 
     def followed(
         self, plan: Plan, *, n_steps: int, seconds: float, predicted: float
@@ -240,6 +299,7 @@ class Estimates:
         """
         for accuracy in self._accuracy.values():
             accuracy.fade()
+        self._confidence.fade()
         self._fade(1)
         # One slow guess must not be the last one.
         verified = {policy for policy, _ in list(self._verification)}
@@ -261,6 +321,18 @@ class Estimates:
     def accuracy(self, policy: str) -> float:
         """*γ* of a policy."""
         return self._accuracy[policy].value
+
+    def chances(self, policy: str) -> Chances:
+        """Of a policy's guesses; told apart by their margins as soon as these tell."""
+        split = self._confidence.split if policy == "lookup" else None
+        if split is None:
+            return Chances(self.accuracy(policy))
+        return Chances(
+            min(MAX_ACCURACY, split.accuracy),
+            split.unsure,
+            split.accuracy_unsure,
+            split.trusted,
+        )
 
     def step(self, policy: str | None, *, overlapped: bool) -> float | None:
         """*a*, the guess included; None before any step was written.
@@ -298,7 +370,7 @@ class Estimates:
         """*b(1)* of the sequential loop."""
         return self._retrieval.value
 
-    def verification(self, policy: str, n_queries: int, *, overlapped: bool) -> float:
+    def verification(self, policy: str, n_queries: float, *, overlapped: bool) -> float:
         """*b(s)*: seconds of a call.
 
         What was not tried is taken for as cheap as one retrieval alone, so that it
@@ -370,12 +442,9 @@ class StrideScheduler:
         for overlapped in self._modes:
             for policy in self.policies:
                 bias = estimates.bias(policy, overlapped=overlapped)
-                for stride, in_flight, rate in self._rates(
-                    policy, overlapped=overlapped
-                ):
-                    if rate / bias > best_rate:
-                        best_rate = rate / bias
-                        best = Plan(policy, stride, in_flight, rate)
+                for plan in self._plans(policy, overlapped=overlapped):
+                    if plan.rate / bias > best_rate:
+                        best, best_rate = plan, plan.rate / bias
         return best
 
     @property
@@ -385,32 +454,30 @@ class StrideScheduler:
             return (False,)
         return (False, True) if self.stride is None else (True,)
 
-    def _rates(
-        self, policy: str, *, overlapped: bool
-    ) -> Iterator[tuple[int, int, float]]:
-        """Stride, calls in flight, and the verified steps per second, E / T, of both.
+    def _plans(self, policy: str, *, overlapped: bool) -> Iterator[Plan]:
+        """Those of a policy, with the verified steps per second, E / T, of each.
 
         Of equally good ones the simplest comes first.
         """
         estimates = self.estimates
         step = estimates.step(policy, overlapped=overlapped) or 0.0
-        largest = estimates.largest
-        accuracy = estimates.accuracy(policy)
-        strides: Sequence[int] = (self.stride or 0,)
-        if self.stride is None:
-            # Doubling from what was measured, so that no guess at b(s) is far off.
-            strides = [s for s in STRIDES if s <= 2 * largest]
+        chances = estimates.chances(policy)
+        # Doubling from what was measured, so that no guess at b(s) is far off.
+        strides = [s for s in STRIDES if s <= 2 * estimates.largest]
+        if self.stride is not None:
+            strides, chances = [self.stride], Chances(estimates.accuracy(policy))
         for stride in strides:
-            kept = expected_steps(accuracy, stride)
-            verification = estimates.verification(policy, stride, overlapped=overlapped)
-            computing = estimates.computing(policy, verification)
+            verification = estimates.verification(
+                policy, chances.written(stride), overlapped=overlapped
+            )
             for in_flight in IN_FLIGHT if overlapped else (0,):
                 seconds = call_seconds(
-                    accuracy,
+                    chances,
                     stride,
                     in_flight,
                     step=step,
                     verification=verification,
-                    computing=computing,
+                    computing=estimates.computing(policy, verification),
                 )
-                yield stride, in_flight, kept / max(seconds, 1e-9)
+                rate = chances.kept(stride) / max(seconds, 1e-9)
+                yield Plan(policy, stride, in_flight, chances.trusted, rate)

@@ -69,6 +69,7 @@ plans = st.lists(
             policy=st.sampled_from(["lookup", "same"]),
             stride=st.integers(1, 9),
             in_flight=st.integers(0, 4),
+            trusted=st.one_of(st.none(), st.floats(-3, 3)),
         ),
     ),
     min_size=1,

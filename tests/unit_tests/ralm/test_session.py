@@ -6,10 +6,11 @@ import pytest
 
 from langchain_ralmspec import ChatRaLMSpec, RaLMSpecLLM, RaLMSpecRetriever
 from langchain_ralmspec.errors import EmptyStoreError
-from langchain_ralmspec.ralm import Session, speculative
+from langchain_ralmspec.ralm import Session, Verified, speculative
 from langchain_ralmspec.ralm.writer import ids_of
+from langchain_ralmspec.speculation import Plan
 from langchain_ralmspec.stores.base import Query
-from tests.unit_tests.fakes import FakeStore, always, make_request
+from tests.unit_tests.fakes import FakeStore, always, follow, make_request
 
 TEXTS = ["a", "b", "c", "d", "e", "f"]
 
@@ -59,6 +60,36 @@ def test_look_up_encodes_each_query_once() -> None:
 
     assert batches == [1] * len(TEXTS)
     assert store.searches == [len(TEXTS)]
+
+
+def test_a_look_up_is_the_less_sure_the_farther_it_leads_away() -> None:
+    store = FakeStore(n_documents=40)
+    session = Session(store, prefetch_k=20)
+    (current,) = session.verify(["a"], [None])
+    margins = {t: session.guess("lookup", t, current).margin for t in ["a", *TEXTS]}
+    assert None not in margins.values()
+    assert max(margins, key=lambda text: margins[text] or 0.0) == "a"
+    for text in TEXTS:
+        guess = session.guess("lookup", text, current)
+        assert guess.margin is not None
+        assert not guess.is_unsure(None)
+        assert not guess.is_unsure(guess.margin)
+        assert guess.is_unsure(guess.margin + 0.01)
+    assert session.guess("same", "b", current).margin is None
+    assert not session.guess("same", "b", current).is_unsure(9.0)
+
+
+@pytest.mark.parametrize("in_flight", [0, 2])
+def test_a_call_leaves_at_an_unsure_guess(in_flight: int) -> None:
+    def sizes(trusted: float | None) -> list[int]:
+        request = make_request(FakeStore(n_documents=40), max_tokens=40, end_bias=-9)
+        plan = Plan("lookup", 6, in_flight, trusted)
+        events = list(speculative(request, follow(plan)))
+        return [event.n_guesses for event in events if isinstance(event, Verified)]
+
+    assert max(sizes(None)) > 1
+    assert set(sizes(1e9)) == {1}, "all are unsure"
+    assert sizes(-1e9) == sizes(None), "none is"
 
 
 def test_look_up_finds_what_was_verified_without_the_store() -> None:

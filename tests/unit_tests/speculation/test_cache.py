@@ -131,3 +131,71 @@ def test_a_query_without_cached_tokens_falls_to_the_smallest_id() -> None:
 def test_sparse_capacity_under_one_is_refused() -> None:
     with pytest.raises(ValueError, match="got 0"):
         session_cache("sparse", capacity=0)
+
+
+@settings(max_examples=300)
+@given(metrics, st.integers(1, 20), st.floats(0.001, 1.0), st.integers(0, 10_000))
+def test_a_margin_above_zero_is_a_proof(
+    metric: Metric, k: int, step: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = {f"{i:02}": rng.normal(size=4).astype(np.float32) for i in range(60)}
+    cache = session_cache(metric)
+    query = rng.normal(size=4).astype(np.float32)
+    for _ in range(3):
+        known = reference(metric, vectors, query, k)
+        cache.add((i, vectors[i]) for i in reversed(known))
+        cache.cover(query, known[-1])
+        query = query + step * rng.normal(size=4).astype(np.float32)
+        (guess,) = cache.top(query)
+        margin = cache.margin(query, guess)
+        assert margin is not None
+        if margin > 1e-4:  # rounding
+            assert [guess] == reference(metric, vectors, query, 1)
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "squared_l2", "cosine"])
+def test_margins_are_wide_where_much_is_known_and_shrink_on_the_way(
+    metric: Metric,
+) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(200, 4)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    table = {f"{i:03}": v for i, v in enumerate(vectors)}
+    start, away = vectors[0], vectors[1]
+    margins = []
+    for k in (1, 20, 100):
+        cache = session_cache(metric)
+        known = reference(metric, table, start, k)
+        cache.add((i, table[i]) for i in reversed(known))
+        cache.cover(start, known[-1])
+        (guess,) = cache.top(start)
+        margins.append(cache.margin(start, guess))
+    assert margins[0] == pytest.approx(0, abs=1e-6), "the last is the best one"
+    assert margins == sorted(margins)
+    assert margins[1] > 0.1
+    near, far = (
+        cache.margin(q, *cache.top(q))
+        for q in (start + 0.1 * (away - start), start + 0.9 * (away - start))
+    )
+    assert far < near < margins[2]
+
+
+def test_a_margin_takes_the_nearest_of_what_is_covered() -> None:
+    vectors = {"a": np.array([0, 0], np.float32), "b": np.array([9, 0], np.float32)}
+    cache = session_cache("squared_l2")
+    cache.add(vectors.items())
+    assert cache.margin(vectors["a"], "a") is None, "nothing was covered"
+    cache.cover(vectors["a"], "b")
+    assert cache.margin(np.array([1, 0], np.float32), "a") == pytest.approx(9 - 1 - 1)
+    cache.cover(np.array([1, 0], np.float32), "a")  # a small ball changes nothing
+    assert cache.margin(np.array([1, 0], np.float32), "a") == pytest.approx(9 - 1 - 1)
+
+
+def test_sparse_vectors_have_no_distance_and_no_margin() -> None:
+    tokens = np.array([1], np.int32)
+    vector = SparseVector(tokens, np.array([1.0], np.float32))
+    cache = session_cache("sparse")
+    cache.add([("a", vector)])
+    cache.cover(vector, "a")
+    assert cache.margin(vector, "a") is None

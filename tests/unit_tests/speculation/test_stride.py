@@ -17,8 +17,8 @@ from langchain_ralmspec.speculation.stride import (
     MAX_ACCURACY,
     SEQUENTIAL,
     STRIDES,
+    Chances,
     call_seconds,
-    expected_steps,
 )
 
 costs = st.floats(0.002, 1.0)
@@ -35,12 +35,16 @@ class World:
     alone: float | None = None  # seconds of a search for one, if it is none for many
     waits: bool = False  # whether searching is waiting, as for a server
     noise: float = 0.0
+    # Look-ups whose margins tell that they are unsure: their share, and how many of
+    # them are right. The others are right as often as `accuracy` has it.
+    unsure: float = 0.0
+    accuracy_unsure: float = 0.0
     # What the formulas do not see: by how much plans in flight take longer.
     hidden: dict[bool, float] = field(default_factory=dict)
     clock: float = 0.0
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
-    def searching(self, n_queries: int) -> float:
+    def searching(self, n_queries: float) -> float:
         if n_queries == 1 and self.alone is not None:
             return self.alone
         return self.search(n_queries)
@@ -51,28 +55,37 @@ class World:
     def guess(self, policy: str) -> float:
         return self.embedding if policy == "lookup" else 0.0
 
-    def verification(self, policy: str, stride: int) -> float:
+    def verification(self, policy: str, n_queries: float) -> float:
         embedding = 0.0 if policy == "lookup" else self.embedding
-        return embedding + self.searching(stride)
+        return embedding + self.searching(n_queries)
 
-    def computing(self, policy: str, stride: int) -> float:
-        full = self.verification(policy, stride)
-        return full - self.searching(stride) if self.waits else full
+    def computing(self, policy: str, n_queries: float) -> float:
+        full = self.verification(policy, n_queries)
+        return full - self.searching(n_queries) if self.waits else full
+
+    def chances(self, plan: Plan) -> Chances:
+        accuracy, unsure = self.accuracy[plan.policy or ""], self.unsure
+        if plan.policy != "lookup" or not unsure:
+            return Chances(accuracy)
+        if plan.trusted is not None:
+            return Chances(accuracy, unsure, self.accuracy_unsure, 0.0)
+        return Chances(accuracy * (1 - unsure) + self.accuracy_unsure * unsure)
 
     def rate(self, plan: Plan) -> float:
         """Verified steps a second in the long run."""
         if plan.policy is None:
             return 1 / (self.generation + self.retrieval())
-        accuracy = self.accuracy[plan.policy]
+        chances = self.chances(plan)
+        written = chances.written(plan.stride)
         seconds = call_seconds(
-            accuracy,
+            chances,
             plan.stride,
             plan.in_flight,
             step=self.generation + self.guess(plan.policy),
-            verification=self.verification(plan.policy, plan.stride),
-            computing=self.computing(plan.policy, plan.stride),
+            verification=self.verification(plan.policy, written),
+            computing=self.computing(plan.policy, written),
         )
-        return expected_steps(accuracy, plan.stride) / seconds
+        return chances.kept(plan.stride) / seconds
 
     def best_rate(self, *, asynchronous: bool) -> float:
         flights = (0, *IN_FLIGHT) if asynchronous else (0,)
@@ -104,25 +117,29 @@ class World:
             stayed = self.rng.random() < self.accuracy["same"]
             estimates.judged("same", right=bool(stayed))
             return 1
-        right = 0
+        right, margins = [], []
         for _ in range(plan.stride):
             write()
             estimates.guessed(plan.policy, noisy(self.guess(plan.policy)))
-        while right < plan.stride and self.rng.random() < self.accuracy[plan.policy]:
-            right += 1
-        for number in range(min(right + 1, plan.stride)):
-            estimates.judged(plan.policy, right=number < right)
+            margin, is_right = self.luck(plan.policy)
+            margins.append(margin)
+            right.append(is_right)
+            if None not in (margin, plan.trusted) and margin < plan.trusted:
+                break
+        n_right = [*right, False].index(False)
+        for is_right, margin in zip(right[: n_right + 1], margins, strict=False):
+            estimates.judged(plan.policy, right=is_right, margin=margin)
             if plan.policy != "same":
                 stayed = self.rng.random() < self.accuracy["same"]
                 estimates.judged("same", right=bool(stayed))
         estimates.verified(
             plan.policy,
-            plan.stride,
-            noisy(self.verification(plan.policy, plan.stride)),
+            len(right),
+            noisy(self.verification(plan.policy, len(right))),
             overlapped=overlapped,
         )
-        kept = min(right + 1, plan.stride)
-        expected = expected_steps(self.accuracy[plan.policy], plan.stride)
+        kept = min(n_right + 1, len(right))
+        expected = self.chances(plan).kept(plan.stride)
         seconds = expected / self.rate(plan) * self.hidden.get(overlapped, 1.0)
         estimates.followed(
             plan,
@@ -132,6 +149,15 @@ class World:
         )
         self.clock += seconds
         return kept
+
+    def luck(self, policy: str) -> tuple[float | None, bool]:
+        """Margin of a guess, and whether it is right."""
+        if policy != "lookup" or not self.unsure:
+            return None, bool(self.rng.random() < self.accuracy[policy])
+        is_unsure = self.rng.random() < self.unsure
+        share = self.accuracy_unsure if is_unsure else self.accuracy[policy]
+        margin = self.rng.random() * (-1 if is_unsure else 1)
+        return float(margin), bool(self.rng.random() < share)
 
 
 def run(world: World, n_steps: int, *, asynchronous: bool = True) -> StrideScheduler:
@@ -164,8 +190,7 @@ def test_it_finds_what_brute_force_finds(world: World, asynchronous: bool) -> No
         plan = scheduler.plan()
         steps += world.tell(scheduler.estimates, plan)
         # What the plan is worth, whatever luck it has.
-        accuracy = world.accuracy[plan.policy] if plan.policy else 0.0
-        worth = expected_steps(accuracy, plan.stride) if plan.policy else 1.0
+        worth = world.chances(plan).kept(plan.stride) if plan.policy else 1.0
         expected += worth
         seconds += worth / world.rate(plan)
     # Accuracies are known to a few per cent, no better: some plans are a bit off.
@@ -337,9 +362,66 @@ def test_strides_grow_by_doubling_from_what_was_measured() -> None:
 
 
 @given(st.floats(0, 1), st.integers(1, 30))
-def test_expected_steps_is_the_papers_sum(accuracy: float, stride: int) -> None:
+def test_without_unsure_guesses_all_is_the_papers(accuracy: float, stride: int) -> None:
+    chances = Chances(accuracy)
     expected = stride if accuracy == 1 else (1 - accuracy**stride) / (1 - accuracy)
-    assert expected_steps(accuracy, stride) == pytest.approx(expected, rel=1e-6)
+    assert chances.kept(stride) == pytest.approx(expected, rel=1e-6)
+    assert chances.written(stride) == stride
+    assert chances.all_right(stride) == pytest.approx(accuracy**stride)
+
+
+@given(st.floats(0, 1), st.floats(0.01, 1), st.floats(0, 1), st.integers(1, 6))
+def test_chances_are_those_of_all_that_may_happen(
+    accuracy: float, unsure: float, accuracy_unsure: float, stride: int
+) -> None:
+    kept = written = all_right = 0.0
+    ways = itertools.product(
+        (
+            ((1 - unsure) * accuracy, False, True),
+            ((1 - unsure) * (1 - accuracy), False, False),
+            (unsure * accuracy_unsure, True, True),
+            (unsure * (1 - accuracy_unsure), True, False),
+        ),
+        repeat=stride,
+    )
+    for way in ways:
+        chance = float(np.prod([share for share, _, _ in way]))
+        n = [*(is_unsure for _, is_unsure, _ in way[:-1]), True].index(True) + 1
+        right = [*(is_right for _, _, is_right in way[:n]), False].index(False)
+        written += chance * n
+        kept += chance * min(right + 1, n)
+        all_right += chance * (right == n)
+    chances = Chances(accuracy, unsure, accuracy_unsure, 0.0)
+    assert chances.written(stride) == pytest.approx(written)
+    assert chances.kept(stride) == pytest.approx(kept)
+    assert chances.all_right(stride) == pytest.approx(all_right)
+
+
+def test_what_margins_tell_is_worth_something() -> None:
+    """Calls that end at unsure guesses keep more steps a second."""
+    seconds = {}
+    for unsure in (0.0, 0.06):
+        world = World(0.1, 0.0, Line(0.5, 0.01), {"lookup": 0.995, "same": 0.3})
+        world.unsure, world.accuracy_unsure = unsure, 0.4
+        if not unsure:  # as many are wrong, but which ones nothing tells
+            world.accuracy["lookup"] = 0.995 * 0.94 + 0.4 * 0.06
+        scheduler = run(world, 1000, asynchronous=False)
+        start, steps = world.clock, 0
+        while steps < 1000:
+            plan = scheduler.plan()
+            assert (plan.trusted is not None) == bool(unsure)
+            steps += world.tell(scheduler.estimates, plan)
+        seconds[unsure] = (world.clock - start) / steps
+    assert seconds[0.06] < 0.9 * seconds[0.0]
+
+
+def test_a_given_stride_is_filled_whatever_is_unsure() -> None:
+    world = World(0.1, 0.0, Line(0.5, 0.01), {"lookup": 0.995, "same": 0.3})
+    world.unsure, world.accuracy_unsure = 0.1, 0.2
+    estimates = run(world, 500, asynchronous=False).estimates
+    assert estimates.chances("lookup").trusted is not None
+    scheduler = StrideScheduler(estimates, stride=7, policies=("lookup",))
+    assert scheduler.plan().trusted is None
 
 
 @given(costs, st.floats(0.0, 0.2), st.lists(st.integers(1, 16), min_size=2))
