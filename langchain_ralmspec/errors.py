@@ -41,7 +41,8 @@ class MissingExtraError(RaLMSpecError, ImportError):
         """Build the error that names the extra which brings ``module``."""
         return cls(
             f"the module {module!r} is not installed; "
-            f"run: pip install 'langchain-ralmspec[{extra}]'"
+            f"run: pip install 'langchain-ralmspec[{extra}]' "
+            f"(in a clone: pip install '.[{extra}]')"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.speculation import GUESS_POLICIES
 
 if TYPE_CHECKING:
@@ -11,9 +12,8 @@ if TYPE_CHECKING:
 
     from langchain_core.documents import Document
 
-    from langchain_ralmspec.ralm.session import Hits, Session
+    from langchain_ralmspec.ralm.session import Guess, Hits, Session
     from langchain_ralmspec.speculation import SpeculationStats
-    from langchain_ralmspec.stores import Query
 
 
 class RetrieverSession:
@@ -34,7 +34,8 @@ class RetrieverSession:
         self._session = session
         self._policy = guess_policy
         self._current: Hits = ()
-        self._encoded: dict[str, Query] = {}  # by text, until verified
+        # What was guessed since the last verification, by query.
+        self._guesses: dict[str, Guess] = {}
 
     @property
     def stats(self) -> SpeculationStats:
@@ -48,12 +49,14 @@ class RetrieverSession:
             As many documents as the last verification returned; none before that.
         """
         guess = self._session.guess(self._policy, query, self._current)
-        if guess.query is not None:
-            self._encoded[query] = guess.query
+        self._guesses[query] = guess
         return _documents(guess.hits)
 
     def verify(self, queries: Sequence[str]) -> list[list[Document]]:
         """Retrieve the true documents of all queries in one store call.
+
+        Generation is taken to go on under the true documents of the first query whose
+        guess was wrong, else of the last one: those are what ``"same"`` guesses next.
 
         Raises:
             EmptyStoreError: the store found nothing.
@@ -61,11 +64,14 @@ class RetrieverSession:
         """
         if not queries:
             return []
-        known = [self._encoded.get(query) for query in queries]
+        guesses = [self._guesses.get(query) for query in queries]
+        known = [guess.query if guess else None for guess in guesses]
         looks_up = GUESS_POLICIES[self._policy].needs_vector
         truth = self._session.verify(queries, known, with_vectors=looks_up)
-        self._encoded.clear()
-        self._current = truth[-1]
+        self._guesses.clear()
+        pairs = zip(guesses, truth, strict=True)
+        wrong = (t for g, t in pairs if g and ids_of(g.hits) != ids_of(t))
+        self._current = next(wrong, truth[-1])
         return [_documents(hits) for hits in truth]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +25,28 @@ models = typer.Typer(no_args_is_help=True, help="Models that install from PyPI."
 app.add_typer(models, name="models")
 bench = typer.Typer(no_args_is_help=True, help="Measurements on this machine.")
 app.add_typer(bench, name="bench")
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so
+    if wanted:
+        typer.echo(version("langchain-ralmspec"))
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    *,
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Print the version, and end.",
+        ),
+    ] = False,
+) -> None:
+    """Speculative retrieval inside generation, on local models."""
 
 
 @models.command("list")

@@ -200,6 +200,12 @@ def _explain(comparison: Comparison, console: Console) -> None:
             f"Retrieval is only {share:.0%} of a sequential step with this store, so "
             "there is little to win here."
         )
+    elif summary["speedup_median"] < 1:
+        console.print(
+            "There was something to win, and it was not won: the scheduler learns what "
+            "things cost while it answers, and these are few questions. Other work on "
+            "this machine costs more still."
+        )
     slow = comparison.total("store_calls", "sequential")
     fast = comparison.total("store_calls")
     plans = ", ".join(f"{p} {share:.0%}" for p, share in comparison.plans.items())

@@ -68,8 +68,8 @@ def _gain(facts: Facts) -> Finding:
             "worth knowing",
             f"{what}: there is nothing to win with this stack",
             f"no schedule is expected to be more than {gains.best:.2f}× as fast",
-            'speculation_stride="auto", which then writes sequentially; '
-            "speculation pays with exact search in many documents and remote stores",
+            'nothing: speculation_stride="auto", the default, turns speculation down; '
+            "it pays with exact search in many documents and remote stores",
         )
     return Finding("gain", "fine", f"{what}; up to {gains.best:.1f}× can be won")
 

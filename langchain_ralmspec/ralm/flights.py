@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from langchain_ralmspec.speculation import Plan
 
 
+THREADS = "ralmspec-verify"
+"""What the names of the threads begin with that verify."""
+
+
 @dataclass(slots=True)
 class Flight:
     """One verification on its way.
@@ -56,8 +60,9 @@ class Flights:
 
     A synchronous one is done when :meth:`send` returns. The others run in threads
     of this request alone, which end with their calls: leaving the ``with`` block
-    starts no queued call any more and waits for none that runs. (Python itself does,
-    when it ends: give a client of a server a timeout.)
+    starts no queued call any more, and waits for those that run only where they read
+    memory that the caller may change next. (Python itself waits for all when it ends:
+    give a client of a server a timeout.)
     """
 
     def __init__(self, session: Session, spans: list[Span]) -> None:
@@ -84,7 +89,8 @@ class Flights:
     ) -> None:
         self.abandon()
         if self._executor:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+            wait = self._session.reads_shared_memory
+            self._executor.shutdown(wait=wait, cancel_futures=True)
 
     def __len__(self) -> int:
         """Verifications sent and not yet judged."""
@@ -175,7 +181,7 @@ class Flights:
     def _start(self, ask: Callable[[], Answer], plan: Plan) -> Future[Answer]:
         if plan.in_flight:
             if self._executor is None:
-                self._executor = ThreadPoolExecutor(max(IN_FLIGHT), "ralmspec-verify")
+                self._executor = ThreadPoolExecutor(max(IN_FLIGHT), THREADS)
             # In the caller's context, which tracing and the like go by.
             return self._executor.submit(contextvars.copy_context().run, ask)
         future: Future[Answer] = Future()

@@ -201,7 +201,7 @@ class _Speculation:
         A cache that another policy did not fill would give look-up a bad name.
         """
         self.plan = self.scheduler.plan()
-        if self.plan.policy:  # before any call's time is taken for what calls cost
+        if self.plan.stride > 1:  # before any call's time is taken for what calls cost
             self.request.session.prepare()
         if self.plan.policy and len(self.scheduler.policies) > 1:
             self.scheduler = replace(self.scheduler, policies=(self.plan.policy,))

@@ -51,7 +51,9 @@ class Guess:
 
     def is_unsure(self, trusted: float | None) -> bool:
         """Whether its margin is less than one that is trusted."""
-        return None not in (self.margin, trusted) and self.margin < trusted
+        if self.margin is None or trusted is None:
+            return False
+        return self.margin < trusted
 
 
 @dataclass(slots=True)
@@ -153,7 +155,9 @@ class Session:
                     (query,) = self._encode([text])
             vector = query.vector if query else None
             ids = rule.guess(self._cache, vector, ids_of(current))
-            margin = None if vector is None else self._cache.margin(vector, ids[-1])
+            margin = None
+            if vector is not None and ids:
+                margin = self._cache.margin(vector, ids[-1])
         known = {hit.id: hit for hit in current}
         hits = tuple(known.get(i) or self._hits[i] for i in ids)
         return Guess(text, policy, query, hits, current, margin)
@@ -256,6 +260,11 @@ class Session:
         self.stats.queries += answer.n_queries
         self.stats.spend(answer.embedding, "embedding")
         self.stats.spend(answer.seconds - answer.embedding, "searching")
+
+    @property
+    def reads_shared_memory(self) -> bool:
+        """Whether a search reads memory that goes away when documents are added."""
+        return getattr(self._store, "reads_shared_memory", False)
 
     @property
     def _width(self) -> int:

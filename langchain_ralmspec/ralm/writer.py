@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -136,6 +136,7 @@ class Writer:
     is_useless: Callable[[], bool] = field(default=lambda: False)
     _branches: dict[Ids, Branch] = field(default_factory=dict)
     _journal: list[_Entry] = field(default_factory=list)  # of every stride, in order
+    _n_pruned: int = 0  # entries that nobody rewinds past any more
 
     @property
     def mark(self) -> int:
@@ -180,6 +181,9 @@ class Writer:
 
     def prune(self, mark: int) -> None:
         """Let go of what not even rewinding to ``mark`` needs."""
+        for number in range(self._n_pruned, mark):
+            self._journal[number] = replace(self._journal[number], replaced=None)
+        self._n_pruned = max(self._n_pruned, mark)
         settled, open_ = self._journal[:mark], self._journal[mark:]
         kept = _last(settled) | {entry.ids for entry in open_}
         self._branches = {ids: b for ids, b in self._branches.items() if ids in kept}

@@ -108,12 +108,15 @@ class SessionCache(ABC):
         return tuple(document_id for _, document_id in ranked[:n])
 
     def cover(self, query: Vector, document_id: str) -> None:
-        """Note that every document nearer to ``query`` than a cached one is cached.
+        """Note that a query was verified, and its best documents added.
+
+        All documents nearer to it than the last of these are in the cache then.
 
         Args:
-            query: a verified query, whose best documents were just added.
-            document_id: the last of these.
+            query: that one.
+            document_id: the last of the documents.
         """
+        return
 
     def margin(self, query: Vector, document_id: str) -> float | None:
         """By how much a cached document is known to be the nearest to a query.
@@ -122,8 +125,9 @@ class SessionCache(ABC):
         nothing that is not cached is nearer to *c*, so by the triangle inequality
         nothing that is not cached is nearer to *q* than *r* - |q - c|. The margin is
         the greatest such bound less the document's own distance. Above 0 the look-up
-        is right, but for an approximate store; under 0 it may be, and the more so
-        the nearer it is to 0.
+        is right (in an exact store of documents of like length, nothing evicted);
+        under 0 it may be, and the more so the nearer it is to 0. It is a measure of
+        doubt, and no replacement for a verification.
 
         Returns:
             The margin, in the units of the metric's distance; None where there is no
@@ -156,12 +160,12 @@ class DenseCache(SessionCache):
         # Covered queries, and the squares of their radii, as `_square` has them.
         self._covered: deque[tuple[NDArray[np.float32], float]] = deque(maxlen=_COVERED)
 
-    def cover(self, query: NDArray[np.float32], document_id: str) -> None:
+    def cover(self, query: Any, document_id: str) -> None:
         """See :meth:`SessionCache.cover`."""
         query = self._scaled(query)
         self._covered.append((query, self._square(query, document_id)))
 
-    def margin(self, query: NDArray[np.float32], document_id: str) -> float | None:
+    def margin(self, query: Any, document_id: str) -> float | None:
         """See :meth:`SessionCache.margin`."""
         if not self._covered:
             return None

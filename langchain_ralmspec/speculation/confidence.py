@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _WINDOW = 256  # guesses that the border is drawn from
 _EVIDENCE = 2.0  # log-likelihood, in nats, that a border must explain beyond none
@@ -89,7 +93,11 @@ def _best_split(guesses: list[tuple[float, bool]]) -> Split | None:
     )
 
 
-def _log_likelihood(right: np.ndarray, n: np.ndarray) -> np.ndarray:
+def _log_likelihood(
+    right: NDArray[np.integer[Any]], n: NDArray[np.integer[Any]]
+) -> NDArray[np.float64]:
     """Of so many right ones of ``n``, at their own share, smoothed."""
     share = (right + 0.5) / (n + 1)
-    return right * np.log(share) + (n - right) * np.log(1 - share)
+    likelihood: NDArray[np.float64]
+    likelihood = right * np.log(share) + (n - right) * np.log(1 - share)
+    return likelihood

@@ -148,7 +148,7 @@ class CallCosts:
         """Forget slowly (see :meth:`RunningLine.fade`); returns the weight left."""
         return self._lone.fade(n_calls) + self._batches.fade(n_calls)
 
-    def __call__(self, n_queries: int, once: float) -> float:
+    def __call__(self, n_queries: float, once: float) -> float:
         """Seconds of a call.
 
         What was not tried is taken for as cheap as one query, so that it is tried, and

@@ -24,13 +24,17 @@ E and T.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import wraps
+from threading import RLock
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from langchain_ralmspec.speculation.confidence import Confidence
 from langchain_ralmspec.speculation.costs import CallCosts, Mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+P = ParamSpec("P")
 
 MAX_ACCURACY = 0.99
 """A guess accuracy beyond this is not believed: it would make strides endless."""
@@ -68,7 +72,7 @@ class Plan:
 
     @property
     def label(self) -> str:
-        """For people, e.g. ``lookup 4``, ``lookup ≤16``, ``same 1×4``, ``sequential``."""
+        """For people: ``lookup 4``, ``lookup ≤16``, ``same 1×4`` or ``sequential``."""
         if self.policy is None:
             return "sequential"
         flights = f"×{self.in_flight}" if self.in_flight else ""
@@ -200,19 +204,33 @@ class _Bias:
         return (self._ratios + _BIAS_WEIGHT * prior) / (self._steps + _BIAS_WEIGHT)
 
 
+def _in_turn(
+    method: Callable[Concatenate[Estimates, P], None],
+) -> Callable[Concatenate[Estimates, P], None]:
+    """One thread at a time."""
+
+    @wraps(method)
+    def locked(self: Estimates, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        with self.lock:
+            method(self, *args, **kwargs)
+
+    return locked
+
+
 @dataclass(slots=True)
 class Estimates:
     """What was measured so far; outlives requests, so that none starts cold.
 
-    Requests of several threads may add to it at once: a lost update costs a little
-    precision and nothing else.
+    Requests of several threads may add to it, and plan by it, at once.
 
     Attributes:
         contention: actual ÷ predicted seconds, before that was measured, of plans
             that write while a search computes on the same cores.
+        lock: held by whoever reads or adds.
     """
 
     contention: float = 1.0
+    lock: RLock = field(default_factory=RLock)
     _generation: dict[tuple[bool, bool], Mean] = field(default_factory=dict)
     _guess: dict[str, Mean] = field(default_factory=dict)
     _verification: dict[tuple[str, bool], CallCosts] = field(default_factory=dict)
@@ -226,14 +244,17 @@ class Estimates:
         default_factory=lambda: {n: _Accuracy(p) for n, p in _PRIOR_ACCURACY.items()}
     )
 
+    @_in_turn
     def generated(self, seconds: float, *, changed: bool, overlapped: bool) -> None:
         """A step was written: under other documents than the last? Beside a call?"""
         self._generation.setdefault((changed, overlapped), Mean()).add(seconds)
 
+    @_in_turn
     def guessed(self, policy: str, seconds: float) -> None:
         """A guess was made in so many seconds, embedding its query included."""
         self._guess.setdefault(policy, Mean()).add(seconds)
 
+    @_in_turn
     def retrieved(self, seconds: float, embedding: float, waiting: float) -> None:
         """One query was retrieved with nothing beside it.
 
@@ -249,6 +270,7 @@ class Estimates:
         self._embedding.add(embedding)
         self._waiting.add(waiting / max(seconds - embedding, 1e-9))
 
+    @_in_turn
     def verified(
         self, policy: str, n_queries: int, seconds: float, *, overlapped: bool
     ) -> None:
@@ -256,6 +278,7 @@ class Estimates:
         costs = self._verification.setdefault((policy, overlapped), CallCosts())
         costs.add(n_queries, seconds)
 
+    @_in_turn
     def judged(self, policy: str, *, right: bool, margin: float | None = None) -> None:
         """A guess that this policy made, or would have made, was right or wrong.
 
@@ -268,6 +291,7 @@ class Estimates:
         if margin is not None:
             self._confidence.add(margin, right=right)
 
+    @_in_turn
     def followed(
         self, plan: Plan, *, n_steps: int, seconds: float, predicted: float
     ) -> None:
@@ -292,6 +316,7 @@ class Estimates:
         bias = self._bias.get((policy, overlapped))
         return bias.value(prior) if bias else prior
 
+    @_in_turn
     def left_alone(self) -> None:
         """A step was not guessed: what is known of guesses fades.
 
@@ -432,6 +457,10 @@ class StrideScheduler:
 
     def plan(self) -> Plan:
         """The best plan as far as is known; sequential when none is better."""
+        with self.estimates.lock:
+            return self._best_plan()
+
+    def _best_plan(self) -> Plan:
         estimates = self.estimates
         step, retrieval = estimates.step(None, overlapped=False), estimates.retrieval()
         best, best_rate = SEQUENTIAL, 0.0

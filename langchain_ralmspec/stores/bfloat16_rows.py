@@ -84,7 +84,7 @@ class BFloat16Rows:
         self._dimension = vectors.shape[1]
         self._n_rows = 0
         self._blocks: list[Any] = []  # tensors (rows or more, dimension)
-        self._half_squares: list[NDArray[np.float32]] = []
+        self._half_squares: list[NDArray[np.float32]] = []  # for L2 alone
         self._most_lost = self._longest = 0.0  # by rounding, relative; a length
         # A scan takes all cores, and memory that is not fresh.
         self._scanning = threading.Lock()
@@ -99,7 +99,7 @@ class BFloat16Rows:
             False where there is no memory for them, or they are not finite: then this
             copy is of no use any more.
         """
-        if not _has_room(vectors.size - self._n_rows * self._dimension):
+        if not _has_room(self._growth(len(vectors)) * self._dimension):
             return False
         with self._scanning:
             self._add(vectors)
@@ -115,6 +115,14 @@ class BFloat16Rows:
             start = stop
         self._n_rows = len(vectors)
         self._sample = vectors[self._places]
+
+    def _growth(self, n_rows: int) -> int:
+        """Rows to be allocated for so many in all: a block that grows is made anew."""
+        n_blocks = len(self._blocks)
+        if n_rows <= sum(len(block) for block in self._blocks):
+            return 0
+        grows = len(self._blocks[-1]) < _BLOCK_ROWS
+        return _BLOCK_ROWS * grows + max(0, n_rows - n_blocks * _BLOCK_ROWS)
 
     def _make_room(self, number: int, n_here: int, n_new: int) -> None:
         """Let a block that has some rows hold more: all that it may ever have."""
@@ -135,7 +143,8 @@ class BFloat16Rows:
             rounded = block[n_here + start : n_here + start + len(rows)]
             rounded[:] = rows
             lengths = lengths_of(torch, rows)
-            half_squares.append((lengths * lengths / 2).float().numpy())
+            if self._metric == "squared_l2":
+                half_squares.append((lengths * lengths / 2).float().numpy())
             lost = lost_by_rounding(torch, rows, rounded, lengths)
             # A length that is not a number stays one, which is looked at later.
             self._longest = float(np.maximum(self._longest, float(lengths.max())))
@@ -241,8 +250,9 @@ class BFloat16Rows:
 
         They are -x·q, and in L2 |x|²/2 - x·q, least where the distance is.
         """
-        torch, half_squares = self._torch, self._half_squares[number]
-        shape = len(factors), len(half_squares)
+        torch = self._torch
+        n_rows = min(_BLOCK_ROWS, self._n_rows - number * _BLOCK_ROWS)
+        shape = len(factors), n_rows
         size = shape[0] * shape[1]
         if size > len(self._scores):
             self._products = self._empty((size,))
@@ -253,7 +263,7 @@ class BFloat16Rows:
             self._scores[:size].view(shape).copy_(products).numpy()
         )
         if self._metric == "squared_l2":
-            scores += half_squares
+            scores += self._half_squares[number]
         return scores
 
     def _errors(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:

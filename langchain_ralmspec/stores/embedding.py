@@ -49,6 +49,21 @@ def _batch_encoder(embeddings: Encoder) -> BatchEncoder | None:
     return None
 
 
+def check_encoder(embeddings: object) -> Encoder:
+    """The same object, if it can embed queries.
+
+    Raises:
+        InvalidValueError: it cannot.
+    """
+    if callable(getattr(embeddings, "embed_query", None)) or callable(embeddings):
+        return cast("Encoder", embeddings)
+    msg = (
+        f"embeddings must be LangChain Embeddings, got {embeddings!r}; for a model of "
+        "sentence-transformers use SentenceTransformerEmbeddings(...)"
+    )
+    raise InvalidValueError(msg)
+
+
 def embeds_in_batches(embeddings: Encoder) -> bool:
     """Whether several queries can be embedded in one call."""
     return _batch_encoder(embeddings) is not None

@@ -38,6 +38,7 @@ MOST_IN_PRODUCT = 64
 # Stored numbers from which on that holds: 20k x 384 takes 0.55 to 0.7 times as
 # long, 10k x 384 as long, 5k x 384, which the caches hold, twice.
 SMALL_MATRIX = 7_000_000
+_MOST_FAILURES = 3
 
 _threshold_lock = threading.Lock()
 
@@ -78,6 +79,7 @@ class FaissIndex:
         # one copy for another.
         self._copied: tuple[BFloat16Rows, object] | None = None
         self._is_tried = False
+        self._failures = 0  # in a row, of the copy to find anything
         self._copying = threading.Lock()
         # Not HNSW: among many equal vectors, asking for more finds others.
         self.ranks_by_score = isinstance(
@@ -217,9 +219,11 @@ class FaissIndex:
         copy = self._copy_of(matrix, names)
         if copy is not None and len(copy) == len(matrix) and np.isfinite(vectors).all():
             found = copy.best_rows(matrix, vectors, width)
+            self._failures = self._failures + 1 if found is None else 0
             if found is not None:
                 return found
-            self._copied = None  # it would be scanned for nothing again
+            if self._failures == _MOST_FAILURES:
+                self._copied = None  # it would be scanned for nothing again
         takes_torch = len(vectors) <= MOST_IN_TORCH
         torch = loaded_torch() if takes_torch else None
         if self.metric != "inner_product" or (takes_torch and torch is None):
@@ -313,8 +317,11 @@ def _metric_of(faiss: ModuleType, index: Any) -> Metric:
     """How the index compares vectors.
 
     Raises:
-        InvalidValueError: neither by inner product nor by L2 distance.
+        InvalidValueError: neither by inner product nor by L2 distance, or no index.
     """
+    if not isinstance(index, faiss.Index):
+        msg = f"index must be a FAISS index, got a {type(index).__name__}"
+        raise InvalidValueError(msg)
     if index.metric_type == faiss.METRIC_INNER_PRODUCT:
         return "inner_product"
     if index.metric_type == faiss.METRIC_L2:

@@ -47,8 +47,16 @@ class FixedRows:
             ids: one per row; the document's own id, else the row number, when None.
 
         Raises:
-            InvalidValueError: the ids are not unique, or not one per document.
+            InvalidValueError: the ids are not unique, or not one per document, or
+                something is no document.
         """
+        for document in documents:
+            if not isinstance(document, Document):
+                msg = (
+                    f"documents must be LangChain Documents, got {document!r}; "
+                    "wrap a text in Document(page_content=...)"
+                )
+                raise InvalidValueError(msg)
         if ids is None:
             ids = [doc.id or str(row) for row, doc in enumerate(documents)]
         if len(ids) != len(documents):

@@ -11,7 +11,7 @@ import numpy as np
 from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Hit, Metric, Query
-from langchain_ralmspec.stores.embedding import Encoder, make_queries
+from langchain_ralmspec.stores.embedding import Encoder, check_encoder, make_queries
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_index import FaissIndex
 from langchain_ralmspec.stores.faiss_rows import Filter, FixedRows, LangChainRows, Rows
@@ -51,6 +51,9 @@ class FaissStore:
             vectors; False for HNSW and for indexes that rank by coarser codes.
     """
 
+    reads_shared_memory = True
+    """FAISS's own, which moves when rows are added."""
+
     def __init__(
         self,
         index: Any,
@@ -74,10 +77,11 @@ class FaissStore:
         Raises:
             MissingExtraError: faiss is not installed.
             InvalidValueError: the ids are not unique, documents and rows differ
-                in number, or the index has another metric.
+                in number, the index has another metric, or an argument is of another
+                kind.
         """
         self._index = FaissIndex(index)
-        self._embeddings = embeddings
+        self._embeddings = check_encoder(embeddings)
         self._normalize = normalize
         self._rows: Rows = (
             FixedRows(documents, ids) if isinstance(documents, Sequence) else documents

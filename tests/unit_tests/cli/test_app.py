@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,14 @@ from langchain_ralmspec.cli.workload import Corpus
 from langchain_ralmspec.errors import MissingExtraError
 from tests.unit_tests.cli.test_comparison import DIFFERENT, pair
 from tests.unit_tests.cli.test_plots import run as a_run
+
+
+def test_the_version_is_told() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (
+        0,
+        f"{version('langchain-ralmspec')}\n",
+    )
 
 
 def test_models_are_listed() -> None:

@@ -13,8 +13,15 @@ from typing import Any
 import pytest
 
 from langchain_ralmspec.errors import StoreError
-from langchain_ralmspec.ralm import Committed, Event, Verified, sequential, speculative
-from langchain_ralmspec.ralm.writer import ids_of
+from langchain_ralmspec.ralm import (
+    Committed,
+    Event,
+    Finished,
+    Verified,
+    sequential,
+    speculative,
+)
+from langchain_ralmspec.ralm.writer import N_RECENT, ids_of
 from langchain_ralmspec.speculation import Plan
 from langchain_ralmspec.speculation.stride import SEQUENTIAL
 from langchain_ralmspec.stores.base import Hit, Query
@@ -286,6 +293,38 @@ def test_an_answer_leaves_no_kv_behind() -> None:
         gc.enable()
 
 
+def test_a_long_answer_keeps_no_more_kv_for_having_been_guessed() -> None:
+    """What a branch has replaced is let go of as soon as nobody can go back to it."""
+    for seed in range(8):
+        alive: list[weakref.ref[Any]] = []
+        request = make_request(FakeStore(9, seed=seed), max_tokens=300, end_bias=-9)
+        open_path = request.writer.open_path
+
+        def watched(hits: Any, open_path: Any = open_path, alive: Any = alive) -> Any:
+            path = open_path(hits)
+            alive.append(weakref.ref(path))
+            return path
+
+        request.writer.open_path = watched
+        for event in speculative(request, always(16, "lookup")):
+            if isinstance(event, Finished):
+                assert sum(path() is not None for path in alive) <= N_RECENT + 1
+
+
+def test_leaving_waits_for_calls_that_read_memory_of_the_callers() -> None:
+    store = GatedStore(n_documents=1, in_pairs=True)
+    store.reads_shared_memory = True  # type: ignore[attr-defined]  # as FAISS does
+    request = make_request(store, max_tokens=60, stride=2, end_bias=-9)
+    events = speculative(request, always(1, "same", in_flight=2))
+    while not isinstance(next(events), Verified):
+        pass
+    opener = threading.Timer(0.2, store.gate.set)
+    opener.start()
+    events.close()
+    assert store.gate.is_set(), "closing did not wait for the store"
+    assert not workers()
+
+
 def test_plans_may_change_while_calls_are_out() -> None:
     for seed in range(20):
         settings: dict[str, Any] = {"max_tokens": 60, "stride": 2, "end_bias": -9}
@@ -306,6 +345,6 @@ def test_a_store_is_told_of_batches_before_they_come_and_not_else() -> None:
     assert 1 < store.prepared[0] <= first_batch
     store = FakeStore(n_documents=4)
     request = make_request(store, max_tokens=60, stride=2, end_bias=-9)
-    list(speculative(request, follow(SEQUENTIAL)))
+    list(speculative(request, follow(SEQUENTIAL, Plan("same", 1, 1))))
     assert store.searches
-    assert not store.prepared
+    assert not store.prepared, "of lone queries"

@@ -8,6 +8,7 @@ from langchain_ralmspec import ChatRaLMSpec, RaLMSpecLLM, RaLMSpecRetriever
 from langchain_ralmspec.errors import EmptyStoreError
 from langchain_ralmspec.ralm import Session, Verified, speculative
 from langchain_ralmspec.ralm.writer import ids_of
+from langchain_ralmspec.retriever_session import RetrieverSession
 from langchain_ralmspec.speculation import Plan
 from langchain_ralmspec.stores.base import Query
 from tests.unit_tests.fakes import FakeStore, always, follow, make_request
@@ -113,6 +114,30 @@ def test_look_up_stays_where_the_cache_does_not_know_the_current_document() -> N
             type(hit)(f"{hit.id}-new", hit.document, hit.score) for hit in current
         )
         assert session.guess("lookup", text, stranger).hits == stranger
+
+
+def test_callers_go_on_from_their_first_wrong_guess() -> None:
+    store = FakeStore(n_documents=9)
+    found = {text: Session(store).retrieve(text).truth[0] for text in TEXTS}
+    first, *others = TEXTS
+    here = ids_of(found[first])
+    others.sort(key=lambda text: ids_of(found[text]) != here)  # right ones first
+    wrong = next(text for text in others if ids_of(found[text]) != here)
+    assert ids_of(found[others[-1]]) != ids_of(found[wrong]), "or it shows nothing"
+    session = RetrieverSession(Session(store), "same")
+    assert session.speculate(first) == [], "nothing is known yet"
+    session.verify([first])
+    for text in others:
+        session.speculate(text)
+    session.verify(others)
+    assert session.speculate(first) == [hit.document for hit in found[wrong]]
+    session.verify(others)  # nothing was guessed of these
+    assert session.speculate(first) == [hit.document for hit in found[others[-1]]]
+
+
+def test_a_look_up_before_any_verification_finds_nothing() -> None:
+    session = RetrieverSession(Session(FakeStore(n_documents=9)), "lookup")
+    assert session.speculate("a") == []
 
 
 def test_two_sessions_share_nothing() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+import sys
+import threading
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -118,13 +120,14 @@ class World:
             estimates.judged("same", right=bool(stayed))
             return 1
         right, margins = [], []
+        trusted = -1.0 if plan.trusted is None else plan.trusted
         for _ in range(plan.stride):
             write()
             estimates.guessed(plan.policy, noisy(self.guess(plan.policy)))
             margin, is_right = self.luck(plan.policy)
             margins.append(margin)
             right.append(is_right)
-            if None not in (margin, plan.trusted) and margin < plan.trusted:
+            if margin is not None and margin < trusted:
                 break
         n_right = [*right, False].index(False)
         for is_right, margin in zip(right[: n_right + 1], margins, strict=False):
@@ -331,6 +334,35 @@ def test_costs_of_calls() -> None:
     assert costs(16, 0.2) == pytest.approx(1.1), "one says nothing of many"
     assert costs.fade(0) == pytest.approx(1 + 1 + 0.96)
     assert costs.fade(1000) < 0.001
+
+
+def test_threads_may_share_what_is_known() -> None:
+    world = World(0.05, 0.02, Line(0.3, 0.01), {"lookup": 0.9, "same": 0.7})
+    world.unsure, world.accuracy_unsure = 0.1, 0.3
+    estimates, failed = run(world, 50).estimates, []
+
+    def use(seed: int) -> None:
+        mine = replace(world, rng=np.random.default_rng(seed))
+        scheduler = StrideScheduler(estimates)
+        try:
+            for _ in range(300):
+                mine.tell(estimates, scheduler.plan())
+                for _ in range(40):  # forgets everything, again and again
+                    estimates.left_alone()
+        except Exception as error:  # noqa: BLE001  told below
+            failed.append(error)
+
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=use, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(switching)
+    assert not failed
 
 
 def test_it_begins_sequentially_and_knows_nothing_of_other_requests() -> None:

@@ -299,6 +299,44 @@ def test_a_prepared_store_finds_the_same(kind: Any, scanned: list[int]) -> None:
     assert scanned == [2, 8, 33], "one is FAISS's, and so are very many"
 
 
+def test_a_query_that_the_copy_cannot_serve_costs_others_nothing(
+    scanned: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bfloat16_rows, "_MOST_CANDIDATES", 90)
+    index: Any = faiss.IndexFlatIP(DIMENSION)
+    index.add(table(100))
+    ours = faiss_index.FaissIndex(index)
+    ours.prepare(None)
+    good, bad = table(4, seed=1), np.zeros((4, DIMENSION), np.float32)
+    for queries in (bad, good, bad, bad, good):
+        found = ours.candidates(queries, 7, None)
+        vectors = index.reconstruct_n(0, index.ntotal)
+        assert found.rows.tolist() == ranked(vectors, queries, 7, "inner_product")
+    assert scanned == [4] * 5
+    for queries in (bad, bad, bad, good):  # three in a row are no accident
+        ours.candidates(queries, 7, None)
+    assert scanned == [4] * 8
+
+
+def test_room_for_rows_is_that_of_the_block_made_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bfloat16_rows, "_BLOCK_ROWS", 50)
+    asked: list[int] = []
+
+    def has_room(n_numbers: int) -> bool:
+        asked.append(n_numbers // DIMENSION)
+        return True
+
+    monkeypatch.setattr(bfloat16_rows, "_has_room", has_room)
+    vectors = table(170)
+    copy = BFloat16Rows(torch, vectors[:20], "inner_product")
+    for n in (21, 40, 51, 51, 170):
+        assert copy.extend(vectors[:n])
+    # 20 become a block of 50; the 51st row is a block of one, which must grow then.
+    assert asked == [50, 0, 1, 0, 50 + 70]
+
+
 def test_a_copy_follows_the_index(scanned: list[int]) -> None:
     index: Any = faiss.IndexFlatIP(DIMENSION)  # its stubs want a selector
     index.add(table(100))
@@ -371,10 +409,10 @@ def test_a_copy_that_is_scanned_for_nothing_goes(
     store.prepare()
     monkeypatch.setattr(bfloat16_rows, "_MOST_CANDIDATES", 0)
     monkeypatch.setattr(rounded_scan, "_BFLOAT16_ROUNDING", 9.0)
-    for _ in range(3):
+    for _ in range(5):
         assert store.search(some_queries(4), 5) == expected
         store.prepare()
-    assert scanned == [4]
+    assert scanned == [4] * 3, "thrice in a row is no accident"
 
 
 def test_a_filtered_store_makes_no_copy(scanned: list[int]) -> None:

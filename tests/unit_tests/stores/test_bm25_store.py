@@ -459,3 +459,8 @@ def test_bad_arguments_of_the_retriever_are_refused() -> None:
         RaLMSpecRetriever.from_documents(documents, stemer="porter")
     with pytest.raises(InvalidValueError, match="k1"):
         RaLMSpecRetriever.from_documents(documents, k1=-1)
+
+
+def test_texts_that_are_no_documents_are_refused() -> None:
+    with pytest.raises(InvalidValueError, match="LangChain Documents, got 'a b'"):
+        BM25Store.from_documents(["a b"])  # type: ignore[list-item]  # on purpose

@@ -536,3 +536,23 @@ def test_normalised_store_encodes_unit_vectors() -> None:
         assert np.linalg.norm(query.vector) == pytest.approx(1.0)
         assert query.batched
     assert store.encode([]) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong", "message"),
+    [
+        (0, ["a"], "index must be a FAISS index, got a list"),
+        (1, ["a text"], "must be LangChain Documents, got 'a text'"),
+        (2, "minilm", "must be LangChain Embeddings, got 'minilm'"),
+        (2, None, "must be LangChain Embeddings, got None"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(
+    place: int, wrong: object, message: str
+) -> None:
+    index = faiss.IndexFlatIP(DIMENSION)
+    index.add(table(1))
+    arguments: list[Any] = [index, documents(1), TableEmbeddings(table(1))]
+    arguments[place] = wrong
+    with pytest.raises(InvalidValueError, match=message):
+        FaissStore(*arguments)
