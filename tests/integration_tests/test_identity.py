@@ -26,6 +26,10 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_ralmspec import BM25Store, ChatRaLMSpec, FaissStore, RaLMSpecRetriever
 from langchain_ralmspec.cli.chroma_server import ChromaServer
 from langchain_ralmspec.engine import Model
+from langchain_ralmspec.speculation import Estimates
+from langchain_ralmspec.speculation.confidence import Confidence, Split
+from langchain_ralmspec.stores import faiss_index
+from langchain_ralmspec.stores.bfloat16_rows import BFloat16Rows
 from tests.integration_tests.conftest import QUESTIONS, Corpus
 
 STORES = [
@@ -301,3 +305,71 @@ def test_many_equal_passages(
         )
         slow = chat.model_copy(update={"speculation": False})
         assert told(chat, number) == told(slow, number)
+
+
+@pytest.mark.parametrize("strategy", ["MAX_INNER_PRODUCT", "EUCLIDEAN_DISTANCE"])
+@pytest.mark.parametrize("copied", [False, True])
+def test_batches_of_a_large_index_take_other_routes(
+    strategy: str,
+    copied: bool,
+    gguf: str,
+    corpus: Corpus,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Matrix products in float32, or in a copy: this index passes for a large one."""
+    routes: list[str] = []
+
+    def watch(owner: Any, name: str, route: str) -> None:
+        original = getattr(owner, name)
+
+        def watched(*arguments: Any) -> Any:
+            routes.append(route)
+            return original(*arguments)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    monkeypatch.setattr(faiss_index, "SMALL_MATRIX", 0)
+    monkeypatch.setattr(
+        faiss_index, "faster_copy", BFloat16Rows if copied else lambda *_: None
+    )
+    watch(BFloat16Rows, "best_rows", "copy")
+    watch(faiss_index, "best_rows", "float32")
+    build = langchain_faiss(DistanceStrategy[strategy])
+    retriever = RaLMSpecRetriever(vectorstore=build(corpus))
+    for number in range(0, len(QUESTIONS), 4):
+        chat = ChatRaLMSpec(
+            model_path=gguf,
+            retriever=retriever,
+            speculation_stride=8,
+            guess_policy="lookup",
+            asynchronous=number % 8 == 0,
+            **settings_of(number),
+        )
+        slow = chat.model_copy(update={"speculation": False})
+        assert told(chat, number) == told(slow, number)
+    # Of distances there is no product in float32: FAISS searches.
+    product = ["float32"] * (strategy == "MAX_INNER_PRODUCT")
+    assert set(routes) == {*(["copy"] if copied else product)}
+
+
+def test_calls_that_leave_at_unsure_guesses(
+    gguf: str,
+    retriever_of: Callable[[str], RaLMSpecRetriever],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    split = Split(trusted=-0.2, unsure=0.1, accuracy=0.98, accuracy_unsure=0.5)
+    monkeypatch.setattr(Confidence, "split", property(lambda self: split))
+    chat = ChatRaLMSpec(
+        model_path=gguf, retriever=retriever_of("faiss-ip"), guess_policy="lookup"
+    )
+    # As if searches took so long that long calls pay, if only their guesses are right.
+    monkeypatch.setattr(Estimates, "retrieval", lambda self: 9.0)
+    slow = chat.model_copy(update={"speculation": False})
+    plans: set[str] = set()
+    for number in range(0, len(QUESTIONS), 2):
+        message = chat.invoke(QUESTIONS[number], max_tokens=32)
+        expected = slow.invoke(QUESTIONS[number], max_tokens=32)
+        info = message.response_metadata
+        assert info["steps"] == expected.response_metadata["steps"]
+        plans |= info["speculation"]["plans"].keys()
+    assert any("≤" in plan for plan in plans), plans
