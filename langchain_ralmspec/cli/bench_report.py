@@ -28,9 +28,10 @@ def report(figures: dict[str, Any], console: Console) -> None:
         f"b = {1e3 * costs['retrieval']:.0f} ms to retrieve: retrieval is "
         f"{figures['retrieval_share']:.0%} of the sequential time, the ceiling 1 + b/a "
         f"is {summary['ceiling']:.2f}×.\n"
-        "Attainable is what the best fixed plan would reach, were every cost always "
-        "the mean that was measured in this row; reached compares sums of seconds "
-        f"with it. {workload['warm_up_questions']} untimed questions warmed up every "
+        "Attainable is what the best plan of one stride would reach, were every cost "
+        "and the share of right guesses always the mean that was measured in this row, "
+        "or in a row with fewer boosters where that makes it more; reached compares "
+        f"sums of seconds with it. {workload['warm_up_questions']} untimed questions warmed up every "
         "row.",
         highlight=False,
         soft_wrap=True,
