@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _WINDOW = 256  # guesses that the border is drawn from
+_IDLE = 8  # steps without a guess for which one is forgotten
 _EVIDENCE = 2.0  # log-likelihood, in nats, that a border must explain beyond none
 _PRIOR_RIGHT, _PRIOR_ALL = 3.8, 4.0  # what is believed of sure guesses beforehand
 
@@ -46,6 +47,7 @@ class Confidence:
         self._guesses: deque[tuple[float, bool]] = deque(maxlen=_WINDOW)
         self._split: Split | None = None
         self._is_drawn = True
+        self._n_idle = 0
 
     def add(self, margin: float, *, right: bool) -> None:
         """A guess of that margin was right or wrong."""
@@ -53,8 +55,9 @@ class Confidence:
         self._is_drawn = False
 
     def fade(self) -> None:
-        """Forget the oldest guess."""
-        if self._guesses:
+        """A step was not guessed: the oldest of the guesses go, slowly."""
+        self._n_idle += 1
+        if self._guesses and self._n_idle % _IDLE == 0:
             self._guesses.popleft()
             self._is_drawn = False
 

@@ -55,10 +55,13 @@ def test_nothing_is_unsure_where_margins_tell_nothing() -> None:
 def test_what_was_long_ago_is_forgotten() -> None:
     confidence = told([(-1.0, False)] * 20 + [(1.0, True)] * 20)
     assert confidence.split is not None
-    for _ in range(20):
+    for _ in range(40):
+        confidence.fade()
+    assert confidence.split is not None, "not at once"
+    for _ in range(120):
         confidence.fade()
     assert confidence.split is None
-    for _ in range(30):
+    for _ in range(400):
         confidence.fade()  # there is nothing left to forget
     for _ in range(300):
         confidence.add(-1.0, right=True)
