@@ -31,8 +31,8 @@ def report(figures: dict[str, Any], console: Console) -> None:
         "Attainable is what the best plan of one stride would reach, were every cost "
         "and the share of right guesses always the mean that was measured in this row, "
         "or in a row with fewer boosters where that makes it more; reached compares "
-        f"sums of seconds with it. {workload['warm_up_questions']} untimed questions warmed up every "
-        "row.",
+        f"sums of seconds with it. {workload['warm_up_questions']} untimed questions "
+        "warmed up every row.",
         highlight=False,
         soft_wrap=True,
     )

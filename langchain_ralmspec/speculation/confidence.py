@@ -7,6 +7,7 @@ ones gather among the narrowest. Where the border is, is learnt.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,8 @@ class Confidence:
 
     def add(self, margin: float, *, right: bool) -> None:
         """A guess of that margin was right or wrong."""
+        if not math.isfinite(margin):  # of vectors that are not
+            return
         self._guesses.append((margin, right))
         self._is_drawn = False
 

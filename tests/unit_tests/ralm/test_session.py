@@ -80,6 +80,18 @@ def test_a_look_up_is_the_less_sure_the_farther_it_leads_away() -> None:
     assert not session.guess("same", "b", current).is_unsure(9.0)
 
 
+def test_only_what_enters_the_cache_covers_anything() -> None:
+    session = Session(FakeStore(n_documents=40), prefetch_k=20)
+    (current,) = session.verify(["a"], [None])
+    margin = session.guess("lookup", "b", current).margin
+    session.verify(["b"], [None], with_vectors=False)
+    assert session.guess("lookup", "b", current).margin == margin
+    session.verify(["b"], [None])
+    new = session.guess("lookup", "b", current).margin
+    assert None not in (margin, new)
+    assert new != margin
+
+
 @pytest.mark.parametrize("in_flight", [0, 2])
 def test_a_call_leaves_at_an_unsure_guess(in_flight: int) -> None:
     def sizes(trusted: float | None) -> list[int]:
