@@ -319,7 +319,8 @@ class Session:
         for document_id in evicted:
             if document_id not in self._cache:  # it may have come in again since
                 self._hits.pop(document_id, None)
-        if query.vector is not None and hits and hits[-1].vector is not None:
+        entered = bool(hits) and hits[-1].vector is not None
+        if query.vector is not None and entered and hits[-1].id in self._cache:
             self._cache.cover(query.vector, hits[-1].id)
 
     def _settled(self, query: Query, hits: list[Hit], answer: Answer) -> Hits:
