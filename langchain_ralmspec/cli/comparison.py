@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from langchain_ralmspec.llm import RaLMSpecLLM
     from langchain_ralmspec.ralm.events import Span
 
+_PATIENCE = 10.0  # seconds; a call that takes longer will not end soon
+
 PARTS = ("generating", "guessing", "waiting", "embedding", "searching")
 """What ``SpeculationStats`` keeps seconds of."""
 
@@ -81,7 +83,7 @@ def _wait_for_calls() -> None:
     """Let calls that nobody listens to any more end, so that they slow nobody."""
     for thread in threading.enumerate():
         if thread.name.startswith(THREADS):
-            thread.join()
+            thread.join(_PATIENCE)
 
 
 def _timeline(spans: list[Span], start: float) -> list[dict[str, Any]]:

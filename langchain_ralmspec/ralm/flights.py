@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import threading
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Self
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 
 THREADS = "ralmspec-verify"
 """What the names of the threads begin with that verify."""
+
+
+_PATIENCE = 5.0  # seconds to wait for calls that read memory of the caller's
+
+
+def _is_worker() -> bool:
+    """Whether this is a thread that verifies."""
+    return threading.current_thread().name.startswith(THREADS)
 
 
 @dataclass(slots=True)
@@ -60,9 +69,9 @@ class Flights:
 
     A synchronous one is done when :meth:`send` returns. The others run in threads
     of this request alone, which end with their calls: leaving the ``with`` block
-    starts no queued call any more, and waits for those that run only where they read
-    memory that the caller may change next. (Python itself waits for all when it ends:
-    give a client of a server a timeout.)
+    starts no queued call any more, and waits for those that run, some seconds, only
+    where they read memory that the caller may change next. (Python itself waits for all
+    when it ends: give a client of a server a timeout.)
     """
 
     def __init__(self, session: Session, spans: list[Span]) -> None:
@@ -89,8 +98,11 @@ class Flights:
     ) -> None:
         self.abandon()
         if self._executor:
-            wait = self._session.reads_shared_memory
-            self._executor.shutdown(wait=wait, cancel_futures=True)
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            if self._session.reads_shared_memory and not _is_worker():
+                # Not for ever: the garbage collector may be who leaves, in a thread
+                # that holds what the call waits for.
+                wait(self._abandoned, _PATIENCE)
 
     def __len__(self) -> int:
         """Verifications sent and not yet judged."""

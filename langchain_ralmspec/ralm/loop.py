@@ -299,7 +299,7 @@ class _Speculation:
         self._follow()
         start = time.perf_counter()
         guess = self.request.session.guess(policy, query, current)
-        self.scheduler.estimates.guessed(guess.policy, time.perf_counter() - start)
+        self.scheduler.estimates.guessed(policy, time.perf_counter() - start)
         self.group.append(guess)
         return guess.hits
 

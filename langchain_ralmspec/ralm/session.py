@@ -145,18 +145,19 @@ class Session:
         Raises:
             StoreError: the encoder failed.
         """
+        needs_vector = GUESS_POLICIES[policy].needs_vector
         if any(hit.id not in self._cache for hit in current):
             policy = "same"
-        rule = GUESS_POLICIES[policy]()
         with self.stats.timing("guessing"):
             query = None
-            if rule.needs_vector:
+            if needs_vector:  # alone, whatever is made of it, as the other loop does
                 with self.stats.timing("embedding"):
                     (query,) = self._encode([text])
             vector = query.vector if query else None
+            rule = GUESS_POLICIES[policy]()
             ids = rule.guess(self._cache, vector, ids_of(current))
             margin = None
-            if vector is not None and ids:
+            if vector is not None and ids and policy != "same":
                 margin = self._cache.margin(vector, ids[-1])
         known = {hit.id: hit for hit in current}
         hits = tuple(known.get(i) or self._hits[i] for i in ids)

@@ -165,6 +165,8 @@ class CallCosts:
         one = min(one, line(2))  # else it was slow once, and is not asked for again
         if n_queries == 1:
             return one
+        if n_queries < 2:  # noqa: PLR2004  on average: one at times, and more at others
+            return one + (n_queries - 1) * (self(2, once) - one)
         largest = self._batches.largest
         if self._batches.has_slope or n_queries >= largest:
             return line(n_queries)

@@ -509,4 +509,5 @@ class StrideScheduler:
                     computing=estimates.computing(policy, verification),
                 )
                 rate = chances.kept(stride) / max(seconds, 1e-9)
-                yield Plan(policy, stride, in_flight, chances.trusted, rate)
+                trusted = chances.trusted if stride > 1 else None  # it leaves anyway
+                yield Plan(policy, stride, in_flight, trusted, rate)

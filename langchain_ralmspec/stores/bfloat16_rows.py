@@ -68,7 +68,11 @@ def faster_copy(
 
 
 class BFloat16Rows:
-    """The rows of a matrix, rounded."""
+    """The rows of a matrix, rounded.
+
+    Attributes:
+        failures: searches in a row that found nothing.
+    """
 
     def __init__(
         self, torch: ModuleType, vectors: NDArray[np.float32], metric: Metric
@@ -80,6 +84,7 @@ class BFloat16Rows:
             vectors: shape ``(n_rows, dimension)``.
             metric: by which they are compared with queries.
         """
+        self.failures = 0
         self._torch, self._metric = torch, metric
         self._dimension = vectors.shape[1]
         self._n_rows = 0
@@ -196,6 +201,13 @@ class BFloat16Rows:
             row, and their vectors, copied. None where rounding leaves too much open,
             or numbers are not finite.
         """
+        found = self._best_rows(vectors, queries, width)
+        self.failures = self.failures + 1 if found is None else 0
+        return found
+
+    def _best_rows(
+        self, vectors: NDArray[np.float32], queries: NDArray[np.float32], width: int
+    ) -> Found | None:
         with self._scanning:
             candidates = self._candidates(queries, width)
         if candidates is None:

@@ -79,7 +79,6 @@ class FaissIndex:
         # one copy for another.
         self._copied: tuple[BFloat16Rows, object] | None = None
         self._is_tried = False
-        self._failures = 0  # in a row, of the copy to find anything
         self._copying = threading.Lock()
         # Not HNSW: among many equal vectors, asking for more finds others.
         self.ranks_by_score = isinstance(
@@ -219,10 +218,10 @@ class FaissIndex:
         copy = self._copy_of(matrix, names)
         if copy is not None and len(copy) == len(matrix) and np.isfinite(vectors).all():
             found = copy.best_rows(matrix, vectors, width)
-            self._failures = self._failures + 1 if found is None else 0
             if found is not None:
                 return found
-            if self._failures == _MOST_FAILURES:
+            copied = self._copied
+            if copied and copied[0] is copy and copy.failures >= _MOST_FAILURES:
                 self._copied = None  # it would be scanned for nothing again
         takes_torch = len(vectors) <= MOST_IN_TORCH
         torch = loaded_torch() if takes_torch else None

@@ -18,6 +18,7 @@ from langchain_ralmspec.ralm import (
     Event,
     Finished,
     Verified,
+    flights,
     sequential,
     speculative,
 )
@@ -323,6 +324,21 @@ def test_leaving_waits_for_calls_that_read_memory_of_the_callers() -> None:
     events.close()
     assert store.gate.is_set(), "closing did not wait for the store"
     assert not workers()
+
+
+def test_leaving_waits_for_nothing_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A garbage collector that leaves may hold what the call waits for."""
+    monkeypatch.setattr(flights, "_PATIENCE", 0.2)
+    store = GatedStore(n_documents=1, in_pairs=True)
+    store.reads_shared_memory = True  # type: ignore[attr-defined]
+    request = make_request(store, max_tokens=60, stride=2, end_bias=-9)
+    events = speculative(request, always(1, "same", in_flight=2))
+    while not isinstance(next(events), Verified):
+        pass
+    events.close()
+    assert workers(), "it went on without the call"
+    store.gate.set()
+    assert none_left()
 
 
 def test_plans_may_change_while_calls_are_out() -> None:

@@ -152,6 +152,17 @@ def test_a_look_up_before_any_verification_finds_nothing() -> None:
     assert session.speculate("a") == []
 
 
+def test_look_up_embeds_alone_even_where_it_stays() -> None:
+    store = FakeStore(n_documents=9)
+    session = Session(store, prefetch_k=1)
+    (current,) = session.retrieve("a").truth  # which the cache does not learn of
+    guess = session.guess("lookup", "b", current)
+    assert (guess.policy, guess.hits) == ("same", current)
+    assert guess.query is not None
+    assert not guess.query.batched
+    assert guess.margin is None
+
+
 def test_two_sessions_share_nothing() -> None:
     store = FakeStore(n_documents=9)
     one, other = Session(store, prefetch_k=1), Session(store, prefetch_k=1)

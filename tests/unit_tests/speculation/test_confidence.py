@@ -54,6 +54,17 @@ def test_nothing_is_unsure_where_margins_tell_nothing() -> None:
     assert told(upside_down).split is None, "wide margins are no reason for doubt"
 
 
+@pytest.mark.parametrize("accuracy", [0.8, 0.9, 0.97])
+def test_noise_seldom_draws_a_border(accuracy: float) -> None:
+    rng = np.random.default_rng(1)
+    drawn = 0
+    for _ in range(200):
+        noise, right = rng.normal(size=256), rng.random(256) < accuracy
+        pairs = zip(noise.tolist(), right.tolist(), strict=True)
+        drawn += told(list(pairs)).split is not None
+    assert drawn < 0.1 * 200
+
+
 def test_what_was_long_ago_is_forgotten() -> None:
     confidence = told([(-1.0, False)] * 20 + [(1.0, True)] * 20)
     assert confidence.split is not None

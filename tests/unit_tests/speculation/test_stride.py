@@ -329,6 +329,7 @@ def test_costs_of_calls() -> None:
     costs.add(8, 0.7)
     assert costs(16, 0.2) == pytest.approx(1.1)
     assert costs(2, 0.2) == pytest.approx(0.4)
+    assert costs(1.5, 0.2) == pytest.approx(0.3), "on average, of one and two"
     costs.add(1, 0.1)
     assert costs(1, 0.2) == pytest.approx(0.1)
     assert costs(16, 0.2) == pytest.approx(1.1), "one says nothing of many"
