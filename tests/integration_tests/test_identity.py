@@ -364,6 +364,7 @@ def test_calls_that_leave_at_unsure_guesses(
     )
     # As if searches took so long that long calls pay, if only their guesses are right.
     monkeypatch.setattr(Estimates, "retrieval", lambda self: 9.0)
+    monkeypatch.setattr(Estimates, "verification", lambda self, *_, **__: 9.0)
     slow = chat.model_copy(update={"speculation": False})
     plans: set[str] = set()
     for number in range(0, len(QUESTIONS), 2):
