@@ -327,7 +327,7 @@ class Estimates:
         self._confidence.fade()
         self._fade(1)
         # One slow guess must not be the last one.
-        verified = {policy for policy, _ in list(self._verification)}
+        verified = {policy for policy, _ in self._verification}
         for policy in list(self._guess):
             if policy not in verified:
                 self._guess.pop(policy, None)
@@ -412,8 +412,7 @@ class Estimates:
         Were it known by policy, one that was not tried yet could never win against
         another's larger strides.
         """
-        known = list(self._verification.values())
-        return max([1, *(costs.largest for costs in known)])
+        return max([1, *(costs.largest for costs in self._verification.values())])
 
     def _once(self, policy: str) -> float:
         """One retrieval, without what the guess has paid already."""

@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,13 +153,18 @@ def _collect(events: Iterable[Event], tokens: list[int]) -> None:
             tokens += event.tokens
 
 
-def test_an_abandoned_answer_waits_for_no_call_and_starts_none() -> None:
-    store = GatedStore(n_documents=1, in_pairs=True)
+def with_a_call_out(store: GatedStore) -> Generator[Event, None, None]:
+    """An answer whose first verification was judged; the second hangs at the gate."""
     request = make_request(store, max_tokens=60, stride=2, end_bias=-9)
     events = speculative(request, always(1, "same", in_flight=2))
     while not isinstance(next(events), Verified):
         pass
-    # The first verification was judged, the second hangs at the gate.
+    return events
+
+
+def test_an_abandoned_answer_waits_for_no_call_and_starts_none() -> None:
+    store = GatedStore(n_documents=1, in_pairs=True)
+    events = with_a_call_out(store)
     events.close()
     assert workers(), "closing waited for the store"
     store.gate.set()
@@ -315,10 +320,7 @@ def test_a_long_answer_keeps_no_more_kv_for_having_been_guessed() -> None:
 def test_leaving_waits_for_calls_that_read_memory_of_the_callers() -> None:
     store = GatedStore(n_documents=1, in_pairs=True)
     store.reads_shared_memory = True  # type: ignore[attr-defined]  # as FAISS does
-    request = make_request(store, max_tokens=60, stride=2, end_bias=-9)
-    events = speculative(request, always(1, "same", in_flight=2))
-    while not isinstance(next(events), Verified):
-        pass
+    events = with_a_call_out(store)
     opener = threading.Timer(0.2, store.gate.set)
     opener.start()
     events.close()
@@ -331,10 +333,7 @@ def test_leaving_waits_for_nothing_for_ever(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(flights, "_PATIENCE", 0.2)
     store = GatedStore(n_documents=1, in_pairs=True)
     store.reads_shared_memory = True  # type: ignore[attr-defined]
-    request = make_request(store, max_tokens=60, stride=2, end_bias=-9)
-    events = speculative(request, always(1, "same", in_flight=2))
-    while not isinstance(next(events), Verified):
-        pass
+    events = with_a_call_out(store)
     events.close()
     assert workers(), "it went on without the call"
     store.gate.set()
