@@ -56,9 +56,10 @@ FEW_CORES = 2
 def _new_estimates() -> Estimates:
     """Estimates that know of this machine's cores, and of nothing else.
 
-    On two cores, model and exact scan took 1.3 to 2 times as long side by side.
+    On two cores, model and exact scan took 1.3 to 2 times as long side by side; at
+    twice as long nothing is won.
     """
-    return Estimates(contention=1.3 if usable_cores() <= FEW_CORES else 1.0)
+    return Estimates(contention=2.0 if usable_cores() <= FEW_CORES else 1.0)
 
 
 class Sampling(BaseModel):
@@ -176,7 +177,7 @@ class RetrievalGeneration(LocalGeneration):
     asynchronous: bool = True
     """Whether to write on while a verification is out, in a thread of its own."""
     prefetch_k: int | None = Field(default=None, ge=1)
-    """Hits of every verified query that enter the session's cache; None takes 100
+    """Hits of every verified query that enter the session's cache; None takes 200
     where that costs next to nothing, in exact local search, and 20 elsewhere."""
     guess_policy: str = "auto"
     """``"lookup"`` in the session's cache, the ``"same"`` document again, or

@@ -113,7 +113,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         Args:
             k: documents per query; the retriever's ``k`` by default.
             prefetch_k: hits of every verified query that enter the cache; None takes
-                100 for exact local search and 20 elsewhere.
+                200 for exact local search and 20 elsewhere.
             guess_policy: ``"lookup"`` or ``"same"``.
         """
         if guess_policy not in GUESS_POLICIES:

@@ -2,8 +2,19 @@
 
 import os
 
+from hypothesis import HealthCheck, settings
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ANONYMIZED_TELEMETRY"] = "False"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Three OpenMP runtimes whose threads would spin against one another on two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Machines are shared: no example, nor drawing it, has to be done by some time.
+settings.register_profile(
+    "unhurried",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+)
+settings.load_profile("unhurried")

@@ -79,6 +79,7 @@ def _speedups(figures: dict[str, Any]) -> Table:
         "reached",
         "identical",
         "right guesses",
+        "proven",
     ):
         table.add_column(heading.replace(" ", "\n"), justify="right")
     if figures[NARROW]:
@@ -92,6 +93,7 @@ def _speedups(figures: dict[str, Any]) -> Table:
             f"{row['reached']:.0%}",
             f"{n_identical} of {len(row['answers'])}",
             f"{row['summary']['guess_accuracy']:.0%}",
+            f"{row['proven']:.0%}",
         )
     return table
 

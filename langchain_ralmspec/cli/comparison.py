@@ -182,6 +182,12 @@ class Comparison:
         return self.total("right_guesses") / guesses if guesses else 0.0
 
     @property
+    def proven(self) -> float:
+        """Share of judged guesses that needed no verification; 0 without any."""
+        guesses = self.total("guesses")
+        return self.total("proven_guesses") / guesses if guesses else 0.0
+
+    @property
     def plans(self) -> dict[str, float]:
         """How often each plan was followed, as a share, the most frequent first."""
         counts: Counter[str] = Counter()
@@ -211,7 +217,8 @@ class Comparison:
             generation=self.total("seconds_generating", "sequential") / steps,
             retrieval=retrieval,
             guess=self.total("seconds_guessing") / guesses if guesses else 0.0,
-            # Where nothing was verified no guess was right either: a bound of 1.
+            # Where nothing was verified, either nothing was guessed, and the bound is
+            # 1, or all was proven.
             verification=Line.fit(verifications or [(1, retrieval)]),
             guess_accuracy=self.guess_accuracy,
             max_in_flight=self.max_in_flight,
@@ -273,6 +280,7 @@ class Comparison:
             "reached": self.reached,
             "attainable_at_length": self.attainable_at_length,
             "retrieval_share": self.retrieval_share,
+            "proven": self.proven,
             "plans": self.plans,
             "costs_seconds": asdict(self.bounds),
             "answers": [

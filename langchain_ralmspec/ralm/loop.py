@@ -4,7 +4,8 @@ Every step the end of question + answer becomes a query, and the documents in fr
 of the prompt are replaced by what it finds (RaLMSpec section 2). The speculative
 loop (section 3, Algorithm 1) guesses what the store would answer, goes on writing,
 and asks for several queries in one call; the call may be out while the next steps
-are written (section 4). Both commit the same tokens under the same documents.
+are written (section 4). A guess that is proven is not asked for. Both loops commit the
+same tokens under the same documents.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from langchain_ralmspec.ralm.events import (
 from langchain_ralmspec.ralm.flights import Flights
 from langchain_ralmspec.ralm.writer import Interrupted, ids_of
 from langchain_ralmspec.speculation import GUESS_POLICIES
+from langchain_ralmspec.speculation.stride import MOST_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -121,12 +123,15 @@ class _Open:
         error: why it failed.
         span: when it was written.
         mark: where to rewind the writer to, to take it back.
+        proven: the guess that it was written on, if that needs no verification; then it
+            is as right as the step before it.
     """
 
     step: Step | None
     span: Span
     mark: int
     error: Exception | None = None
+    proven: Guess | None = None
 
 
 @dataclass(slots=True)
@@ -135,7 +140,7 @@ class _Speculation:
 
     The guesses that are not judged yet are, in order, those in flight and those of
     ``group``. Each has a step in ``open`` that was written on it, but the newest,
-    whose step comes next.
+    whose step comes next. Steps on proven guesses stand between those.
 
     Attributes:
         request: what is asked.
@@ -155,6 +160,8 @@ class _Speculation:
     open: deque[_Open] = field(default_factory=deque)
     n_committed: int = 0
     _previous: tuple[str, ...] = ()  # documents of the step before
+    _proven: Guess | None = None  # what the next step stands on, if it is proven
+    _n_before: int = 0  # steps there were when the group began
     _since: tuple[int, float] = (0, 0.0)  # steps and seconds at the last verified point
     _promise: Plan | None = None  # the plan first followed since
 
@@ -200,9 +207,14 @@ class _Speculation:
 
         A cache that another policy did not fill would give look-up a bad name.
         """
+        session = self.request.session
+        # Both before the time that they take is taken for what guesses and calls cost.
+        if self._may_look_up:
+            session.measure()
+            self.scheduler = replace(self.scheduler, proves=session.proves)
         self.plan = self.scheduler.plan()
-        if self.plan.stride > 1:  # before any call's time is taken for what calls cost
-            self.request.session.prepare()
+        if self.plan.stride > 1:
+            session.prepare()
         if self.plan.policy and len(self.scheduler.policies) > 1:
             self.scheduler = replace(self.scheduler, policies=(self.plan.policy,))
 
@@ -224,7 +236,7 @@ class _Speculation:
         """Retrieve the first documents, into the cache if guesses will need it."""
         request, estimates = self.request, self.scheduler.estimates
         self._replan()
-        looks_up = any(GUESS_POLICIES[p].needs_vector for p in self.scheduler.policies)
+        looks_up = self._may_look_up
         text = request.policy.first_query()
         start = time.perf_counter()
         answer = request.session.ask([text], [None], with_vectors=looks_up)
@@ -237,6 +249,11 @@ class _Speculation:
             estimates.retrieved(answer.seconds, answer.embedding, answer.waiting)
         self._since = (0, request.session.stats.seconds_waiting)
         return answer.truth[0]
+
+    @property
+    def _may_look_up(self) -> bool:
+        """Whether a plan to come may need vectors in the cache."""
+        return any(GUESS_POLICIES[p].needs_vector for p in self.scheduler.policies)
 
     @property
     def _looks_up(self) -> bool:
@@ -255,7 +272,7 @@ class _Speculation:
         overlapped = self.flights.are_running
         error: Exception | None = None
         try:
-            step, span = self.request.write(hits, self.n_committed + len(self.open))
+            step, span = self.request.write(hits, self._n_written)
         except Exception as failure:
             if not (self.flights or self.group):
                 raise
@@ -266,7 +283,8 @@ class _Speculation:
                 seconds, changed=changed, overlapped=overlapped
             )
         self._previous = ids_of(hits)
-        written = _Open(step, span, mark, error)
+        written = _Open(step, span, mark, error, self._proven)
+        self._proven = None
         if self.flights or self.group:
             self.open.append(written)
         else:
@@ -278,6 +296,8 @@ class _Speculation:
             raise written.error
         assert written.step is not None  # noqa: S101  it stood on right guesses
         self.n_committed += 1
+        if written.proven:
+            self._count_proven(written.proven)
         writer = self.request.writer
         writer.prune(self.open[0].mark if self.open else writer.mark)
         return self.request.commit(written.step, written.span)
@@ -300,8 +320,28 @@ class _Speculation:
         start = time.perf_counter()
         guess = self.request.session.guess(policy, query, current)
         self.scheduler.estimates.guessed(policy, time.perf_counter() - start)
-        self.group.append(guess)
+        if guess.is_proven:
+            self._proven = guess
+        else:
+            if not self.group:
+                self._n_before = self._n_written
+            self.group.append(guess)
         return guess.hits
+
+    @property
+    def _n_written(self) -> int:
+        """Steps that are final, or may become it."""
+        return self.n_committed + len(self.open)
+
+    def _count_proven(self, guess: Guess) -> None:
+        """Count a guess that needed no verification."""
+        stats, estimates = self.request.session.stats, self.scheduler.estimates
+        stats.guesses += 1
+        stats.right_guesses += 1
+        stats.proven_guesses += 1
+        estimates.proved()
+        stayed = ids_of(guess.hits) == ids_of(guess.current)
+        estimates.judged("same", right=stayed)
 
     def _follow(self) -> None:
         """Count a decision that follows the plan."""
@@ -310,13 +350,23 @@ class _Speculation:
         self._promise = self._promise or self.plan
 
     def _verify(self) -> Generator[Event, None, Hits | None]:
-        """Send the group when it is full or unsure, and judge what has come back."""
-        is_full = len(self.group) >= self.plan.stride
-        if is_full or self.group[-1].is_unsure(self.plan.trusted):
+        """Send the group when it is due, and judge what has come back."""
+        if self.group and self._is_due:
             corrected = yield from self._send()
             if corrected is not None:
                 return corrected
         return (yield from self._judge(self.plan.in_flight))
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether the group is full, or unsure, or has waited for long.
+
+        Steps on proven guesses do not fill it, but wait with it.
+        """
+        is_full = len(self.group) >= self.plan.stride
+        is_unsure = self.group[-1].is_unsure(self.plan.trusted)
+        n_waiting = self._n_written - self._n_before
+        return is_full or is_unsure or n_waiting >= MOST_STEPS * self.plan.stride
 
     def _judge_all(self) -> Generator[Event, None, Hits | None]:
         """Send what is left, and wait until every guess is judged."""
@@ -347,9 +397,7 @@ class _Speculation:
             assert n_right is not None  # noqa: S101  it has landed
             self._learn(flight, n_right)
             yield Verified(len(flight.guesses), n_right)
-            # The newest guess may be right and have no step yet.
-            n_final = min(n_right, len(self.open))
-            final = [self.open.popleft() for _ in range(n_final)]
+            final = self._take_off(n_right)
             all_right = n_right == len(flight.guesses)
             if not all_right:
                 yield from self._roll_back()
@@ -362,11 +410,24 @@ class _Speculation:
                 return truth[n_right]
         return None
 
+    def _take_off(self, n_right: int) -> list[_Open]:
+        """Steps that stand on so many right guesses, and on proven ones behind them.
+
+        The newest guess may be right and have no step yet.
+        """
+        final = []
+        while self.open and (n_right or self.open[0].proven):
+            written = self.open.popleft()
+            if not written.proven:
+                n_right -= 1
+            final.append(written)
+        return final
+
     def _roll_back(self) -> Iterator[RolledBack]:
         """Take back everything that stands on a wrong guess."""
         request = self.request
         self.flights.abandon()
-        self.group = []
+        self.group, self._proven = [], None
         if self.open:
             length = len(request.writer.transcript)
             with request.session.stats.timing("generating"):

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from langchain_ralmspec.stores.base import Hit, Query, Store
+    from langchain_ralmspec.stores.base import Extent, Hit, Query, Store
 
 Hits = tuple["Hit", ...]
 
-_CAPACITY = 1024  # documents in a session's cache
+_CAPACITY = 2048  # documents in a session's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class Guess:
         current: the documents that the query was written under.
         margin: how far the cache can vouch for the guess
             (:meth:`SessionCache.margin`); None where it cannot tell.
+        is_proven: whether the store is bound to give these documents
+            (:meth:`SessionCache.proves`).
     """
 
     text: str
@@ -48,6 +50,7 @@ class Guess:
     hits: Hits
     current: Hits
     margin: float | None = None
+    is_proven: bool = False
 
     def is_unsure(self, trusted: float | None) -> bool:
         """Whether its margin is less than one that is trusted."""
@@ -69,6 +72,7 @@ class Answer:
         seconds: of all of it, embedding included.
         embedding: seconds of it in the query encoder.
         waiting: seconds of it in which the searching thread had nothing to do.
+        extent: of the store, as far as the session knew it when it asked.
     """
 
     truth: list[Hits]
@@ -79,6 +83,7 @@ class Answer:
     seconds: float = 0.0
     embedding: float = 0.0
     waiting: float = 0.0
+    extent: Extent | None = None
 
     def joined(self, other: Answer) -> Answer:
         """Both answers as one."""
@@ -91,6 +96,7 @@ class Answer:
             self.seconds + other.seconds,
             self.embedding + other.embedding,
             self.waiting + other.waiting,
+            self.extent,
         )
 
 
@@ -118,7 +124,7 @@ class Session:
             store: answers queries.
             depth: documents per step.
             prefetch_k: hits of every verified query that enter the cache; None takes
-                100 where more hits cost next to nothing, in exact local search, and
+                200 where more hits cost next to nothing, in exact local search, and
                 20 elsewhere.
             stats: counters to add to; fresh ones when None.
         """
@@ -126,10 +132,10 @@ class Session:
         self.stats = stats or SpeculationStats()
         self._store = store
         if prefetch_k is None:
-            prefetch_k = 100 if store.is_nested else 20
+            prefetch_k = 200 if store.is_nested else 20
         self._prefetch_k = max(prefetch_k, depth)
-        self._cache = session_cache(store.metric, max(_CAPACITY, self._prefetch_k))
-        self._hits: dict[str, Hit] = {}
+        self._extent: Extent | None = None
+        self._forget()
 
     def guess(self, policy: str, text: str, current: Hits) -> Guess:
         """Guess the documents for a query from what the session has seen.
@@ -156,12 +162,14 @@ class Session:
             vector = query.vector if query else None
             rule = GUESS_POLICIES[policy]()
             ids = rule.guess(self._cache, vector, ids_of(current))
-            margin = None
+            margin, is_proven = None, False
             if vector is not None and ids and policy != "same":
                 margin = self._cache.margin(vector, ids[-1])
+                if self._extent:
+                    is_proven = self._cache.proves(vector, ids, self._extent.longest)
         known = {hit.id: hit for hit in current}
         hits = tuple(known.get(i) or self._hits[i] for i in ids)
-        return Guess(text, policy, query, hits, current, margin)
+        return Guess(text, policy, query, hits, current, margin, is_proven)
 
     def retrieve(self, text: str) -> Answer:
         """Ask the store for one query, as the sequential loop does.
@@ -221,7 +229,7 @@ class Session:
         Raises:
             StoreError: the store or its encoder failed.
         """
-        start = time.perf_counter()
+        start, extent = time.perf_counter(), self._extent
         missing = [text for text, q in zip(texts, queries, strict=True) if q is None]
         encoded = iter(self._encode(missing) if missing else ())
         ready = [query or next(encoded) for query in queries]
@@ -235,12 +243,14 @@ class Session:
         for query, hits in zip(ready, found, strict=True):
             answer.truth.append(self._settled(query, hits, answer))
         answer.seconds = time.perf_counter() - start
-        answer.waiting = waiting
+        answer.waiting, answer.extent = waiting, extent
         return answer
 
     def learn(self, answer: Answer) -> None:
         """Count an answer, and let what it found into the cache."""
         self.count(answer)
+        if answer.extent is not self._extent:  # of a store that has changed since
+            return
         for query, hits in zip(answer.queries, answer.found, strict=True):
             self._remember(query, hits[: self._prefetch_k])
 
@@ -254,6 +264,34 @@ class Session:
         if prepare is not None:
             with reported_as_store_error(type(self._store).__name__, "prepare"):
                 prepare()
+
+    def measure(self) -> None:
+        """Learn what it takes to prove guesses, where the store is an exact one.
+
+        What was seen of it before it changed is forgotten.
+
+        Raises:
+            StoreError: it failed.
+        """
+        extent = getattr(self._store, "extent", None)
+        if extent is None or not self._store.is_nested:
+            return
+        with reported_as_store_error(type(self._store).__name__, "extent"):
+            known = extent()
+        if known is not self._extent:
+            self._extent = known
+            self._forget()
+
+    def _forget(self) -> None:
+        """Start with an empty cache."""
+        capacity = max(_CAPACITY, self._prefetch_k)
+        self._cache = session_cache(self._store.metric, capacity)
+        self._hits: dict[str, Hit] = {}
+
+    @property
+    def proves(self) -> bool:
+        """Whether guesses may be proven."""
+        return self._extent is not None
 
     def count(self, answer: Answer) -> None:
         """Count an answer's calls and seconds."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-_COVERED = 256  # verified queries whose surroundings are kept in mind
+_COVERED = 32  # verified queries whose surroundings are kept in mind
+_DOUBT = 1e-6  # of lengths: what rounding may do to a distance in float64, and more
+_ROUNDING = 2.0**-23  # of a float32 sum, at every number added
 
 Metric = Literal["inner_product", "squared_l2", "cosine", "sparse"]
 
@@ -75,6 +77,7 @@ class SessionCache(ABC):
             if len(self._rows) == self._capacity:
                 oldest, row = self._rows.popitem(last=False)
                 evicted.append(oldest)
+                self._evict(row)
                 self._ids[row] = document_id
             else:
                 row = len(self._rows)
@@ -124,16 +127,35 @@ class SessionCache(ABC):
         Let *r* be the distance of a covered query *c* from the last of its documents:
         nothing that is not cached is nearer to *c*, so by the triangle inequality
         nothing that is not cached is nearer to *q* than *r* - |q - c|. The margin is
-        the greatest such bound less the document's own distance. Above 0 the look-up
-        is right (in an exact store of documents of like length, nothing evicted);
-        under 0 it may be, and the more so the nearer it is to 0. It is a measure of
-        doubt, and no replacement for a verification.
+        the greatest such bound less the document's own distance. Under 0 a look-up may
+        be right, and the more so the nearer to 0. (Under the inner product no vector
+        that is not cached is taken to be longer than those that are.)
 
         Returns:
             The margin, in the units of the metric's distance; None where there is no
             distance or nothing was covered.
         """
         return None
+
+    def proves(
+        self, query: Vector, document_ids: Sequence[str], longest: float
+    ) -> bool:
+        """Whether an exact store is bound to answer a query with these documents.
+
+        So it is when the :meth:`margin` of the last is above 0, whatever vectors are
+        not cached, and no two scores are so close that rounding may have put them in
+        the wrong order.
+
+        Args:
+            query: the query.
+            document_ids: its :meth:`top`, at least one.
+            longest: a length that no vector in the store exceeds.
+        """
+        return False
+
+    def _evict(self, row: int) -> None:
+        """A row is about to go: what reaches as far is covered no more."""
+        return
 
     @abstractmethod
     def _store(self, row: int, vector: Any) -> None:
@@ -157,50 +179,85 @@ class DenseCache(SessionCache):
         self._matrix = np.zeros((0, 0), np.float32)
         self._squares = np.zeros(capacity, np.float32)
         self._largest = 0.0  # of all squares there ever were
-        # Covered queries, and the squares of their radii, as `_square` has them.
-        self._covered: deque[tuple[NDArray[np.float32], float]] = deque(maxlen=_COVERED)
+        # Balls that are covered, the latest in place of the oldest: their centres, and
+        # the squares of their radii, as `_squares_from` has them.
+        self._n_covered = 0
+        self._centres = np.zeros((0, 0))
+        self._radii = np.zeros(_COVERED)
 
     def cover(self, query: Any, document_id: str) -> None:
         """See :meth:`SessionCache.cover`."""
-        query = self._scaled(query)
-        self._covered.append((query, self._square(query, document_id)))
+        centre = self._exact(query)
+        radius = self._squares_from(centre, self._rows[document_id])
+        if not np.isfinite(radius):
+            return
+        number = self._n_covered % _COVERED
+        self._centres[number], self._radii[number] = centre, radius
+        self._n_covered += 1
+
+    def _evict(self, row: int) -> None:
+        centres, radii = self._covered
+        np.minimum(radii, self._squares_from(centres, row), out=radii)
+
+    @property
+    def _covered(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        n = min(self._n_covered, _COVERED)
+        return self._centres[:n], self._radii[:n]
 
     def margin(self, query: Any, document_id: str) -> float | None:
         """See :meth:`SessionCache.margin`."""
-        if not self._covered:
-            return None
-        query = self._scaled(query)
-        centres, squares = zip(*self._covered, strict=True)
-        away = np.linalg.norm(np.stack(centres) - query, axis=1)
-        bound = float((self._root(np.array(squares)) - away).max())
-        return bound - float(self._root(self._square(query, document_id)))
+        return self._margin(query, document_id, self._largest)
 
-    def _scaled(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _margin(self, query: Any, document_id: str, largest: float) -> float | None:
+        """The margin where no document's squared length is more than ``largest``."""
+        centres, radii = self._covered
+        if not len(centres):
+            return None
+        query = self._exact(query)
+        away = np.linalg.norm(centres - query, axis=1)
+        bound = (self._root(radii, largest) - away).max()
+        own = self._squares_from(query, self._rows[document_id])
+        return float(bound - self._root(own, largest))
+
+    def proves(self, query: Any, document_ids: Sequence[str], longest: float) -> bool:
+        """See :meth:`SessionCache.proves`."""
+        margin = self._margin(query, document_ids[-1], longest**2)
+        query = self._scaled(query)
+        size = float(np.linalg.norm(query)) + longest
+        best = np.sort(self._scores(query))[::-1][: len(document_ids) + 1]
+        noise = _ROUNDING * (len(query) + 2) * size**2
+        is_nearest = margin is not None and margin > _DOUBT * size
+        return is_nearest and bool((best[:-1] - best[1:] > noise).all())
+
+    def _scaled(self, vector: NDArray[Any]) -> NDArray[Any]:
         if self._metric != "cosine":
             return vector
         return vector / (np.linalg.norm(vector) or 1.0)
 
-    def _square(self, query: NDArray[np.float32], document_id: str) -> float:
-        """Square of a distance; under the inner product without the largest square.
+    def _exact(self, query: NDArray[np.float32]) -> NDArray[np.float64]:
+        """In more places: a root makes much of an error in a small square."""
+        return self._scaled(query.astype(np.float64))
+
+    def _squares_from(self, queries: NDArray[np.float64], row: int) -> Any:
+        """Squared distances from a row; of the inner product, less the largest square.
 
         The inner product is made a distance by one more number in every document,
         which gives all of them the same length.
         """
-        row = self._rows[document_id]
-        difference = query - self._matrix[row]
-        square = float(difference @ difference)
+        vector = self._matrix[row].astype(np.float64)
         if self._metric == "inner_product":
-            square -= float(self._squares[row])
-        return square
+            return (queries * queries).sum(axis=-1) - 2 * (queries @ vector)
+        return ((queries - vector) ** 2).sum(axis=-1)
 
-    def _root(self, square: Any) -> Any:
+    def _root(self, square: Any, largest: float) -> Any:
         if self._metric == "inner_product":
-            square = square + self._largest
+            square = square + largest
         return np.sqrt(np.maximum(square, 0.0))
 
     def _store(self, row: int, vector: NDArray[np.float32]) -> None:
         if not len(self._matrix):  # now the dimension is known
             self._matrix = np.zeros((self._capacity, len(vector)), np.float32)
+            self._centres = np.zeros((_COVERED, len(vector)))
         vector = self._scaled(vector)
         self._matrix[row] = vector
         self._squares[row] = vector @ vector

@@ -19,8 +19,11 @@ class SpeculationStats:
 
     Attributes:
         steps: what was written between two retrievals, kept or not.
-        guesses: documents (or ordered lists of them) guessed and then verified.
-        right_guesses: guesses that the store confirmed.
+        guesses: documents (or ordered lists of them) guessed, and then verified or
+            proven.
+        right_guesses: guesses that the store confirmed, or that were proven.
+        proven_guesses: those that needed no verification, since what the session had
+            seen left no other answer.
         rounds: verifications.
         store_calls: calls to the store, the first retrieval included.
         queries: queries sent in those calls.
@@ -43,6 +46,7 @@ class SpeculationStats:
     steps: int = 0
     guesses: int = 0
     right_guesses: int = 0
+    proven_guesses: int = 0
     rounds: int = 0
     store_calls: int = 0
     queries: int = 0

@@ -15,10 +15,10 @@ call is out; here writing goes on until *d* calls are. The plan with the greates
 E / T is chosen, or none where the sequential rate 1 / (a + b(1)) is no less. How far
 the promises of a kind of plan were off is measured, and taken off the next ones.
 
-Ours is a further choice: where unsure guesses are known for it (see
+Ours are two further things. Where unsure guesses are known for it (see
 :mod:`langchain_ralmspec.speculation.confidence`), a call may leave at the first of
-them, before anything is written on it. See :class:`Chances` for what that makes of
-E and T.
+them, before anything is written on it. And guesses that are proven need no call. See
+:class:`Chances` for what that makes of E and T.
 """
 
 from __future__ import annotations
@@ -36,14 +36,18 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-MAX_ACCURACY = 0.99
+MAX_ACCURACY = 0.995
 """A guess accuracy beyond this is not believed: it would make strides endless."""
+
+MOST_STEPS = 4
+"""Steps to each guess of a call, proven ones among them, for which it may wait."""
 
 STRIDES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
 IN_FLIGHT = (1, 2, 3, 4, 6, 8)
 
 # What is believed of a policy before it was tried: enough to have it tried.
 _PRIOR_ACCURACY = {"lookup": 0.95, "same": 0.85}
+_PRIOR_PROVEN = 0.3  # where guesses may be
 _PRIOR_WEIGHT = 4.0
 _BIAS_WEIGHT = 6.0  # steps for which a kind of plan is given credit
 _FORGOTTEN = 0.05  # weight, in calls, under which costs say nothing any more
@@ -71,6 +75,11 @@ class Plan:
     rate: float = field(default=0.0, compare=False)
 
     @property
+    def is_ahead(self) -> bool:
+        """Whether anything is written before the guess under it is verified."""
+        return self.stride > 1 or self.in_flight > 0
+
+    @property
     def label(self) -> str:
         """For people: ``lookup 4``, ``lookup ≤16``, ``same 1×4`` or ``sequential``."""
         if self.policy is None:
@@ -94,32 +103,49 @@ class Chances:
         N(s) = (1 - (1 - u)^s) / u          that are written, one a guess, and
         q^s + u·γ_u·E(s)                    is the chance that every guess is right.
 
-    Without unsure guesses, *u* = 0, these are the paper's E(s), *s* and *γ^s*.
+    Without unsure guesses, *u* = 0, these are the paper's E(s), *s* and *γ^s*. Guesses
+    that are proven are not in the call. With *p* their share among all, there are
+    1 / (1 - p) steps to each of the others, of which no more than four are counted on.
 
     Attributes:
-        accuracy: *γ*, of a sure guess.
+        accuracy: *γ*, of a sure guess that is not proven.
         unsure: *u*.
         accuracy_unsure: *γ_u*, of an unsure guess.
         trusted: a margin under this makes a guess unsure; None: none is.
+        proven: *p*.
     """
 
     accuracy: float
     unsure: float = 0.0
     accuracy_unsure: float = 0.0
     trusted: float | None = None
+    proven: float = 0.0
 
     def kept(self, stride: int) -> float:
-        """E(s): steps that a verification is expected to keep."""
-        return _geometric(self.accuracy * (1 - self.unsure), stride)
+        """Steps that a verification is expected to keep: E(s), and the proven ones."""
+        return self._right(stride) * self._steps
 
     def written(self, stride: int) -> float:
-        """N(s): guesses, and steps, of a call."""
+        """Steps that are written for it: N(s), and the proven ones."""
+        return self.sent(stride) * self._steps
+
+    def sent(self, stride: int) -> float:
+        """N(s): guesses of a call."""
         return _geometric(1 - self.unsure, stride)
 
     def all_right(self, stride: int) -> float:
         """Chance that no guess of a call is wrong."""
         filled = (self.accuracy * (1 - self.unsure)) ** stride
-        return filled + self.unsure * self.accuracy_unsure * self.kept(stride)
+        return filled + self.unsure * self.accuracy_unsure * self._right(stride)
+
+    @property
+    def _steps(self) -> float:
+        """To each guess of a call."""
+        return min(1 / (1 - self.proven), MOST_STEPS)
+
+    def _right(self, stride: int) -> float:
+        """E(s): right guesses before a wrong one, and the step behind them."""
+        return _geometric(self.accuracy * (1 - self.unsure), stride)
 
 
 def _geometric(ratio: float, n: int) -> float:
@@ -155,27 +181,26 @@ def call_seconds(
     return all_right * overlapped + (1 - all_right) * in_turn
 
 
-class _Accuracy:
-    """Share of right guesses over about the last ``window``, and a prior."""
+class _Share:
+    """Of right guesses, say, among about the last ``window``."""
 
-    def __init__(self, prior: float, window: int = 128) -> None:
-        self._prior = prior
+    def __init__(self, window: int = 128) -> None:
         self._keep = 1 - 1 / window
-        self._right = self._all = 0.0
+        self._some = self._all = 0.0
 
-    def add(self, *, right: bool) -> None:
+    def add(self, *, belongs: bool) -> None:
         self.fade()
-        self._right += right
+        self._some += belongs
         self._all += 1
 
     def fade(self) -> None:
-        self._right *= self._keep
+        self._some *= self._keep
         self._all *= self._keep
 
-    @property
-    def value(self) -> float:
-        right = self._prior * _PRIOR_WEIGHT + self._right
-        return min(MAX_ACCURACY, right / (_PRIOR_WEIGHT + self._all))
+    def value(self, prior: float) -> float:
+        """Nearer to ``prior`` the less is known."""
+        some = prior * _PRIOR_WEIGHT + self._some
+        return min(MAX_ACCURACY, some / (_PRIOR_WEIGHT + self._all))
 
 
 class _Bias:
@@ -234,14 +259,15 @@ class Estimates:
     _generation: dict[tuple[bool, bool], Mean] = field(default_factory=dict)
     _guess: dict[str, Mean] = field(default_factory=dict)
     _verification: dict[tuple[str, bool], CallCosts] = field(default_factory=dict)
-    _bias: dict[tuple[str, bool], _Bias] = field(default_factory=dict)
+    _bias: dict[tuple[str, bool, bool], _Bias] = field(default_factory=dict)
     _confidence: Confidence = field(default_factory=Confidence)
     _is_warm: bool = False
+    _proven: _Share = field(default_factory=_Share)  # of look-ups
     _waiting: Mean = field(default_factory=Mean)
     _retrieval: Mean = field(default_factory=Mean)
     _embedding: Mean = field(default_factory=Mean)
-    _accuracy: dict[str, _Accuracy] = field(
-        default_factory=lambda: {n: _Accuracy(p) for n, p in _PRIOR_ACCURACY.items()}
+    _accuracy: dict[str, _Share] = field(
+        default_factory=lambda: {name: _Share() for name in _PRIOR_ACCURACY}
     )
 
     @_in_turn
@@ -287,9 +313,16 @@ class Estimates:
             right: whether it was right.
             margin: by which the cache covered its query, where that is known.
         """
-        self._accuracy[policy].add(right=right)
+        self._accuracy[policy].add(belongs=right)
+        if policy == "lookup":
+            self._proven.add(belongs=False)
         if margin is not None:
             self._confidence.add(margin, right=right)
+
+    @_in_turn
+    def proved(self) -> None:
+        """A look-up was proven: right without a verification."""
+        self._proven.add(belongs=True)
 
     @_in_turn
     def followed(
@@ -304,16 +337,22 @@ class Estimates:
             predicted: steps per second that the plan had promised.
         """
         assert plan.policy is not None  # noqa: S101  sequential steps promise nothing
-        key = (plan.policy, plan.in_flight > 0)
         ratio = seconds * predicted / n_steps
-        self._bias.setdefault(key, _Bias()).add(n_steps, ratio)
-        self._fade(n_steps, but=key)
+        kind = plan.policy, plan.in_flight > 0, plan.is_ahead
+        self._bias.setdefault(kind, _Bias()).add(n_steps, ratio)
+        self._fade(n_steps, but=kind)
 
-    def bias(self, policy: str, *, overlapped: bool) -> float:
-        """Actual ÷ predicted seconds of plans of a kind, as far as is known."""
+    def bias(self, plan: Plan) -> float:
+        """Actual ÷ predicted seconds of plans of a kind, as far as is known.
+
+        What is written ahead may be for nothing. Plans that write nothing ahead have a
+        record of their own: where guesses are proven they still win after bad luck.
+        """
+        assert plan.policy is not None  # noqa: S101  sequential steps promise nothing
+        overlapped = plan.in_flight > 0
         busy = 1 - self._idle if overlapped else 0.0
         prior = 1 + (self.contention - 1) * busy
-        bias = self._bias.get((policy, overlapped))
+        bias = self._bias.get((plan.policy, overlapped, plan.is_ahead))
         return bias.value(prior) if bias else prior
 
     @_in_turn
@@ -322,8 +361,8 @@ class Estimates:
 
         So bad luck is forgotten in the end, and a policy tried again.
         """
-        for accuracy in self._accuracy.values():
-            accuracy.fade()
+        for share in (*self._accuracy.values(), self._proven):
+            share.fade()
         self._confidence.fade()
         self._fade(1)
         # One slow guess must not be the last one.
@@ -332,31 +371,41 @@ class Estimates:
             if policy not in verified:
                 self._guess.pop(policy, None)
 
-    def _fade(self, n_steps: int, but: tuple[str, bool] | None = None) -> None:
+    def _fade(self, n_steps: int, but: tuple[str, bool, bool] | None = None) -> None:
         """Forget slowly what is not put to the test, so that it is tried again."""
-        for key, bias in self._bias.items():
-            if key != but:
+        for kind, bias in self._bias.items():
+            if kind != but:
                 bias.fade(n_steps)
+        made = but and but[:2]
         for key, costs in list(self._verification.items()):
-            if key != but and costs.fade(n_steps) < _FORGOTTEN:
+            if key != made and costs.fade(n_steps) < _FORGOTTEN:
                 del self._verification[key]
                 for changed in (False, True) if key[1] else ():
                     self._generation.pop((changed, True), None)
 
     def accuracy(self, policy: str) -> float:
         """*γ* of a policy."""
-        return self._accuracy[policy].value
+        return self._accuracy[policy].value(_PRIOR_ACCURACY[policy])
 
-    def chances(self, policy: str) -> Chances:
-        """Of a policy's guesses; told apart by their margins as soon as these tell."""
-        split = self._confidence.split if policy == "lookup" else None
-        if split is None:
+    def chances(self, policy: str, *, proves: bool = False) -> Chances:
+        """Of a policy's guesses; told apart by their margins as soon as these tell.
+
+        Args:
+            policy: that one.
+            proves: whether its guesses may be proven.
+        """
+        if policy != "lookup":
             return Chances(self.accuracy(policy))
+        proven = self._proven.value(_PRIOR_PROVEN) if proves else 0.0
+        split = self._confidence.split
+        if split is None:
+            return Chances(self.accuracy(policy), proven=proven)
         return Chances(
             min(MAX_ACCURACY, split.accuracy),
             split.unsure,
             split.accuracy_unsure,
             split.trusted,
+            proven,
         )
 
     def step(self, policy: str | None, *, overlapped: bool) -> float | None:
@@ -447,12 +496,14 @@ class StrideScheduler:
         stride: ``None`` to choose; a number to speculate with that stride always.
         asynchronous: whether calls may be in flight while the model writes. With a
             given stride at least one then is.
+        proves: whether the store's answers to look-ups may be proven.
     """
 
     estimates: Estimates
     policies: Sequence[str] = ("lookup", "same")
     stride: int | None = None
     asynchronous: bool = True
+    proves: bool = False
 
     def plan(self) -> Plan:
         """The best plan as far as is known; sequential when none is better."""
@@ -469,10 +520,10 @@ class StrideScheduler:
             best_rate = _WORTHWHILE / (step + retrieval)
         for overlapped in self._modes:
             for policy in self.policies:
-                bias = estimates.bias(policy, overlapped=overlapped)
                 for plan in self._plans(policy, overlapped=overlapped):
-                    if plan.rate / bias > best_rate:
-                        best, best_rate = plan, plan.rate / bias
+                    rate = plan.rate / estimates.bias(plan)
+                    if rate > best_rate:
+                        best, best_rate = plan, rate
         return best
 
     @property
@@ -489,14 +540,14 @@ class StrideScheduler:
         """
         estimates = self.estimates
         step = estimates.step(policy, overlapped=overlapped) or 0.0
-        chances = estimates.chances(policy)
+        chances = estimates.chances(policy, proves=self.proves)
         # Doubling from what was measured, so that no guess at b(s) is far off.
         strides = [s for s in STRIDES if s <= 2 * estimates.largest]
         if self.stride is not None:
             strides, chances = [self.stride], Chances(estimates.accuracy(policy))
         for stride in strides:
             verification = estimates.verification(
-                policy, chances.written(stride), overlapped=overlapped
+                policy, chances.sent(stride), overlapped=overlapped
             )
             for in_flight in IN_FLIGHT if overlapped else (0,):
                 seconds = call_seconds(

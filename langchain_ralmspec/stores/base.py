@@ -11,7 +11,7 @@ from langchain_ralmspec.speculation.cache import Metric, SparseVector, Vector
 if TYPE_CHECKING:
     from langchain_core.documents import Document
 
-__all__ = ["Hit", "Metric", "Query", "SparseVector", "Store", "Vector"]
+__all__ = ["Extent", "Hit", "Metric", "Query", "SparseVector", "Store", "Vector"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,30 @@ class Hit:
     vector: Vector | None = field(default=None, compare=False)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Extent:
+    """How far the vectors of an exact store reach: one object until they change.
+
+    Attributes:
+        longest: a length that no vector exceeds, nor comes near to by less than what
+            rounding does: 1 + 1e-4 times the length of the longest, say.
+    """
+
+    longest: float
+
+
 class Store(Protocol):
     """A document store that answers many queries in one call.
 
     The first three are properties here so that an implementation may offer either
-    a plain attribute or a property. A store may also have a method ``prepare()``: it is
-    called when calls of many queries are about to come, and may do once what makes
-    them faster.
+    a plain attribute or a property. A store may also have
+
+    * a method ``prepare()``: it is called when calls of many queries are about to come,
+      and may do once what makes them faster;
+    * a method ``extent()``, which returns an :class:`Extent` where searches are exact:
+      documents are ranked by what the vectors that hits carry give in float64, and none
+      is missed. Else it returns None. Queries whose answer follows from others' by the
+      triangle inequality are then not asked.
     """
 
     @property

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
+from langchain_ralmspec.stores.base import Extent
 from langchain_ralmspec.stores.bfloat16_rows import BFloat16Rows, faster_copy
 from langchain_ralmspec.stores.product_scan import Found, best_rows, loaded_torch
 
@@ -39,8 +40,18 @@ MOST_IN_PRODUCT = 64
 # long, 10k x 384 as long, 5k x 384, which the caches hold, twice.
 SMALL_MATRIX = 7_000_000
 _MOST_FAILURES = 3
+_ROWS_MEASURED = 1 << 16
+_LENGTH_ERROR = 1e-4  # of a length in float32, relative: that of 3,000 additions
 
 _threshold_lock = threading.Lock()
+
+
+class _Measured(NamedTuple):
+    """How far so many rows of these names reach."""
+
+    extent: Extent
+    n_rows: int
+    names: object
 
 
 class FaissIndex:
@@ -80,6 +91,8 @@ class FaissIndex:
         self._copied: tuple[BFloat16Rows, object] | None = None
         self._is_tried = False
         self._copying = threading.Lock()
+        self._measured: _Measured | None = None
+        self._measuring = threading.Lock()
         # Not HNSW: among many equal vectors, asking for more finds others.
         self.ranks_by_score = isinstance(
             index,
@@ -170,6 +183,29 @@ class FaissIndex:
                 copy = None
             self._copied = None if copy is None else (copy, names)
             self._is_tried = True
+
+    def extent(self, names: object) -> Extent | None:
+        """How far the rows reach; those that are known are not read again.
+
+        Args:
+            names: as in :meth:`candidates`.
+
+        Returns:
+            One object until rows are added or removed. None where an index may miss
+            the nearest, or there is no finite length.
+        """
+        if not (self._is_matrix and self.n_rows):
+            return None
+        with self._measuring:
+            known, matrix = self._measured, self._matrix()
+            if known is None or known.names is not names or known.n_rows > len(matrix):
+                known = _Measured(Extent(0.0), 0, names)
+            if known.n_rows < len(matrix):
+                longest = _longest(matrix[known.n_rows :])
+                longest = float(np.maximum(known.extent.longest, longest))  # or a NaN
+                known = _Measured(Extent(longest), len(matrix), names)
+            self._measured = known
+        return known.extent if np.isfinite(known.extent.longest) else None
 
     @property
     def scans_by_product(self) -> bool:
@@ -267,6 +303,13 @@ class FaissIndex:
         if n_queries < SCANS_PER_MATRIX_PRODUCT * self._faiss.omp_get_max_threads():
             return nullcontext()
         return _matrix_product(self._faiss)
+
+
+def _longest(rows: NDArray[np.float32]) -> float:
+    """A length that no row exceeds; not finite where a row is not."""
+    parts = np.split(rows, range(_ROWS_MEASURED, len(rows), _ROWS_MEASURED))
+    squares = [np.einsum("nd,nd->n", part, part).max() for part in parts]
+    return float(np.sqrt(np.max(squares))) * (1 + _LENGTH_ERROR)
 
 
 @contextmanager

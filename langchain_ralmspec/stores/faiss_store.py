@@ -10,7 +10,7 @@ import numpy as np
 
 from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
-from langchain_ralmspec.stores.base import Hit, Metric, Query
+from langchain_ralmspec.stores.base import Extent, Hit, Metric, Query
 from langchain_ralmspec.stores.embedding import Encoder, check_encoder, make_queries
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_index import FaissIndex
@@ -170,6 +170,13 @@ class FaissStore:
         """
         if self._rows.allowed(self.count()) is None:
             self._index.prepare(self._rows.ids())
+
+    def extent(self) -> Extent | None:
+        """How far the vectors reach, or None where a search may miss the nearest.
+
+        Rows that are new are read, and all rows after a deletion.
+        """
+        return self._index.extent(self._rows.ids())
 
     def count(self) -> int:
         """Number of stored documents, those that a filter hides included."""

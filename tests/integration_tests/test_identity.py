@@ -374,3 +374,42 @@ def test_calls_that_leave_at_unsure_guesses(
         assert info["steps"] == expected.response_metadata["steps"]
         plans |= info["speculation"]["plans"].keys()
     assert any("≤" in plan for plan in plans), plans
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(
+    ("store", "is_exact"),
+    [
+        ("faiss-ip", True),
+        ("faiss-l2", True),
+        ("faiss-cosine", True),
+        ("faiss-hnsw", False),
+    ],
+)
+def test_what_is_proven_over_an_exact_index_is_not_asked(
+    store: str,
+    is_exact: bool,
+    asynchronous: bool,
+    gguf: str,
+    retriever_of: Callable[[str], RaLMSpecRetriever],
+) -> None:
+    chat = ChatRaLMSpec(
+        model_path=gguf,
+        retriever=retriever_of(store),
+        guess_policy="lookup",
+        speculation_stride=3,
+        asynchronous=asynchronous,
+        max_tokens=32,
+    )
+    slow = chat.model_copy(update={"speculation": False})
+    n_proven = n_queries = n_sequential = 0
+    for number in range(0, len(QUESTIONS), 2):
+        info = chat.invoke(QUESTIONS[number]).response_metadata
+        expected = slow.invoke(QUESTIONS[number]).response_metadata
+        assert info["steps"] == expected["steps"]
+        n_proven += info["speculation"]["proven_guesses"]
+        n_queries += info["speculation"]["queries"]
+        n_sequential += expected["speculation"]["queries"]
+    assert bool(n_proven) == is_exact
+    if is_exact and not asynchronous:
+        assert n_queries < n_sequential

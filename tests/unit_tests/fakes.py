@@ -37,7 +37,7 @@ from langchain_ralmspec.speculation import (
     SpeculationStats,
     StrideScheduler,
 )
-from langchain_ralmspec.stores.base import Hit, Metric, Query
+from langchain_ralmspec.stores.base import Extent, Hit, Metric, Query
 
 N_VOCAB = 16
 END = 0
@@ -95,13 +95,19 @@ class FakeStore:
     seconds: float = 0.0  # a search takes up to so long
     searches: list[int] = field(default_factory=list)
     prepared: list[int] = field(default_factory=list)  # after so many searches
+    tells_extent: bool = False  # so that guesses can be proven
+    jitter: float = 0.0  # takes vectors off the grid, so that there are no ties
     dimension: int | None = DIMENSION
 
     def __post_init__(self) -> None:
         rng = _random("documents", self.seed)
         self.vectors = rng.integers(-2, 3, (self.n_documents, DIMENSION))
         self.vectors[:, 0] = 1  # none is zero: cosine stays defined
-        self.vectors = self.vectors.astype(np.float32)
+        jitter = self.jitter * rng.normal(size=self.vectors.shape)
+        self.vectors = (self.vectors + jitter).astype(np.float32)
+        lengths = np.linalg.norm(self.vectors, axis=1)
+        longest = 1.0 if self.metric == "cosine" else float(lengths.max(initial=0))
+        self._extent = Extent(1.0001 * longest)
 
     def encode(self, texts: Sequence[str]) -> list[Query]:
         batched = len(texts) > 1
@@ -151,6 +157,9 @@ class FakeStore:
             )
             for row in rows[:k]
         ]
+
+    def extent(self) -> Extent | None:
+        return self._extent if self.tells_extent else None
 
     def prepare(self) -> None:
         self.prepared.append(len(self.searches))

@@ -97,7 +97,7 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     operations,
     st.sampled_from([1, 7, 60, 400, 1000]),

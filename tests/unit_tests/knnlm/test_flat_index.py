@@ -96,7 +96,7 @@ def drawn_keys(shape: str, n: int, dimension: int, seed: int) -> Keys:
 SHAPES = ["plain", "offset", "outliers", "poles", "equal", "all equal", "grid"]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     scan=st.sampled_from(SCANS),
     shape=st.sampled_from(SHAPES),
@@ -293,7 +293,7 @@ def test_a_search_is_brute_force_whatever_comes_with_it(
         assert_same(found.first(5), line.first(5))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     scan=st.sampled_from(SCANS),
     shape=st.sampled_from(SHAPES),

@@ -212,13 +212,13 @@ a_case: dict[str, Any] = {
 }
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(st.builds(Case, plans=plans, **a_case))
 def test_guesses_change_nothing(case: Case) -> None:
     check(case)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.builds(
         Case,
@@ -271,11 +271,13 @@ def test_what_is_paid_once_is_not_taken_for_the_cost_of_a_guess(
     assert text.request.stats.guesses
     assert now > 12 + 60, "the clock has seen what was paid once"
     assert scheduler.estimates.step("lookup", overlapped=False) == 0
-    assert scheduler.estimates.bias("lookup", overlapped=False) < 20
+    bias = scheduler.estimates.bias(Plan("lookup", 4))
+    assert bias != 1, "it was measured"
+    assert bias < 20
     assert all(seconds < 60 for _, seconds in text.request.stats.verifications)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.builds(Case, plans=plans, **a_case), st.integers(0, 99))
 def test_however_badly_the_cache_guesses(case: Case, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -292,7 +294,7 @@ def test_however_badly_the_cache_guesses(case: Case, seed: int) -> None:
         check(case)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.builds(Case, plans=plans, **a_case))
 def test_with_a_datastore_on_disk(
     tmp_path_factory: pytest.TempPathFactory, case: Case

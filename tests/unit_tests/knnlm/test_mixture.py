@@ -51,7 +51,7 @@ def formula(
     return mixed
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(logit_rows, pairs, shares, temperatures)
 def test_it_is_the_formula(
     logits: NDArray[np.float32],

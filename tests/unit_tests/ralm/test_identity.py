@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +22,7 @@ from langchain_ralmspec.ralm import (
     speculative,
 )
 from langchain_ralmspec.speculation import Estimates, Plan, StrideScheduler
+from langchain_ralmspec.speculation.cache import DenseCache
 from langchain_ralmspec.speculation.stride import SEQUENTIAL
 from tests.unit_tests.fakes import FakeStore, always, follow, make_request
 
@@ -41,6 +45,7 @@ stores = st.fixed_dictionaries(
         "n_documents": st.integers(1, 12),
         "metric": st.sampled_from(["inner_product", "squared_l2", "cosine"]),
         "is_nested": st.booleans(),
+        "tells_extent": st.booleans(),
         "seed": st.integers(0, 10_000),
     }
 )
@@ -85,7 +90,7 @@ samplers = st.builds(
 )
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=3000)
 @given(stores, requests, samplers, plans)
 def test_speculative_tells_the_sequential_story(
     store: dict[str, Any],
@@ -99,7 +104,7 @@ def test_speculative_tells_the_sequential_story(
     assert story(speculative(fast, follow(*given_plans))) == story(sequential(slow))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(stores, requests, samplers, plans)
 def test_and_does_so_whenever_the_answers_come(
     store: dict[str, Any],
@@ -114,7 +119,7 @@ def test_and_does_so_whenever_the_answers_come(
     assert story(speculative(fast, follow(*given_plans))) == story(sequential(slow))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(stores, requests, st.booleans())
 def test_whatever_the_scheduler_learns_the_story_is_the_same(
     store: dict[str, Any], request: dict[str, Any], asynchronous: bool
@@ -127,7 +132,7 @@ def test_whatever_the_scheduler_learns_the_story_is_the_same(
         assert story(speculative(fast, scheduler)) == story(sequential(slow))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(stores, requests, plans)
 def test_counts_add_up(
     store: dict[str, Any], request: dict[str, Any], given_plans: list[Plan]
@@ -147,18 +152,24 @@ def test_counts_add_up(
         e.n_tokens for e in events if isinstance(e, RolledBack)
     )
     assert stats.rounds == len(verified) == len(stats.verifications)
-    assert stats.right_guesses == sum(e.n_right for e in verified)
+    assert stats.right_guesses == stats.proven_guesses + sum(
+        e.n_right for e in verified
+    )
     assert stats.right_guesses <= stats.guesses
     longest = max(plan.stride for plan in given_plans)
     assert all(1 <= e.n_guesses <= longest for e in verified)
     generated = [span for span in built.spans if span.kind == "generating"]
     n_committed = sum(isinstance(e, Committed) for e in events)
     assert sum(span.kept for span in generated) == n_committed
+    # Each stands on the first retrieval, on another one, or on what a guess became.
+    n_retrieved = 1 + stats.plans.get(SEQUENTIAL.label, 0)
+    assert n_committed == n_retrieved + stats.guesses
     assert len(generated) == stats.steps
     verifying = [span for span in built.spans if span.kind == "verifying"]
     assert all(span.start <= span.end for span in built.spans)
     # What a wrong guess had made useless may not even have started.
-    assert sum(span.queries for span in verifying) >= stats.guesses + 1
+    n_verified = stats.guesses - stats.proven_guesses
+    assert sum(span.queries for span in verifying) >= n_verified + 1
 
 
 def test_a_round_is_one_store_call_for_all_its_guesses() -> None:
@@ -169,6 +180,114 @@ def test_a_round_is_one_store_call_for_all_its_guesses() -> None:
 
     # 8 strides; the last ends the answer and needs no query: 7 guesses in 3 calls.
     assert store.searches == [1, 3, 3, 1]
+
+
+class NearQueries(FakeStore):
+    """Its queries lie near one another, some of them very near."""
+
+    def _vector(self, text: str, batch: int) -> Any:
+        step = random.Random(f"{self.seed} {text}").choice([0.0, 0.01, 0.4, 2.0])  # noqa: S311
+        return np.array([1, 1.3, -0.6], np.float32) + step * super()._vector(
+            text, batch
+        )
+
+
+class AllDifferent(FakeStore):
+    """No two of its documents have the same vector."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.vectors[:, 1:] = [divmod(row, 6) for row in range(self.n_documents)]
+
+
+@pytest.mark.parametrize("in_flight", [0, 1, 3])
+@pytest.mark.parametrize("stride", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("metric", "depth"),
+    [("squared_l2", 1), ("inner_product", 1), ("cosine", 1), ("squared_l2", 2)],
+)
+def test_proven_guesses_are_not_verified(
+    metric: str, depth: int, stride: int, in_flight: int
+) -> None:
+    n_proven = n_mixed = 0
+    for seed in range(30):
+        settings: dict[str, Any] = {"n_documents": 30, "seed": seed}
+        settings["metric"] = metric
+        lengths: dict[str, Any] = {"max_tokens": 48, "end_bias": -9}
+        lengths |= {"prefetch_k": 12, "depth": depth}
+        slow = make_request(NearQueries(**settings), **lengths)
+        dawdling = 0.001 * (in_flight > 0)
+        store = NearQueries(**settings, tells_extent=True, seconds=dawdling)
+        fast = make_request(store, **lengths)
+        events = list(speculative(fast, always(stride, in_flight=in_flight)))
+        assert story(events) == story(sequential(slow))
+        stats = fast.session.stats
+        n_steps = sum(isinstance(event, Committed) for event in events)
+        assert n_steps == 1 + stats.guesses, "no step stands on two of them"
+        n_proven += stats.proven_guesses
+        n_mixed += 0 < stats.proven_guesses < stats.right_guesses
+        if stride == 1 and not in_flight:  # else wrong guesses are followed by others
+            n_verified = stats.guesses - stats.proven_guesses
+            assert sum(store.searches) == 1 + n_verified
+    assert n_proven > 30
+    assert n_mixed > 5, "proven guesses between others"
+
+
+def test_a_guess_does_not_wait_for_ever_behind_proven_ones() -> None:
+    class Distant(AllDifferent):
+        """The second query is far from all others."""
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.order: dict[str, int] = {}
+
+        def _vector(self, text: str, batch: int) -> Any:
+            seen = self.order.setdefault(text, len(self.order))
+            return np.array([1, -2.1 if seen == 1 else 1.3, 0.9], np.float32)
+
+    store = Distant(n_documents=36, metric="squared_l2", tells_extent=True)
+    lengths: dict[str, Any] = {"max_tokens": 400, "end_bias": -9, "prefetch_k": 12}
+    request = make_request(store, **lengths)
+    verified_at = [
+        request.session.stats.steps
+        for event in speculative(request, always(3))
+        if isinstance(event, Verified)
+    ]
+    assert verified_at == [13], "3 guesses to a call, 4 steps to each of them"
+
+
+def test_calls_are_filled_however_many_are_out() -> None:
+    store = FakeStore(n_documents=1, seconds=0.02)
+    request = make_request(store, max_tokens=200, end_bias=-9)
+    events = speculative(request, always(2, "same", in_flight=8))
+    sizes = [event.n_guesses for event in events if isinstance(event, Verified)]
+    assert len(sizes) > 10
+    assert set(sizes[:-1]) == {2}
+
+
+def test_an_answer_that_stays_where_it_began_asks_the_store_once() -> None:
+    class Still(AllDifferent):
+        def _vector(self, text: str, batch: int) -> Any:
+            return np.array([1, 1.3, 0.9], np.float32)
+
+    for plan in (Plan("lookup", 1), Plan("lookup", 4), Plan("lookup", 2, 2)):
+        store = Still(n_documents=30, metric="squared_l2", tells_extent=True)
+        request = make_request(store, max_tokens=32, end_bias=-9, prefetch_k=12)
+        events = list(speculative(request, follow(plan)))
+        stats = request.session.stats
+        assert store.searches == [1]
+        assert stats.guesses == stats.right_guesses == stats.proven_guesses == 7
+        assert stats.rounds == 0
+        assert {type(event) for event in events} == {Committed, Finished}
+
+
+def test_a_proof_that_is_none_is_seen_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DenseCache, "proves", lambda *_: True)
+    slow, fast = (
+        make_request(NearQueries(30, tells_extent=True), max_tokens=48)
+        for _ in range(2)
+    )
+    assert story(speculative(fast, always(3))) != story(sequential(slow))
 
 
 def test_the_first_stride_of_a_round_is_told_before_its_verification() -> None:

@@ -10,10 +10,11 @@ from langchain_ralmspec.ralm import Session, Verified, speculative
 from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.retriever_session import RetrieverSession
 from langchain_ralmspec.speculation import Plan
-from langchain_ralmspec.stores.base import Query
+from langchain_ralmspec.stores.base import Extent, Query
 from tests.unit_tests.fakes import FakeStore, always, follow, make_request
 
 TEXTS = ["a", "b", "c", "d", "e", "f"]
+LETTERS = [chr(ord("a") + n) for n in range(26)]
 
 
 def embedded(store: FakeStore, texts: list[str]) -> list[Query | None]:
@@ -78,6 +79,53 @@ def test_a_look_up_is_the_less_sure_the_farther_it_leads_away() -> None:
         assert guess.is_unsure(guess.margin + 0.01)
     assert session.guess("same", "b", current).margin is None
     assert not session.guess("same", "b", current).is_unsure(9.0)
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "squared_l2", "cosine"])
+def test_a_guess_is_proven_where_an_exact_store_leaves_no_other(metric: Any) -> None:
+    def proven(*, depth: int = 1, **told: Any) -> list[str]:
+        store = FakeStore(40, metric, seed=1, jitter=0.2, **told)
+        session = Session(store, depth=depth, prefetch_k=20)
+        session.measure()
+        session.verify(["a"], [None])
+        current = session.retrieve("a").truth[0]
+        guesses = [session.guess("lookup", text, current) for text in LETTERS]
+        sure = [guess for guess in guesses if guess.is_proven]
+        for guess in sure:
+            assert ids_of(guess.hits) == ids_of(session.retrieve(guess.text).truth[0])
+        assert not session.guess("same", "a", current).is_proven
+        return [guess.text for guess in sure]
+
+    assert 0 < len(proven(tells_extent=True)) < len(LETTERS)
+    assert 0 < len(proven(tells_extent=True, depth=3)) < len(LETTERS)
+    assert not proven(), "how long vectors are is not known"
+    assert not proven(tells_extent=True, is_nested=False), "it is not exact"
+
+
+def test_what_was_seen_before_the_store_changed_is_forgotten() -> None:
+    store = FakeStore(40, "squared_l2", seed=1, tells_extent=True)
+    session = Session(store, prefetch_k=20)
+
+    def n_proven() -> int:
+        current = session.retrieve("a").truth[0]
+        return sum(session.guess("lookup", t, current).is_proven for t in LETTERS)
+
+    session.verify(["a"], [None])
+    assert not n_proven(), "nothing was measured"
+    session.measure()
+    assert not n_proven(), "it was seen before"
+    session.verify(["a"], [None])
+    assert n_proven()
+    session.measure()
+    assert n_proven(), "nothing has changed"
+    late = session.ask(["b"], [None], with_vectors=True)
+    store._extent = Extent(store._extent.longest)
+    session.measure()
+    assert not n_proven()
+    session.learn(late)
+    assert not n_proven(), "that was asked before, too"
+    current = session.retrieve("a").truth[0]
+    assert session.guess("lookup", "b", current).policy == "same", "nothing is cached"
 
 
 def test_only_what_enters_the_cache_covers_anything() -> None:
@@ -201,7 +249,7 @@ def test_both_loops_search_alike_where_the_width_matters(is_nested: bool) -> Non
         assert set(widths) == {20}
 
 
-@pytest.mark.parametrize(("is_nested", "width"), [(True, 100), (False, 20)])
+@pytest.mark.parametrize(("is_nested", "width"), [(True, 200), (False, 20)])
 def test_the_width_depends_on_the_store_unless_it_is_given(
     is_nested: bool, width: int
 ) -> None:

@@ -259,7 +259,7 @@ cases = st.builds(
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(cases)
 def test_drafts_change_nothing(case: Case) -> None:
     check(case)

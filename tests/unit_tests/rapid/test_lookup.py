@@ -40,7 +40,7 @@ def searched(prefix: Sequence[int], n: int, places: int = 128) -> Draft:
     return Draft(tokens, evidence=tuple(matched(best) + i for i in range(len(tokens))))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(prefixes, lengths)
 def test_the_longest_match_with_most_behind_it_is_continued_the_latest_of_equals(
     prefix: list[int], n: int

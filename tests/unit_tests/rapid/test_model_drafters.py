@@ -91,7 +91,7 @@ def same(one: Draft, other: Draft) -> bool:
     return (one.tokens, one.evidence) == (other.tokens, other.evidence)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seeds, st.integers(0, 6), lengths, limits, st.sampled_from([None, 0.0, 0.9]))
 def test_rag_catches_up_with_whatever_was_kept_of_its_drafts(
     seed: int, n_rounds: int, n: int, limit: float, temperature: float | None
@@ -106,7 +106,7 @@ def test_rag_catches_up_with_whatever_was_kept_of_its_drafts(
     assert same(draft, fresh.propose(behind(answer), n))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seeds, st.integers(0, 6), lengths, limits)
 def test_text_catches_up_with_whatever_was_kept_of_its_drafts(
     seed: int, n_rounds: int, n: int, limit: float
@@ -120,7 +120,7 @@ def test_text_catches_up_with_whatever_was_kept_of_its_drafts(
     assert same(draft, fresh.propose(behind(answer), n))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(seeds, answers, lengths, limits)
 def test_rag_writes_the_most_probable_tokens(
     seed: int, answer: list[int], n: int, limit: float
@@ -142,7 +142,7 @@ def test_rag_writes_the_most_probable_tokens(
     assert draft == Draft(tuple(tokens), evidence=tuple(confidences))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(seeds, answers, lengths)
 def test_for_transfer_rag_draws_from_the_distributions_it_gives(
     seed: int, answer: list[int], n: int
@@ -165,7 +165,7 @@ def test_for_transfer_rag_draws_from_the_distributions_it_gives(
         written.append(token)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seeds, answers, lengths)
 def test_greedy_transfer_penalises_repetition_as_the_target_does(
     seed: int, answer: list[int], n: int
@@ -285,7 +285,7 @@ def test_a_full_context_is_said(make: Any) -> None:
         make(model).propose(behind([2, 3, 4]), 3)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(seeds, answers, lengths, limits)
 def test_text_is_tokenized_for_the_target_with_the_least_confidence(
     seed: int, answer: list[int], n: int, limit: float

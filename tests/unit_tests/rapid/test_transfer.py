@@ -165,7 +165,7 @@ def transferred(
     return run, recording.drafts
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.integers(0, 9999), st.sampled_from([0.5, 5.0, 20.0]), st.sampled_from([1.0, 1.5])
 )
@@ -203,7 +203,7 @@ def test_greedy_transfer_takes_the_best_of_the_shifted_logits(
     assert run.tokens == told
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 9999), st.sampled_from(["off", "paper", "exact"]), st.booleans())
 def test_without_strength_tokens_are_those_of_plain_decoding(
     seed: int, transfer: Transfer, drawn: bool
@@ -214,7 +214,7 @@ def test_without_strength_tokens_are_those_of_plain_decoding(
     assert transferred(seed, Acceptance(transfer), sampler)[0].tokens == plain.tokens
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 9999), st.sampled_from(["paper", "exact"]), st.booleans())
 def test_without_distributions_nothing_is_transferred(
     seed: int, transfer: Transfer, drawn: bool
@@ -226,7 +226,7 @@ def test_without_distributions_nothing_is_transferred(
     assert run.tokens == plain.tokens
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 9999), st.sampled_from(["paper", "exact"]), st.booleans())
 def test_a_seed_repeats_itself(seed: int, transfer: Transfer, drawn: bool) -> None:
     sampler = Sampler(temperature=float(drawn), seed=seed)

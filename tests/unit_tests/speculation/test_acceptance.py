@@ -106,7 +106,7 @@ def chi_square(counts: NDArray[np.int64], probabilities: Array) -> float:
 # -- the laws of the three transfers ---------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(distributions(3))
 def test_without_transfer_the_output_follows_the_target(rows: list[Array]) -> None:
     p, q, other = rows
@@ -114,14 +114,14 @@ def test_without_transfer_the_output_follows_the_target(rows: list[Array]) -> No
     assert same(law(Acceptance(eta=9.0), p, q, other), p)  # not even by mistake
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(distributions(3))
 def test_exact_follows_the_enriched_target(rows: list[Array]) -> None:
     p, q, p_hat = rows
     assert same(law(Acceptance("exact", 5.0), p, q, p_hat), p_hat)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(logits(2), etas, tails)
 def test_exact_follows_what_enriched_returns(
     rows: list[Array], eta: float, tail: float
@@ -132,7 +132,7 @@ def test_exact_follows_what_enriched_returns(
     assert same(law(acceptance, p, q, p_hat), p_hat)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(distributions(3))
 def test_paper_is_as_far_from_the_target_as_it_says(rows: list[Array]) -> None:
     p, q, p_hat = rows
@@ -152,7 +152,7 @@ def test_paper_follows_neither() -> None:
     assert np.abs(out - p_hat).sum() / 2 > 0.1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(logits(2), st.sampled_from(TRANSFERS))
 def test_eta_0_transfers_nothing(rows: list[Array], transfer: Transfer) -> None:
     acceptance = Acceptance(transfer, 0.0)
@@ -183,7 +183,6 @@ def test_samples_follow_the_law(transfer: Transfer) -> None:
 # -- one drafted token -----------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(distributions(2), st.sampled_from(TRANSFERS), st.floats(0, ALMOST_ONE))
 def test_without_draft_probabilities_the_drafted_token_does_not_matter(
     rows: list[Array], transfer: Transfer, uniform: float
@@ -200,7 +199,7 @@ def test_without_draft_probabilities_the_drafted_token_does_not_matter(
     ]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(distributions(1), st.integers(0, 1))
 def test_without_draft_probabilities_the_output_follows_the_target(
     rows: list[Array], token: int

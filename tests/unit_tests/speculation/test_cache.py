@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -98,7 +100,7 @@ def sparse_reference(
     return tuple(sorted(scores, key=lambda i: (-scores[i], i))[:n])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(1, 12), st.integers(1, 4), st.integers(0, 10_000))
 def test_sparse_top_equals_brute_force_between_additions(
     capacity: int, n: int, seed: int
@@ -141,7 +143,7 @@ def test_a_margin_above_zero_is_a_proof(
 ) -> None:
     rng = np.random.default_rng(seed)
     vectors = {f"{i:02}": rng.normal(size=4).astype(np.float32) for i in range(60)}
-    if metric == "inner_product":  # a proof for documents of one length
+    if metric == "inner_product":  # so it is for documents of one length
         vectors = {i: v / np.linalg.norm(v) for i, v in vectors.items()}
     cache = session_cache(metric)
     query = rng.normal(size=4).astype(np.float32)
@@ -168,7 +170,8 @@ def test_margins_are_wide_where_much_is_known_and_shrink_on_the_way(
     start, away = vectors[0], vectors[1]
 
     def margin(cache: SessionCache, query: NDArray[np.float32]) -> float:
-        found = cache.margin(query, *cache.top(query))
+        (best,) = cache.top(query)
+        found = cache.margin(query, best)
         assert found is not None
         return found
 
@@ -197,6 +200,145 @@ def test_a_margin_takes_the_nearest_of_what_is_covered() -> None:
     assert cache.margin(np.array([1, 0], np.float32), "a") == pytest.approx(9 - 1 - 1)
 
 
+@settings(max_examples=500)
+@given(
+    metric=metrics,
+    shape=st.sampled_from(["unit", "any", "long", "grid"]),
+    k=st.integers(1, 25),
+    depth=st.integers(1, 3),
+    capacity=st.integers(5, 70),
+    step=st.sampled_from([0.0, 0.01, 0.1, 0.5]),
+    seed=st.integers(0, 10_000),
+)
+def test_what_is_proven_is_what_the_store_would_say(
+    *,
+    metric: Metric,
+    shape: str,
+    k: int,
+    depth: int,
+    capacity: int,
+    step: float,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    table = rng.normal(size=(60, 4))
+    if shape == "unit":
+        table /= np.linalg.norm(table, axis=1, keepdims=True)
+    elif shape == "long":  # some are much longer than the others
+        table[rng.random(60) < 0.2] *= 50
+    elif shape == "grid":  # ties, and copies of one vector
+        table = table.round()
+    vectors = {f"{i:02}": v.astype(np.float32) for i, v in enumerate(table)}
+    if metric == "cosine":
+        vectors = {i: v for i, v in vectors.items() if v.any()}
+    lengths = [float(np.linalg.norm(v.astype(np.float64))) for v in vectors.values()]
+    longest = 1.0 if metric == "cosine" else max(lengths)
+    cache = session_cache(metric, capacity)
+    query = rng.choice(list(vectors.values()))
+    for _ in range(8):
+        known = reference(metric, vectors, query, k)
+        cache.add((i, vectors[i]) for i in reversed(known))
+        if known[-1] in cache:
+            cache.cover(query, known[-1])
+        query = (query + step * rng.normal(size=4)).astype(np.float32)
+        if metric == "cosine" and not query.any():
+            return
+        guess = cache.top(query, depth)
+        if cache.proves(query, guess, longest):
+            assert list(guess) == reference(metric, vectors, query, len(guess))
+
+
+def covered(
+    metric: Metric,
+    documents: Mapping[str, Sequence[float]],
+    query: Sequence[float],
+    n: int,
+) -> SessionCache:
+    """A cache that has seen the ``n`` best documents of a query."""
+    vectors = {i: np.array(v, np.float32) for i, v in documents.items()}
+    centre = np.array(query, np.float32)
+    best = reference(metric, vectors, centre, n)
+    cache = session_cache(metric, n)
+    cache.add((i, vectors[i]) for i in reversed(best))
+    cache.cover(centre, best[-1])
+    return cache
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "squared_l2", "cosine"])
+def test_near_what_is_covered_answers_are_proven_and_far_from_it_not(
+    metric: Metric,
+) -> None:
+    documents = {"a": (1, 0), "b": (0.8, 0.6), "c": (0, 1), "d": (-1, 0)}
+    cache = covered(metric, documents, [1, 0], 3)
+    near, far = (np.array(q, np.float32) for q in ([0.98, 0.199], [0, 1]))
+    assert cache.proves(near, ["a"], 1.0)
+    assert cache.proves(near, ["a", "b"], 1.0)
+    assert not cache.proves(near, ["a", "b", "c"], 1.0), "d might be as near as c"
+    assert not cache.proves(far, ["c"], 1.0)
+    between = np.array([0.9, 0.3], np.float32) / np.float32(0.9**2 + 0.3**2) ** 0.5
+    assert cache.proves(near, cache.top(near), 1.0)
+    assert not cache.proves(between, ["a"], 1.0), "a and b are as near"
+
+
+def test_under_the_inner_product_a_proof_takes_the_longest_vector() -> None:
+    documents = {"a": (1, 0), "b": (0.9, 0), "far and long": (0.5, 10)}
+    cache = covered("inner_product", documents, [1, 0], 2)
+    query = np.array([1, 0.1], np.float32)
+    assert cache.top(query) == ("a",)
+    assert cache.proves(query, ["a"], 1.0)
+    assert not cache.proves(query, ["a"], 10.02), "that one has a score of 1.5"
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "squared_l2", "cosine"])
+def test_what_was_evicted_is_covered_no_more(metric: Metric) -> None:
+    documents = {"a": (1, 0), "b": (0.8, 0.6), "c": (0, 1), "d": (-1, 0)}
+    cache = covered(metric, documents, [1, 0], 3)
+    near_b = np.array([0.85, 0.53], np.float32)
+    assert cache.proves(near_b, ["b"], 1.0)
+    # a, then c, are used again: b is the one to go.
+    cache.add((i, np.array(documents[i], np.float32)) for i in "ac")
+    assert cache.add([("d", np.array([-1, 0], np.float32))]) == ["b"]
+    assert cache.top(near_b) == ("a",)
+    assert not cache.proves(near_b, ["a"], 1.0)
+    assert cache.proves(np.array([0.999, -0.04], np.float32), ["a"], 1.0)
+
+
+def test_no_root_of_a_rounding_error_proves_anything() -> None:
+    """Copies of one vector fill a ball of no size; one of them is not cached."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        vector = (100 * rng.normal(size=64)).astype(np.float32)
+        cache = session_cache("inner_product")
+        cache.add([("b", vector), ("x", -vector)])
+        cache.cover(vector, "b")  # of the copies a, b and c the store gave one
+        longest = float(np.linalg.norm(vector.astype(np.float64)))
+        assert not cache.proves(vector, ["b"], longest)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_what_is_no_number_proves_nothing(number: float) -> None:
+    for documents in ({"a": (1, 0)}, {"a": (1, 0), "b": (0, 1)}):
+        cache = covered("squared_l2", documents, (1, 0), len(documents))
+        nowhere = np.array([number, 0], np.float32)
+        with np.errstate(invalid="ignore"):
+            assert not cache.proves(nowhere, ["a"], 1.0)
+        query = np.array([1, 0.1], np.float32)
+        before = cache.margin(query, "a")
+        cache.cover(nowhere, "a")
+        assert cache.margin(query, "a") == before
+
+
+def test_the_oldest_of_many_balls_is_forgotten() -> None:
+    documents = {"a": [0.0], "b": [3.0]}
+    cache = covered("squared_l2", documents, [0], 2)
+    query = np.array([0.1], np.float32)
+    for _ in range(31):
+        cache.cover(np.array([9], np.float32), "b")
+        assert cache.proves(query, ["a"], 3.0)
+    cache.cover(np.array([9], np.float32), "b")
+    assert not cache.proves(query, ["a"], 3.0)
+
+
 def test_sparse_vectors_have_no_distance_and_no_margin() -> None:
     tokens = np.array([1], np.int32)
     vector = SparseVector(tokens, np.array([1.0], np.float32))
@@ -204,3 +346,4 @@ def test_sparse_vectors_have_no_distance_and_no_margin() -> None:
     cache.add([("a", vector)])
     cache.cover(vector, "a")
     assert cache.margin(vector, "a") is None
+    assert not cache.proves(vector, ["a"], 1.0)

@@ -49,7 +49,7 @@ def ranked(
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_rows_are_those_of_brute_force(data: st.DataObject) -> None:
     n_rows = data.draw(st.integers(1, 120))
@@ -121,7 +121,7 @@ def test_the_best_row_may_be_off_one_way_and_another_the_other() -> None:
     assert found.rows.tolist() == [[0]]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_nor_is_any_of_random_ones(data: st.DataObject) -> None:
     metric = data.draw(st.sampled_from(METRICS))

@@ -69,7 +69,7 @@ def found_ids(store: BM25Store, query: str, k: int) -> list[str]:
     return [hit.id for hit in store.search(store.encode([query]), k)[0]]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(corpora, queries, st.integers(1, 40), st.sampled_from([(0.9, 0.4), (1.5, 0.75)]))
 def test_scores_and_order_are_those_of_the_formula(
     contents: list[str], query: str, k: int, parameters: tuple[float, float]
@@ -89,7 +89,7 @@ def test_scores_and_order_are_those_of_the_formula(
     assert hits == sorted(hits, key=lambda hit: (-hit.score, hit.id))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(corpora, queries, st.integers(1, 40))
 def test_a_cut_takes_the_smaller_ids_of_equals(
     contents: list[str], query: str, k: int
@@ -116,7 +116,7 @@ def test_a_cut_among_thousands_is_exact() -> None:
             assert store.search([query], k)[0] == everything[:k]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(corpora, st.lists(queries, min_size=1, max_size=6), st.integers(1, 5))
 def test_batch_equals_each_alone(contents: list[str], asked: list[str], k: int) -> None:
     store = store_of(contents)
@@ -125,7 +125,7 @@ def test_batch_equals_each_alone(contents: list[str], asked: list[str], k: int) 
     assert not any(query.batched for query in store.encode(asked))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(corpora, queries, st.sets(st.integers(0, 30), min_size=1), st.integers(1, 5))
 def test_a_cached_look_up_is_the_stores_ranking_of_the_cached(
     contents: list[str], query: str, chosen: set[int], n: int

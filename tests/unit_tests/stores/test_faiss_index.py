@@ -76,7 +76,7 @@ def test_product_finds_all_rows_there_are(products: Products, k: int) -> None:
     assert products == [("torch", 3)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_product_equals_each_query_alone_with_duplicates(data: st.DataObject) -> None:
     n_rows = data.draw(st.integers(1, 80))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import faiss
@@ -20,6 +20,7 @@ from langchain_ralmspec.errors import (
     MissingExtraError,
     StoreError,
 )
+from langchain_ralmspec.ralm import Session
 from langchain_ralmspec.stores import (
     FaissStore,
     Query,
@@ -147,7 +148,7 @@ def test_vectors_do_not_keep_the_whole_answer_alive() -> None:
     assert hit.vector.base is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 @pytest.mark.parametrize("metric", ["inner_product", "squared_l2"])
 def test_batch_equals_each_alone_with_duplicates(
@@ -329,6 +330,99 @@ def test_deletion_renumbers_rows_but_not_hits() -> None:
     assert store.count() == N_ROWS - 1
     assert [hit.id for hit in after[0][:2]] == [hit.id for hit in before[0][1:]]
     assert after[0][0].document == before[0][1].document
+
+
+@pytest.mark.parametrize("kind", ["flat_ip", "flat_l2"])
+def test_no_vector_exceeds_the_extent(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faiss_index, "_ROWS_MEASURED", 7)
+    vectorstore = langchain_faiss(kind)
+    store = FaissStore.from_langchain(vectorstore)
+    length = float(np.linalg.norm(table(N_ROWS), axis=1).max())
+
+    def longest() -> float:
+        extent = store.extent()
+        assert extent is store.extent(), "nothing has changed"
+        assert extent is not None
+        return extent.longest
+
+    assert length < longest() < 1.001 * length
+    before = store.extent()
+
+    near = [0.1] * DIMENSION
+    vectorstore.add_embeddings([("near", near)], ids=["near"])
+    assert longest() < 1.001 * length
+    assert store.extent() is not before, "there is a new row"
+    vectorstore.add_embeddings([("far", [50.0] * DIMENSION)], ids=["far"])
+    assert longest() > 50 * DIMENSION**0.5
+
+    vectorstore.delete(["far"])
+    assert length < longest() < 1.001 * length
+
+    vectorstore.add_embeddings([("nowhere", [np.nan] * DIMENSION)], ids=["nan"])
+    assert store.extent() is None
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_where_the_nearest_may_be_missed_there_is_no_extent(kind: str) -> None:
+    assert FaissStore.from_langchain(langchain_faiss(kind)).extent() is None
+
+
+def test_an_empty_store_has_no_extent() -> None:
+    assert FaissStore.from_langchain(langchain_faiss(n_rows=0)).extent() is None
+
+
+@settings(max_examples=60)
+@given(
+    kind=st.sampled_from(["flat_ip", "flat_l2", "normalized_l2"]),
+    is_filtered=st.booleans(),
+    depth=st.integers(1, 3),
+    prefetch_k=st.sampled_from([1, 5, 40, 400]),
+    step=st.sampled_from([0.0, 0.02, 0.2]),
+    seed=st.integers(0, 999),
+)
+def test_what_a_session_has_proven_is_what_the_store_says(
+    *,
+    kind: str,
+    is_filtered: bool,
+    depth: int,
+    prefetch_k: int,
+    step: float,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    condition = (lambda metadata: metadata["row"] % 3 > 0) if is_filtered else None
+    store = FaissStore.from_langchain(langchain_faiss(kind), condition)
+    session = Session(store, depth=depth, prefetch_k=prefetch_k)
+    session.measure()
+    vector = table(N_ROWS)[seed % N_ROWS] + 0.1 * rng.normal(size=DIMENSION)
+
+    def encode(texts: Sequence[str]) -> list[Query]:
+        units = store._index.normalized(vector[np.newaxis].astype(np.float32))
+        mine = units[0] if kind == "normalized_l2" else vector.astype(np.float32)
+        return [Query(text, mine) for text in texts]
+
+    store.encode = encode  # type: ignore[method-assign]
+    (current,) = session.verify(["q"], [None])
+    for number in range(12):
+        vector = vector + step * rng.normal(size=DIMENSION)
+        guess = session.guess("lookup", f"q{number}", current)
+        (current,) = session.retrieve(f"q{number}").truth
+        if guess.is_proven:
+            assert [h.id for h in guess.hits] == [h.id for h in current]
+        else:
+            (current,) = session.verify([f"q{number}"], [None])
+
+
+@pytest.mark.parametrize("kind", ["flat_ip", "flat_l2", "normalized_l2"])
+def test_a_session_proves_what_it_has_asked(kind: str) -> None:
+    store = FaissStore.from_langchain(langchain_faiss(kind))
+    store.encode = lambda texts: [plain_queries()[0] for _ in texts]  # type: ignore[method-assign]
+    session = Session(store, prefetch_k=40)
+    session.measure()
+    (current,) = session.verify(["q0"], [None])
+    assert session.guess("lookup", "q0", current).is_proven
 
 
 def test_unfiltered_ivf_search_leaves_deletion_possible() -> None:

@@ -30,7 +30,7 @@ def ranked(
 
 
 @either_way
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_rows_are_those_of_brute_force(module: Any, data: st.DataObject) -> None:
     n_rows = data.draw(st.integers(1, 120))
