@@ -190,12 +190,21 @@ def test_something_that_is_no_store(make: Any) -> None:
         make(retriever={"not": "a store"})
 
 
-@pytest.mark.parametrize("speculation", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"speculation": False},
+        # Every guess is verified: no look-up is proven, nothing is timed.
+        {"speculation_stride": 1, "guess_policy": "same", "asynchronous": False},
+        {"speculation_stride": 1, "guess_policy": "same", "asynchronous": True},
+    ],
+    ids=["sequential", "speculative", "asynchronous"],
+)
 @pytest.mark.parametrize("kind", [RaLMSpecLLM, ChatRaLMSpec])
 def test_a_store_that_dies_during_verification(
-    make: Any, store: FailingStore, kind: Any, speculation: bool
+    make: Any, store: FailingStore, kind: Any, settings: dict[str, Any]
 ) -> None:
-    model = make(kind, speculation=speculation)
+    model = make(kind, **settings)
     expected = model.invoke(PROMPT)
     store.n_calls, store.fails_at = 0, 3
     with pytest.raises(StoreError, match="on fire"):

@@ -234,7 +234,10 @@ def test_the_questions_exercise_what_they_should(
     changes = [len({tuple(s["documents"]) for s in steps}) for _, steps, _ in answers]
     assert max(changes) > 1, "no document ever changed"
     chat = ChatRaLMSpec(
-        model_path=gguf, retriever=retriever_of("faiss-ip"), guess_policy="same"
+        model_path=gguf,
+        retriever=retriever_of("faiss-ip"),
+        guess_policy="same",
+        speculation_stride=3,
     )
     infos = [chat.invoke(q, max_tokens=32).response_metadata for q in QUESTIONS[:8]]
     rolled_back = sum(info["speculation"]["tokens_rolled_back"] for info in infos)
