@@ -1,4 +1,4 @@
-"""How good an answer is: the measures of SQuAD, which RAPID's tables use as well."""
+"""How good an answer is, by the measures of SQuAD, and how much of it is quoted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+QUOTED_RUN = 8
+"""Tokens in a row that are hardly the same by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +63,21 @@ def _f1(one: str, other: str) -> float:
 def _stands_in(part: str, whole: str) -> bool:
     """Whether the words of one text stand in the other, one after another."""
     return bool(part) and f" {part} " in f" {whole} "
+
+
+def quoted_share(answer: Sequence[int], prompt: Sequence[int]) -> float:
+    """Share of an answer's tokens that stand in the prompt, ``QUOTED_RUN`` in a row."""
+    runs = {run for _, run in _runs(prompt)}
+    quoted = {
+        position
+        for start, run in _runs(answer)
+        if run in runs
+        for position in range(start, start + QUOTED_RUN)
+    }
+    return len(quoted) / len(answer) if answer else 0.0
+
+
+def _runs(tokens: Sequence[int]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """All of ``QUOTED_RUN`` tokens in a row, with the position of their first."""
+    for start in range(len(tokens) - QUOTED_RUN + 1):
+        yield start, tuple(tokens[start : start + QUOTED_RUN])

@@ -32,6 +32,11 @@ QUESTIONS = [
     "How do I read a ZIP archive?",
 ]
 _WARM_UP = "What is it about?"
+_PLANS = (
+    "A plan says how documents are guessed (look-up in a cache, or the same again), "
+    "how many guesses go into a call (≤: or up to an unsure one) and, behind ×, how "
+    "many calls are out while the model writes."
+)
 _REMOTE = Workload(store="chroma-http", latency=0.025)
 """A store that is hosted elsewhere: a round trip of 50 ms."""
 _REMOTE_QUESTIONS = 3
@@ -195,6 +200,11 @@ def _explain(comparison: Comparison, console: Console) -> None:
         highlight=False,
     )
     share = bounds.retrieval / (bounds.generation + bounds.retrieval)
+    if not comparison.total("guesses"):
+        console.print(
+            "Nothing was guessed: both loops did the same, and what their times differ "
+            "by is this machine's noise."
+        )
     if max(summary["attainable"], summary["speedup_median"]) < _WORTHWHILE:
         console.print(
             f"Retrieval is only {share:.0%} of a sequential step with this store, so "
@@ -211,6 +221,8 @@ def _explain(comparison: Comparison, console: Console) -> None:
     plans = ", ".join(f"{p} {share:.0%}" for p, share in comparison.plans.items())
     console.print(f"store calls: {slow:.0f} → {fast:.0f}", highlight=False)
     console.print(f"plans: {plans}", highlight=False)
+    if set(comparison.plans) - {"sequential"}:
+        console.print(_PLANS, style="dim", highlight=False)
 
 
 def _say_identical(comparisons: list[Comparison], console: Console) -> bool:

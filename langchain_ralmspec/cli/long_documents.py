@@ -18,7 +18,7 @@ from langchain_ralmspec.errors import InvalidValueError
 LEAST_WORDS = 60
 """Of a paragraph that is worth quoting."""
 
-QUOTED_WORDS = 12
+QUOTED_WORDS = 24
 """Of it that are given; the others are asked for."""
 
 QUOTE_TEMPLATE = (

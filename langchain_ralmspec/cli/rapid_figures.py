@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from langchain_ralmspec.cli.answers import score
+from langchain_ralmspec.cli.answers import quoted_share, score
 from langchain_ralmspec.cli.draft_replay import (
     END,
     Answered,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from langchain_ralmspec.cli.rapid_contest import LongContest, Timings
 
 _LOOKUP = "lookup"
+_MOSTLY = 0.5  # of an answer
 
 Seconds = Callable[[Asked, str], float]
 """Of a row for a question."""
@@ -117,6 +118,12 @@ class Row:
         """All plain seconds a token ÷ all of this row's."""
         plain, ours = _a_token(self.asked, PLAIN), _a_token(self.asked, self.name)
         return plain / ours if plain and ours else None
+
+    @property
+    def where_quoting(self) -> Row:
+        """Of the questions that plain decoding answers by quoting, mostly."""
+        quoting = [asked for asked in self.asked if _quoted(asked) >= _MOSTLY]
+        return replace(self, asked=quoting)
 
     @property
     def mean_cost(self) -> Cost:
@@ -216,13 +223,11 @@ class Row:
             "second_ttft_speedup": _ratio(first_token["first"], first_token["second"]),
         }
 
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, for a report and a JSON file."""
+    def decoding(self) -> dict[str, Any]:
+        """How fast it decodes, and could."""
         attainable, policy = self.attainable
-        rounds = [each for answer in self.answers for each in answer.stats.rounds]
-        lengths = Counter(drafted for _, drafted, _ in rounds)
-        n_decoded = sum(answer.n_decoded for answer in self.answers)
         return {
+            "n": len(self.asked),
             "decode": self.speedup(_decode_a_token),
             "decode_of_totals": self.decode_of_totals,
             "decode_tokens_a_second": _ratio(1.0, _a_token(self.asked, self.name)),
@@ -230,6 +235,16 @@ class Row:
             "attainable_by": policy,
             "oracle": self.oracle,
             "reached": _ratio(self.decode_of_totals, attainable),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for a report and a JSON file."""
+        rounds = [each for answer in self.answers for each in answer.stats.rounds]
+        lengths = Counter(drafted for _, drafted, _ in rounds)
+        n_decoded = sum(answer.n_decoded for answer in self.answers)
+        return {
+            **self.decoding(),
+            "where_quoting": self.where_quoting.decoding(),
             "second_question": self.speedup(_second_question),
             "first_question": self.speedup(
                 lambda each, row: sum(_first_question(each, row))
@@ -250,6 +265,10 @@ class Row:
                 if divergence.row == self.name
             ],
         }
+
+
+def _quoted(asked: Asked) -> float:
+    return quoted_share(asked.answers[PLAIN].tokens, asked.prompt)
 
 
 def _decode_a_token(asked: Asked, row: str) -> float:
@@ -303,6 +322,7 @@ def _sample(asked: Asked) -> dict[str, Any]:
         "question": asked.sample.question,
         "answers": list(asked.sample.answers),
         "is_first": asked.is_first,
+        "quoted": _quoted(asked),
         "prompt_tokens": plain.stats.prompt_tokens,
         "dropped_tokens": plain.stats.dropped_tokens,
         "first_ttft": asked.opening.first,

@@ -20,8 +20,9 @@ _EXPLAINED = (
     "fixed is what the best fixed policy would have reached, known afterwards, with "
     "the costs above; reached compares sums of seconds with it. Oracle is what look-up "
     "would reach by perfect foresight, as nobody can: of every draft as many tokens as "
-    "are right and worth it. A second question finds the context's KV in memory, a "
-    "first one has it read.\n"
+    "are right and worth it. An answer quotes if at least half of the tokens of the "
+    "plain one stand in the text, eight in a row. A second question finds the KV of "
+    "the context in memory, a first one has it read.\n"
     "An untimed question, none of the measured ones, has warmed up every row: it knows "
     "what passes cost there, and how often drafts are right. A fresh process learns "
     "that from its first answers, once per model and context length."
@@ -36,7 +37,12 @@ def report(figures: dict[str, Any], console: Console) -> None:
 
     console.print()
     say(_described(figures))
-    console.print(_decoding(figures["rows"]))
+    console.print(_decoding("decoding, speed-up over plain", figures["rows"]))
+    quoting = {name: row["where_quoting"] for name, row in figures["rows"].items()}
+    n_quoting = quoting[PLAIN]["n"]
+    if 0 < n_quoting < len(figures["samples"]):
+        which = f"the same, of the {n_quoting} answers that quote"
+        console.print(_decoding(which, quoting))
     console.print(_questions(figures["rows"]))
     console.print(_answers(figures["rows"], len(figures["samples"])))
     console.print(_costs(figures["batch_costs"]))
@@ -72,10 +78,10 @@ def _table(title: str, *headings: str) -> Table:
     return table
 
 
-def _decoding(rows: dict[str, Any]) -> Table:
+def _decoding(title: str, rows: dict[str, Any]) -> Table:
     table = _table(
-        "decoding, speed-up over plain", "tokens /s", "median", "quartiles",
-        "of totals", "best fixed", "reached", "oracle",
+        title, "tokens /s", "median", "quartiles", "of totals", "best fixed",
+        "reached", "oracle",
     )  # fmt: skip
     for name, row in rows.items():
         table.add_row(

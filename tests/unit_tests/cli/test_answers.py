@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from langchain_ralmspec.cli.answers import Score, normalized, score
+from langchain_ralmspec.cli.answers import (
+    QUOTED_RUN,
+    Score,
+    normalized,
+    quoted_share,
+    score,
+)
 
 
 @pytest.mark.parametrize(
@@ -47,3 +53,15 @@ def test_nothing_is_judged_where_nothing_is_known() -> None:
 def test_an_empty_answer_is_only_right_where_one_is_asked_for() -> None:
     assert score("", ["cat"]) == Score(0.0, exact=False, contains=False)
     assert score("the", ["an"]) == Score(1.0, exact=True, contains=False)
+
+
+def test_what_stands_in_the_prompt_in_long_runs_is_quoted() -> None:
+    prompt = tuple(range(100))
+    run = prompt[40 : 40 + QUOTED_RUN]
+    assert quoted_share(run, prompt) == 1.0
+    assert quoted_share(run[1:], prompt) == 0.0  # too short to say so
+    assert quoted_share((), prompt) == 0.0
+    # Runs that overlap count once; what is between and behind them does not.
+    longer = prompt[60 : 60 + QUOTED_RUN + 2]
+    answer = (*run, -1, *longer, *prompt[:5])
+    assert quoted_share(answer, prompt) == (2 * QUOTED_RUN + 2) / len(answer)

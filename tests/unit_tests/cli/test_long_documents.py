@@ -9,6 +9,7 @@ import pytest
 
 from langchain_ralmspec.cli.long_documents import (
     QUOTE_TEMPLATE,
+    QUOTED_WORDS,
     Sample,
     grouped,
     load_samples,
@@ -109,9 +110,10 @@ def test_lines_are_paragraphs_where_there_are_no_others() -> None:
 
 
 def test_a_quotation_is_given_word_for_word() -> None:
-    paragraph = "  " + words("a", 11) + "\n a11,  " + words("b", 50)
+    given = words("a", QUOTED_WORDS - 1) + "\n last,"
+    paragraph = f"  {given}  " + words("b", 50)
     begun, rest = parted(paragraph)
-    assert begun == words("a", 11) + "\n a11,"
+    assert begun == given
     assert rest == words("b", 50)
     assert begun in paragraph
     assert QUOTE_TEMPLATE.endswith('"{question}')
@@ -124,7 +126,7 @@ def test_a_context_that_comes_again_is_quoted_elsewhere() -> None:
     assert [one.question.split()[0] for one in asked] == ["b0", "a0", "c0"]
     assert all(one.context == text for one in asked)
     (rest,) = asked[0].answers
-    assert rest == " ".join(f"b{i}" for i in range(12, 60))
+    assert rest == " ".join(f"b{i}" for i in range(QUOTED_WORDS, 60))
 
 
 def test_only_what_the_model_sees_is_quoted() -> None:

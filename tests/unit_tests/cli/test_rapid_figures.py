@@ -136,3 +136,20 @@ def test_the_second_question_is_sooner() -> None:
     assert row("SD", asked(plain=answer(), SD=answer())).summary()[
         "second_ttft_speedup"
     ] == pytest.approx(10.0)
+
+
+def test_answers_that_quote_are_told_apart_by_the_plain_ones() -> None:
+    quote, other = tuple(range(10, 20)), tuple(range(50, 60))
+    all_asked = [
+        asked(plain=answer(quote, seconds=9), SD=answer(other, seconds=3)),
+        asked(plain=answer(other, seconds=9), SD=answer(quote, seconds=9)),
+        asked(plain=answer((*quote, *other), seconds=9), SD=answer(quote, seconds=9)),
+    ]
+    one = row("SD", *all_asked)
+    assert one.where_quoting.asked == [all_asked[0], all_asked[2]]
+    assert one.as_dict()["n"] == 3
+    figures = one.as_dict()["where_quoting"]
+    assert figures["n"] == 2
+    assert speedup(figures["decode"]) == decode(one.where_quoting)
+    none = row("SD", all_asked[1]).as_dict()["where_quoting"]
+    assert (none["n"], none["decode"], none["reached"]) == (0, None, None)
