@@ -198,11 +198,15 @@ class Trust:
         self.length = self._FIRST
 
     def earned(self, n_drafted: int, n_right: int) -> None:
-        """A draft was verified: all right doubles the length, mostly wrong resets."""
+        """A draft was verified: the next may be twice as long as what was right.
+
+        One that was mostly right changes nothing, nor does a short one for the worse.
+        """
+        length = min(MAX_LENGTH, 2 * n_right + 1)
         if n_right == n_drafted:
-            self.length = min(MAX_LENGTH, max(self.length, 2 * n_drafted + 1))
+            self.length = max(self.length, length)
         elif 2 * n_right < n_drafted:
-            self.length = self._FIRST
+            self.length = max(self._FIRST, length)
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from rich.console import Console
 from langchain_ralmspec import cli
 from langchain_ralmspec.cli import bench_rapid, preload, rapid_plots, targets
 from langchain_ralmspec.cli.bench_rapid import RapidBench, warm_up_question
-from langchain_ralmspec.cli.long_documents import Sample
+from langchain_ralmspec.cli.long_documents import QUOTED_WORDS, Sample
 from langchain_ralmspec.cli.rapid_contest import LongContest
 from langchain_ralmspec.cli.rapid_report import report
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
@@ -296,7 +296,7 @@ def test_quotations_have_a_prompt_of_their_own(
     figures = RapidBench(documents=file, task="quote").run()
     assert settings[0]["prompt_template"].endswith('"{question}')
     (sample,) = figures["samples"]
-    assert sample["question"] == " ".join(f"word{n}" for n in range(12))
+    assert sample["question"] == " ".join(f"word{n}" for n in range(QUOTED_WORDS))
 
 
 @pytest.mark.usefixtures("settings")
