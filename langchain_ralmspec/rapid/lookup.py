@@ -2,10 +2,10 @@
 
 Answers that quote their document are copied from it without any model (RAPID does
 not have this; cf. prompt lookup decoding). Only long matches are worth a pass of the
-target, so matches are as long as they can be, over single words that differ. The
-evidence is how much of a match the model has written itself: a few words of the
-question may stand in the document as well, which does not say that the model is about
-to quote it. A long match says so whoever wrote it.
+target, so matches are as long as they can be. The evidence is how much of a match the
+model has written itself: a few words of the question may stand in the document as well,
+which does not say that the model is about to quote it. A long match says so whoever
+wrote it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _GRAM = 3  # tokens of the shortest match
 _MAX_MATCH = 32  # a longer one is no surer
 _BY_CHANCE = 8  # tokens that a match may share without the model having quoted
-_REPLACED = 2  # tokens of a match that one which differs takes away
 _MAX_PLACES = 128  # of one gram that are looked at, the latest
 
 
@@ -68,19 +67,9 @@ class PromptLookupDrafter:
 
 
 def _match(prefix: Sequence[int], place: int) -> int:
-    """How well the tokens before ``place`` agree with those at the end.
-
-    Those in common, less ``_REPLACED`` for each between them that differs: who quotes
-    puts a word in the place of another at times, and goes on quoting.
-    """
-    best = score = 0
+    """How many tokens before ``place`` equal those at the end."""
+    length, end = 0, len(prefix)
     limit = min(place, _MAX_MATCH)
-    for back in range(1, limit + 1):
-        if prefix[place - back] == prefix[-back]:
-            score += 1
-            best = max(best, score)
-        else:
-            score -= _REPLACED
-            if score + limit - back <= best:
-                break
-    return best
+    while length < limit and prefix[place - 1 - length] == prefix[end - 1 - length]:
+        length += 1
+    return length

@@ -198,15 +198,11 @@ class Trust:
         self.length = self._FIRST
 
     def earned(self, n_drafted: int, n_right: int) -> None:
-        """A draft was verified: the next may be twice as long as what was right.
-
-        One that was mostly right changes nothing, nor does a short one for the worse.
-        """
-        length = min(MAX_LENGTH, 2 * n_right + 1)
+        """A draft was verified: all right doubles the length, mostly wrong resets."""
         if n_right == n_drafted:
-            self.length = max(self.length, length)
+            self.length = min(MAX_LENGTH, max(self.length, 2 * n_drafted + 1))
         elif 2 * n_right < n_drafted:
-            self.length = max(self._FIRST, length)
+            self.length = self._FIRST
 
 
 @dataclass(slots=True)

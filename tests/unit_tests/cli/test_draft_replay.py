@@ -139,27 +139,20 @@ def walked(tokens: list[int], n_prompt: int, policy: Policy, cost: Cost) -> floa
 
 
 def longest(tokens: list[int]) -> tuple[int, list[int]]:
-    """The best earlier match of at least 3 tokens, and what follows it.
+    """The longest earlier match of at least 3 tokens, and what follows it.
 
-    A token that differs takes two from it. Of equals the one with most behind it, and
-    of these the latest.
+    Of equals the one with most behind it, and of these the latest.
     """
-
-    def agreement(end: int, length: int) -> int:
-        pairs = zip(tokens[end - length : end], tokens[-length:], strict=True)
-        return sum(1 if one == other else -2 for one, other in pairs)
-
-    found = [
-        (max(agreement(end, n) for n in range(1, min(32, end) + 1)), end)
-        for end in range(3, len(tokens))
-        if tokens[end - 3 : end] == tokens[-3:]
-    ]
-    if not found:
-        return 0, []
-    length, best = max(
-        found, key=lambda one: (one[0], min(31, len(tokens) - one[1]), one[1])
-    )
-    return length, tokens[best : best + 31]
+    for length in range(min(32, len(tokens) - 1), 2, -1):
+        ends = [
+            end
+            for end in range(length, len(tokens))
+            if tokens[end - length : end] == tokens[-length:]
+        ]
+        if ends:
+            best = max(ends, key=lambda end: (min(31, len(tokens) - end), end))
+            return length, tokens[best : best + 31]
+    return 0, []
 
 
 @given(

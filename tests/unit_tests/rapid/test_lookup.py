@@ -21,21 +21,14 @@ lengths = st.integers(1, 12)
 def searched(prefix: Sequence[int], n: int, places: int = 128) -> Draft:
     """Looks at every place, and compares slices."""
 
-    def before(end: int, size: int) -> Sequence[int]:
-        return prefix[end - size : end]
-
-    def agreement(place: int, size: int) -> int:
-        pairs = zip(before(place, size), before(len(prefix), size), strict=True)
-        return sum(1 if one == other else -2 for one, other in pairs)
-
     def matched(place: int) -> int:
-        return max(agreement(place, size) for size in range(min(place, 32) + 1))
+        return max(
+            size
+            for size in range(min(place, 32) + 1)
+            if prefix[place - size : place] == prefix[len(prefix) - size :]
+        )
 
-    ends = [
-        place
-        for place in range(3, len(prefix))
-        if before(place, 3) == before(len(prefix), 3)
-    ]
+    ends = [place for place in range(1, len(prefix)) if matched(place) >= 3]
     best = max(
         ends[-places:],
         key=lambda place: (matched(place), min(n, len(prefix) - place), place),
@@ -137,19 +130,3 @@ def test_a_longer_match_is_no_surer() -> None:
     text = tuple(range(100, 150))
     draft = PromptLookupDrafter().propose((*text, 1, 2, *text), 2)
     assert draft == Draft((1, 2), evidence=(32, 33))
-
-
-def test_a_quotation_goes_on_behind_words_that_were_replaced() -> None:
-    text = tuple(range(100, 120))
-    written = (*text[:8], 7, *text[9:13])
-    draft = PromptLookupDrafter().propose((*text, 1, *written), 2)
-    assert draft == Draft(text[13:15], evidence=(8 - 2 + 4, 8 - 2 + 5))
-    # Not at any price: these four agree, those before them do not enough.
-    far = (*text[:4], 7, 7, 7, *text[7:11])
-    draft = PromptLookupDrafter().propose((*text, 1, *far), 2)
-    assert draft == Draft(text[11:13], evidence=(4, 5))
-
-
-def test_of_two_places_the_one_that_was_being_quoted_is_continued() -> None:
-    prefix = (*range(10, 20), 1, 17, 18, 19, 5, 6, 2, *range(10, 16), 3, 17, 18, 19)
-    assert PromptLookupDrafter().propose(prefix, 1).tokens == (1,)

@@ -519,7 +519,7 @@ def test_lookups_that_are_right_are_used_nearly_as_well_as_can_be(
     world = World(v, 0.0, matched(chance), copies=True, spike=spike)
     world.run(600)  # learnt by then
     fixed = [v(n + 1) / sum(chance**i for i in range(n + 1)) for n in range(32)]
-    # Trust grows from three tokens, and falls with every draft that is mostly wrong.
+    # Trust grows from three tokens, anew behind every draft that is mostly wrong.
     assert world.run(1500) < (1.65 if v is flat else 1.25) * min(fixed)
 
 
@@ -570,9 +570,8 @@ def test_drafting_never_loses_much(
     v: Callable[[int], float], step: float, chance: float | None
 ) -> None:
     world = World(v, step, calibrated if chance is None else always(chance))
-    # On a GPU it takes long to be sure that a draft is worth less than its 0.02;
-    # where passes are dear, one long draft is tried again at times.
-    assert world.run(1500) < 1.025
+    # On a GPU it takes long to be sure that a draft is worth less than its 0.02.
+    assert world.run(1500) < (1.025 if v is flat else 1.02)
 
 
 @pytest.mark.parametrize(
@@ -638,7 +637,7 @@ def test_one_draft_too_long_is_not_held_against_a_good_drafter() -> None:
     assert len([at for at in world.asked if at < 400]) > 50
 
 
-def test_trust_is_twice_what_was_right() -> None:
+def test_trust_is_earned_by_doubling_and_lost_at_once() -> None:
     trust = Trust()
     assert trust.length == 3
     trust.earned(1, 1)
@@ -651,8 +650,4 @@ def test_trust_is_twice_what_was_right() -> None:
         trust.earned(length, length)
     assert trust.length == MAX_LENGTH
     trust.earned(31, 15)
-    assert trust.length == MAX_LENGTH
-    trust.earned(31, 5)
-    assert trust.length == 11
-    trust.earned(4, 0)
     assert trust.length == 3
