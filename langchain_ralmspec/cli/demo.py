@@ -19,7 +19,7 @@ from langchain_ralmspec.cli.progress import find_gguf
 from langchain_ralmspec.cli.workload import Corpus, StoreName, Workload
 from langchain_ralmspec.errors import MissingExtraError
 from langchain_ralmspec.retriever import RaLMSpecRetriever
-from langchain_ralmspec.speculation.stride import IN_FLIGHT
+from langchain_ralmspec.speculation.stride import IN_FLIGHT, SEQUENTIAL
 
 _WORTHWHILE = 1.1  # speed-up, under which little can be won
 
@@ -200,15 +200,16 @@ def _explain(comparison: Comparison, console: Console) -> None:
         highlight=False,
     )
     share = bounds.retrieval / (bounds.generation + bounds.retrieval)
-    if not comparison.total("guesses"):
-        console.print(
-            "Nothing was guessed: both loops did the same, and what their times differ "
-            "by is this machine's noise."
-        )
+    is_sequential = set(comparison.plans) <= {SEQUENTIAL.label}
     if max(summary["attainable"], summary["speedup_median"]) < _WORTHWHILE:
         console.print(
             f"Retrieval is only {share:.0%} of a sequential step with this store, so "
             "there is little to win here."
+        )
+    elif is_sequential:
+        console.print(
+            "Nothing was guessed, so both loops did almost the same: their times "
+            "differ by this machine's noise."
         )
     elif summary["speedup_median"] < 1:
         console.print(
@@ -221,7 +222,7 @@ def _explain(comparison: Comparison, console: Console) -> None:
     plans = ", ".join(f"{p} {share:.0%}" for p, share in comparison.plans.items())
     console.print(f"store calls: {slow:.0f} → {fast:.0f}", highlight=False)
     console.print(f"plans: {plans}", highlight=False)
-    if set(comparison.plans) - {"sequential"}:
+    if not is_sequential:
         console.print(_PLANS, style="dim", highlight=False)
 
 

@@ -21,7 +21,7 @@ _EXPLAINED = (
     "the costs above; reached compares sums of seconds with it. Oracle is what look-up "
     "would reach by perfect foresight, as nobody can: of every draft as many tokens as "
     "are right and worth it. An answer quotes if at least half of the tokens of the "
-    "plain one stand in the text, eight in a row. A second question finds the KV of "
+    "plain one stand in the prompt, eight in a row. A second question finds the KV of "
     "the context in memory, a first one has it read.\n"
     "An untimed question, none of the measured ones, has warmed up every row: it knows "
     "what passes cost there, and how often drafts are right. A fresh process learns "

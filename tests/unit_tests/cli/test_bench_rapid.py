@@ -197,7 +197,19 @@ def test_the_report_reads_without_colours(documents: Path) -> None:
     assert "An untimed question, none of the measured ones," in said
     assert "once per model and context length" in said
     assert "3 of 3 contexts were too long: up to 9 tokens" in said
+    assert "that quote" not in said  # all do
     assert said.endswith("SD identical to plain decoding: yes\n")
+
+
+@pytest.mark.usefixtures("settings")
+def test_the_report_has_a_table_of_the_answers_that_quote(documents: Path) -> None:
+    figures = RapidBench(documents=documents).run()
+    for row in figures["rows"].values():
+        row["where_quoting"] |= {"n": 2, "decode": {"quartiles": (7.0, 8.25, 9.0)}}
+    file = io.StringIO()
+    report(figures, Console(file=file, width=80))
+    assert "the same, of the 2 answers that quote" in file.getvalue()
+    assert "8.25×" in file.getvalue()
 
 
 @pytest.mark.usefixtures("settings")
