@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 _STORE_PARTS = ("encode", "search", "count")
+_STORE_TRAITS = ("metric", "is_nested")  # dimension may ask a server
 _FAISS_PARTS = ("index", "docstore", "index_to_docstore_id", "embedding_function")
 _CHROMA_PARTS = ("_client", "_embedding_function")
 
@@ -61,12 +62,19 @@ def open_store(vectorstore: object, *, filter: Any = None) -> Store:  # noqa: A0
         The store.
 
     Raises:
-        InvalidValueError: the object is no vector store, or a filter was given
-            for a ``Store``, or the store cannot use the filter.
+        InvalidValueError: the object is no vector store, or lacks a part of one, or
+            a filter was given for a ``Store``, or the store cannot use the filter.
         MissingExtraError: the store needs a package that is not installed.
     """
     # By class for our own kind: a property such as ``dimension`` may ask a server.
     if _has(type(vectorstore), _STORE_PARTS):
+        for name in _STORE_TRAITS:
+            if not hasattr(vectorstore, name):
+                msg = (
+                    f"{type(vectorstore).__name__} has no {name!r}; a store needs it, "
+                    "see langchain_ralmspec.stores.Store"
+                )
+                raise InvalidValueError(msg)
         if filter is not None:
             msg = (
                 f"a filter ({filter!r}) cannot be added to a "

@@ -41,7 +41,8 @@ MOST_IN_PRODUCT = 64
 SMALL_MATRIX = 7_000_000
 _MOST_FAILURES = 3
 _ROWS_MEASURED = 1 << 16
-_LENGTH_ERROR = 1e-4  # of a length in float32, relative: that of 3,000 additions
+_LENGTH_ERROR = 1e-4  # of a length in float32, relative: at least so much is added
+_ADDITION_ERROR = 2.0**-24  # of it, for every number that is added up
 
 _threshold_lock = threading.Lock()
 
@@ -309,7 +310,8 @@ def _longest(rows: NDArray[np.float32]) -> float:
     """A length that no row exceeds; not finite where a row is not."""
     parts = np.split(rows, range(_ROWS_MEASURED, len(rows), _ROWS_MEASURED))
     squares = [np.einsum("nd,nd->n", part, part).max() for part in parts]
-    return float(np.sqrt(np.max(squares))) * (1 + _LENGTH_ERROR)
+    error = max(_LENGTH_ERROR, rows.shape[1] * _ADDITION_ERROR)
+    return float(np.sqrt(np.max(squares)) * (1 + error))
 
 
 @contextmanager

@@ -150,6 +150,7 @@ def test_answers_that_quote_are_told_apart_by_the_plain_ones() -> None:
     assert one.as_dict()["n"] == 3
     figures = one.as_dict()["where_quoting"]
     assert figures["n"] == 2
-    assert speedup(figures["decode"]) == decode(one.where_quoting)
+    slow = 9 / 19  # of a second a token, against one
+    assert figures["decode"]["quartiles"][1] == pytest.approx((3 + slow) / 2)
     none = row("SD", all_asked[1]).as_dict()["where_quoting"]
     assert (none["n"], none["decode"], none["reached"]) == (0, None, None)

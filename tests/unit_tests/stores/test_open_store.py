@@ -31,6 +31,16 @@ def test_own_store_comes_back_as_it_is() -> None:
     assert open_store(store) is store
 
 
+@pytest.mark.parametrize("missing", ["metric", "is_nested"])
+def test_own_store_that_lacks_a_trait_is_refused_by_its_name(missing: str) -> None:
+    traits = {"metric": "cosine", "is_nested": False}
+    del traits[missing]
+    parts = dict.fromkeys(("encode", "search", "count"), lambda *_: None)
+    own = type("Own", (), traits | parts)()
+    with pytest.raises(InvalidValueError, match=f"Own has no '{missing}'"):
+        open_store(own)
+
+
 def test_filter_cannot_be_added_to_an_own_store() -> None:
     store = GenericStore(InMemoryVectorStore(BatchTableEmbeddings(table(1))))
     with pytest.raises(InvalidValueError, match=r"\{'a': 1\}.*GenericStore"):
