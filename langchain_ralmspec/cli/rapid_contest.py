@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from langchain_ralmspec.cli.pass_costs import PassCosts
 from langchain_ralmspec.rapid import ContextIndex, Conversation, budget, chunk, join
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class Asked:
         is_first: whether it is the first about its context.
         prompt: the target's tokens before an answer.
         answers: by row.
+        costs: of the target's passes at the time.
         divergences: of the rows that should, or could, equal the plain one.
     """
 
@@ -127,20 +129,8 @@ class Asked:
     is_first: bool
     prompt: tuple[int, ...]
     answers: dict[str, LongAnswer]
+    costs: PassCosts
     divergences: list[Divergence] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Timings:
-    """Seconds of the target's passes, by tokens of a pass.
-
-    Attributes:
-        n_prompt: tokens before them.
-        seconds: of every pass.
-    """
-
-    n_prompt: int
-    seconds: dict[int, list[float]] = field(default_factory=dict)
 
 
 class Library:
@@ -174,14 +164,12 @@ class LongContest:
         library: for the row that is plain RAG; None if there is no such row.
         reads_disk: whether a folder keeps the KV, so that reading it can be timed.
         asked: so far, in order.
-        timings: of the target's passes, by length of context.
     """
 
     chains: dict[str, RapidChain]
     library: Library | None = None
     reads_disk: bool = False
     asked: list[Asked] = field(default_factory=list)
-    timings: dict[int, Timings] = field(default_factory=dict)
     _document: tuple[int, ...] = ()
     _opening: Opening | None = None
 
@@ -203,6 +191,7 @@ class LongContest:
             self._open(sample, request)
         if not self.asked:
             self._warm_up(warm_up)
+        before = self._time_passes(request)
         answers = {
             row: self._answer(row, sample)
             for row in in_turn(list(self.chains), len(self.asked))
@@ -214,9 +203,9 @@ class LongContest:
             is_first,
             (*request.document, *request.tail),
             {row: answers[row] for row in self.chains},
+            _costs(before, self._time_passes(request), answers[PLAIN]),
         )
         asked.divergences.extend(self._divergences(asked, request))
-        self._time_passes(request)
         self.asked.append(asked)
         return asked
 
@@ -324,20 +313,33 @@ class LongContest:
                 logits = path.extend(tokens[place : place + 1])
         return margins
 
-    def _time_passes(self, request: LongRequest) -> None:
-        """Time passes of several sizes behind a prompt."""
+    def _time_passes(self, request: LongRequest) -> dict[int, float]:
+        """Seconds of a pass of every size behind a prompt."""
         engine = self._plain.engine
         prompt = (*request.document, *request.tail)
         path = engine.open(request.document)
         path.extend(request.tail)
         room = min(engine.n_batch, engine.n_ctx - len(prompt), len(prompt))
-        timings = self.timings.setdefault(length_class(prompt), Timings(len(prompt)))
+        seconds = {}
         for size in (size for size in SIZES if size <= room):
             start = time.perf_counter()
             path.score(prompt[-size:])
-            seconds = time.perf_counter() - start
-            timings.seconds.setdefault(size, []).append(seconds)
+            seconds[size] = time.perf_counter() - start
             path.truncate(len(prompt))
+        return seconds
+
+
+def _costs(
+    before: dict[int, float], after: dict[int, float], plain: LongAnswer
+) -> PassCosts:
+    """Of a question: as timed around its answers, and by plain decoding itself.
+
+    A pass over one token is dearer right behind a prompt than among its like.
+    """
+    known = {size: (before[size] + after[size]) / 2 for size in before}
+    if plain.n_decoded:
+        known[1] = plain.decoding / plain.n_decoded
+    return PassCosts(known)
 
 
 SIZES = (1, 2, 4, 8, 16, 32)

@@ -20,7 +20,6 @@ from langchain_ralmspec.cli.draft_replay import (
     model_attainable,
     oracle,
 )
-from langchain_ralmspec.cli.pass_costs import PassCosts
 from langchain_ralmspec.cli.rapid_contest import (
     PLAIN,
     RAG,
@@ -31,7 +30,7 @@ from langchain_ralmspec.cli.rapid_contest import (
 )
 
 if TYPE_CHECKING:
-    from langchain_ralmspec.cli.rapid_contest import LongContest, Timings
+    from langchain_ralmspec.cli.rapid_contest import LongContest
 
 _LOOKUP = "lookup"
 _MOSTLY = 0.5  # of an answer
@@ -42,27 +41,31 @@ Seconds = Callable[[Asked, str], float]
 
 def figures(contest: LongContest) -> dict[str, Any]:
     """Everything that was measured, for a report and a JSON file."""
-    costs = {key: _costs(timings) for key, timings in contest.timings.items()}
-    rows = {name: Row(name, contest.asked, costs) for name in contest.chains}
+    rows = {name: Row(name, contest.asked) for name in contest.chains}
     chosen = rows.get(SD) or list(rows.values())[-1]
     return {
         "summary": chosen.summary(),
         "rows": {name: row.as_dict() for name, row in rows.items()},
-        "batch_costs": [
-            {
-                "prompt_tokens": timings.n_prompt,
-                "seconds": {n: costs[key](n) for n in costs[key].sizes},
-            }
-            for key, timings in sorted(contest.timings.items())
-        ],
+        "batch_costs": _batch_costs(contest.asked),
         "samples": [_sample(asked) for asked in contest.asked],
     }
 
 
-def _costs(timings: Timings) -> PassCosts:
-    return PassCosts(
-        {size: statistics.median(each) for size, each in timings.seconds.items()}
-    )
+def _batch_costs(all_asked: Sequence[Asked]) -> list[dict[str, Any]]:
+    """Medians of what passes took, by length of prompt."""
+    classes: dict[int, list[Asked]] = {}
+    for asked in all_asked:
+        classes.setdefault(length_class(asked.prompt), []).append(asked)
+    return [
+        {
+            "prompt_tokens": len(alike[0].prompt),
+            "seconds": {
+                size: statistics.median(asked.costs(size) for asked in alike)
+                for size in min((asked.costs.sizes for asked in alike), key=len)
+            },
+        }
+        for _, alike in sorted(classes.items())
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,10 @@ class Row:
     Attributes:
         name: of the row.
         asked: the questions.
-        costs: of the target's passes, by class of prompt length.
     """
 
     name: str
     asked: Sequence[Asked]
-    costs: dict[int, PassCosts]
 
     @property
     def answers(self) -> list[LongAnswer]:
@@ -128,11 +129,7 @@ class Row:
     @property
     def mean_cost(self) -> Cost:
         """*v(n)*, the mean over all questions."""
-        all_costs = [self._cost(asked) for asked in self.asked]
-        return lambda n: statistics.fmean(cost(n) for cost in all_costs)
-
-    def _cost(self, asked: Asked) -> PassCosts:
-        return self.costs[length_class(asked.prompt)]
+        return lambda n: statistics.fmean(asked.costs(n) for asked in self.asked)
 
     @property
     def attainable(self) -> tuple[float | None, str]:
@@ -164,7 +161,7 @@ class Row:
             answer = asked.answers[self.name]
             tokens = (*answer.tokens, END) if answer.ended else answer.tokens
             places = lookup_places(asked.prompt, tokens)
-            played.append(Answered(places, self._cost(asked)))
+            played.append(Answered(places, asked.costs))
         return played
 
     def _by_model(self, name: str) -> tuple[float, str]:

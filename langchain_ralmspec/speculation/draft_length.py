@@ -34,6 +34,7 @@ _SHAPE = ((1, 1.0), (2, 1.8), (4, 2.3), (8, 3.2), (16, 5.3), (32, 8.8))
 _SHAPE_WEIGHT = 1.0  # measurements that this belief is worth
 _MAX_STEEPNESS = 4.0  # more is a slow moment
 _MAX_WEIGHT = 16.0  # measurements of a size that count
+_NEIGHBOURS = 1 / 5  # of a size: others within it tell of it, the less the farther
 _STALE = 0.25  # of a measurement left: so much is to be measured again
 _SOONER = 0.8  # of v(1): a larger pass that takes less says that v(1) is wrong
 _HOPE = 0.3  # k, where no draft was verified lately
@@ -60,16 +61,19 @@ class BatchCosts:
 
     Sizes that were not used follow a curve, *v(1)·(1 + k·(shape(n) - 1))*, with *k*
     from those that were: 1 for a CPU like ours, about 0 for a GPU. Until some were,
-    *k* is hoped to be low, which costs a draft.
+    *k* is hoped to be low, which costs a draft. A size shares what was measured with
+    its neighbours, since one pass may be slow by more than several tokens are worth.
     """
 
     def __init__(self) -> None:
         """Start without measurements."""
         self._means: dict[int, float] = {}
         self._weights: dict[int, float] = {}  # measurements that a mean is worth
+        self._estimates: dict[int, float] = {}  # that nothing was added to since
 
     def add(self, n_tokens: int, seconds: float) -> None:
         """Take a measurement in."""
+        self._estimates.clear()
         if n_tokens > 1 and seconds < _SOONER * self._means.get(1, 0.0):
             # No larger pass is sooner: v(1) was a slow moment, or all is faster now.
             # Were it believed, drafts would seem free, and nothing would time it again.
@@ -92,13 +96,25 @@ class BatchCosts:
 
     def __call__(self, n_tokens: int) -> float:
         """Seconds for ``n_tokens``; where a single token was not timed, a guess."""
-        single, excess = self._single, _shape(n_tokens) - 1
-        curve = single * (1 + self._steepness * excess)
-        if n_tokens not in self._means:
-            return curve
-        weight = self._weights[n_tokens]
-        mean = min(self._means[n_tokens], single * (1 + _MAX_STEEPNESS * excess))
-        return (weight * mean + curve) / (weight + 1)
+        if n_tokens not in self._estimates:
+            self._estimates[n_tokens] = self._estimate(n_tokens)
+        return self._estimates[n_tokens]
+
+    def _estimate(self, n_tokens: int) -> float:
+        """The curve, times how much dearer than it passes of about this size were."""
+        single, steepness = self._single, self._steepness
+
+        def curve(size: int, k: float) -> float:
+            return single * (1 + k * (_shape(size) - 1))
+
+        dearer = weights = 1.0
+        for size, weight in self._weights.items():
+            nearness = 1 - abs(size - n_tokens) / (_NEIGHBOURS * n_tokens)
+            if nearness > 0:
+                mean = min(self._means[size], curve(size, _MAX_STEEPNESS))
+                dearer += nearness * weight * mean / curve(size, steepness)
+                weights += nearness * weight
+        return curve(n_tokens, steepness) * dearer / weights
 
     def _is_fresh(self, size: int) -> bool:
         return self._weights.get(size, 0.0) >= _STALE

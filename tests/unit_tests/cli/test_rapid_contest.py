@@ -9,6 +9,7 @@ import pytest
 
 from langchain_ralmspec.cli.long_documents import Sample
 from langchain_ralmspec.cli.rapid_contest import (
+    SIZES,
     Library,
     LongContest,
     first_difference,
@@ -110,11 +111,18 @@ def test_passes_are_timed_behind_every_prompt() -> None:
     contest = a_contest()
     for sample in SAMPLES:
         contest.ask(sample, SAMPLES[-1])
-    (timings,) = contest.timings.values()
-    assert {n: len(each) for n, each in timings.seconds.items()} == dict.fromkeys(
-        (1, 2, 4, 8, 16, 32), 3
-    )
-    assert engine_of(contest).scored == [1, 2, 4, 8, 16, 32] * 3
+    assert [asked.costs.sizes for asked in contest.asked] == [list(SIZES)] * 3
+    # Before the answers and behind them, which fall into the same spell of the machine.
+    assert engine_of(contest).scored == list(SIZES) * 2 * 3
+
+
+def test_a_single_token_costs_what_plain_decoding_took() -> None:
+    (asked,) = [a_contest().ask(SAMPLES[0], SAMPLES[-1])]
+    plain = asked.answers["plain"]
+    assert asked.costs(1) == plain.decoding / plain.n_decoded
+    nothing = a_contest(plain="t", SD="t", rag="t").ask(SAMPLES[0], SAMPLES[-1])
+    assert nothing.answers["plain"].n_decoded == 0
+    assert nothing.costs(1) > 0, "timed by itself, then"
 
 
 def test_a_divergence_is_placed_and_its_margin_measured() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,8 @@ from langchain_ralmspec.cli.rapid_contest import (
     Estimate,
     LongAnswer,
     Opening,
-    length_class,
 )
-from langchain_ralmspec.cli.rapid_figures import Row
+from langchain_ralmspec.cli.rapid_figures import Row, _batch_costs
 from langchain_ralmspec.rapid import DraftStats
 
 PROMPT = (*range(10, 40), 1, 2)
@@ -36,12 +36,15 @@ def answer(
 
 def asked(**answers: LongAnswer) -> Asked:
     opening = Opening(10.0, None, {"rag": 2.0, "SD": 0.5})
-    return Asked(Sample("c", "q"), opening, True, PROMPT, answers)
+    return Asked(Sample("c", "q"), opening, True, PROMPT, answers, costs(1.0, 0.0))
+
+
+def costs(single: float, slope: float) -> PassCosts:
+    return PassCosts({1: single, 32: single + 31 * slope})
 
 
 def row(name: str, *all_asked: Asked, slope: float = 0.0) -> Row:
-    costs = PassCosts({1: 1.0, 32: 1.0 + 31 * slope})
-    return Row(name, all_asked, {length_class(PROMPT): costs})
+    return Row(name, [replace(one, costs=costs(1.0, slope)) for one in all_asked])
 
 
 def speedup(of: dict[str, Any] | None) -> tuple[float, ...] | None:
@@ -105,6 +108,27 @@ def test_what_look_up_allows_is_played_through() -> None:
     assert row("SD", one, slope=1.0).attainable == (1.0, "never draft")
     without = asked(plain=answer(), SD=answer())
     assert row("SD", without).attainable == (1.0, "never draft")
+
+
+def test_what_is_allowed_weighs_every_question_by_its_own_costs() -> None:
+    one = asked(plain=answer(), SD=answer(drafters=LOOKUP))
+    # By the policy of three tokens: 6 seconds in 3, and 60 in 10 + 10 + 10 + 3.
+    both = [replace(one, costs=costs(1.0, 0.0)), replace(one, costs=costs(10.0, 1.0))]
+    gain, policy = Row("SD", both).attainable
+    assert policy == "3 tokens of every match"
+    assert gain == pytest.approx(66 / (3 + 33))
+
+
+def test_the_table_of_costs_has_medians_by_length_of_prompt() -> None:
+    one, longer = asked(plain=answer()), (*PROMPT * 50,)
+    all_asked = [
+        *(replace(one, costs=PassCosts({1: n, 4: 9.0})) for n in (1.0, 2.0, 6.0)),
+        replace(one, prompt=longer, costs=PassCosts({1: 8.0})),
+    ]
+    assert _batch_costs(all_asked) == [
+        {"prompt_tokens": 32, "seconds": {1: 2.0, 4: 9.0}},
+        {"prompt_tokens": 1600, "seconds": {1: 8.0}},
+    ]
 
 
 def test_foresight_is_for_rows_that_look_up() -> None:

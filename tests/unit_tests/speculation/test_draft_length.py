@@ -293,6 +293,25 @@ def test_a_sweet_spot_that_was_measured_is_preferred() -> None:
     assert scheduler.cut(NAME, (0.7,) * 6) < 7
 
 
+@given(st.lists(st.integers(20, 32), min_size=1, max_size=20), st.data())
+def test_a_slow_pass_is_shared_with_its_neighbours(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    # A draft that would end the answer shall not be cut by a token because passes of
+    # its very size met slow moments.
+    noisy = [(n, near(n) * data.draw(st.floats(0.85, 1.25))) for n in sizes]
+    costs = learnt([(1, 1.0), *noisy])
+    for n in range(20, 32):
+        assert costs(n + 1) - costs(n) < 0.9, "what a token is worth that is right"
+
+
+def test_small_sizes_are_apart() -> None:
+    # A fifth token may need another tile of the kernel.
+    costs = learnt([(1, 1.0), *[(4, 1.5), (5, 3.0)] * 16])
+    assert costs(4) == pytest.approx(1.5, rel=0.05)
+    assert costs(5) == pytest.approx(3.0, rel=0.05)
+
+
 # --- chances
 
 
