@@ -2,10 +2,10 @@
 
 Answers that quote their document are copied from it without any model (RAPID does
 not have this; cf. prompt lookup decoding). Only long matches are worth a pass of the
-target, so matches are as long as they can be. The evidence is how much of a match the
-model has written itself: a few words of the question may stand in the document as well,
-which does not say that the model is about to quote it. A long match says so whoever
-wrote it.
+target, so matches are as long as they can be, and go on behind words that were
+replaced. The evidence is how much of a match the model has written itself: a few words
+of the question may stand in the document as well, which does not say that the model is
+about to quote it. A long match says so whoever wrote it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 _GRAM = 3  # tokens of the shortest match
 _MAX_MATCH = 32  # a longer one is no surer
+_REPLACED = 2  # tokens of a match that one which differs takes away
 _BY_CHANCE = 8  # tokens that a match may share without the model having quoted
 _MAX_PLACES = 128  # of one gram that are looked at, the latest
 
 
 class PromptLookupDrafter:
-    """Continues the longest earlier match of the last tokens.
+    """Continues the best earlier match of the last tokens.
 
     Of equals, one that has enough tokens behind it, and of these the latest: text that
     repeats itself matches just before its end, where little is left to copy.
@@ -44,18 +45,20 @@ class PromptLookupDrafter:
         self._n_indexed = 0
 
     def propose(self, prefix: Sequence[int], n: int) -> Draft:
-        """Propose what followed the longest match (see :class:`Drafter`)."""
+        """Propose what followed the best match (see :class:`Drafter`)."""
         self._index(prefix)
         gram = tuple(prefix[-_GRAM:])
         best, length, left = 0, 0, 0
         for place in reversed(self._places.get(gram, [])[-_MAX_PLACES:]):
-            matched, behind = _match(prefix, place), min(n, len(prefix) - place)
+            matched = _match(prefix, place, _MAX_MATCH)
+            behind = min(n, len(prefix) - place)
             if (matched, behind) > (length, left):
                 best, length, left = place, matched, behind
             if (length, left) == (_MAX_MATCH, n):
                 break
         tokens = tuple(prefix[best : best + n]) if length else ()
-        written = min(length, len(prefix) - self._n_prompt)
+        n_written = min(_MAX_MATCH, len(prefix) - self._n_prompt)
+        written = _match(prefix, best, n_written)
         sure = max(written, length - _BY_CHANCE)
         return Draft(tokens, evidence=tuple(sure + i for i in range(len(tokens))))
 
@@ -66,10 +69,25 @@ class PromptLookupDrafter:
         self._n_indexed = len(prefix)
 
 
-def _match(prefix: Sequence[int], place: int) -> int:
-    """How many tokens before ``place`` equal those at the end."""
-    length, end = 0, len(prefix)
-    limit = min(place, _MAX_MATCH)
-    while length < limit and prefix[place - 1 - length] == prefix[end - 1 - length]:
-        length += 1
-    return length
+def _match(prefix: Sequence[int], place: int, most: int) -> int:
+    """How well the tokens before ``place`` agree with those at the end.
+
+    Those in common, less ``_REPLACED`` for each between them that differs: who quotes
+    puts one word in the place of another at times, and goes on quoting.
+
+    Args:
+        prefix: all tokens.
+        place: in them.
+        most: tokens to look at.
+    """
+    best = score = 0
+    most = min(place, most)
+    for back in range(1, most + 1):
+        if prefix[place - back] == prefix[-back]:
+            score += 1
+            best = max(best, score)
+        else:
+            score -= _REPLACED
+            if score + most - back <= best:
+                break
+    return best

@@ -125,10 +125,9 @@ def walked(tokens: list[int], n_prompt: int, policy: Policy, cost: Cost) -> floa
     """Seconds of a policy, by searching the tokens anew before every round."""
     at, seconds = n_prompt + 1, 0.0
     while at < len(tokens):
-        match, draft = longest(tokens[:at])
-        own = min(match, at - n_prompt)
+        evidence, draft = longest(tokens[:at], n_prompt)
         n = 0
-        if policy.least_evidence is not None and own >= policy.least_evidence:
+        if policy.least_evidence is not None and evidence >= policy.least_evidence:
             n = min(policy.length, len(draft), len(tokens) - at - 1)
         right = 0
         while right < n and draft[right] == tokens[at + right]:
@@ -138,21 +137,33 @@ def walked(tokens: list[int], n_prompt: int, policy: Policy, cost: Cost) -> floa
     return seconds
 
 
-def longest(tokens: list[int]) -> tuple[int, list[int]]:
-    """The longest earlier match of at least 3 tokens, and what follows it.
+def longest(tokens: list[int], n_prompt: int) -> tuple[int, list[int]]:
+    """The best earlier match of at least 3 tokens, and what follows it.
 
-    Of equals the one with most behind it, and of these the latest.
+    A token that differs takes two from it. Of equals the one with most behind it, and
+    of these the latest. The first figure counts only what stands behind the prompt.
     """
-    for length in range(min(32, len(tokens) - 1), 2, -1):
-        ends = [
-            end
-            for end in range(length, len(tokens))
-            if tokens[end - length : end] == tokens[-length:]
+
+    def agreement(end: int, most: int) -> int:
+        agree = [
+            1 if one == other else -2
+            for one, other in zip(
+                reversed(tokens[:end]), reversed(tokens), strict=False
+            )
         ]
-        if ends:
-            best = max(ends, key=lambda end: (min(31, len(tokens) - end), end))
-            return length, tokens[best : best + 31]
-    return 0, []
+        return max(sum(agree[:n]) for n in range(min(32, most, end) + 1))
+
+    ends = [
+        end for end in range(3, len(tokens)) if tokens[end - 3 : end] == tokens[-3:]
+    ]
+    if not ends:
+        return 0, []
+    best = max(
+        ends,
+        key=lambda end: (agreement(end, 32), min(31, len(tokens) - end), end),
+    )
+    own = agreement(best, len(tokens) - n_prompt)
+    return max(own, agreement(best, 32) - 8), tokens[best : best + 31]
 
 
 @given(

@@ -18,31 +18,44 @@ prefixes = st.tuples(st.integers(1, 3), st.integers(0, 120)).flatmap(
 lengths = st.integers(1, 12)
 
 
-def searched(prefix: Sequence[int], n: int, places: int = 128) -> Draft:
-    """Looks at every place, and compares slices."""
+def agreement(prefix: Sequence[int], place: int, most: int = 32) -> int:
+    """Of the pieces that end here and there, the one that agrees best."""
 
-    def matched(place: int) -> int:
-        return max(
-            size
-            for size in range(min(place, 32) + 1)
-            if prefix[place - size : place] == prefix[len(prefix) - size :]
+    def agreeing(size: int) -> int:
+        here, there = prefix[place - size : place], prefix[len(prefix) - size :]
+        return sum(
+            1 if one == other else -2 for one, other in zip(here, there, strict=True)
         )
 
-    ends = [place for place in range(1, len(prefix)) if matched(place) >= 3]
-    best = max(
+    return max(agreeing(size) for size in range(min(place, most) + 1))
+
+
+def place_of(prefix: Sequence[int], n: int, places: int = 128) -> int | None:
+    """Where the best match is, by a look at every place."""
+    ends = [
+        place
+        for place in range(3, len(prefix))
+        if prefix[place - 3 : place] == prefix[len(prefix) - 3 :]
+    ]
+    return max(
         ends[-places:],
-        key=lambda place: (matched(place), min(n, len(prefix) - place), place),
+        key=lambda end: (agreement(prefix, end), min(n, len(prefix) - end), end),
         default=None,
     )
-    if best is None:
+
+
+def searched(prefix: Sequence[int], n: int, places: int = 128) -> Draft:
+    """What stands behind that place, of which all was written."""
+    place = place_of(prefix, n, places)
+    if place is None:
         return Draft()
-    tokens = tuple(prefix[best : best + n])
-    return Draft(tokens, evidence=tuple(matched(best) + i for i in range(len(tokens))))
+    tokens, sure = tuple(prefix[place : place + n]), agreement(prefix, place)
+    return Draft(tokens, evidence=tuple(sure + i for i in range(len(tokens))))
 
 
 @settings(max_examples=500)
 @given(prefixes, lengths)
-def test_the_longest_match_with_most_behind_it_is_continued_the_latest_of_equals(
+def test_the_best_match_with_most_behind_it_is_continued_the_latest_of_equals(
     prefix: list[int], n: int
 ) -> None:
     assert PromptLookupDrafter().propose(prefix, n) == searched(prefix, n)
@@ -92,13 +105,42 @@ def test_evidence_is_what_was_written_of_the_match_or_that_it_is_long(
     prefix: list[int], n_prompt: int, n: int
 ) -> None:
     every = PromptLookupDrafter().propose(prefix, n)
-    draft = PromptLookupDrafter(min(n_prompt, len(prefix))).propose(prefix, n)
+    n_prompt = min(n_prompt, len(prefix))
+    draft = PromptLookupDrafter(n_prompt).propose(prefix, n)
 
     assert draft.tokens == every.tokens, "where it looks has nothing to do with it"
-    most = max(0, len(prefix) - n_prompt)
-    length = min(every.evidence, default=0)
-    first = max(min(most, length), length - 8)
-    assert draft.evidence == tuple(first + i for i in range(len(every.tokens)))
+    place = place_of(prefix, n)
+    if place is not None:
+        written = agreement(prefix, place, min(32, len(prefix) - n_prompt))
+        first = max(written, agreement(prefix, place) - 8)
+        assert draft.evidence == tuple(first + i for i in range(len(every.tokens)))
+        assert written <= len(prefix) - n_prompt, "a gap lends no tokens of the prompt"
+
+
+def test_behind_a_replaced_word_the_question_is_no_evidence() -> None:
+    text = tuple(range(100, 120))
+    prompt = (*text, 1, *text[:6])
+    # The question has six words of the text; the model replaces one, and goes on.
+    prefix = (*prompt, 7, *text[7:10])
+    assert PromptLookupDrafter().propose(prefix, 1).evidence == (6 - 2 + 3,)
+    assert PromptLookupDrafter(len(prompt)).propose(prefix, 1).evidence == (3,)
+    assert PromptLookupDrafter(len(prompt) - 3).propose(prefix, 1).evidence == (4,)
+
+
+def test_a_quotation_goes_on_behind_words_that_were_replaced() -> None:
+    text = tuple(range(100, 120))
+    written = (*text[:8], 7, *text[9:13])
+    draft = PromptLookupDrafter().propose((*text, 1, *written), 2)
+    assert draft == Draft(text[13:15], evidence=(8 - 2 + 4, 8 - 2 + 5))
+    # Not at any price: these four agree, those before them do not enough.
+    far = (*text[:4], 7, 7, 7, *text[7:11])
+    draft = PromptLookupDrafter().propose((*text, 1, *far), 2)
+    assert draft == Draft(text[11:13], evidence=(4, 5))
+
+
+def test_of_two_places_the_one_that_was_being_quoted_is_continued() -> None:
+    prefix = (*range(10, 20), 1, 17, 18, 19, 5, 6, 2, *range(10, 16), 3, 17, 18, 19)
+    assert PromptLookupDrafter().propose(prefix, 1).tokens == (1,)
 
 
 def test_a_few_words_of_the_question_are_no_evidence() -> None:
