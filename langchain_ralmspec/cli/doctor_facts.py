@@ -88,7 +88,7 @@ class StoreFacts:
             known.
         is_remote: whether it answers over the network; None where nothing is known.
         one_by_one: whether queries are sent one at a time.
-        embeddings: class that embeds queries; None without.
+        embeddings: class that embeds queries; None without, or where it is not known.
         embeds_in_batches: whether several queries are embedded in one call.
         blas_threshold: queries from which on FAISS itself scans with one matrix
             product; None for other stores, and releases that do not say.
@@ -184,8 +184,10 @@ def _openmp_copies() -> tuple[str, ...] | None:
 
 def inspect_store(store: Store) -> StoreFacts:
     """Look at a store; counts its documents."""
-    # No public name, and not every store has some.
-    embeddings = getattr(store, "_embeddings", None)
+    # No public name, and not every store has some. How a store of the user's own uses
+    # an attribute of this name is not known.
+    is_ours = isinstance(store, (FaissStore, ChromaStore, GenericStore))
+    embeddings = getattr(store, "_embeddings", None) if is_ours else None
     facts: dict[str, Any] = {"index": None, "is_exact": None, "is_remote": None}
     if isinstance(store, FaissStore):
         facts = _faiss_facts(store)

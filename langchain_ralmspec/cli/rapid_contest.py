@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from langchain_ralmspec.cli.answers import quoted_share
 from langchain_ralmspec.cli.pass_costs import PassCosts
 from langchain_ralmspec.rapid import ContextIndex, Conversation, budget, chunk, join
 
@@ -121,6 +122,7 @@ class Asked:
         prompt: the target's tokens before an answer.
         answers: by row.
         costs: of the target's passes at the time.
+        quoted: share of the plain answer that stands in the prompt.
         divergences: of the rows that should, or could, equal the plain one.
     """
 
@@ -130,6 +132,7 @@ class Asked:
     prompt: tuple[int, ...]
     answers: dict[str, LongAnswer]
     costs: PassCosts
+    quoted: float
     divergences: list[Divergence] = field(default_factory=list)
 
 
@@ -197,13 +200,15 @@ class LongContest:
             for row in in_turn(list(self.chains), len(self.asked))
         }
         assert self._opening is not None  # noqa: S101  no document is empty
+        prompt, plain = (*request.document, *request.tail), answers[PLAIN]
         asked = Asked(
             sample,
             self._opening,
             is_first,
-            (*request.document, *request.tail),
+            prompt,
             {row: answers[row] for row in self.chains},
-            _costs(before, self._time_passes(request), answers[PLAIN]),
+            _costs(before, self._time_passes(request), plain),
+            quoted_share(plain.tokens, prompt),
         )
         asked.divergences.extend(self._divergences(asked, request))
         self.asked.append(asked)

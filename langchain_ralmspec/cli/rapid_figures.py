@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from langchain_ralmspec.cli.answers import quoted_share, score
+from langchain_ralmspec.cli.answers import score
 from langchain_ralmspec.cli.draft_replay import (
     END,
     Answered,
@@ -120,11 +120,10 @@ class Row:
         plain, ours = _a_token(self.asked, PLAIN), _a_token(self.asked, self.name)
         return plain / ours if plain and ours else None
 
-    @property
-    def where_quoting(self) -> Row:
-        """Of the questions that plain decoding answers by quoting, mostly."""
-        quoting = [asked for asked in self.asked if _quoted(asked) >= _MOSTLY]
-        return replace(self, asked=quoting)
+    def where(self, *, quoting: bool) -> Row:
+        """Of the questions that plain decoding answers by quoting, mostly, or not."""
+        asked = [each for each in self.asked if (each.quoted >= _MOSTLY) is quoting]
+        return replace(self, asked=asked)
 
     @property
     def mean_cost(self) -> Cost:
@@ -224,7 +223,7 @@ class Row:
         """How fast it decodes, and could."""
         attainable, policy = self.attainable
         return {
-            "n": len(self.asked),
+            "n_answers": len(self.asked),
             "decode": self.speedup(_decode_a_token),
             "decode_of_totals": self.decode_of_totals,
             "decode_tokens_a_second": _ratio(1.0, _a_token(self.asked, self.name)),
@@ -241,7 +240,8 @@ class Row:
         n_decoded = sum(answer.n_decoded for answer in self.answers)
         return {
             **self.decoding(),
-            "where_quoting": self.where_quoting.decoding(),
+            "where_quoting": self.where(quoting=True).decoding(),
+            "where_not_quoting": self.where(quoting=False).decoding(),
             "second_question": self.speedup(_second_question),
             "first_question": self.speedup(
                 lambda each, row: sum(_first_question(each, row))
@@ -262,10 +262,6 @@ class Row:
                 if divergence.row == self.name
             ],
         }
-
-
-def _quoted(asked: Asked) -> float:
-    return quoted_share(asked.answers[PLAIN].tokens, asked.prompt)
 
 
 def _decode_a_token(asked: Asked, row: str) -> float:
@@ -319,7 +315,7 @@ def _sample(asked: Asked) -> dict[str, Any]:
         "question": asked.sample.question,
         "answers": list(asked.sample.answers),
         "is_first": asked.is_first,
-        "quoted": _quoted(asked),
+        "quoted": asked.quoted,
         "prompt_tokens": plain.stats.prompt_tokens,
         "dropped_tokens": plain.stats.dropped_tokens,
         "first_ttft": asked.opening.first,

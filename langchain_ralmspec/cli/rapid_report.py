@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 _MAX_LISTED = 12
 _NOTHING = "–"
 
+_PARTS = {
+    "where_quoting": "where answers quote",
+    "where_not_quoting": "where they do not",
+}
+
 _EXPLAINED = (
     "Decoding is compared by the token, with every second behind the first one. Best "
     "fixed is what the best fixed policy would have reached, known afterwards, with "
@@ -39,13 +44,15 @@ def report(figures: dict[str, Any], console: Console) -> None:
     console.print()
     say(_described(figures))
     console.print(_decoding("decoding, speed-up over plain", figures["rows"]))
-    quoting = {name: row["where_quoting"] for name, row in figures["rows"].items()}
-    n_quoting = quoting[PLAIN]["n"]
-    if 0 < n_quoting < len(figures["samples"]):
-        which = f"the same, of the {n_quoting} answers that quote"
-        console.print(_decoding(which, quoting))
+    n_all = len(figures["samples"])
+    for part, which in _PARTS.items():
+        rows = {name: row[part] for name, row in figures["rows"].items()}
+        n_answers = rows[PLAIN]["n_answers"]
+        if 0 < n_answers < n_all:
+            title = f"the same {which} ({n_answers} of {n_all})"
+            console.print(_decoding(title, rows))
     console.print(_questions(figures["rows"]))
-    console.print(_answers(figures["rows"], len(figures["samples"])))
+    console.print(_answers(figures["rows"], n_all))
     console.print(_costs(figures["batch_costs"]))
     say(_EXPLAINED)
     for name, row in figures["rows"].items():

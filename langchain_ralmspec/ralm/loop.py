@@ -211,7 +211,7 @@ class _Speculation:
         # Both before the time that they take is taken for what guesses and calls cost.
         if self._may_look_up:
             session.measure()
-            self.scheduler = replace(self.scheduler, proves=session.proves)
+            self.scheduler = replace(self.scheduler, can_prove=session.can_prove)
         self.plan = self.scheduler.plan()
         if self.plan.stride > 1:
             session.prepare()

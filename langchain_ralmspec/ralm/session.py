@@ -289,7 +289,7 @@ class Session:
         self._hits: dict[str, Hit] = {}
 
     @property
-    def proves(self) -> bool:
+    def can_prove(self) -> bool:
         """Whether guesses may be proven."""
         return self._extent is not None
 

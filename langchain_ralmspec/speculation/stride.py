@@ -387,16 +387,16 @@ class Estimates:
         """*γ* of a policy."""
         return self._accuracy[policy].value(_PRIOR_ACCURACY[policy])
 
-    def chances(self, policy: str, *, proves: bool = False) -> Chances:
+    def chances(self, policy: str, *, can_prove: bool = False) -> Chances:
         """Of a policy's guesses; told apart by their margins as soon as these tell.
 
         Args:
             policy: that one.
-            proves: whether its guesses may be proven.
+            can_prove: whether its guesses may be proven.
         """
         if policy != "lookup":
             return Chances(self.accuracy(policy))
-        proven = self._proven.value(_PRIOR_PROVEN) if proves else 0.0
+        proven = self._proven.value(_PRIOR_PROVEN) if can_prove else 0.0
         split = self._confidence.split
         if split is None:
             return Chances(self.accuracy(policy), proven=proven)
@@ -496,14 +496,14 @@ class StrideScheduler:
         stride: ``None`` to choose; a number to speculate with that stride always.
         asynchronous: whether calls may be in flight while the model writes. With a
             given stride at least one then is.
-        proves: whether the store's answers to look-ups may be proven.
+        can_prove: whether the store's answers to look-ups may be proven.
     """
 
     estimates: Estimates
     policies: Sequence[str] = ("lookup", "same")
     stride: int | None = None
     asynchronous: bool = True
-    proves: bool = False
+    can_prove: bool = False
 
     def plan(self) -> Plan:
         """The best plan as far as is known; sequential when none is better."""
@@ -540,7 +540,7 @@ class StrideScheduler:
         """
         estimates = self.estimates
         step = estimates.step(policy, overlapped=overlapped) or 0.0
-        chances = estimates.chances(policy, proves=self.proves)
+        chances = estimates.chances(policy, can_prove=self.can_prove)
         # Doubling from what was measured, so that no guess at b(s) is far off.
         strides = [s for s in STRIDES if s <= 2 * estimates.largest]
         if self.stride is not None:

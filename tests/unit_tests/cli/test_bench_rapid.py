@@ -197,19 +197,25 @@ def test_the_report_reads_without_colours(documents: Path) -> None:
     assert "An untimed question, none of the measured ones," in said
     assert "once per model and context length" in said
     assert "3 of 3 contexts were too long: up to 9 tokens" in said
-    assert "that quote" not in said  # all do
+    assert "the same where" not in said  # all are alike
     assert said.endswith("SD identical to plain decoding: yes\n")
 
 
 @pytest.mark.usefixtures("settings")
-def test_the_report_has_a_table_of_the_answers_that_quote(documents: Path) -> None:
+def test_the_report_tells_answers_that_quote_from_others(documents: Path) -> None:
     figures = RapidBench(documents=documents).run()
     for row in figures["rows"].values():
-        row["where_quoting"] |= {"n": 2, "decode": {"quartiles": (7.0, 8.25, 9.0)}}
+        faster, same = {"quartiles": (7.0, 8.25, 9.0)}, {"quartiles": (1.0, 1.5, 2.0)}
+        row["where_quoting"] |= {"n_answers": 2, "decode": faster}
+        row["where_not_quoting"] |= {"n_answers": 1, "decode": same}
     file = io.StringIO()
     report(figures, Console(file=file, width=80))
-    assert "the same, of the 2 answers that quote" in file.getvalue()
-    assert "8.25×" in file.getvalue()
+    whole, quoting, others = file.getvalue().split("the same where ")
+    assert "8.25×" not in whole
+    assert quoting.startswith("answers quote (2 of 3)")
+    assert "8.25×" in quoting
+    assert others.startswith("they do not (1 of 3)")
+    assert "1.50×" in others
 
 
 @pytest.mark.usefixtures("settings")

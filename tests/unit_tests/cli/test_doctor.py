@@ -382,6 +382,18 @@ def test_of_a_store_of_another_kind_little_is_known() -> None:
     assert (seen.embeddings, seen.embeds_in_batches) == ("TableEmbeddings", False)
 
 
+def test_how_a_store_of_ones_own_embeds_is_not_known() -> None:
+    class Own:  # one query at a time, whatever its encoder could
+        _embeddings = BatchTableEmbeddings(table(1))
+
+        def count(self) -> int:
+            return 1
+
+    own: Any = Own()
+    seen = inspect_store(own)
+    assert (seen.embeddings, seen.embeds_in_batches) == (None, False)
+
+
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
     """Writes the module that the doctor is to find in the current directory."""

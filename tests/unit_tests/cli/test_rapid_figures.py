@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from langchain_ralmspec.cli.answers import quoted_share
 from langchain_ralmspec.cli.long_documents import Sample
 from langchain_ralmspec.cli.pass_costs import PassCosts
 from langchain_ralmspec.cli.rapid_contest import (
@@ -36,7 +37,9 @@ def answer(
 
 def asked(**answers: LongAnswer) -> Asked:
     opening = Opening(10.0, None, {"rag": 2.0, "SD": 0.5})
-    return Asked(Sample("c", "q"), opening, True, PROMPT, answers, costs(1.0, 0.0))
+    quoted = quoted_share(answers["plain"].tokens, PROMPT)
+    free = costs(1.0, 0.0)
+    return Asked(Sample("c", "q"), opening, True, PROMPT, answers, free, quoted)
 
 
 def costs(single: float, slope: float) -> PassCosts:
@@ -170,11 +173,13 @@ def test_answers_that_quote_are_told_apart_by_the_plain_ones() -> None:
         asked(plain=answer((*quote, *other), seconds=9), SD=answer(quote, seconds=9)),
     ]
     one = row("SD", *all_asked)
-    assert one.where_quoting.asked == [all_asked[0], all_asked[2]]
-    assert one.as_dict()["n"] == 3
+    assert one.where(quoting=True).asked == [all_asked[0], all_asked[2]]
+    assert one.where(quoting=False).asked == [all_asked[1]]
+    assert one.as_dict()["n_answers"] == 3
     figures = one.as_dict()["where_quoting"]
-    assert figures["n"] == 2
+    assert figures["n_answers"] == 2
     slow = 9 / 19  # of a second a token, against one
     assert figures["decode"]["quartiles"][1] == pytest.approx((3 + slow) / 2)
+    assert one.as_dict()["where_not_quoting"]["decode"]["quartiles"][1] == 1.0
     none = row("SD", all_asked[1]).as_dict()["where_quoting"]
-    assert (none["n"], none["decode"], none["reached"]) == (0, None, None)
+    assert (none["n_answers"], none["decode"], none["reached"]) == (0, None, None)

@@ -174,7 +174,7 @@ class World:
 
 def run(world: World, n_steps: int, *, asynchronous: bool = True) -> StrideScheduler:
     scheduler = StrideScheduler(
-        Estimates(), asynchronous=asynchronous, proves=world.proven > 0
+        Estimates(), asynchronous=asynchronous, can_prove=world.proven > 0
     )
     world.retrieve(scheduler.estimates)
     steps = 0
@@ -447,7 +447,7 @@ def test_what_is_proven_pays_however_wrong_the_rest_is() -> None:
     world.retrieve(estimates)
     world.retrieve(estimates)
     estimates.generated(0.05, changed=False, overlapped=False)
-    scheduler = StrideScheduler(estimates, asynchronous=False, proves=True)
+    scheduler = StrideScheduler(estimates, asynchronous=False, can_prove=True)
     for _ in range(200):
         estimates.judged("lookup", right=False)
         estimates.judged("same", right=False)
@@ -455,13 +455,13 @@ def test_what_is_proven_pays_however_wrong_the_rest_is() -> None:
     for _ in range(40):
         estimates.proved()
     assert scheduler.plan() == Plan("lookup", 1)
-    assert replace(scheduler, proves=False).plan() == SEQUENTIAL
-    assert 0.25 < estimates.chances("lookup", proves=True).proven < 0.4
+    assert replace(scheduler, can_prove=False).plan() == SEQUENTIAL
+    assert 0.25 < estimates.chances("lookup", can_prove=True).proven < 0.4
     assert estimates.chances("lookup").proven == 0
-    assert estimates.chances("same", proves=True).proven == 0
+    assert estimates.chances("same", can_prove=True).proven == 0
     for _ in range(600):
         estimates.left_alone()
-    forgotten = estimates.chances("lookup", proves=True).proven
+    forgotten = estimates.chances("lookup", can_prove=True).proven
     assert forgotten == pytest.approx(0.3, abs=0.05)
 
 
@@ -489,9 +489,9 @@ def test_proven_guesses_make_no_call_dearer() -> None:
         estimates.proved()
         estimates.judged("lookup", right=True)
     scheduler = StrideScheduler(
-        estimates, policies=("lookup",), asynchronous=False, proves=True
+        estimates, policies=("lookup",), asynchronous=False, can_prove=True
     )
-    plan, chances = scheduler.plan(), estimates.chances("lookup", proves=True)
+    plan, chances = scheduler.plan(), estimates.chances("lookup", can_prove=True)
     assert chances.proven > 0.4
     assert plan.stride
     seconds = call_seconds(
