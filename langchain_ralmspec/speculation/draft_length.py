@@ -19,6 +19,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import mul
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.speculation.costs import Mean
@@ -63,6 +64,7 @@ class BatchCosts:
     from those that were: 1 for a CPU like ours, about 0 for a GPU. Until some were,
     *k* is hoped to be low, which costs a draft. A size shares what was measured with
     its neighbours, since one pass may be slow by more than several tokens are worth.
+    Requests of several threads may add to it, and ask it, at once.
     """
 
     def __init__(self) -> None:
@@ -70,9 +72,14 @@ class BatchCosts:
         self._means: dict[int, float] = {}
         self._weights: dict[int, float] = {}  # measurements that a mean is worth
         self._estimates: dict[int, float] = {}  # that nothing was added to since
+        self._lock = Lock()
 
     def add(self, n_tokens: int, seconds: float) -> None:
         """Take a measurement in."""
+        with self._lock:
+            self._add(n_tokens, seconds)
+
+    def _add(self, n_tokens: int, seconds: float) -> None:
         self._estimates.clear()
         if n_tokens > 1 and seconds < _SOONER * self._means.get(1, 0.0):
             # No larger pass is sooner: v(1) was a slow moment, or all is faster now.
@@ -96,9 +103,10 @@ class BatchCosts:
 
     def __call__(self, n_tokens: int) -> float:
         """Seconds for ``n_tokens``; where a single token was not timed, a guess."""
-        if n_tokens not in self._estimates:
-            self._estimates[n_tokens] = self._estimate(n_tokens)
-        return self._estimates[n_tokens]
+        with self._lock:
+            if n_tokens not in self._estimates:
+                self._estimates[n_tokens] = self._estimate(n_tokens)
+            return self._estimates[n_tokens]
 
     def _estimate(self, n_tokens: int) -> float:
         """The curve, times how much dearer than it passes of about this size were."""

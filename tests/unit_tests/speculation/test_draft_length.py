@@ -19,6 +19,7 @@ from langchain_ralmspec.speculation.draft_length import (
     chances_of_match,
 )
 from tests.unit_tests.rapid.fakes import GivenCosts
+from tests.unit_tests.speculation.threads import failures
 
 NAME = "drafter"
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -310,6 +311,21 @@ def test_small_sizes_are_apart() -> None:
     costs = learnt([(1, 1.0), *[(4, 1.5), (5, 3.0)] * 16])
     assert costs(4) == pytest.approx(1.5, rel=0.05)
     assert costs(5) == pytest.approx(3.0, rel=0.05)
+
+
+def test_threads_may_share_what_passes_cost() -> None:
+    costs = BatchCosts()
+
+    def use(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for _ in range(1000):
+            # At times a larger pass is sooner, which makes it forget v(1).
+            size, value = rng.choice((1, 1, 2, 3, 5, 9, 17, 32)), rng.choice((0.3, 2.0))
+            costs.add(int(size), float(value))
+            for n in range(1, 33, 5):
+                assert costs(n) > 0
+
+    assert not failures(use)
 
 
 # --- chances

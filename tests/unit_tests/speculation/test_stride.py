@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
-import threading
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,6 +20,7 @@ from langchain_ralmspec.speculation.stride import (
     Chances,
     call_seconds,
 )
+from tests.unit_tests.speculation.threads import failures
 
 costs = st.floats(0.002, 1.0)
 
@@ -366,30 +365,17 @@ def test_costs_of_calls() -> None:
 def test_threads_may_share_what_is_known() -> None:
     world = World(0.05, 0.02, Line(0.3, 0.01), {"lookup": 0.9, "same": 0.7})
     world.unsure, world.accuracy_unsure = 0.1, 0.3
-    estimates, failed = run(world, 50).estimates, []
+    estimates = run(world, 50).estimates
 
     def use(seed: int) -> None:
         mine = replace(world, rng=np.random.default_rng(seed))
         scheduler = StrideScheduler(estimates)
-        try:
-            for _ in range(300):
-                mine.tell(estimates, scheduler.plan())
-                for _ in range(40):  # forgets everything, again and again
-                    estimates.left_alone()
-        except Exception as error:  # noqa: BLE001  told below
-            failed.append(error)
+        for _ in range(300):
+            mine.tell(estimates, scheduler.plan())
+            for _ in range(40):  # forgets everything, again and again
+                estimates.left_alone()
 
-    switching = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=use, args=(n,)) for n in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(switching)
-    assert not failed
+    assert not failures(use)
 
 
 def test_it_begins_sequentially_and_knows_nothing_of_other_requests() -> None:
