@@ -89,7 +89,7 @@ class StoreFacts:
         is_remote: whether it answers over the network; None where nothing is known.
         one_by_one: whether queries are sent one at a time.
         embeddings: class that embeds queries; None without, or where it is not known.
-        embeds_in_batches: whether several queries are embedded in one call.
+        embeds_in_batches: whether several queries are known to be embedded in one call.
         blas_threshold: queries from which on FAISS itself scans with one matrix
             product; None for other stores, and releases that do not say.
         scans_by_product: whether batches are scanned with one matrix product of

@@ -199,16 +199,17 @@ class LongContest:
             row: self._answer(row, sample)
             for row in in_turn(list(self.chains), len(self.asked))
         }
+        after = self._time_passes(request)
         assert self._opening is not None  # noqa: S101  no document is empty
         prompt, plain = (*request.document, *request.tail), answers[PLAIN]
         asked = Asked(
-            sample,
-            self._opening,
-            is_first,
-            prompt,
-            {row: answers[row] for row in self.chains},
-            _costs(before, self._time_passes(request), plain),
-            quoted_share(plain.tokens, prompt),
+            sample=sample,
+            opening=self._opening,
+            is_first=is_first,
+            prompt=prompt,
+            answers={row: answers[row] for row in self.chains},
+            costs=_costs(before, after, plain),
+            quoted=quoted_share(plain.tokens, prompt),
         )
         asked.divergences.extend(self._divergences(asked, request))
         self.asked.append(asked)
@@ -337,9 +338,10 @@ class LongContest:
 def _costs(
     before: dict[int, float], after: dict[int, float], plain: LongAnswer
 ) -> PassCosts:
-    """Of a question: as timed around its answers, and by plain decoding itself.
+    """Of a question: as timed around its answers, v(1) by plain decoding itself.
 
-    A pass over one token is dearer right behind a prompt than among its like.
+    That has all the passes of the plain answer, which every row is compared with, and
+    not two that may have met a slow moment.
     """
     known = {size: (before[size] + after[size]) / 2 for size in before}
     if plain.n_decoded:

@@ -58,7 +58,7 @@ def _batch_costs(all_asked: Sequence[Asked]) -> list[dict[str, Any]]:
         classes.setdefault(length_class(asked.prompt), []).append(asked)
     return [
         {
-            "prompt_tokens": len(alike[0].prompt),
+            "prompt_tokens": round(statistics.median(len(a.prompt) for a in alike)),
             "seconds": {
                 size: statistics.median(asked.costs(size) for asked in alike)
                 for size in min((asked.costs.sizes for asked in alike), key=len)
@@ -321,6 +321,7 @@ def _sample(asked: Asked) -> dict[str, Any]:
         "first_ttft": asked.opening.first,
         "ttft_from_disk": asked.opening.disk,
         "indexing_seconds": asked.opening.indexing,
+        "pass_seconds": asked.costs.known,
         "rows": {row: _answer(asked, row) for row in asked.answers},
     }
 

@@ -22,9 +22,9 @@ _PARTS = {
 
 _EXPLAINED = (
     "Decoding is compared by the token, with every second behind the first one. Best "
-    "fixed is what the best fixed policy would have reached, known afterwards, with "
-    "passes as timed before and after each question's answers, and v(1) by its plain "
-    "one; reached compares sums of seconds with it. Oracle is what look-up "
+    "fixed is what the best fixed policy would have reached in sums of seconds, known "
+    "afterwards, with passes as timed before and after each question's answers, and "
+    "v(1) from its plain answer; reached is of totals ÷ that. Oracle is what look-up "
     "would reach by perfect foresight, as nobody can: of every draft as many tokens as "
     "are right and worth it. An answer quotes if at least half of the tokens of the "
     "plain one stand in the prompt, eight in a row. A second question finds the KV of "

@@ -2,10 +2,10 @@
 
 Answers that quote their document are copied from it without any model (RAPID does
 not have this; cf. prompt lookup decoding). Only long matches are worth a pass of the
-target, so matches are as long as they can be, and go on behind words that were
-replaced. The evidence is how much of a match the model has written itself: a few words
+target, so matches are as long as they can be, and go on behind tokens that differ, one
+for one. The evidence is how much of a match the model has written itself: a few words
 of the question may stand in the document as well, which does not say that the model is
-about to quote it. A long match says so whoever wrote it.
+about to quote it. A long match says so whoever wrote it, and whatever was replaced.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _GRAM = 3  # tokens of the shortest match
 _MAX_MATCH = 32  # a longer one is no surer
-_REPLACED = 2  # tokens of a match that one which differs takes away
+_REPLACED = 2  # tokens of a match that a token which differs takes away
 _BY_CHANCE = 8  # tokens that a match may share without the model having quoted
 _MAX_PLACES = 128  # of one gram that are looked at, the latest
 
@@ -73,7 +73,8 @@ def _match(prefix: Sequence[int], place: int, most: int) -> int:
     """How well the tokens before ``place`` agree with those at the end.
 
     Those in common, less ``_REPLACED`` for each between them that differs: who quotes
-    puts one word in the place of another at times, and goes on quoting.
+    puts one word in the place of another at times, and goes on quoting. Words of other
+    numbers of tokens end a match.
 
     Args:
         prefix: all tokens.

@@ -9,7 +9,7 @@ of its tokens are verified where that makes
 
 greatest, with P_i the chance that the first i tokens are all accepted; none where no
 gain is positive. The chances come from the drafter's *evidence* for each token (its
-probability, or the length of a match) through a table of how often such evidence was
+probability, or the score of a match) through a table of how often such evidence was
 right.
 """
 
@@ -36,6 +36,7 @@ _SHAPE_WEIGHT = 1.0  # measurements that this belief is worth
 _MAX_STEEPNESS = 4.0  # more is a slow moment
 _MAX_WEIGHT = 16.0  # measurements of a size that count
 _NEIGHBOURS = 1 / 5  # of a size: others within it tell of it, the less the farther
+_MAX_SHARED = 3.0  # measurements of a size that its neighbours are worth
 _STALE = 0.25  # of a measurement left: so much is to be measured again
 _SOONER = 0.8  # of v(1): a larger pass that takes less says that v(1) is wrong
 _HOPE = 0.3  # k, where no draft was verified lately
@@ -63,7 +64,8 @@ class BatchCosts:
     Sizes that were not used follow a curve, *v(1)·(1 + k·(shape(n) - 1))*, with *k*
     from those that were: 1 for a CPU like ours, about 0 for a GPU. Until some were,
     *k* is hoped to be low, which costs a draft. A size shares what was measured with
-    its neighbours, since one pass may be slow by more than several tokens are worth.
+    its neighbours, since one pass may be slow by more than several tokens are worth;
+    what was often measured of a size itself outweighs them.
     Requests of several threads may add to it, and ask it, at once.
     """
 
@@ -71,7 +73,7 @@ class BatchCosts:
         """Start without measurements."""
         self._means: dict[int, float] = {}
         self._weights: dict[int, float] = {}  # measurements that a mean is worth
-        self._estimates: dict[int, float] = {}  # that nothing was added to since
+        self._estimates: dict[int, float] = {}  # kept until the next measurement
         self._lock = Lock()
 
     def add(self, n_tokens: int, seconds: float) -> None:
@@ -115,14 +117,23 @@ class BatchCosts:
         def curve(size: int, k: float) -> float:
             return single * (1 + k * (_shape(size) - 1))
 
-        dearer = weights = 1.0
-        for size, weight in self._weights.items():
-            nearness = 1 - abs(size - n_tokens) / (_NEIGHBOURS * n_tokens)
-            if nearness > 0:
-                mean = min(self._means[size], curve(size, _MAX_STEEPNESS))
-                dearer += nearness * weight * mean / curve(size, steepness)
-                weights += nearness * weight
-        return curve(n_tokens, steepness) * dearer / weights
+        def ratio(size: int) -> float:
+            mean = min(self._means[size], curve(size, _MAX_STEEPNESS))
+            return mean / curve(size, steepness)
+
+        near = {
+            size: (1 - abs(size - n_tokens) / (_NEIGHBOURS * n_tokens)) * weight
+            for size, weight in self._weights.items()
+            if 0 < abs(size - n_tokens) < _NEIGHBOURS * n_tokens
+        }
+        # Where kernels change, a size is unlike its neighbours: its own passes prevail.
+        share = min(1.0, _MAX_SHARED / (sum(near.values()) or 1.0))
+        weights = {size: share * weight for size, weight in near.items()}
+        if n_tokens in self._weights:
+            weights[n_tokens] = self._weights[n_tokens]
+        total = sum(weight * ratio(size) for size, weight in weights.items())
+        mean = (total + 1.0) / (sum(weights.values()) + 1.0)
+        return curve(n_tokens, steepness) * mean
 
     def _is_fresh(self, size: int) -> bool:
         return self._weights.get(size, 0.0) >= _STALE

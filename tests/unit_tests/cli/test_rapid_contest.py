@@ -12,6 +12,7 @@ from langchain_ralmspec.cli.rapid_contest import (
     SIZES,
     Library,
     LongContest,
+    _costs,
     first_difference,
     in_turn,
 )
@@ -116,8 +117,16 @@ def test_passes_are_timed_behind_every_prompt() -> None:
     assert engine_of(contest).scored == list(SIZES) * 2 * 3
 
 
+def test_a_pass_costs_the_mean_of_before_and_after() -> None:
+    plain = a_contest().ask(SAMPLES[0], SAMPLES[-1]).answers["plain"]
+    before, after = {1: 7.0, 4: 2.0, 8: 3.0}, {1: 7.0, 4: 4.0, 8: 3.5}
+    costs = _costs(before, after, plain)
+    assert (costs(4), costs(8)) == (3.0, 3.25)
+    assert costs(1) == plain.decoding / plain.n_decoded
+
+
 def test_a_single_token_costs_what_plain_decoding_took() -> None:
-    (asked,) = [a_contest().ask(SAMPLES[0], SAMPLES[-1])]
+    asked = a_contest().ask(SAMPLES[0], SAMPLES[-1])
     plain = asked.answers["plain"]
     assert asked.costs(1) == plain.decoding / plain.n_decoded
     nothing = a_contest(plain="t", SD="t", rag="t").ask(SAMPLES[0], SAMPLES[-1])

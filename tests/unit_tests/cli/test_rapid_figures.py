@@ -126,11 +126,13 @@ def test_the_table_of_costs_has_medians_by_length_of_prompt() -> None:
     one, longer = asked(plain=answer()), (*PROMPT * 50,)
     all_asked = [
         *(replace(one, costs=PassCosts({1: n, 4: 9.0})) for n in (1.0, 2.0, 6.0)),
-        replace(one, prompt=longer, costs=PassCosts({1: 8.0})),
+        replace(one, prompt=longer, costs=PassCosts({1: 8.0, 2: 9.0})),
+        # Less room was left.
+        replace(one, prompt=(*longer, 1, 2), costs=PassCosts({1: 8.0})),
     ]
     assert _batch_costs(all_asked) == [
         {"prompt_tokens": 32, "seconds": {1: 2.0, 4: 9.0}},
-        {"prompt_tokens": 1600, "seconds": {1: 8.0}},
+        {"prompt_tokens": 1601, "seconds": {1: 8.0}},
     ]
 
 

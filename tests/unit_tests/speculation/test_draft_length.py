@@ -313,6 +313,15 @@ def test_small_sizes_are_apart() -> None:
     assert costs(5) == pytest.approx(3.0, rel=0.05)
 
 
+@pytest.mark.parametrize(("low", "high"), [(8, 9), (16, 17)])
+def test_where_kernels_change_a_size_is_soon_told_from_its_neighbour(
+    low: int, high: int
+) -> None:
+    costs = learnt([(1, 1.0), *[(low, 1.3), (high, 2.3)] * 16])
+    assert costs(low) == pytest.approx(1.3, rel=0.15)
+    assert costs(high) == pytest.approx(2.3, rel=0.15)
+
+
 def test_threads_may_share_what_passes_cost() -> None:
     costs = BatchCosts()
 
