@@ -410,7 +410,7 @@ def rapid(
     ] = False,
     n_threads: Annotated[
         int | None,
-        typer.Option(help="Of a decode, in all rows; as RapidChain is given.", min=1),
+        typer.Option(help="Threads of a decode, in all rows.", min=1),
     ] = None,
     n_gpu_layers: Annotated[
         int, typer.Option(help="Layers on a GPU; -1 for all.", min=-1)
