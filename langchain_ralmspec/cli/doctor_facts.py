@@ -184,10 +184,10 @@ def _openmp_copies() -> tuple[str, ...] | None:
 
 def inspect_store(store: Store) -> StoreFacts:
     """Look at a store; counts its documents."""
-    # No public name, and not every store has some. How a store of the user's own uses
-    # an attribute of this name is not known.
-    is_ours = isinstance(store, (FaissStore, ChromaStore, GenericStore))
-    embeddings = getattr(store, "_embeddings", None) if is_ours else None
+    # No public name. How a store of the user's own embeds is not known.
+    embeddings = None
+    if isinstance(store, FaissStore | ChromaStore | GenericStore):
+        embeddings = store._embeddings  # noqa: SLF001
     facts: dict[str, Any] = {"index": None, "is_exact": None, "is_remote": None}
     if isinstance(store, FaissStore):
         facts = _faiss_facts(store)

@@ -121,19 +121,20 @@ class BatchCosts:
             mean = min(self._means[size], curve(size, _MAX_STEEPNESS))
             return mean / curve(size, steepness)
 
+        reach = _NEIGHBOURS * n_tokens
         near = {
-            size: (1 - abs(size - n_tokens) / (_NEIGHBOURS * n_tokens)) * weight
+            size: weight * (1 - abs(size - n_tokens) / reach)
             for size, weight in self._weights.items()
-            if 0 < abs(size - n_tokens) < _NEIGHBOURS * n_tokens
+            if abs(size - n_tokens) < reach
         }
         # Where kernels change, a size is unlike its neighbours: its own passes prevail.
-        share = min(1.0, _MAX_SHARED / (sum(near.values()) or 1.0))
-        weights = {size: share * weight for size, weight in near.items()}
-        if n_tokens in self._weights:
-            weights[n_tokens] = self._weights[n_tokens]
-        total = sum(weight * ratio(size) for size, weight in weights.items())
-        mean = (total + 1.0) / (sum(weights.values()) + 1.0)
-        return curve(n_tokens, steepness) * mean
+        own = near.pop(n_tokens, 0.0)
+        others = sum(near.values())
+        share = min(1.0, _MAX_SHARED / others) if others else 0.0
+        total = 1.0 + share * sum(weight * ratio(size) for size, weight in near.items())
+        if own:
+            total += own * ratio(n_tokens)
+        return curve(n_tokens, steepness) * total / (1.0 + own + share * others)
 
     def _is_fresh(self, size: int) -> bool:
         return self._weights.get(size, 0.0) >= _STALE

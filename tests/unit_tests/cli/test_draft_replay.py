@@ -21,6 +21,7 @@ from langchain_ralmspec.cli.draft_replay import (
     model_attainable,
     oracle,
 )
+from tests.unit_tests.rapid.matches import agreement, place_of
 
 PLACES = st.lists(
     st.builds(
@@ -125,7 +126,7 @@ def walked(tokens: list[int], n_prompt: int, policy: Policy, cost: Cost) -> floa
     """Seconds of a policy, by searching the tokens anew before every round."""
     at, seconds = n_prompt + 1, 0.0
     while at < len(tokens):
-        evidence, draft = longest(tokens[:at], n_prompt)
+        evidence, draft = looked_up(tokens[:at], n_prompt)
         n = 0
         if policy.least_evidence is not None and evidence >= policy.least_evidence:
             n = min(policy.length, len(draft), len(tokens) - at - 1)
@@ -137,33 +138,13 @@ def walked(tokens: list[int], n_prompt: int, policy: Policy, cost: Cost) -> floa
     return seconds
 
 
-def longest(tokens: list[int], n_prompt: int) -> tuple[int, list[int]]:
-    """The best earlier match of at least 3 tokens, and what follows it.
-
-    A token that differs takes two from it. Of equals the one with most behind it, and
-    of these the latest. The first figure counts only what stands behind the prompt.
-    """
-
-    def agreement(end: int, most: int) -> int:
-        agree = [
-            1 if one == other else -2
-            for one, other in zip(
-                reversed(tokens[:end]), reversed(tokens), strict=False
-            )
-        ]
-        return max(sum(agree[:n]) for n in range(min(32, most, end) + 1))
-
-    ends = [
-        end for end in range(3, len(tokens)) if tokens[end - 3 : end] == tokens[-3:]
-    ]
-    if not ends:
+def looked_up(tokens: list[int], n_prompt: int) -> tuple[int, list[int]]:
+    """The evidence for the best match, and what follows it."""
+    place = place_of(tokens, 31)
+    if place is None:
         return 0, []
-    best = max(
-        ends,
-        key=lambda end: (agreement(end, 32), min(31, len(tokens) - end), end),
-    )
-    own = agreement(best, len(tokens) - n_prompt)
-    return max(own, agreement(best, 32) - 8), tokens[best : best + 31]
+    own = agreement(tokens, place, min(32, len(tokens) - n_prompt))
+    return max(own, agreement(tokens, place) - 8), tokens[place : place + 31]
 
 
 @given(

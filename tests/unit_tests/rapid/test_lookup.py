@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_ralmspec.rapid import Draft, PromptLookupDrafter, lookup
+from tests.unit_tests.rapid.matches import agreement, place_of
 
 # Few different tokens, so that matches are long and many; left to itself,
 # hypothesis seldom makes a long list.
@@ -16,32 +17,6 @@ prefixes = st.tuples(st.integers(1, 3), st.integers(0, 120)).flatmap(
     )
 )
 lengths = st.integers(1, 12)
-
-
-def agreement(prefix: Sequence[int], place: int, most: int = 32) -> int:
-    """Of the pieces that end here and there, the one that agrees best."""
-
-    def agreeing(size: int) -> int:
-        here, there = prefix[place - size : place], prefix[len(prefix) - size :]
-        return sum(
-            1 if one == other else -2 for one, other in zip(here, there, strict=True)
-        )
-
-    return max(agreeing(size) for size in range(min(place, most) + 1))
-
-
-def place_of(prefix: Sequence[int], n: int, places: int = 128) -> int | None:
-    """Where the best match is, by a look at every place."""
-    ends = [
-        place
-        for place in range(3, len(prefix))
-        if prefix[place - 3 : place] == prefix[len(prefix) - 3 :]
-    ]
-    return max(
-        ends[-places:],
-        key=lambda end: (agreement(prefix, end), min(n, len(prefix) - end), end),
-        default=None,
-    )
 
 
 def searched(prefix: Sequence[int], n: int, places: int = 128) -> Draft:

@@ -111,12 +111,10 @@ def test_the_first_pass_is_plain_and_all_are_learnt_from(clock: Clock) -> None:
     sizes = [1 + n for _, n, _ in request.stats.rounds]
     assert sizes[0] == 1
     assert max(sizes) > 4
-    assert scheduler.costs(1) == pytest.approx(1.01)
-    on_cpus = BatchCosts()
-    for n in (1, 2, 4, 8, 16, 32):
-        on_cpus.add(n, {1: 1.0, 2: 1.8, 4: 2.3, 8: 3.2, 16: 5.3, 32: 8.8}[n])
-    for n in range(4, 33):
-        assert 1 <= scheduler.costs(n) < 0.6 * on_cpus(n)
+    for n in (1, *range(4, 30)):
+        assert 1 <= scheduler.costs(n) < 3
+    for n in (30, 31, 32):
+        assert 1 <= scheduler.costs(n) < 4, "8.3 to 8.8 for a CPU"
 
 
 def test_a_model_without_roll_back_writes_alone() -> None:
