@@ -40,9 +40,10 @@ demo: $(STAMP) ## run the demo; arguments go into ARGS="..."
 
 test: lint typing unit integration wheel ## run every check
 
-lint: $(STAMP) ## ruff, rules and format
+lint: $(STAMP) ## ruff, rules and format; which room imports which
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/lint-imports --no-cache
 
 typing: $(STAMP) ## mypy, strict
 	$(BIN)/mypy langchain_ralmspec tests scripts

@@ -2,8 +2,8 @@
 
 from importlib.metadata import version
 
-from langchain_ralmspec.chat_model import ChatRaLMSpec
-from langchain_ralmspec.chat_rapid import ChatRapid
+from langchain_ralmspec.chains import RapidChain
+from langchain_ralmspec.chat_models import ChatRaLMSpec, ChatRapid
 from langchain_ralmspec.errors import (
     ChatTemplateError,
     ContextOverflowError,
@@ -18,13 +18,10 @@ from langchain_ralmspec.errors import (
     StoreError,
     UnknownArgumentError,
 )
-from langchain_ralmspec.knn_llm import KNNLMSpecLLM
 from langchain_ralmspec.knnlm import KNNDatastore
-from langchain_ralmspec.llm import RaLMSpecLLM
+from langchain_ralmspec.llms import KNNLMSpecLLM, RaLMSpecLLM
 from langchain_ralmspec.rapid import Draft, Drafter, DraftStats
-from langchain_ralmspec.rapid_chain import RapidChain
-from langchain_ralmspec.retriever import RaLMSpecRetriever
-from langchain_ralmspec.retriever_session import RetrieverSession
+from langchain_ralmspec.retrievers import RaLMSpecRetriever, RetrieverSession
 from langchain_ralmspec.speculation import SpeculationStats
 from langchain_ralmspec.stores import (
     BM25Store,

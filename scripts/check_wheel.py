@@ -22,7 +22,7 @@ from langchain_ralmspec.errors import MissingExtraError
 if not importlib.resources.files("langchain_ralmspec").joinpath("py.typed").is_file():
     raise SystemExit("py.typed is not installed")
 try:
-    from langchain_ralmspec.cli.models import model_path
+    from langchain_ralmspec.assets.models import model_path
     model_path("smollm2-135m")
 except MissingExtraError as error:
     if "langchain-ralmspec[" not in str(error):

@@ -11,8 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from langchain_ralmspec.cli.models import list_models, model_path
-from langchain_ralmspec.cli.progress import bar, find_gguf
+from langchain_ralmspec.assets.models import list_models, model_path
+from langchain_ralmspec.assets.progress import bar, find_gguf
 from langchain_ralmspec.errors import InvalidValueError
 
 app = typer.Typer(
@@ -121,7 +121,7 @@ def demo(
     ] = None,
 ) -> None:
     """Answer with retrieval inside generation, by both loops in turn."""
-    from langchain_ralmspec.cli.demo import Demo  # heavy: torch, llama.cpp
+    from langchain_ralmspec.bench.demo import Demo  # heavy: torch, llama.cpp
 
     identical = Demo(
         store="faiss-flat" if store == "faiss" else "chroma",
@@ -154,7 +154,7 @@ def doctor(
     ] = None,
 ) -> None:
     """Look for what is slow in a stack, and say what to set and to expect."""
-    from langchain_ralmspec.cli.doctor import Doctor  # heavy: torch, llama.cpp
+    from langchain_ralmspec.cli.doctor.doctor import Doctor  # heavy: torch, llama.cpp
 
     Doctor(target=target, question=question).run(json)
 
@@ -268,7 +268,7 @@ def engine(
     ] = None,
 ) -> None:
     """Time our decode loop against llama_cpp.Llama's, one after the other."""
-    from langchain_ralmspec.cli import bench_engine
+    from langchain_ralmspec.bench import engine as bench_engine
 
     bench_engine.run(
         find_gguf(model),
@@ -334,8 +334,8 @@ def ralm(
     ] = None,
 ) -> None:
     """Time the sequential loop against speculation, booster by booster."""
-    from langchain_ralmspec.cli.bench_ralm import ROWS, RalmBench
-    from langchain_ralmspec.cli.workload import Workload
+    from langchain_ralmspec.bench.ralm.bench import ROWS, RalmBench
+    from langchain_ralmspec.bench.ralm.workload import Workload
 
     figures = RalmBench(
         workload=Workload(
@@ -434,7 +434,7 @@ def rapid(
     ] = None,
 ) -> None:
     """Time plain decoding of long contexts against drafting."""
-    from langchain_ralmspec.cli.bench_rapid import ROWS, RapidBench
+    from langchain_ralmspec.bench.rapid.bench import ROWS, RapidBench
 
     figures = RapidBench(
         target=target,
@@ -523,7 +523,7 @@ def knnlm(
     ] = None,
 ) -> None:
     """Time a kNN-LM's search a token against guessing and verifying in batches."""
-    from langchain_ralmspec.cli.bench_knnlm import ROWS, KNNBench
+    from langchain_ralmspec.bench.knnlm.bench import ROWS, KNNBench
 
     figures = KNNBench(
         datastore=datastore,
@@ -568,7 +568,7 @@ def replay(
     ] = None,
 ) -> None:
     """Play recorded drafts through given costs: a replay, not a measurement."""
-    from langchain_ralmspec.cli import bench_replay
+    from langchain_ralmspec.bench.rapid import replay as bench_replay
 
     bench_replay.run(traces, profile, json)
 
@@ -583,7 +583,7 @@ def plot_(
     ] = Path(),
 ) -> None:
     """Draw several runs of `bench ralm` side by side."""
-    from langchain_ralmspec.cli import figures, plots
+    from langchain_ralmspec.bench import figures, plots
 
     figures.check_folder(plot)
     for file in plots.draw([figures.read_figures(file) for file in files], plot):
@@ -601,6 +601,6 @@ def _auto_or_number(what: str, given: str) -> int | Literal["auto"]:
 
 
 def _asked(given: list[str] | None, file: Path | None) -> list[str] | None:
-    from langchain_ralmspec.cli.corpus import load_questions
+    from langchain_ralmspec.assets.corpus import load_questions
 
     return list(given or []) + (load_questions(file) if file else []) or None

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from langchain_ralmspec.cli.knnlm_text import read_text, text_of
-from langchain_ralmspec.cli.progress import bar
-from langchain_ralmspec.cli.targets import find_target
+from langchain_ralmspec.assets.progress import bar
+from langchain_ralmspec.assets.targets import find_target
+from langchain_ralmspec.bench.knnlm.text import read_text, text_of
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.knnlm import KNNDatastore

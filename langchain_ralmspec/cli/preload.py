@@ -10,10 +10,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from langchain_ralmspec.cli.figures import check_folder
-from langchain_ralmspec.cli.targets import find_target
+from langchain_ralmspec.assets.targets import find_target
+from langchain_ralmspec.bench.figures import check_folder
+from langchain_ralmspec.chains import RapidChain
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.rapid_chain import RapidChain
 
 
 @dataclass(frozen=True, slots=True)

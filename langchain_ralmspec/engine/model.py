@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langchain_ralmspec.cores import usable_cores
 from langchain_ralmspec.engine.binding import (
     Context,
     Weights,
@@ -28,6 +27,7 @@ from langchain_ralmspec.engine.selftest import (
 from langchain_ralmspec.engine.sequence import Sequence, Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
+from langchain_ralmspec.machine import usable_cores
 
 if TYPE_CHECKING:
     import os

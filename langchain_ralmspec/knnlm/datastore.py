@@ -16,6 +16,7 @@ from langchain_core.documents import Document
 
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import DatastoreError, InvalidValueError
+from langchain_ralmspec.files import replacing_folder
 from langchain_ralmspec.knnlm.entries import (
     KEY_TYPES,
     Entries,
@@ -27,7 +28,6 @@ from langchain_ralmspec.knnlm.faiss_index import FaissKeyIndex
 from langchain_ralmspec.knnlm.flat_index import FlatIndex
 from langchain_ralmspec.knnlm.keys import entries_of
 from langchain_ralmspec.knnlm.mixture import Neighbours
-from langchain_ralmspec.stores.folders import replacing_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

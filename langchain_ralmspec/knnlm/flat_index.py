@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from langchain_ralmspec.stores.rounded_scan import (
+from langchain_ralmspec.scans.candidates import (
     FLOAT32_ERROR,
     Candidates,
     bfloat16_errors,

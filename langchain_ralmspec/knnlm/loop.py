@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from langchain_ralmspec.engine import Sampler, Transcript
+    from langchain_ralmspec.answer.sampling import Sampler
+    from langchain_ralmspec.answer.transcript import Transcript
     from langchain_ralmspec.knnlm.mixture import Mixture
     from langchain_ralmspec.speculation import StrideScheduler
 

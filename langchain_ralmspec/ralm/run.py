@@ -6,7 +6,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from langchain_ralmspec.engine.text import TextStream
+from langchain_ralmspec.answer.transcript import TextStream
 from langchain_ralmspec.ralm.events import Committed, Finished
 
 if TYPE_CHECKING:

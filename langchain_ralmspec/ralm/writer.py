@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from langchain_ralmspec.engine import Sampler, Transcript
+    from langchain_ralmspec.answer.sampling import Sampler
+    from langchain_ralmspec.answer.transcript import Transcript
     from langchain_ralmspec.ralm.events import FinishReason
     from langchain_ralmspec.ralm.prompt import Prompt
     from langchain_ralmspec.stores.base import Hit

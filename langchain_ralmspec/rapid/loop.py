@@ -24,7 +24,9 @@ from langchain_ralmspec.rapid.statistics import DraftStats
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from langchain_ralmspec.engine import Model, Sampler, Transcript
+    from langchain_ralmspec.answer.sampling import Sampler
+    from langchain_ralmspec.answer.transcript import Transcript
+    from langchain_ralmspec.engine import Model
     from langchain_ralmspec.engine import Sequence as Path
     from langchain_ralmspec.rapid.draft import Drafter
     from langchain_ralmspec.speculation.acceptance import Acceptance

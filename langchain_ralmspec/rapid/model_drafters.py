@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from langchain_ralmspec.engine import Model, Sampler
+    from langchain_ralmspec.answer.sampling import Sampler
+    from langchain_ralmspec.engine import Model
     from langchain_ralmspec.engine import Sequence as Path
     from langchain_ralmspec.engine.binding import Weights
 

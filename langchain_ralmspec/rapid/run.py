@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from langchain_ralmspec.engine.text import TextStream
+from langchain_ralmspec.answer.transcript import TextStream
 from langchain_ralmspec.rapid.loop import generate
 
 if TYPE_CHECKING:

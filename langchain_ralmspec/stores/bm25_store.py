@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.documents import Document
 
 from langchain_ralmspec.errors import InvalidValueError, StoreError
+from langchain_ralmspec.files import replacing_folder
 from langchain_ralmspec.stores.arguments import check_k
 from langchain_ralmspec.stores.base import Hit, Metric, Query, SparseVector
 from langchain_ralmspec.stores.bm25_index import Analyzer, BM25Index
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import FixedRows
-from langchain_ralmspec.stores.folders import replacing_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from langchain_core.embeddings import Embeddings
 
-from langchain_ralmspec.cores import usable_cores
 from langchain_ralmspec.errors import (
     InvalidValueError,
     MissingExtraError,
     ModelFileError,
     StoreError,
 )
+from langchain_ralmspec.machine import usable_cores
 from langchain_ralmspec.stores.base import Query
 from langchain_ralmspec.stores.failures import reported_as_store_error
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
+from langchain_ralmspec.scans.bfloat16 import BFloat16Rows, faster_copy
+from langchain_ralmspec.scans.product import Found, best_rows, loaded_torch
 from langchain_ralmspec.stores.base import Extent
-from langchain_ralmspec.stores.bfloat16_rows import BFloat16Rows, faster_copy
-from langchain_ralmspec.stores.product_scan import Found, best_rows, loaded_torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

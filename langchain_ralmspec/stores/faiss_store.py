@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from langchain_ralmspec.errors import InvalidValueError, StoreError
+from langchain_ralmspec.scans.product import ROUNDING
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Extent, Hit, Metric, Query
 from langchain_ralmspec.stores.embedding import Encoder, check_encoder, make_queries
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_index import FaissIndex
 from langchain_ralmspec.stores.faiss_rows import Filter, FixedRows, LangChainRows, Rows
-from langchain_ralmspec.stores.product_scan import ROUNDING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

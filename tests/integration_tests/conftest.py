@@ -12,8 +12,8 @@ from langchain_core.documents import Document
 from numpy.typing import NDArray
 
 from langchain_ralmspec import SentenceTransformerEmbeddings
-from langchain_ralmspec.cli.corpus import stdlib_passages
-from langchain_ralmspec.cli.models import model_path
+from langchain_ralmspec.assets.corpus import stdlib_passages
+from langchain_ralmspec.assets.models import model_path
 from langchain_ralmspec.engine import Model
 
 N_PASSAGES = 400

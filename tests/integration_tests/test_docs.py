@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from langchain_ralmspec.cli.models import model_path
+from langchain_ralmspec.assets.models import model_path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

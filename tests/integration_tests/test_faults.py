@@ -14,8 +14,8 @@ from langchain_chroma import Chroma
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_ralmspec import ChatRaLMSpec, StoreError
-from langchain_ralmspec.cli.chroma_server import ChromaServer
-from langchain_ralmspec.cli.relay import Relay
+from langchain_ralmspec.bench.servers.chroma import ChromaServer
+from langchain_ralmspec.bench.servers.relay import Relay
 from tests.integration_tests.conftest import Corpus
 
 QUESTION = "How do I copy a directory tree?"

@@ -24,12 +24,12 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_ralmspec import BM25Store, ChatRaLMSpec, FaissStore, RaLMSpecRetriever
-from langchain_ralmspec.cli.chroma_server import ChromaServer
+from langchain_ralmspec.bench.servers.chroma import ChromaServer
 from langchain_ralmspec.engine import Model
+from langchain_ralmspec.scans.bfloat16 import BFloat16Rows
 from langchain_ralmspec.speculation import Estimates
 from langchain_ralmspec.speculation.confidence import Confidence, Split
 from langchain_ralmspec.stores import faiss_index
-from langchain_ralmspec.stores.bfloat16_rows import BFloat16Rows
 from tests.integration_tests.conftest import QUESTIONS, Corpus
 
 STORES = [

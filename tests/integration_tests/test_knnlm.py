@@ -39,7 +39,7 @@ from langchain_ralmspec import (
     SpeculationStats,
     UnknownArgumentError,
 )
-from langchain_ralmspec.cli.corpus import stdlib_passages
+from langchain_ralmspec.assets.corpus import stdlib_passages
 from langchain_ralmspec.engine import Model, Sequence
 from langchain_ralmspec.engine.model import N_SLOTS
 from langchain_ralmspec.errors import DecodeError

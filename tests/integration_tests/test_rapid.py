@@ -25,7 +25,7 @@ from langchain_ralmspec import (
     RapidChain,
     UnknownArgumentError,
 )
-from langchain_ralmspec.cli.models import model_path
+from langchain_ralmspec.assets.models import model_path
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine import Sequence as Path_
 from tests.integration_tests.conftest import QUESTIONS, Corpus

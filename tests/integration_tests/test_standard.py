@@ -18,7 +18,7 @@ from langchain_tests.integration_tests import (
 )
 
 from langchain_ralmspec import ChatRaLMSpec, ChatRapid, RaLMSpecRetriever
-from langchain_ralmspec.cli.models import model_path
+from langchain_ralmspec.assets.models import model_path
 from tests.integration_tests.conftest import make_corpus
 
 

@@ -20,7 +20,8 @@ import numpy as np
 from langchain_core.documents import Document
 from numpy.typing import NDArray
 
-from langchain_ralmspec.engine import Sampler, Transcript
+from langchain_ralmspec.answer.sampling import Sampler
+from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.ralm import (
     FixedStride,
     Flare,

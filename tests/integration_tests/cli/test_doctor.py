@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from langchain_ralmspec.cli.corpus import stdlib_passages
+from langchain_ralmspec.assets.corpus import stdlib_passages
 
 APP = """
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from langchain_core.documents import Document
 from langchain_ralmspec import ChatRaLMSpec, RaLMSpecRetriever
-from langchain_ralmspec.cli.models import model_path
+from langchain_ralmspec.assets.models import model_path
 
 texts = json.loads(Path("texts.json").read_text())
 documents = [Document(page_content=text, id=str(n)) for n, text in enumerate(texts)]

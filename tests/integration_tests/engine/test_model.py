@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from langchain_ralmspec import ContextOverflowError, ModelFileError
-from langchain_ralmspec.engine import Model, Sampler, Sequence
+from langchain_ralmspec.answer.sampling import Sampler
+from langchain_ralmspec.engine import Model, Sequence
 from langchain_ralmspec.engine.model import N_SLOTS
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.errors import ChatTemplateError, InvalidValueError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from langchain_ralmspec.cli.chroma_server import ChromaServer
+from langchain_ralmspec.bench.servers.chroma import ChromaServer
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from chromadb.api.collection_configuration import CreateHNSWConfiguration
 from chromadb.config import Settings
 from langchain_chroma import Chroma
 
-from langchain_ralmspec.cli.chroma_server import ChromaServer
+from langchain_ralmspec.bench.servers.chroma import ChromaServer
 from langchain_ralmspec.errors import (
     DimensionMismatchError,
     InvalidValueError,

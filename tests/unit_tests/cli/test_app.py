@@ -11,15 +11,15 @@ import pytest
 from typer.testing import CliRunner
 
 from langchain_ralmspec import cli
+from langchain_ralmspec.assets.models import MODELS
+from langchain_ralmspec.bench.comparison import Comparison
+from langchain_ralmspec.bench.demo import QUESTIONS, Demo
+from langchain_ralmspec.bench.figures import write_figures
+from langchain_ralmspec.bench.ralm.workload import Corpus
 from langchain_ralmspec.cli.app import app
-from langchain_ralmspec.cli.comparison import Comparison
-from langchain_ralmspec.cli.demo import QUESTIONS, Demo
-from langchain_ralmspec.cli.figures import write_figures
-from langchain_ralmspec.cli.models import MODELS
-from langchain_ralmspec.cli.workload import Corpus
 from langchain_ralmspec.errors import MissingExtraError
-from tests.unit_tests.cli.test_comparison import DIFFERENT, pair
-from tests.unit_tests.cli.test_plots import run as a_run
+from tests.unit_tests.bench.test_comparison import DIFFERENT, pair
+from tests.unit_tests.bench.test_plots import run as a_run
 
 
 def test_the_version_is_told() -> None:
@@ -105,7 +105,9 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, list[str]]]:
     monkeypatch.setattr(
         Corpus, "load", lambda path: SimpleNamespace(passages=["passage"])
     )
-    monkeypatch.setattr("langchain_ralmspec.cli.demo.find_gguf", lambda model: "m.gguf")
+    monkeypatch.setattr(
+        "langchain_ralmspec.bench.demo.find_gguf", lambda model: "m.gguf"
+    )
     return compared
 
 
@@ -178,7 +180,7 @@ def test_options_of_the_benchmark_are_checked(
     monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
 ) -> None:
     monkeypatch.setattr(
-        "langchain_ralmspec.cli.workload.stdlib_passages",
+        "langchain_ralmspec.bench.ralm.workload.stdlib_passages",
         lambda: pytest.fail("too late"),
     )
     assert said in run(monkeypatch, "bench", "ralm", *options)

@@ -12,7 +12,7 @@ from langchain_ralmspec.cli.datastore import Built, make
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import DatastoreError, InvalidValueError
 from langchain_ralmspec.knnlm import KNNDatastore
-from tests.unit_tests.cli.knnlm_fakes import fake_model, write_datastore
+from tests.unit_tests.bench.knnlm.fakes import fake_model, write_datastore
 
 
 class Reading:

@@ -11,9 +11,9 @@ import pytest
 from langchain_core.vectorstores import InMemoryVectorStore
 from rich.console import Console
 
-from langchain_ralmspec.cli import doctor
-from langchain_ralmspec.cli.doctor_costs import BATCH, Call, Costs, Judged
-from langchain_ralmspec.cli.doctor_facts import (
+from langchain_ralmspec.cli.doctor import doctor
+from langchain_ralmspec.cli.doctor.costs import BATCH, Call, Costs, Judged
+from langchain_ralmspec.cli.doctor.facts import (
     Facts,
     ModelFacts,
     Settings,
@@ -22,14 +22,14 @@ from langchain_ralmspec.cli.doctor_facts import (
     cpu_quota,
     inspect_store,
 )
-from langchain_ralmspec.cli.doctor_findings import Finding, findings
-from langchain_ralmspec.cli.doctor_gains import (
+from langchain_ralmspec.cli.doctor.findings import Finding, findings
+from langchain_ralmspec.cli.doctor.gains import (
     calls_in_flight,
     estimated,
     expect,
     is_remote,
 )
-from langchain_ralmspec.cli.doctor_target import load_target
+from langchain_ralmspec.cli.doctor.target import load_target
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.stores import FaissStore, open_store
 from tests.unit_tests.stores.toys import (

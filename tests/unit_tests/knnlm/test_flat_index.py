@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from langchain_ralmspec.knnlm import KNNDatastore, Neighbours, flat_index
 from langchain_ralmspec.knnlm.flat_index import FlatIndex, _BFloat16Scan, _Float32Scan
-from langchain_ralmspec.stores import rounded_scan
+from langchain_ralmspec.scans import candidates as rounded_scan
 from tests.unit_tests.knnlm.fakes import write_entries
 
 Keys = NDArray[Any]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from langchain_ralmspec.engine import Sampler, Transcript
+from langchain_ralmspec.answer.sampling import Sampler
+from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.knnlm import Neighbours, Written
 from langchain_ralmspec.knnlm.cache import NeighbourCache
 from langchain_ralmspec.knnlm.loop import _State, _Text

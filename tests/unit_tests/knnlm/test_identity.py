@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from langchain_ralmspec.engine import Sampler, Transcript
+from langchain_ralmspec.answer.sampling import Sampler
+from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.knnlm import (
     KNNDatastore,
     Mixture,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from langchain_ralmspec.engine import Transcript
+from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.ralm import Session, Writer, sequential, speculative
 from langchain_ralmspec.ralm.flights import Flight
 from langchain_ralmspec.ralm.writer import Branch

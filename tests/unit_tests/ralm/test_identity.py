@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from langchain_ralmspec.engine import Sampler
+from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.ralm import (
     Committed,
     Event,

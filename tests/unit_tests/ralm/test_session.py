@@ -8,7 +8,7 @@ from langchain_ralmspec import ChatRaLMSpec, RaLMSpecLLM, RaLMSpecRetriever
 from langchain_ralmspec.errors import EmptyStoreError
 from langchain_ralmspec.ralm import Session, Verified, speculative
 from langchain_ralmspec.ralm.writer import ids_of
-from langchain_ralmspec.retriever_session import RetrieverSession
+from langchain_ralmspec.retrievers import RetrieverSession
 from langchain_ralmspec.speculation import Plan
 from langchain_ralmspec.stores.base import Extent, Query
 from tests.unit_tests.fakes import FakeStore, always, follow, make_request

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_ralmspec.engine import Sampler, Transcript
+from langchain_ralmspec.answer.sampling import Sampler
+from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.errors import (
     ContextOverflowError,
     DecodeError,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from langchain_ralmspec.engine import Sampler
-from langchain_ralmspec.engine.text import Transcript
+from langchain_ralmspec.answer.sampling import Sampler
+from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.rapid import Draft, DraftStats, LongRun, generate, loop
 from langchain_ralmspec.rapid.loop import Written, _Answer
 from langchain_ralmspec.rapid.model_drafters import _Written

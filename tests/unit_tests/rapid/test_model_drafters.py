@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from langchain_ralmspec.engine import Sampler
+from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
 from langchain_ralmspec.rapid import (
     Draft,

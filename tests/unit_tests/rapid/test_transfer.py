@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from langchain_ralmspec.engine import Sampler
+from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.rapid import Draft, Drafter, LongRun, RagDrafter
 from langchain_ralmspec.speculation import Acceptance, DraftScheduler
 from langchain_ralmspec.speculation.acceptance import Transfer, draw, softmax

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
+from langchain_ralmspec.scans.product import best_rows
 from langchain_ralmspec.stores import FaissStore, Query, faiss_index
-from langchain_ralmspec.stores.product_scan import best_rows
 from tests.unit_tests.stores.toys import (
     DIMENSION,
     TableEmbeddings,

@@ -1,0 +1,1 @@
+"""What all methods write: tokens, their text, and where an answer ends."""

@@ -1,0 +1,1 @@
+"""Models, corpora and other files that the commands find or make."""

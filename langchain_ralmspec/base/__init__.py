@@ -1,0 +1,1 @@
+"""What the faces inherit: settings, and how a request is made of them."""

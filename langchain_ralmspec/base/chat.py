@@ -1,0 +1,90 @@
+"""What the chat models share: an answer's text becomes LangChain's messages."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.language_models.chat_models import (
+    BaseChatModel,
+    generate_from_stream,
+)
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+
+from langchain_ralmspec.base.local import LocalGeneration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from langchain_core.callbacks import CallbackManagerForLLMRun
+    from langchain_core.messages.ai import UsageMetadata
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that is being written.
+
+    Attributes:
+        text: pieces of it, none of which is taken back.
+        metadata: tells at its end how it came about.
+        usage: counts at its end its tokens.
+    """
+
+    text: Iterable[str]
+    metadata: Callable[[], dict[str, Any]]
+    usage: Callable[[], UsageMetadata]
+
+
+class LocalChat(LocalGeneration, BaseChatModel):
+    """A chat model, given what answers."""
+
+    streaming: bool = False
+    """Whether ``invoke`` calls back with every piece of text, as ``stream`` does."""
+
+    @abstractmethod
+    def _answer(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        overrides: dict[str, Any],
+    ) -> Answer:
+        """Prepare an answer."""
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        own = self._tracing_params()
+        # A call that asks for another model is refused, but traced as what it was.
+        given = {"model": own["ls_model_name"], **kwargs}
+        params = super()._get_ls_params(stop=stop, **given)
+        return params | {"ls_provider": own["ls_provider"]}
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return generate_from_stream(self._stream(messages, stop, **kwargs))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        answer = self._answer(messages, stop, kwargs)
+        for text in answer.text:
+            chunk = ChatGenerationChunk(message=AIMessageChunk(content=text))
+            if run_manager:
+                run_manager.on_llm_new_token(text, chunk=chunk)
+            yield chunk
+        last = AIMessageChunk(
+            content="",
+            response_metadata=answer.metadata(),
+            usage_metadata=answer.usage(),
+            chunk_position="last",
+        )
+        yield ChatGenerationChunk(message=last)

@@ -1,0 +1,450 @@
+"""What the RAPID chain and chat model share: settings, and how a request is made."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from langchain_core.embeddings import Embeddings
+from langchain_core.retrievers import BaseRetriever
+from pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
+
+from langchain_ralmspec.answer.transcript import Transcript
+from langchain_ralmspec.base.local import LocalGeneration, Sampling, stops_of
+from langchain_ralmspec.engine import Model
+from langchain_ralmspec.errors import ContextOverflowError, UnknownArgumentError
+from langchain_ralmspec.rapid import (
+    Chunk,
+    ContextIndex,
+    Conversation,
+    Drafter,
+    DraftStats,
+    LongRequest,
+    LongRun,
+    budget,
+    chunk,
+    context_text,
+)
+from langchain_ralmspec.rapid.documents import (
+    CHUNK_TOKENS,
+    FLOOR,
+    LEAST_SIMILARITY,
+    SHARE,
+)
+from langchain_ralmspec.rapid.opening import LOOKUP, SELF, TEXT, Opening
+from langchain_ralmspec.speculation import (
+    Acceptance,
+    BatchCosts,
+    DraftEstimates,
+    DraftScheduler,
+    Transfer,
+    chances_of_match,
+)
+
+LONG_KV_BYTES = 2 * 2**30
+"""Host memory for the KV of documents, per model."""
+
+_PROCESS = secrets.token_hex(8)
+_N_DOCUMENTS = 16  # whose chunks and vectors are kept
+_N_SLOTS = 2
+_RESERVE, _ROUND = 1024, 256  # tokens for question and answer beside a cut context
+
+
+@dataclass(slots=True)
+class LongDocument:
+    """A context as the target reads it.
+
+    Attributes:
+        tokens: of the target.
+        dropped: tokens at its end that did not fit.
+        chunks: what can be retrieved from it.
+        index: finds them; None without embeddings.
+    """
+
+    tokens: tuple[int, ...]
+    dropped: int
+    chunks: list[Chunk]
+    index: ContextIndex | None
+
+
+class LongContextGeneration(LocalGeneration):
+    """Settings and machinery of answers about a long context."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)  # Embeddings
+
+    embeddings: Embeddings | None = None
+    """For choosing what the drafter reads; drafters that are models need them."""
+
+    n_ctx: int = Field(default=8192, ge=0)
+    """Tokens of context, question and answer together; 0 takes the model's own."""
+    n_batch: int = Field(default=512, ge=1)
+    """Tokens that are decoded in one call at most."""
+    n_threads: int | None = Field(default=None, ge=1)
+    """Threads of a decode; None: half the cores for single tokens, all for batches."""
+    n_gpu_layers: int = 0
+    """Layers on a GPU; -1 for all."""
+    exact_batches: bool = False
+    """Load the target so that verifying several tokens at once gives the bits that
+    plain decoding gives, and draft no more at once than it does so for. Without it,
+    kernels for batches may round otherwise than those for single tokens, and where
+    two tokens are about equally probable, the answer may take the other one."""
+    stop: list[str] | None = None
+    """Strings that end the answer; they are not part of it."""
+    system_prompt: str = "Answer the question with the help of the text above."
+    """System turn behind the context, for conversations that bring none."""
+    truncation: Literal["error", "end"] = "error"
+    """What happens to a context that does not fit: an error, or its end is dropped,
+    with a warning that says how much."""
+
+    drafter: Any = "auto"
+    """Who proposes tokens: ``"lookup"`` copies what followed the same words in the
+    context; ``"self"`` is the target's model on the retrieved context; a GGUF path
+    is another model of the same vocabulary, ``"text:PATH"`` one of any; or a
+    ``Drafter``, or a list, of which the first with a draft worth its time is taken.
+    ``"auto"`` is look-up, and on a GPU the model itself behind it."""
+    draft_length: int | Literal["auto"] = "auto"
+    """Tokens drafted in a round; ``"auto"`` chooses by what is measured, 0 included."""
+    transfer: Transfer = "off"
+    """Whether what the drafter knows may change the answer (RAPID section 3.3):
+    ``"off"`` is lossless, ``"paper"`` and ``"exact"`` are not."""
+    eta: float = Field(default=5.0, ge=0)
+    """Strength of the transfer; nothing where it is off."""
+
+    chunk_tokens: int = Field(default=CHUNK_TOKENS, ge=1)
+    """Tokens of a chunk that can be retrieved for the drafter."""
+    draft_context_share: float = Field(default=SHARE, ge=0, le=1)
+    """Share of the context that the drafter reads."""
+    draft_context_tokens: int = Field(default=FLOOR, ge=1)
+    """Tokens that it reads of any context."""
+    least_similarity: float = Field(default=LEAST_SIMILARITY, ge=-1, le=1)
+    """Chunks less similar to the question than this are left out."""
+
+    kv_cache_bytes: int = Field(default=LONG_KV_BYTES, ge=0)
+    """Host memory for the KV of contexts, so that a second question starts at once."""
+    kv_cache_dir: str | None = None
+    """A folder for it, so that it outlives the process."""
+
+    # Models are shared for as long as somebody holds them: this does.
+    _engine: Model | None = PrivateAttr(default=None)
+    _opening: Opening | None = PrivateAttr(default=None)
+    _documents: OrderedDict[str, LongDocument] = PrivateAttr(
+        default_factory=OrderedDict
+    )
+    _estimates: dict[str, DraftEstimates] = PrivateAttr(default_factory=dict)
+    _costs: dict[int, BatchCosts] = PrivateAttr(default_factory=dict)
+    _lock: Any = PrivateAttr(default_factory=threading.Lock)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_retriever(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "retriever" in values:
+            msg = (
+                f"{cls.__name__} has no argument 'retriever'; give the retriever as "
+                "the context: to RapidChain in each call, to ChatRapid as context=…"
+            )
+            raise UnknownArgumentError(msg)
+        return values
+
+    @model_validator(mode="after")
+    def _has_what_to_transfer(self) -> Self:
+        lossless = self._acceptance.is_lossless
+        if not (lossless or any(map(_may_have_probabilities, self._chosen))):
+            msg = (
+                f"transfer={self.transfer!r} takes the drafter's probabilities, and "
+                f"drafter={self.drafter!r} has none here; take 'self' or the path of a "
+                "GGUF file, with embeddings=…, or transfer='off'"
+            )
+            raise ValueError(msg)
+        return self
+
+    @field_validator("draft_length")
+    @classmethod
+    def _usable_length(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 0:
+            msg = "must be at least 0, or 'auto'"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("drafter")
+    @classmethod
+    def _known_drafter(cls, value: Any) -> Any:
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if not isinstance(one, str | Path | Drafter):
+                msg = "must be a name, a path, a Drafter, or a list of these"
+                raise ValueError(msg)  # noqa: TRY004  pydantic wants a ValueError
+        return value
+
+    @property
+    def engine(self) -> Model:
+        """The target, loaded on first use and shared by the whole process."""
+        self._engine = Model.load(
+            self.model_path,
+            n_ctx=self.n_ctx,
+            n_batch=self.n_batch,
+            n_threads=self.n_threads,
+            n_gpu_layers=self.n_gpu_layers,
+            n_slots=_N_SLOTS,
+            exact_batches=self.exact_batches,
+            # Without it, verifying several tokens takes half the time on a CPU.
+            flash_attention=False if self.n_gpu_layers == 0 else None,
+            kv_cache_bytes=self.kv_cache_bytes,
+            kv_cache_dir=self.kv_cache_dir,
+        )
+        return self._engine
+
+    def _prefill(self, conversation: Conversation, context: Any) -> int:
+        """Compute the KV of a context ahead of questions; returns its tokens."""
+        head, tail = conversation.around(self.engine)
+        document = self._document(context, len(head) + len(tail) + self.max_tokens)
+        self.engine.open((*head, *document.tokens))
+        return len(document.tokens)
+
+    def _prepare(
+        self,
+        conversation: Conversation,
+        context: Any,
+        stop: Sequence[str] | None,
+        sampling: Sampling,
+        retrieve: Callable[[LongDocument, str], list[Chunk]] | None = None,
+    ) -> tuple[LongRun, list[Chunk]]:
+        """Prepare an answer; returns it, and what its drafter reads.
+
+        Args:
+            conversation: what is asked.
+            context: what it is about.
+            stop: strings that end the answer, besides the model's own.
+            sampling: settings of this call.
+            retrieve: does what :meth:`_retrieve` does.
+        """
+        stats, question = DraftStats(), conversation.question
+        with stats.preparing():
+            head, tail = conversation.around(self.engine)
+            n_other = len(head) + len(tail) + sampling.max_tokens
+            document = self._document(texts_of(context, question), n_other)
+            chunks = (retrieve or self._retrieve)(document, question)
+            run = self._run(
+                conversation,
+                document,
+                chunks,
+                head=head,
+                tail=tail,
+                stops=[*stops_of(self.stop), *stops_of(stop)],
+                sampling=sampling,
+                stats=stats,
+            )
+        return run, chunks
+
+    def _document(self, context: Any, n_other: int) -> LongDocument:
+        """Tokenise, cut and embed a context, once.
+
+        Raises:
+            ContextOverflowError: it does not fit beside ``n_other`` tokens.
+            InvalidValueError: it is empty, or no text.
+        """
+        text = context_text(context)
+        key = _sha256(text)
+        tokens = self.engine.weights.tokenize(text)
+        n_ctx, dropped = self.engine.n_ctx, 0
+        if len(tokens) > n_ctx - n_other:
+            # Rounded, so that questions of usual lengths see the same context.
+            reserved = max(n_other, min(_RESERVE, n_ctx // 4))
+            room = n_ctx - math.ceil(reserved / _ROUND) * _ROUND
+            dropped = len(tokens) - room
+            self._truncated(len(tokens), n_other, room)
+            tokens = tokens[:room]
+            key = f"{key}-{room}"
+        with self._lock:
+            document = self._documents.pop(key, None)
+        if document is None:
+            document = self._index(tuple(tokens), dropped)
+        with self._lock:
+            self._documents[key] = document
+            while len(self._documents) > _N_DOCUMENTS:
+                self._documents.popitem(last=False)
+        return document
+
+    def _truncated(self, n_tokens: int, n_other: int, room: int) -> None:
+        """Refuse a context that is too long, or warn that its end is dropped."""
+        n_ctx = self.engine.n_ctx
+        if self.truncation == "error" or room < 1:
+            msg = (
+                f"the context has {n_tokens} tokens, and question, template and "
+                f"max_tokens take {n_other}, but n_ctx={n_ctx}; "
+                f"raise n_ctx, shorten the context, or let truncation='end' drop "
+                f"its end"
+            )
+            raise ContextOverflowError(msg)
+        warnings.warn(
+            f"the last {n_tokens - room} of the context's {n_tokens} tokens were "
+            f"dropped: n_ctx={n_ctx} has room for {room}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+    def _index(self, tokens: tuple[int, ...], dropped: int) -> LongDocument:
+        chunks = chunk(tokens, self.engine.weights.piece, self.chunk_tokens)
+        index = ContextIndex(chunks, self.embeddings) if self.embeddings else None
+        return LongDocument(tokens, dropped, chunks, index)
+
+    def _retrieve(self, document: LongDocument, question: str) -> list[Chunk]:
+        """What the drafter reads; nothing without embeddings."""
+        if document.index is None:
+            return []
+        n_tokens = budget(
+            len(document.tokens), self.draft_context_share, self.draft_context_tokens
+        )
+        return document.index.retrieve(question, n_tokens, self.least_similarity)
+
+    def _run(
+        self,
+        conversation: Conversation,
+        document: LongDocument,
+        chunks: list[Chunk],
+        *,
+        head: tuple[int, ...],
+        tail: tuple[int, ...],
+        stops: list[str],
+        sampling: Sampling,
+        stats: DraftStats,
+    ) -> LongRun:
+        """Put an answer together."""
+        target = self.engine
+        stats.dropped_tokens = document.dropped
+        n_prompt = len(head) + len(document.tokens) + len(tail)
+        request = LongRequest(
+            target=target,
+            document=(*head, *document.tokens),
+            tail=tail,
+            transcript=Transcript(stops),
+            sampler=sampling.sampler(),
+            acceptance=self._acceptance,
+            scheduler=self._scheduler(n_prompt),
+            drafters=[],
+            max_tokens=sampling.max_tokens,
+            longest_draft=self._longest_draft(target),
+            stats=stats,
+        )
+        if self.draft_length != 0 and self._can_draft(target):
+            request.drafters = self._opened.open(
+                self._chosen, request, conversation, chunks
+            )
+        for drafter in request.drafters:
+            self._estimates.setdefault(drafter.name, _estimates(drafter.name))
+        return LongRun(request, stops)
+
+    def _can_draft(self, target: Model) -> bool:
+        if not target.can_roll_back:
+            warnings.warn(
+                f"the memory of {target.path.name!r} cannot be rolled back, so nothing "
+                "can be drafted for it: decoding token by token",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return target.can_roll_back
+
+    def _longest_draft(self, target: Model) -> int | None:
+        """Tokens of a draft that can be verified exactly; None where it need not be."""
+        if not self.exact_batches or self.draft_length == 0:
+            return None
+        size = target.exact_batch_size
+        if size == 1:
+            warnings.warn(
+                f"even two tokens at once make {target.path.name!r} round otherwise "
+                "than one, so exact_batches=True leaves no room for drafts: decoding "
+                "token by token (Q4_0 and Q8_0 files can be exact)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return size - 1
+
+    @property
+    def _acceptance(self) -> Acceptance:
+        if self.transfer == "off":
+            return Acceptance()
+        return Acceptance(self.transfer, self.eta)
+
+    def _scheduler(self, n_prompt: int) -> DraftScheduler:
+        # Costs grow with the context: those of another length tell little.
+        costs = self._costs.setdefault(round(2 * math.log2(n_prompt)), BatchCosts())
+        length = None if self.draft_length == "auto" else self.draft_length
+        return DraftScheduler(costs, self._estimates, length)
+
+    @property
+    def _chosen(self) -> list[str | Drafter]:
+        if isinstance(self.drafter, list | tuple):
+            return list(self.drafter)
+        if self.drafter != "auto":
+            return [self.drafter]
+        # On a CPU a model on the retrieved context was never sooner.
+        on_gpu = self.n_gpu_layers != 0 and self.embeddings is not None
+        return [LOOKUP, SELF] if on_gpu else [LOOKUP]
+
+    @property
+    def _opened(self) -> Opening:
+        """What opens drafters, and holds their models."""
+        if self._opening is None:
+            self._opening = Opening(self._load_drafter)
+        return self._opening
+
+    def _load_drafter(self, path: str, n_ctx: int) -> Model:
+        return Model.load(
+            path,
+            n_ctx=n_ctx,
+            n_batch=self.n_batch,
+            n_threads=self.n_threads,
+            n_gpu_layers=self.n_gpu_layers,
+            n_slots=_N_SLOTS,
+        )
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """Scalars that tell one configured model from another (cache key, traces)."""
+        names = set(LongContextGeneration.model_fields) - {"embeddings", "drafter"}
+        settings = {name: getattr(self, name) for name in sorted(names)}
+        return settings | {
+            "embeddings": type(self.embeddings).__name__,
+            "drafter": str(self.drafter),
+        }
+
+
+def _may_have_probabilities(drafter: str | Path | Drafter) -> bool:
+    """Whether a drafter can have probabilities."""
+    if not isinstance(drafter, str | Path):
+        return True  # only its drafts can tell
+    return drafter != LOOKUP and not str(drafter).startswith(TEXT)
+
+
+def _estimates(name: str) -> DraftEstimates:
+    """What is believed of a drafter at first."""
+    if name == LOOKUP:
+        return DraftEstimates(chances=chances_of_match())
+    return DraftEstimates()
+
+
+def texts_of(context: Any, question: str) -> Any:
+    """A context that is a retriever becomes what it finds for the question."""
+    return context.invoke(question) if isinstance(context, BaseRetriever) else context
+
+
+def digest_of(context: Any) -> str:
+    """What tells one context from another; a retriever is only itself."""
+    if isinstance(context, BaseRetriever):
+        return f"{type(context).__name__} at {id(context)} of {_PROCESS}"
+    return _sha256(context_text(context))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()

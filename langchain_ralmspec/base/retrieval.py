@@ -1,0 +1,309 @@
+"""What the LLM and the chat model share: settings, and how a request is made."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Literal
+
+from langchain_core.globals import get_llm_cache
+from langchain_core.prompts import BasePromptTemplate, PromptTemplate
+from langchain_core.prompts import format_document as render_document
+from langchain_core.vectorstores import VectorStoreRetriever
+from pydantic import Field, PrivateAttr, field_validator
+
+from langchain_ralmspec.answer.transcript import Transcript
+from langchain_ralmspec.base.local import LocalGeneration, Sampling, stops_of
+from langchain_ralmspec.engine import Model
+from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.machine import usable_cores
+from langchain_ralmspec.ralm import (
+    DocumentLayout,
+    FixedStride,
+    Flare,
+    IterRetGen,
+    Prompt,
+    Request,
+    Writer,
+    require_room,
+    sequential,
+    speculative,
+)
+from langchain_ralmspec.ralm.run import Run
+from langchain_ralmspec.retrievers import RaLMSpecRetriever
+from langchain_ralmspec.speculation import (
+    GUESS_POLICIES,
+    Estimates,
+    SpeculationStats,
+    StrideScheduler,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from langchain_core.documents import Document
+    from langchain_core.messages.ai import UsageMetadata
+
+    from langchain_ralmspec.engine.binding import Weights
+    from langchain_ralmspec.ralm import RetrievalPolicy
+    from langchain_ralmspec.stores import Hit
+
+
+FEW_CORES = 2
+"""On so many, a model that writes leaves none for a search."""
+
+
+def _new_estimates() -> Estimates:
+    """Estimates that know of this machine's cores, and of nothing else.
+
+    On two cores, model and exact scan took 1.3 to 2 times as long side by side; at
+    twice as long nothing is won.
+    """
+    return Estimates(contention=2.0 if usable_cores() <= FEW_CORES else 1.0)
+
+
+class RetrievalGeneration(LocalGeneration):
+    """Settings and machinery of generation with retrieval inside."""
+
+    retriever: Any
+    """A ``RaLMSpecRetriever``, a ``VectorStore``, or its ``as_retriever()``."""
+
+    n_ctx: int = Field(default=2048, ge=0)
+    """Tokens of prompt, documents and answer together; 0 takes the model's own."""
+    n_batch: int = Field(default=512, ge=1)
+    """Tokens that are decoded in one call at most."""
+    n_threads: int | None = Field(default=None, ge=1)
+    """Threads of a decode; None: half the cores for single tokens, all for batches."""
+    n_gpu_layers: int = 0
+    """Layers on a GPU; -1 for all."""
+    stop: list[str] | None = None
+    """Strings that end the answer; they are not part of it."""
+
+    retrieval_stride: int = Field(default=4, ge=1)
+    """Tokens generated between two retrievals."""
+    query_window: int = Field(default=32, ge=1)
+    """A query is the last so many tokens of question + answer so far."""
+    retrieval_policy: Literal["stride", "flare", "iter-retgen"] = "stride"
+    """When to retrieve: every ``retrieval_stride`` tokens; ``"flare"``: when the next
+    sentence has a token under ``flare_threshold``, with that sentence as the query;
+    ``"iter-retgen"``: with the whole answer, which is then written again."""
+    flare_threshold: float = Field(default=0.4, ge=0, le=1)
+    """Least probability of a token that ``"flare"`` takes for sure."""
+    retrieval_rounds: int = Field(default=2, ge=1)
+    """Answers that ``"iter-retgen"`` writes; the last one is given."""
+    max_document_tokens: int = Field(default=256, ge=1)
+    """A longer document is cut."""
+    documents_per_step: int = Field(default=1, ge=1)
+    """Documents in front of the prompt; the whole ordered list must match."""
+    document_prompt: BasePromptTemplate[str] = PromptTemplate.from_template(
+        "{page_content}"
+    )
+    """How a document is shown to the model; may name metadata keys."""
+
+    speculation: bool = True
+    """False is the sequential loop: the same answer, one store call a step."""
+    speculation_stride: int | Literal["auto"] = "auto"
+    """Guesses verified in one store call; ``"auto"`` chooses by what is measured,
+    and speculates only where that is sooner."""
+    asynchronous: bool = True
+    """Whether to write on while a verification is out, in a thread of its own."""
+    prefetch_k: int | None = Field(default=None, ge=1)
+    """Hits of every verified query that enter the session's cache; None takes 200
+    where that costs next to nothing, in exact local search, and 20 elsewhere."""
+    guess_policy: str = "auto"
+    """``"lookup"`` in the session's cache, the ``"same"`` document again, or
+    ``"auto"``, whichever is measured to be sooner."""
+
+    # Models are shared for as long as somebody holds them: this does.
+    _engine: Model | None = PrivateAttr(default=None)
+    # What requests cost, for the plans of the next ones.
+    _estimates: Estimates = PrivateAttr(default_factory=_new_estimates)
+
+    @field_validator("retriever")
+    @classmethod
+    def _adopt_retriever(cls, value: Any) -> RaLMSpecRetriever:
+        if isinstance(value, RaLMSpecRetriever):
+            return value
+        if isinstance(value, VectorStoreRetriever):
+            if value.search_type != "similarity":
+                msg = f"search_type must be 'similarity', got {value.search_type!r}"
+                raise InvalidValueError(msg)
+            known = {"k", "filter"}
+            for name in value.search_kwargs:
+                if name not in known:
+                    raise UnknownArgumentError.of("search_kwargs", name, known)
+            return RaLMSpecRetriever(
+                vectorstore=value.vectorstore, **value.search_kwargs
+            )
+        return RaLMSpecRetriever(vectorstore=value)
+
+    @field_validator("guess_policy")
+    @classmethod
+    def _known_policy(cls, value: str) -> str:
+        if value not in (*GUESS_POLICIES, "auto"):
+            msg = f"must be one of {[*GUESS_POLICIES, 'auto']}"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("speculation_stride")
+    @classmethod
+    def _usable_stride(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            msg = "must be at least 1, or 'auto'"
+            raise ValueError(msg)
+        return value
+
+    @property
+    def engine(self) -> Model:
+        """The model, loaded on first use and shared by the whole process."""
+        self._engine = Model.load(
+            self.model_path,
+            n_ctx=self.n_ctx,
+            n_batch=self.n_batch,
+            n_threads=self.n_threads,
+            n_gpu_layers=self.n_gpu_layers,
+        )
+        return self._engine
+
+    def _run(
+        self, prompt: Prompt, stop: Sequence[str] | None, overrides: dict[str, Any]
+    ) -> Run:
+        """Prepare an answer to ``prompt``.
+
+        Raises:
+            ContextOverflowError: the longest possible run does not fit.
+            InvalidValueError: the prompt is empty.
+            UnknownArgumentError: an override that does not exist.
+        """
+        sampling = self._sampling(overrides)
+        model = self.engine
+        if not prompt.tail:
+            msg = "the prompt is empty; ask something"
+            raise InvalidValueError(msg)
+        require_room(
+            prompt,
+            self._layout,
+            model.weights,
+            n_documents=self.documents_per_step,
+            max_tokens=sampling.max_tokens,
+            n_ctx=model.n_ctx,
+        )
+        stops = [*stops_of(self.stop), *stops_of(stop)]
+        transcript, stats = Transcript(stops), SpeculationStats()
+        request = Request(
+            writer=self._writer(prompt, transcript, sampling),
+            session=self.retriever.new_session(
+                k=self.documents_per_step, prefetch_k=self.prefetch_k, stats=stats
+            ),
+            policy=self._policy(prompt, transcript),
+        )
+        if self._may_speculate(model):
+            events = speculative(request, self._scheduler)
+        else:
+            events = sequential(request)
+        return Run(events, stats, request.spans, stops)
+
+    @property
+    def _scheduler(self) -> StrideScheduler:
+        stride, policy = self.speculation_stride, self.guess_policy
+        return StrideScheduler(
+            self._estimates,
+            policies=tuple(GUESS_POLICIES) if policy == "auto" else (policy,),
+            stride=None if stride == "auto" else stride,
+            asynchronous=self.asynchronous,
+        )
+
+    def _policy(self, prompt: Prompt, transcript: Transcript) -> RetrievalPolicy:
+        weights = self.engine.weights
+
+        def query(window: int) -> Callable[[], str]:
+            return lambda: _query_text(weights, prompt, transcript, window)
+
+        if self.retrieval_policy == "flare":
+            return Flare(self.flare_threshold, query(self.query_window))
+        if self.retrieval_policy == "iter-retgen":
+            return IterRetGen(self.retrieval_rounds, query(0))
+        return FixedStride(self.retrieval_stride, query(self.query_window))
+
+    def _may_speculate(self, model: Model) -> bool:
+        if self.speculation and not model.repeatable:
+            warnings.warn(
+                "decoding is not repeatable bit for bit with these settings, so the "
+                "answer could change under speculation: running sequentially "
+                "(n_gpu_layers=0 usually helps)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return self.speculation and model.repeatable
+
+    def _writer(
+        self, prompt: Prompt, transcript: Transcript, sampling: Sampling
+    ) -> Writer:
+        model, layout = self.engine, self._layout
+
+        def open_path(hits: tuple[Hit, ...]) -> Any:
+            return model.open((*prompt.head, *layout.tokens(model.weights, hits)))
+
+        return Writer(
+            prompt,
+            transcript,
+            sampling.sampler(),
+            open_path=open_path,
+            piece=model.weights.piece,
+            is_end=model.weights.is_end,
+            max_tokens=sampling.max_tokens,
+        )
+
+    @property
+    def _layout(self) -> DocumentLayout:
+        def render(document: Document) -> str:
+            return render_document(document, self.document_prompt)
+
+        return DocumentLayout(render, self.max_document_tokens)
+
+    def _info(self, run: Run) -> dict[str, Any]:
+        """What is told about a finished answer."""
+        return {
+            "finish_reason": run.finish_reason,
+            "model_name": self.engine.path.stem,
+            "documents": run.documents,
+            "steps": [
+                {
+                    "tokens": list(step.tokens),
+                    "documents": [hit.id for hit in step.hits],
+                }
+                for step in run.steps
+            ],
+            "speculation": run.stats.as_dict(),
+        }
+
+    def _usage(self, prompt: Prompt, run: Run) -> UsageMetadata:
+        """Tokens in and out; the documents counted are those of the last step."""
+        hits = run.steps[-1].hits if run.steps else ()
+        documents = self._layout.tokens(self.engine.weights, hits)
+        n_input = len(prompt.head) + len(documents) + len(prompt.tail)
+        return {
+            "input_tokens": n_input,
+            "output_tokens": run.n_tokens,
+            "total_tokens": n_input + run.n_tokens,
+        }
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """Scalars that tell one configured model from another (cache key, traces)."""
+        names = set(RetrievalGeneration.model_fields) - {"retriever", "document_prompt"}
+        settings = {name: getattr(self, name) for name in sorted(names)}
+        # A cached answer is stale once the store has grown; but counting may be a
+        # request to a server, so it is only done where answers are cached at all.
+        caches = get_llm_cache() is not None or getattr(self, "cache", None)
+        return settings | {
+            "document_prompt": str(self.document_prompt),
+            "retriever": self.retriever.key,
+            "n_documents": self.retriever.store.count() if caches else None,
+        }
+
+
+def _query_text(
+    weights: Weights, prompt: Prompt, transcript: Transcript, window: int
+) -> str:
+    """The one place where a query's tokens become text; all of them for window 0."""
+    tokens = (*prompt.question, *transcript.tokens)[-window:]
+    return b"".join(map(weights.piece, tokens)).decode("utf-8", "ignore").strip()

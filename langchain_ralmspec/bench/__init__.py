@@ -1,0 +1,1 @@
+"""Benchmarks and the demo; the product never imports this."""

@@ -1,0 +1,341 @@
+"""Sequential against speculative, question by question, and what it adds up to."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from langchain_ralmspec.ralm.flights import THREADS
+from langchain_ralmspec.speculation import Bounds, Line, SpeculationStats
+from langchain_ralmspec.speculation.stride import SEQUENTIAL
+
+if TYPE_CHECKING:
+    from langchain_ralmspec.chat_models import ChatRaLMSpec
+    from langchain_ralmspec.llms import RaLMSpecLLM
+    from langchain_ralmspec.ralm.events import Span
+
+_PATIENCE = 10.0  # seconds; a call that takes longer will not end soon
+
+PARTS = ("generating", "guessing", "waiting", "embedding", "searching")
+"""What ``SpeculationStats`` keeps seconds of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer by one loop.
+
+    Attributes:
+        text: the answer.
+        steps: tokens and document ids of every step.
+        stats: counts and seconds.
+        seconds: from the question to the end of the answer, on the wall clock.
+        timeline: what was done when: see :func:`_timeline`.
+    """
+
+    text: str
+    steps: list[dict[str, Any]]
+    stats: SpeculationStats
+    seconds: float
+    timeline: list[dict[str, Any]]
+
+
+def ask(
+    model: ChatRaLMSpec | RaLMSpecLLM,
+    question: str,
+    show: Callable[[str], None] | None = None,
+) -> Answer:
+    """Answer a question as if it were the first: no document's KV is there yet.
+
+    Args:
+        model: whom to ask.
+        question: what to ask.
+        show: called with every piece of the answer as it comes.
+    """
+    _wait_for_calls()
+    model.engine.forget_prefixes()  # what the loop before has prefilled
+    gc.collect()  # what it has left lying about
+    parts = []
+    start = time.perf_counter()
+    run = model.start(question)
+    for text in run:
+        parts.append(text)
+        if show:
+            show(text)
+    seconds = time.perf_counter() - start
+    steps = [
+        {"tokens": list(step.tokens), "documents": [hit.id for hit in step.hits]}
+        for step in run.steps
+    ]
+    timeline = _timeline(run.spans, start)
+    return Answer("".join(parts), steps, run.stats, seconds, timeline)
+
+
+def _wait_for_calls() -> None:
+    """Let calls that nobody listens to any more end, so that they slow nobody."""
+    for thread in threading.enumerate():
+        if thread.name.startswith(THREADS):
+            thread.join(_PATIENCE)
+
+
+def _timeline(spans: list[Span], start: float) -> list[dict[str, Any]]:
+    """What was done when, in milliseconds from the question on."""
+    return [
+        {
+            "kind": span.kind,
+            "start": round(1e3 * (span.start - start), 3),
+            "end": round(1e3 * (span.end - start), 3),
+            "kept": span.kept,
+            "queries": span.queries,
+        }
+        for span in sorted(spans, key=lambda span: span.start)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One question, answered by both loops in the same process.
+
+    Attributes:
+        question: what was asked.
+        sequential: the answer to be faster than.
+        speculative: the other.
+        reference: the sequential answer to be equal to, where that is another
+            one: in a store whose hits depend on how many are asked for, it is that
+            of a sequential loop which asks for as many.
+    """
+
+    question: str
+    sequential: Answer
+    speculative: Answer
+    reference: Answer | None = None
+
+    @property
+    def identical(self) -> bool:
+        """Whether tokens, documents and text are the same."""
+        one, other = self.reference or self.sequential, self.speculative
+        return (one.text, one.steps) == (other.text, other.steps)
+
+    @property
+    def speedup(self) -> float:
+        """Sequential time ÷ speculative time, end to end."""
+        return self.sequential.seconds / self.speculative.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All questions of one workload, by the sequential loop and one speculative one.
+
+    Attributes:
+        pairs: the questions.
+        max_in_flight: verifications that may be out while the model writes; 0 for a
+            synchronous loop.
+        rivals: the other speculative rows of the run.
+    """
+
+    pairs: list[Pair]
+    max_in_flight: int = 0
+    rivals: tuple[Comparison, ...] = ()
+
+    def total(self, name: str, loop: str = "speculative") -> float:
+        """Sum of one of the ``SpeculationStats`` over all questions."""
+        answers = (getattr(pair, loop) for pair in self.pairs)
+        return float(sum(getattr(answer.stats, name) for answer in answers))
+
+    @property
+    def n_identical(self) -> int:
+        """Answers with the same tokens, documents and text as the sequential ones."""
+        return sum(pair.identical for pair in self.pairs)
+
+    @property
+    def speedup(self) -> float:
+        """All sequential seconds ÷ all speculative ones.
+
+        The costs behind :attr:`bounds` are means, so this is what compares to it;
+        the median of the questions' speed-ups does not.
+        """
+        return sum(pair.sequential.seconds for pair in self.pairs) / sum(
+            pair.speculative.seconds for pair in self.pairs
+        )
+
+    @property
+    def quartiles(self) -> tuple[float, float, float]:
+        """Of the questions' speed-ups; the second one is the median."""
+        speedups = [pair.speedup for pair in self.pairs]
+        if len(speedups) == 1:
+            return speedups[0], speedups[0], speedups[0]
+        low, middle, high = statistics.quantiles(speedups, method="inclusive")
+        return low, middle, high
+
+    @property
+    def guess_accuracy(self) -> float:
+        """Share of judged guesses that were right; 0 when there were none."""
+        guesses = self.total("guesses")
+        return self.total("right_guesses") / guesses if guesses else 0.0
+
+    @property
+    def proven(self) -> float:
+        """Share of judged guesses that needed no verification; 0 without any."""
+        guesses = self.total("guesses")
+        return self.total("proven_guesses") / guesses if guesses else 0.0
+
+    @property
+    def plans(self) -> dict[str, float]:
+        """How often each plan was followed, as a share, the most frequent first."""
+        counts: Counter[str] = Counter()
+        for pair in self.pairs:
+            counts.update(pair.speculative.stats.plans)
+        return {plan: n / counts.total() for plan, n in counts.most_common()}
+
+    @property
+    def bounds(self) -> Bounds:
+        """The costs measured in this run."""
+        verifications = [
+            point
+            for pair in self.pairs
+            for point in pair.speculative.stats.verifications
+        ]
+        # All that were made, not only those before a wrong one, which are judged.
+        guesses = sum(
+            n
+            for pair in self.pairs
+            for plan, n in pair.speculative.stats.plans.items()
+            if plan != SEQUENTIAL.label
+        )
+        steps = self.total("steps", "sequential")
+        queries = self.total("queries", "sequential")
+        retrieval = self.total("seconds_waiting", "sequential") / queries
+        return Bounds(
+            generation=self.total("seconds_generating", "sequential") / steps,
+            retrieval=retrieval,
+            guess=self.total("seconds_guessing") / guesses if guesses else 0.0,
+            # Where nothing was verified, either nothing was guessed, and the bound is
+            # 1, or all was proven.
+            verification=Line.fit(verifications or [(1, retrieval)]),
+            guess_accuracy=self.guess_accuracy,
+            max_in_flight=self.max_in_flight,
+        )
+
+    @property
+    def attainable(self) -> float:
+        """What a perfect scheduler would reach with the costs of this run.
+
+        That of the best row that this one could have been: a row that guessed
+        little, or by the worse policy, must not set its own bar.
+        """
+        rivals = [row for row in self.rivals if row.max_in_flight <= self.max_in_flight]
+        return max(row.bounds.attainable for row in (self, *rivals))
+
+    @property
+    def reached(self) -> float:
+        """Share of the attainable speed-up that was reached."""
+        return self.speedup / self.attainable
+
+    @property
+    def attainable_at_length(self) -> float:
+        """The attainable speed-up for answers as long as these.
+
+        The first retrieval of an answer has nothing that it could be guessed from,
+        and the first step nothing to be verified: each is paid in full, once. It
+        explains a gap; the bar is :attr:`attainable`.
+        """
+        bounds = self.bounds
+        step = bounds.generation + bounds.retrieval
+        lengths = [pair.sequential.stats.steps for pair in self.pairs]
+        best = (step + (n - 1) * step / self.attainable for n in lengths)
+        return step * sum(lengths) / sum(best)
+
+    @property
+    def retrieval_share(self) -> float:
+        """Share of the sequential time that went into retrieval."""
+        seconds = sum(pair.sequential.seconds for pair in self.pairs)
+        return self.total("seconds_waiting", "sequential") / seconds
+
+    def summary(self) -> dict[str, Any]:
+        """The figures to quote."""
+        bounds = self.bounds
+        return {
+            "speedup_median": self.quartiles[1],
+            "ceiling": bounds.ceiling,
+            "attainable": self.attainable,
+            "identical": self.n_identical == len(self.pairs),
+            "questions": len(self.pairs),
+            "guess_accuracy": self.guess_accuracy,
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for a JSON file."""
+        return {
+            "summary": self.summary(),
+            "speedup_quartiles": self.quartiles,
+            "speedup_of_totals": self.speedup,
+            "reached": self.reached,
+            "attainable_at_length": self.attainable_at_length,
+            "retrieval_share": self.retrieval_share,
+            "proven": self.proven,
+            "plans": self.plans,
+            "costs_seconds": asdict(self.bounds),
+            "answers": [
+                {
+                    "question": pair.question,
+                    "identical": pair.identical,
+                    "speedup": pair.speedup,
+                    "answer": pair.speculative.text,
+                    "sequential": _figures(pair.sequential),
+                    "speculative": _figures(pair.speculative),
+                }
+                for pair in self.pairs
+            ],
+        }
+
+
+def _figures(answer: Answer) -> dict[str, Any]:
+    return {"seconds_on_the_wall": answer.seconds, **answer.stats.as_dict()}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    packages = (
+        "langchain-ralmspec",
+        "llama-cpp-python",
+        "faiss-cpu",
+        "chromadb",
+        "bm25s",
+        "sentence-transformers",
+        "torch",
+        "numpy",
+    )
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in packages},
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123  a device
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,232 @@
+"""``ralmspec demo``: watch a local model answer, and see what speculation saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from langchain_ralmspec.assets.progress import find_gguf
+from langchain_ralmspec.bench.comparison import Comparison, Pair, ask, machine
+from langchain_ralmspec.bench.figures import check_file, write_figures
+from langchain_ralmspec.bench.ralm.workload import Corpus, StoreName, Workload
+from langchain_ralmspec.chat_models import ChatRaLMSpec
+from langchain_ralmspec.errors import MissingExtraError
+from langchain_ralmspec.retrievers import RaLMSpecRetriever
+from langchain_ralmspec.speculation.stride import IN_FLIGHT, SEQUENTIAL
+
+_WORTHWHILE = 1.1  # speed-up, under which little can be won
+
+QUESTIONS = [
+    "How do I run a command in a new process and read what it prints?",
+    "How do I find the most common elements of a list?",
+    "How do I parse command line arguments?",
+    "How do I make a temporary directory that is removed afterwards?",
+    "How do I cache the results of a function?",
+    "How do I read a ZIP archive?",
+]
+_WARM_UP = "What is it about?"
+_PLANS = (
+    "A plan says how documents are guessed (look-up in a cache, or the same again), "
+    "how many guesses go into a call (≤: or up to an unsure one) and, behind ×, how "
+    "many calls are out while the model writes."
+)
+_REMOTE = Workload(store="chroma-http", latency=0.025)
+"""A store that is hosted elsewhere: a round trip of 50 ms."""
+_REMOTE_QUESTIONS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """What to ask, of whom, and how.
+
+    Attributes:
+        store: ``"faiss-flat"`` or ``"chroma"``.
+        questions: what to ask; questions about Python when None.
+        limit: ask so many at most; all of them when None.
+        corpus: JSON lines of passages; Python's docstrings when None.
+        model: a GGUF file or the name of a packaged model.
+        max_tokens: length of an answer.
+        speculation_stride: guesses verified in one store call, or ``"auto"``.
+        guess_policy: ``"lookup"``, ``"same"`` or ``"auto"``.
+    """
+
+    store: StoreName
+    questions: list[str] | None
+    limit: int | None
+    corpus: Path | None
+    model: str
+    max_tokens: int
+    speculation_stride: int | Literal["auto"]
+    guess_policy: str
+
+    def run(self, json_file: Path | None = None) -> bool:
+        """Answer every question with both loops; print and write the figures.
+
+        First from a store of this process, then from a server at a distance.
+
+        Returns:
+            Whether all answers were identical.
+        """
+        check_file(json_file)
+        console = Console()
+        gguf = find_gguf(self.model)  # what may be mistyped goes before what is long
+        corpus = Corpus.load(self.corpus)
+        questions = (self.questions or QUESTIONS)[: self.limit]
+        console.print(
+            f"{len(corpus.passages)} passages in {self.store}, model "
+            f"{Path(gguf).name}, guess policy {self.guess_policy!r}, speculation "
+            f"stride {self.speculation_stride!r}. A small model: judge its speed only.",
+            style="dim",
+        )
+        near = self._compare(
+            Workload(store=self.store), gguf, corpus, questions, console
+        )
+        _report(near, f"sequential against speculative, {self.store}", console)
+        try:
+            far = self._compare_remote(gguf, corpus, questions, console)
+        except MissingExtraError as error:
+            said = f"No second table, of a store at a distance: {error}"
+            console.print(said, markup=False, soft_wrap=True)
+            far = None
+        if json_file:
+            remote = {"remote": far.as_dict()} if far else {}
+            write_figures(json_file, near.as_dict() | {"machine": machine()} | remote)
+            console.print(f"figures written to {json_file}", style="dim", markup=False)
+        return _say_identical([near, far] if far else [near], console)
+
+    def _compare_remote(
+        self, gguf: str, corpus: Corpus, questions: list[str], console: Console
+    ) -> Comparison:
+        round_trip = 2e3 * _REMOTE.latency
+        console.print(
+            "\nThe same passages in a Chroma server, as if it were elsewhere: behind a "
+            f"round trip of {round_trip:.0f} ms."
+        )
+        far = self._compare(
+            _REMOTE, gguf, corpus, questions[:_REMOTE_QUESTIONS], console
+        )
+        title = f"Chroma server at a round trip of {round_trip:.0f} ms"
+        _report(far, title, console)
+        return far
+
+    def _compare(
+        self,
+        workload: Workload,
+        gguf: str,
+        corpus: Corpus,
+        questions: list[str],
+        console: Console,
+    ) -> Comparison:
+        """Answer every question from one store with both loops."""
+        workload.check()
+        with workload.opened(corpus) as store:
+            chat = ChatRaLMSpec(
+                model_path=gguf,
+                retriever=RaLMSpecRetriever(vectorstore=store),
+                max_tokens=self.max_tokens,
+                speculation_stride=self.speculation_stride,
+                guess_policy=self.guess_policy,
+            )
+            ask(chat, _WARM_UP)  # untimed: pages in the model, learns what things cost
+            pairs = []
+            for number, question in enumerate(questions, start=1):
+                console.print()
+                console.print(Text(f"{number}. {question}", style="bold"))
+                pairs.append(_answered_by_both(chat, number, question, console))
+        return Comparison(pairs, max(IN_FLIGHT) if workload.is_remote else 1)
+
+
+def _answered_by_both(
+    chat: ChatRaLMSpec, number: int, question: str, console: Console
+) -> Pair:
+    def show(text: str) -> None:
+        console.print(text, end="", highlight=False, markup=False, soft_wrap=True)
+
+    slow = chat.model_copy(update={"speculation": False})
+    answers = {}
+    # In turn first.
+    for loop in (chat, slow) if number % 2 else (slow, chat):
+        shown: Callable[[str], None] | None = show if loop is chat else None
+        answers[loop.speculation] = ask(loop, question, shown)
+    pair = Pair(question, sequential=answers[False], speculative=answers[True])
+    verdict = "yes" if pair.identical else "NO"
+    console.print(f"\n[dim]identical: {verdict}, {pair.speedup:.2f}×[/dim]")
+    return pair
+
+
+def _report(comparison: Comparison, title: str, console: Console) -> None:
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    for heading in (
+        "",
+        "sequential",
+        "speculative",
+        "speed-up",
+        "identical",
+        "right guesses",
+        "store calls",
+    ):
+        table.add_column(heading.replace(" ", "\n"), justify="right")
+    for number, pair in enumerate(comparison.pairs, start=1):
+        slow, fast = pair.sequential, pair.speculative
+        table.add_row(
+            str(number),
+            f"{slow.seconds:.2f} s",
+            f"{fast.seconds:.2f} s",
+            f"{pair.speedup:.2f}×",
+            "yes" if pair.identical else "NO",
+            f"{fast.stats.right_guesses} of {fast.stats.guesses}",
+            f"{slow.stats.store_calls} → {fast.stats.store_calls}",
+        )
+    console.print()
+    console.print(table)
+    _explain(comparison, console)
+
+
+def _explain(comparison: Comparison, console: Console) -> None:
+    summary, bounds = comparison.summary(), comparison.bounds
+    console.print(
+        f"speed-up {summary['speedup_median']:.2f}× (median of "
+        f"{summary['questions']}), ceiling 1 + b/a = {summary['ceiling']:.2f}× with "
+        f"a = {1e3 * bounds.generation:.0f} ms to generate a step and "
+        f"b = {1e3 * bounds.retrieval:.0f} ms to retrieve; attainable "
+        f"{summary['attainable']:.2f}×",
+        highlight=False,
+    )
+    share = bounds.retrieval / (bounds.generation + bounds.retrieval)
+    is_sequential = set(comparison.plans) <= {SEQUENTIAL.label}
+    if max(summary["attainable"], summary["speedup_median"]) < _WORTHWHILE:
+        console.print(
+            f"Retrieval is only {share:.0%} of a sequential step with this store, so "
+            "there is little to win here."
+        )
+    elif is_sequential:
+        console.print(
+            "Nothing was guessed, so both loops did almost the same: their times "
+            "differ by this machine's noise."
+        )
+    elif summary["speedup_median"] < 1:
+        console.print(
+            "There was something to win, and it was not won: the scheduler learns what "
+            "things cost while it answers, and these are few questions. Other work on "
+            "this machine costs more still."
+        )
+    slow = comparison.total("store_calls", "sequential")
+    fast = comparison.total("store_calls")
+    plans = ", ".join(f"{p} {share:.0%}" for p, share in comparison.plans.items())
+    console.print(f"store calls: {slow:.0f} → {fast:.0f}", highlight=False)
+    console.print(f"plans: {plans}", highlight=False)
+    if not is_sequential:
+        console.print(_PLANS, style="dim", highlight=False)
+
+
+def _say_identical(comparisons: list[Comparison], console: Console) -> bool:
+    same = all(each.summary()["identical"] for each in comparisons)
+    console.print(f"identical: {'yes' if same else 'NO'}")
+    return same

@@ -1,0 +1,1 @@
+"""kNN-LM with guessed neighbours against a search a token."""

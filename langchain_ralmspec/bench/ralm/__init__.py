@@ -1,0 +1,1 @@
+"""RaLMSpec against its sequential loop."""

@@ -1,0 +1,130 @@
+"""What ``ralmspec bench ralm`` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from langchain_ralmspec.bench.comparison import PARTS
+from langchain_ralmspec.bench.ralm.contest import NARROW, SEQUENTIAL
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def report(figures: dict[str, Any], console: Console) -> None:
+    """Print the figures of one run."""
+    workload, summary = figures["workload"], figures["summary"]
+    console.print()
+    console.print(_described(workload), highlight=False, soft_wrap=True)
+    console.print(_speedups(figures))
+    console.print(_seconds(figures))
+    console.print(_plans(figures))
+    costs = next(reversed(figures["rows"].values()))["costs_seconds"]
+    console.print(
+        f"a = {1e3 * costs['generation']:.0f} ms to generate a step, "
+        f"b = {1e3 * costs['retrieval']:.0f} ms to retrieve: retrieval is "
+        f"{figures['retrieval_share']:.0%} of the sequential time, the ceiling 1 + b/a "
+        f"is {summary['ceiling']:.2f}×.\n"
+        "Attainable is what the best plan of one stride would reach, were every cost "
+        "and the share of right guesses always the mean that was measured in this row, "
+        "or in a row with fewer boosters where that makes it more; reached compares "
+        f"sums of seconds with it. {workload['warm_up_questions']} untimed questions "
+        "warmed up every row.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if workload["distractors"]:
+        console.print(
+            f"{workload['distractors']:,} distractors are random unit vectors: they "
+            "make the search cost what a corpus of that size costs, and are "
+            "practically never what a query finds.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if figures[NARROW]:
+        console.print(
+            "In this store the hits may depend on how many are asked for. "
+            f"'{NARROW}' is the sequential loop that asks for as few as the rows "
+            "without prefetching: these must give its answers. All speed-ups are over "
+            f"'{SEQUENTIAL}'.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print(f"identical: {'yes' if summary['identical'] else 'NO'}")
+
+
+def _described(workload: dict[str, Any]) -> str:
+    parts = [f"{workload['passages']:,} passages"]
+    if workload["distractors"]:
+        parts.append(f"{workload['distractors']:,} distractors")
+    where = f"{' + '.join(parts)} in {workload['store']}"
+    if workload["latency"]:
+        where += f", {1e3 * workload['latency']:g} ms away each way"
+    return (
+        f"{where}; model {workload['model']}, up to {workload['max_tokens']} tokens, "
+        f"embedding {workload['embedding']}."
+    )
+
+
+def _speedups(figures: dict[str, Any]) -> Table:
+    table = Table(title="speed-up over the sequential loop", box=box.SIMPLE_HEAD)
+    for heading in (
+        "",
+        "median",
+        "quartiles",
+        "attainable",
+        "reached",
+        "identical",
+        "right guesses",
+        "proven",
+    ):
+        table.add_column(heading.replace(" ", "\n"), justify="right")
+    if figures[NARROW]:
+        table.add_row(NARROW, *_spread(figures[NARROW]))
+    for name, row in figures["rows"].items():
+        n_identical = sum(answer["identical"] for answer in row["answers"])
+        table.add_row(
+            name,
+            *_spread(row),
+            f"{row['summary']['attainable']:.2f}×",
+            f"{row['reached']:.0%}",
+            f"{n_identical} of {len(row['answers'])}",
+            f"{row['summary']['guess_accuracy']:.0%}",
+            f"{row['proven']:.0%}",
+        )
+    return table
+
+
+def _spread(row: dict[str, Any]) -> tuple[str, str]:
+    low, middle, high = row["speedup_quartiles"]
+    return f"{middle:.2f}×", f"{low:.2f}–{high:.2f}"
+
+
+def _plans(figures: dict[str, Any]) -> Table:
+    """What each row did: the guess policy, queries in a call × calls in flight."""
+    table = Table(title="plans followed most often", box=box.SIMPLE_HEAD)
+    table.add_column("", justify="right")
+    table.add_column("")
+    for name, row in figures["rows"].items():
+        shown = [f"{plan} {share:.0%}" for plan, share in row["plans"].items()]
+        table.add_row(name, ", ".join(shown[:4]))
+    return table
+
+
+def _seconds(figures: dict[str, Any]) -> Table:
+    table = Table(title="milliseconds of an answer", box=box.SIMPLE_HEAD)
+    table.add_column("", justify="right")
+    for heading in ("all", *PARTS):
+        table.add_column(heading, justify="right")
+    sequential = {name: figures[name] for name in (SEQUENTIAL, NARROW)}
+    for name, row in (sequential | figures["rows"]).items():
+        if row:
+            seconds = (row["seconds"][part] for part in ("all", *PARTS))
+            table.add_row(name, *(f"{1e3 * each:.0f}" for each in seconds))
+    table.caption = (
+        "embedding and searching are part of guessing and waiting, or run beside them"
+    )
+    return table

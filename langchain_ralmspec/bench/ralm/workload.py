@@ -1,0 +1,328 @@
+"""What is retrieved from: passages, their vectors, and the store that holds them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from langchain_core.documents import Document
+
+from langchain_ralmspec.assets.cache import cache_dir
+from langchain_ralmspec.assets.corpus import Passage, load_passages, stdlib_passages
+from langchain_ralmspec.assets.embeddings import embed_cached
+from langchain_ralmspec.assets.models import MODELS, model_path
+from langchain_ralmspec.assets.progress import bar
+from langchain_ralmspec.bench.ralm.distractors import DistractedRows, distractor_vectors
+from langchain_ralmspec.bench.servers.chroma import ChromaServer
+from langchain_ralmspec.bench.servers.relay import MAX_LATENCY, Relay
+from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
+from langchain_ralmspec.files import replacing_folder
+from langchain_ralmspec.stores import FaissStore, SentenceTransformerEmbeddings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+StoreName = Literal["faiss-flat", "faiss-hnsw", "chroma", "chroma-http", "bm25"]
+
+_EXTRAS = {
+    "faiss-flat": ("faiss", "faiss"),
+    "faiss-hnsw": ("faiss", "faiss"),
+    "chroma": ("langchain_chroma", "chroma"),
+    "chroma-http": ("langchain_chroma", "chroma"),
+    "bm25": ("bm25s", "bm25"),
+}
+# The paper's (section 5.1), for both the links and the width of building.
+_HNSW_LINKS = 64
+_HNSW_CONSTRUCTION = 40
+_COLLECTION = "ralmspec"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Passages, and what embeds them.
+
+    Attributes:
+        passages: in their order.
+        embeddings: embeds passages and queries.
+        embedding: its name, which keeps its cached vectors apart.
+    """
+
+    passages: list[Passage]
+    embeddings: SentenceTransformerEmbeddings
+    embedding: str
+
+    @classmethod
+    def load(cls, path: Path | None = None, embedding: str = "minilm") -> Corpus:
+        """Read a corpus.
+
+        Args:
+            path: JSON lines of passages; Python's docstrings when None.
+            embedding: a sentence-transformers model: a packaged one's name, or a
+                folder.
+
+        Raises:
+            InvalidValueError: there is no such file or model.
+        """
+        folder = _embedding_folder(embedding)
+        passages = load_passages(path) if path else stdlib_passages()
+        name = embedding if embedding in MODELS else str(folder)
+        return cls(passages, SentenceTransformerEmbeddings(str(folder)), name)
+
+    @cached_property
+    def vectors(self) -> NDArray[np.float32]:
+        """One row for each passage; computed at first use, and kept on disk."""
+        texts = [f"{p.title}. {p.text}" if p.title else p.text for p in self.passages]
+        folder = cache_dir() / "embeddings"
+        with bar("embedding passages") as advance:
+            return embed_cached(texts, self.embeddings, self.embedding, folder, advance)
+
+    @property
+    def documents(self) -> list[Document]:
+        """The passages as stores take them."""
+        return [
+            Document(page_content=p.text, id=p.id, metadata={"title": p.title})
+            for p in self.passages
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """A store to measure.
+
+    Attributes:
+        store: which kind.
+        distractors: random vectors in it beside the passages; FAISS only.
+        latency: seconds that a request takes each way; a Chroma server only.
+    """
+
+    store: StoreName
+    distractors: int = 0
+    latency: float = 0.0
+
+    def check(self) -> None:
+        """Refuse, before any work, what cannot be built.
+
+        Raises:
+            InvalidValueError: the parts do not go together, or are out of range.
+            MissingExtraError: the store's package is not installed.
+        """
+        if self.store not in get_args(StoreName):
+            known = ", ".join(get_args(StoreName))
+            raise InvalidValueError(f"unknown store {self.store!r}; known: {known}")
+        if self.distractors and not self.store.startswith("faiss"):
+            raise InvalidValueError(
+                f"distractors are vectors in a FAISS index, but the store is "
+                f"{self.store!r}; use faiss-flat or faiss-hnsw"
+            )
+        if self.latency and self.store != "chroma-http":
+            raise InvalidValueError(
+                f"a latency needs a server to be far from, but the store is "
+                f"{self.store!r}; use chroma-http"
+            )
+        if not 0 <= self.latency <= MAX_LATENCY:
+            raise InvalidValueError(
+                f"the latency must be between 0 and {1e3 * MAX_LATENCY:g} ms, "
+                f"got {1e3 * self.latency:g}"
+            )
+        module, extra = _EXTRAS[self.store]
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError.of(module, extra)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether several calls may wait at once without computing on these cores."""
+        return self.store == "chroma-http"
+
+    @contextmanager
+    def opened(self, corpus: Corpus) -> Iterator[Any]:
+        """Give the filled store, for ``RaLMSpecRetriever``, until the block ends.
+
+        Raises:
+            InvalidValueError: there is not enough memory for the distractors.
+            StoreError: a server did not start.
+        """
+        if self.store == "chroma":
+            with _chroma(corpus) as store:
+                yield store
+        elif self.store == "chroma-http":
+            with _chroma_http(corpus, self.latency) as store:
+                yield store
+        elif self.store == "bm25":
+            yield _bm25(corpus)
+        else:
+            yield _faiss(corpus, self.distractors, graph=self.store == "faiss-hnsw")
+
+
+def _embedding_folder(embedding: str) -> Path:
+    if embedding in MODELS and MODELS[embedding].kind == "sentence-transformers":
+        return model_path(embedding)
+    folder = Path(embedding)
+    if not (folder / "config.json").is_file():
+        known = [m.name for m in MODELS.values() if m.kind == "sentence-transformers"]
+        raise InvalidValueError(
+            f"{embedding!r} is neither a folder with a sentence-transformers model "
+            f"nor one of {', '.join(known)}"
+        )
+    return folder.resolve()
+
+
+def _faiss(corpus: Corpus, n_distractors: int, *, graph: bool) -> FaissStore:
+    import faiss
+
+    n_passages, dimension = corpus.vectors.shape
+    _require_memory(n_passages + n_distractors, dimension)
+    index: Any
+    if graph:
+        index = faiss.IndexHNSWFlat(dimension, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = _HNSW_CONSTRUCTION
+        put = index.add
+    else:
+        index = faiss.IndexFlatIP(dimension)
+        put = _in_place(index, n_passages + n_distractors)
+    with bar("indexing") as advance:
+        done = 0
+        for vectors in _all_vectors(corpus, n_distractors):
+            put(vectors)
+            done += len(vectors)
+            advance(done, n_passages + n_distractors)
+    rows = DistractedRows(corpus.documents, n_distractors)
+    return FaissStore(index, rows, corpus.embeddings)
+
+
+def _in_place(index: Any, n_rows: int) -> Any:
+    """Make room in a flat index once; gives a function that writes the next rows.
+
+    ``add`` would have it grow by doubling, and so hold up to three times the vectors
+    at once.
+    """
+    import faiss
+
+    dimension = index.d
+    index.codes.resize(n_rows * dimension * 4)
+    index.ntotal = n_rows
+    rows = faiss.rev_swig_ptr(index.get_xb(), n_rows * dimension)
+    table = rows.reshape(n_rows, dimension)
+    n_written = 0
+
+    def put(vectors: NDArray[np.float32]) -> None:
+        nonlocal n_written
+        table[n_written : n_written + len(vectors)] = vectors
+        n_written += len(vectors)
+
+    return put
+
+
+def _all_vectors(corpus: Corpus, n_distractors: int) -> Iterator[NDArray[np.float32]]:
+    yield corpus.vectors
+    yield from distractor_vectors(n_distractors, corpus.vectors.shape[1])
+
+
+def _require_memory(n_rows: int, dimension: int) -> None:
+    needed = n_rows * dimension * 4
+    try:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return  # a system that does not say
+    if needed > there:
+        raise InvalidValueError(
+            f"{n_rows} vectors of {dimension} numbers take {needed / 1e9:.1f} GB, but "
+            f"this machine has {there / 1e9:.1f} GB; use fewer distractors"
+        )
+
+
+def _bm25(corpus: Corpus) -> Any:
+    from langchain_ralmspec.stores.bm25_store import BM25Store
+
+    return BM25Store.from_documents(corpus.documents)
+
+
+@contextmanager
+def _chroma(corpus: Corpus) -> Iterator[Any]:
+    import chromadb
+
+    client = chromadb.EphemeralClient(_settings())
+    # Such clients of one process share what they hold.
+    name = f"{_COLLECTION}-{uuid.uuid4().hex}"
+    try:
+        _fill(client, corpus, name)
+        yield _langchain_chroma(client, corpus, name)
+    finally:
+        client.delete_collection(name)
+
+
+@contextmanager
+def _chroma_http(corpus: Corpus, latency: float) -> Iterator[Any]:
+    import chromadb
+
+    with ExitStack() as stack:
+        # A copy, so that two runs at once, or one that is killed, do no harm.
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "chroma"
+        shutil.copytree(_chroma_folder(corpus), folder)
+        at: ChromaServer | Relay = stack.enter_context(ChromaServer(folder))
+        if latency:
+            at = stack.enter_context(Relay(at.host, at.port, latency))
+        client = chromadb.HttpClient(at.host, at.port, settings=_settings())
+        yield _langchain_chroma(client, corpus, _COLLECTION)
+
+
+def _chroma_folder(corpus: Corpus) -> Path:
+    """Folder of a server that holds the corpus; filled once, and kept in the cache."""
+    import chromadb
+
+    target = cache_dir() / "chroma" / _key(corpus, chromadb.__version__)
+    if not target.is_dir():
+        with replacing_folder(target) as folder, ChromaServer(folder) as server:
+            client = chromadb.HttpClient(server.host, server.port, settings=_settings())
+            _fill(client, corpus, _COLLECTION)
+    return target
+
+
+def _key(corpus: Corpus, version: str) -> str:
+    digest = hashlib.sha256(version.encode())
+    for passage in corpus.passages:
+        digest.update(repr(passage).encode("utf-8", "surrogatepass"))
+    digest.update(corpus.vectors.data)
+    return digest.hexdigest()[:32]
+
+
+def _fill(client: Any, corpus: Corpus, name: str) -> None:
+    collection = client.create_collection(
+        name, configuration={"hnsw": {"space": "cosine"}}
+    )
+    passages, size = corpus.passages, min(1000, client.get_max_batch_size())
+    with bar("filling Chroma") as advance:
+        for first in range(0, len(passages), size):
+            part = passages[first : first + size]
+            collection.add(
+                ids=[p.id for p in part],
+                documents=[p.text for p in part],
+                metadatas=[{"title": p.title} for p in part],
+                embeddings=corpus.vectors[first : first + size],
+            )
+            advance(first + len(part), len(passages))
+
+
+def _langchain_chroma(client: Any, corpus: Corpus, name: str) -> Any:
+    from langchain_chroma import Chroma
+
+    return Chroma(
+        client=client, collection_name=name, embedding_function=corpus.embeddings
+    )
+
+
+def _settings() -> Any:
+    from chromadb.config import Settings
+
+    # Anew for every client: HttpClient writes its port into what it is given.
+    return Settings(anonymized_telemetry=False)

@@ -1,0 +1,1 @@
+"""Drafting against plain decoding of long contexts."""

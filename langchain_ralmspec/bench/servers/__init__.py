@@ -1,0 +1,1 @@
+"""A real Chroma server, and a relay that delays it."""

@@ -1,0 +1,253 @@
+"""Questions about a long context, as a LangChain runnable."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.outputs import Generation, LLMResult
+from langchain_core.runnables import RunnableConfig, RunnableSerializable
+from langchain_core.runnables.config import run_in_executor
+from langchain_core.runnables.utils import AddableDict
+from pydantic import field_validator
+
+from langchain_ralmspec.base.long_context import LongContextGeneration
+from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.rapid import Conversation, to_documents
+from langchain_ralmspec.rapid.prompt import CONTEXT, QUESTION
+
+if TYPE_CHECKING:
+    from langchain_core.callbacks import CallbackManagerForChainRun
+
+    from langchain_ralmspec.base.long_context import LongDocument
+    from langchain_ralmspec.rapid import Chunk, LongRun
+
+_INPUTS = ("question", "context")
+
+
+class RapidChain(
+    LongContextGeneration, RunnableSerializable[dict[str, Any], dict[str, Any]]
+):
+    """Answers questions about a long text, and reads the text once.
+
+    The context stands at the head of the prompt, and its KV is kept: the second
+    question about it starts at once. Tokens that a drafter proposes are verified
+    several at a time, where that is measured to be sooner.
+
+    Example:
+        .. code-block:: python
+
+            chain = RapidChain(model_path="model.gguf", embeddings=embeddings)
+            chain.invoke({"question": "Who wrote it?", "context": long_text})["answer"]
+    """
+
+    prompt_template: str | None = None
+    """A plain prompt, ``{context}`` first and ``{question}`` behind it; None takes the
+    model's chat template, or a plain default where it has none."""
+
+    @field_validator("prompt_template")
+    @classmethod
+    def _context_first(cls, value: str | None) -> str | None:
+        if value is not None:
+            before, _, after = value.partition(CONTEXT)
+            if CONTEXT not in value or QUESTION in before or QUESTION not in after:
+                msg = f"must hold {CONTEXT} and behind it {QUESTION}"
+                raise ValueError(msg)
+        return value
+
+    def invoke(
+        self,
+        input: dict[str, Any],  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Answer a question.
+
+        Args:
+            input: ``question``, a string, and ``context``: a string, a ``Document``,
+                a sequence of these, or a retriever that finds them.
+            config: callbacks, tags and the like.
+            kwargs: ``stop``, or a setting of ``Sampling`` for this call.
+
+        Returns:
+            ``answer``; ``source_documents``, the parts of the context that were
+            retrieved for the question, none without ``embeddings``; and
+            ``speculation``, counts and seconds (``DraftStats``).
+        """
+        answer = AddableDict(answer="")
+        for part in self.stream(input, config, **kwargs):
+            answer = answer + AddableDict(part)
+        return answer
+
+    def stream(
+        self,
+        input: dict[str, Any],  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Generator[dict[str, Any]]:
+        """Answer in pieces: first the sources, then text, counts at last."""
+        yield from self._transform_stream_with_config(
+            iter([input]), self._answer, config, **kwargs
+        )
+
+    def batch(
+        self,
+        inputs: list[dict[str, Any]],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[dict[str, Any]]:
+        """Answer several questions, one after the other: there is one model."""
+        return super().batch(
+            inputs, _in_turn(config), return_exceptions=return_exceptions, **kwargs
+        )
+
+    async def abatch(
+        self,
+        inputs: list[dict[str, Any]],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[dict[str, Any]]:
+        """Do what ``batch`` does, beside other tasks."""
+        return await super().abatch(
+            inputs, _in_turn(config), return_exceptions=return_exceptions, **kwargs
+        )
+
+    async def astream(
+        self,
+        input: dict[str, Any],  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Do what ``stream`` does, in a thread."""
+        parts = self.stream(input, config, **kwargs)
+        try:
+            while (
+                part := await run_in_executor(config, next, parts, None)
+            ) is not None:
+                yield part
+        finally:
+            await run_in_executor(config, parts.close)
+
+    def preload(self, context: Any) -> int:
+        """Read a context ahead of the first question about it.
+
+        Returns:
+            Its number of tokens.
+
+        Raises:
+            ContextOverflowError: it does not fit.
+            InvalidValueError: it is empty, or no text.
+        """
+        conversation = Conversation.of("?", self.system_prompt, self.prompt_template)
+        return self._prefill(conversation, context)
+
+    def start(self, question: str, context: Any) -> LongRun:
+        """Prepare an answer that can be watched: iterate over it for its text.
+
+        ``invoke`` and ``stream`` do this and wrap it for LangChain.
+        """
+        conversation = _conversation(question, self.system_prompt, self.prompt_template)
+        return self._prepare(conversation, context, None, self._sampling({}))[0]
+
+    def _answer(
+        self,
+        inputs: Iterator[dict[str, Any]],
+        run_manager: CallbackManagerForChainRun,
+        *,
+        stop: list[str] | None = None,
+        **overrides: Any,
+    ) -> Iterator[AddableDict]:
+        question, context = _checked(next(inputs))
+        conversation = _conversation(question, self.system_prompt, self.prompt_template)
+
+        def retrieve(document: LongDocument, question: str) -> list[Chunk]:
+            return self._retrieved(document, question, run_manager)
+
+        sampling = self._sampling(overrides)
+        run, chunks = self._prepare(conversation, context, stop, sampling, retrieve)
+        yield AddableDict(source_documents=to_documents(chunks))
+        yield from (
+            AddableDict(answer=text)
+            for text in self._generated(run, question, run_manager)
+        )
+        yield AddableDict(speculation=run.stats.as_dict())
+
+    def _retrieved(
+        self,
+        document: LongDocument,
+        question: str,
+        run_manager: CallbackManagerForChainRun,
+    ) -> list[Chunk]:
+        """What the drafter reads, as a run of its own in traces."""
+        if document.index is None:
+            return []
+        serialized = {"name": "RapidRetriever"}
+        child = run_manager.get_child("retrieve")
+        run = child.on_retriever_start(serialized, question, name="RapidRetriever")
+        try:
+            chunks = self._retrieve(document, question)
+        except BaseException as error:
+            run.on_retriever_error(error)
+            raise
+        run.on_retriever_end(to_documents(chunks))
+        return chunks
+
+    def _generated(
+        self, run: LongRun, question: str, run_manager: CallbackManagerForChainRun
+    ) -> Iterator[str]:
+        """The answer's text, as a run of its own in traces."""
+        serialized = {"name": "RapidLLM"}
+        child = run_manager.get_child("generate")
+        (trace,) = child.on_llm_start(
+            serialized, [question], name="RapidLLM", invocation_params={}
+        )
+        text = ""
+        try:
+            for piece in run:
+                trace.on_llm_new_token(piece)
+                text += piece
+                yield piece
+        except BaseException as error:
+            trace.on_llm_error(error)
+            raise
+        info = {"finish_reason": run.request.finish_reason}
+        generation = Generation(text=text, generation_info=info)
+        output = {"model_name": self.engine.path.stem}
+        trace.on_llm_end(LLMResult(generations=[[generation]], llm_output=output))
+
+
+def _in_turn(
+    config: RunnableConfig | list[RunnableConfig] | None,
+) -> RunnableConfig | list[RunnableConfig]:
+    """A config under which nothing of a batch runs beside another."""
+    if isinstance(config, list):
+        return [RunnableConfig(**{**one, "max_concurrency": 1}) for one in config]
+    return RunnableConfig(**{"max_concurrency": 1, **(config or {})})
+
+
+def _checked(inputs: Any) -> tuple[Any, Any]:
+    """Question and context of what a user has passed."""
+    if not isinstance(inputs, dict):
+        msg = f"give a dict with 'question' and 'context', got {type(inputs).__name__}"
+        raise InvalidValueError(msg)
+    for name in inputs:
+        if name not in _INPUTS:
+            raise UnknownArgumentError.of("RapidChain's input", str(name), _INPUTS)
+    for name in _INPUTS:
+        if name not in inputs:
+            msg = f"the input has no {name!r}; it has {sorted(inputs)}"
+            raise InvalidValueError(msg)
+    return inputs["question"], inputs["context"]
+
+
+def _conversation(
+    question: Any, instructions: str, template: str | None
+) -> Conversation:
+    if not isinstance(question, str) or not question.strip():
+        msg = f"the question is empty, got {question!r}; ask something"
+        raise InvalidValueError(msg)
+    return Conversation.of(question, instructions, template)

@@ -1,0 +1,179 @@
+"""Chat models with retrieval inside the generation, and about a long context."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import BaseMessage, HumanMessage
+from pydantic import Field
+
+from langchain_ralmspec.base.chat import Answer, LocalChat
+from langchain_ralmspec.base.long_context import LongContextGeneration, digest_of
+from langchain_ralmspec.base.messages import question_of, turns_of
+from langchain_ralmspec.base.retrieval import RetrievalGeneration
+from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.ralm import Prompt
+from langchain_ralmspec.rapid import Conversation, to_documents
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_core.messages import BaseMessage
+    from langchain_core.messages.ai import UsageMetadata
+
+    from langchain_ralmspec.ralm.run import Run
+    from langchain_ralmspec.rapid import Chunk, LongRun
+
+
+class ChatRaLMSpec(RetrievalGeneration, LocalChat):
+    """``RaLMSpecLLM`` behind the model's own chat template.
+
+    The documents stand at the head of the system turn, or of the first user turn
+    where the template has no system turn. A query is made of the last user message
+    and the answer so far.
+
+    Example:
+        .. code-block:: python
+
+            chat = ChatRaLMSpec(model_path="model.gguf", retriever=store)
+            message = chat.invoke("who wrote Moby Dick?")
+            message.response_metadata["documents"]
+    """
+
+    system_prompt: str = "Answer the question with the help of the text above."
+    """System turn after the documents, for conversations that bring none."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "ralmspec-chat"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return self._fingerprint() | {"system_prompt": self.system_prompt}
+
+    def start(self, question: str) -> Run:
+        """Prepare an answer that can be watched: iterate over it for its text.
+
+        ``invoke`` and ``stream`` do this and wrap it for LangChain.
+        """
+        return self._run(self._prompt([HumanMessage(question)]), None, {})
+
+    def _answer(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        overrides: dict[str, Any],
+    ) -> Answer:
+        prompt = self._prompt(messages)
+        run = self._run(prompt, stop, overrides)
+        return Answer(run, partial(self._info, run), partial(self._usage, prompt, run))
+
+    def _prompt(self, messages: Sequence[BaseMessage]) -> Prompt:
+        weights = self.engine.weights
+        turns = turns_of(messages)
+        before, after = self.engine.template.around(turns, self.system_prompt)
+        return Prompt(
+            head=tuple(weights.tokenize(before, special=True)),
+            tail=tuple(weights.tokenize(after, special=True)),
+            question=tuple(weights.tokenize(question_of(turns))),
+        )
+
+
+class ChatRapid(LongContextGeneration, LocalChat):
+    r"""``RapidChain`` behind chat messages.
+
+    The long context is bound to the model, or it is in the messages. Then it is the
+    system message, or the longest one of the user's up to its last blank line, behind
+    which the question stands; in later turns as in the first, so that the text is not
+    read again.
+
+    Example:
+        .. code-block:: python
+
+            chat = ChatRapid(model_path="model.gguf", context=long_text)
+            chat.invoke("Who wrote it?").text
+    """
+
+    context: Any = Field(default=None, repr=False)  # traces show what repr shows
+    """The text, ``Document``, sequence of them, or retriever, that is asked about."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "ralmspec-rapid"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        # A cached answer is about one context only.
+        context = None if self.context is None else digest_of(self.context)
+        return self._fingerprint() | {"context": context}
+
+    def _answer(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        overrides: dict[str, Any],
+    ) -> Answer:
+        sampling = self._sampling(overrides)
+        conversation, context = self._split(turns_of(messages))
+        run, chunks = self._prepare(conversation, context, stop, sampling)
+        return Answer(run, partial(self._info, run, chunks), partial(_usage, run))
+
+    def _split(self, turns: list[dict[str, str]]) -> tuple[Conversation, Any]:
+        """Part the long context from the conversation about it."""
+        context = self.context
+        if context is None:
+            context, turns = part(turns)
+        question = question_of(turns)
+        return Conversation(tuple(turns), self.system_prompt, question), context
+
+    def _info(self, run: LongRun, chunks: Sequence[Chunk]) -> dict[str, Any]:
+        """What is told about a finished answer."""
+        return {
+            "finish_reason": run.request.finish_reason,
+            "model_name": self.engine.path.stem,
+            "documents": to_documents(chunks),
+            "speculation": run.stats.as_dict(),
+        }
+
+
+def part(turns: Sequence[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
+    """Take the context out of the longest turn that is not the model's own.
+
+    A turn that holds the question too is parted alike while it is the last one and
+    once it is history: only then are the context's tokens those whose KV is kept.
+
+    Returns:
+        The context, and the turns without it.
+
+    Raises:
+        InvalidValueError: there is no other turn, and no blank line, to part it from
+            the question.
+    """
+    given = [at for at, turn in enumerate(turns) if turn["role"] != "assistant"]
+    at = max(given, key=lambda at: len(turns[at]["content"]))
+    role, content = turns[at]["role"], turns[at]["content"]
+    before, after = turns[:at], turns[at + 1 :]
+    if role == "system":
+        return content, [*before, *after]
+    context, _, question = content.rstrip().rpartition("\n\n")
+    if not after and not context.strip():
+        msg = (
+            f"no context in {content[:60]!r}; bind one with context=…, send it "
+            "as the system message, or put a blank line between it and the question"
+        )
+        raise InvalidValueError(msg)
+    # What is longer than all before it is no question, but the text itself.
+    if after and len(question) > len(context.strip()):
+        context, question = content, "(This is the text above.)"
+    return context, [*before, {"role": role, "content": question}, *after]
+
+
+def _usage(run: LongRun) -> UsageMetadata:
+    stats = run.stats
+    return {
+        "input_tokens": stats.prompt_tokens,
+        "output_tokens": stats.tokens,
+        "total_tokens": stats.prompt_tokens + stats.tokens,
+        "input_token_details": {"cache_read": stats.cached_tokens},
+    }

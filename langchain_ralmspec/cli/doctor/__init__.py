@@ -1,0 +1,1 @@
+"""What is slow in a stack, and what to set."""

@@ -1,0 +1,271 @@
+"""What a stack's parts cost, measured for a few seconds."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, TypeVar
+
+from langchain_ralmspec.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from langchain_ralmspec.cli.doctor.target import Target
+    from langchain_ralmspec.engine import Model
+    from langchain_ralmspec.ralm import Session
+    from langchain_ralmspec.ralm.run import Run
+    from langchain_ralmspec.stores import Query
+
+_T = TypeVar("_T")
+
+BATCH = 8
+"""Queries of the larger call that is measured."""
+
+_PROMPT_TOKENS = 128  # as a document has
+_ANSWER_TOKENS = 32
+_STEP_TOKENS = 4
+_QUERY_WORDS = 20
+_STRIDE = 2  # guesses are judged up to the first wrong one: few at a time
+_REPEATS = 5
+_PATIENCE = 0.8  # seconds, after which no part is repeated once more
+_ANSWER_PATIENCE = 4.0  # seconds, after which no further step is waited for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A call of the store.
+
+    Attributes:
+        n_queries: queries in it.
+        with_vectors: whether its answer fills the cache that guesses look into.
+        seconds: of all of it.
+        embedding: seconds of it in the query encoder.
+        waiting: seconds of it in which the searching thread had nothing to do.
+    """
+
+    n_queries: int
+    with_vectors: bool
+    seconds: float
+    embedding: float
+    waiting: float
+
+    @property
+    def searching(self) -> float:
+        """Seconds in the store."""
+        return self.seconds - self.embedding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """Guesses, and how many of them were right."""
+
+    right: int
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """Seconds, and how good guesses were.
+
+    Attributes:
+        prefill_rate: tokens of a prompt that are read in a second.
+        decode: seconds of one token.
+        step: *a*, seconds of a step, its share of new documents included.
+        calls: one and ``BATCH`` queries, without and with vectors.
+        overlap: how many times as long writing takes while a call is out, for each
+            policy: one that has looked its queries up has embedded them.
+        guesses: of each policy, in a short answer.
+    """
+
+    prefill_rate: float
+    decode: float
+    step: float
+    calls: tuple[Call, ...]
+    overlap: dict[str, float]
+    guesses: dict[str, Judged]
+
+    def call(self, n_queries: int, *, with_vectors: bool = False) -> Call:
+        """The call of that kind."""
+        wanted = (n_queries, with_vectors)
+        return next(c for c in self.calls if (c.n_queries, c.with_vectors) == wanted)
+
+    @property
+    def retrieval(self) -> float:
+        """*b(1)*."""
+        return self.call(1).seconds
+
+
+def measure(target: Target, question: str) -> Costs:
+    """Measure a stack; loads what is not loaded yet, and that is not timed.
+
+    Raises:
+        InvalidValueError: the answer ended before its first step.
+    """
+    short = target.model_copy(
+        update={"max_tokens": _ANSWER_TOKENS, "speculation": False}
+    )
+    _answer(short.model_copy(update={"max_tokens": 1}), question)  # loads everything
+    run = _answer(short, question)
+    if not run.n_tokens:
+        raise InvalidValueError(
+            f"the answer to {question!r} is empty, so no step can be measured; ask "
+            "something else with --question"
+        )
+    session = target.retriever.new_session(
+        k=target.documents_per_step, prefetch_k=target.prefetch_k
+    )
+    session.prepare()
+    texts = _queries(run, question)
+    prompt = _tokens(target.engine, min(_PROMPT_TOKENS, target.engine.n_ctx // 2))
+    prefill, write = _prefiller(target.engine, prompt), _writer(target.engine, prompt)
+    alone = _median(write)
+    queries = target.retriever.store.encode(texts)
+    beside = {}
+    for policy, embedded in (("lookup", queries), ("same", [None] * len(texts))):
+        with _asking(session, texts, embedded):
+            beside[policy] = _median(write)
+    return Costs(
+        prefill_rate=len(prompt) / _median(prefill),
+        decode=alone / _STEP_TOKENS,
+        step=run.stats.seconds_generating / run.stats.steps,
+        calls=tuple(
+            _measure_call(session, texts[:n], with_vectors=with_vectors)
+            for n in (1, BATCH)
+            for with_vectors in (False, True)
+        ),
+        # Less than 1 is noise.
+        overlap={policy: max(1.0, s / alone) for policy, s in beside.items()},
+        guesses={"lookup": _looked_up(short, question), "same": _repeated(run)},
+    )
+
+
+def _answer(target: Target, question: str) -> Run:
+    """Answer as if it were the first question: no document's KV is there yet.
+
+    A slow answer is broken off, so that a sick stack takes no minutes.
+    """
+    target.engine.forget_prefixes()
+    run = target.start(question)
+    start = time.perf_counter()
+    for _ in run:
+        if time.perf_counter() - start > _ANSWER_PATIENCE:
+            break
+    return run
+
+
+def _looked_up(target: Target, question: str) -> Judged:
+    """How often the best document in the cache was the right one."""
+    settings = {"guess_policy": "lookup", "speculation_stride": _STRIDE}
+    switches = {"speculation": True, "asynchronous": False}
+    run = _answer(target.model_copy(update={**settings, **switches}), question)
+    return Judged(right=run.stats.right_guesses, n=run.stats.guesses)
+
+
+def _repeated(run: Run) -> Judged:
+    """How often a step had the documents of the one before it."""
+    documents = [[hit.id for hit in step.hits] for step in run.steps]
+    repeated = [one == other for one, other in pairwise(documents)]
+    return Judged(right=sum(repeated), n=len(repeated))
+
+
+def _queries(run: Run, question: str) -> list[str]:
+    """Texts as long as queries are, about what the store is about, all different."""
+    words = " ".join([question, *(d.page_content for d in run.documents)]).split()
+    # Round and round, where there are few words.
+    padded = words * (1 + (_QUERY_WORDS + BATCH) // len(words))
+    return [" ".join(padded[n : n + _QUERY_WORDS]) for n in range(BATCH)]
+
+
+def _prefiller(model: Model, prompt: list[int]) -> Callable[[], None]:
+    """A function that reads a prompt as if for the first time."""
+
+    def prefill() -> None:
+        model.forget_prefixes()
+        model.open(prompt)
+
+    return prefill
+
+
+def _tokens(model: Model, n: int) -> list[int]:
+    """Tokens of any kind: all take as long."""
+    return [number % model.weights.n_vocab for number in range(n)]
+
+
+def _writer(model: Model, prompt: list[int]) -> Callable[[], None]:
+    """A function that decodes the tokens of a step, one by one."""
+    sequence = model.open(prompt)
+    tokens = _tokens(model, _STEP_TOKENS)
+
+    def write() -> None:
+        for token in tokens:
+            sequence.extend([token])
+        sequence.truncate(len(prompt))
+
+    return write
+
+
+def _measure_call(session: Session, texts: list[str], *, with_vectors: bool) -> Call:
+    def ask() -> Call:
+        answer = session.ask(texts, [None] * len(texts), with_vectors=with_vectors)
+        return Call(
+            n_queries=len(texts),
+            with_vectors=with_vectors,
+            seconds=answer.seconds,
+            embedding=answer.embedding,
+            waiting=answer.waiting,
+        )
+
+    calls = sorted(_repeat(ask), key=lambda call: call.seconds)
+    return calls[(len(calls) - 1) // 2]
+
+
+@contextmanager
+def _asking(
+    session: Session, texts: list[str], queries: Sequence[Query | None]
+) -> Iterator[None]:
+    """Have a thread ask the store without a pause, until the block ends."""
+    is_over = threading.Event()
+    failures: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            while not is_over.is_set():
+                session.ask(texts, queries, with_vectors=True)
+        except Exception as error:  # noqa: BLE001  raised again below
+            failures.append(error)
+
+    thread = threading.Thread(target=ask, name="ralmspec-doctor")
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+    if failures:  # else something was measured beside nothing
+        raise failures[0]
+
+
+def _median(work: Callable[[], None]) -> float:
+    """Median of the seconds that something takes."""
+
+    def timed() -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    return statistics.median(_repeat(timed))
+
+
+def _repeat(work: Callable[[], _T]) -> list[_T]:
+    """Do something some times, but not much longer than we have patience for."""
+    results: list[_T] = []
+    start = time.perf_counter()
+    while len(results) < _REPEATS:
+        results.append(work())
+        if time.perf_counter() - start > _PATIENCE:
+            break
+    return results

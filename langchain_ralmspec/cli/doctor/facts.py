@@ -1,0 +1,227 @@
+"""What can be seen of a stack without running it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from langchain_ralmspec.machine import usable_cores
+from langchain_ralmspec.stores import BM25Store, ChromaStore, FaissStore, GenericStore
+from langchain_ralmspec.stores.embedding import embeds_in_batches
+
+if TYPE_CHECKING:
+    from langchain_ralmspec.cli.doctor.costs import Costs
+    from langchain_ralmspec.cli.doctor.target import Target
+    from langchain_ralmspec.stores import Store
+
+_OPENMP_USERS = {"torch": "torch", "faiss": "FAISS", "llama_cpp": "llama.cpp"}
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """The model, and how llama.cpp runs it.
+
+    Attributes:
+        file: path of the GGUF.
+        size: its length in bytes.
+        quantization: how most tensors are stored; None where the file is silent.
+        n_gpu_layers: layers on a GPU.
+        n_ctx: tokens per sequence.
+        flash_attention: how llama.cpp was asked for it.
+        repeatable: whether decoding gives the same bits again.
+    """
+
+    file: str
+    size: int
+    quantization: str | None
+    n_gpu_layers: int
+    n_ctx: int
+    flash_attention: str
+    repeatable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadFacts:
+    """Cores, and the threads that want them.
+
+    Attributes:
+        usable_cores: cores that the process may run on.
+        cpu_quota: cores' worth of time that a container grants; None without limit.
+        single: llama.cpp's threads for single tokens.
+        batch: llama.cpp's threads for batches.
+        wait_policy: ``OMP_WAIT_POLICY``; None when unset.
+        wait_policy_is_ours: whether it was this command that set it.
+        openmp_users: libraries in the process that compute with OpenMP.
+        openmp_copies: files of the OpenMP runtimes in the process; None when
+            threadpoolctl, which finds them, is not installed.
+    """
+
+    usable_cores: int
+    cpu_quota: float | None
+    single: int
+    batch: int
+    wait_policy: str | None
+    wait_policy_is_ours: bool
+    openmp_users: tuple[str, ...]
+    openmp_copies: tuple[str, ...] | None
+
+    @property
+    def cores(self) -> float:
+        """Cores that there really are for this process."""
+        return min(self.usable_cores, self.cpu_quota or self.usable_cores)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreFacts:
+    """The store.
+
+    Attributes:
+        name: class of the store as speculation sees it.
+        n_documents: documents in it.
+        index: kind of index; None where nothing is known.
+        is_exact: whether a search looks at every document; None where nothing is
+            known.
+        is_remote: whether it answers over the network; None where nothing is known.
+        one_by_one: whether queries are sent one at a time.
+        embeddings: class that embeds queries; None without, or where it is not known.
+        embeds_in_batches: whether several queries are known to be embedded in one call.
+        blas_threshold: queries from which on FAISS itself scans with one matrix
+            product; None for other stores, and releases that do not say.
+        scans_by_product: whether batches are scanned with one matrix product of
+            ours, instead of a scan for every query.
+    """
+
+    name: str
+    n_documents: int
+    index: str | None
+    is_exact: bool | None
+    is_remote: bool | None
+    one_by_one: bool
+    embeddings: str | None
+    embeds_in_batches: bool
+    blas_threshold: int | None = None
+    scans_by_product: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the user may set about speculation."""
+
+    speculation: bool
+    speculation_stride: int | Literal["auto"]
+    asynchronous: bool
+    guess_policy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """All that is known of a stack."""
+
+    model: ModelFacts
+    threads: ThreadFacts
+    store: StoreFacts
+    settings: Settings
+    costs: Costs
+
+
+def inspect_model(target: Target) -> ModelFacts:
+    """Look at a model; loads it."""
+    engine = target.engine
+    return ModelFacts(
+        file=str(engine.path),
+        size=engine.path.stat().st_size,
+        quantization=engine.weights.quantization,
+        n_gpu_layers=target.n_gpu_layers,
+        n_ctx=engine.n_ctx,
+        flash_attention=engine.flash_attention,
+        repeatable=engine.repeatable,
+    )
+
+
+def inspect_threads(target: Target, *, wait_policy_is_ours: bool) -> ThreadFacts:
+    """Look at cores, threads and their runtimes; all libraries must be loaded."""
+    single, batch = target.engine.n_threads
+    return ThreadFacts(
+        usable_cores=usable_cores(),
+        cpu_quota=cpu_quota(),
+        single=single,
+        batch=batch,
+        wait_policy=os.environ.get("OMP_WAIT_POLICY"),
+        wait_policy_is_ours=wait_policy_is_ours,
+        openmp_users=tuple(
+            name for module, name in _OPENMP_USERS.items() if module in sys.modules
+        ),
+        openmp_copies=_openmp_copies(),
+    )
+
+
+def cpu_quota(root: Path = _CGROUP) -> float | None:
+    """Cores' worth of time that a Linux container grants, which affinity hides.
+
+    Args:
+        root: where the control group is mounted.
+    """
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def _openmp_copies() -> tuple[str, ...] | None:
+    try:
+        # It comes with sentence-transformers, and is no dependency of ours.
+        pools = importlib.import_module("threadpoolctl").threadpool_info()
+    except ImportError:
+        return None
+    return tuple(p["filepath"] for p in pools if p["user_api"] == "openmp")
+
+
+def inspect_store(store: Store) -> StoreFacts:
+    """Look at a store; counts its documents."""
+    # No public name. How a store of the user's own embeds is not known.
+    embeddings = None
+    if isinstance(store, FaissStore | ChromaStore | GenericStore):
+        embeddings = store._embeddings  # noqa: SLF001
+    facts: dict[str, Any] = {"index": None, "is_exact": None, "is_remote": None}
+    if isinstance(store, FaissStore):
+        facts = _faiss_facts(store)
+    elif isinstance(store, ChromaStore):
+        facts = {"index": "HNSW", "is_exact": False, "is_remote": _is_server(store)}
+    elif isinstance(store, BM25Store):
+        facts = {"index": "BM25", "is_exact": True, "is_remote": False}
+    return StoreFacts(
+        name=type(store).__name__,
+        n_documents=store.count(),
+        one_by_one=isinstance(store, GenericStore),
+        embeddings=None if embeddings is None else type(embeddings).__name__,
+        embeds_in_batches=embeddings is not None and embeds_in_batches(embeddings),
+        **facts,
+    )
+
+
+def _faiss_facts(store: FaissStore) -> dict[str, Any]:
+    import faiss
+
+    ours = store._index  # noqa: SLF001  the doctor looks inside
+    return {
+        "index": type(ours._index).__name__,  # noqa: SLF001
+        "is_exact": ours._is_flat,  # noqa: SLF001
+        "is_remote": False,
+        "blas_threshold": getattr(faiss.cvar, "distance_compute_blas_threshold", None),
+        "scans_by_product": ours.scans_by_product,
+    }
+
+
+def _is_server(store: ChromaStore) -> bool | None:
+    client = store._store._client  # noqa: SLF001  the doctor looks inside
+    try:
+        implementation: str = client.get_settings().chroma_api_impl
+    except AttributeError:  # a client of somebody else's
+        return None
+    return implementation.endswith("FastAPI")

@@ -1,0 +1,403 @@
+"""What the facts about a stack mean: what is slow, why, and what to set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from langchain_ralmspec.assets.models import MODELS
+from langchain_ralmspec.cli.doctor.costs import BATCH
+from langchain_ralmspec.cli.doctor.gains import expect, is_remote
+
+if TYPE_CHECKING:
+    from langchain_ralmspec.cli.doctor.facts import Facts
+
+Severity = Literal["slow", "worth knowing", "fine"]
+
+WORTHWHILE = 1.1
+"""A speed-up below this is not worth a setting."""
+
+# On x86 with AVX2, by llama.cpp's repacked kernels or its matrix product (SmolLM2 on
+# two shared cores reads prompts at 1, 0.81, 0.79, 0.68 and 0.65 of the speed of Q4_0
+# as Q4_0, Q8_0, IQ4_NL, F16 and Q5_0); those of K-quants are in its source.
+_FAST = {"Q4_0", "Q8_0", "IQ4_NL", "Q5_0", "F16", "BF16", "F32", "Q4_K_S", "Q4_K_M"}
+# At 0.36 and 0.30 of it there, 0.25 on a quiet machine.
+_SLOW = {"Q4_1", "Q5_1"}
+
+_LONG_CONTEXT = 4096  # tokens, from which on attention is most of a short batch
+_LARGE_SHARE = 0.25
+_SCAN_WORTH_BATCHING = 0.005  # seconds; a shorter search gains nothing from a batch
+_CONTENTION = 1.5
+_STRONG_CONTENTION = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing about a stack.
+
+    Attributes:
+        about: which thing.
+        severity: whether it costs speed.
+        what: what is the case.
+        why: why that is slow, or worth knowing; empty when all is fine.
+        advice: what to set; empty when there is nothing to set.
+    """
+
+    about: str
+    severity: Severity
+    what: str
+    why: str = ""
+    advice: str = ""
+
+
+def findings(facts: Facts) -> list[Finding]:
+    """Judge every part of a stack, the slow ones first."""
+    found = [judged for check in _CHECKS if (judged := check(facts)) is not None]
+    order: list[Severity] = ["slow", "worth knowing", "fine"]
+    return sorted(found, key=lambda finding: order.index(finding.severity))
+
+
+def _gain(facts: Facts) -> Finding:
+    gains = expect(facts)
+    share = 1 - 1 / gains.ceiling
+    what = f"retrieval is {share:.0%} of a step of the sequential loop"
+    if gains.best < WORTHWHILE:
+        return Finding(
+            "gain",
+            "worth knowing",
+            f"{what}: there is nothing to win with this stack",
+            f"no schedule is expected to be more than {gains.best:.2f}× as fast",
+            'nothing: speculation_stride="auto", the default, turns speculation down; '
+            "it pays with exact search in many documents and remote stores",
+        )
+    return Finding("gain", "fine", f"{what}; up to {gains.best:.1f}× can be won")
+
+
+def _quantization(facts: Facts) -> Finding | None:
+    model = facts.model
+    if model.n_gpu_layers:
+        return None  # the kernels meant here are those of CPUs
+    kind, rate = model.quantization, facts.costs.prefill_rate
+    what = f"{Path(model.file).name} is {kind or 'of an unknown quantization'}"
+    if kind in _FAST:
+        return Finding("quantization", "fine", f"{what}, which has a fast kernel")
+    if kind in _SLOW:
+        return Finding(
+            "quantization",
+            "slow",
+            f"{what}: llama.cpp has no fast CPU kernel for it",
+            f"prompts are read at {rate:.0f} tokens/s; as Q4_0 a model of this size "
+            "reads 3 to 4 times as many (385 against 1519 tokens/s, SmolLM2-135M)",
+            _requantize(model.file),
+        )
+    return Finding(
+        "quantization",
+        "worth knowing",
+        f"{what}: llama.cpp may have no fast CPU kernel for it",
+        f"prompts are read at {rate:.0f} tokens/s, and every new document is one",
+        f"compare it with Q4_0 or Q8_0: {_requantize(model.file)}",
+    )
+
+
+def _requantize(file: str) -> str:
+    """The command that gives a faster file, by hand or for a model of ours."""
+    path = Path(file)
+    for model in MODELS.values():
+        if model.file_name == path.name:
+            return f"ralmspec models path {model.name} --quantization Q4_0"
+    other = path.with_name(f"{path.stem}.to-Q4_0.gguf")
+    return f"llama-quantize --allow-requantize {path} {other} Q4_0"
+
+
+def _flash_attention(facts: Facts) -> Finding | None:
+    model = facts.model
+    if model.n_gpu_layers:
+        return None
+    what = f"flash attention is {model.flash_attention!r}, at n_ctx={model.n_ctx}"
+    if model.flash_attention == "disabled" or model.n_ctx < _LONG_CONTEXT:
+        return Finding("flash attention", "fine", what)
+    return Finding(
+        "flash attention",
+        "worth knowing",
+        what,
+        "on a CPU it makes short batches behind a long context slower (8 tokens "
+        "behind 8000: 139 ms with it, 59 without, SmolLM2-135M)",
+        "this package leaves it to llama.cpp; a smaller n_ctx or max_document_tokens "
+        "keeps contexts short",
+    )
+
+
+def _threads(facts: Facts) -> Finding | None:
+    threads = facts.threads
+    if facts.model.n_gpu_layers:
+        return None
+    what = (
+        f"{threads.single} for single tokens and {threads.batch} for batches, on "
+        f"{threads.cores:g} usable cores"
+    )
+    unset = "leave n_threads unset: half of the cores for tokens, all for batches"
+    if threads.batch > threads.cores:
+        limited = threads.cores < threads.usable_cores
+        return Finding(
+            "threads",
+            "slow",
+            what,
+            "threads wait for one another at the end of each of hundreds of operations "
+            "a token, and those without a core hold up the others"
+            + (" (the container's CPU limit hides behind its cores)" * limited),
+            f"n_threads={max(1, int(threads.cores))}" if limited else unset,
+        )
+    if threads.batch < threads.cores:
+        why = "documents are read in batches, and could be read on all cores"
+        return Finding("threads", "worth knowing", what, why, unset)
+    if threads.single > max(1, threads.cores // 2):
+        why = (
+            "a token is bound by memory and gains little from the second half of the "
+            "cores, which verifications need meanwhile"
+        )
+        return Finding("threads", "worth knowing", what, why, unset)
+    return Finding("threads", "fine", what)
+
+
+def _wait_policy(facts: Facts) -> Finding | None:
+    threads = facts.threads
+    if len(threads.openmp_users) < 2:  # noqa: PLR2004  one has nobody to disturb
+        return None
+    users = ", ".join(threads.openmp_users)
+    copies = len(threads.openmp_copies or ())
+    runtimes = f" ({copies} OpenMP runtimes)" if copies else ""
+    given = threads.wait_policy
+    what = f"OMP_WAIT_POLICY is {given or 'unset'}, with {users} in the process"
+    why = (
+        "their idle threads spin and keep the others from working: where cores are "
+        "shared, a step of 4 tokens took 906 ms with it unset, 3081 ms with ACTIVE "
+        "and 57 ms with PASSIVE"
+    )
+    advice = (
+        "OMP_WAIT_POLICY=PASSIVE in the environment before Python starts; once the "
+        "libraries are loaded neither you nor this package can set it"
+    )
+    if given is None or given.upper() != "PASSIVE":
+        return Finding("wait policy", "slow", what + runtimes, why, advice)
+    if threads.wait_policy_is_ours:
+        what = "OMP_WAIT_POLICY=PASSIVE was set by this command; in your shell it isn't"
+        return Finding("wait policy", "worth knowing", what + runtimes, why, advice)
+    return Finding("wait policy", "fine", what + runtimes)
+
+
+def _repeatable(facts: Facts) -> Finding:
+    if facts.model.repeatable:
+        return Finding("repeatable", "fine", "decoding gives the same bits again")
+    layers = facts.model.n_gpu_layers
+    return Finding(
+        "repeatable",
+        "slow",
+        "decoding the same tokens again gives other numbers",
+        "speculation could change answers, so it stays off",
+        f"n_gpu_layers=0 instead of {layers} usually helps"
+        if layers
+        else "another model: recurrent ones cannot be rolled back",
+    )
+
+
+def _speculation(facts: Facts) -> Finding | None:
+    settings, gains = facts.settings, expect(facts)
+    if settings.speculation:
+        return None
+    if gains.best < WORTHWHILE:
+        return Finding("speculation", "fine", "speculation=False loses nothing here")
+    why = f"the same answers could come up to {gains.best:.1f}× as fast"
+    return Finding(
+        "speculation", "slow", "speculation=False", why, "leave speculation unset"
+    )
+
+
+def _asynchronous(facts: Facts) -> Finding | None:
+    settings, gains = facts.settings, expect(facts)
+    if not settings.speculation:
+        return None
+    if settings.asynchronous:
+        return Finding("asynchronous", "fine", "the model writes on while it verifies")
+    won = gains.asynchronous / gains.synchronous
+    if won < WORTHWHILE:
+        return Finding("asynchronous", "fine", "asynchronous=False loses nothing here")
+    where = "the store is remote: " if is_remote(facts) else ""
+    return Finding(
+        "asynchronous",
+        "slow",
+        "asynchronous=False",
+        f"{where}the model waits where it could write; {gains.asynchronous:.1f}× "
+        f"instead of {gains.synchronous:.1f}× could be reached",
+        "leave asynchronous unset",
+    )
+
+
+def _stride(facts: Facts) -> Finding | None:
+    settings = facts.settings
+    stride = settings.speculation_stride
+    if not settings.speculation or stride == "auto":
+        return None
+    useless = expect(facts).best < WORTHWHILE
+    return Finding(
+        "stride",
+        "slow" if useless else "worth knowing",
+        f"speculation_stride={stride}",
+        "a fixed stride speculates even where that costs more than it saves"
+        + (", as it does here" if useless else ""),
+        'speculation_stride="auto", which measures and turns itself down',
+    )
+
+
+def _guess_policy(facts: Facts) -> Finding | None:
+    settings = facts.settings
+    chosen = settings.guess_policy
+    if not settings.speculation or chosen == "auto":
+        return None
+    alone, both = expect(facts, [chosen]).best, expect(facts).best
+    if both < WORTHWHILE * alone:
+        return Finding("guess policy", "fine", f"guess_policy={chosen!r} suits")
+    return Finding(
+        "guess policy",
+        "slow",
+        f"guess_policy={chosen!r}",
+        f"it can reach {alone:.1f}×, another one {both:.1f}×: looking up needs every "
+        "query embedded, repeating the same documents does not",
+        'guess_policy="auto"',
+    )
+
+
+def _one_by_one(facts: Facts) -> Finding | None:
+    store, costs = facts.store, facts.costs
+    if not store.one_by_one:
+        return None
+    large = costs.retrieval > _LARGE_SHARE * costs.step
+    return Finding(
+        "queries one by one",
+        "slow" if large else "worth knowing",
+        f"{store.name} sends queries one at a time, embedding included",
+        f"{BATCH} of them cost {_ms(costs.call(BATCH).seconds)}, one "
+        f"{_ms(costs.call(1).seconds)}; nothing else is known of such a store",
+        "FAISS, Chroma or BM25Store, or a class with encode, search and count over "
+        "your store's own batch call",
+    )
+
+
+def _embeddings(facts: Facts) -> Finding | None:
+    store, call = facts.store, facts.costs.call(BATCH)
+    if store.embeddings is None or store.one_by_one:
+        return None
+    if store.embeds_in_batches:
+        what = f"{store.embeddings} embeds many queries in one call"
+        return Finding("embeddings", "fine", what)
+    large = call.embedding > _LARGE_SHARE * call.seconds
+    return Finding(
+        "embeddings",
+        "slow" if large else "worth knowing",
+        f"{store.embeddings} embeds queries one at a time",
+        f"of {_ms(call.seconds)} for {BATCH} queries, {_ms(call.embedding)} are theirs",
+        "give it a method embed_queries(texts), or use SentenceTransformerEmbeddings "
+        "of this package or langchain-huggingface's HuggingFaceEmbeddings",
+    )
+
+
+def _index(facts: Facts) -> Finding | None:
+    store, costs = facts.store, facts.costs
+    what = f"{store.index} over {store.n_documents} documents"
+    if store.index is None or is_remote(facts):
+        return None
+    if store.is_exact:
+        return Finding("index", "fine", f"{what}: exact")
+    return Finding(
+        "index",
+        "worth knowing",
+        f"{what}: approximate",
+        f"a search takes {_ms(costs.call(1).searching)} and many in one call save "
+        "little, so there is little to win but the embedding",
+        "nothing, if its answers are good enough; exact search (IndexFlatIP) gains "
+        "most from speculation",
+    )
+
+
+def _scan(facts: Facts) -> Finding | None:
+    store = facts.store
+    if store.blas_threshold is None or not store.is_exact:
+        return None
+    itself = (
+        f"FAISS itself scans query by query under {store.blas_threshold} queries "
+        "(faiss.cvar.distance_compute_blas_threshold)"
+    )
+    if store.scans_by_product:
+        what = f"{itself}; this store takes one matrix product in torch for a batch"
+        return Finding("FAISS threshold", "fine", what)
+    return _scan_by_faiss(facts, itself)
+
+
+def _scan_by_faiss(facts: Facts, itself: str) -> Finding:
+    """Judge batches of a flat index that torch does not scan."""
+    one, eight = facts.costs.call(1).searching, facts.costs.call(BATCH).searching
+    what = (
+        f"{itself}; this store spreads a batch over the cores, and sets the threshold "
+        "around larger ones"
+    )
+    if one < _SCAN_WORTH_BATCHING or eight < BATCH / 2 * one:
+        return Finding("FAISS threshold", "fine", what)
+    return Finding(
+        "FAISS threshold",
+        "worth knowing",
+        what,
+        f"{BATCH} queries take {_ms(eight)}, one takes {_ms(one)}",
+        "an IndexFlatIP over vectors of length 1 in a process with torch: batches are "
+        "then one matrix product",
+    )
+
+
+def _remote(facts: Facts) -> Finding | None:
+    if not is_remote(facts):
+        return None
+    seconds = facts.costs.call(1).searching
+    what = f"the store is remote: a search takes {_ms(seconds)}, most of it waiting"
+    return Finding("remote", "fine", what)
+
+
+def _contention(facts: Facts) -> Finding | None:
+    settings, costs = facts.settings, facts.costs
+    if not (settings.speculation and settings.asynchronous):
+        return None
+    overlap = min(costs.overlap.values())  # the scheduler may choose
+    what = f"beside a verification a token takes {overlap:.1f}× as long"
+    if overlap < _CONTENTION:
+        return Finding("overlap", "fine", what)
+    return Finding(
+        "overlap",
+        "slow" if overlap >= _STRONG_CONTENTION else "worth knowing",
+        what,
+        "model, embeddings and search want the same cores, so that writing on while "
+        "a verification is out gains less",
+        "OMP_WAIT_POLICY=PASSIVE, and no other load on these cores; the scheduler "
+        "measures this too, and overlaps only where it pays",
+    )
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms"
+
+
+_CHECKS = (
+    _gain,
+    _quantization,
+    _threads,
+    _wait_policy,
+    _repeatable,
+    _speculation,
+    _asynchronous,
+    _stride,
+    _guess_policy,
+    _one_by_one,
+    _embeddings,
+    _index,
+    _scan,
+    _remote,
+    _contention,
+    _flash_attention,
+)

@@ -1,0 +1,64 @@
+"""What the doctor looks at: an object of the user's app, named as uvicorn does it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from langchain_ralmspec.chat_models import ChatRaLMSpec
+from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.llms import RaLMSpecLLM
+
+Target = ChatRaLMSpec | RaLMSpecLLM
+
+
+def load_target(name: str) -> Target:
+    """Import what ``module:attribute`` names, with the current directory in the path.
+
+    Raises:
+        InvalidValueError: there is no such module or attribute, importing it failed,
+            or it is something else than a ``ChatRaLMSpec`` or ``RaLMSpecLLM``.
+    """
+    module_name, colon, path = name.partition(":")
+    if not (module_name and colon and path):
+        raise InvalidValueError(
+            f"{name!r} does not name an object; write module:attribute, e.g. app:chat"
+        )
+    here = str(Path.cwd())
+    if here not in sys.path:  # for good: the app may import more when it is used
+        sys.path.insert(0, here)
+    found = _import(module_name, name)
+    for attribute in path.split("."):
+        if not hasattr(found, attribute):
+            raise InvalidValueError(
+                f"{name!r}: {module_name!r} was imported and has no {path!r}"
+            )
+        found = getattr(found, attribute)
+    if not isinstance(found, Target):
+        raise InvalidValueError(
+            f"{name!r} is a {type(found).__name__}; name the ChatRaLMSpec or "
+            "RaLMSpecLLM itself, not what it is part of or what makes it"
+        )
+    return found
+
+
+def _import(module: str, name: str) -> object:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # The module itself, or a package that it is in; else one that it imports.
+        if error.name and f"{module}.".startswith(f"{error.name}."):
+            raise InvalidValueError(
+                f"{name!r}: there is no module {module!r} in {str(Path.cwd())!r} or "
+                "among the installed ones"
+            ) from error
+        raise _failed(module, name, error) from error
+    except (Exception, SystemExit) as error:  # whatever the app raises
+        raise _failed(module, name, error) from error
+
+
+def _failed(module: str, name: str, error: BaseException) -> InvalidValueError:
+    return InvalidValueError(
+        f"{name!r}: importing {module!r} failed: {type(error).__name__}: {error}"
+    )

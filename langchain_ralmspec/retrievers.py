@@ -1,0 +1,344 @@
+"""A drop-in retriever whose batches are one store call, and its sessions."""
+
+from __future__ import annotations
+
+import uuid
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManager,
+    CallbackManagerForRetrieverRun,
+)
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import get_config_list, run_in_executor
+from pydantic import Field, PrivateAttr
+
+from langchain_ralmspec.arguments import StrictArguments
+from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.ralm.session import Session
+from langchain_ralmspec.ralm.writer import ids_of
+from langchain_ralmspec.speculation import GUESS_POLICIES, SpeculationStats
+from langchain_ralmspec.stores import BM25Store, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from langchain_core.documents import Document
+
+    from langchain_ralmspec.ralm.session import Guess, Hits, Session
+    from langchain_ralmspec.speculation import SpeculationStats
+    from langchain_ralmspec.stores import Hit, Store
+
+
+class RetrieverSession:
+    """One session over a retriever's store; its cache is shared with nobody.
+
+    Example:
+        .. code-block:: python
+
+            session = retriever.session()
+            truth = session.verify([first_query])  # fills the cache
+            guess = session.speculate(next_query)  # no store call
+            truth = session.verify([next_query])   # one store call for all queries
+            if guess != truth[0]: ...              # roll back what relied on it
+    """
+
+    def __init__(self, session: Session, guess_policy: str) -> None:
+        """Wrap a session; use :meth:`RaLMSpecRetriever.session` to make one."""
+        self._session = session
+        self._policy = guess_policy
+        self._current: Hits = ()
+        # What was guessed since the last verification, by query.
+        self._guesses: dict[str, Guess] = {}
+
+    @property
+    def stats(self) -> SpeculationStats:
+        """Counts and seconds of this session so far."""
+        return self._session.stats
+
+    def speculate(self, query: str) -> list[Document]:
+        """Guess what :meth:`verify` would return, without asking the store.
+
+        Returns:
+            As many documents as the last verification returned; none before that.
+        """
+        guess = self._session.guess(self._policy, query, self._current)
+        self._guesses[query] = guess
+        return _documents(guess.hits)
+
+    def verify(self, queries: Sequence[str]) -> list[list[Document]]:
+        """Retrieve the true documents of all queries in one store call.
+
+        Generation is taken to go on under the true documents of the first query whose
+        guess was wrong, else of the last one: those are what ``"same"`` guesses next.
+
+        Raises:
+            EmptyStoreError: the store found nothing.
+            StoreError: the store failed.
+        """
+        if not queries:
+            return []
+        guesses = [self._guesses.get(query) for query in queries]
+        known = [guess.query if guess else None for guess in guesses]
+        looks_up = GUESS_POLICIES[self._policy].needs_vector
+        truth = self._session.verify(queries, known, with_vectors=looks_up)
+        self._guesses.clear()
+        pairs = zip(guesses, truth, strict=True)
+        wrong = (t for g, t in pairs if g and ids_of(g.hits) != ids_of(t))
+        self._current = next(wrong, truth[-1])
+        return [_documents(hits) for hits in truth]
+
+
+def _documents(hits: Hits) -> list[Document]:
+    return [hit.document for hit in hits]
+
+
+class RaLMSpecRetriever(StrictArguments, BaseRetriever):
+    """Retrieves from Chroma, FAISS or any LangChain ``VectorStore``.
+
+    ``batch`` sends all queries to the store in one call, and :meth:`session` gives
+    guess / verify to code that generates on its own. ``RaLMSpecLLM`` and
+    ``ChatRaLMSpec`` take it as their ``retriever``.
+
+    Example:
+        .. code-block:: python
+
+            retriever = RaLMSpecRetriever(vectorstore=store, k=4)
+            retriever.invoke("who wrote Moby Dick?")
+            retriever.batch(["one question", "another"])  # one store call
+    """
+
+    vectorstore: Any = Field(frozen=True)
+    """A LangChain ``VectorStore``, or one of this package's stores."""
+    k: int = Field(default=4, ge=1)
+    """Documents returned for a query."""
+    filter: Any = Field(default=None, frozen=True)
+    """Metadata filter in the vector store's own language."""
+
+    _store: Store = PrivateAttr()
+    _key: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Open the store."""
+        super().model_post_init(context)
+        self._store = open_store(self.vectorstore, filter=self.filter)
+
+    @classmethod
+    def from_documents(
+        cls, documents: Iterable[Document], *, kind: str = "bm25", **kwargs: Any
+    ) -> Self:
+        """Build a store from documents, and a retriever over it.
+
+        Args:
+            documents: at least one.
+            kind: of store; ``"bm25"`` is the one that needs no embeddings.
+            **kwargs: arguments of ``BM25Store.from_documents``, such as ``k1``, and
+                of this class, such as ``k``.
+
+        Raises:
+            InvalidValueError: there is no such kind, or the store refused the
+                documents or an argument.
+            MissingExtraError: the extra ``bm25`` is not installed.
+            UnknownArgumentError: an argument is neither the store's nor this class's.
+        """
+        if kind != "bm25":
+            msg = f"kind must be 'bm25', got {kind!r}; put other stores in vectorstore="
+            raise InvalidValueError(msg)
+        names = signature(BM25Store.from_documents).parameters
+        options = {name: kwargs.pop(name) for name in names if name in kwargs}
+        for name in kwargs:
+            if name not in cls.model_fields:
+                known = {*names, *cls.model_fields} - {"documents", "vectorstore"}
+                raise UnknownArgumentError.of(
+                    f"{cls.__name__}.from_documents()", name, known
+                )
+        return cls(vectorstore=BM25Store.from_documents(documents, **options), **kwargs)
+
+    @property
+    def key(self) -> str:
+        """What tells this retriever from every other one, in caches and traces."""
+        return self._key
+
+    @property
+    def store(self) -> Store:
+        """The store as the speculation sees it."""
+        return self._store
+
+    def session(
+        self,
+        *,
+        k: int | None = None,
+        prefetch_k: int | None = None,
+        guess_policy: str = "lookup",
+    ) -> RetrieverSession:
+        """Open a session with a cache of its own.
+
+        Args:
+            k: documents per query; the retriever's ``k`` by default.
+            prefetch_k: hits of every verified query that enter the cache; None takes
+                200 for exact local search and 20 elsewhere.
+            guess_policy: ``"lookup"`` or ``"same"``.
+        """
+        if guess_policy not in GUESS_POLICIES:
+            known = list(GUESS_POLICIES)
+            msg = f"guess_policy must be one of {known}, got {guess_policy!r}"
+            raise InvalidValueError(msg)
+        session = self.new_session(k=self.k if k is None else k, prefetch_k=prefetch_k)
+        return RetrieverSession(session, guess_policy)
+
+    def new_session(
+        self,
+        *,
+        k: int,
+        prefetch_k: int | None = None,
+        stats: SpeculationStats | None = None,
+    ) -> Session:
+        """Open a session for the loops of this package (see :meth:`session`)."""
+        return Session(
+            self._store,
+            depth=_require_positive("k", k),
+            prefetch_k=None
+            if prefetch_k is None
+            else _require_positive("prefetch_k", prefetch_k),
+            stats=stats,
+        )
+
+    def invalidate(self) -> None:
+        """Say that documents were changed in place, or replaced by as many others.
+
+        Forgets what was derived from the store and makes cached answers stale.
+        Documents added or deleted in the usual way need no such call.
+        """
+        self._store = open_store(self.vectorstore, filter=self.filter)
+        self._key = uuid.uuid4().hex
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        k: int | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        _refuse("invoke", kwargs)
+        (documents,) = self._retrieve([query], k)
+        return documents
+
+    async def _aget_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        k: int | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        _refuse("ainvoke", kwargs)
+        (documents,) = await run_in_executor(None, self._retrieve, [query], k)
+        return documents
+
+    def batch(
+        self,
+        inputs: list[str],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[list[Document]]:
+        """Retrieve for many queries with one store call.
+
+        Args:
+            inputs: the queries.
+            config: one configuration for all, or one each; every query is a run
+                of its own to the callbacks.
+            return_exceptions: return a failure in every place instead of raising.
+            **kwargs: ``k``, as in ``invoke``.
+
+        Raises:
+            StoreError: the store failed.
+        """
+        k = kwargs.pop("k", None)
+        _refuse("batch", kwargs)
+        configs = get_config_list(config, len(inputs))
+        runs = [
+            self._start_run(query, each)
+            for query, each in zip(inputs, configs, strict=True)
+        ]
+        try:
+            found = self._retrieve(inputs, k)
+        except Exception as error:
+            for run in runs:
+                run.on_retriever_error(error)
+            if return_exceptions:
+                return cast("list[list[Document]]", [error] * len(inputs))
+            raise
+        for run, documents in zip(runs, found, strict=True):
+            run.on_retriever_end(documents)
+        return found
+
+    async def abatch(
+        self,
+        inputs: list[str],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[list[Document]]:
+        """Retrieve for many queries with one store call, off the event loop."""
+        return await run_in_executor(
+            None,
+            lambda: self.batch(
+                inputs, config, return_exceptions=return_exceptions, **kwargs
+            ),
+        )
+
+    def _start_run(
+        self, query: str, config: RunnableConfig
+    ) -> CallbackManagerForRetrieverRun:
+        manager = CallbackManager.configure(
+            config.get("callbacks"),
+            inheritable_tags=config.get("tags"),
+            local_tags=self.tags,
+            inheritable_metadata={
+                **(config.get("metadata") or {}),
+                **self._get_ls_params(),
+            },
+            local_metadata=self.metadata,
+        )
+        return manager.on_retriever_start(
+            None,
+            query,
+            name=config.get("run_name") or self.get_name(),
+            run_id=config.get("run_id"),
+        )
+
+    def _retrieve(self, queries: Sequence[str], k: int | None) -> list[list[Document]]:
+        k = _require_positive("k", self.k if k is None else k)
+        if not queries:
+            return []
+        found = self._store.search(self._store.encode(queries), k)
+        return [_with_ids(hits) for hits in found]
+
+
+def _with_ids(hits: Sequence[Hit]) -> list[Document]:
+    return [
+        hit.document
+        if hit.document.id
+        else hit.document.model_copy(update={"id": hit.id})
+        for hit in hits
+    ]
+
+
+def _refuse(method: str, unknown: dict[str, Any]) -> None:
+    for name in unknown:
+        raise UnknownArgumentError.of(f"RaLMSpecRetriever.{method}()", name, ["k"])
+
+
+def _require_positive(name: str, value: int) -> int:
+    if not isinstance(value, int) or value < 1:
+        msg = f"{name} must be a whole number of at least 1, got {value!r}"
+        raise InvalidValueError(msg)
+    return value

