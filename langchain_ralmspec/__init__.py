@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.chains import RapidChain
 from langchain_ralmspec.chat_models import ChatRaLMSpec, ChatRapid
 from langchain_ralmspec.errors import (
@@ -22,7 +23,6 @@ from langchain_ralmspec.knnlm import KNNDatastore
 from langchain_ralmspec.llms import KNNLMSpecLLM, RaLMSpecLLM
 from langchain_ralmspec.rapid import Draft, Drafter, DraftStats
 from langchain_ralmspec.retrievers import RaLMSpecRetriever, RetrieverSession
-from langchain_ralmspec.speculation import SpeculationStats
 from langchain_ralmspec.stores import (
     BM25Store,
     FaissStore,

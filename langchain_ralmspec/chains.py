@@ -19,8 +19,9 @@ from langchain_ralmspec.rapid.prompt import CONTEXT, QUESTION
 if TYPE_CHECKING:
     from langchain_core.callbacks import CallbackManagerForChainRun
 
+    from langchain_ralmspec.answer.run import Run
     from langchain_ralmspec.base.long_context import LongDocument
-    from langchain_ralmspec.rapid import Chunk, LongRun
+    from langchain_ralmspec.rapid import Chunk, DraftStats
 
 _INPUTS = ("question", "context")
 
@@ -145,7 +146,7 @@ class RapidChain(
         conversation = Conversation.of("?", self.system_prompt, self.prompt_template)
         return self._prefill(conversation, context)
 
-    def start(self, question: str, context: Any) -> LongRun:
+    def start(self, question: str, context: Any) -> Run[DraftStats]:
         """Prepare an answer that can be watched: iterate over it for its text.
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
@@ -197,7 +198,10 @@ class RapidChain(
         return chunks
 
     def _generated(
-        self, run: LongRun, question: str, run_manager: CallbackManagerForChainRun
+        self,
+        run: Run[DraftStats],
+        question: str,
+        run_manager: CallbackManagerForChainRun,
     ) -> Iterator[str]:
         """The answer's text, as a run of its own in traces."""
         serialized = {"name": "RapidLLM"}
@@ -214,7 +218,7 @@ class RapidChain(
         except BaseException as error:
             trace.on_llm_error(error)
             raise
-        info = {"finish_reason": run.request.finish_reason}
+        info = {"finish_reason": run.finish_reason}
         generation = Generation(text=text, generation_info=info)
         output = {"model_name": self.engine.path.stem}
         trace.on_llm_end(LLMResult(generations=[[generation]], llm_output=output))

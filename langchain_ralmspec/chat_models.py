@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.messages.ai import UsageMetadata
 
-    from langchain_ralmspec.ralm.run import Run
-    from langchain_ralmspec.rapid import Chunk, LongRun
+    from langchain_ralmspec.answer.run import Run
+    from langchain_ralmspec.ralm.run import RetrievalRun
+    from langchain_ralmspec.rapid import Chunk, DraftStats
 
 
 class ChatRaLMSpec(RetrievalGeneration, LocalChat):
@@ -52,7 +53,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
     def _identifying_params(self) -> dict[str, Any]:
         return self._fingerprint() | {"system_prompt": self.system_prompt}
 
-    def start(self, question: str) -> Run:
+    def start(self, question: str) -> RetrievalRun:
         """Prepare an answer that can be watched: iterate over it for its text.
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
@@ -127,10 +128,10 @@ class ChatRapid(LongContextGeneration, LocalChat):
         question = question_of(turns)
         return Conversation(tuple(turns), self.system_prompt, question), context
 
-    def _info(self, run: LongRun, chunks: Sequence[Chunk]) -> dict[str, Any]:
+    def _info(self, run: Run[DraftStats], chunks: Sequence[Chunk]) -> dict[str, Any]:
         """What is told about a finished answer."""
         return {
-            "finish_reason": run.request.finish_reason,
+            "finish_reason": run.finish_reason,
             "model_name": self.engine.path.stem,
             "documents": to_documents(chunks),
             "speculation": run.stats.as_dict(),
@@ -169,7 +170,7 @@ def part(turns: Sequence[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
     return context, [*before, {"role": role, "content": question}, *after]
 
 
-def _usage(run: LongRun) -> UsageMetadata:
+def _usage(run: Run[DraftStats]) -> UsageMetadata:
     stats = run.stats
     return {
         "input_tokens": stats.prompt_tokens,

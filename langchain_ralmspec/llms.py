@@ -10,6 +10,8 @@ from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from langchain_ralmspec.answer.run import Run
+from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.base.local import LocalGeneration, stops_of
 from langchain_ralmspec.base.retrieval import RetrievalGeneration
@@ -19,7 +21,7 @@ from langchain_ralmspec.knnlm import (
     KNNDatastore,
     Mixture,
     NeighbourRequest,
-    NeighbourRun,
+    generate,
 )
 from langchain_ralmspec.ralm import Prompt
 from langchain_ralmspec.speculation import Estimates, StrideScheduler
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from langchain_core.callbacks import CallbackManagerForLLMRun
 
-    from langchain_ralmspec.ralm.run import Run
+    from langchain_ralmspec.ralm.run import RetrievalRun
 
 
 class RaLMSpecLLM(RetrievalGeneration, BaseLLM):
@@ -58,7 +60,7 @@ class RaLMSpecLLM(RetrievalGeneration, BaseLLM):
         # The file's name as given: params are asked for before anything is loaded.
         return super()._get_ls_params(stop=stop, **kwargs) | self._tracing_params()
 
-    def start(self, prompt: str) -> Run:
+    def start(self, prompt: str) -> RetrievalRun:
         """Prepare an answer that can be watched: iterate over it for its text.
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
@@ -226,7 +228,7 @@ class KNNLMSpecLLM(LocalGeneration, BaseLLM):
             temperature = self.datastore.typical_distance / DISTANCES_PER_TEMPERATURE
         return Mixture(self.interpolation, temperature)
 
-    def start(self, prompt: str) -> NeighbourRun:
+    def start(self, prompt: str) -> Run[SpeculationStats]:
         """Prepare a text that can be watched: iterate over it.
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
@@ -235,7 +237,7 @@ class KNNLMSpecLLM(LocalGeneration, BaseLLM):
 
     def _run(
         self, prompt: str, stop: Sequence[str] | None, overrides: dict[str, Any]
-    ) -> NeighbourRun:
+    ) -> Run[SpeculationStats]:
         """Prepare to continue ``prompt``.
 
         Raises:
@@ -254,19 +256,22 @@ class KNNLMSpecLLM(LocalGeneration, BaseLLM):
             )
             raise ContextOverflowError(msg)
         stops = [*stops_of(self.stop), *stops_of(stop)]
+        transcript = Transcript(
+            model.weights, max_tokens=sampling.max_tokens, stops=stops
+        )
+        stats = SpeculationStats(prompt_tokens=len(tokens))
         request = NeighbourRequest(
             prompt=tokens,
             open_path=model.open,
             datastore=self.datastore,
             k=self.k,
             mixture=self.mixture,
-            transcript=Transcript(stops),
+            transcript=transcript,
             sampler=sampling.sampler(),
-            piece=model.weights.piece,
-            is_end=model.weights.is_end,
-            max_tokens=sampling.max_tokens,
+            stats=stats,
         )
-        return NeighbourRun(request, self._scheduler(model), stops)
+        events = generate(request, self._scheduler(model))
+        return Run(events, request)
 
     def _prompt(self, text: str) -> tuple[int, ...]:
         if not text:
@@ -296,11 +301,11 @@ class KNNLMSpecLLM(LocalGeneration, BaseLLM):
             asynchronous=False,
         )
 
-    def _info(self, run: NeighbourRun) -> dict[str, Any]:
+    def _info(self, run: Run[SpeculationStats]) -> dict[str, Any]:
         """What is told about a finished text."""
-        n_input = len(run.request.prompt)
+        n_input = run.stats.prompt_tokens
         return {
-            "finish_reason": run.request.finish_reason,
+            "finish_reason": run.finish_reason,
             "model_name": self.engine.path.stem,
             "speculation": run.stats.as_dict(),
             "usage_metadata": {

@@ -17,11 +17,12 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list, run_in_executor
 from pydantic import Field, PrivateAttr
 
+from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.arguments import StrictArguments
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.ralm.session import Session
 from langchain_ralmspec.ralm.writer import ids_of
-from langchain_ralmspec.speculation import GUESS_POLICIES, SpeculationStats
+from langchain_ralmspec.speculation import GUESS_POLICIES
 from langchain_ralmspec.stores import BM25Store, open_store
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
     from langchain_core.documents import Document
 
+    from langchain_ralmspec.answer.statistics import SpeculationStats
     from langchain_ralmspec.ralm.session import Guess, Hits, Session
-    from langchain_ralmspec.speculation import SpeculationStats
     from langchain_ralmspec.stores import Hit, Store
 
 

@@ -1,4 +1,4 @@
-"""Tokens into text: stop strings, and UTF-8 that is never cut inside a character."""
+"""The answer so far: its tokens, where it ends, and which of its text is certain."""
 
 from __future__ import annotations
 
@@ -8,82 +8,99 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from langchain_ralmspec.answer.events import FinishReason
+    from langchain_ralmspec.answer.vocabulary import Vocabulary
+
 
 class Transcript:
-    """The tokens generated so far with their bytes; notices stop strings.
+    """Tokens of one answer, which loops add and take back.
+
+    An answer ends with a token that ends the model's turn (and stays out of it), with
+    the first stop string that is complete, or at its length limit. Its text is the
+    bytes before that stop string.
 
     Attributes:
         tokens: ids, in order.
+        max_tokens: length limit.
+        finish_reason: why the answer ends behind the last token; None if it goes on.
     """
 
-    def __init__(self, stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, *, max_tokens: int, stops: Sequence[str] = ()
+    ) -> None:
         """Start empty; ``stops`` are the strings that end the text."""
         self.tokens: list[int] = []
+        self.max_tokens = max_tokens
+        self.finish_reason: FinishReason | None = None
+        self._vocabulary = vocabulary
         self._ends: list[int] = []  # bytes up to and including each token
         self._bytes = bytearray()
         self._stops = [stop.encode() for stop in stops if stop]
         self._longest = max(map(len, self._stops), default=0)
+        self._stop: int | None = None  # where the stop string begins that ended it
+        self._n_released = 0  # bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def __len__(self) -> int:
         """Number of tokens."""
         return len(self.tokens)
 
-    def append(self, token: int, piece: bytes) -> bool:
-        """Add a token; returns whether it completes a stop string."""
+    def append(self, token: int) -> FinishReason | None:
+        """Add the next token; returns why the answer ends there, if it does."""
+        self.finish_reason = self._append(token)
+        return self.finish_reason
+
+    def _append(self, token: int) -> FinishReason | None:
+        if self._vocabulary.is_end(token):
+            return "stop"
         tail = max(0, len(self._bytes) - self._longest + 1)
         self.tokens.append(token)
-        self._bytes += piece
+        self._bytes += self._vocabulary.piece(token)
         self._ends.append(len(self._bytes))
-        return any(self._bytes.find(stop, tail) >= 0 for stop in self._stops)
+        found = [self._bytes.find(stop, tail) for stop in self._stops]
+        self._stop = min((at for at in found if at >= 0), default=None)
+        if self._stop is not None:
+            return "stop"
+        return "length" if len(self) >= self.max_tokens else None
 
     def truncate(self, length: int) -> None:
-        """Roll back to the first ``length`` tokens."""
+        """Roll back to the first ``length`` tokens, behind which the answer goes on."""
         del self.tokens[length:]
         del self._ends[length:]
-        del self._bytes[self._ends[-1] if self._ends else 0 :]
+        del self._bytes[self._end(length) :]
+        self.finish_reason = self._stop = None
 
     def text_bytes(self, start: int, end: int) -> bytes:
         """Bytes of tokens ``start`` to ``end``."""
-        first = self._ends[start - 1] if start else 0
-        last = self._ends[end - 1] if end else 0
-        return bytes(self._bytes[first:last])
+        return bytes(self._bytes[self._end(start) : self._end(end)])
 
+    def _end(self, length: int) -> int:
+        """Bytes of the first ``length`` tokens."""
+        return self._ends[length - 1] if length else 0
 
-class TextStream:
-    """Bytes in, text out, as soon as it is certain, up to the first stop string.
+    def release(self, length: int, *, is_final: bool = False) -> str:
+        """Text that is certain now and was not released before.
 
-    Holds back an unfinished UTF-8 character, and the end of the text while it
-    may still turn into a stop string.
-    """
+        An unfinished UTF-8 character is held back, and the end of the text while it
+        may still turn into a stop string.
 
-    def __init__(self, stops: Sequence[str] = ()) -> None:
-        """Start empty; ``stops`` are the strings that end the text."""
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._stops = [stop for stop in stops if stop]
-        self._held = ""
-        self._stopped = False
+        Args:
+            length: number of tokens, the first ones, that will not be taken back.
+            is_final: whether the answer ends behind them.
+        """
+        end = self._end(length)
+        if length == len(self) and self._stop is not None:
+            end = self._stop
+        elif not is_final:
+            end -= self._possible_stop(end)
+        data = bytes(self._bytes[self._n_released : end])
+        self._n_released = max(end, self._n_released)
+        return self._decoder.decode(data, is_final)
 
-    def feed(self, data: bytes, *, final: bool = False) -> str:
-        """Take more bytes; returns the text that can be shown now."""
-        if self._stopped:
-            return ""
-        text = self._held + self._decoder.decode(data, final)
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        self._stopped = bool(found)
-        certain = min(found) if found else len(text)
-        if not found and not final:
-            certain -= self._possible_stop(text)
-        self._held = text[certain:]
-        return text[:certain]
-
-    def finish(self) -> str:
-        """Return what was held back: the text is complete."""
-        return self.feed(b"", final=True)
-
-    def _possible_stop(self, text: str) -> int:
-        """Length of the longest end of ``text`` that begins a stop string."""
-        longest = max(map(len, self._stops), default=1) - 1
-        for length in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-length:]) for stop in self._stops):
-                return length
+    def _possible_stop(self, end: int) -> int:
+        """Length of the longest part before byte ``end`` that begins a stop string."""
+        for size in range(min(self._longest - 1, end - self._n_released), 0, -1):
+            tail = self._bytes[end - size : end]
+            if any(stop.startswith(tail) for stop in self._stops):
+                return size
         return 0

@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.base.local import LocalGeneration, Sampling, stops_of
 from langchain_ralmspec.engine import Model
@@ -34,10 +35,10 @@ from langchain_ralmspec.rapid import (
     Drafter,
     DraftStats,
     LongRequest,
-    LongRun,
     budget,
     chunk,
     context_text,
+    generate,
 )
 from langchain_ralmspec.rapid.documents import (
     CHUNK_TOKENS,
@@ -220,7 +221,7 @@ class LongContextGeneration(LocalGeneration):
         stop: Sequence[str] | None,
         sampling: Sampling,
         retrieve: Callable[[LongDocument, str], list[Chunk]] | None = None,
-    ) -> tuple[LongRun, list[Chunk]]:
+    ) -> tuple[Run[DraftStats], list[Chunk]]:
         """Prepare an answer; returns it, and what its drafter reads.
 
         Args:
@@ -320,21 +321,23 @@ class LongContextGeneration(LocalGeneration):
         stops: list[str],
         sampling: Sampling,
         stats: DraftStats,
-    ) -> LongRun:
+    ) -> Run[DraftStats]:
         """Put an answer together."""
         target = self.engine
         stats.dropped_tokens = document.dropped
         n_prompt = len(head) + len(document.tokens) + len(tail)
+        transcript = Transcript(
+            target.weights, max_tokens=sampling.max_tokens, stops=stops
+        )
         request = LongRequest(
             target=target,
             document=(*head, *document.tokens),
             tail=tail,
-            transcript=Transcript(stops),
+            transcript=transcript,
             sampler=sampling.sampler(),
             acceptance=self._acceptance,
             scheduler=self._scheduler(n_prompt),
             drafters=[],
-            max_tokens=sampling.max_tokens,
             longest_draft=self._longest_draft(target),
             stats=stats,
         )
@@ -344,7 +347,7 @@ class LongContextGeneration(LocalGeneration):
             )
         for drafter in request.drafters:
             self._estimates.setdefault(drafter.name, _estimates(drafter.name))
-        return LongRun(request, stops)
+        return Run(generate(request), request)
 
     def _can_draft(self, target: Model) -> bool:
         if not target.can_roll_back:

@@ -11,6 +11,7 @@ from langchain_core.prompts import format_document as render_document
 from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import Field, PrivateAttr, field_validator
 
+from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.base.local import LocalGeneration, Sampling, stops_of
 from langchain_ralmspec.engine import Model
@@ -22,28 +23,23 @@ from langchain_ralmspec.ralm import (
     Flare,
     IterRetGen,
     Prompt,
+    Query,
     Request,
     Writer,
     require_room,
     sequential,
     speculative,
 )
-from langchain_ralmspec.ralm.run import Run
+from langchain_ralmspec.ralm.run import RetrievalRun
 from langchain_ralmspec.retrievers import RaLMSpecRetriever
-from langchain_ralmspec.speculation import (
-    GUESS_POLICIES,
-    Estimates,
-    SpeculationStats,
-    StrideScheduler,
-)
+from langchain_ralmspec.speculation import GUESS_POLICIES, Estimates, StrideScheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from langchain_core.documents import Document
     from langchain_core.messages.ai import UsageMetadata
 
-    from langchain_ralmspec.engine.binding import Weights
     from langchain_ralmspec.ralm import RetrievalPolicy
     from langchain_ralmspec.stores import Hit
 
@@ -166,7 +162,7 @@ class RetrievalGeneration(LocalGeneration):
 
     def _run(
         self, prompt: Prompt, stop: Sequence[str] | None, overrides: dict[str, Any]
-    ) -> Run:
+    ) -> RetrievalRun:
         """Prepare an answer to ``prompt``.
 
         Raises:
@@ -188,19 +184,23 @@ class RetrievalGeneration(LocalGeneration):
             n_ctx=model.n_ctx,
         )
         stops = [*stops_of(self.stop), *stops_of(stop)]
-        transcript, stats = Transcript(stops), SpeculationStats()
+        transcript = Transcript(
+            model.weights, max_tokens=sampling.max_tokens, stops=stops
+        )
+        n_prompt = len(prompt.head) + len(prompt.tail)
+        stats = SpeculationStats(prompt_tokens=n_prompt)
         request = Request(
-            writer=self._writer(prompt, transcript, sampling),
+            writer=self._writer(model, prompt, transcript, sampling),
             session=self.retriever.new_session(
                 k=self.documents_per_step, prefetch_k=self.prefetch_k, stats=stats
             ),
-            policy=self._policy(prompt, transcript),
+            policy=self._policy(model, prompt, transcript),
         )
         if self._may_speculate(model):
             events = speculative(request, self._scheduler)
         else:
             events = sequential(request)
-        return Run(events, stats, request.spans, stops)
+        return RetrievalRun(events, request)
 
     @property
     def _scheduler(self) -> StrideScheduler:
@@ -212,17 +212,17 @@ class RetrievalGeneration(LocalGeneration):
             asynchronous=self.asynchronous,
         )
 
-    def _policy(self, prompt: Prompt, transcript: Transcript) -> RetrievalPolicy:
-        weights = self.engine.weights
-
-        def query(window: int) -> Callable[[], str]:
-            return lambda: _query_text(weights, prompt, transcript, window)
-
+    def _policy(
+        self, model: Model, prompt: Prompt, transcript: Transcript
+    ) -> RetrievalPolicy:
+        is_whole = self.retrieval_policy == "iter-retgen"
+        window = 0 if is_whole else self.query_window
+        query = Query(prompt.question, transcript, model.weights, window)
+        if is_whole:
+            return IterRetGen(self.retrieval_rounds, query)
         if self.retrieval_policy == "flare":
-            return Flare(self.flare_threshold, query(self.query_window))
-        if self.retrieval_policy == "iter-retgen":
-            return IterRetGen(self.retrieval_rounds, query(0))
-        return FixedStride(self.retrieval_stride, query(self.query_window))
+            return Flare(self.flare_threshold, query)
+        return FixedStride(self.retrieval_stride, query)
 
     def _may_speculate(self, model: Model) -> bool:
         if self.speculation and not model.repeatable:
@@ -236,22 +236,14 @@ class RetrievalGeneration(LocalGeneration):
         return self.speculation and model.repeatable
 
     def _writer(
-        self, prompt: Prompt, transcript: Transcript, sampling: Sampling
+        self, model: Model, prompt: Prompt, transcript: Transcript, sampling: Sampling
     ) -> Writer:
-        model, layout = self.engine, self._layout
+        layout = self._layout
 
         def open_path(hits: tuple[Hit, ...]) -> Any:
             return model.open((*prompt.head, *layout.tokens(model.weights, hits)))
 
-        return Writer(
-            prompt,
-            transcript,
-            sampling.sampler(),
-            open_path=open_path,
-            piece=model.weights.piece,
-            is_end=model.weights.is_end,
-            max_tokens=sampling.max_tokens,
-        )
+        return Writer(prompt, transcript, sampling.sampler(), open_path)
 
     @property
     def _layout(self) -> DocumentLayout:
@@ -260,7 +252,7 @@ class RetrievalGeneration(LocalGeneration):
 
         return DocumentLayout(render, self.max_document_tokens)
 
-    def _info(self, run: Run) -> dict[str, Any]:
+    def _info(self, run: RetrievalRun) -> dict[str, Any]:
         """What is told about a finished answer."""
         return {
             "finish_reason": run.finish_reason,
@@ -276,15 +268,15 @@ class RetrievalGeneration(LocalGeneration):
             "speculation": run.stats.as_dict(),
         }
 
-    def _usage(self, prompt: Prompt, run: Run) -> UsageMetadata:
+    def _usage(self, prompt: Prompt, run: RetrievalRun) -> UsageMetadata:
         """Tokens in and out; the documents counted are those of the last step."""
         hits = run.steps[-1].hits if run.steps else ()
         documents = self._layout.tokens(self.engine.weights, hits)
         n_input = len(prompt.head) + len(documents) + len(prompt.tail)
         return {
             "input_tokens": n_input,
-            "output_tokens": run.n_tokens,
-            "total_tokens": n_input + run.n_tokens,
+            "output_tokens": len(run.tokens),
+            "total_tokens": n_input + len(run.tokens),
         }
 
     def _fingerprint(self) -> dict[str, Any]:
@@ -299,11 +291,3 @@ class RetrievalGeneration(LocalGeneration):
             "retriever": self.retriever.key,
             "n_documents": self.retriever.store.count() if caches else None,
         }
-
-
-def _query_text(
-    weights: Weights, prompt: Prompt, transcript: Transcript, window: int
-) -> str:
-    """The one place where a query's tokens become text; all of them for window 0."""
-    tokens = (*prompt.question, *transcript.tokens)[-window:]
-    return b"".join(map(weights.piece, tokens)).decode("utf-8", "ignore").strip()

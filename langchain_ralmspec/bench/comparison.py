@@ -15,13 +15,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.ralm.flights import THREADS
-from langchain_ralmspec.speculation import Bounds, Line, SpeculationStats
+from langchain_ralmspec.speculation import Bounds, Line
 from langchain_ralmspec.speculation.stride import SEQUENTIAL
 
 if TYPE_CHECKING:
+    from langchain_ralmspec.answer.statistics import SpeculationStats
     from langchain_ralmspec.chat_models import ChatRaLMSpec
     from langchain_ralmspec.llms import RaLMSpecLLM
-    from langchain_ralmspec.ralm.events import Span
 
 _PATIENCE = 10.0  # seconds; a call that takes longer will not end soon
 
@@ -75,8 +75,7 @@ def ask(
         {"tokens": list(step.tokens), "documents": [hit.id for hit in step.hits]}
         for step in run.steps
     ]
-    timeline = _timeline(run.spans, start)
-    return Answer("".join(parts), steps, run.stats, seconds, timeline)
+    return Answer("".join(parts), steps, run.stats, seconds, [])
 
 
 def _wait_for_calls() -> None:
@@ -84,20 +83,6 @@ def _wait_for_calls() -> None:
     for thread in threading.enumerate():
         if thread.name.startswith(THREADS):
             thread.join(_PATIENCE)
-
-
-def _timeline(spans: list[Span], start: float) -> list[dict[str, Any]]:
-    """What was done when, in milliseconds from the question on."""
-    return [
-        {
-            "kind": span.kind,
-            "start": round(1e3 * (span.start - start), 3),
-            "end": round(1e3 * (span.end - start), 3),
-            "kept": span.kept,
-            "queries": span.queries,
-        }
-        for span in sorted(spans, key=lambda span: span.start)
-    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,8 @@
 """kNN-LM serving: a model whose every token is advised by its neighbours."""
 
 from langchain_ralmspec.knnlm.datastore import INDEX_KINDS, IndexKind, KNNDatastore
-from langchain_ralmspec.knnlm.loop import NeighbourRequest, Written, generate
+from langchain_ralmspec.knnlm.loop import NeighbourRequest, generate
 from langchain_ralmspec.knnlm.mixture import Mixture, Neighbours
-from langchain_ralmspec.knnlm.run import NeighbourRun
 
 __all__ = [
     "INDEX_KINDS",
@@ -11,8 +10,6 @@ __all__ = [
     "KNNDatastore",
     "Mixture",
     "NeighbourRequest",
-    "NeighbourRun",
     "Neighbours",
-    "Written",
     "generate",
 ]

@@ -17,13 +17,15 @@ import time
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from langchain_ralmspec.answer.events import Committed
+from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.knnlm.cache import NeighbourCache
 from langchain_ralmspec.knnlm.mixture import Neighbours
-from langchain_ralmspec.speculation import Plan, SpeculationStats
+from langchain_ralmspec.speculation import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from langchain_ralmspec.answer.transcript import Transcript
     from langchain_ralmspec.knnlm.mixture import Mixture
     from langchain_ralmspec.speculation import StrideScheduler
-
-FinishReason = Literal["stop", "length"]
 
 CACHED_NEIGHBOURS = 64
 """Neighbours of a verified query that enter the cache, if k is less.
@@ -93,14 +93,6 @@ class Datastore(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """Tokens that are final, and their bytes."""
-
-    tokens: tuple[int, ...]
-    text: bytes
-
-
 @dataclass(slots=True)
 class NeighbourRequest:
     """One text to be continued.
@@ -113,11 +105,7 @@ class NeighbourRequest:
         mixture: of their votes and the model's.
         transcript: receives the text.
         sampler: draws tokens; by position, so that a second draw is the first.
-        piece: bytes of a token.
-        is_end: whether a token ends the text.
-        max_tokens: length limit.
         stats: counts and seconds.
-        finish_reason: why the text ended; None until it has.
     """
 
     prompt: tuple[int, ...]
@@ -127,11 +115,7 @@ class NeighbourRequest:
     mixture: Mixture
     transcript: Transcript
     sampler: Sampler
-    piece: Callable[[int], bytes]
-    is_end: Callable[[int], bool]
-    max_tokens: int
     stats: SpeculationStats = field(default_factory=SpeculationStats)
-    finish_reason: FinishReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +128,10 @@ class _State:
 
 def generate(
     request: NeighbourRequest, scheduler: StrideScheduler | None
-) -> Generator[Written, None, None]:
+) -> Generator[Committed, None, None]:
     """Write the text; without a scheduler, token by token."""
     text = _Text(request, scheduler)
-    while request.finish_reason is None:
+    while request.transcript.finish_reason is None:
         yield text.next()
 
 
@@ -172,7 +156,7 @@ class _Text:
         self._state = self._decode(request.prompt[-1])
         self._n_prompt = self._path.length
 
-    def next(self) -> Written:
+    def next(self) -> Committed:
         """Write on to the next verified point."""
         plan = Plan()
         if self._scheduler is not None:
@@ -202,7 +186,7 @@ class _Text:
             )
         return written
 
-    def _retrieve(self) -> Written:
+    def _retrieve(self) -> Committed:
         """One token as the sequential loop writes it."""
         start = time.perf_counter()
         (token,) = self._truth([self._state])
@@ -212,7 +196,7 @@ class _Text:
             self._scheduler.estimates.retrieved(seconds, 0.0, 0.0)
         return self._commit([token])
 
-    def _speculate(self, stride: int) -> Written:
+    def _speculate(self, stride: int) -> Committed:
         """Guess a stride of tokens, verify them at once, keep what is right."""
         states, guesses = self._guess(stride)
         start = time.perf_counter()
@@ -235,7 +219,7 @@ class _Text:
             request.stats.spend(seconds, "guessing")
             self._scheduler.estimates.guessed(_POLICY, seconds)
             guesses.append(token)
-            is_last = self._append(token) is not None
+            is_last = transcript.append(token) is not None
             if is_last or len(guesses) == stride:
                 break
             with request.stats.timing("generating"):
@@ -272,23 +256,19 @@ class _Text:
             tokens.append(self._choose(state, near.first(request.k)))
             if guesses is None or tokens[-1] != guesses[number]:
                 break
-            transcript.append(tokens[-1], request.piece(tokens[-1]))
+            transcript.append(tokens[-1])
         transcript.truncate(n_before)
         if self._cache is not None:
             # Behind a wrong guess the queries are for a text that is not written.
             self._found += (each for each in found[: len(tokens)] if len(each.rows))
         return tokens
 
-    def _commit(self, tokens: Sequence[int]) -> Written:
+    def _commit(self, tokens: Sequence[int]) -> Committed:
         """Add final tokens, and bring the path behind them."""
-        request, transcript, stats = (
-            self._request,
-            self._request.transcript,
-            self._request.stats,
-        )
+        transcript, stats = self._request.transcript, self._request.stats
         n_before = len(transcript)
         for token in tokens:
-            request.finish_reason = self._append(token)
+            transcript.append(token)
         written = tuple(transcript.tokens[n_before:])
         stats.steps += len(tokens)
         stats.tokens_kept += len(written)
@@ -297,10 +277,10 @@ class _Text:
         if self._path.length > length:
             stats.tokens_rolled_back += self._path.length - length
             self._path.truncate(length)
-        if request.finish_reason is None:
+        if transcript.finish_reason is None:
             self._state = self._decode(tokens[-1])
         stats.spend(time.perf_counter() - start, "generating")
-        return Written(written, transcript.text_bytes(n_before, len(transcript)))
+        return Committed(written, transcript.text_bytes(n_before, len(transcript)))
 
     def _decode(self, token: int) -> _State:
         start = time.perf_counter()
@@ -317,16 +297,6 @@ class _Text:
         logits = sampler.penalized(state.logits, generated)
         log_p = self._request.mixture.log_probabilities(logits, near)
         return sampler.draw(log_p, len(generated))
-
-    def _append(self, token: int) -> FinishReason | None:
-        """Add a token to the transcript unless it is an end; whether it ends there."""
-        request = self._request
-        if request.is_end(token):
-            return "stop"
-        if request.transcript.append(token, request.piece(token)):
-            return "stop"
-        is_full = len(request.transcript) >= request.max_tokens
-        return "length" if is_full else None
 
     def _learn(
         self, n_guesses: int, n_right: int, n_tokens: int, seconds: float

@@ -1,13 +1,6 @@
 """The iterative loop of retrieval and generation, as a generator of events."""
 
-from langchain_ralmspec.ralm.events import (
-    Committed,
-    Event,
-    Finished,
-    RolledBack,
-    Span,
-    Verified,
-)
+from langchain_ralmspec.ralm.events import Event, RolledBack, Span, Verified
 from langchain_ralmspec.ralm.loop import Request, sequential, speculative
 from langchain_ralmspec.ralm.policies import (
     FixedStride,
@@ -16,19 +9,23 @@ from langchain_ralmspec.ralm.policies import (
     RetrievalPolicy,
     Step,
 )
-from langchain_ralmspec.ralm.prompt import DocumentLayout, Prompt, require_room
+from langchain_ralmspec.ralm.prompt import (
+    DocumentLayout,
+    Prompt,
+    Query,
+    require_room,
+)
 from langchain_ralmspec.ralm.session import Session
 from langchain_ralmspec.ralm.writer import Writer
 
 __all__ = [
-    "Committed",
     "DocumentLayout",
     "Event",
-    "Finished",
     "FixedStride",
     "Flare",
     "IterRetGen",
     "Prompt",
+    "Query",
     "Request",
     "RetrievalPolicy",
     "RolledBack",

@@ -3,28 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from langchain_ralmspec.stores.base import Hit
-
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """Tokens that are final, and the documents they were generated with.
-
-    Attributes:
-        tokens: ids of one step, in order; none for a draft that the next one of
-            its kind replaces.
-        text: their bytes.
-        hits: the documents in front of the prompt, verified.
-    """
-
-    tokens: tuple[int, ...]
-    text: bytes
-    hits: tuple[Hit, ...]
+from langchain_ralmspec.answer.events import Committed
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +28,7 @@ class RolledBack:
     n_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The answer is complete."""
-
-    reason: FinishReason
-
-
-Event = Committed | Verified | RolledBack | Finished
+Event = Committed | Verified | RolledBack
 
 
 @dataclass(slots=True)

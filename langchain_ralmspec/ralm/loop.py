@@ -16,14 +16,8 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from langchain_ralmspec.ralm.events import (
-    Committed,
-    Event,
-    Finished,
-    RolledBack,
-    Span,
-    Verified,
-)
+from langchain_ralmspec.answer.events import Committed
+from langchain_ralmspec.ralm.events import Event, RolledBack, Span, Verified
 from langchain_ralmspec.ralm.flights import Flights
 from langchain_ralmspec.ralm.writer import Interrupted, ids_of
 from langchain_ralmspec.speculation import GUESS_POLICIES
@@ -32,6 +26,8 @@ from langchain_ralmspec.speculation.stride import MOST_STEPS
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
+    from langchain_ralmspec.answer.statistics import SpeculationStats
+    from langchain_ralmspec.answer.transcript import Transcript
     from langchain_ralmspec.ralm.flights import Flight
     from langchain_ralmspec.ralm.policies import RetrievalPolicy, Step
     from langchain_ralmspec.ralm.session import Answer, Guess, Hits, Session
@@ -55,9 +51,19 @@ class Request:
     policy: RetrievalPolicy
     spans: list[Span] = field(default_factory=list)
 
+    @property
+    def transcript(self) -> Transcript:
+        """The answer so far."""
+        return self.writer.transcript
+
+    @property
+    def stats(self) -> SpeculationStats:
+        """Counts and seconds."""
+        return self.session.stats
+
     def write(self, hits: Hits, number: int) -> tuple[Step | None, Span]:
         """Write step ``number`` under documents; None when that was interrupted."""
-        self.session.stats.steps += 1
+        self.stats.steps += 1
         start = time.perf_counter()
         span = Span("generating", start, start)
         self.spans.append(span)
@@ -67,7 +73,7 @@ class Request:
             return None, span
         finally:
             span.end = time.perf_counter()
-            self.session.stats.spend(span.end - start, "generating")
+            self.stats.spend(span.end - start, "generating")
 
     def retrieve(self, text: str) -> Answer:
         """Wait for the documents of one query."""
@@ -80,12 +86,12 @@ class Request:
     def commit(self, step: Step, span: Span) -> Committed:
         """Count a step as final, and tell of it."""
         span.kept = True
-        transcript = self.writer.transcript
+        transcript = self.transcript
         if not step.strides:
             return Committed((), b"", step.hits)
         start, end = step.strides[0].start, step.strides[-1].end
         tokens = tuple(transcript.tokens[start:end])
-        self.session.stats.tokens_kept += len(tokens)
+        self.stats.tokens_kept += len(tokens)
         return Committed(tokens, transcript.text_bytes(start, end), step.hits)
 
 
@@ -99,8 +105,6 @@ def sequential(request: Request) -> Generator[Event, None, None]:
         request.writer.prune(request.writer.mark)
         yield request.commit(step, span)
         if step.query is None:
-            assert step.reason  # noqa: S101  it is complete
-            yield Finished(step.reason)
             return
         query = step.query
 
@@ -181,8 +185,6 @@ class _Speculation:
                 corrected = yield from self._judge_all()
                 if corrected is None:
                     self._review()
-                    assert step.reason  # noqa: S101  it is complete
-                    yield Finished(step.reason)
                     return
             elif self.plan.policy is None:
                 corrected = yield from self._judge_all()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from langchain_ralmspec.ralm.events import FinishReason
+    from langchain_ralmspec.answer.events import FinishReason
     from langchain_ralmspec.ralm.writer import Stride, Writer
     from langchain_ralmspec.stores.base import Hit
 
@@ -128,7 +128,7 @@ class IterRetGen:
     def write(self, writer: Writer, hits: tuple[Hit, ...], number: int) -> Step:
         """Write a whole answer; it stays when it is the last."""
         mark = writer.mark
-        stride = writer.write(hits, writer.max_tokens)
+        stride = writer.write(hits, writer.transcript.max_tokens)
         if number + 1 >= self.n_rounds:
             return Step(hits, (stride,), None)
         query = self.query()

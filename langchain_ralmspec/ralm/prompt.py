@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from langchain_core.documents import Document
 
-    from langchain_ralmspec.engine.binding import Weights
+    from langchain_ralmspec.answer.transcript import Transcript
+    from langchain_ralmspec.answer.vocabulary import Vocabulary
     from langchain_ralmspec.stores.base import Hit
 
 
@@ -33,6 +34,29 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Query:
+    """Makes the text of the next query: the end of question + answer so far.
+
+    Attributes:
+        question: the question's tokens.
+        transcript: the answer so far.
+        vocabulary: gives the bytes of tokens.
+        window: number of tokens, the last ones; 0 takes all.
+    """
+
+    question: tuple[int, ...]
+    transcript: Transcript
+    vocabulary: Vocabulary
+    window: int
+
+    def __call__(self) -> str:
+        """The one place where a query's tokens become text."""
+        tokens = (*self.question, *self.transcript.tokens)[-self.window :]
+        text = b"".join(map(self.vocabulary.piece, tokens))
+        return text.decode("utf-8", "ignore").strip()
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentLayout:
     """How documents become tokens.
 
@@ -46,12 +70,12 @@ class DocumentLayout:
     max_tokens: int
     separator: str = "\n\n"
 
-    def tokens(self, weights: Weights, hits: Sequence[Hit]) -> tuple[int, ...]:
+    def tokens(self, vocabulary: Vocabulary, hits: Sequence[Hit]) -> tuple[int, ...]:
         """Tokens of the documents in order, control tokens read as plain text."""
         tokens: list[int] = []
-        separator = weights.tokenize(self.separator)
+        separator = vocabulary.tokenize(self.separator)
         for hit in hits:
-            document = weights.tokenize(self.render(hit.document))
+            document = vocabulary.tokenize(self.render(hit.document))
             tokens += document[: self.max_tokens]
             tokens += separator
         return tuple(tokens)
@@ -60,7 +84,7 @@ class DocumentLayout:
 def require_room(
     prompt: Prompt,
     layout: DocumentLayout,
-    weights: Weights,
+    vocabulary: Vocabulary,
     *,
     n_documents: int,
     max_tokens: int,
@@ -72,7 +96,7 @@ def require_room(
         ContextOverflowError: it does not; quotes the parts and what to lower.
     """
     n_prompt = len(prompt.head) + len(prompt.tail)
-    per_document = layout.max_tokens + len(weights.tokenize(layout.separator))
+    per_document = layout.max_tokens + len(vocabulary.tokenize(layout.separator))
     needed = n_prompt + n_documents * per_document + max_tokens
     if needed > n_ctx:
         msg = (

@@ -6,13 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.errors import EmptyStoreError
 from langchain_ralmspec.ralm.writer import ids_of
-from langchain_ralmspec.speculation import (
-    GUESS_POLICIES,
-    SpeculationStats,
-    session_cache,
-)
+from langchain_ralmspec.speculation import GUESS_POLICIES, session_cache
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.ties import is_near_tie
 

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from langchain_ralmspec.answer.events import FinishReason
     from langchain_ralmspec.answer.sampling import Sampler
     from langchain_ralmspec.answer.transcript import Transcript
-    from langchain_ralmspec.ralm.events import FinishReason
     from langchain_ralmspec.ralm.prompt import Prompt
     from langchain_ralmspec.stores.base import Hit
 
@@ -121,9 +121,6 @@ class Writer:
         transcript: the answer so far.
         sampler: chooses tokens.
         open_path: makes a KV that holds head + documents.
-        piece: bytes of a token.
-        is_end: whether a token ends the answer; it is not part of it.
-        max_tokens: length limit of the answer.
         is_useless: asked after every token; whether to give up.
     """
 
@@ -131,9 +128,6 @@ class Writer:
     transcript: Transcript
     sampler: Sampler
     open_path: Callable[[tuple[Hit, ...]], Path]
-    piece: Callable[[int], bytes]
-    is_end: Callable[[int], bool]
-    max_tokens: int
     is_useless: Callable[[], bool] = field(default=lambda: False)
     _branches: dict[Ids, Branch] = field(default_factory=dict)
     _journal: list[_Entry] = field(default_factory=list)  # of every stride, in order
@@ -200,13 +194,9 @@ class Writer:
             token = self.sampler.sample(logits, answer.tokens)
             if sentence:
                 least = min(least, _probability(logits, token))
-            if self.is_end(token):
-                return "stop", least
-            piece = self.piece(token)
-            if answer.append(token, piece):
-                return "stop", least
-            if len(answer) >= self.max_tokens:
-                return "length", least
+            if reason := answer.append(token):
+                return reason, least
+            piece = answer.text_bytes(len(answer) - 1, len(answer))
             if sentence and _ends_sentence(piece):
                 break
             if self.is_useless():

@@ -11,14 +11,13 @@ from langchain_ralmspec.rapid.documents import (
 )
 from langchain_ralmspec.rapid.draft import Draft, Drafter
 from langchain_ralmspec.rapid.lookup import PromptLookupDrafter
-from langchain_ralmspec.rapid.loop import LongRequest, Written, generate
+from langchain_ralmspec.rapid.loop import LongRequest, generate
 from langchain_ralmspec.rapid.model_drafters import (
     RagDrafter,
     TextDrafter,
     require_same_vocabulary,
 )
 from langchain_ralmspec.rapid.prompt import Conversation
-from langchain_ralmspec.rapid.run import LongRun
 from langchain_ralmspec.rapid.statistics import DraftStats
 
 __all__ = [
@@ -29,11 +28,9 @@ __all__ = [
     "DraftStats",
     "Drafter",
     "LongRequest",
-    "LongRun",
     "PromptLookupDrafter",
     "RagDrafter",
     "TextDrafter",
-    "Written",
     "budget",
     "chunk",
     "context_text",

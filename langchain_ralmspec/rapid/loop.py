@@ -13,10 +13,11 @@ import time
 import warnings
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.rapid.draft import Draft
 from langchain_ralmspec.rapid.statistics import DraftStats
@@ -36,23 +37,6 @@ _NO_EVIDENCE = 0.5  # what is made of it is learnt
 TARGET = "target"
 """The source of tokens that no drafter had proposed."""
 
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """Tokens that are final.
-
-    Attributes:
-        tokens: ids.
-        text: their bytes.
-        sources: for each token the drafter that had proposed it, or ``TARGET``.
-    """
-
-    tokens: tuple[int, ...]
-    text: bytes
-    sources: tuple[str, ...]
-
 
 @dataclass(slots=True)
 class LongRequest:
@@ -67,10 +51,8 @@ class LongRequest:
         acceptance: judges drafted ones.
         scheduler: chooses draft lengths.
         drafters: are asked in this order.
-        max_tokens: length limit of the answer.
         longest_draft: length limit of a draft; None leaves it to the scheduler.
         stats: counts and seconds.
-        finish_reason: why the answer ended; None until it has.
     """
 
     target: Model
@@ -81,18 +63,16 @@ class LongRequest:
     acceptance: Acceptance
     scheduler: DraftScheduler
     drafters: list[Drafter]
-    max_tokens: int
     longest_draft: int | None = None
     stats: DraftStats = field(default_factory=DraftStats)
-    finish_reason: FinishReason | None = None
 
 
-def generate(request: LongRequest) -> Generator[Written, None, None]:
+def generate(request: LongRequest) -> Generator[Committed, None, None]:
     """Write the answer, round by round."""
     path, logits = _read_prompt(request)
     answer = _Answer(request, path)
     yield answer.take(Draft(), None, logits[np.newaxis])
-    while request.finish_reason is None:
+    while request.transcript.finish_reason is None:
         yield answer.round()
 
 
@@ -120,9 +100,10 @@ class _Answer:
         self._begun: set[str] = set()  # drafters that have read their prompts
         self._spent: dict[str, float] = {}  # seconds of drafters in this round
 
-    def round(self) -> Written:
+    def round(self) -> Committed:
         """Draft, verify, keep."""
         scheduler, stats = self._request.scheduler, self._request.stats
+        transcript = self._request.transcript
         self._passed_over, self._spent = [], {}
         start = time.perf_counter()
         name, draft = self._draft()
@@ -132,7 +113,7 @@ class _Answer:
         written = self.take(draft, name, rows)
         # What was rejected leaves the KV; the last token was never in it. At the end
         # nothing needs to leave, and a recurrent memory could not let it go.
-        ended = self._request.finish_reason is not None
+        ended = transcript.finish_reason is not None
         if not ended and self._path.length >= len(self._prefix):
             self._path.truncate(len(self._prefix) - 1)
         n_right = sum(source != TARGET for source in written.sources)
@@ -143,7 +124,7 @@ class _Answer:
         if name is not None:
             scheduler.drafters[name].trust.earned(len(draft.tokens), n_right)
             # Behind a stop nothing was judged.
-            n_judged = n_right if self._request.finish_reason == "stop" else None
+            n_judged = n_right if transcript.finish_reason == "stop" else None
             scheduler.judged(name, draft.evidence[:n_judged], n_right)
         for drafter, seconds in self._spent.items():
             kept = (n_right, verifying) if drafter == name else None
@@ -151,7 +132,7 @@ class _Answer:
         self._judge_passed_over(written)
         return written
 
-    def _judge_passed_over(self, written: Written) -> None:
+    def _judge_passed_over(self, written: Committed) -> None:
         """Learn from drafts that were not worth a pass whether they were right."""
         for name, draft in self._passed_over if written.tokens else ():
             n_right = int(draft.tokens[0] == written.tokens[0])
@@ -159,7 +140,7 @@ class _Answer:
 
     def take(
         self, draft: Draft, name: str | None, rows: NDArray[np.float32]
-    ) -> Written:
+    ) -> Committed:
         """Keep what is accepted of a draft, and a token of the target's own.
 
         Args:
@@ -172,17 +153,18 @@ class _Answer:
         for number, row in enumerate(rows):
             token = self._choose(row, draft, number)
             is_drafted = number < len(draft.tokens) and token == draft.tokens[number]
-            if self._append(token):
+            ended = transcript.append(token)
+            if len(transcript) > start + number:  # else the token ends the answer
                 sources.append(name if name and is_drafted else TARGET)
-            if self._request.finish_reason or not is_drafted:
+            if ended or not is_drafted:
                 break
         end = len(transcript)
         self._prefix[self._n_prompt + start :] = transcript.tokens[start:]
         self._request.stats.tokens += end - start
-        return Written(
+        return Committed(
             tuple(transcript.tokens[start:end]),
             transcript.text_bytes(start, end),
-            tuple(sources),
+            sources=tuple(sources),
         )
 
     def _choose(self, row: NDArray[np.float32], draft: Draft, number: int) -> int:
@@ -210,18 +192,6 @@ class _Answer:
         is_transferred = draft.probabilities is not None and not acceptance.is_lossless
         return is_transferred and sampler.temperature > 0
 
-    def _append(self, token: int) -> bool:
-        """Add a token to the answer; False for one that ends it unwritten."""
-        request, weights = self._request, self._request.target.weights
-        if weights.is_end(token):
-            request.finish_reason = "stop"
-            return False
-        if request.transcript.append(token, weights.piece(token)):
-            request.finish_reason = "stop"
-        elif len(request.transcript) >= request.max_tokens:
-            request.finish_reason = "length"
-        return True
-
     def _draft(self) -> tuple[str | None, Draft]:
         """The first draft that is worth a pass, cut to the best length."""
         scheduler = self._request.scheduler
@@ -244,7 +214,7 @@ class _Answer:
         """Tokens that a draft may have now."""
         request = self._request
         # The pass brings one token more than it verifies.
-        room = request.max_tokens - len(request.transcript) - 1
+        room = request.transcript.max_tokens - len(request.transcript) - 1
         limits = [request.scheduler.limit(), room, request.target.n_batch - 1]
         if request.scheduler.length is None:
             limits.append(request.scheduler.drafters[name].trust.length)

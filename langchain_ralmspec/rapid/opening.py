@@ -129,7 +129,8 @@ class Opening:
         """The drafter's model, with a context of its own and no longer than needed."""
         # Another vocabulary may need more tokens for the same text.
         n_chunks = 2 * sum(len(chunk.tokens) for chunk in chunks)
-        needed = n_chunks + len(request.tail) + request.max_tokens + _ROOM // 2
+        n_answer = request.transcript.max_tokens
+        needed = n_chunks + len(request.tail) + n_answer + _ROOM // 2
         self._models[path] = self.load(path, math.ceil(needed / _ROOM) * _ROOM)
         return self._models[path]
 

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from langchain_ralmspec.answer.statistics import AnswerStats
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @dataclass(slots=True)
-class DraftStats:
+class DraftStats(AnswerStats):
     """What drafting did in one call.
 
     Attributes:
@@ -23,15 +25,12 @@ class DraftStats:
         lengths: drafts verified, by length; 0 is plain decoding.
         rounds: for every pass the drafter (None for plain decoding), the tokens
             drafted and the tokens accepted, in order.
-        prompt_tokens: of the target's prompt.
-        cached_tokens: of these, those whose KV was kept from before.
+        cached_tokens: of the prompt's tokens, those whose KV was kept from before.
         dropped_tokens: of the document, that did not fit.
-        seconds: all, from the call to the end.
         seconds_preparing: tokenising, retrieving for the drafter, loading it.
         seconds_prefilling: the target's prompt, up to the first token.
         seconds_drafting: in drafters, their own prompts included.
         seconds_verifying: in passes of the target.
-        first_token: seconds from the call to the first token.
     """
 
     tokens: int = 0
@@ -40,15 +39,12 @@ class DraftStats:
     accepted: dict[str, int] = field(default_factory=dict)
     lengths: dict[int, int] = field(default_factory=dict)
     rounds: list[tuple[str | None, int, int]] = field(default_factory=list)
-    prompt_tokens: int = 0
     cached_tokens: int = 0
     dropped_tokens: int = 0
-    seconds: float = 0.0
     seconds_preparing: float = 0.0
     seconds_prefilling: float = 0.0
     seconds_drafting: float = 0.0
     seconds_verifying: float = 0.0
-    first_token: float = 0.0
 
     @property
     def acceptance(self) -> float | None:

@@ -16,7 +16,6 @@ from langchain_ralmspec.speculation.guess import (
     Lookup,
     SameDocument,
 )
-from langchain_ralmspec.speculation.statistics import SpeculationStats
 from langchain_ralmspec.speculation.stride import Estimates, Plan, StrideScheduler
 
 __all__ = [
@@ -33,7 +32,6 @@ __all__ = [
     "Plan",
     "SameDocument",
     "SessionCache",
-    "SpeculationStats",
     "StrideScheduler",
     "Transfer",
     "chances_of_match",

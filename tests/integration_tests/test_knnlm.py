@@ -127,7 +127,7 @@ def told(llm: KNNLMSpecLLM, prompt: str, number: int) -> tuple[Any, ...]:
         run = llm.start(prompt)
         text = "".join(run)
     assert run.stats.tokens_kept == len(run.tokens)
-    return (text, run.tokens, run.request.finish_reason), run.stats
+    return (text, run.tokens, run.finish_reason), run.stats
 
 
 @pytest.mark.timeout(3600)
@@ -672,7 +672,7 @@ def test_a_context_may_be_filled_to_the_last_token(
     assert room > 0
     run = llm.model_copy(update={"max_tokens": room}).start(prompt)
     "".join(run)
-    assert run.request.finish_reason == "length"
+    assert run.finish_reason == "length"
     assert len(run.tokens) == room
 
 

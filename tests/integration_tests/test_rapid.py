@@ -124,7 +124,7 @@ def test_every_token_is_the_targets_choice_in_the_verified_batch(
     monkeypatch.setattr(Path_, "score", scoring)
     run = chain.start(QUESTIONS[1], context)
     "".join(run)
-    for written, logits in zip(run.written[1:], rows, strict=True):
+    for written, logits in zip(run.steps[1:], rows, strict=True):
         n = len(written.tokens)
         assert list(written.tokens) == logits[:n].argmax(axis=1).tolist()
 

@@ -13,14 +13,15 @@ import hashlib
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from langchain_core.documents import Document
 from numpy.typing import NDArray
 
 from langchain_ralmspec.answer.sampling import Sampler
+from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.ralm import (
     FixedStride,
@@ -32,12 +33,8 @@ from langchain_ralmspec.ralm import (
     Session,
     Writer,
 )
-from langchain_ralmspec.speculation import (
-    Estimates,
-    Plan,
-    SpeculationStats,
-    StrideScheduler,
-)
+from langchain_ralmspec.ralm import Query as NextQuery
+from langchain_ralmspec.speculation import Estimates, Plan, StrideScheduler
 from langchain_ralmspec.stores.base import Extent, Hit, Metric, Query
 
 N_VOCAB = 16
@@ -82,6 +79,20 @@ def piece(token: int) -> bytes:
     if token == END:
         return b""
     return b"." if token == N_VOCAB - 1 else bytes([ord("a") + token])
+
+
+@dataclass(frozen=True)
+class FakeVocabulary:
+    """One letter a token."""
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        raise AssertionError("nothing is tokenized here")
+
+    def piece(self, token: int) -> bytes:
+        return piece(token)
+
+    def is_end(self, token: int) -> bool:
+        return token == END
 
 
 @dataclass
@@ -206,32 +217,19 @@ def make_request(
     end_bias: float = 0.0,
 ) -> Request:
     """A request over the fakes; fresh at every call."""
-    transcript, stats = Transcript(stops), SpeculationStats()
+    vocabulary, stats = FakeVocabulary(), SpeculationStats()
+    transcript = Transcript(vocabulary, max_tokens=max_tokens, stops=stops)
     prompt = Prompt(head=(1,), tail=(2, *question), question=tuple(question))
 
     def open_path(hits: tuple[Hit, ...]) -> FakePath:
         return FakePath((*prompt.head, *(int(hit.id) for hit in hits)), end_bias)
 
-    def query(window: int) -> Callable[[], str]:
-        def text() -> str:
-            tokens = (*prompt.question, *transcript.tokens)[-window:]
-            return b"".join(map(piece, tokens)).decode()
-
-        return text
-
+    tail = NextQuery(prompt.question, transcript, vocabulary, window)
     policies: dict[str, RetrievalPolicy] = {
-        "stride": FixedStride(stride, query(window)),
-        "flare": Flare(threshold, query(window)),
-        "iter-retgen": IterRetGen(rounds, query(0)),
+        "stride": FixedStride(stride, tail),
+        "flare": Flare(threshold, tail),
+        "iter-retgen": IterRetGen(rounds, replace(tail, window=0)),
     }
-    writer = Writer(
-        prompt,
-        transcript,
-        sampler or Sampler(),
-        open_path=open_path,
-        piece=piece,
-        is_end=lambda token: token == END,
-        max_tokens=max_tokens,
-    )
+    writer = Writer(prompt, transcript, sampler or Sampler(), open_path)
     session = Session(store, depth=depth, prefetch_k=prefetch_k, stats=stats)
     return Request(writer, session, policies[retrieval])

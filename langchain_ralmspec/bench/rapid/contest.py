@@ -24,9 +24,10 @@ from langchain_ralmspec.rapid import ContextIndex, Conversation, budget, chunk, 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
 
+    from langchain_ralmspec.answer.run import Run
     from langchain_ralmspec.bench.rapid.documents import Sample
     from langchain_ralmspec.chains import RapidChain
-    from langchain_ralmspec.rapid import DraftStats, LongRequest, LongRun
+from langchain_ralmspec.rapid import DraftStats, LongRequest
 
 PLAIN, RAG, SD, RAPID = "plain", "rag", "SD", "RAPID"
 
@@ -378,7 +379,7 @@ def _at(pieces: Sequence[str], place: int) -> str | None:
     return pieces[place] if place < len(pieces) else None
 
 
-def _answer(run: LongRun) -> LongAnswer:
+def _answer(run: Run[DraftStats]) -> LongAnswer:
     """Run it, and keep what is to be reported."""
     text = "".join(run)
     request, weights = run.request, run.request.target.weights
@@ -390,8 +391,8 @@ def _answer(run: LongRun) -> LongAnswer:
         pieces=tuple(
             weights.piece(token).decode("utf-8", "replace") for token in run.tokens
         ),
-        sources=tuple(source for part in run.written for source in part.sources),
-        ended=request.finish_reason == "stop",
+        sources=tuple(source for part in run.steps for source in part.sources),
+        ended=run.finish_reason == "stop",
         stats=run.stats,
         drafters={
             name: Estimate(estimates[name].typical, estimates[name].step.value)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from langchain_ralmspec.cli.doctor.target import Target
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.ralm import Session
-    from langchain_ralmspec.ralm.run import Run
+    from langchain_ralmspec.ralm.run import RetrievalRun
     from langchain_ralmspec.stores import Query
 
 _T = TypeVar("_T")
@@ -110,7 +110,7 @@ def measure(target: Target, question: str) -> Costs:
     )
     _answer(short.model_copy(update={"max_tokens": 1}), question)  # loads everything
     run = _answer(short, question)
-    if not run.n_tokens:
+    if not run.tokens:
         raise InvalidValueError(
             f"the answer to {question!r} is empty, so no step can be measured; ask "
             "something else with --question"
@@ -143,7 +143,7 @@ def measure(target: Target, question: str) -> Costs:
     )
 
 
-def _answer(target: Target, question: str) -> Run:
+def _answer(target: Target, question: str) -> RetrievalRun:
     """Answer as if it were the first question: no document's KV is there yet.
 
     A slow answer is broken off, so that a sick stack takes no minutes.
@@ -165,14 +165,14 @@ def _looked_up(target: Target, question: str) -> Judged:
     return Judged(right=run.stats.right_guesses, n=run.stats.guesses)
 
 
-def _repeated(run: Run) -> Judged:
+def _repeated(run: RetrievalRun) -> Judged:
     """How often a step had the documents of the one before it."""
     documents = [[hit.id for hit in step.hits] for step in run.steps]
     repeated = [one == other for one, other in pairwise(documents)]
     return Judged(right=sum(repeated), n=len(repeated))
 
 
-def _queries(run: Run, question: str) -> list[str]:
+def _queries(run: RetrievalRun, question: str) -> list[str]:
     """Texts as long as queries are, about what the store is about, all different."""
     words = " ".join([question, *(d.page_content for d in run.documents)]).split()
     # Round and round, where there are few words.

@@ -1,12 +1,48 @@
 from __future__ import annotations
 
+import random
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from langchain_ralmspec.answer.transcript import TextStream, Transcript
+from langchain_ralmspec.answer.transcript import Transcript
 
 texts = st.text("abé€😀 ", max_size=30)
 stops = st.lists(st.text("abé€😀 ", min_size=1, max_size=3), max_size=3)
+END = 999
+
+
+class Pieces:
+    """Token ``n`` is the ``n``-th of some pieces."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = pieces
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        raise AssertionError("nothing is tokenized here")
+
+    def piece(self, token: int) -> bytes:
+        return self.pieces[token]
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+
+def transcript_of(
+    *pieces: bytes, stops: list[str] | None = None, max_tokens: int = 99
+) -> Transcript:
+    return Transcript(Pieces(*pieces), max_tokens=max_tokens, stops=stops or [])
+
+
+def shown(transcript: Transcript, n: int) -> list[str]:
+    """What is released with each of ``n`` tokens, and at the end."""
+    told = []
+    for token in range(n):
+        ended = transcript.append(token)
+        told.append(transcript.release(len(transcript)))
+        if ended:
+            break
+    return [*told, transcript.release(len(transcript), is_final=True)]
 
 
 def cut(data: bytes, sizes: list[int]) -> list[bytes]:
@@ -20,15 +56,13 @@ def cut(data: bytes, sizes: list[int]) -> list[bytes]:
 
 @given(texts, stops, st.lists(st.integers(0, 4), max_size=20))
 @example("a€a", ["€", "a€a"], [4])  # the shorter one is complete before the longer
-def test_stream_gives_the_text_up_to_the_first_stop_string(
+def test_it_releases_the_text_up_to_the_first_stop_string(
     text: str, stop: list[str], sizes: list[int]
 ) -> None:
     pieces = cut(text.encode(), sizes)
-    stream = TextStream(stop)
+    transcript = transcript_of(*pieces, stops=stop)
 
-    shown = "".join(map(stream.feed, pieces)) + stream.finish()
-
-    assert shown == searched(pieces, stop)
+    assert "".join(shown(transcript, len(pieces))) == searched(pieces, stop)
 
 
 def searched(pieces: list[bytes], stops: list[str]) -> str:
@@ -42,55 +76,83 @@ def searched(pieces: list[bytes], stops: list[str]) -> str:
     return text
 
 
-def test_stream_holds_back_what_may_become_a_stop_string() -> None:
-    stream = TextStream(["END"])
-    assert stream.feed(b"the E") == "the "
-    assert stream.feed(b"N") == ""
-    assert stream.feed(b"Z") == "ENZ"
-    assert stream.feed(b"E") == ""
-    assert stream.finish() == "E"
+@given(texts, stops, st.lists(st.integers(0, 4), max_size=20), st.integers(0, 999))
+def test_what_was_released_is_never_taken_back(
+    text: str, stop: list[str], sizes: list[int], seed: int
+) -> None:
+    """Tokens are written ahead and taken back, as speculation does it."""
+    pieces = cut(text.encode(), sizes)
+    transcript, told = transcript_of(*pieces, stops=stop), ""
+    n_final, chooser = 0, random.Random(seed)  # noqa: S311  not a secret
+    while n_final < len(pieces):
+        n_ahead = chooser.randint(n_final + 1, len(pieces))
+        for token in range(len(transcript), n_ahead):
+            if transcript.append(token):
+                break
+        n_final = chooser.randint(n_final, len(transcript))
+        told += transcript.release(n_final)
+        if n_final == len(transcript) and transcript.finish_reason:
+            break
+        transcript.truncate(n_final)
+    told += transcript.release(n_final, is_final=True)
+
+    assert told == searched(pieces, stop)
 
 
-def test_stream_never_cuts_a_character() -> None:
-    stream = TextStream()
+def test_it_holds_back_what_may_become_a_stop_string() -> None:
+    transcript = transcript_of(b"the E", b"N", b"Z", b"E", stops=["END"])
+    assert shown(transcript, 4) == ["the ", "", "ENZ", "", "E"]
+
+
+def test_it_never_cuts_a_character() -> None:
     euro = "€".encode()
-    assert stream.feed(euro[:2]) == ""
-    assert stream.feed(euro[2:]) == "€"
+    assert shown(transcript_of(euro[:2], euro[2:]), 2) == ["", "€", ""]
 
 
-def test_stream_replaces_a_character_that_never_ends() -> None:
-    stream = TextStream()
-    assert stream.feed("€".encode()[:2]) == ""
-    assert stream.finish() == "\ufffd"
+def test_it_replaces_a_character_that_never_ends() -> None:
+    assert shown(transcript_of("€".encode()[:2]), 1) == ["", "\ufffd"]
 
 
 def test_nothing_comes_after_a_stop_string() -> None:
-    stream = TextStream(["."])
-    assert stream.feed(b"one. two") == "one"
-    assert stream.feed(b"three") == ""
-    assert stream.finish() == ""
+    transcript = transcript_of(b"one. two", b"three", stops=["."])
+    assert shown(transcript, 2) == ["one", ""]
 
 
-def test_transcript_notices_a_stop_string_across_tokens() -> None:
-    transcript = Transcript(["END"])
-    assert not transcript.append(1, b"xE")
-    assert not transcript.append(2, b"N")
-    assert transcript.append(3, b"D.")
+def test_it_notices_a_stop_string_across_tokens() -> None:
+    transcript = transcript_of(b"xE", b"N", b"D.", stops=["END"])
+    assert [transcript.append(token) for token in range(3)] == [None, None, "stop"]
+    assert transcript.finish_reason == "stop"
 
 
-def test_transcript_forgets_what_is_truncated() -> None:
-    transcript = Transcript(["END"])
-    for token, piece in enumerate([b"E", b"N", b"D"]):
-        transcript.append(token, piece)
+def test_it_ends_with_an_end_token_that_is_no_part_of_it() -> None:
+    transcript = transcript_of(b"a")
+    assert transcript.append(0) is None
+    assert transcript.append(END) == "stop"
+    assert transcript.tokens == [0]
     transcript.truncate(1)
+    assert transcript.finish_reason is None
+
+
+def test_it_ends_at_its_length_limit() -> None:
+    transcript = transcript_of(b"a", b"b", max_tokens=2)
+    assert [transcript.append(token) for token in range(2)] == [None, "length"]
+
+
+def test_it_forgets_what_is_truncated() -> None:
+    transcript = transcript_of(b"E", b"N", b"D", stops=["END"])
+    for token in range(3):
+        transcript.append(token)
+    assert transcript.finish_reason == "stop"
+    transcript.truncate(1)
+    assert transcript.finish_reason is None
     assert transcript.tokens == [0]
     assert transcript.text_bytes(0, 1) == b"E"
-    assert not transcript.append(7, b"ND"[1:])
+    assert transcript.append(2) is None
     assert transcript.text_bytes(0, 2) == b"ED"
     assert transcript.text_bytes(1, 2) == b"D"
 
 
 def test_an_old_stop_string_does_not_stop_again() -> None:
-    transcript = Transcript(["a"])
-    assert transcript.append(1, b"a")
-    assert not transcript.append(2, b"b")
+    transcript = transcript_of(b"a", b"b", stops=["a"])
+    assert transcript.append(0) == "stop"
+    assert transcript.append(1) is None

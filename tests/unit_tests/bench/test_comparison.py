@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.bench.comparison import Answer, Comparison, Pair, ask
 from langchain_ralmspec.ralm.events import Span
-from langchain_ralmspec.speculation import SpeculationStats
 
 STEPS = [{"tokens": [1, 2], "documents": ["a"]}]
 SLOW = SpeculationStats(

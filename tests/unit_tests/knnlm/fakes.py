@@ -84,6 +84,20 @@ def piece(token: int) -> bytes:
     return bytes([ord("a") + token])
 
 
+@dataclass(frozen=True)
+class FakeVocabulary:
+    """One letter a token."""
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        raise AssertionError("nothing is tokenized here")
+
+    def piece(self, token: int) -> bytes:
+        return piece(token)
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+
 @dataclass
 class FakeDatastore:
     """Brute force over the entries of a corpus that wanders from cluster to cluster.

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.answer.transcript import Transcript
-from langchain_ralmspec.knnlm import Neighbours, Written
+from langchain_ralmspec.knnlm import Neighbours
 from langchain_ralmspec.knnlm.cache import NeighbourCache
 from langchain_ralmspec.knnlm.loop import _State, _Text
 from langchain_ralmspec.speculation import Plan
@@ -225,16 +226,17 @@ def test_loops_that_search_with_different_widths(
 def test_stop_inside_a_stride_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     append, commit = Transcript.append, _Text._commit
 
-    def deaf(self: Transcript, token: int, piece: bytes) -> bool:
-        append(self, token, piece)
-        return False
+    def deaf(self: Transcript, token: int) -> None:
+        reason = append(self, token)
+        if reason == "stop" and not self._vocabulary.is_end(token):
+            self.finish_reason = None
 
-    def late(self: _Text, tokens: Sequence[int]) -> Written:
+    def late(self: _Text, tokens: Sequence[int]) -> Committed:
         monkeypatch.setattr(Transcript, "append", deaf)
         written = commit(self, tokens)
         monkeypatch.setattr(Transcript, "append", append)
         if any(stop.encode() in written.text for stop in STOPPING.stops):
-            self._request.finish_reason = "stop"
+            self._request.transcript.finish_reason = "stop"
         return written
 
     monkeypatch.setattr(_Text, "_commit", late)
@@ -242,13 +244,13 @@ def test_stop_inside_a_stride_missed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_guesses_behind_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    append = _Text._append
+    append = Transcript.append
 
-    def restless(self: _Text, token: int) -> Any:
+    def restless(self: Transcript, token: int) -> Any:
         reason = append(self, token)
         return None if reason == "length" else reason
 
-    monkeypatch.setattr(_Text, "_append", restless)
+    monkeypatch.setattr(Transcript, "append", restless)
     assert is_noticed()
 
 

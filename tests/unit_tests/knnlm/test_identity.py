@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from langchain_ralmspec.answer.events import Committed
+from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.knnlm import (
     KNNDatastore,
     Mixture,
     NeighbourRequest,
-    NeighbourRun,
     Neighbours,
-    Written,
     datastore,
     generate,
     loop,
@@ -32,7 +32,7 @@ from tests.unit_tests.knnlm.fakes import (
     END,
     FakeDatastore,
     FakePath,
-    piece,
+    FakeVocabulary,
     write_entries,
 )
 
@@ -76,18 +76,17 @@ class Text:
             case.can_probe,
         )
         self.paths: list[FakePath] = []
-        self.written: list[Written] = []
+        self.written: list[Committed] = []
         self.request = NeighbourRequest(
             prompt=case.prompt,
             open_path=self._open,
             datastore=self.datastore,
             k=min(case.k, len(self.datastore)),
             mixture=case.mixture,
-            transcript=Transcript(case.stops),
+            transcript=Transcript(
+                FakeVocabulary(), max_tokens=case.max_tokens, stops=case.stops
+            ),
             sampler=case.sampler,
-            piece=piece,
-            is_end=lambda token: token == END,
-            max_tokens=case.max_tokens,
         )
 
     def _open(self, prefix: tuple[int, ...]) -> Any:
@@ -113,7 +112,7 @@ class Text:
     def story(self) -> tuple[Any, ...]:
         """What the caller sees."""
         text = b"".join(written.text for written in self.written)
-        return self.tokens, text, self.request.finish_reason
+        return self.tokens, text, self.request.transcript.finish_reason
 
     @property
     def kv(self) -> list[Any]:
@@ -382,10 +381,10 @@ def test_the_text_is_cut_at_a_stop_string_and_the_clock_runs() -> None:
     _, whole, _ = Text(case).write(None).story
     stop = whole[20:22].decode()
     text = Text(replace(case, stops=(stop,)))
-    run = NeighbourRun(text.request, follow(Plan("lookup", 4)), (stop,))
+    run = Run(generate(text.request, follow(Plan("lookup", 4))), text.request)
 
     assert "".join(run) == whole.decode().partition(stop)[0]
-    assert run.request.finish_reason == "stop"
+    assert run.finish_reason == "stop"
     assert run.tokens == [letter - ord("a") for letter in whole[: len(run.tokens)]]
     stats = run.stats
     parts = stats.seconds_generating + stats.seconds_waiting + stats.seconds_guessing
@@ -395,7 +394,7 @@ def test_the_text_is_cut_at_a_stop_string_and_the_clock_runs() -> None:
 
 def test_nothing_happens_before_the_first_iteration() -> None:
     text = Text(Case())
-    run = iter(NeighbourRun(text.request, None, ()))
+    run = iter(Run(generate(text.request, None), text.request))
     assert not text.paths
     next(run)
     assert text.paths

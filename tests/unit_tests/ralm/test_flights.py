@@ -12,16 +12,9 @@ from typing import Any
 
 import pytest
 
+from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.errors import StoreError
-from langchain_ralmspec.ralm import (
-    Committed,
-    Event,
-    Finished,
-    Verified,
-    flights,
-    sequential,
-    speculative,
-)
+from langchain_ralmspec.ralm import Event, Verified, flights, sequential, speculative
 from langchain_ralmspec.ralm.writer import N_RECENT, ids_of
 from langchain_ralmspec.speculation import Plan
 from langchain_ralmspec.speculation.stride import SEQUENTIAL
@@ -198,10 +191,10 @@ def test_what_fails_behind_a_wrong_guess_is_nobodys_business(plan: Any) -> None:
         encode = plain.encode
         plain.encode = lambda t, e=encode, a=asked: a.update(t) or e(t)  # type: ignore[method-assign,misc]
         settings: dict[str, Any] = {"max_tokens": 40, "end_bias": -9}
-        expected = story(sequential(make_request(plain, **settings)))
+        expected = story(make_request, sequential(make_request(plain, **settings)))
         picky = PickyStore(n_documents=9, seed=seed, known=frozenset(asked))
         fast = make_request(picky, **settings)
-        assert story(speculative(fast, always(*plan))) == expected
+        assert story(fast, speculative(fast, always(*plan))) == expected
         refused += picky.n_refused
     assert refused, "no call was ever made behind a wrong guess"
 
@@ -217,14 +210,14 @@ def test_nor_is_what_cannot_be_written_or_embedded(plan: Any, where: str) -> Non
         settings: dict[str, Any] = {"max_tokens": 40, "end_bias": -9}
         slow = make_request(FakeStore(n_documents=9, seed=seed), **settings)
         watch(slow, asked, shown)
-        expected = story(sequential(slow))
+        expected = story(slow, sequential(slow))
         dawdling = FakeStore(n_documents=9, seed=seed, seconds=0.003)
         fast = make_request(dawdling, **settings)
         if where == "documents":
             refusals = refuse(fast.writer, "open_path", Shown(fast.writer, shown))
         else:
             refusals = refuse(fast.session._store, "encode", asked.issuperset)
-        assert story(speculative(fast, always(*plan))) == expected
+        assert story(fast, speculative(fast, always(*plan))) == expected
         refused += len(refusals)
     assert refused, "nothing was ever tried behind a wrong guess"
 
@@ -312,9 +305,8 @@ def test_a_long_answer_keeps_no_more_kv_for_having_been_guessed() -> None:
             return path
 
         request.writer.open_path = watched
-        for event in speculative(request, always(16, "lookup")):
-            if isinstance(event, Finished):
-                assert sum(path() is not None for path in alive) <= N_RECENT + 1
+        list(speculative(request, always(16, "lookup")))
+        assert sum(path() is not None for path in alive) <= N_RECENT + 1
 
 
 def test_leaving_waits_for_calls_that_read_memory_of_the_callers() -> None:
@@ -348,7 +340,7 @@ def test_plans_may_change_while_calls_are_out() -> None:
         plans = follow(
             Plan("same", 1, 4), Plan("lookup", 3, 1), Plan(), Plan("same", 2, 0)
         )
-        assert story(speculative(fast, plans)) == story(sequential(slow))
+        assert story(fast, speculative(fast, plans)) == story(slow, sequential(slow))
         assert none_left()
 
 

@@ -24,10 +24,10 @@ def differs(plan: tuple[Any, ...] = (4, "same")) -> bool:
         fast = make_request(dawdling, **settings)
         with contextlib.suppress(AssertionError):  # the fakes' own do not count
             try:
-                told = story(speculative(fast, always(*plan)))
+                told = story(fast, speculative(fast, always(*plan)))
             except KeyError:  # a branch that had to be there
                 return True
-            if told != story(sequential(slow)):
+            if told != story(slow, sequential(slow)):
                 return True
     return False
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.ralm import (
-    Committed,
     Event,
-    Finished,
+    Request,
     RolledBack,
     Verified,
     sequential,
@@ -27,7 +27,7 @@ from langchain_ralmspec.speculation.stride import SEQUENTIAL
 from tests.unit_tests.fakes import FakeStore, always, follow, make_request
 
 
-def story(events: Iterable[Event]) -> list[Any]:
+def story(request: Request, events: Iterable[Event]) -> list[Any]:
     """What the caller sees: every token under its documents, and the end."""
     told: list[Any] = []
     for event in events:
@@ -35,9 +35,7 @@ def story(events: Iterable[Event]) -> list[Any]:
             ids = tuple(hit.id for hit in event.hits)
             told += [(token, ids) for token in event.tokens]
             told.append(event.text)
-        elif isinstance(event, Finished):
-            told.append(event.reason)
-    return told
+    return [*told, request.transcript.finish_reason]
 
 
 stores = st.fixed_dictionaries(
@@ -101,7 +99,9 @@ def test_speculative_tells_the_sequential_story(
     slow = make_request(FakeStore(**store), **request, sampler=sampler)
     fast = make_request(FakeStore(**store), **request, sampler=sampler)
 
-    assert story(speculative(fast, follow(*given_plans))) == story(sequential(slow))
+    assert story(fast, speculative(fast, follow(*given_plans))) == story(
+        slow, sequential(slow)
+    )
 
 
 @settings(max_examples=200)
@@ -116,7 +116,9 @@ def test_and_does_so_whenever_the_answers_come(
     dawdling = FakeStore(**store, seconds=0.002)
     fast = make_request(dawdling, **request, sampler=sampler)
 
-    assert story(speculative(fast, follow(*given_plans))) == story(sequential(slow))
+    assert story(fast, speculative(fast, follow(*given_plans))) == story(
+        slow, sequential(slow)
+    )
 
 
 @settings(max_examples=200)
@@ -129,7 +131,9 @@ def test_whatever_the_scheduler_learns_the_story_is_the_same(
         slow = make_request(FakeStore(**store), **request)
         fast = make_request(FakeStore(**store), **request)
         scheduler = StrideScheduler(estimates, asynchronous=asynchronous)
-        assert story(speculative(fast, scheduler)) == story(sequential(slow))
+        assert story(fast, speculative(fast, scheduler)) == story(
+            slow, sequential(slow)
+        )
 
 
 @settings(max_examples=500)
@@ -220,7 +224,7 @@ def test_proven_guesses_are_not_verified(
         store = NearQueries(**settings, tells_extent=True, seconds=dawdling)
         fast = make_request(store, **lengths)
         events = list(speculative(fast, always(stride, in_flight=in_flight)))
-        assert story(events) == story(sequential(slow))
+        assert story(events) == story(slow, sequential(slow))
         stats = fast.session.stats
         n_steps = sum(isinstance(event, Committed) for event in events)
         assert n_steps == 1 + stats.guesses, "no step stands on two of them"
@@ -278,7 +282,7 @@ def test_an_answer_that_stays_where_it_began_asks_the_store_once() -> None:
         assert store.searches == [1]
         assert stats.guesses == stats.right_guesses == stats.proven_guesses == 7
         assert stats.rounds == 0
-        assert {type(event) for event in events} == {Committed, Finished}
+        assert {type(event) for event in events} == {Committed}
 
 
 def test_a_proof_that_is_none_is_seen_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +291,7 @@ def test_a_proof_that_is_none_is_seen_here(monkeypatch: pytest.MonkeyPatch) -> N
         make_request(NearQueries(30, tells_extent=True), max_tokens=48)
         for _ in range(2)
     )
-    assert story(speculative(fast, always(3))) != story(sequential(slow))
+    assert story(fast, speculative(fast, always(3))) != story(slow, sequential(slow))
 
 
 def test_the_first_stride_of_a_round_is_told_before_its_verification() -> None:

@@ -325,11 +325,10 @@ def make_request(
         target=model,
         document=tuple(document),
         tail=tuple(tail),
-        transcript=Transcript(stops),
+        transcript=Transcript(target.weights, max_tokens=max_tokens, stops=stops),
         sampler=sampler or Sampler(),
         acceptance=acceptance or Acceptance(),
         scheduler=scheduler,
         drafters=list(drafters),
-        max_tokens=max_tokens,
         longest_draft=longest_draft,
     )

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from langchain_ralmspec.answer.events import Committed
+from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.answer.transcript import Transcript
-from langchain_ralmspec.rapid import Draft, DraftStats, LongRun, generate, loop
-from langchain_ralmspec.rapid.loop import Written, _Answer
+from langchain_ralmspec.rapid import Draft, DraftStats, generate, loop
+from langchain_ralmspec.rapid.loop import _Answer
 from langchain_ralmspec.rapid.model_drafters import _Written
 from tests.unit_tests.rapid.fakes import FakeModel, FakePath, Watched
 from tests.unit_tests.rapid.test_identity import Case, Kind, check
@@ -69,7 +71,7 @@ def test_kv_of_accepted_tokens_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_last_token_decoded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     verify = _Answer.round
 
-    def again(self: _Answer) -> Written:
+    def again(self: _Answer) -> Committed:
         self._path.extend(self._prefix[-1:])
         return verify(self)
 
@@ -95,7 +97,7 @@ def test_one_too_few_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def mean(
         self: _Answer, draft: Draft, name: str | None, rows: NDArray[np.float32]
-    ) -> Written:
+    ) -> Committed:
         # The tokens are right, but a pass is wasted: who proposed them is not.
         return take(self, draft.cut(1), name, rows[:2])
 
@@ -108,7 +110,7 @@ def test_bonus_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def stingy(
         self: _Answer, draft: Draft, name: str | None, rows: NDArray[np.float32]
-    ) -> Written:
+    ) -> Committed:
         return take(self, draft, name, rows[: len(draft.tokens) or 1])
 
     monkeypatch.setattr(_Answer, "take", stingy)
@@ -172,12 +174,12 @@ def test_stop_inside_a_draft_missed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def careless(
         self: _Answer, draft: Draft, name: str | None, rows: NDArray[np.float32]
-    ) -> Written:
+    ) -> Committed:
         written = take(self, draft, name, rows)
         rest = draft.tokens[len(written.tokens) :]
-        if self._request.finish_reason == "stop":
+        if self._request.transcript.finish_reason == "stop":
             for token in rest:
-                self._request.transcript.append(token, b"")
+                self._request.transcript.append(token)
         return written
 
     monkeypatch.setattr(_Answer, "take", careless)
@@ -187,18 +189,19 @@ def test_stop_inside_a_draft_missed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_stop_looked_for_at_the_end_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     append, take = Transcript.append, _Answer.take
 
-    def deaf(self: Transcript, token: int, piece: bytes) -> bool:
-        append(self, token, piece)
-        return False
+    def deaf(self: Transcript, token: int) -> None:
+        reason = append(self, token)
+        if reason == "stop" and not self._vocabulary.is_end(token):
+            self.finish_reason = None
 
     def late(
         self: _Answer, draft: Draft, name: str | None, rows: NDArray[np.float32]
-    ) -> Written:
+    ) -> Committed:
         monkeypatch.setattr(Transcript, "append", deaf)
         written = take(self, draft, name, rows)
         monkeypatch.setattr(Transcript, "append", append)
         if any(stop.encode() in written.text for stop in STOPPING.stops):
-            self._request.finish_reason = "stop"
+            self._request.transcript.finish_reason = "stop"
         return written
 
     monkeypatch.setattr(_Answer, "take", late)
@@ -234,13 +237,13 @@ def test_kept_kv_called_computed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_answer_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds = LongRun.__iter__
+    rounds = Run.__iter__
 
-    def anew(self: LongRun) -> Iterator[str]:
-        self._rounds = generate(self.request)
+    def anew(self: Run[DraftStats]) -> Iterator[str]:
+        self._events = generate(self.request)
         return rounds(self)
 
-    monkeypatch.setattr(LongRun, "__iter__", anew)
+    monkeypatch.setattr(Run, "__iter__", anew)
     with pytest.raises(AssertionError):
         test_an_answer_goes_on_where_it_was_left(2)
 

@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.rapid import (
     Drafter,
-    LongRun,
+    DraftStats,
     PromptLookupDrafter,
     RagDrafter,
     TextDrafter,
+    generate,
 )
 from langchain_ralmspec.speculation import (
     BatchCosts,
@@ -74,7 +76,9 @@ class Case:
     spare: int = 0  # tokens of context beyond what is needed
 
 
-def run(case: Case, answer: Sequence[int] | None = None) -> tuple[LongRun, FakeModel]:
+def run(
+    case: Case, answer: Sequence[int] | None = None
+) -> tuple[Run[DraftStats], FakeModel]:
     """Answer, drafted by those who know ``answer``, or plainly if it is None."""
     n_prompt = len(case.document) + len(case.tail)
     target = FakeModel(
@@ -104,7 +108,7 @@ def run(case: Case, answer: Sequence[int] | None = None) -> tuple[LongRun, FakeM
         max_tokens=case.max_tokens,
         longest_draft=case.longest_draft,
     )
-    return LongRun(request, case.stops), target
+    return Run(generate(request), request), target
 
 
 def make_drafter(
@@ -151,7 +155,7 @@ def make_drafter(
     return RagDrafter(model, lambda: (2, 3, 4), n_vocab=n_vocab, **arguments)
 
 
-def check(case: Case) -> LongRun:
+def check(case: Case) -> Run[DraftStats]:
     """Whether drafts change nothing, and whether the books are right."""
     plain, _ = run(case)
     expected = "".join(plain)
@@ -184,8 +188,10 @@ def check(case: Case) -> LongRun:
     return drafted
 
 
-def check_books(run: LongRun, proposed: dict[str, dict[int, tuple[int, ...]]]) -> None:
-    stats, written, request = run.stats, run.written, run.request
+def check_books(
+    run: Run[DraftStats], proposed: dict[str, dict[int, tuple[int, ...]]]
+) -> None:
+    stats, written, request = run.stats, run.steps, run.request
     assert [t for w in written for t in w.tokens] == run.tokens
     assert stats.tokens == len(run.tokens)
     assert b"".join(w.text for w in written) == request.transcript.text_bytes(

@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
-from langchain_ralmspec.rapid import Draft, LongRequest, LongRun, RagDrafter, generate
-from langchain_ralmspec.rapid.statistics import DraftStats
+from langchain_ralmspec.answer.run import Run
+from langchain_ralmspec.rapid import (
+    Draft,
+    DraftStats,
+    LongRequest,
+    RagDrafter,
+    generate,
+)
 from langchain_ralmspec.speculation import BatchCosts, DraftEstimates, DraftScheduler
 from langchain_ralmspec.speculation.draft_length import Chances
 from tests.unit_tests.rapid.fakes import (
@@ -72,7 +78,7 @@ def test_seconds_add_up(clock: Clock) -> None:
     request = make_request(target, drafters=[oracle], length=None)
     with request.stats.preparing():
         clock.now += 3
-    run = LongRun(request, ())
+    run = Run(generate(request), request)
     for _ in run:
         clock.now += 100  # the consumer's own time
 
@@ -130,8 +136,9 @@ def test_a_model_without_roll_back_writes_alone() -> None:
 
 @pytest.mark.parametrize("n_pieces", [1, 2, 5, 999])
 def test_an_answer_goes_on_where_it_was_left(n_pieces: int) -> None:
-    def run() -> LongRun:
-        return LongRun(make_request(FakeModel(end_bias=-9)), ("zz",))
+    def run() -> Run[DraftStats]:
+        request = make_request(FakeModel(end_bias=-9), stops=("zz",))
+        return Run(generate(request), request)
 
     whole = list(run())
     left = run()

@@ -13,8 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.sampling import Sampler
-from langchain_ralmspec.rapid import Draft, Drafter, LongRun, RagDrafter
+from langchain_ralmspec.rapid import (
+    Draft,
+    Drafter,
+    DraftStats,
+    LongRequest,
+    RagDrafter,
+    generate,
+)
 from langchain_ralmspec.speculation import Acceptance, DraftScheduler
 from langchain_ralmspec.speculation.acceptance import Transfer, draw, softmax
 from langchain_ralmspec.speculation.draft_length import Chances, DraftEstimates
@@ -74,6 +82,10 @@ class Drawing:
         return Draft((self._token,), Q[np.newaxis], (float(Q[self._token]),))
 
 
+def run_of(request: LongRequest) -> Run[DraftStats]:
+    return Run(generate(request), request)
+
+
 def points(n: int) -> Array:
     """Spread evenly over the cube (Roberts' R3 sequence)."""
     g = 1.2207440846057596
@@ -104,7 +116,7 @@ def law_of_second(acceptance: Acceptance) -> Array:
             drafters=[Drawing(numbers[2])],
             max_tokens=3,
         )
-        run = LongRun(request, ())
+        run = run_of(request)
         list(run)
         assert run.stats.rounds[0][1] == 1
         counts[run.tokens[1]] += 1
@@ -151,16 +163,16 @@ class Recording:
 
 def transferred(
     seed: int, acceptance: Acceptance, sampler: Sampler, *, shape: str = "probabilities"
-) -> tuple[LongRun, list[Draft]]:
+) -> tuple[Run[DraftStats], list[Draft]]:
     """A run with a drafter that has distributions, and what it proposed."""
-    plain = LongRun(make_request(FakeModel(seed), sampler=sampler), ())
+    plain = run_of(make_request(FakeModel(seed), sampler=sampler))
     list(plain)
     oracle = Oracle([*plain.tokens, ENDS[0]], 6, seed=seed, shape=shape)
     recording = Recording(oracle)
     request = make_request(
         FakeModel(seed), sampler=sampler, acceptance=acceptance, drafters=[recording]
     )
-    run = LongRun(request, ())
+    run = run_of(request)
     list(run)
     return run, recording.drafts
 
@@ -209,7 +221,7 @@ def test_without_strength_tokens_are_those_of_plain_decoding(
     seed: int, transfer: Transfer, drawn: bool
 ) -> None:
     sampler = Sampler(temperature=float(drawn), seed=seed)
-    plain = LongRun(make_request(FakeModel(seed), sampler=sampler), ())
+    plain = run_of(make_request(FakeModel(seed), sampler=sampler))
     list(plain)
     assert transferred(seed, Acceptance(transfer), sampler)[0].tokens == plain.tokens
 
@@ -220,7 +232,7 @@ def test_without_distributions_nothing_is_transferred(
     seed: int, transfer: Transfer, drawn: bool
 ) -> None:
     sampler = Sampler(temperature=float(drawn), seed=seed)
-    plain = LongRun(make_request(FakeModel(seed), sampler=sampler), ())
+    plain = run_of(make_request(FakeModel(seed), sampler=sampler))
     list(plain)
     run, _ = transferred(seed, Acceptance(transfer, 9.0), sampler, shape="evidence")
     assert run.tokens == plain.tokens
@@ -240,7 +252,7 @@ def test_a_seed_repeats_itself(seed: int, transfer: Transfer, drawn: bool) -> No
 def test_transfer_changes_answers(transfer: Transfer) -> None:
     changed = 0
     for seed in range(20):
-        plain = LongRun(make_request(FakeModel(seed)), ())
+        plain = run_of(make_request(FakeModel(seed)))
         list(plain)
         run, _ = transferred(seed, Acceptance(transfer, 20.0), Sampler())
         changed += run.tokens != plain.tokens
@@ -272,7 +284,7 @@ def test_a_model_s_distributions_are_the_target_s_size(
         drafters=[drafter],
         max_tokens=60,
     )
-    run = LongRun(request, ())
+    run = run_of(request)
     list(run)
     rows = [draft.probabilities for draft in drafter.drafts if draft.tokens]
     assert rows
@@ -320,7 +332,7 @@ def test_which_drafts_are_verified_leaves_the_law_alone() -> None:
             drafters=[drafter],
             max_tokens=6,
         )
-        run = LongRun(request, ())
+        run = run_of(request)
         list(run)
         counts[run.tokens[1]] += 1
         lengths.add(run.stats.rounds[0][1])

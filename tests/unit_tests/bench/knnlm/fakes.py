@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.knnlm import KNNDatastore
 from langchain_ralmspec.knnlm.entries import EntryWriter, Manifest
-from langchain_ralmspec.speculation import SpeculationStats
 
 DIMENSION = 32
 SHA256 = "5a" * 32

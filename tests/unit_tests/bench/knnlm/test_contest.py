@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.bench.comparison import Pair
 from langchain_ralmspec.bench.knnlm import contest as knnlm_contest
 from langchain_ralmspec.bench.knnlm.contest import (
@@ -16,7 +17,6 @@ from langchain_ralmspec.bench.knnlm.contest import (
     sums,
 )
 from langchain_ralmspec.bench.knnlm.figures import figures
-from langchain_ralmspec.speculation import SpeculationStats
 from tests.unit_tests.bench.knnlm.fakes import AUTO, CLOCK, SLOW, SPEC, FakeLLM
 
 

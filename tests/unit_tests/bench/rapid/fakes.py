@@ -11,7 +11,8 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 
-from langchain_ralmspec.rapid import DraftStats, Written
+from langchain_ralmspec.answer.events import Committed
+from langchain_ralmspec.rapid import DraftStats
 from langchain_ralmspec.speculation.draft_length import DraftEstimates
 
 N_VOCAB = 128
@@ -94,7 +95,8 @@ class FakeRun:
     answer: str
     a_token: float
     stats: DraftStats
-    written: list[Written] = field(default_factory=list)
+    finish_reason: str = "length"
+    steps: list[Committed] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[str]:
         engine, stats = self.request.target, self.stats
@@ -108,7 +110,9 @@ class FakeRun:
         for number, letter in enumerate(self.answer):
             drafted = bool(self.request.drafters) and number % 2 == 1
             source = "lookup" if drafted else "target"
-            self.written.append(Written((ord(letter),), letter.encode(), (source,)))
+            self.steps.append(
+                Committed((ord(letter),), letter.encode(), sources=(source,))
+            )
             if number:
                 stats.seconds += self.a_token
             if drafted:
@@ -120,7 +124,7 @@ class FakeRun:
 
     @property
     def tokens(self) -> list[int]:
-        return [token for part in self.written for token in part.tokens]
+        return [token for part in self.steps for token in part.tokens]
 
 
 @dataclass
@@ -155,6 +159,5 @@ class FakeChain:
             tail=tail,
             drafters=drafters,
             scheduler=SimpleNamespace(drafters={"lookup": DraftEstimates()}),
-            finish_reason=self.finish_reason,
         )
-        return FakeRun(request, self.answer, self.a_token, stats)
+        return FakeRun(request, self.answer, self.a_token, stats, self.finish_reason)

@@ -5,17 +5,51 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Part = Literal["generating", "guessing", "embedding", "searching", "waiting"]
+
+@dataclass(slots=True)
+class AnswerStats:
+    """Seconds of one call.
+
+    Attributes:
+        seconds: all of the loop with every overhead of ours. What the consumer of a
+            stream does meanwhile is not in it.
+        first_token: seconds from the call to the first token.
+        prompt_tokens: tokens of the prompt, documents in front of it not counted
+            where they change.
+    """
+
+    seconds: float = 0.0
+    first_token: float = 0.0
+    prompt_tokens: int = 0
+
+    @contextmanager
+    def timing(self, *parts: str) -> Iterator[None]:
+        """Add the time of a block to the seconds of ``parts``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spend(time.perf_counter() - start, *parts)
+
+    def spend(self, seconds: float, *parts: str) -> None:
+        """Add to ``seconds_<part>`` of each part."""
+        for part in parts:
+            name = f"seconds_{part}"
+            setattr(self, name, getattr(self, name) + seconds)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and dicts, for metadata and JSON."""
+        return asdict(self)
 
 
 @dataclass(slots=True)
-class SpeculationStats:
-    """Counts and seconds of one call.
+class SpeculationStats(AnswerStats):
+    """What guessing and verifying did in one call.
 
     Attributes:
         steps: what was written between two retrievals, kept or not.
@@ -38,9 +72,6 @@ class SpeculationStats:
         seconds_embedding: in the query encoder, for guesses or verifications.
         seconds_searching: in the store.
         seconds_waiting: with the model idle for a retrieval or verification.
-        seconds: all of the loop: generating, retrieving and every overhead of
-            ours. What the consumer of a stream does meanwhile is not in it, nor is
-            rendering the prompt.
     """
 
     steps: int = 0
@@ -59,28 +90,12 @@ class SpeculationStats:
     seconds_embedding: float = 0.0
     seconds_searching: float = 0.0
     seconds_waiting: float = 0.0
-    seconds: float = 0.0
 
     @property
     def guess_accuracy(self) -> float | None:
         """Share of guesses that were right; None before the first."""
         return self.right_guesses / self.guesses if self.guesses else None
 
-    @contextmanager
-    def timing(self, *parts: Part) -> Iterator[None]:
-        """Add the time of a block to the seconds of ``parts``."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.spend(time.perf_counter() - start, *parts)
-
-    def spend(self, seconds: float, *parts: Part) -> None:
-        """Add to the seconds of ``parts``."""
-        for part in parts:
-            name = f"seconds_{part}"
-            setattr(self, name, getattr(self, name) + seconds)
-
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and dicts, for metadata and JSON."""
-        return {**asdict(self), "guess_accuracy": self.guess_accuracy}
+        return asdict(self) | {"guess_accuracy": self.guess_accuracy}

@@ -1,0 +1,29 @@
+"""What a loop tells about the answer that it writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from langchain_ralmspec.stores.base import Hit
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Tokens that are final.
+
+    Attributes:
+        tokens: ids, in order; none for a draft that another answer replaces.
+        text: the tokens' bytes.
+        hits: RaLMSpec: the verified documents that the tokens were written under.
+        sources: RAPID: for each token the name of the drafter that had proposed it, or
+            ``"target"``.
+    """
+
+    tokens: tuple[int, ...]
+    text: bytes
+    hits: tuple[Hit, ...] = ()
+    sources: tuple[str, ...] = ()
