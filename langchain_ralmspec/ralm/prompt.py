@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from langchain_core.documents import Document
 
-    from langchain_ralmspec.engine.binding import Weights
+    from langchain_ralmspec.engine.weights import Weights
     from langchain_ralmspec.stores.base import Hit
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder
-from langchain_ralmspec.engine.sequence import Snapshot
+from langchain_ralmspec.engine.slots import Snapshot
 from langchain_ralmspec.errors import InvalidValueError
 
 SIZE = 1000
