@@ -13,12 +13,11 @@ from langchain_ralmspec.files import read_json_lines, replacing_file, replacing_
 
 def write(place: Path, text: str) -> None:
     """Write a file, or a folder that holds one."""
-    file = place if place.suffix else place / "inside"
-    file.write_text(text)
+    (place / "inside" if place.is_dir() else place).write_text(text)
 
 
 def content(place: Path) -> str:
-    return (place if place.suffix else place / "inside").read_text()
+    return (place / "inside" if place.is_dir() else place).read_text()
 
 
 BOTH = pytest.mark.parametrize(
@@ -78,7 +77,7 @@ def test_json_lines_come_with_their_numbers(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "wrong"),
     [
-        ("a.jsonl", b'{}\n{"a": ', "a.jsonl, line 2: not JSON, .* at column 7"),
+        ("a.jsonl", b'{}\n{"a": ', r"a\.jsonl, line 2: not JSON, .* at column 6"),
         ("a.jsonl", b"\n[1]", r"a\.jsonl, line 2: \[1\] is not a JSON object"),
         ("a.jsonl", b"\xff", r"a\.jsonl cannot be read: .*utf-8"),
         ("a.jsonl", None, r"a\.jsonl cannot be read: .*No such file"),
