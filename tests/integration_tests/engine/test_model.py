@@ -222,6 +222,32 @@ def test_a_truncated_file_is_refused_and_the_whole_one_still_loads(
     assert Model.load(gguf) is model
 
 
+def test_a_loaded_model_needs_neither_its_file_nor_the_working_directory(
+    gguf: str,
+    model: Model,
+    tokens: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = continue_with(model.open(tokens[:40], keep=False), tokens[40:])
+    messages = [{"role": "user", "content": "Hi"}]
+    shutil.copy(gguf, tmp_path / "some.gguf")
+    monkeypatch.chdir(tmp_path)
+    loaded = Model.load("some.gguf", kv_cache_dir="kv")
+    Path("some.gguf").unlink()
+    monkeypatch.chdir("/")
+
+    for _ in range(2):  # computed, and read from the folder
+        loaded.forget_prefixes()
+        opened = loaded.open(tokens[:40])
+        assert np.array_equal(continue_with(opened, tokens[40:]), expected)
+    assert len(list((tmp_path / "kv").glob("*.kv"))) == 1
+    assert loaded.template.render(messages) == model.template.render(messages)
+    assert is_repeatable(loaded)
+    assert loaded.path == tmp_path / "some.gguf"
+    assert loaded.weights.sha256 == model.weights.sha256
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("n_ctx", -1), ("n_batch", 0), ("n_threads", 0)]
 )
