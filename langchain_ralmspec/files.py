@@ -1,15 +1,38 @@
-"""Folders that are there whole or not at all."""
+"""Files and folders that are there whole or not at all, and files of JSON lines."""
 
 from __future__ import annotations
 
+import gzip
+import json
 import secrets
 import shutil
+import zlib
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from langchain_ralmspec.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+@contextmanager
+def replacing_file(target: Path) -> Iterator[Path]:
+    """Give a free path that becomes ``target`` if the block succeeds.
+
+    The name is new on every call, so two processes that make the same file work
+    side by side and the last one to finish wins with a whole file.
+
+    Args:
+        target: where the file shall be; its folder exists.
+    """
+    new = _new_name(target)
+    try:
+        yield new
+        new.replace(target)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -24,8 +47,8 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         target: where the folder shall be; its parents are made if need be.
     """
     target = target.resolve()  # a link stays one, and its folder is replaced
-    stem = f".{target.name}.{secrets.token_hex(8)}"
-    new, old = target.with_name(f"{stem}.tmp"), target.with_name(f"{stem}.old")
+    new = _new_name(target)
+    old = new.with_suffix(".old")
     new.mkdir(parents=True)
     try:
         yield new
@@ -40,3 +63,40 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _new_name(target: Path) -> Path:
+    """A hidden name beside ``target`` that nobody else uses."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read a file of JSON objects, one a line, that may be gzipped (``.gz``).
+
+    Yields:
+        The number of every line that is not blank, and its object.
+
+    Raises:
+        InvalidValueError: the file cannot be read, or a line is no JSON object.
+    """
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, _json_object(line.rstrip(), f"{path}, line {number}")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        msg = f"{path} cannot be read: {error}"
+        raise InvalidValueError(msg) from error
+
+
+def _json_object(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        msg = f"{where}: not JSON, {error.msg} at column {error.colno}"
+        raise InvalidValueError(msg) from error
+    if not isinstance(record, dict):
+        msg = f"{where}: {record!r} is not a JSON object"
+        raise InvalidValueError(msg)
+    return record

@@ -15,7 +15,7 @@ from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.base.local import LocalGeneration, stops_of
 from langchain_ralmspec.base.retrieval import RetrievalGeneration
-from langchain_ralmspec.engine import Model
+from langchain_ralmspec.engine import Model, selftest
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
 from langchain_ralmspec.knnlm import (
     KNNDatastore,
@@ -284,7 +284,7 @@ class KNNLMSpecLLM(LocalGeneration, BaseLLM):
     def _scheduler(self, model: Model) -> StrideScheduler | None:
         if not self.speculation:
             return None
-        if not model.repeatable:
+        if not selftest.is_repeatable(model):
             warnings.warn(
                 "decoding is not repeatable bit for bit with these settings, so the "
                 "text could change under speculation: running token by token "

@@ -1,12 +1,71 @@
-"""How many cores this process may use, which thread counts are derived from."""
+"""What this process may use of its machine: cores, memory, how OpenMP's threads wait.
+
+A container's limits are those of its control group, in the files of version 2 or 1.
+"""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+_MEMINFO = Path("/proc/meminfo")
 
 
-def usable_cores() -> int:
-    """Cores that the process may run on, at least 1."""
+def cores() -> int:
+    """Cores that this process may keep busy, at least 1; threads follow from it."""
+    return whole_cores(schedulable_cores(), cpu_quota())
+
+
+def whole_cores(n_cores: int, quota: float | None) -> int:
+    """Cores that a quota leaves of ``n_cores``, at least 1.
+
+    A quota of 2.5 is rounded down: llama.cpp's threads wait for one another after each
+    of hundreds of operations a token, so while the quota of a third one is used up,
+    all three stand still.
+    """
+    return n_cores if quota is None else max(1, min(n_cores, int(quota)))
+
+
+def schedulable_cores() -> int:
+    """Cores that the process may be scheduled on, whatever a container's quota."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cpu_quota() -> float | None:
+    """Cores' worth of time that a container grants; None without a limit."""
+    quota, _, period = _read(CGROUP / "cpu.max").partition(" ")
+    if not quota:
+        quota = _read(CGROUP / "cpu/cpu.cfs_quota_us")  # -1 is no limit
+        period = _read(CGROUP / "cpu/cpu.cfs_period_us")
+    if not (quota.isdigit() and period.isdigit() and int(period)):
+        return None
+    return int(quota) / int(period)
+
+
+def free_memory() -> int | None:
+    """Bytes that can be had without swapping; None where the system does not say."""
+    lines = (line.split() for line in _read(_MEMINFO).splitlines())
+    free = [1024 * int(line[1]) for line in lines if line[0] == "MemAvailable:"]
+    for limit, usage in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        most, used = _read(CGROUP / limit), _read(CGROUP / usage)
+        if most.isdigit() and used.isdigit():
+            free.append(max(0, int(most) - int(used)))
+    return min(free, default=None)
+
+
+def wait_policy() -> str | None:
+    """How OpenMP's idle threads wait (``OMP_WAIT_POLICY``); None when it is unset."""
+    return os.environ.get("OMP_WAIT_POLICY")
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""

@@ -1,11 +1,9 @@
-"""Where derived files are kept, and how they come to be there whole or not at all."""
+"""Where derived files are kept."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 Progress = Callable[[int, int], None]
@@ -26,19 +24,3 @@ def cache_dir() -> Path:
     if base and Path(base).is_absolute():
         return Path(base) / "langchain-ralmspec"
     return Path.home() / ".cache" / "langchain-ralmspec"
-
-
-@contextlib.contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Give a temporary path that becomes ``target`` if the block succeeds.
-
-    The name is new on every call, so two processes that make the same file work
-    side by side and the last one to finish wins with a whole file.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        yield temporary
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import ast
-import gzip
 import importlib
 import inspect
-import json
 import sysconfig
 import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.files import read_json_lines
 
 MIN_WORDS = 18
 """Docstrings shorter than this say too little to be worth finding."""
@@ -133,10 +131,12 @@ def load_passages(path: str | Path) -> list[Passage]:
     path = Path(path)
     passages: list[Passage] = []
     lines_by_id: dict[str, int] = {}
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
-        passage = _passage(line, str(number), f"{path}, line {number}")
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise InvalidValueError(
+            f"passages are read from .jsonl or .jsonl.gz, not from {path.name!r}"
+        )
+    for number, record in read_json_lines(path):
+        passage = _passage(record, str(number), f"{path}, line {number}")
         first = lines_by_id.setdefault(passage.id, number)
         if first != number:
             raise InvalidValueError(
@@ -252,32 +252,7 @@ def _units(text: str) -> Iterator[tuple[str, str]]:
                 yield line, "\n" if number else "\n\n"
 
 
-def _lines(path: Path) -> Iterator[str]:
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise InvalidValueError(
-            f"passages are read from .jsonl or .jsonl.gz, not from {path.name!r}"
-        )
-    zipped = path.suffix == ".gz"
-    try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8")
-            if zipped
-            else path.open(encoding="utf-8")
-        ) as file:
-            yield from file
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise InvalidValueError(f"{path} cannot be read: {error}") from error
-
-
-def _passage(line: str, default_id: str, where: str) -> Passage:
-    try:
-        record = json.loads(line.rstrip())
-    except json.JSONDecodeError as error:
-        raise InvalidValueError(
-            f"{where}: not JSON, {error.msg} at column {error.colno}"
-        ) from error
-    if not isinstance(record, dict):
-        raise InvalidValueError(f"{where}: {record!r} is not a JSON object")
+def _passage(record: dict[str, Any], default_id: str, where: str) -> Passage:
     fields = {"id": default_id, "title": "", **record}
     for key in ("text", "id", "title"):
         if key not in fields:
@@ -296,11 +271,8 @@ def load_questions(path: str | Path) -> list[str]:
         InvalidValueError: the file cannot be read, or a line has no question.
     """
     questions = []
-    for number, line in enumerate(_lines(Path(path)), start=1):
-        try:
-            questions.append(str(json.loads(line)["question"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidValueError(
-                f'{path}, line {number}: not a JSON object with a "question"'
-            ) from error
+    for number, record in read_json_lines(Path(path)):
+        if "question" not in record:
+            raise InvalidValueError(f"{path}, line {number}: there is no 'question'")
+        questions.append(str(record["question"]))
     return questions

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langchain_ralmspec.assets.cache import Progress, replacing
 from langchain_ralmspec.errors import DimensionMismatchError, InvalidValueError
+from langchain_ralmspec.files import replacing_file
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
     from numpy.typing import NDArray
+
+    from langchain_ralmspec.assets.cache import Progress
 
 BATCH_SIZE = 64
 """Texts in one call of the embedding model."""
@@ -150,10 +152,11 @@ def _read(stem: Path) -> dict[str, NDArray[np.float32]]:
 def _save(stem: Path, known: dict[str, NDArray[np.float32]]) -> None:
     index_path, rows_path = _paths(stem)
     rows = np.stack(list(known.values()))
-    with replacing(rows_path) as temporary, temporary.open("xb") as file:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(rows_path) as temporary, temporary.open("xb") as file:
         np.lib.format.write_array(file, rows, allow_pickle=False)
     index = {"rows_sha256": _checksum(rows), "keys": list(known)}
-    with replacing(index_path) as temporary:
+    with replacing_file(index_path) as temporary:
         temporary.write_text(json.dumps(index), encoding="utf-8")
 
 

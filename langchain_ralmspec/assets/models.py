@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from langchain_ralmspec.assets.cache import Progress, cache_dir, replacing
+from langchain_ralmspec.assets.cache import Progress, cache_dir
 from langchain_ralmspec.engine.binding import QUANTIZATIONS, requantize
 from langchain_ralmspec.errors import (
     InvalidValueError,
     MissingExtraError,
     ModelFileError,
 )
+from langchain_ralmspec.files import replacing_file
 
 ORIGINAL = "original"
 """The quantization that leaves a model as its package ships it."""
@@ -190,12 +191,13 @@ def model_path(
         source = _locate(model, model.parts[0])
         _check_sum(source, model, _read((source,), model.size, progress))
         return source if model.kind == "gguf" else source.parent
+    target.parent.mkdir(parents=True, exist_ok=True)
     if chosen == ORIGINAL:
         if not _has_size(target, model.size):
             _assemble(model, target, progress)
     elif not target.is_file():
         source = model_path(name, ORIGINAL, progress)
-        with replacing(target) as temporary:
+        with replacing_file(target) as temporary:
             requantize(source, temporary, chosen)
     return target
 
@@ -297,7 +299,7 @@ def _check_sum(path: Path, model: PackagedModel, blocks: Iterable[bytes]) -> Non
 
 def _assemble(model: PackagedModel, target: Path, progress: Progress | None) -> None:
     sources = [_locate(model, part) for part in model.parts]
-    with replacing(target) as temporary, temporary.open("xb") as file:
+    with replacing_file(target) as temporary, temporary.open("xb") as file:
 
         def written() -> Iterator[bytes]:
             for block in _read(sources, model.size, progress):

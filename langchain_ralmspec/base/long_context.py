@@ -26,7 +26,7 @@ from pydantic import (
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.base.local import LocalGeneration, Sampling, stops_of
-from langchain_ralmspec.engine import Model
+from langchain_ralmspec.engine import Model, selftest
 from langchain_ralmspec.errors import ContextOverflowError, UnknownArgumentError
 from langchain_ralmspec.rapid import (
     Chunk,
@@ -350,20 +350,20 @@ class LongContextGeneration(LocalGeneration):
         return Run(generate(request), request)
 
     def _can_draft(self, target: Model) -> bool:
-        if not target.can_roll_back:
+        if not selftest.can_roll_back(target):
             warnings.warn(
                 f"the memory of {target.path.name!r} cannot be rolled back, so nothing "
                 "can be drafted for it: decoding token by token",
                 RuntimeWarning,
                 stacklevel=2,
             )
-        return target.can_roll_back
+        return selftest.can_roll_back(target)
 
     def _longest_draft(self, target: Model) -> int | None:
         """Tokens of a draft that can be verified exactly; None where it need not be."""
         if not self.exact_batches or self.draft_length == 0:
             return None
-        size = target.exact_batch_size
+        size = selftest.exact_batch_size(target)
         if size == 1:
             warnings.warn(
                 f"even two tokens at once make {target.path.name!r} round otherwise "

@@ -14,9 +14,9 @@ from pydantic import Field, PrivateAttr, field_validator
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.base.local import LocalGeneration, Sampling, stops_of
-from langchain_ralmspec.engine import Model
+from langchain_ralmspec.engine import Model, selftest
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
-from langchain_ralmspec.machine import usable_cores
+from langchain_ralmspec.machine import cores
 from langchain_ralmspec.ralm import (
     DocumentLayout,
     FixedStride,
@@ -54,7 +54,7 @@ def _new_estimates() -> Estimates:
     On two cores, model and exact scan took 1.3 to 2 times as long side by side; at
     twice as long nothing is won.
     """
-    return Estimates(contention=2.0 if usable_cores() <= FEW_CORES else 1.0)
+    return Estimates(contention=2.0 if cores() <= FEW_CORES else 1.0)
 
 
 class RetrievalGeneration(LocalGeneration):
@@ -225,7 +225,7 @@ class RetrievalGeneration(LocalGeneration):
         return FixedStride(self.retrieval_stride, query)
 
     def _may_speculate(self, model: Model) -> bool:
-        if self.speculation and not model.repeatable:
+        if self.speculation and not selftest.is_repeatable(model):
             warnings.warn(
                 "decoding is not repeatable bit for bit with these settings, so the "
                 "answer could change under speculation: running sequentially "
@@ -233,7 +233,7 @@ class RetrievalGeneration(LocalGeneration):
                 RuntimeWarning,
                 stacklevel=2,
             )
-        return self.speculation and model.repeatable
+        return self.speculation and selftest.is_repeatable(model)
 
     def _writer(
         self, model: Model, prompt: Prompt, transcript: Transcript, sampling: Sampling

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from langchain_ralmspec.machine import wait_policy
 from langchain_ralmspec.ralm.flights import THREADS
 from langchain_ralmspec.speculation import Bounds, Line
 from langchain_ralmspec.speculation.stride import SEQUENTIAL
@@ -302,7 +303,7 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "system": platform.platform(),
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "omp_wait_policy": wait_policy(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in packages},
     }

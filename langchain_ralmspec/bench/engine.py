@@ -14,7 +14,7 @@ from rich.table import Table
 
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.bench.comparison import machine
-from langchain_ralmspec.engine import Model, Sequence
+from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine.model import default_threads
 from langchain_ralmspec.errors import MissingExtraError
 
@@ -79,7 +79,7 @@ def run(
 
 
 def _ours(model: Model, prompt: list[int], n_decode: int) -> Timing:
-    sampler, sequence = Sampler(), Sequence(model)
+    sampler, sequence = Sampler(), model.new_sequence()
     answer: list[int] = []
     start = time.perf_counter()
     answer.append(sampler.sample(sequence.extend(prompt), answer))

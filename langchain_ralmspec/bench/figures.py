@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from langchain_ralmspec.assets.cache import replacing
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.files import replacing_file
 
 
 def check_file(path: Path | None) -> None:
@@ -45,7 +45,7 @@ def check_folder(path: Path | None) -> None:
 
 def write_figures(path: Path, figures: dict[str, Any]) -> None:
     """Write figures, whole or not at all."""
-    with replacing(path) as temporary:
+    with replacing_file(path) as temporary:
         temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 

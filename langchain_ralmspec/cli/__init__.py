@@ -6,8 +6,9 @@ import os
 import sys
 
 from langchain_ralmspec.errors import MissingExtraError, RaLMSpecError
+from langchain_ralmspec.machine import wait_policy
 
-WAIT_POLICY_AT_START = os.environ.get("OMP_WAIT_POLICY")
+WAIT_POLICY_AT_START = wait_policy()
 """As the user's shell has it, before :func:`main` sets it for our own commands."""
 
 

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import threading
 import time
 import warnings
@@ -21,11 +20,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langchain_ralmspec.engine.sequence import Snapshot
+from langchain_ralmspec.engine.slots import Snapshot
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.files import replacing_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -36,6 +36,7 @@ STALE_SECONDS = 24 * 3600
 """Age from which a temporary file is taken to be left over from a crash."""
 
 _DATA = re.compile(r"([0-9a-f]{64})\.kv")
+# As replacing_file names what it writes to.
 _TEMPORARY = re.compile(r"\.[0-9a-f]{64}\.(?:kv|json)\.[0-9a-f]{16}\.tmp")
 
 
@@ -288,15 +289,14 @@ class PrefixFolder:
             "bytes": state.nbytes,
             "sha256": hashlib.sha256(state.data).hexdigest(),
         }
-        data_file, description_file = self._data_file(key), self._description_file(key)
-        with _temporary(data_file) as data, _temporary(description_file) as said:
+        file = self._description_file(key)
+        # The inner one takes its place first, so the description comes last.
+        with replacing_file(file) as said, replacing_file(self._data_file(key)) as data:
             data.write_bytes(state.data)
             said.write_text(json.dumps(description, indent=2), encoding="utf-8")
             # Both are on the disk, so it cannot be full any more. The old description
             # goes first: it shall never stand beside new data.
-            description_file.unlink(missing_ok=True)
-            data.replace(data_file)
-            said.replace(description_file)
+            file.unlink(missing_ok=True)
 
     def _tidy(self, newest: str) -> None:
         """Remove what is left over from crashes, and entries until the rest fits."""
@@ -342,13 +342,3 @@ class PrefixFolder:
 
 class _UnusableError(Exception):
     """An entry that is there but must not be used."""
-
-
-@contextlib.contextmanager
-def _temporary(target: Path) -> Iterator[Path]:
-    """Give a new name beside ``target``, which is free again after the block."""
-    path = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)

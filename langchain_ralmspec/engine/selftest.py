@@ -8,23 +8,43 @@ separate KV streams; this measures it instead of trusting it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import weakref
+from functools import wraps
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.errors import DecodeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from langchain_ralmspec.engine.model import Model
+    from langchain_ralmspec.engine.sequence import Sequence
+
+T = TypeVar("T")
 
 _PREFIX, _TAIL, _SINGLES = 64, 8, 3  # one call of every shape that the loops use
 _LONG_PREFIX = 544  # attention is split for single tokens behind 512
 _BATCHES = (2, 3, 4, 5, 8, 16, 32)  # kernels change between some of these
 
 
+def _once_per_model(examine: Callable[[Model], T]) -> Callable[[Model], T]:
+    """Keep the result of an examination as long as its model lives."""
+    results: weakref.WeakKeyDictionary[Model, T] = weakref.WeakKeyDictionary()
+
+    @wraps(examine)
+    def kept(model: Model) -> T:
+        if model not in results:
+            results[model] = examine(model)
+        return results[model]
+
+    return kept
+
+
+@_once_per_model
 def is_repeatable(model: Model) -> bool:
     """Decode one text four ways and compare all logits for equality.
 
@@ -40,12 +60,12 @@ def is_repeatable(model: Model) -> bool:
     tokens = rng.integers(0, model.weights.n_vocab, size=n).tolist()
     others = rng.integers(0, model.weights.n_vocab, size=n // 2).tolist()
 
-    first, noise = Sequence(model), Sequence(model)
+    first, noise = model.new_sequence(), model.new_sequence()
     first.prefill(tokens[:_PREFIX])
     snapshot = first.save()
     reference = _decode_rest(first, tokens)
     noise.prefill(others)
-    restored = Sequence(model, snapshot)
+    restored = model.new_sequence(snapshot)
     runs = [_decode_rest(restored, tokens)]
     try:
         restored.truncate(_PREFIX)
@@ -58,9 +78,10 @@ def is_repeatable(model: Model) -> bool:
     return all(np.array_equal(run, reference) for run in runs)
 
 
+@_once_per_model
 def can_roll_back(model: Model) -> bool:
-    """Decode three tokens, and take the last one back."""
-    sequence = Sequence(model)
+    """Whether a sequence can be cut; those of recurrent models cannot."""
+    sequence = model.new_sequence()
     sequence.prefill([0, 0, 0])
     try:
         sequence.truncate(2)
@@ -69,6 +90,7 @@ def can_roll_back(model: Model) -> bool:
     return True
 
 
+@_once_per_model
 def exact_batch_size(model: Model) -> int:
     """Decode a text token by token, and in calls of growing size.
 
@@ -82,7 +104,7 @@ def exact_batch_size(model: Model) -> int:
     rng = np.random.default_rng(1)
     n = prefix + max(_BATCHES)
     tokens = rng.integers(0, model.weights.n_vocab, size=n).tolist()
-    sequence = Sequence(model)
+    sequence = model.new_sequence()
     sequence.prefill(tokens[:prefix])
     singles = np.stack([sequence.extend([token]) for token in tokens[prefix:]])
     exact = 1

@@ -1,10 +1,10 @@
-"""A sequence of tokens whose KV the model keeps: extend, roll back, save, fork."""
+"""A sequence of tokens whose KV is kept: extend, roll back, save."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from langchain_ralmspec.engine.slots import KV
 from langchain_ralmspec.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -13,37 +13,27 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from langchain_ralmspec.engine.model import Model
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The KV of a sequence, outside the context: ``length`` tokens as bytes."""
-
-    length: int
-    state: NDArray[np.uint8]
+    from langchain_ralmspec.engine.slots import Slots, Snapshot
 
 
 class Sequence:
     """Tokens decoded one after another on a path of their own.
 
     A sequence is *virtual*: there may be more of them than the context has
-    slots. The model moves the one that has been idle longest to host memory and
+    slots. The one that has been idle longest is moved to host memory and
     back, bit for bit, so callers need not know where a sequence is. Its slot and
     memory are free again when the object is gone; there is nothing to close.
-
-    Attributes:
-        length: number of tokens decoded so far.
-        slot: the slot of the context that holds it now; None while it is parked.
-        parked: its KV while it is not in a slot; None for an empty sequence.
     """
 
-    def __init__(self, model: Model, snapshot: Snapshot | None = None) -> None:
+    def __init__(self, slots: Slots, snapshot: Snapshot | None = None) -> None:
         """Start an empty sequence, or continue from a snapshot."""
-        self._model = model
-        self.length = snapshot.length if snapshot else 0
-        self.slot: int | None = None
-        self.parked = snapshot.state if snapshot else None
+        self._slots = slots
+        self._kv = KV(snapshot.length, parked=snapshot.state) if snapshot else KV()
+
+    @property
+    def length(self) -> int:
+        """Number of tokens decoded so far."""
+        return self._kv.length
 
     def extend(self, tokens: Tokens[int]) -> NDArray[np.float32]:
         """Decode ``tokens`` and return the logits after the last, ``(n_vocab,)``.
@@ -56,7 +46,9 @@ class Sequence:
         if not tokens:
             msg = "extend() needs at least one token, got none"
             raise InvalidValueError(msg)
-        logits: NDArray[np.float32] = self._model.decode(self, tokens, n_logits=1)[0]
+        logits: NDArray[np.float32] = self._slots.decode(self._kv, tokens, n_logits=1)[
+            0
+        ]
         return logits
 
     def score(self, tokens: Tokens[int]) -> NDArray[np.float32]:
@@ -72,7 +64,7 @@ class Sequence:
             InvalidValueError: no tokens, or more than one call takes.
         """
         self._check_one_call(tokens)
-        return self._model.decode(self, tokens, n_logits=len(tokens))
+        return self._slots.decode(self._kv, tokens, n_logits=len(tokens))
 
     def observe(
         self, tokens: Tokens[int], *, n_logits: int = 1, forget: int = 0, keep: int = 0
@@ -82,11 +74,11 @@ class Sequence:
         Args:
             tokens: ids.
             n_logits: of how many tokens, the last ones, the logits are wanted.
-            forget: so many earlier tokens make room first. What those behind have
-                seen of them stays in their KV. Moving such a sequence between memories
-                closes the gap that they leave, and so keeps its numbers but for
-                rounding, not to the bit.
-            keep: the tokens in front of those; they stay.
+            forget: number of earlier tokens that make room first. What the tokens
+                behind them have seen of them stays in their KV. Moving such a
+                sequence between memories closes the gap, and so keeps its numbers
+                but for rounding, not to the bit.
+            keep: number of tokens in front of the forgotten ones; they stay.
 
         Returns:
             The logits, shape ``(n_logits, n_vocab)``, as :meth:`score` gives them,
@@ -95,7 +87,7 @@ class Sequence:
         Raises:
             ContextOverflowError: the sequence would outgrow the context; nothing
                 was decoded.
-            DecodeError: the model's memory cannot forget, or llama.cpp failed; the
+            DecodeError: the context cannot forget tokens, or llama.cpp failed; the
                 sequence is as before, or empty if it had forgotten tokens by then.
             InvalidValueError: no tokens, or more than one call takes, or more to
                 forget than there are.
@@ -107,32 +99,28 @@ class Sequence:
                 f"of {self.length}"
             )
             raise InvalidValueError(msg)
-        return self._model.observe(
-            self, tokens, n_logits=n_logits, forget=forget, keep=keep
+        return self._slots.observe(
+            self._kv, tokens, n_logits=n_logits, forget=forget, keep=keep
         )
 
     def prefill(self, tokens: Tokens[int]) -> None:
         """Decode ``tokens`` for their KV alone; raises as :meth:`extend` does."""
         if tokens:
-            self._model.decode(self, tokens, n_logits=0)
+            self._slots.decode(self._kv, tokens, n_logits=0)
 
     def truncate(self, length: int) -> None:
         """Roll back to the first ``length`` tokens."""
         if not 0 <= length <= self.length:
             msg = f"cannot truncate a sequence of {self.length} tokens to {length}"
             raise InvalidValueError(msg)
-        self._model.truncate(self, length)
+        self._slots.truncate(self._kv, length)
 
     def save(self) -> Snapshot:
         """Copy the KV to host memory."""
-        return self._model.save(self)
+        return self._slots.save(self._kv)
 
     def _check_one_call(self, tokens: Tokens[int]) -> None:
-        most = self._model.n_batch
+        most = self._slots.n_batch
         if not 0 < len(tokens) <= most:
             msg = f"one call takes 1 to {most} tokens, got {len(tokens)}"
             raise InvalidValueError(msg)
-
-    def fork(self) -> Sequence:
-        """Open a second sequence that continues from the same tokens."""
-        return Sequence(self._model, self.save())

@@ -9,7 +9,7 @@ from langchain_ralmspec.errors import ChatTemplateError, MissingExtraError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from langchain_ralmspec.engine.binding import Weights
+    from langchain_ralmspec.engine.weights import Weights
 
 
 _CONTEXT = "RALMSPEC-CONTEXT-7f3a"  # stands for the context while rendering

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import secrets
 import sys
 import uuid
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from langchain_ralmspec.errors import DatastoreError, InvalidValueError
+from langchain_ralmspec.files import replacing_file
 from langchain_ralmspec.scans.product import loaded_torch
 
 if sys.platform != "win32":
@@ -68,15 +68,13 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Put it into a folder, whole or not at all."""
         fields = {"format": _FORMAT, **asdict(self)}
-        new = folder / f"{MANIFEST}.{secrets.token_hex(8)}.new"
-        try:
-            with new.open("w", encoding="utf-8") as file:
-                json.dump(fields, file, indent=2)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(folder / MANIFEST)
-        finally:
-            new.unlink(missing_ok=True)
+        with (
+            replacing_file(folder / MANIFEST) as new,
+            new.open("w", encoding="utf-8") as file,
+        ):
+            json.dump(fields, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from langchain_ralmspec.errors import DatastoreError, MissingExtraError
+from langchain_ralmspec.files import replacing_file
 from langchain_ralmspec.stores.faiss_index import _one_thread, _threshold_lock
 
 if TYPE_CHECKING:
@@ -73,12 +73,8 @@ class FaissKeyIndex:
             self._index = self._made(keys)
         if self._index.ntotal < len(keys):
             self._add(keys, progress)
-            new = file.with_name(f"{file.name}.{secrets.token_hex(8)}.new")
-            try:
+            with replacing_file(file) as new:
                 faiss.write_index(self._index, str(new))
-                new.replace(file)
-            finally:
-                new.unlink(missing_ok=True)
         if kind == "ivf":
             self._index.parallel_mode = _THREAD_PER_QUERY  # the file does not keep it
 

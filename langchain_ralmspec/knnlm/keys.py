@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langchain_ralmspec.engine import Sequence
 from langchain_ralmspec.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def entries_of(
     Yields:
         ``(n, dimension)`` keys and ``(n,)`` tokens.
     """
-    sequence = Sequence(model)
+    sequence = model.new_sequence()
     step = max(1, min(model.n_batch, model.n_ctx // 2))
     for start in range(0, len(tokens) - 1, step):
         part = tokens[start : min(start + step, len(tokens) - 1)]
@@ -51,7 +50,7 @@ def entries_of(
             try:
                 _, keys = sequence.observe(part, n_logits=0, forget=old, keep=_KEPT)
             except DecodeError:  # a memory that cannot be cut: begin again
-                sequence = Sequence(model)
+                sequence = model.new_sequence()
                 _, keys = sequence.observe(part, n_logits=0)
         following = tokens[start + 1 : start + 1 + len(part)]
         yield keys, np.asarray(following, np.int32)

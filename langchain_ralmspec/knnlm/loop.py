@@ -50,7 +50,10 @@ _POLICY = "lookup"
 class Path(Protocol):
     """A sequence of the engine."""
 
-    length: int
+    @property
+    def length(self) -> int:
+        """Tokens decoded so far."""
+        ...
 
     def observe(
         self, tokens: Sequence[int], *, n_logits: int = 1

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from langchain_ralmspec.answer.sampling import Sampler
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.engine import Sequence as Path
-    from langchain_ralmspec.engine.binding import Weights
+    from langchain_ralmspec.engine.weights import Weights
 
 
 def require_same_vocabulary(target: Weights, drafter: Weights) -> None:

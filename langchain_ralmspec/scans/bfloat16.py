@@ -9,11 +9,11 @@ none of the best rows is left out.
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from langchain_ralmspec.machine import free_memory
 from langchain_ralmspec.scans.candidates import (
     Candidates,
     bfloat16_errors,
@@ -302,23 +302,5 @@ class _Within(Candidates):
 
 def _has_room(n_numbers: int) -> bool:
     """Whether there is memory for so many, and a quarter of what is free left."""
-    spare = _spare_bytes()
-    return spare is None or _BYTES * n_numbers <= _MEMORY_SHARE * spare
-
-
-def _spare_bytes() -> int | None:
-    """Memory that can be had without swapping; None where that is not told."""
-    lines = (line.split() for line in _told("/proc/meminfo").splitlines())
-    free = [1024 * int(line[1]) for line in lines if line[0] == "MemAvailable:"]
-    # A container may have less than the machine.
-    most, used = (_told(f"/sys/fs/cgroup/memory.{of}") for of in ("max", "current"))
-    if most.strip().isdigit() and used.strip().isdigit():
-        free.append(int(most) - int(used))
-    return min(free, default=None)
-
-
-def _told(file: str) -> str:
-    try:
-        return Path(file).read_text(encoding="ascii")
-    except OSError:
-        return ""
+    free = free_memory()
+    return free is None or _BYTES * n_numbers <= _MEMORY_SHARE * free

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.documents import Document
 
 from langchain_ralmspec.errors import InvalidValueError, StoreError
-from langchain_ralmspec.files import replacing_folder
+from langchain_ralmspec.files import read_json_lines, replacing_folder
 from langchain_ralmspec.stores.arguments import check_k
 from langchain_ralmspec.stores.base import Hit, Metric, Query, SparseVector
 from langchain_ralmspec.stores.bm25_index import Analyzer, BM25Index
@@ -231,10 +231,8 @@ def _line(id_: str, document: Document) -> str:
 
 
 def _read_documents(path: Path) -> Iterator[tuple[str, Document]]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            fields = json.loads(line)
-            yield fields["id"], Document(**fields)
+    for _, fields in read_json_lines(path):
+        yield fields["id"], Document(**fields)
 
 
 def _write_manifest(folder: Path, analyzer: Analyzer) -> None:

@@ -17,7 +17,7 @@ from langchain_ralmspec.errors import (
     ModelFileError,
     StoreError,
 )
-from langchain_ralmspec.machine import usable_cores
+from langchain_ralmspec.machine import cores
 from langchain_ralmspec.stores.base import Query
 from langchain_ralmspec.stores.failures import reported_as_store_error
 
@@ -251,7 +251,7 @@ def _query_threads() -> int:
     """
     import torch
 
-    return min(torch.get_num_threads(), max(1, usable_cores() // 2))
+    return min(torch.get_num_threads(), max(1, cores() // 2))
 
 
 @contextmanager

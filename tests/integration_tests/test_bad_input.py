@@ -25,7 +25,7 @@ from langchain_ralmspec import (
     StoreError,
     UnknownArgumentError,
 )
-from langchain_ralmspec.engine import Model
+from langchain_ralmspec.engine import Model, selftest
 from langchain_ralmspec.stores import Hit, Query
 from tests.integration_tests.conftest import QUESTIONS, Corpus
 
@@ -261,7 +261,7 @@ def test_decoding_that_does_not_repeat_runs_sequentially(
 ) -> None:
     llm = make()
     expected = llm.invoke(PROMPT)
-    monkeypatch.setattr(llm.engine, "repeatable", False)
+    monkeypatch.setattr(selftest, "is_repeatable", lambda _: False)
     fresh = make()
     with pytest.warns(RuntimeWarning, match="running sequentially"):
         result = fresh.generate([PROMPT])

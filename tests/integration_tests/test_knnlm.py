@@ -40,7 +40,7 @@ from langchain_ralmspec import (
     UnknownArgumentError,
 )
 from langchain_ralmspec.assets.corpus import stdlib_passages
-from langchain_ralmspec.engine import Model, Sequence
+from langchain_ralmspec.engine import Model, Sequence, selftest
 from langchain_ralmspec.engine.model import N_SLOTS
 from langchain_ralmspec.errors import DecodeError
 from langchain_ralmspec.knnlm import INDEX_KINDS, datastore
@@ -345,7 +345,7 @@ def test_what_forgot_some_tokens_can_be_parked(model: Model, texts: list[str]) -
     tokens = passage_tokens(model, texts, 130)
 
     def begin() -> Sequence:
-        sequence = Sequence(model)
+        sequence = model.new_sequence()
         sequence.prefill(tokens[:80])
         sequence.observe(tokens[80:100], forget=40, keep=1)
         assert sequence.length == 60
@@ -356,7 +356,7 @@ def test_what_forgot_some_tokens_can_be_parked(model: Model, texts: list[str]) -
     crowd = [model.open(tokens[:9], keep=False) for _ in range(N_SLOTS)]
     for other in crowd:
         other.extend(tokens[9:11])
-    assert parked.slot is None
+    assert parked._kv.slot is None
     found = parked.observe(tokens[100:120], n_logits=0)[1]
     assert similarity(found, expected).min() > 0.99
     whole = model.open(tokens[:100]).observe(tokens[100:120])[1]
@@ -369,7 +369,7 @@ def test_a_full_context_has_room_once_some_is_forgotten(
 ) -> None:
     small = Model.load(gguf, n_ctx=64, n_slots=1)
     tokens = passage_tokens(small, texts, 80)
-    sequence = Sequence(small)
+    sequence = small.new_sequence()
     sequence.prefill(tokens[:64])
     with pytest.raises(ContextOverflowError, match="65 tokens"):
         sequence.observe(tokens[64:72], forget=7)
@@ -385,10 +385,10 @@ def test_a_failure_after_forgetting_leaves_nothing(
     model: Model, texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = passage_tokens(model, texts, 60)
-    sequence = Sequence(model)
+    sequence = model.new_sequence()
     sequence.prefill(tokens[:40])
     with monkeypatch.context() as patch:
-        patch.setattr(model._context, "_computed", lambda: 1)
+        patch.setattr(model._slots._context, "_computed", lambda: 1)
         with pytest.raises(DecodeError, match="returned 1"):
             sequence.observe(tokens[40:44])
         assert sequence.length == 40
@@ -414,7 +414,7 @@ def test_ctrl_c_while_keys_are_computed_is_raised_and_leaves_all_as_it_was(
     n_interrupts: int, reader: Model, texts: list[str]
 ) -> None:
     tokens = passage_tokens(reader, texts, 540)
-    sequence = Sequence(reader)
+    sequence = reader.new_sequence()
     expected = sequence.observe(tokens[:20], n_logits=0)[1]
     sequence.truncate(10)
 
@@ -439,9 +439,9 @@ def test_ctrl_c_while_keys_are_computed_is_raised_and_leaves_all_as_it_was(
 def test_a_model_without_hidden_states_of_tokens_says_so(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library = SimpleNamespace(**vars(model._context._lib))
-    monkeypatch.setattr(model._context, "_lib", library)
-    sequence = Sequence(model)
+    library = SimpleNamespace(**vars(model._slots._context._lib))
+    monkeypatch.setattr(model._slots._context, "_lib", library)
+    sequence = model.new_sequence()
     for name, what in (
         ("llama_get_logits_ith", "no logits"),
         ("llama_get_embeddings_ith", "no hidden states of single tokens"),
@@ -480,9 +480,9 @@ def test_keys_are_the_hidden_states_of_the_generating_model(
     reader: Model, model: Model, texts: list[str]
 ) -> None:
     tokens = passage_tokens(model, texts, 300)
-    _, hidden = Sequence(model).observe(tokens[:-1])
+    _, hidden = model.new_sequence().observe(tokens[:-1])
     assert similarity(keys_of(reader, tokens), hidden).min() > 0.9999
-    sequence = Sequence(model)
+    sequence = model.new_sequence()
     single = np.concatenate([sequence.observe([token])[1] for token in tokens[:99]])
     assert similarity(keys_of(reader, tokens)[:99], single).min() > 0.99
 
@@ -741,7 +741,7 @@ def test_decoding_that_does_not_repeat_runs_token_by_token(
 ) -> None:
     llm = make(speculation_stride=4)
     text = llm.invoke("Once")
-    monkeypatch.setattr(llm.engine, "repeatable", False)
+    monkeypatch.setattr(selftest, "is_repeatable", lambda _: False)
     with pytest.warns(RuntimeWarning, match="token by token"):
         run = make(speculation_stride=4).start("Once")
     assert "".join(run) == text

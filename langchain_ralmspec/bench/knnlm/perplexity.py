@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from langchain_ralmspec.assets.progress import bar
-from langchain_ralmspec.engine import Sequence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Tokens
@@ -59,7 +58,7 @@ class SeenText:
         n_places = len(tokens) - 1
         with bar("reading for perplexity") as advance:
             for start in range(0, n_places, model.n_ctx):
-                sequence = Sequence(model)
+                sequence = model.new_sequence()
                 end = min(start + model.n_ctx, n_places)
                 for first in range(start, end, model.n_batch):
                     last = min(first + model.n_batch, end)

@@ -12,7 +12,7 @@ from langchain_ralmspec.errors import InvalidValueError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from langchain_ralmspec.engine.binding import Weights
+    from langchain_ralmspec.engine.weights import Weights
 
 
 def read_text(file: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import tempfile
 import uuid
@@ -27,6 +26,7 @@ from langchain_ralmspec.bench.servers.chroma import ChromaServer
 from langchain_ralmspec.bench.servers.relay import MAX_LATENCY, Relay
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
 from langchain_ralmspec.files import replacing_folder
+from langchain_ralmspec.machine import free_memory
 from langchain_ralmspec.stores import FaissStore, SentenceTransformerEmbeddings
 
 if TYPE_CHECKING:
@@ -230,14 +230,11 @@ def _all_vectors(corpus: Corpus, n_distractors: int) -> Iterator[NDArray[np.floa
 
 def _require_memory(n_rows: int, dimension: int) -> None:
     needed = n_rows * dimension * 4
-    try:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return  # a system that does not say
-    if needed > there:
+    free = free_memory()
+    if free is not None and needed > free:
         raise InvalidValueError(
             f"{n_rows} vectors of {dimension} numbers take {needed / 1e9:.1f} GB, but "
-            f"this machine has {there / 1e9:.1f} GB; use fewer distractors"
+            f"only {free / 1e9:.1f} GB are free; use fewer distractors"
         )
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +11,7 @@ from typing import Any
 
 from langchain_ralmspec.assets.corpus import stdlib_passages
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.files import read_json_lines
 
 LEAST_WORDS = 60
 """Of a paragraph that is worth quoting."""
@@ -93,33 +91,15 @@ def load_samples(path: str | Path, *, with_questions: bool = True) -> list[Sampl
     """
     path = Path(path)
     samples = [
-        _sample(line, f"{path}, line {number}", with_questions=with_questions)
-        for number, line in enumerate(_lines(path), start=1)
-        if line.strip()
+        _sample(record, f"{path}, line {number}", with_questions=with_questions)
+        for number, record in read_json_lines(path)
     ]
     if not samples:
         raise InvalidValueError(f"{path} has no sample; write one JSON object a line")
     return samples
 
 
-def _lines(path: Path) -> Iterator[str]:
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            yield from file
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise InvalidValueError(f"{path} cannot be read: {error}") from error
-
-
-def _sample(line: str, where: str, *, with_questions: bool) -> Sample:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InvalidValueError(
-            f"{where}: not JSON, {error.msg} at column {error.colno}"
-        ) from error
-    if not isinstance(record, dict):
-        raise InvalidValueError(f"{where}: {record!r} is not a JSON object")
+def _sample(record: dict[str, Any], where: str, *, with_questions: bool) -> Sample:
     context = _text(record, "context", where)
     if not with_questions:
         return Sample(context, "")

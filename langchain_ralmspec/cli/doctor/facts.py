@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_ralmspec.machine import usable_cores
+from langchain_ralmspec.engine.selftest import is_repeatable
+from langchain_ralmspec.machine import (
+    cpu_quota,
+    schedulable_cores,
+    wait_policy,
+    whole_cores,
+)
 from langchain_ralmspec.stores import BM25Store, ChromaStore, FaissStore, GenericStore
 from langchain_ralmspec.stores.embedding import embeds_in_batches
 
@@ -19,7 +23,6 @@ if TYPE_CHECKING:
     from langchain_ralmspec.stores import Store
 
 _OPENMP_USERS = {"torch": "torch", "faiss": "FAISS", "llama_cpp": "llama.cpp"}
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,7 @@ class ThreadFacts:
     """Cores, and the threads that want them.
 
     Attributes:
-        usable_cores: cores that the process may run on.
+        usable_cores: cores that the process may be scheduled on.
         cpu_quota: cores' worth of time that a container grants; None without limit.
         single: llama.cpp's threads for single tokens.
         batch: llama.cpp's threads for batches.
@@ -71,9 +74,9 @@ class ThreadFacts:
     openmp_copies: tuple[str, ...] | None
 
     @property
-    def cores(self) -> float:
-        """Cores that there really are for this process."""
-        return min(self.usable_cores, self.cpu_quota or self.usable_cores)
+    def cores(self) -> int:
+        """Cores that this process may keep busy."""
+        return whole_cores(self.usable_cores, self.cpu_quota)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +142,7 @@ def inspect_model(target: Target) -> ModelFacts:
         n_gpu_layers=target.n_gpu_layers,
         n_ctx=engine.n_ctx,
         flash_attention=engine.flash_attention,
-        repeatable=engine.repeatable,
+        repeatable=is_repeatable(engine),
     )
 
 
@@ -147,30 +150,17 @@ def inspect_threads(target: Target, *, wait_policy_is_ours: bool) -> ThreadFacts
     """Look at cores, threads and their runtimes; all libraries must be loaded."""
     single, batch = target.engine.n_threads
     return ThreadFacts(
-        usable_cores=usable_cores(),
+        usable_cores=schedulable_cores(),
         cpu_quota=cpu_quota(),
         single=single,
         batch=batch,
-        wait_policy=os.environ.get("OMP_WAIT_POLICY"),
+        wait_policy=wait_policy(),
         wait_policy_is_ours=wait_policy_is_ours,
         openmp_users=tuple(
             name for module, name in _OPENMP_USERS.items() if module in sys.modules
         ),
         openmp_copies=_openmp_copies(),
     )
-
-
-def cpu_quota(root: Path = _CGROUP) -> float | None:
-    """Cores' worth of time that a Linux container grants, which affinity hides.
-
-    Args:
-        root: where the control group is mounted.
-    """
-    try:
-        quota, period = (root / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else int(quota) / int(period)
 
 
 def _openmp_copies() -> tuple[str, ...] | None:

@@ -134,7 +134,7 @@ def _threads(facts: Facts) -> Finding | None:
         return None
     what = (
         f"{threads.single} for single tokens and {threads.batch} for batches, on "
-        f"{threads.cores:g} usable cores"
+        f"{threads.cores} usable cores"
     )
     unset = "leave n_threads unset: half of the cores for tokens, all for batches"
     if threads.batch > threads.cores:
@@ -146,7 +146,7 @@ def _threads(facts: Facts) -> Finding | None:
             "threads wait for one another at the end of each of hundreds of operations "
             "a token, and those without a core hold up the others"
             + (" (the container's CPU limit hides behind its cores)" * limited),
-            f"n_threads={max(1, int(threads.cores))}" if limited else unset,
+            f"n_threads={threads.cores}" if limited else unset,
         )
     if threads.batch < threads.cores:
         why = "documents are read in batches, and could be read on all cores"

@@ -13,6 +13,7 @@ from langchain_ralmspec import ContextOverflowError, ModelFileError
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.engine import Model, Sequence
 from langchain_ralmspec.engine.model import N_SLOTS
+from langchain_ralmspec.engine.selftest import is_repeatable
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.errors import ChatTemplateError, InvalidValueError
 
@@ -35,7 +36,7 @@ def continue_with(sequence: Sequence, tokens: list[int]) -> np.ndarray:
 
 
 def test_the_self_test_passes_here(model: Model) -> None:
-    assert model.repeatable
+    assert is_repeatable(model)
 
 
 def test_an_opened_prefix_is_the_same_computed_or_copied(
@@ -44,8 +45,8 @@ def test_an_opened_prefix_is_the_same_computed_or_copied(
     model.forget_prefixes()
     computed = model.open(tokens[:90])
     copied = model.open(tokens[:90])
-    assert computed.parked is None
-    assert copied.parked is not None, "the second one comes from the cache"
+    assert computed._kv.parked is None
+    assert copied._kv.parked is not None, "the second one comes from the cache"
     assert np.array_equal(
         continue_with(computed, tokens[90:]), continue_with(copied, tokens[90:])
     )
@@ -73,18 +74,9 @@ def test_more_sequences_than_slots_do_not_disturb_one_another(
     for chunk in chunks:  # round robin: every call evicts somebody
         for sequence, logits in zip(many, rows, strict=True):
             logits.append(sequence.extend(chunk))
-    assert sum(sequence.slot is not None for sequence in many) <= N_SLOTS
+    assert sum(sequence._kv.slot is not None for sequence in many) <= N_SLOTS
     for logits in rows:
         assert np.array_equal(np.stack(logits), alone)
-
-
-def test_a_fork_goes_its_own_way(model: Model, tokens: list[int]) -> None:
-    trunk = model.open(tokens[:50])
-    trunk.extend(tokens[50:60])
-    branch = trunk.fork()
-    expected = continue_with(trunk, tokens[60:])
-    assert branch.length == 60
-    assert np.array_equal(continue_with(branch, tokens[60:]), expected)
 
 
 def test_the_slots_of_forgotten_sequences_are_used_again(
@@ -95,7 +87,7 @@ def test_the_slots_of_forgotten_sequences_are_used_again(
     kept = model.open(tokens[:20])
     kept.extend(tokens[20:25])
     model.open(tokens[:20]).extend(tokens[20:25])
-    assert kept.parked is None, "nothing alive had to make room"
+    assert kept._kv.parked is None, "nothing alive had to make room"
 
 
 def test_a_failure_while_moving_in_hurts_nobody_else(
@@ -112,7 +104,7 @@ def test_a_failure_while_moving_in_hurts_nobody_else(
 
     late = model.open(tokens[:40])
     with monkeypatch.context() as patch:
-        patch.setattr(model._context, "load", fail)
+        patch.setattr(model._slots._context, "load", fail)
         for _ in range(2 * N_SLOTS):  # each try parks somebody
             with pytest.raises(MemoryError):
                 late.extend(tokens[40:49])
@@ -137,7 +129,7 @@ def test_too_many_tokens_are_refused_before_any_is_decoded(
 
 def test_extend_needs_a_token(model: Model) -> None:
     with pytest.raises(InvalidValueError, match="at least one token"):
-        Sequence(model).extend([])
+        model.new_sequence().extend([])
 
 
 def test_truncate_refuses_a_length_that_is_not_there(model: Model) -> None:
@@ -228,6 +220,32 @@ def test_a_truncated_file_is_refused_and_the_whole_one_still_loads(
     with pytest.raises(ModelFileError, match=r"cannot load .*half\.gguf"):
         Model.load(file)
     assert Model.load(gguf) is model
+
+
+def test_a_loaded_model_needs_neither_its_file_nor_the_working_directory(
+    gguf: str,
+    model: Model,
+    tokens: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = continue_with(model.open(tokens[:40], keep=False), tokens[40:])
+    messages = [{"role": "user", "content": "Hi"}]
+    shutil.copy(gguf, tmp_path / "some.gguf")
+    monkeypatch.chdir(tmp_path)
+    loaded = Model.load("some.gguf", kv_cache_dir="kv")
+    Path("some.gguf").unlink()
+    monkeypatch.chdir("/")
+
+    for _ in range(2):  # computed, and read from the folder
+        loaded.forget_prefixes()
+        opened = loaded.open(tokens[:40])
+        assert np.array_equal(continue_with(opened, tokens[40:]), expected)
+    assert len(list((tmp_path / "kv").glob("*.kv"))) == 1
+    assert loaded.template.render(messages) == model.template.render(messages)
+    assert is_repeatable(loaded)
+    assert loaded.path == tmp_path / "some.gguf"
+    assert loaded.weights.sha256 == model.weights.sha256
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from langchain_ralmspec.assets import models
-from langchain_ralmspec.assets.cache import cache_dir, replacing
+from langchain_ralmspec.assets.cache import cache_dir
 from langchain_ralmspec.assets.models import (
     MODELS,
     PackagedModel,
@@ -359,19 +359,3 @@ def test_the_cache_folder(
         monkeypatch.setenv(name, value)
 
     assert cache_dir() == Path(expected)
-
-
-def test_a_file_whose_making_fails_is_left_as_it_was(tmp_path: Path) -> None:
-    target = tmp_path / "file"
-    target.write_text("old")
-
-    def write_half() -> None:
-        with replacing(target) as temporary:
-            temporary.write_text("half of the n")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_half()
-
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]

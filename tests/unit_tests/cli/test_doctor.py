@@ -19,7 +19,6 @@ from langchain_ralmspec.cli.doctor.facts import (
     Settings,
     StoreFacts,
     ThreadFacts,
-    cpu_quota,
     inspect_store,
 )
 from langchain_ralmspec.cli.doctor.findings import Finding, findings
@@ -341,18 +340,6 @@ def test_the_plan_goes_by_the_users_settings(
     changes: dict[str, Any], plan: str
 ) -> None:
     assert expect(facts(changes)).plan == plan
-
-
-@pytest.mark.parametrize(
-    ("said", "quota"),
-    [("max 100000", None), ("250000 100000", 2.5), ("nonsense", None), (None, None)],
-)
-def test_the_containers_limit_is_read(
-    said: str | None, quota: float | None, tmp_path: Path
-) -> None:
-    if said:
-        (tmp_path / "cpu.max").write_text(said)
-    assert cpu_quota(tmp_path) == quota
 
 
 @pytest.mark.parametrize(

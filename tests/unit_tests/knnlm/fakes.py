@@ -13,14 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_ralmspec.engine import Sequence as TokenSequence
 from langchain_ralmspec.errors import DecodeError
 from langchain_ralmspec.knnlm import Neighbours
 from langchain_ralmspec.knnlm.entries import EntryWriter, Manifest
+
+if TYPE_CHECKING:
+    from langchain_ralmspec.engine.slots import KV, Slots
 
 N_VOCAB = 16
 END = 0
@@ -222,9 +226,12 @@ class FakeReader:
         self._n_seen: dict[Any, int] = {}
         self._memory: dict[Any, list[int]] = {}
 
+    def new_sequence(self) -> TokenSequence:
+        return TokenSequence(cast("Slots", self))
+
     def observe(
         self,
-        sequence: Any,
+        kv: KV,
         tokens: Sequence[int],
         *,
         n_logits: int,
@@ -233,9 +240,9 @@ class FakeReader:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if forget and not self.can_forget:
             raise DecodeError("no way")
-        sequence.length -= forget
-        assert sequence.length + len(tokens) <= self.n_ctx, "the context is full"
-        memory = self._memory.setdefault(sequence, [])
+        kv.length -= forget
+        assert kv.length + len(tokens) <= self.n_ctx, "the context is full"
+        memory = self._memory.setdefault(kv, [])
         del memory[keep : keep + forget]
         memory += tokens
         self.firsts.append(memory[0])
@@ -244,11 +251,11 @@ class FakeReader:
         hidden = np.stack(
             [
                 np.asarray(tokens),
-                self._n_seen.setdefault(sequence, 0) + before,
-                sequence.length + before,
+                self._n_seen.setdefault(kv, 0) + before,
+                kv.length + before,
             ],
             axis=1,
         )
-        sequence.length += len(tokens)
-        self._n_seen[sequence] += len(tokens)
+        kv.length += len(tokens)
+        self._n_seen[kv] += len(tokens)
         return np.empty((n_logits, N_VOCAB), np.float32), hidden.astype(np.float32)

@@ -201,7 +201,7 @@ def test_rows_that_are_no_numbers_or_too_many_end_a_copy(
 ) -> None:
     vectors = table(60)
     copy = BFloat16Rows(torch, vectors[:50], "inner_product")
-    monkeypatch.setattr(bfloat16_rows, "_spare_bytes", lambda: 2 * 10 * DIMENSION)
+    monkeypatch.setattr(bfloat16_rows, "free_memory", lambda: 2 * 10 * DIMENSION)
     assert not copy.extend(vectors), "they would take all of it"
     monkeypatch.undo()
     vectors[55] = np.nan
@@ -255,11 +255,11 @@ def test_there_is_a_copy_where_it_is_faster_and_there_is_memory(
     monkeypatch.setattr(bfloat16_rows, "least_seconds", lambda _: next(seconds))
     vectors = table(100)
     assert faster_copy(torch, vectors, "inner_product") is not None
-    monkeypatch.setattr(bfloat16_rows, "_spare_bytes", lambda: None)
+    monkeypatch.setattr(bfloat16_rows, "free_memory", lambda: None)
     assert faster_copy(torch, vectors, "inner_product") is not None, "who knows"
-    monkeypatch.setattr(bfloat16_rows, "_spare_bytes", lambda: 2 * vectors.size)
+    monkeypatch.setattr(bfloat16_rows, "free_memory", lambda: 2 * vectors.size)
     assert faster_copy(torch, vectors, "inner_product") is None, "it would not fit"
-    monkeypatch.setattr(bfloat16_rows, "_spare_bytes", lambda: None)
+    monkeypatch.setattr(bfloat16_rows, "free_memory", lambda: None)
     broken = vectors.copy()
     broken[-1, 0] = np.inf
     monkeypatch.setattr(bfloat16_rows, "_TRIAL_ROWS", 50)

@@ -179,7 +179,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[FakeModel]:
     monkeypatch.setitem(sys.modules, "sentence_transformers", module)
     monkeypatch.setitem(sys.modules, "torch", TORCH)
     monkeypatch.setattr(embedding, "_no_progress_bar", nullcontext)  # transformers'
-    monkeypatch.setattr(embedding, "usable_cores", lambda: 6)
+    monkeypatch.setattr(embedding, "cores", lambda: 6)
     TORCH.reset()
     MODELS.clear()
     return MODELS
@@ -238,7 +238,7 @@ def test_queries_leave_half_of_the_cores_to_the_model(
 def test_one_core_is_one_thread(
     models: list[FakeModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedding, "usable_cores", lambda: 1)
+    monkeypatch.setattr(embedding, "cores", lambda: 1)
     SentenceTransformerEmbeddings("m").embed_query("a")
     assert TORCH.used == [1]
 

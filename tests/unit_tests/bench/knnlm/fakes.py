@@ -55,8 +55,8 @@ class Words:
 class FakeSequence:
     """Logits that favour the token after, and hidden states that tell it."""
 
-    def __init__(self, model: Any) -> None:
-        self._n_vocab, self._n_ctx, self.length = 500, model.n_ctx, 0
+    def __init__(self, n_ctx: int) -> None:
+        self._n_vocab, self._n_ctx, self.length = 500, n_ctx, 0
 
     def observe(
         self, tokens: Sequence[int], *, n_logits: int
@@ -71,7 +71,11 @@ class FakeSequence:
 
 def fake_model(n_ctx: int = 6) -> Any:
     return SimpleNamespace(
-        weights=Words(), path=Path("fake.gguf"), n_ctx=n_ctx, n_batch=4
+        weights=Words(),
+        path=Path("fake.gguf"),
+        n_ctx=n_ctx,
+        n_batch=4,
+        new_sequence=lambda: FakeSequence(n_ctx),
     )
 
 

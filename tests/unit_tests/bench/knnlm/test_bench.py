@@ -14,7 +14,6 @@ from rich.console import Console
 
 from langchain_ralmspec.bench.knnlm import bench as bench_knnlm
 from langchain_ralmspec.bench.knnlm import contest as knnlm_contest
-from langchain_ralmspec.bench.knnlm import perplexity as knnlm_perplexity
 from langchain_ralmspec.bench.knnlm.bench import ROWS, KNNBench
 from langchain_ralmspec.bench.knnlm.contest import SEQUENTIAL
 from langchain_ralmspec.bench.knnlm.report import report
@@ -31,7 +30,6 @@ from tests.unit_tests.bench.knnlm.fakes import (
     SLOW,
     SPEC,
     FakeLLM,
-    FakeSequence,
     fake_model,
     write_datastore,
 )
@@ -90,7 +88,6 @@ def bench(
     model = fake_model()
     monkeypatch.setattr(bench_knnlm, "find_target", lambda name: "fake.gguf")
     monkeypatch.setattr(Model, "load", lambda *_, **__: model)
-    monkeypatch.setattr(knnlm_perplexity, "Sequence", FakeSequence)
 
     def with_settings(**settings: Any) -> KNNBench:
         given: dict[str, Any] = {

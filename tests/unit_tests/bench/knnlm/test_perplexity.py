@@ -52,7 +52,6 @@ def test_a_true_token_without_a_chance_is_infinitely_surprising() -> None:
 def store_and_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[SeenText, list[int]]:
-    monkeypatch.setattr(knnlm_perplexity, "Sequence", FakeSequence)
     monkeypatch.setattr(knnlm_perplexity, "_QUERIES_A_SEARCH", 3)
     tokens = [3, 4, 5, 9, 2, 3, 1, 2, 2, 3, 4, 4, 5, 6]
     store = write_datastore(tmp_path / "store")
@@ -79,7 +78,7 @@ def test_it_is_the_mixture_of_the_generator(
 ) -> None:
     text, tokens = store_and_text
     store = write_datastore(tmp_path / "again")
-    logits, hidden = FakeSequence(fake_model(n_ctx=99)).observe(
+    logits, hidden = FakeSequence(n_ctx=99).observe(
         tokens[:-1], n_logits=len(tokens) - 1
     )
     found = store.search(hidden, 32)

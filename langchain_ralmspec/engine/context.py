@@ -1,0 +1,306 @@
+"""llama.cpp's context: the KV memory of several sequences, and the decode call.
+
+A decode releases the interpreter lock. A context is not safe to use from several
+threads at once: ``Slots`` holds the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from langchain_ralmspec.engine.binding import library
+from langchain_ralmspec.errors import DecodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Tokens
+
+    from numpy.typing import NDArray
+
+    from langchain_ralmspec.engine.weights import Weights
+
+# llama.cpp's names for the hidden states behind the last norm; the later one stays.
+_HIDDEN = (b"result_norm", b"result_embd_pooled")
+
+
+def _stop_at_hidden(lib: Any) -> Any:
+    """A callback that ends a decode once the final hidden states are there.
+
+    llama.cpp asks it about every tensor whether to pause behind it, and at a pause
+    whether to go on. Without it, as where its name cannot be looked up, the logits of
+    all tokens are computed too: half of the time for a small model.
+    """
+    try:
+        name_of = lib._lib.ggml_get_name  # noqa: SLF001  not wrapped by llama_cpp
+    except AttributeError:
+        return None
+    name_of.argtypes, name_of.restype = [ctypes.c_void_p], ctypes.c_char_p
+
+    def answer(tensor: int, asks: bool, _: object) -> bool:  # noqa: FBT001  C's
+        return asks and name_of(tensor) in _HIDDEN
+
+    return lib.ggml_backend_sched_eval_callback(answer)
+
+
+class Context:
+    """KV memory for ``n_slots`` independent sequences, and the decode call.
+
+    Each slot has a KV stream of its own (``kv_unified=False``), so that what
+    one sequence holds cannot leak into the rounding of another.
+
+    Attributes:
+        n_ctx: tokens that a slot holds at most.
+        n_batch: tokens that one call takes at most.
+        n_slots: sequences that are held at once.
+        n_threads: threads for single tokens, and for batches.
+        n_vocab: logits of a token.
+        flash_attention: how llama.cpp was asked for it, in its words: auto,
+            enabled, disabled.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        n_ctx: int,
+        n_slots: int,
+        n_batch: int,
+        n_threads: tuple[int, int],
+        flash_attention: bool | None = None,
+        hidden_only: bool = False,
+    ) -> None:
+        """Allocate the context.
+
+        Args:
+            weights: the model.
+            n_ctx: tokens per slot.
+            n_slots: sequences.
+            n_batch: tokens in one decode call at most.
+            n_threads: threads for single tokens, and for batches.
+            flash_attention: whether to use it; None leaves it to llama.cpp.
+            hidden_only: end every decode at the hidden states. Logits are not
+                computed then, and what is read of them is arbitrary.
+
+        Raises:
+            DecodeError: llama.cpp cannot allocate it.
+        """
+        self.handle: Any = None
+        self._lib = lib = library()
+        self._weights = weights  # keeps the weights alive as long as the context
+        params = lib.llama_context_default_params()
+        params.n_ctx = n_ctx * n_slots
+        params.n_batch = params.n_ubatch = n_batch
+        params.n_seq_max = n_slots
+        params.n_threads, params.n_threads_batch = n_threads
+        params.kv_unified = False
+        params.swa_full = True  # a sliding window would forget what we roll back to
+        params.no_perf = True
+        if flash_attention is not None:
+            params.flash_attn_type = int(flash_attention)  # of the enum, auto is -1
+        self._stop = _stop_at_hidden(lib) if hidden_only else None
+        self._worker: ThreadPoolExecutor | None = None
+        if self._stop is not None:  # llama.cpp calls it, so it is kept alive
+            params.cb_eval = self._stop
+            self._worker = ThreadPoolExecutor(1, "llama-decode")
+        self.n_threads = n_threads
+        name: bytes = lib.llama_flash_attn_type_name(params.flash_attn_type)
+        self.flash_attention = name.decode()
+        self.handle = lib.llama_init_from_model(weights.handle, params)
+        if not self.handle:
+            msg = (
+                f"llama.cpp cannot allocate a context of {n_slots} × {n_ctx} tokens; "
+                "lower n_ctx"
+            )
+            raise DecodeError(msg)
+        self.n_ctx, self.n_batch, self.n_slots = n_ctx, n_batch, n_slots
+        self.n_vocab = weights.n_vocab
+        # Made once: as_array() of a pointer makes a type at every call, 0.1 ms.
+        self._logits_type = ctypes.c_float * weights.n_vocab
+        self._hidden_type = ctypes.c_float * weights.n_embd
+        self._gives_hidden = False
+        self._memory = lib.llama_get_memory(self.handle)
+        self._allocate_batch(n_batch)
+
+    def _allocate_batch(self, size: int) -> None:
+        # One batch, refilled at every call. All its tokens belong to one
+        # sequence, so every seq_id pointer points at the same integer.
+        self._tokens = np.zeros(size, np.int32)
+        self._positions = np.zeros(size, np.int32)
+        self._wanted = np.zeros(size, np.int8)
+        ones = np.ones(size, np.int32)
+        self._slot = ctypes.c_int32(0)
+        slot = ctypes.POINTER(ctypes.c_int32)
+        pointers = (slot * size)(*([ctypes.pointer(self._slot)] * size))
+        self._batch_memory = (ones, pointers)
+        int32, int8 = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_int8)
+        self._batch = self._lib.llama_batch(
+            n_tokens=0,
+            token=self._tokens.ctypes.data_as(int32),
+            embd=None,
+            pos=self._positions.ctypes.data_as(int32),
+            n_seq_id=ones.ctypes.data_as(int32),
+            seq_id=ctypes.cast(pointers, ctypes.POINTER(slot)),
+            logits=self._wanted.ctypes.data_as(int8),
+        )
+
+    def decode(
+        self, slot: int, tokens: Tokens[int], position: int, *, n_logits: int
+    ) -> NDArray[np.float32]:
+        """Decode at most ``n_batch`` tokens of one sequence from ``position`` on.
+
+        Returns:
+            The logits after each of the last ``n_logits`` tokens, shape
+            ``(n_logits, n_vocab)``, a copy.
+
+        Raises:
+            DecodeError: llama.cpp reports a failure (1: no free KV cells).
+        """
+        self._decode(slot, tokens, position, n_outputs=n_logits, hidden=False)
+        return self._logits(n_logits)
+
+    def observe(
+        self, slot: int, tokens: Tokens[int], position: int, *, n_logits: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Do what :meth:`decode` does, and give the hidden states as well.
+
+        The logits are the same, bit for bit. llama.cpp computes those of all tokens.
+
+        Returns:
+            The logits after each of the last ``n_logits`` tokens, and the hidden
+            state (behind the last norm) of every token, shape
+            ``(len(tokens), n_embd)``; copies.
+
+        Raises:
+            DecodeError: llama.cpp reports a failure (1: no free KV cells), or the
+                model has no hidden states of single tokens.
+        """
+        n = len(tokens)
+        self._decode(slot, tokens, position, n_outputs=n, hidden=True)
+        hidden = np.empty((n, self._weights.n_embd), np.float32)
+        for row in range(n):
+            pointer = self._lib.llama_get_embeddings_ith(self.handle, row)
+            if not pointer:
+                msg = (
+                    f"{str(self._weights.path)!r} gives no hidden states of single "
+                    "tokens; use a model that generates text"
+                )
+                raise DecodeError(msg)
+            memory = self._hidden_type.from_address(ctypes.addressof(pointer.contents))
+            hidden[row] = np.ctypeslib.as_array(memory)
+        return self._logits(n_logits), hidden
+
+    def _decode(
+        self,
+        slot: int,
+        tokens: Tokens[int],
+        position: int,
+        *,
+        n_outputs: int,
+        hidden: bool,
+    ) -> None:
+        if hidden != self._gives_hidden:
+            self._lib.llama_set_embeddings(self.handle, hidden)
+            self._gives_hidden = hidden
+        n = len(tokens)
+        self._tokens[:n] = tokens
+        self._positions[:n] = np.arange(position, position + n)
+        self._wanted[: n - n_outputs] = 0
+        self._wanted[n - n_outputs : n] = 1
+        self._slot.value = slot
+        self._batch.n_tokens = n
+        code = self._computed()
+        if code != 0:
+            msg = f"llama_decode returned {code} for {n} tokens at position {position}"
+            raise DecodeError(msg)
+
+    def _computed(self) -> int:
+        """Run llama.cpp on the batch and give its code.
+
+        With a callback, in another thread: Ctrl-C is raised in the main thread's
+        Python code, and were that the callback's, ctypes would drop it and answer
+        llama.cpp anything. Nobody may touch the context before that thread is done.
+        """
+        if self._worker is None:
+            return int(self._lib.llama_decode(self.handle, self._batch))
+        code = self._worker.submit(self._lib.llama_decode, self.handle, self._batch)
+        try:
+            return int(code.result())
+        finally:
+            while not code.done():
+                with contextlib.suppress(KeyboardInterrupt):  # the first one is raised
+                    wait([code])
+
+    def _logits(self, n: int) -> NDArray[np.float32]:
+        """Those after each of the last ``n`` tokens."""
+        rows = np.empty((n, self._weights.n_vocab), np.float32)
+        for row in range(n):
+            pointer = self._lib.llama_get_logits_ith(self.handle, row - n)
+            if not pointer:
+                msg = f"{str(self._weights.path)!r} gives no logits; it cannot generate"
+                raise DecodeError(msg)
+            memory = self._logits_type.from_address(ctypes.addressof(pointer.contents))
+            rows[row] = np.ctypeslib.as_array(memory)
+        return rows
+
+    def remove(self, slot: int, position: int) -> None:
+        """Forget everything of a sequence from ``position`` on.
+
+        Raises:
+            DecodeError: the model's memory cannot be cut there (recurrent models).
+        """
+        if not self._lib.llama_memory_seq_rm(self._memory, slot, position, -1):
+            msg = f"the model's memory cannot be rolled back to position {position}"
+            raise DecodeError(msg)
+
+    def forget(self, slot: int, position: int, n: int) -> None:
+        """Forget ``n`` tokens of a sequence; those behind them move up.
+
+        Their keys are rotated to their new positions at the next decode only, so that
+        must come before the sequence is saved.
+
+        Raises:
+            DecodeError: the model's memory cannot do that; all is as before.
+        """
+        lib, memory, end = self._lib, self._memory, position + n
+        if not lib.llama_memory_can_shift(memory) or not lib.llama_memory_seq_rm(
+            memory, slot, position, end
+        ):
+            msg = f"the model's memory cannot forget {n} tokens from {position} on"
+            raise DecodeError(msg)
+        lib.llama_memory_seq_add(memory, slot, end, -1, -n)
+
+    def save(self, slot: int) -> NDArray[np.uint8]:
+        """Copy of a sequence's KV, as bytes."""
+        size = self._lib.llama_state_seq_get_size(self.handle, slot)
+        state = np.empty(size, np.uint8)
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        written = self._lib.llama_state_seq_get_data(self.handle, pointer, size, slot)
+        if written != size:
+            msg = f"llama.cpp saved {written} of {size} bytes of a sequence"
+            raise DecodeError(msg)
+        return state
+
+    def load(self, slot: int, state: NDArray[np.uint8]) -> None:
+        """Put a saved KV into a slot, replacing what it held."""
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        read = self._lib.llama_state_seq_set_data(
+            self.handle, pointer, state.size, slot
+        )
+        if read != state.size:
+            msg = f"llama.cpp restored {read} of {state.size} bytes of a sequence"
+            raise DecodeError(msg)
+
+    def close(self) -> None:
+        """Free the context."""
+        if self.handle:
+            self._lib.llama_free(self.handle)
+            self.handle = None
+
+    def __del__(self) -> None:
+        """Free the context when its owner is gone."""
+        with contextlib.suppress(Exception):  # the interpreter may be going down
+            self.close()

@@ -1,0 +1,175 @@
+"""Which sequence sits in which slot of llama.cpp's context, and what is done there."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from langchain_ralmspec.errors import ContextOverflowError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from collections.abc import Sequence as Tokens
+
+    from numpy.typing import NDArray
+
+    from langchain_ralmspec.engine.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The KV of a sequence, outside the context: ``length`` tokens as bytes."""
+
+    length: int
+    state: NDArray[np.uint8]
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class KV:
+    """The keys and values of one sequence, in a slot or parked; ``Slots`` changes it.
+
+    Attributes:
+        length: number of tokens decoded so far.
+        slot: the slot of the context that holds it now; None while it is parked.
+        parked: its bytes while it is not in a slot; None for an empty sequence.
+    """
+
+    length: int = 0
+    slot: int | None = None
+    parked: NDArray[np.uint8] | None = None
+
+
+class Slots:
+    """A context shared by any number of sequences, safe to use from many threads.
+
+    The sequence that has been idle longest is parked in host memory when another one
+    needs its slot. A slot is free again when its sequence is gone.
+
+    Every operation takes the lock for one decode call at most, so requests of several
+    threads interleave and an abandoned one blocks nobody.
+    """
+
+    def __init__(self, context: Context) -> None:
+        """Take over a context; nobody else may call it from now on."""
+        self.n_batch = context.n_batch
+        self._context = context
+        self._lock = threading.Lock()
+        self._residents: list[weakref.ref[KV] | None] = [None] * context.n_slots
+        self._idle_order = list(range(context.n_slots))  # longest idle first
+
+    def decode(
+        self, kv: KV, tokens: Tokens[int], *, n_logits: int
+    ) -> NDArray[np.float32]:
+        """Decode tokens at the end of a sequence.
+
+        Returns:
+            The logits after each of the last ``n_logits`` tokens, which must fit the
+            last call, shape ``(n_logits, n_vocab)``.
+        """
+        self._require_room(kv, len(tokens))
+        size = self.n_batch
+        logits = np.empty((0, self._context.n_vocab), np.float32)
+        start = kv.length
+        for first in range(0, len(tokens), size):
+            chunk = tokens[first : first + size]
+            is_last = first + size >= len(tokens)
+            with self._growing(kv, back_to=start) as slot:
+                logits = self._context.decode(
+                    slot, chunk, start + first, n_logits=n_logits if is_last else 0
+                )
+                kv.length += len(chunk)
+        return logits
+
+    def observe(
+        self,
+        kv: KV,
+        tokens: Tokens[int],
+        *,
+        n_logits: int,
+        forget: int = 0,
+        keep: int = 0,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Decode one call of tokens, behind ``keep`` and without ``forget`` tokens.
+
+        Returns:
+            The logits after each of the last ``n_logits`` tokens, and the hidden
+            state of every token.
+        """
+        self._require_room(kv, len(tokens) - forget)
+        with self._growing(kv, back_to=kv.length) as slot:
+            if forget:
+                self._context.forget(slot, keep, forget)
+                kv.length -= forget
+            seen = self._context.observe(slot, tokens, kv.length, n_logits=n_logits)
+            kv.length += len(tokens)
+        return seen
+
+    def truncate(self, kv: KV, length: int) -> None:
+        """Roll a sequence back to its first ``length`` tokens."""
+        with self._lock:
+            self._context.remove(self._make_resident(kv), length)
+            kv.length = length
+
+    def save(self, kv: KV) -> Snapshot:
+        """Copy a sequence to host memory."""
+        with self._lock:
+            if kv.slot is None and kv.parked is not None:
+                return Snapshot(kv.length, kv.parked)
+            return Snapshot(kv.length, self._context.save(self._make_resident(kv)))
+
+    def _require_room(self, kv: KV, n: int) -> None:
+        end, n_ctx = kv.length + n, self._context.n_ctx
+        if end > n_ctx:
+            msg = f"{end} tokens do not fit a context of n_ctx={n_ctx}"
+            raise ContextOverflowError(msg)
+
+    @contextmanager
+    def _growing(self, kv: KV, *, back_to: int) -> Iterator[int]:
+        """Give the slot of a sequence; a failure takes it ``back_to`` a length."""
+        with self._lock:
+            try:
+                yield self._make_resident(kv)
+            except BaseException:
+                # What has been forgotten does not come back, and the rest is not
+                # rotated to where it belongs: nothing of it is of use.
+                kv.length = back_to if kv.length >= back_to else 0
+                if kv.slot is not None:
+                    self._context.remove(kv.slot, kv.length)
+                raise
+
+    def _make_resident(self, kv: KV) -> int:
+        """Bring a sequence into a slot, parking the longest idle one if need be."""
+        slot = kv.slot
+        if slot is None:
+            slot = self._free_slot()
+            self._context.remove(slot, 0)
+            if kv.parked is not None:
+                self._context.load(slot, kv.parked)
+                kv.parked = None
+                # What an interrupted extend() had added before it was parked.
+                self._context.remove(slot, kv.length)
+            kv.slot = slot
+            self._residents[slot] = weakref.ref(kv)
+        self._idle_order.remove(slot)
+        self._idle_order.append(slot)
+        return slot
+
+    def _free_slot(self) -> int:
+        for slot in self._idle_order:
+            resident = self._residents[slot]
+            if resident is None or resident() is None:
+                return slot
+        slot = self._idle_order[0]
+        resident = self._residents[slot]
+        idle = resident() if resident else None
+        if idle is not None:
+            idle.parked = self._context.save(slot)
+            idle.slot = None
+        # At once: should what comes next fail, nobody may be taken to live here.
+        self._residents[slot] = None
+        return slot

@@ -1,0 +1,143 @@
+"""A model file loaded into memory: its vocabulary, metadata and tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from langchain_ralmspec.engine.binding import library
+from langchain_ralmspec.errors import DecodeError, InvalidValueError, ModelFileError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Weights:
+    """A GGUF loaded once: its vocabulary, metadata and tensors."""
+
+    def __init__(self, path: Path, *, n_gpu_layers: int = 0) -> None:
+        """Load the file.
+
+        Raises:
+            ModelFileError: llama.cpp cannot load it (truncated or unsupported).
+        """
+        self.handle: Any = None
+        self._lib = lib = library()
+        self.path = path
+        self.n_gpu_layers = n_gpu_layers
+        lib.llama_backend_init()
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers
+        self.handle = lib.llama_model_load_from_file(os.fsencode(path), params)
+        if not self.handle:
+            msg = (
+                f"llama.cpp cannot load {str(path)!r}; the file is truncated, corrupt "
+                "or of an architecture that this llama-cpp-python does not know"
+            )
+            raise ModelFileError(msg)
+        self._vocab = lib.llama_model_get_vocab(self.handle)
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.n_embd: int = lib.llama_model_n_embd(self.handle)
+        self.n_ctx_train: int = lib.llama_model_n_ctx_train(self.handle)
+        self.bos: int = lib.llama_vocab_bos(self._vocab)
+        self.eos: int = lib.llama_vocab_eos(self._vocab)
+        self.adds_bos: bool = lib.llama_vocab_get_add_bos(self._vocab)
+        self._pieces: dict[int, bytes] = {}
+
+    def metadata(self, key: str) -> str | None:
+        """Value of a GGUF metadata key as text, or None when it is absent."""
+        length = self._lib.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
+        if length < 0:
+            return None
+        buffer = ctypes.create_string_buffer(length + 1)
+        self._lib.llama_model_meta_val_str(
+            self.handle, key.encode(), buffer, length + 1
+        )
+        return buffer.value.decode("utf-8", errors="replace")
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the file brings a chat template."""
+        return bool(self.metadata("tokenizer.chat_template"))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Checksum of the file, the only thing that is read of it after loading.
+
+        Who needs it asks right after loading, while the file is still the same.
+        """
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
+    def quantization(self) -> str | None:
+        """How most tensors are stored, e.g. ``Q4_0``; None where the file is silent."""
+        kind = self.metadata("general.file_type")
+        prefixes = ("LLAMA_FTYPE_MOSTLY_", "LLAMA_FTYPE_ALL_")
+        names = {
+            str(value): name.removeprefix(prefix)
+            for name, value in vars(self._lib).items()
+            for prefix in prefixes
+            if name.startswith(prefix)
+        }
+        return names.get(kind) if kind else None
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        """Token ids of ``text``, without BOS; ``special`` parses control tokens."""
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            msg = f"{text[error.start : error.end]!r} is not a character: {error}"
+            raise InvalidValueError(msg) from error
+        # A token is at least one byte; some vocabularies add a space in front.
+        size = len(data) + 2
+        tokens = (self._lib.llama_token * size)()
+        count = self._lib.llama_tokenize(
+            self._vocab, data, len(data), tokens, size, False, special
+        )
+        if count < 0:
+            msg = f"llama.cpp cannot tokenize a text of {len(data)} bytes"
+            raise DecodeError(msg)
+        return list(tokens[:count])
+
+    def piece(self, token: int) -> bytes:
+        """Bytes of one token; empty for control tokens."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._read_piece(token)
+        return piece
+
+    def _read_piece(self, token: int) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = self._lib.llama_token_to_piece(
+                self._vocab, token, buffer, size, 0, False
+            )
+            if length >= 0:
+                return buffer.raw[:length]
+            size = -length
+
+    def token_text(self, token: int) -> str:
+        """The vocabulary's own name of a token, control tokens included."""
+        text: bytes = self._lib.llama_vocab_get_text(self._vocab, token) or b""
+        return text.decode("utf-8", errors="replace")
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends a generation (EOS, EOT and their kin)."""
+        return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
+
+    def close(self) -> None:
+        """Free the weights."""
+        if self.handle:
+            self._lib.llama_model_free(self.handle)
+            self.handle = None
+
+    def __del__(self) -> None:
+        """Free the weights when the last user is gone."""
+        with contextlib.suppress(Exception):  # the interpreter may be going down
+            self.close()

@@ -1,0 +1,445 @@
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder
+from langchain_ralmspec.engine.slots import Snapshot
+from langchain_ralmspec.errors import InvalidValueError
+from tests.unit_tests.engine.snapshots import (
+    FINGERPRINT,
+    SIZE,
+    TOKENS,
+    a_folder,
+    a_snapshot,
+    held,
+    names,
+    put,
+    same,
+)
+
+ABSENT = "0" * 64
+HEX = "0123456789abcdef"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> PrefixFolder:
+    return a_folder(tmp_path)
+
+
+def the_file(path: Path, suffix: str) -> Path:
+    (file,) = path.glob(f"*{suffix}")
+    return file
+
+
+def used_at(folder: PrefixFolder, token: int, when: float) -> None:
+    os.utime(folder._description_file(folder._key((token,))), (when, when))
+
+
+# --- the folder: what it finds
+
+
+@pytest.mark.parametrize("size", [0, 1, SIZE])
+@pytest.mark.parametrize("step", [1, 2], ids=["dense", "with gaps in memory"])
+@pytest.mark.parametrize("tokens", [(), (0,), TOKENS, (2**31 - 1, -1)])
+def test_the_folder_returns_what_was_put(
+    tmp_path: Path, size: int, step: int, tokens: tuple[int, ...]
+) -> None:
+    state = np.random.default_rng(0).integers(0, 256, step * size, np.uint8)[::step]
+    a_folder(tmp_path).put(tokens, Snapshot(len(tokens), state))
+    assert same(a_folder(tmp_path).get(tokens), Snapshot(len(tokens), state))
+
+
+def test_an_entry_is_two_files_of_which_one_can_be_read(tmp_path: Path) -> None:
+    kept = a_snapshot(TOKENS)
+    a_folder(tmp_path).put(TOKENS, kept)
+    data = the_file(tmp_path, ".kv")
+    assert names(tmp_path) == {data.name, f"{data.stem}.json"}
+    assert data.read_bytes() == kept.state.tobytes()
+    said = json.loads((tmp_path / f"{data.stem}.json").read_text("utf-8"))
+    assert said["fingerprint"] == FINGERPRINT
+    assert (said["n_tokens"], said["bytes"]) == (3, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "tokens", "is_there"),
+    [
+        *[(FINGERPRINT, other, False) for other in ((), (1, 2), (1, 2, 4), (3, 2, 1))],
+        (FINGERPRINT, (1, 2, 3, 0), False),
+        ({"model": "ab12", "n_ctx": 2049}, TOKENS, False),
+        ({"model": "ab12", "n_ctx": "2048"}, TOKENS, False),
+        ({"model": "ab12"}, TOKENS, False),
+        (FINGERPRINT | {"version": 1}, TOKENS, False),
+        (dict(reversed(FINGERPRINT.items())), TOKENS, True),  # the order is nothing
+    ],
+)
+def test_other_tokens_and_other_fingerprints_are_absent(
+    folder: PrefixFolder,
+    fingerprint: dict[str, str | int],
+    tokens: tuple[int, ...],
+    is_there: bool,
+) -> None:
+    folder.put(TOKENS, a_snapshot(TOKENS))
+    found = a_folder(folder.path, fingerprint=fingerprint).get(tokens)
+    assert (found is not None) == is_there
+
+
+# --- the folder: what it refuses
+
+
+def edited(**changes: object) -> Callable[[bytes], bytes]:
+    return lambda text: json.dumps(json.loads(text) | changes).encode()
+
+
+def without(name: str) -> Callable[[bytes], bytes]:
+    def change(text: bytes) -> bytes:
+        said = json.loads(text)
+        del said[name]
+        return json.dumps(said).encode()
+
+    return change
+
+
+def flip_a_bit(data: bytes) -> bytes:
+    return data[: SIZE // 2] + bytes([data[SIZE // 2] ^ 1]) + data[SIZE // 2 + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("damaged", "change", "named", "reason"),
+    [
+        (".kv", lambda data: data[:-1], ".kv", "has 999 bytes instead of 1000"),
+        (".kv", lambda data: data + b"x", ".kv", "has 1001 bytes instead of 1000"),
+        (".kv", lambda _: b"", ".kv", "has 0 bytes instead of 1000"),
+        (".kv", flip_a_bit, ".kv", "damaged"),
+        (".json", lambda _: b"", ".json", "not JSON"),
+        (".json", lambda _: b'{"format": 1', ".json", "not JSON"),
+        (".json", lambda _: b"\xff\xfe\x00", ".json", "not JSON"),
+        (".json", lambda _: b"[" * 100_000, ".json", "not JSON"),
+        (".json", lambda _: b"[1]", ".json", "no JSON object"),
+        (".json", lambda _: b"{}", ".json", "format None, not 1"),
+        (".json", edited(format=2), ".json", "format 2, not 1"),
+        (".json", edited(fingerprint=7), ".json", "fingerprint 7"),
+        (".json", edited(n_tokens=4), ".json", "n_tokens 4, not 3"),
+        (".json", edited(bytes=7), ".kv", "bytes instead of 7"),
+        (".json", edited(sha256=ABSENT), ".kv", "damaged"),
+        (".json", without("bytes"), ".kv", "instead of None"),
+        (".json", without("sha256"), ".kv", "damaged"),
+    ],
+)
+def test_a_damaged_entry_is_reported_ignored_and_repaired(
+    tmp_path: Path,
+    damaged: str,
+    change: Callable[[bytes], bytes],
+    named: str,
+    reason: str,
+) -> None:
+    a_folder(tmp_path).put(TOKENS, a_snapshot(TOKENS))
+    file = the_file(tmp_path, damaged)
+    file.write_bytes(change(file.read_bytes()))
+    cache = PrefixCache(10 * SIZE, a_folder(tmp_path))
+
+    with pytest.warns(RuntimeWarning, match="ignoring a prefix") as caught:
+        assert cache.get(TOKENS) is None
+
+    assert len(caught) == 1
+    assert str(the_file(tmp_path, named)) in str(caught[0].message)
+    assert reason in str(caught[0].message)
+
+    cache.put(TOKENS, a_snapshot(TOKENS))
+    assert same(a_folder(tmp_path).get(TOKENS), a_snapshot(TOKENS))
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "tokens", "snapshot", "reason"),
+    [
+        ({"model": "cd"}, TOKENS, TOKENS, "fingerprint {'model': 'cd'}, not"),
+        (FINGERPRINT, (7, 8, 9), (7, 8, 9), "is for key"),
+        (FINGERPRINT, TOKENS, (1, 2), "n_tokens 2, not 3"),
+    ],
+    ids=["another model", "other tokens", "another length"],
+)
+def test_files_copied_from_another_entry_are_found_out(
+    folder: PrefixFolder,
+    fingerprint: dict[str, str | int],
+    tokens: tuple[int, ...],
+    snapshot: tuple[int, ...],
+    reason: str,
+) -> None:
+    path = folder.path
+    a_folder(path, fingerprint=fingerprint).put(tokens, a_snapshot(snapshot))
+    for suffix in (".kv", ".json"):
+        the_file(path, suffix).rename(path / (folder._key(TOKENS) + suffix))
+    with pytest.warns(RuntimeWarning, match=reason):
+        assert folder.get(TOKENS) is None
+
+
+@pytest.mark.parametrize("missing", [".kv", ".json"])
+def test_half_an_entry_is_absent_and_overwritten(
+    tmp_path: Path, folder: PrefixFolder, missing: str
+) -> None:
+    folder.put(TOKENS, a_snapshot(TOKENS))
+    the_file(tmp_path, ".kv").write_bytes(b"half a snap")
+    the_file(tmp_path, missing).unlink()
+    assert folder.get(TOKENS) is None
+    folder.put(TOKENS, a_snapshot(TOKENS))
+    assert same(folder.get(TOKENS), a_snapshot(TOKENS))
+
+
+def test_an_entry_that_is_replaced_while_it_is_read_is_absent(
+    tmp_path: Path, folder: PrefixFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.put(TOKENS, a_snapshot(TOKENS))
+    read = folder._read
+
+    def read_late(*args: object) -> object:
+        a_folder(tmp_path).put(TOKENS, a_snapshot((7, 8, 9)))  # another process
+        return read(*args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as late:
+        late.setattr(folder, "_read", read_late)
+        assert folder.get(TOKENS) is None  # and a warning would be an error
+    assert same(folder.get(TOKENS), a_snapshot((7, 8, 9)))
+
+
+def test_an_entry_that_cannot_be_read_is_reported(
+    tmp_path: Path, folder: PrefixFolder
+) -> None:
+    (tmp_path / f"{folder._key(TOKENS)}.json").mkdir()
+    with pytest.warns(RuntimeWarning, match="directory"):
+        assert folder.get(TOKENS) is None
+
+
+def test_a_folder_that_may_only_be_read_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_folder(tmp_path).put(TOKENS, a_snapshot(TOKENS))
+    read_only = PermissionError(errno.EROFS, "Read-only file system")
+    monkeypatch.setattr(os, "utime", refusing(read_only))
+    assert a_folder(tmp_path).get(TOKENS)
+
+
+# --- the folder: writing
+
+
+class FullFile(io.FileIO):
+    """A file on a disk that has room for some bytes."""
+
+    def write(self, data: object) -> int:
+        super().write(b"some")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = io.open
+
+    def opened(file: str, mode: str = "r", *args: object, **kwargs: object) -> object:
+        if "w" in mode or "x" in mode:
+            return FullFile(file, mode.replace("b", ""))
+        return real(file, mode, *args, **kwargs)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(io, "open", opened)
+
+
+def refusing(error: OSError) -> Callable[..., None]:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise error
+
+    return refuse
+
+
+def full_for_descriptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(Path, "write_text", refusing(full))
+
+
+def no_replacing(monkeypatch: pytest.MonkeyPatch) -> None:
+    denied = PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr(os, "replace", refusing(denied))
+
+
+@pytest.mark.parametrize("trouble", [full_disk, full_for_descriptions, no_replacing])
+def test_what_cannot_be_written_is_reported_and_does_without(
+    tmp_path: Path, trouble: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    cache = PrefixCache(10 * SIZE, a_folder(tmp_path))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        trouble(monkeypatch)
+        with pytest.warns(RuntimeWarning, match="No space|Permission") as caught:
+            cache.put(TOKENS, a_snapshot(TOKENS))
+
+    assert str(tmp_path) in str(caught[0].message)
+    assert cache.get(TOKENS)
+    assert not names(tmp_path)
+    cache.clear()
+    cache.put(TOKENS, a_snapshot(TOKENS))
+    assert same(a_folder(tmp_path).get(TOKENS), a_snapshot(TOKENS))
+
+
+@pytest.mark.parametrize("trouble", [full_disk, full_for_descriptions])
+def test_a_full_disk_leaves_the_older_entry(
+    folder: PrefixFolder, trouble: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    folder.put(TOKENS, a_snapshot(TOKENS))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        trouble(monkeypatch)
+        with pytest.warns(RuntimeWarning, match="No space"):
+            folder.put(TOKENS, a_snapshot((7, 8, 9)))
+    assert same(folder.get(TOKENS), a_snapshot(TOKENS))
+
+
+def test_a_description_never_stands_beside_other_data(
+    tmp_path: Path, folder: PrefixFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.put(TOKENS, a_snapshot(TOKENS))
+    order = []
+    real = os.replace
+
+    def replace(source: str, target: str) -> None:
+        before = {file.suffix for file in tmp_path.glob("[!.]*")}
+        order.append((Path(target).suffix, before))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    folder.put(TOKENS, a_snapshot((7, 8, 9)))
+    assert order == [(".kv", {".kv"}), (".json", {".kv"})]
+
+
+def test_a_folder_that_is_gone_is_reported(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "new")
+    (tmp_path / "new").rmdir()
+    assert folder.get(TOKENS) is None
+    with pytest.warns(RuntimeWarning, match="No such file"):
+        folder.put(TOKENS, a_snapshot(TOKENS))
+
+
+# --- the folder: making room
+
+
+@pytest.mark.parametrize(
+    ("read", "size", "left"), [(1, SIZE, [1, 3, 4]), (3, 2 * SIZE, [3, 4])]
+)
+def test_as_many_of_the_least_recently_used_go_as_have_to(
+    tmp_path: Path, read: int, size: int, left: list[int]
+) -> None:
+    folder = a_folder(tmp_path, 3 * SIZE)
+    put(folder, 1, 2, 3)
+    for token in (1, 2, 3):
+        used_at(folder, token, time.time() - 100 + token)
+    folder.get((read,))
+
+    folder.put((4,), a_snapshot((4,), size))
+
+    assert held(folder) == left
+    assert len(names(tmp_path)) == 2 * len(left)
+    assert sum(file.stat().st_size for file in tmp_path.glob("*.kv")) == 3 * SIZE
+
+
+def test_the_newest_stays_even_if_clocks_disagree(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path, SIZE)
+    put(folder, 1)
+    used_at(folder, 1, time.time() + 1000)
+    put(folder, 2)
+    assert held(folder) == [2]
+
+
+def test_data_without_description_takes_room_too(tmp_path: Path) -> None:
+    (tmp_path / f"{ABSENT}.kv").write_bytes(bytes(SIZE))
+    os.utime(tmp_path / f"{ABSENT}.kv", (1, 1))
+    folder = a_folder(tmp_path, 2 * SIZE)
+    put(folder, 1, 2)
+    assert held(folder) == [1, 2]
+    assert f"{ABSENT}.kv" not in names(tmp_path)
+
+
+def test_what_exceeds_all_the_room_is_reported_and_drives_nothing_out(
+    tmp_path: Path,
+) -> None:
+    folder = a_folder(tmp_path, SIZE)
+    put(folder, 1)
+    with pytest.warns(RuntimeWarning, match="needs 1001 bytes, max_bytes is 1000"):
+        folder.put((2,), a_snapshot((2,), SIZE + 1))
+    assert folder.get((1,))
+    assert len(names(tmp_path)) == 2
+
+
+def test_other_files_are_never_removed(tmp_path: Path) -> None:
+    others = {
+        *("notes.txt", "model.kv", "settings.json", ".hidden.tmp", f"{ABSENT[1:]}.kv"),
+        *(f"{ABSENT}0.kv", f"{ABSENT[1:]}g.kv", f"{ABSENT}.kv.bak", f"x{ABSENT}.kv"),
+        *(f"{ABSENT}.json", f".{ABSENT}.kv.tmp", f".{ABSENT}.txt.{HEX}.tmp"),
+        *(f"{ABSENT}.kv.{HEX}.tmp", f"x.{ABSENT}.kv.{HEX}.tmp"),
+        f".{ABSENT}.kv.{HEX}.tmp.bak",
+    }
+    for name in others:
+        (tmp_path / name).write_bytes(bytes(SIZE))
+        os.utime(tmp_path / name, (1, 1))
+    (tmp_path / f"{'1' * 64}.kv").mkdir()
+    folder = a_folder(tmp_path, SIZE)
+    put(folder, 1, 2)
+    key = folder._key((2,))
+    directory = f"{'1' * 64}.kv"
+    assert names(tmp_path) == {*others, directory, f"{key}.kv", f"{key}.json"}
+
+
+def test_only_stale_temporary_files_are_removed(tmp_path: Path) -> None:
+    for suffix in (".kv", ".json"):
+        for number, hours in enumerate((0, 23, 25)):
+            file = tmp_path / f".{ABSENT}{suffix}.{number:016x}.tmp"
+            file.write_bytes(b"half")
+            os.utime(file, (time.time() - hours * 3600,) * 2)
+    a_folder(tmp_path).put(TOKENS, a_snapshot(TOKENS))
+    left = sorted(name[-5] for name in names(tmp_path) if name.endswith(".tmp"))
+    assert left == ["0", "0", "1", "1"]
+
+
+# --- the folder: where it is
+
+
+def test_the_folder_is_made_with_its_parents(tmp_path: Path) -> None:
+    a_folder(tmp_path / "a" / "b").put(TOKENS, a_snapshot(TOKENS))
+    assert len(names(tmp_path / "a" / "b")) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes mean little there")
+def test_a_new_folder_is_its_owner_s_alone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    umask = os.umask(0)
+    try:
+        a_folder(tmp_path)
+        a_folder(tmp_path / "new")
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    assert tmp_path.stat().st_mode & 0o777 == 0o755, "one that was there keeps its mode"
+
+
+def test_a_relative_folder_stays_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = a_folder(Path("kv"))
+    monkeypatch.chdir("/")
+    assert folder.path == tmp_path / "kv"
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "nu\0ll"])
+def test_a_path_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(InvalidValueError, match="name a folder") as caught:
+        a_folder(tmp_path / name)
+    assert repr(str(tmp_path / name)) in str(caught.value)
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("max_bytes", [0, -1])
+def test_a_folder_without_room_is_refused(tmp_path: Path, max_bytes: int) -> None:
+    with pytest.raises(InvalidValueError, match=f"got {max_bytes}"):
+        a_folder(tmp_path, max_bytes)
