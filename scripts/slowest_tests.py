@@ -16,16 +16,16 @@ N_TESTS = 10
 def main() -> None:
     """Read the reports and print the table."""
     began, *reports = sys.argv[1:]
-    times = [time for report in reports for time in times_of(Path(report))]
-    print(f"The {N_TESTS} slowest of {len(times)} tests, set-up and teardown included:")
-    for seconds, name in sorted(times, reverse=True)[:N_TESTS]:
+    tests = [test for report in reports for test in tests_of(Path(report))]
+    print(f"The {N_TESTS} slowest of {len(tests)} tests, set-up and teardown included:")
+    for seconds, name in sorted(tests, reverse=True)[:N_TESTS]:
         print(f"{seconds:8.1f} s  {name}")
     minutes, seconds = divmod(round(time.time() - float(began)), 60)
     print(f"All steps took {minutes} min {seconds} s.")
 
 
-def times_of(report: Path) -> list[tuple[float, str]]:
-    """Return each test's seconds and name."""
+def tests_of(report: Path) -> list[tuple[float, str]]:
+    """Return the seconds and the name of every test in a report."""
     cases = ET.parse(report).iter("testcase")  # noqa: S314  our own file
     return [
         (float(c.attrib["time"]), f"{c.get('classname')}::{c.get('name')}")
