@@ -3,11 +3,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
 STAMP := $(VENV)/.setup-done
+LOCK := requirements-dev.lock
 SOURCES := langchain_ralmspec tests scripts $(wildcard docs examples)
+REPORTS := build/unit.xml build/integration.xml
+BEGAN := $(shell date +%s)
 
 # The torch that we test with. Where PyPI's build is not the one you want, install
 # another: make setup TORCH='torch==2.13.0 --index-url <the index of CPU builds>'.
+# It comes first, so that the lock, which names the version alone, is content with it.
 TORCH ?= torch==2.13.0
 
 # llama-cpp-python is compiled on the first set-up: about six minutes on two cores.
@@ -18,7 +23,8 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || echo 2)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typing unit integration wheel format clean
+.PHONY: help setup demo test quick lint typing unit integration wheel format hooks \
+	lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' \
@@ -26,19 +32,26 @@ help: ## show this list
 
 setup: $(STAMP) ## build .venv with everything in it
 
-$(STAMP): pyproject.toml
+$(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"Python 3.11 or later is needed; say make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --progress-bar off --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --progress-bar off $(TORCH)
-	$(BIN)/python -m pip install --progress-bar off --editable '.[all]' --group dev
+
+$(STAMP): pyproject.toml $(LOCK) | $(BIN)/python
+	$(PIP) install --progress-bar off --upgrade 'pip>=25.1'
+	$(PIP) install --progress-bar off $(TORCH)
+	$(PIP) install --progress-bar off --constraint $(LOCK) --editable '.[all]' --group dev
 	touch $@
 
 demo: $(STAMP) ## run the demo; arguments go into ARGS="..."
 	$(BIN)/ralmspec demo $(ARGS)
 
 test: lint typing unit integration wheel ## run every check
+	@$(BIN)/python scripts/slowest_tests.py $(BEGAN) $(REPORTS)
+
+quick: override ARGS += -m 'not slow'
+quick: lint typing unit integration ## run every check that takes no minutes
+	@$(BIN)/python scripts/slowest_tests.py $(BEGAN) $(REPORTS)
 
 lint: $(STAMP) ## ruff, rules and format; which room imports which
 	$(BIN)/ruff check $(SOURCES)
@@ -49,10 +62,11 @@ typing: $(STAMP) ## mypy, strict
 	$(BIN)/mypy langchain_ralmspec tests scripts
 
 unit: $(STAMP) ## unit tests: no model, no network
-	$(BIN)/pytest tests/unit_tests --disable-socket --allow-unix-socket $(ARGS)
+	$(BIN)/pytest tests/unit_tests --disable-socket --allow-unix-socket \
+		--junit-xml build/unit.xml $(ARGS)
 
 integration: $(STAMP) ## integration tests: real models, real stores
-	$(BIN)/pytest tests/integration_tests $(ARGS)
+	$(BIN)/pytest tests/integration_tests --junit-xml build/integration.xml $(ARGS)
 
 wheel: $(STAMP) ## build the wheel, try it in an empty environment
 	$(BIN)/python scripts/check_wheel.py
@@ -60,6 +74,13 @@ wheel: $(STAMP) ## build the wheel, try it in an empty environment
 format: $(STAMP) ## let ruff fix and format the sources
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+hooks: $(STAMP) ## have git run the quickest checks before each commit
+	$(BIN)/pre-commit install
+
+lock: | $(BIN)/python ## pin the newest versions that pyproject.toml allows
+	$(PIP) install --progress-bar off --upgrade 'pip>=25.1'
+	$(BIN)/python scripts/lock.py $(TORCH)
 
 clean: ## remove .venv and what tools leave behind
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

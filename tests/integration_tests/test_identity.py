@@ -181,6 +181,7 @@ def sequential(
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("cell", cells(AXES), ids=name_of)
 def test_same_tokens_under_the_same_documents(
@@ -201,6 +202,7 @@ def test_same_tokens_under_the_same_documents(
         assert told(chat, number) == sequential(store, cell["prefetch_k"], number)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("cell", cells(POLICY_AXES), ids=name_of)
 def test_whenever_it_retrieves(

@@ -130,6 +130,7 @@ def told(llm: KNNLMSpecLLM, prompt: str, number: int) -> tuple[Any, ...]:
     return (text, run.tokens, run.finish_reason), run.stats
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("cell", cells(AXES), ids=name_of)
 def test_same_tokens_with_guessed_neighbours(
