@@ -17,7 +17,7 @@ from langchain_ralmspec.errors import StoreError
 from langchain_ralmspec.ralm import Event, Verified, flights, sequential, speculative
 from langchain_ralmspec.ralm.writer import N_RECENT, ids_of
 from langchain_ralmspec.speculation import Plan
-from langchain_ralmspec.speculation.stride import SEQUENTIAL
+from langchain_ralmspec.speculation.plan import SEQUENTIAL
 from langchain_ralmspec.stores.base import Hit, Query
 from tests.unit_tests.fakes import FakeStore, always, follow, make_request
 from tests.unit_tests.ralm.test_identity import story
@@ -191,7 +191,8 @@ def test_what_fails_behind_a_wrong_guess_is_nobodys_business(plan: Any) -> None:
         encode = plain.encode
         plain.encode = lambda t, e=encode, a=asked: a.update(t) or e(t)  # type: ignore[method-assign,misc]
         settings: dict[str, Any] = {"max_tokens": 40, "end_bias": -9}
-        expected = story(make_request, sequential(make_request(plain, **settings)))
+        slow = make_request(plain, **settings)
+        expected = story(slow, sequential(slow))
         picky = PickyStore(n_documents=9, seed=seed, known=frozenset(asked))
         fast = make_request(picky, **settings)
         assert story(fast, speculative(fast, always(*plan))) == expected

@@ -116,7 +116,7 @@ class World:
         if plan.policy is None:
             self.clock += write() + noisy(self.retrieval())
             self.retrieve(estimates)
-            estimates.left_alone()
+            estimates.decay()
             stayed = self.rng.random() < self.accuracy["same"]
             estimates.judged("same", right=bool(stayed))
             return 1
@@ -314,7 +314,7 @@ def test_bad_luck_is_forgotten() -> None:
         estimates.judged("lookup", right=False)
     unlucky = estimates.accuracy("lookup")
     for _ in range(600):
-        estimates.left_alone()
+        estimates.decay()
     assert unlucky < 0.3
     assert estimates.accuracy("lookup") > 0.9
 
@@ -373,7 +373,7 @@ def test_threads_may_share_what_is_known() -> None:
         for _ in range(300):
             mine.tell(estimates, scheduler.plan())
             for _ in range(40):  # forgets everything, again and again
-                estimates.left_alone()
+                estimates.decay()
 
     assert not failures(use)
 
@@ -446,7 +446,7 @@ def test_what_is_proven_pays_however_wrong_the_rest_is() -> None:
     assert estimates.chances("lookup").proven == 0
     assert estimates.chances("same", can_prove=True).proven == 0
     for _ in range(600):
-        estimates.left_alone()
+        estimates.decay()
     forgotten = estimates.chances("lookup", can_prove=True).proven
     assert forgotten == pytest.approx(0.3, abs=0.05)
 
