@@ -25,7 +25,7 @@ from langchain_ralmspec.rapid import (
 )
 from langchain_ralmspec.speculation import Acceptance, DraftScheduler
 from langchain_ralmspec.speculation.acceptance import Transfer, draw, softmax
-from langchain_ralmspec.speculation.draft_length import TokenChances, DraftEstimates
+from langchain_ralmspec.speculation.draft_length import DraftEstimates, TokenChances
 from tests.unit_tests.rapid.fakes import (
     ENDS,
     N_VOCAB,
