@@ -108,25 +108,13 @@ class World:
         self.n_tokens += n_right + 1
 
 
-def flat(n: int) -> float:
-    """A GPU."""
-    return 1 + 0.02 * (n - 1)
+def line(per_token: float) -> Callable[[int], float]:
+    """Seconds of a pass that grow by the same for every token after the first."""
+    return lambda n: 1 + per_token * (n - 1)
 
 
-def middling(n: int) -> float:
-    return 1 + 0.15 * (n - 1)
-
-
-def cpu(n: int) -> float:
-    return 1 + 0.5 * (n - 1)
-
-
-def steep(n: int) -> float:
-    return 1 + 0.9 * (n - 1)
-
-
-def linear(n: int) -> float:
-    return float(n)
+flat = line(0.02)  # a GPU
+middling, cpu, steep, linear = line(0.15), line(0.5), line(0.9), line(1.0)
 
 
 def always(chance: float) -> Token:
