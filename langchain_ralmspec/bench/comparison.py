@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_ralmspec.machine import wait_policy
 from langchain_ralmspec.ralm.flights import THREADS
 from langchain_ralmspec.speculation import Bounds, Line
-from langchain_ralmspec.speculation.stride import SEQUENTIAL
+from langchain_ralmspec.speculation.plan import SEQUENTIAL
 
 if TYPE_CHECKING:
     from langchain_ralmspec.answer.statistics import SpeculationStats

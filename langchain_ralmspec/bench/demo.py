@@ -19,7 +19,7 @@ from langchain_ralmspec.bench.ralm.workload import Corpus, StoreName, Workload
 from langchain_ralmspec.chat_models import ChatRaLMSpec
 from langchain_ralmspec.errors import MissingExtraError
 from langchain_ralmspec.retrievers import RaLMSpecRetriever
-from langchain_ralmspec.speculation.stride import IN_FLIGHT, SEQUENTIAL
+from langchain_ralmspec.speculation.plan import IN_FLIGHT, SEQUENTIAL
 
 _WORTHWHILE = 1.1  # speed-up, under which little can be won
 

@@ -181,7 +181,7 @@ class _Text:
         if self._scheduler is None or not n_steps:
             return written
         if plan.policy is None:
-            self._scheduler.estimates.left_alone()
+            self._scheduler.estimates.decay()
         elif plan.rate:
             seconds = time.perf_counter() - start
             self._scheduler.estimates.followed(

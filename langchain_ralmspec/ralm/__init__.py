@@ -1,7 +1,7 @@
-"""The iterative loop of retrieval and generation, as a generator of events."""
+"""RaLMSpec: generation that retrieves as it goes, sequential and speculative."""
 
-from langchain_ralmspec.ralm.events import Event, RolledBack, Span, Verified
-from langchain_ralmspec.ralm.loop import Request, sequential, speculative
+from langchain_ralmspec.ralm.events import Event, RolledBack, Verified
+from langchain_ralmspec.ralm.loop import sequential, speculative
 from langchain_ralmspec.ralm.policies import (
     FixedStride,
     Flare,
@@ -15,6 +15,7 @@ from langchain_ralmspec.ralm.prompt import (
     Query,
     require_room,
 )
+from langchain_ralmspec.ralm.request import Request
 from langchain_ralmspec.ralm.session import Session
 from langchain_ralmspec.ralm.writer import Writer
 
@@ -30,7 +31,6 @@ __all__ = [
     "RetrievalPolicy",
     "RolledBack",
     "Session",
-    "Span",
     "Step",
     "Verified",
     "Writer",

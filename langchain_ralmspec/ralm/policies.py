@@ -1,7 +1,7 @@
 """When to retrieve while an answer is written, and with which query.
 
-A policy writes *steps*: what is generated under one set of documents, up to the next
-query. The loops know nothing else about it, so every policy speculates alike.
+A policy writes *steps*: a step is generated under one list of documents, up to the next
+query. The loops know nothing else about a policy, so all speculate alike.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from langchain_ralmspec.stores.base import Hit
 
 MAX_SENTENCE = 64
-"""Tokens after which a sentence without an end is taken for one (as FLARE does)."""
+"""Most tokens of a sentence; a longer one is cut here (as FLARE does)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What was written under one set of documents, and what to ask next.
+    """What was written under one list of documents, and the next query.
 
     Attributes:
         hits: the documents.
-        strides: what stays in the answer; none when all of it was a draft.
+        strides: what stays in the answer; empty when the whole step was a draft.
         query: the next query; None when the answer is complete.
     """
 
@@ -41,7 +41,7 @@ class Step:
 
 
 class RetrievalPolicy(Protocol):
-    """Decides when to retrieve."""
+    """Decides when to retrieve, and writes the answer in between."""
 
     def first_query(self) -> str:
         """The query before anything is written."""
@@ -78,9 +78,9 @@ class FixedStride:
 class Flare:
     """Retrieve when the next sentence is doubtful (FLARE, arXiv 2305.06983).
 
-    A sentence is written ahead. If the model was sure of all its tokens it stays;
-    else it is taken back and becomes the query for documents, under which the
-    sentence is written again.
+    A sentence is written ahead. It stays if the model was sure of all its tokens;
+    else it is taken back and becomes the query for the documents under which it is
+    written again.
 
     Attributes:
         threshold: the least probability that the model has to give every token.
@@ -95,7 +95,7 @@ class Flare:
         return self.query()
 
     def write(self, writer: Writer, hits: tuple[Hit, ...], number: int) -> Step:
-        """Write the sentence that the documents are for, and all sure ones after it."""
+        """Write the sentence that was looked up, and all sure sentences after it."""
         strides = [writer.write(hits, MAX_SENTENCE, sentence=True)]
         while not strides[-1].reason:
             mark = writer.mark
@@ -114,8 +114,8 @@ class IterRetGen:
     """Answer, retrieve with the answer, answer again (Iter-RetGen, 2305.15294).
 
     Attributes:
-        n_rounds: answers written; the last one is given.
-        query: gives question + answer as text, all of it.
+        n_rounds: number of answers written, of which the last one stays.
+        query: gives the whole question + answer as text.
     """
 
     n_rounds: int
@@ -126,7 +126,7 @@ class IterRetGen:
         return self.query()
 
     def write(self, writer: Writer, hits: tuple[Hit, ...], number: int) -> Step:
-        """Write a whole answer; it stays when it is the last."""
+        """Write a whole answer, which stays in the last round."""
         mark = writer.mark
         stride = writer.write(hits, writer.transcript.max_tokens)
         if number + 1 >= self.n_rounds:

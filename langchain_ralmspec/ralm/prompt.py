@@ -1,4 +1,4 @@
-"""The prompt as the loop sees it: documents first, so that their KV is a prefix."""
+"""The prompt of a request: documents first, so that their KV is a prefix."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """``head`` + documents + ``tail`` + the answer so far.
+    """The tokens around the documents: head + documents + tail + answer so far.
 
     Attributes:
         head: tokens before the documents.
         tail: tokens between the documents and the answer.
-        question: the question's own tokens; queries are cut from these and the
-            answer, never from documents.
+        question: the question's own tokens; queries are cut from question and answer,
+            never from documents.
     """
 
     head: tuple[int, ...]
@@ -41,7 +41,7 @@ class Query:
         question: the question's tokens.
         transcript: the answer so far.
         vocabulary: gives the bytes of tokens.
-        window: number of tokens, the last ones; 0 takes all.
+        window: length of the query, in tokens; 0 takes all.
     """
 
     question: tuple[int, ...]
@@ -50,7 +50,7 @@ class Query:
     window: int
 
     def __call__(self) -> str:
-        """The one place where a query's tokens become text."""
+        """Text of the last ``window`` tokens of question + answer."""
         tokens = (*self.question, *self.transcript.tokens)[-self.window :]
         text = b"".join(map(self.vocabulary.piece, tokens))
         return text.decode("utf-8", "ignore").strip()
@@ -58,10 +58,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class DocumentLayout:
-    """How documents become tokens.
+    """The rule by which documents become tokens.
 
     Attributes:
-        render: a document's text as the model should read it.
+        render: gives a document's text as the model should read it.
         max_tokens: a longer document is cut to this many tokens.
         separator: text after every document.
     """
@@ -93,7 +93,7 @@ def require_room(
     """Check, before any work, that the longest possible run fits the context.
 
     Raises:
-        ContextOverflowError: it does not; quotes the parts and what to lower.
+        ContextOverflowError: it does not fit; quotes the parts and what to lower.
     """
     n_prompt = len(prompt.head) + len(prompt.tail)
     per_document = layout.max_tokens + len(vocabulary.tokenize(layout.separator))

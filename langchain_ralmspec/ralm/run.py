@@ -1,4 +1,4 @@
-"""One answer with retrieval inside, being generated."""
+"""A run of generation with retrieval: its text, and the documents it used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class RetrievalRun(Run[SpeculationStats]):
-    """A run that ends where it is left, since calls to the store may be out."""
+    """A run that ends when its caller leaves, since store calls may be in flight."""
 
     def __iter__(self) -> Iterator[str]:
         """Yield the text as it becomes certain."""

@@ -57,7 +57,7 @@ class Guess:
 
 
 @dataclass(slots=True)
-class Answer:
+class Verification:
     """What the store said to the queries of one verification.
 
     Attributes:
@@ -82,9 +82,9 @@ class Answer:
     waiting: float = 0.0
     extent: Extent | None = None
 
-    def joined(self, other: Answer) -> Answer:
+    def joined(self, other: Verification) -> Verification:
         """Both answers as one."""
-        return Answer(
+        return Verification(
             self.truth + other.truth,
             self.found + other.found,
             [*self.queries, *other.queries],
@@ -168,7 +168,7 @@ class Session:
         hits = tuple(known.get(i) or self._hits[i] for i in ids)
         return Guess(text, policy, query, hits, current, margin, is_proven)
 
-    def retrieve(self, text: str) -> Answer:
+    def retrieve(self, text: str) -> Verification:
         """Ask the store for one query, as the sequential loop does.
 
         Raises:
@@ -209,7 +209,7 @@ class Session:
         queries: Sequence[Query | None],
         *,
         with_vectors: bool,
-    ) -> Answer:
+    ) -> Verification:
         """Ask the store for many queries in one call; changes nothing here.
 
         Args:
@@ -234,7 +234,7 @@ class Session:
         # One more than the depth shows whether the last place is a near tie.
         k = self._width if with_vectors else self._k(self.depth + 1)
         found, waiting = self._search(ready, k, with_vectors=with_vectors)
-        answer = Answer(
+        answer = Verification(
             [], found, ready, n_calls=1, n_queries=len(ready), embedding=embedding
         )
         for query, hits in zip(ready, found, strict=True):
@@ -243,7 +243,7 @@ class Session:
         answer.waiting, answer.extent = waiting, extent
         return answer
 
-    def learn(self, answer: Answer) -> None:
+    def learn(self, answer: Verification) -> None:
         """Count an answer, and let what it found into the cache."""
         self.count(answer)
         if answer.extent is not self._extent:  # of a store that has changed since
@@ -290,7 +290,7 @@ class Session:
         """Whether guesses may be proven."""
         return self._extent is not None
 
-    def count(self, answer: Answer) -> None:
+    def count(self, answer: Verification) -> None:
         """Count an answer's calls and seconds."""
         self.stats.store_calls += answer.n_calls
         self.stats.queries += answer.n_queries
@@ -328,14 +328,14 @@ class Session:
         seconds, computing = time.perf_counter() - start, time.thread_time() - busy
         return found, max(0.0, seconds - computing)
 
-    def _ask_alone(self, text: str) -> Answer:
+    def _ask_alone(self, text: str) -> Verification:
         start = time.perf_counter()
         (query,) = self._encode([text])
         embedding = time.perf_counter() - start
         k = self._k(self.depth)
         found, waiting = self._search([query], k, with_vectors=False)
         (hits,) = found
-        return Answer(
+        return Verification(
             [tuple(hits[: self.depth])],
             found,
             [query],
@@ -359,7 +359,7 @@ class Session:
         if query.vector is not None and entered and hits[-1].id in self._cache:
             self._cache.cover(query.vector, hits[-1].id)
 
-    def _settled(self, query: Query, hits: list[Hit], answer: Answer) -> Hits:
+    def _settled(self, query: Query, hits: list[Hit], answer: Verification) -> Hits:
         """Top documents; a near tie is decided by the query embedded alone."""
         if not (query.batched and self._is_near_tie(query, hits)):
             return tuple(hits[: self.depth])

@@ -1,4 +1,4 @@
-"""Generates strides of an answer under documents, and takes them back."""
+"""The writer generates strides of an answer under documents, and takes them back."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Path(Protocol):
 
     @property
     def length(self) -> int:
-        """Tokens decoded so far."""
+        """Number of tokens decoded so far."""
         ...
 
     def extend(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Decode tokens; logits after the last."""
+        """Decode tokens; returns the logits after the last one."""
         ...
 
     def truncate(self, length: int) -> None:
@@ -43,12 +43,12 @@ class Path(Protocol):
 
 @dataclass(slots=True)
 class Branch:
-    """A continuation under certain documents, with its own KV.
+    """A continuation under one list of documents, with its own KV.
 
     Attributes:
         path: head + documents, and then the decoded part of tail + answer.
-        n_decoded: how many tokens of tail + answer that is. The last token of a
-            stride is left out: should the document change, it would have been
+        n_decoded: number of decoded tokens of tail + answer. The last token of a
+            stride is not among them: should the document change, it would have been
             decoded for nothing.
     """
 
@@ -67,20 +67,20 @@ class Branch:
         self.n_decoded = n_decoded
 
 
-class Interrupted(Exception):  # noqa: N818  nothing is wrong with it
-    """What is being written has become useless."""
+class Superseded(Exception):  # noqa: N818  not an error
+    """Raised while writing: the documents written under are known to be wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stride:
-    """Tokens ``start`` to ``end`` of the answer.
+    """Tokens ``start`` to ``end`` of the answer, written in one go.
 
     Attributes:
-        start: length of the answer before it.
-        end: length of the answer after it.
+        start: length of the answer before the stride.
+        end: length of the answer after the stride.
         reason: why the answer is complete; None when it goes on.
-        least_probability: that of the least probable of its tokens, as the model
-            gives it, when it was asked for; else 1.
+        least_probability: the model's probability of the least probable token, where
+            a sentence was asked for; else 1.
     """
 
     start: int
@@ -91,13 +91,14 @@ class Stride:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """How to take a stride back.
+    """A journal entry: how to take one stride back.
 
     Attributes:
-        ids: the documents it was written under.
-        start: length of the answer before it.
-        n_decoded: what the branch had decoded before it; 0 when it was opened for it.
-        replaced: the branch that its branch took the place of, if any.
+        ids: the documents that the stride was written under.
+        start: length of the answer before the stride.
+        n_decoded: tokens that the branch had decoded before the stride; 0 when the
+            branch was opened for the stride.
+        replaced: the earlier branch that was replaced by the stride's, if any.
     """
 
     ids: Ids
@@ -121,21 +122,21 @@ class Writer:
         transcript: the answer so far.
         sampler: chooses tokens.
         open_path: makes a KV that holds head + documents.
-        is_useless: asked after every token; whether to give up.
+        is_superseded: asked after every token, whether to give up the stride.
     """
 
     prompt: Prompt
     transcript: Transcript
     sampler: Sampler
     open_path: Callable[[tuple[Hit, ...]], Path]
-    is_useless: Callable[[], bool] = field(default=lambda: False)
+    is_superseded: Callable[[], bool] = field(default=lambda: False)
     _branches: dict[Ids, Branch] = field(default_factory=dict)
     _journal: list[_Entry] = field(default_factory=list)  # of every stride, in order
     _n_pruned: int = 0  # entries that nobody rewinds past any more
 
     @property
     def mark(self) -> int:
-        """A place to :meth:`rewind` to."""
+        """The present position, for a later :meth:`rewind`."""
         return len(self._journal)
 
     def write(
@@ -149,7 +150,7 @@ class Writer:
             sentence: stop after one sentence, and note the least probability.
 
         Raises:
-            Interrupted: it became useless; rewind to where it began.
+            Superseded: the stride was given up; rewind to where it began.
         """
         ids = ids_of(hits)
         previous = self._branches.get(ids)
@@ -175,7 +176,7 @@ class Writer:
             self.transcript.truncate(entry.start)
 
     def prune(self, mark: int) -> None:
-        """Let go of what not even rewinding to ``mark`` needs."""
+        """Free the KV that not even a rewind to ``mark`` needs."""
         for number in range(self._n_pruned, mark):
             self._journal[number] = replace(self._journal[number], replaced=None)
         self._n_pruned = max(self._n_pruned, mark)
@@ -186,6 +187,7 @@ class Writer:
     def _generate(
         self, branch: Branch, n_tokens: int, *, sentence: bool
     ) -> tuple[FinishReason | None, float]:
+        """Generate tokens; returns why the answer ended, and the least probability."""
         answer, least = self.transcript, 1.0
         text = (*self.prompt.tail, *answer.tokens)
         pending: Sequence[int] = text[branch.n_decoded :]
@@ -199,14 +201,14 @@ class Writer:
             piece = answer.text_bytes(len(answer) - 1, len(answer))
             if sentence and _ends_sentence(piece):
                 break
-            if self.is_useless():
-                raise Interrupted
+            if self.is_superseded():
+                raise Superseded
             pending = (token,)
         return None, least
 
 
 def _last(journal: list[_Entry]) -> set[Ids]:
-    """The last ``N_RECENT`` different documents."""
+    """The ``N_RECENT`` different lists of documents that were used last."""
     kept: dict[Ids, None] = {}
     for entry in reversed(journal):
         kept[entry.ids] = None
@@ -216,7 +218,7 @@ def _last(journal: list[_Entry]) -> set[Ids]:
 
 
 def _probability(logits: NDArray[np.float32], token: int) -> float:
-    """Softmax of one token."""
+    """Probability of a token at temperature 1."""
     exponentials = np.exp(logits - logits.max())
     return float(exponentials[token] / exponentials.sum())
 

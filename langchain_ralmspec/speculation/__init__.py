@@ -1,22 +1,24 @@
-"""Pure algorithms over numbers and ids; imports of this package only its errors."""
+"""Algorithms over numbers and ids: guesses, plans, costs, acceptance of drafts."""
 
 from langchain_ralmspec.speculation.acceptance import Acceptance, Transfer
+from langchain_ralmspec.speculation.batch_costs import BatchCosts
 from langchain_ralmspec.speculation.bounds import Bounds
 from langchain_ralmspec.speculation.cache import SessionCache, session_cache
 from langchain_ralmspec.speculation.costs import Line
 from langchain_ralmspec.speculation.draft_length import (
-    BatchCosts,
     DraftEstimates,
     DraftScheduler,
     chances_of_match,
 )
+from langchain_ralmspec.speculation.estimates import Estimates
 from langchain_ralmspec.speculation.guess import (
     GUESS_POLICIES,
     GuessPolicy,
     Lookup,
     SameDocument,
 )
-from langchain_ralmspec.speculation.stride import Estimates, Plan, StrideScheduler
+from langchain_ralmspec.speculation.plan import Plan
+from langchain_ralmspec.speculation.stride import StrideScheduler
 
 __all__ = [
     "GUESS_POLICIES",

@@ -5,8 +5,8 @@ drafter's probabilities, the target is enriched by what the drafter knows:
 
     p̂ = softmax(z/T + η·(q - p))
 
-A drafted token *x* is kept with probability *min(1, p̂(x) / q(x))*; else another one
-is drawn from a residual. What comes out then follows
+A drafted token *x* is kept with probability *min(1, p̂(x) / q(x))*; else another token
+is drawn from a residual. The tokens that come out then follow
 
     off     p         residual ∝ max(p - q, 0): speculative sampling, η = 0
     paper   neither   residual ∝ max(p - min(q, p̂), 0): the total variation from *p*
@@ -14,7 +14,7 @@ is drawn from a residual. What comes out then follows
     exact   p̂         residual ∝ max(p̂ - q, 0)
 
 so only "off" may be called lossless. After a draft that was kept whole, one more
-token is due, of the target alone: ``draw(p, uniform)``, or ``choice(logits)``.
+token is due, from the target alone: ``draw(p, uniform)``, or ``choice(logits)``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def softmax(logits: Logits, temperature: float = 1.0) -> Probabilities:
     """Probabilities of logits.
 
     Args:
-        logits: shape ``(n_vocab,)``; -inf is probability 0, but one is finite.
+        logits: shape ``(n_vocab,)``; -inf is probability 0; one at least is finite.
         temperature: above 0.
     """
     with np.errstate(over="ignore"):  # a tiny temperature: -inf is right
@@ -53,7 +53,7 @@ def softmax(logits: Logits, temperature: float = 1.0) -> Probabilities:
 
 
 def draw(probabilities: Probabilities, uniform: float) -> int:
-    """Draw a token by inverse CDF; never one of probability 0.
+    """Draw a token by inverse CDF; never a token of probability 0.
 
     Args:
         probabilities: shape ``(n_vocab,)``; they sum to 1, but for rounding.
@@ -67,7 +67,7 @@ def draw(probabilities: Probabilities, uniform: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """How drafted tokens are judged.
+    """The rule by which drafted tokens are kept or replaced.
 
     Attributes:
         transfer: whether, and by which residual, the drafter's knowledge reaches
@@ -106,7 +106,7 @@ class Acceptance:
         return self.transfer == "off" or self.eta == 0
 
     def choice(self, logits: Logits, q: Probabilities | None = None) -> int:
-        """The greedy choice; a drafted token is kept if it is this one.
+        """The greedy choice; a drafted token is kept if it is this token.
 
         That is *argmax z*, or with transfer the argmax of *z + η·(q - p)*, where *p*
         and *q* are at temperature 1. The paper leaves this case open. The smaller id
@@ -132,7 +132,7 @@ class Acceptance:
         Args:
             p: the target's probabilities, the softmax of ``scaled_logits``.
             q: the drafter's; None where it has none, which leaves *p*.
-            scaled_logits: *z/T*; -inf for tokens that top-k or top-p took out, which
+            scaled_logits: *z/T*; -inf for tokens that top-k or top-p took out: they
                 stay out.
         """
         if q is None or self.is_lossless:
@@ -152,16 +152,16 @@ class Acceptance:
         """Keep a drafted token, or draw another in its place.
 
         Without ``q`` the drafter counts as certain: all its probability is on this
-        token, and nothing is transferred. The rule then has the same law as this one:
-        draw from *p*, and keep the drafted token if it is the one that was drawn. So
-        what comes out depends on the random number alone and not on what was drafted:
-        a seed gives the same tokens with every such drafter, and with none.
+        token, and nothing is transferred. Then this has the same law as drawing from
+        *p* and keeping the drafted token if it is drawn, which is done instead. So the
+        outcome depends on the random number alone and not on the draft: a seed gives
+        the same tokens with every such drafter, and with none.
 
         Args:
             token: drafted from *q*.
             p: the target's probabilities.
             q: the drafter's; None if it proposed the token without any.
-            p_hat: of :meth:`enriched`; is not looked at where nothing is transferred.
+            p_hat: from :meth:`enriched`; ignored where nothing is transferred.
             uniforms: two random numbers in [0, 1); without ``q`` the first is enough.
 
         Returns:
@@ -179,7 +179,7 @@ class Acceptance:
     def _residual(
         self, p: Probabilities, q: Probabilities, p_hat: Probabilities
     ) -> Probabilities:
-        """What a rejected token's place is drawn from."""
+        """The distribution that replaces a rejected token."""
         if self.transfer == "exact":
             residual = np.maximum(p_hat - q, 0)
         else:  # without transfer p̂ is p, and this is max(p - q, 0)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from langchain_ralmspec.speculation.stride import Chances, call_seconds
+from langchain_ralmspec.speculation.plan import GuessChances, call_seconds
 
 if TYPE_CHECKING:
     from langchain_ralmspec.speculation.costs import Line
 
-_LONGEST_STRIDE = 64
+_MAX_STRIDE = 64  # the scheduler's longest
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class Bounds:
 
         Never under 1, because not to speculate is a choice.
         """
-        strides = range(1, _LONGEST_STRIDE + 1)
+        strides = range(1, _MAX_STRIDE + 1)
         flights = range(self.max_in_flight + 1)
         return max(1.0, *(self._speedup(s, d) for s in strides for d in flights))
 
     def _speedup(self, stride: int, in_flight: int) -> float:
         """E(s)·(a + b(1)) / T(s, d)."""
-        chances = Chances(self.guess_accuracy)
+        chances = GuessChances(self.guess_accuracy)
         seconds = call_seconds(
             chances,
             stride,

@@ -1,8 +1,8 @@
-"""Which guesses are to be trusted, as experience has it.
+"""Which guesses to trust: a border between margins, learnt from past guesses.
 
-A look-up comes with a margin (:meth:`SessionCache.margin`): how far inside the balls
-that the cache is known to fill it lies. Guesses of wide margins are right; the wrong
-ones gather among the narrowest. Where the border is, is learnt.
+A look-up comes with a margin (:meth:`SessionCache.margin`): how far its query lies
+inside the balls that the cache is known to fill. Guesses with wide margins are right;
+wrong guesses gather among the narrowest margins.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_WINDOW = 256  # guesses that the border is drawn from
-_IDLE = 8  # steps without a guess for which one is forgotten
-# Log-likelihood, in nats, that a border must explain beyond none. Of margins that tell
-# nothing, the best of 255 borders explains so much in one case of 20.
-_EVIDENCE = 4.0
-_PRIOR_RIGHT, _PRIOR_ALL = 3.8, 4.0  # what is believed of sure guesses beforehand
+_WINDOW = 256  # latest guesses that the border is drawn from
+_IDLE_STEPS = 8  # steps without a guess after which the oldest guess is forgotten
+# Log-likelihood, in nats, that a border must explain beyond none. With margins that
+# tell nothing, the best of 255 borders reaches it in one case of 20.
+_MIN_EVIDENCE = 4.0
+_PRIOR_RIGHT, _PRIOR_ALL = 3.8, 4.0  # right ones among sure guesses, before any is seen
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Guesses, parted by their margins.
+    """A border that parts guesses by their margins into sure and unsure ones.
 
     Attributes:
         trusted: a guess whose margin is less than this is unsure.
-        unsure: share of the unsure ones.
-        accuracy: share of right ones among the others.
-        accuracy_unsure: share of right ones among the unsure.
+        unsure: share of unsure guesses.
+        accuracy: share of right ones among sure guesses.
+        accuracy_unsure: share of right ones among unsure guesses.
     """
 
     trusted: float
@@ -43,32 +43,32 @@ class Split:
 
 
 class Confidence:
-    """Draws the border by greatest likelihood, over the latest guesses."""
+    """Draws the most likely border between the margins of the latest guesses."""
 
     def __init__(self) -> None:
-        """Start without guesses; then none is unsure."""
+        """Start without guesses and without a border."""
         self._guesses: deque[tuple[float, bool]] = deque(maxlen=_WINDOW)
         self._split: Split | None = None
         self._is_drawn = True
         self._n_idle = 0
 
     def add(self, margin: float, *, right: bool) -> None:
-        """A guess of that margin was right or wrong."""
+        """Add whether a guess with this margin was right."""
         if not math.isfinite(margin):  # of vectors that are not
             return
         self._guesses.append((margin, right))
         self._is_drawn = False
 
     def fade(self) -> None:
-        """A step was not guessed: the oldest of the guesses go, slowly."""
+        """Age by a step without a guess: slowly, the oldest guesses are forgotten."""
         self._n_idle += 1
-        if self._guesses and self._n_idle % _IDLE == 0:
+        if self._guesses and self._n_idle % _IDLE_STEPS == 0:
             self._guesses.popleft()
             self._is_drawn = False
 
     @property
     def split(self) -> Split | None:
-        """The border, and what lies on either side of it; None when none is known."""
+        """The border and the guesses on either side; None when margins tell nothing."""
         if not self._is_drawn:
             self._is_drawn = True
             self._split = _best_split(sorted(self._guesses))
@@ -91,7 +91,7 @@ def _best_split(guesses: list[tuple[float, bool]]) -> Split | None:
     gains[1:n][right_below[1:n] * above[1:n] >= right_above[1:n] * below[1:n]] = -np.inf
     gains[n] = -np.inf
     best = int(np.argmax(gains))
-    if gains[best] < _EVIDENCE:
+    if gains[best] < _MIN_EVIDENCE:
         return None
     return Split(
         trusted=float(margins[best]),
@@ -104,7 +104,7 @@ def _best_split(guesses: list[tuple[float, bool]]) -> Split | None:
 def _log_likelihood(
     right: NDArray[np.integer[Any]], n: NDArray[np.integer[Any]]
 ) -> NDArray[np.float64]:
-    """Of so many right ones of ``n``, at their own share, smoothed."""
+    """Of ``right`` right guesses among ``n``, at their own share, smoothed."""
     share = (right + 0.5) / (n + 1)
     likelihood: NDArray[np.float64]
     likelihood = right * np.log(share) + (n - right) * np.log(1 - share)

@@ -1,4 +1,4 @@
-"""Costs learnt while they are paid: means and lines that forget slowly."""
+"""Measured costs of calls: means and lines that forget slowly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Line:
     per_query: float
 
     def __call__(self, n_queries: float) -> float:
-        """Seconds of a call with so many queries."""
+        """Seconds of a call with ``n_queries`` queries."""
         return self.base + self.per_query * n_queries
 
     @classmethod
@@ -54,27 +54,27 @@ class Mean:
         self.value: float | None = None
 
     def add(self, value: float) -> None:
-        """Take a value in."""
+        """Add a value."""
         self._n = min(self._n + 1, self._window)
         before = self.value if self.value is not None else value
         self.value = before + (value - before) / self._n
 
 
 class RunningLine:
-    """A least-squares line over points of which older ones count less."""
+    """A least-squares line through points, in which older points count less."""
 
     def __init__(self, forget: float = 0.04) -> None:
         """Start without points.
 
         Args:
-            forget: share of its weight that every point loses with each newer one.
+            forget: share of its weight that a point loses with each newer point.
         """
         self._keep = 1.0 - forget
         self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)  # of w, w·x, w·y, w·x², w·x·y
         self.largest = 0
 
     def add(self, n_queries: int, seconds: float) -> None:
-        """Take a point in."""
+        """Add a point."""
         x, y = float(n_queries), seconds
         self._sums = tuple(  # type: ignore[assignment]  # five stay five
             self._keep * total + term
@@ -83,9 +83,9 @@ class RunningLine:
         self.largest = max(self.largest, n_queries)
 
     def fade(self, n_points: int) -> float:
-        """Let all points lose as much as ``n_points`` newer ones would cost them.
+        """Age all points a quarter as much as ``n_points`` newer points would.
 
-        A quarter of that: what is left alone is forgotten more slowly.
+        What is not measured any more is forgotten more slowly than what is.
 
         Returns:
             The weight that is left, in points.
@@ -118,7 +118,7 @@ class RunningLine:
 
 
 def _spread(weight: float, x: float, xx: float) -> float:
-    """Variance of the sizes; 0 for one size, up to rounding."""
+    """Variance of the sizes; 0, but for rounding, where all are the same."""
     variance = xx / weight - (x / weight) ** 2
     return variance if variance > 1e-9 else 0.0  # noqa: PLR2004
 
@@ -127,8 +127,8 @@ class CallCosts:
     """*b(s)* of one kind of call, a line from two queries on.
 
     A lone query may take another route than a batch: an exact search reads its matrix
-    for the one and multiplies it for the other. So what the one costs says nothing
-    about how fast the cost of the other grows.
+    for a lone query and multiplies it for a batch. So the cost of a lone query says
+    nothing about how fast the cost of a batch grows.
     """
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class CallCosts:
         return max(1, self._batches.largest)
 
     def add(self, n_queries: int, seconds: float) -> None:
-        """A call of so many queries took so long."""
+        """Add the cost of a call with ``n_queries`` queries."""
         (self._lone if n_queries == 1 else self._batches).add(n_queries, seconds)
 
     def fade(self, n_calls: int) -> float:
@@ -151,18 +151,18 @@ class CallCosts:
     def __call__(self, n_queries: float, once: float) -> float:
         """Seconds of a call.
 
-        What was not tried is taken for as cheap as one query, so that it is tried, and
-        larger calls than those of the one size tried for as cheap as those.
+        Batches are taken for as cheap as one query until one is tried, so that one is.
+        Where batches of a single size were tried, larger ones are taken for as cheap.
 
         Args:
-            n_queries: in the call.
-            once: seconds of one query, where no such call was made.
+            n_queries: in the call; a mean number need not be whole.
+            once: seconds of one query, where no lone query was measured.
         """
         alone, line = self._lone.line, self._batches.line
         one = alone(1) if alone else once
         if line is None:
             return one
-        one = min(one, line(2))  # else it was slow once, and is not asked for again
+        one = min(one, line(2))  # else one slow lone query would be the last
         if n_queries == 1:
             return one
         if n_queries < 2:  # noqa: PLR2004  on average: one at times, and more at others

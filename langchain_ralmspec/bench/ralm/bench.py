@@ -28,7 +28,7 @@ from langchain_ralmspec.bench.ralm.workload import Corpus, Workload
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.llms import RaLMSpecLLM
 from langchain_ralmspec.retrievers import RaLMSpecRetriever
-from langchain_ralmspec.speculation.stride import IN_FLIGHT
+from langchain_ralmspec.speculation.plan import IN_FLIGHT
 
 _SPEC: dict[str, Any] = {
     "speculation_stride": 3,

@@ -13,7 +13,7 @@ from langchain_ralmspec.speculation import (
     Line,
     StrideScheduler,
 )
-from langchain_ralmspec.speculation.stride import IN_FLIGHT
+from langchain_ralmspec.speculation.plan import IN_FLIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

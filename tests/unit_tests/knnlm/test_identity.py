@@ -26,7 +26,7 @@ from langchain_ralmspec.knnlm import (
 )
 from langchain_ralmspec.knnlm.cache import NeighbourCache
 from langchain_ralmspec.speculation import Estimates, Plan, StrideScheduler
-from langchain_ralmspec.speculation.stride import SEQUENTIAL
+from langchain_ralmspec.speculation.plan import SEQUENTIAL
 from tests.unit_tests.fakes import follow
 from tests.unit_tests.knnlm.fakes import (
     END,

@@ -17,7 +17,7 @@ from langchain_ralmspec.errors import StoreError
 from langchain_ralmspec.ralm import Event, Verified, flights, sequential, speculative
 from langchain_ralmspec.ralm.writer import N_RECENT, ids_of
 from langchain_ralmspec.speculation import Plan
-from langchain_ralmspec.speculation.stride import SEQUENTIAL
+from langchain_ralmspec.speculation.plan import SEQUENTIAL
 from langchain_ralmspec.stores.base import Hit, Query
 from tests.unit_tests.fakes import FakeStore, always, follow, make_request
 from tests.unit_tests.ralm.test_identity import story
@@ -191,7 +191,8 @@ def test_what_fails_behind_a_wrong_guess_is_nobodys_business(plan: Any) -> None:
         encode = plain.encode
         plain.encode = lambda t, e=encode, a=asked: a.update(t) or e(t)  # type: ignore[method-assign,misc]
         settings: dict[str, Any] = {"max_tokens": 40, "end_bias": -9}
-        expected = story(make_request, sequential(make_request(plain, **settings)))
+        slow = make_request(plain, **settings)
+        expected = story(slow, sequential(slow))
         picky = PickyStore(n_documents=9, seed=seed, known=frozenset(asked))
         fast = make_request(picky, **settings)
         assert story(fast, speculative(fast, always(*plan))) == expected
@@ -269,19 +270,25 @@ def refuse(owner: Any, name: str, accepts: Any) -> list[Any]:
     return refused
 
 
+def opened_paths(request: Any) -> list[weakref.ref[Any]]:
+    """References to every KV that the request will open."""
+    paths: list[weakref.ref[Any]] = []
+    open_path = request.writer.open_path
+
+    def watched(hits: Any) -> Any:
+        path = open_path(hits)
+        paths.append(weakref.ref(path))
+        return path
+
+    request.writer.open_path = watched
+    return paths
+
+
 def test_an_answer_leaves_no_kv_behind() -> None:
     gc.disable()  # a cycle would keep it until the collector comes
     try:
-        paths: list[weakref.ref[Any]] = []
         request = make_request(FakeStore(n_documents=9), max_tokens=40, end_bias=-9)
-        open_path = request.writer.open_path
-
-        def watched(hits: Any) -> Any:
-            path = open_path(hits)
-            paths.append(weakref.ref(path))
-            return path
-
-        request.writer.open_path = watched
+        paths = opened_paths(request)
         for _ in speculative(request, always(2, "same", in_flight=1)):
             pass
         del request
@@ -295,18 +302,10 @@ def test_an_answer_leaves_no_kv_behind() -> None:
 def test_a_long_answer_keeps_no_more_kv_for_having_been_guessed() -> None:
     """What a branch has replaced is let go of as soon as nobody can go back to it."""
     for seed in range(8):
-        alive: list[weakref.ref[Any]] = []
         request = make_request(FakeStore(9, seed=seed), max_tokens=300, end_bias=-9)
-        open_path = request.writer.open_path
-
-        def watched(hits: Any, open_path: Any = open_path, alive: Any = alive) -> Any:
-            path = open_path(hits)
-            alive.append(weakref.ref(path))
-            return path
-
-        request.writer.open_path = watched
+        paths = opened_paths(request)
         list(speculative(request, always(16, "lookup")))
-        assert sum(path() is not None for path in alive) <= N_RECENT + 1
+        assert sum(path() is not None for path in paths) <= N_RECENT + 1
 
 
 def test_leaving_waits_for_calls_that_read_memory_of_the_callers() -> None:

@@ -50,7 +50,7 @@ def test_what_open_steps_need_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_steps_of_wrong_guesses_in_flight_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     def first_only(self: Any) -> Any:
         self.flights.abandon()
-        self.group, self.open = [], type(self.open)()
+        self.group, self.tentative = [], type(self.tentative)()
         yield from ()
 
     monkeypatch.setattr(

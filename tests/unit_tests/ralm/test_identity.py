@@ -23,7 +23,7 @@ from langchain_ralmspec.ralm import (
 )
 from langchain_ralmspec.speculation import Estimates, Plan, StrideScheduler
 from langchain_ralmspec.speculation.cache import DenseCache
-from langchain_ralmspec.speculation.stride import SEQUENTIAL
+from langchain_ralmspec.speculation.plan import SEQUENTIAL
 from tests.unit_tests.fakes import FakeStore, always, follow, make_request
 
 
@@ -162,18 +162,14 @@ def test_counts_add_up(
     assert stats.right_guesses <= stats.guesses
     longest = max(plan.stride for plan in given_plans)
     assert all(1 <= e.n_guesses <= longest for e in verified)
-    generated = [span for span in built.spans if span.kind == "generating"]
-    n_committed = sum(isinstance(e, Committed) for e in events)
-    assert sum(span.kept for span in generated) == n_committed
     # Each stands on the first retrieval, on another one, or on what a guess became.
+    n_committed = sum(isinstance(e, Committed) for e in events)
     n_retrieved = 1 + stats.plans.get(SEQUENTIAL.label, 0)
     assert n_committed == n_retrieved + stats.guesses
-    assert len(generated) == stats.steps
-    verifying = [span for span in built.spans if span.kind == "verifying"]
-    assert all(span.start <= span.end for span in built.spans)
-    # What a wrong guess had made useless may not even have started.
+    assert stats.steps >= n_committed
+    # A guess that is counted was asked for; others may be without a query.
     n_verified = stats.guesses - stats.proven_guesses
-    assert sum(span.queries for span in verifying) >= n_verified + 1
+    assert stats.queries >= n_verified + n_retrieved
 
 
 def test_a_round_is_one_store_call_for_all_its_guesses() -> None:
@@ -224,7 +220,7 @@ def test_proven_guesses_are_not_verified(
         store = NearQueries(**settings, tells_extent=True, seconds=dawdling)
         fast = make_request(store, **lengths)
         events = list(speculative(fast, always(stride, in_flight=in_flight)))
-        assert story(events) == story(slow, sequential(slow))
+        assert story(fast, events) == story(slow, sequential(slow))
         stats = fast.session.stats
         n_steps = sum(isinstance(event, Committed) for event in events)
         assert n_steps == 1 + stats.guesses, "no step stands on two of them"

@@ -17,7 +17,7 @@ from langchain_ralmspec.rapid import (
     generate,
 )
 from langchain_ralmspec.speculation import BatchCosts, DraftEstimates, DraftScheduler
-from langchain_ralmspec.speculation.draft_length import Chances
+from langchain_ralmspec.speculation.draft_length import TokenChances
 from tests.unit_tests.rapid.fakes import (
     BROKEN,
     ENDS,
@@ -66,7 +66,7 @@ def plain(**settings: Any) -> list[int]:
 
 def scheduler_of(costs: BatchCosts, **chances: float) -> DraftScheduler:
     drafters = {
-        name: DraftEstimates(chances=Chances(((0.0, chance),)))
+        name: DraftEstimates(chances=TokenChances(((0.0, chance),)))
         for name, chance in chances.items()
     }
     return DraftScheduler(costs, drafters)

@@ -25,7 +25,7 @@ from langchain_ralmspec.rapid import (
 )
 from langchain_ralmspec.speculation import Acceptance, DraftScheduler
 from langchain_ralmspec.speculation.acceptance import Transfer, draw, softmax
-from langchain_ralmspec.speculation.draft_length import Chances, DraftEstimates
+from langchain_ralmspec.speculation.draft_length import DraftEstimates, TokenChances
 from tests.unit_tests.rapid.fakes import (
     ENDS,
     N_VOCAB,
@@ -307,8 +307,8 @@ def test_which_drafts_are_verified_leaves_the_law_alone() -> None:
     counts, lengths = np.zeros(3), set()
     for numbers in points(N_POINTS):
         estimates = DraftEstimates(
-            chances=Chances(((0.0, 0.1), (0.4, 0.5), (0.9, 0.99))),
-            overall=Chances(((0.0, 0.9),)),
+            chances=TokenChances(((0.0, 0.1), (0.4, 0.5), (0.9, 0.99))),
+            overall=TokenChances(((0.0, 0.9),)),
         )
         estimates.step.add(0.0)
         scheduler = DraftScheduler(costs, {"self": estimates})

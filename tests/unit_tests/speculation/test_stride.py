@@ -1,9 +1,8 @@
-"""The scheduler against brute force, and on clocks that are simulated."""
+"""The scheduler against brute force, in simulated worlds."""
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,180 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_ralmspec.speculation import Estimates, Line, Plan, StrideScheduler
-from langchain_ralmspec.speculation.costs import CallCosts
-from langchain_ralmspec.speculation.stride import (
-    IN_FLIGHT,
-    MAX_ACCURACY,
-    SEQUENTIAL,
-    STRIDES,
-    Chances,
-    call_seconds,
-)
+from langchain_ralmspec.speculation.estimates import MAX_ACCURACY
+from langchain_ralmspec.speculation.plan import SEQUENTIAL, STRIDES, call_seconds
+from tests.unit_tests.speculation.stride_world import World, run
 from tests.unit_tests.speculation.threads import failures
-
-costs = st.floats(0.002, 1.0)
-
-
-@dataclass
-class World:
-    """What things truly cost, in seconds, and how often guesses are right."""
-
-    generation: float
-    embedding: float
-    search: Line
-    accuracy: dict[str, float]
-    alone: float | None = None  # seconds of a search for one, if it is none for many
-    waits: bool = False  # whether searching is waiting, as for a server
-    noise: float = 0.0
-    # Look-ups whose margins tell that they are unsure: their share, and how many of
-    # them are right. The others are right as often as `accuracy` has it.
-    unsure: float = 0.0
-    accuracy_unsure: float = 0.0
-    proven: float = 0.0  # share of look-ups that need no verification
-    # What the formulas do not see: by how much plans in flight take longer.
-    hidden: dict[bool, float] = field(default_factory=dict)
-    clock: float = 0.0
-    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
-
-    def searching(self, n_queries: float) -> float:
-        if n_queries == 1 and self.alone is not None:
-            return self.alone
-        return self.search(n_queries)
-
-    def retrieval(self) -> float:
-        return self.embedding + self.searching(1)
-
-    def guess(self, policy: str) -> float:
-        return self.embedding if policy == "lookup" else 0.0
-
-    def verification(self, policy: str, n_queries: float) -> float:
-        embedding = 0.0 if policy == "lookup" else self.embedding
-        return embedding + self.searching(n_queries)
-
-    def computing(self, policy: str, n_queries: float) -> float:
-        full = self.verification(policy, n_queries)
-        return full - self.searching(n_queries) if self.waits else full
-
-    def chances(self, plan: Plan) -> Chances:
-        accuracy, unsure = self.accuracy[plan.policy or ""], self.unsure
-        if plan.policy != "lookup":
-            return Chances(accuracy)
-        if plan.trusted is not None:
-            return Chances(accuracy, unsure, self.accuracy_unsure, 0.0, self.proven)
-        accuracy = accuracy * (1 - unsure) + self.accuracy_unsure * unsure
-        return Chances(accuracy, proven=self.proven)
-
-    def rate(self, plan: Plan) -> float:
-        """Verified steps a second in the long run."""
-        if plan.policy is None:
-            return 1 / (self.generation + self.retrieval())
-        chances = self.chances(plan)
-        sent = chances.sent(plan.stride)
-        seconds = call_seconds(
-            chances,
-            plan.stride,
-            plan.in_flight,
-            step=self.generation + self.guess(plan.policy),
-            verification=self.verification(plan.policy, sent),
-            computing=self.computing(plan.policy, sent),
-        )
-        return chances.kept(plan.stride) / seconds
-
-    def best_rate(self, *, asynchronous: bool) -> float:
-        flights = (0, *IN_FLIGHT) if asynchronous else (0,)
-        plans = itertools.starmap(
-            Plan, itertools.product(("lookup", "same"), STRIDES, flights)
-        )
-        return max(self.rate(SEQUENTIAL), *map(self.rate, plans))
-
-    def retrieve(self, estimates: Estimates) -> None:
-        waiting = self.searching(1) if self.waits else 0.0
-        estimates.retrieved(self.retrieval(), self.embedding, waiting)
-
-    def tell(self, estimates: Estimates, plan: Plan) -> int:
-        """Follow a plan for one verification; returns the steps that it kept."""
-        overlapped = plan.in_flight > 0
-
-        def noisy(seconds: float) -> float:
-            return seconds * float(np.exp(self.noise * self.rng.normal()))
-
-        def write() -> float:
-            seconds = noisy(self.generation)
-            estimates.generated(seconds, changed=False, overlapped=overlapped)
-            return seconds
-
-        if plan.policy is None:
-            self.clock += write() + noisy(self.retrieval())
-            self.retrieve(estimates)
-            estimates.left_alone()
-            stayed = self.rng.random() < self.accuracy["same"]
-            estimates.judged("same", right=bool(stayed))
-            return 1
-        right: list[bool] = []
-        margins: list[float | None] = []
-        n_proven = 0
-        trusted = -1.0 if plan.trusted is None else plan.trusted
-        while len(right) < plan.stride:
-            write()
-            estimates.guessed(plan.policy, noisy(self.guess(plan.policy)))
-            if plan.policy == "lookup" and self.rng.random() < self.proven:
-                if all(right):  # else it stands on a wrong guess
-                    estimates.proved()
-                    n_proven += 1
-                continue
-            margin, is_right = self.luck(plan.policy)
-            margins.append(margin)
-            right.append(is_right)
-            if margin is not None and margin < trusted:
-                break
-        n_right = [*right, False].index(False)
-        for is_right, margin in zip(right[: n_right + 1], margins, strict=False):
-            estimates.judged(plan.policy, right=is_right, margin=margin)
-            if plan.policy != "same":
-                stayed = self.rng.random() < self.accuracy["same"]
-                estimates.judged("same", right=bool(stayed))
-        estimates.verified(
-            plan.policy,
-            len(right),
-            noisy(self.verification(plan.policy, len(right))),
-            overlapped=overlapped,
-        )
-        kept = min(n_right + 1, len(right)) + n_proven
-        expected = self.chances(plan).kept(plan.stride)
-        seconds = expected / self.rate(plan) * self.hidden.get(overlapped, 1.0)
-        estimates.followed(
-            plan,
-            n_steps=kept,
-            seconds=seconds * kept / expected,
-            predicted=plan.rate or self.rate(plan),
-        )
-        self.clock += seconds
-        return kept
-
-    def luck(self, policy: str) -> tuple[float | None, bool]:
-        """Margin of a guess, and whether it is right."""
-        if policy != "lookup" or not self.unsure:
-            return None, bool(self.rng.random() < self.accuracy[policy])
-        is_unsure = self.rng.random() < self.unsure
-        share = self.accuracy_unsure if is_unsure else self.accuracy[policy]
-        margin = self.rng.random() * (-1 if is_unsure else 1)
-        return float(margin), bool(self.rng.random() < share)
-
-
-def run(world: World, n_steps: int, *, asynchronous: bool = True) -> StrideScheduler:
-    scheduler = StrideScheduler(
-        Estimates(), asynchronous=asynchronous, can_prove=world.proven > 0
-    )
-    world.retrieve(scheduler.estimates)
-    steps = 0
-    while steps < n_steps:
-        steps += world.tell(scheduler.estimates, scheduler.plan())
-    return scheduler
-
 
 worlds = st.builds(
     World,
-    generation=costs,
+    generation=st.floats(0.002, 1.0),
     embedding=st.floats(0.0, 0.03),
     search=st.builds(Line, base=st.floats(0.0001, 1.0), per_query=st.floats(0, 0.1)),
     accuracy=st.fixed_dictionaries(
@@ -314,7 +147,7 @@ def test_bad_luck_is_forgotten() -> None:
         estimates.judged("lookup", right=False)
     unlucky = estimates.accuracy("lookup")
     for _ in range(600):
-        estimates.left_alone()
+        estimates.decay()
     assert unlucky < 0.3
     assert estimates.accuracy("lookup") > 0.9
 
@@ -343,25 +176,6 @@ def test_a_batch_may_take_another_route_than_a_lone_query() -> None:
     assert run(world, 400, asynchronous=False).plan().stride >= best / 2
 
 
-def test_costs_of_calls() -> None:
-    costs = CallCosts()
-    assert costs(1, 0.2) == costs(9, 0.2) == 0.2, "as cheap as one until it was tried"
-    costs.add(4, 0.5)
-    assert costs.largest == 4
-    assert costs(1, 0.2) == 0.2
-    assert costs(2, 0.2) == pytest.approx(0.3), "between one and four"
-    assert costs(8, 0.2) == pytest.approx(0.5), "nothing says that they cost more"
-    costs.add(8, 0.7)
-    assert costs(16, 0.2) == pytest.approx(1.1)
-    assert costs(2, 0.2) == pytest.approx(0.4)
-    assert costs(1.5, 0.2) == pytest.approx(0.3), "on average, of one and two"
-    costs.add(1, 0.1)
-    assert costs(1, 0.2) == pytest.approx(0.1)
-    assert costs(16, 0.2) == pytest.approx(1.1), "one says nothing of many"
-    assert costs.fade(0) == pytest.approx(1 + 1 + 0.96)
-    assert costs.fade(1000) < 0.001
-
-
 def test_threads_may_share_what_is_known() -> None:
     world = World(0.05, 0.02, Line(0.3, 0.01), {"lookup": 0.9, "same": 0.7})
     world.unsure, world.accuracy_unsure = 0.1, 0.3
@@ -373,7 +187,7 @@ def test_threads_may_share_what_is_known() -> None:
         for _ in range(300):
             mine.tell(estimates, scheduler.plan())
             for _ in range(40):  # forgets everything, again and again
-                estimates.left_alone()
+                estimates.decay()
 
     assert not failures(use)
 
@@ -406,27 +220,6 @@ def test_strides_grow_by_doubling_from_what_was_measured() -> None:
     assert largest == max(STRIDES)
 
 
-@given(st.floats(0, 1), st.integers(1, 30))
-def test_without_unsure_guesses_all_is_the_papers(accuracy: float, stride: int) -> None:
-    chances = Chances(accuracy)
-    expected = stride if accuracy == 1 else (1 - accuracy**stride) / (1 - accuracy)
-    assert chances.kept(stride) == pytest.approx(expected, rel=1e-6)
-    assert chances.written(stride) == stride
-    assert chances.all_right(stride) == pytest.approx(accuracy**stride)
-
-
-@given(st.floats(0, 0.9), st.floats(0, 1), st.integers(1, 12))
-def test_proven_guesses_add_steps_and_nothing_else(
-    proven: float, accuracy: float, stride: int
-) -> None:
-    some, none = Chances(accuracy, proven=proven), Chances(accuracy)
-    each = min(4, 1 / (1 - proven))  # steps to each guess that is verified
-    assert some.sent(stride) == none.sent(stride)
-    assert some.all_right(stride) == none.all_right(stride)
-    assert some.kept(stride) == pytest.approx(each * none.kept(stride))
-    assert some.written(stride) == pytest.approx(each * none.written(stride))
-
-
 def test_what_is_proven_pays_however_wrong_the_rest_is() -> None:
     world = World(0.05, 0.01, Line(0.3, 0.0), {"lookup": 0.1, "same": 0.1})
     estimates = Estimates()
@@ -446,7 +239,7 @@ def test_what_is_proven_pays_however_wrong_the_rest_is() -> None:
     assert estimates.chances("lookup").proven == 0
     assert estimates.chances("same", can_prove=True).proven == 0
     for _ in range(600):
-        estimates.left_alone()
+        estimates.decay()
     forgotten = estimates.chances("lookup", can_prove=True).proven
     assert forgotten == pytest.approx(0.3, abs=0.05)
 
@@ -490,33 +283,6 @@ def test_proven_guesses_make_no_call_dearer() -> None:
     assert plan.rate == pytest.approx(chances.kept(plan.stride) / seconds)
 
 
-@given(st.floats(0, 1), st.floats(0.01, 1), st.floats(0, 1), st.integers(1, 6))
-def test_chances_are_those_of_all_that_may_happen(
-    accuracy: float, unsure: float, accuracy_unsure: float, stride: int
-) -> None:
-    kept = written = all_right = 0.0
-    ways = itertools.product(
-        (
-            ((1 - unsure) * accuracy, False, True),
-            ((1 - unsure) * (1 - accuracy), False, False),
-            (unsure * accuracy_unsure, True, True),
-            (unsure * (1 - accuracy_unsure), True, False),
-        ),
-        repeat=stride,
-    )
-    for way in ways:
-        chance = float(np.prod([share for share, _, _ in way]))
-        n = [*(is_unsure for _, is_unsure, _ in way[:-1]), True].index(True) + 1
-        right = [*(is_right for _, _, is_right in way[:n]), False].index(False)
-        written += chance * n
-        kept += chance * min(right + 1, n)
-        all_right += chance * (right == n)
-    chances = Chances(accuracy, unsure, accuracy_unsure, 0.0)
-    assert chances.written(stride) == pytest.approx(written)
-    assert chances.kept(stride) == pytest.approx(kept)
-    assert chances.all_right(stride) == pytest.approx(all_right)
-
-
 def test_what_margins_tell_is_worth_something() -> None:
     """Calls that end at unsure guesses keep more steps a second."""
     seconds = {}
@@ -542,22 +308,3 @@ def test_a_given_stride_is_filled_whatever_is_unsure() -> None:
     assert estimates.chances("lookup").trusted is not None
     scheduler = StrideScheduler(estimates, stride=7, policies=("lookup",))
     assert scheduler.plan().trusted is None
-
-
-@given(costs, st.floats(0.0, 0.2), st.lists(st.integers(1, 16), min_size=2))
-def test_a_line_is_found_again(base: float, slope: float, sizes: list[int]) -> None:
-    line = Line.fit((n, base + slope * n) for n in sizes)
-    if len(set(sizes)) == 1:
-        assert line(sizes[0]) == pytest.approx(base + slope * sizes[0])
-    else:
-        assert line.base == pytest.approx(base, abs=1e-6)
-        assert line.per_query == pytest.approx(slope, abs=1e-6)
-
-
-def test_a_line_never_promises_time_back() -> None:
-    falling = Line.fit([(1, 3.0), (2, 2.0), (3, 1.0)])
-    assert falling.per_query == 0
-    steep = Line.fit([(1, 0.1), (10, 10.0)])
-    assert steep.base == 0
-    with pytest.raises(ValueError, match="at least one point"):
-        Line.fit([])

@@ -1,0 +1,59 @@
+"""A request: the writer, session and policy that a loop generates one answer with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from langchain_ralmspec.answer.events import Committed
+from langchain_ralmspec.ralm.writer import Superseded
+
+if TYPE_CHECKING:
+    from langchain_ralmspec.answer.statistics import SpeculationStats
+    from langchain_ralmspec.answer.transcript import Transcript
+    from langchain_ralmspec.ralm.policies import RetrievalPolicy, Step
+    from langchain_ralmspec.ralm.session import Hits, Session
+    from langchain_ralmspec.ralm.writer import Writer
+
+
+@dataclass(slots=True)
+class Request:
+    """One answer to be generated.
+
+    Attributes:
+        writer: generates.
+        session: retrieves.
+        policy: says when to retrieve.
+    """
+
+    writer: Writer
+    session: Session
+    policy: RetrievalPolicy
+
+    @property
+    def transcript(self) -> Transcript:
+        """The answer so far."""
+        return self.writer.transcript
+
+    @property
+    def stats(self) -> SpeculationStats:
+        """Counts and seconds."""
+        return self.session.stats
+
+    def write(self, hits: Hits, number: int) -> Step | None:
+        """Write step ``number`` under documents; None when it was superseded."""
+        self.stats.steps += 1
+        with self.stats.timing("generating"):
+            try:
+                return self.policy.write(self.writer, hits, number)
+            except Superseded:
+                return None
+
+    def commit(self, step: Step) -> Committed:
+        """Count a step as final, and make the event that tells of it."""
+        if not step.strides:
+            return Committed((), b"", step.hits)
+        start, end = step.strides[0].start, step.strides[-1].end
+        tokens = tuple(self.transcript.tokens[start:end])
+        self.stats.tokens_kept += len(tokens)
+        return Committed(tokens, self.transcript.text_bytes(start, end), step.hits)

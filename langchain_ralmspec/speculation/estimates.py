@@ -1,0 +1,343 @@
+"""What requests have measured: costs, guess accuracies, and how far plans were off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import wraps
+from threading import RLock
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
+
+from langchain_ralmspec.speculation.confidence import Confidence
+from langchain_ralmspec.speculation.costs import CallCosts, Mean
+from langchain_ralmspec.speculation.plan import GuessChances
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from langchain_ralmspec.speculation.plan import Plan
+
+P = ParamSpec("P")
+
+MAX_ACCURACY = 0.995
+"""A guess accuracy beyond this is not believed: it would make strides endless."""
+
+# Beliefs about a policy before its first guess: high enough to have it tried.
+_PRIOR_ACCURACY = {"lookup": 0.95, "same": 0.85}
+_PRIOR_PROVEN = 0.3  # share of look-ups, where the store's answers can be proven
+_PRIOR_GUESSES = 4.0  # guesses that such a belief is worth
+_PRIOR_BIAS_STEPS = 6.0  # steps for which a plan's prediction is believed
+_MIN_WEIGHT = 0.05  # calls; costs that have faded below this are dropped
+_MAX_LOCAL_WAIT = 0.5  # share of its time a local search waits, for its own threads
+
+
+class _Share:
+    """Share of events of one kind among about the last ``window`` events."""
+
+    def __init__(self, window: int = 128) -> None:
+        self._keep = 1 - 1 / window
+        self._some = self._all = 0.0
+
+    def add(self, *, belongs: bool) -> None:
+        self.fade()
+        self._some += belongs
+        self._all += 1
+
+    def fade(self) -> None:
+        self._some *= self._keep
+        self._all *= self._keep
+
+    def value(self, prior: float) -> float:
+        """The share; the nearer to ``prior`` the fewer events were seen."""
+        some = prior * _PRIOR_GUESSES + self._some
+        return min(MAX_ACCURACY, some / (_PRIOR_GUESSES + self._all))
+
+
+class _Bias:
+    """Actual ÷ predicted seconds of a step, over about the last ``window`` steps.
+
+    The formulas leave things out: cores that two threads share, answers that end,
+    wrong guesses that come in runs. What they miss is the same next time.
+    """
+
+    def __init__(self, window: int = 96) -> None:
+        self._window = window
+        self._ratios = self._steps = 0.0
+
+    def add(self, n_steps: int, ratio: float) -> None:
+        self.fade(n_steps)
+        self._ratios += n_steps * ratio
+        self._steps += n_steps
+
+    def fade(self, n_steps: int) -> None:
+        keep = (1 - 1 / self._window) ** n_steps
+        self._ratios *= keep
+        self._steps *= keep
+
+    def value(self, prior: float) -> float:
+        """The ratio; the nearer to ``prior`` the fewer steps were seen."""
+        ratios = self._ratios + _PRIOR_BIAS_STEPS * prior
+        return ratios / (self._steps + _PRIOR_BIAS_STEPS)
+
+
+def _synchronized(
+    method: Callable[Concatenate[Estimates, P], None],
+) -> Callable[Concatenate[Estimates, P], None]:
+    """Let one thread at a time run the method, under the lock of its object."""
+
+    @wraps(method)
+    def locked(self: Estimates, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        with self.lock:
+            method(self, *args, **kwargs)
+
+    return locked
+
+
+@dataclass(slots=True)
+class Estimates:
+    """What requests have measured so far; kept between them, so that none starts cold.
+
+    Requests in several threads may add measurements, and plan by them, at once.
+
+    Attributes:
+        contention: assumed actual ÷ predicted seconds, until it is measured, of plans
+            that write while a search computes on the same cores.
+        lock: held by whoever reads or adds.
+    """
+
+    contention: float = 1.0
+    lock: RLock = field(default_factory=RLock)
+    _generation: dict[tuple[bool, bool], Mean] = field(default_factory=dict)
+    _guess: dict[str, Mean] = field(default_factory=dict)
+    _verification: dict[tuple[str, bool], CallCosts] = field(default_factory=dict)
+    _bias: dict[tuple[str, bool, bool], _Bias] = field(default_factory=dict)
+    _confidence: Confidence = field(default_factory=Confidence)
+    _is_warm: bool = False
+    _proven: _Share = field(default_factory=_Share)  # of look-ups
+    _waiting: Mean = field(default_factory=Mean)
+    _retrieval: Mean = field(default_factory=Mean)
+    _embedding: Mean = field(default_factory=Mean)
+    _accuracy: dict[str, _Share] = field(
+        default_factory=lambda: {name: _Share() for name in _PRIOR_ACCURACY}
+    )
+
+    @_synchronized
+    def generated(self, seconds: float, *, changed: bool, overlapped: bool) -> None:
+        """Add the cost of a step.
+
+        Args:
+            seconds: what writing it took.
+            changed: whether its documents are others than those of the step before.
+            overlapped: whether a call was in flight meanwhile.
+        """
+        self._generation.setdefault((changed, overlapped), Mean()).add(seconds)
+
+    @_synchronized
+    def guessed(self, policy: str, seconds: float) -> None:
+        """Add the cost of a guess, embedding its query included."""
+        self._guess.setdefault(policy, Mean()).add(seconds)
+
+    @_synchronized
+    def retrieved(self, seconds: float, embedding: float, waiting: float) -> None:
+        """Add the cost of one retrieval while the model was idle.
+
+        Args:
+            seconds: the whole retrieval.
+            embedding: its seconds in the query encoder.
+            waiting: its seconds in which this machine had nothing to do.
+        """
+        if not self._is_warm:  # the first one loads models and opens connections
+            self._is_warm = True
+            return
+        self._retrieval.add(seconds)
+        self._embedding.add(embedding)
+        self._waiting.add(waiting / max(seconds - embedding, 1e-9))
+
+    @_synchronized
+    def verified(
+        self, policy: str, n_queries: int, seconds: float, *, overlapped: bool
+    ) -> None:
+        """Add the cost of a verification call; ``overlapped`` if the model wrote on."""
+        costs = self._verification.setdefault((policy, overlapped), CallCosts())
+        costs.add(n_queries, seconds)
+
+    @_synchronized
+    def judged(self, policy: str, *, right: bool, margin: float | None = None) -> None:
+        """Add whether a guess, that a policy made or would have made, was right.
+
+        Args:
+            policy: name of the policy.
+            right: whether its guess was right.
+            margin: by which the cache covered its query, where that is known.
+        """
+        self._accuracy[policy].add(belongs=right)
+        if policy == "lookup":
+            self._proven.add(belongs=False)
+        if margin is not None:
+            self._confidence.add(margin, right=right)
+
+    @_synchronized
+    def proved(self) -> None:
+        """Add a look-up that was proven: right without a verification."""
+        self._proven.add(belongs=True)
+
+    @_synchronized
+    def followed(
+        self, plan: Plan, *, n_steps: int, seconds: float, predicted: float
+    ) -> None:
+        """Add how a plan turned out between two points where all was verified.
+
+        Args:
+            plan: the plan that was followed.
+            n_steps: steps that were kept.
+            seconds: what they took, all that was rolled back included.
+            predicted: steps per second that the formulas had predicted.
+        """
+        assert plan.policy is not None  # noqa: S101  sequential plans predict nothing
+        ratio = seconds * predicted / n_steps
+        kind = plan.policy, plan.in_flight > 0, plan.is_ahead
+        self._bias.setdefault(kind, _Bias()).add(n_steps, ratio)
+        self._fade(n_steps, but=kind)
+
+    def bias(self, plan: Plan) -> float:
+        """Actual ÷ predicted seconds of plans of this plan's kind, as far as is known.
+
+        What is written ahead may be for nothing. Plans that write nothing ahead have a
+        record of their own: where guesses are proven they still win after bad luck.
+        """
+        assert plan.policy is not None  # noqa: S101  sequential plans predict nothing
+        overlapped = plan.in_flight > 0
+        busy = 1 - self._idle if overlapped else 0.0
+        prior = 1 + (self.contention - 1) * busy
+        bias = self._bias.get((plan.policy, overlapped, plan.is_ahead))
+        return bias.value(prior) if bias else prior
+
+    @_synchronized
+    def decay(self) -> None:
+        """Age all estimates about guesses by one sequential step.
+
+        So bad luck is forgotten in the end, and a policy tried again.
+        """
+        for share in (*self._accuracy.values(), self._proven):
+            share.fade()
+        self._confidence.fade()
+        self._fade(1)
+        # One slow guess must not be the last one.
+        verified = {policy for policy, _ in self._verification}
+        for policy in list(self._guess):
+            if policy not in verified:
+                self._guess.pop(policy, None)
+
+    def _fade(self, n_steps: int, but: tuple[str, bool, bool] | None = None) -> None:
+        """Forget slowly what is not measured any more, so that it is tried again."""
+        for kind, bias in self._bias.items():
+            if kind != but:
+                bias.fade(n_steps)
+        made = but and but[:2]
+        for key, costs in list(self._verification.items()):
+            if key != made and costs.fade(n_steps) < _MIN_WEIGHT:
+                del self._verification[key]
+                for changed in (False, True) if key[1] else ():
+                    self._generation.pop((changed, True), None)
+
+    def accuracy(self, policy: str) -> float:
+        """*γ*: share of a policy's guesses that are right."""
+        return self._accuracy[policy].value(_PRIOR_ACCURACY[policy])
+
+    def chances(self, policy: str, *, can_prove: bool = False) -> GuessChances:
+        """Chances of a policy's guesses, by margin as soon as margins tell anything.
+
+        Args:
+            policy: name of the policy.
+            can_prove: whether its guesses may be proven.
+        """
+        if policy != "lookup":
+            return GuessChances(self.accuracy(policy))
+        proven = self._proven.value(_PRIOR_PROVEN) if can_prove else 0.0
+        split = self._confidence.split
+        if split is None:
+            return GuessChances(self.accuracy(policy), proven=proven)
+        return GuessChances(
+            min(MAX_ACCURACY, split.accuracy),
+            split.unsure,
+            split.accuracy_unsure,
+            split.trusted,
+            proven,
+        )
+
+    def step(self, policy: str | None, *, overlapped: bool) -> float | None:
+        """*a*: seconds of a step, its guess included; None before any was written.
+
+        Steps under new documents cost more than others, and how many there are
+        depends on the text, not on the plan: so the two are averaged apart.
+        """
+        changed = self._generating(changed=True, overlapped=overlapped)
+        unchanged = self._generating(changed=False, overlapped=overlapped)
+        if changed is None or unchanged is None:
+            return None
+        stays = self.accuracy("same")
+        generation = stays * unchanged + (1 - stays) * changed
+        return generation + (self._guessing(policy) if policy else 0.0)
+
+    def _generating(self, *, changed: bool, overlapped: bool) -> float | None:
+        """Seconds of such a step, or else of the most similar kind of step known."""
+        for key in (
+            (changed, overlapped),
+            (changed, not overlapped),
+            (not changed, overlapped),
+            (not changed, not overlapped),
+        ):
+            if key in self._generation:
+                return self._generation[key].value
+        return None
+
+    def _guessing(self, policy: str) -> float:
+        """Seconds of a guess."""
+        known = self._guess.get(policy)
+        if known is not None:
+            return known.value or 0.0
+        return (self._embedding.value or 0.0) if policy == "lookup" else 0.0
+
+    def retrieval(self) -> float | None:
+        """*b(1)*: seconds of a retrieval in the sequential loop."""
+        return self._retrieval.value
+
+    def verification(self, policy: str, n_queries: float, *, overlapped: bool) -> float:
+        """*b(s)*: seconds of a call.
+
+        A kind of call that was not tried is taken for as cheap as one retrieval, so
+        that it is tried: searches beside a writing model say little of those without.
+        """
+        costs = self._verification.get((policy, overlapped))
+        once = self._once(policy)
+        return costs(n_queries, once) if costs else once
+
+    @property
+    def largest(self) -> int:
+        """The largest *s* that *b(s)* was measured with, by any policy in any mode.
+
+        Were it kept by policy, an untried policy could never win against the larger
+        strides of another one.
+        """
+        return max([1, *(costs.largest for costs in self._verification.values())])
+
+    def _once(self, policy: str) -> float:
+        """Seconds of one retrieval, without what the guess has paid already."""
+        return max(0.0, (self._retrieval.value or 0.0) - self._guessing(policy))
+
+    def computing(self, policy: str, verification: float) -> float:
+        """*c(s)*: seconds of a call that no other call can share.
+
+        These are the seconds in the query encoder, where the guess has not paid them,
+        and the busy share of the rest.
+        """
+        embedding = 0.0 if policy == "lookup" else self._embedding.value or 0.0
+        return verification - self._idle * max(0.0, verification - embedding)
+
+    @property
+    def _idle(self) -> float:
+        """Share of a search in which this machine has nothing to do.
+
+        A local search waits too, for its own threads; but so would the next one.
+        """
+        waits = self._waiting.value or 0.0
+        return max(0.0, waits - _MAX_LOCAL_WAIT) / (1 - _MAX_LOCAL_WAIT)

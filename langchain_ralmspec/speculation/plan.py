@@ -1,0 +1,159 @@
+"""Plans of speculation, and the formulas for what a plan keeps and costs.
+
+A *plan* is how to go on: which guess policy, how many guesses a verification call
+carries (the speculation stride *s*), and how many such calls may be in flight while
+the model writes on (*d*; 0 is synchronous). With a step costing *a*, a call of *s*
+queries *b(s)* and a guess being right with probability *γ*, a call yields
+
+    E(s) = (1 - γ^s) / (1 - γ)        verified steps, and takes
+    T(s, 0) = s·a + b(s)              seconds, the paper's synchronous objective, or
+    T(s, d) = γ^s·max(s·a, b(s)/d, c(s)) + (1 - γ^s)·(s·a + b(s))
+
+where *c(s)* is the part of *b(s)* that computes instead of waiting, which calls in
+flight cannot share. The paper's asynchronous objective writes one stride while a
+call is out; here writing goes on until *d* calls are.
+
+Two further things are ours. Where the margins of guesses tell which are unsure (see
+:mod:`langchain_ralmspec.speculation.confidence`), a call may leave at the first
+unsure guess, before anything is written on it. And guesses that are proven need no
+call. :class:`GuessChances` says what that makes of E and T.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MAX_STEPS_PER_GUESS = 4
+"""A call waits for at most this many steps per guess, steps on proven guesses included.
+
+Else a guess behind a long run of proven ones would wait for its verification for ever.
+"""
+
+STRIDES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
+IN_FLIGHT = (1, 2, 3, 4, 6, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to go on until the next verification.
+
+    Attributes:
+        policy: name of the guess policy; None runs sequentially.
+        stride: guesses in one verification call.
+        in_flight: calls that may be out while the model writes; 0 waits for each.
+        trusted: a guess whose margin is under this is unsure, and its call leaves at
+            once; None where every call is filled.
+        rate: verified steps per second, E / T, that the formulas predict.
+    """
+
+    policy: str | None = None
+    stride: int = 0
+    in_flight: int = 0
+    trusted: float | None = field(default=None, compare=False)
+    rate: float = field(default=0.0, compare=False)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether a step is written before the guess under it is verified."""
+        return self.stride > 1 or self.in_flight > 0
+
+    @property
+    def label(self) -> str:
+        """For people: ``lookup 4``, ``lookup ≤16``, ``same 1×4`` or ``sequential``."""
+        if self.policy is None:
+            return "sequential"
+        flights = f"×{self.in_flight}" if self.in_flight else ""
+        at_most = "" if self.trusted is None else "≤"
+        return f"{self.policy} {at_most}{self.stride}{flights}"
+
+
+SEQUENTIAL = Plan()
+
+
+@dataclass(frozen=True, slots=True)
+class GuessChances:
+    """How likely the guesses of one call are to be sure, right or proven.
+
+    A call of at most *s* guesses ends early at an unsure one. With *u* the share of
+    unsure guesses, and *q* = γ·(1 - u) the chance that a guess is both sure and right,
+
+        N(s) = (1 - (1 - u)^s) / u          steps are written, one a guess,
+        E(s) = (1 - q^s) / (1 - q)          of these steps are kept, and
+        q^s + u·γ_u·E(s)                    is the chance that every guess is right.
+
+    Without unsure guesses, *u* = 0, these are the paper's *s*, E(s) and *γ^s*. Guesses
+    that are proven are not in the call. With *p* the share of proven guesses among all,
+    there are 1 / (1 - p) steps to each guess of a call; no more than
+    ``MAX_STEPS_PER_GUESS`` are counted on.
+
+    Attributes:
+        accuracy: *γ*, of a sure guess that is not proven.
+        unsure: *u*.
+        accuracy_unsure: *γ_u*, of an unsure guess.
+        trusted: a margin under this makes a guess unsure; with None no guess is.
+        proven: *p*.
+    """
+
+    accuracy: float
+    unsure: float = 0.0
+    accuracy_unsure: float = 0.0
+    trusted: float | None = None
+    proven: float = 0.0
+
+    def kept(self, stride: int) -> float:
+        """Steps that a call is expected to keep: E(s), and those on proven guesses."""
+        return self._right(stride) * self._steps_per_guess
+
+    def written(self, stride: int) -> float:
+        """Steps written for a call: N(s), and those on proven guesses."""
+        return self.sent(stride) * self._steps_per_guess
+
+    def sent(self, stride: int) -> float:
+        """N(s): guesses of a call."""
+        return _geometric(1 - self.unsure, stride)
+
+    def all_right(self, stride: int) -> float:
+        """Chance that no guess of a call is wrong."""
+        filled = (self.accuracy * (1 - self.unsure)) ** stride
+        return filled + self.unsure * self.accuracy_unsure * self._right(stride)
+
+    @property
+    def _steps_per_guess(self) -> float:
+        return min(1 / (1 - self.proven), MAX_STEPS_PER_GUESS)
+
+    def _right(self, stride: int) -> float:
+        """E(s): right guesses before a wrong one, and the step behind them."""
+        return _geometric(self.accuracy * (1 - self.unsure), stride)
+
+
+def _geometric(ratio: float, n: int) -> float:
+    """1 + ratio + ratio² + …, ``n`` terms."""
+    return n if ratio == 1 else (1 - ratio**n) / (1 - ratio)
+
+
+def call_seconds(
+    chances: GuessChances,
+    stride: int,
+    in_flight: int,
+    *,
+    step: float,
+    verification: float,
+    computing: float = 0.0,
+) -> float:
+    """T(s, d): expected seconds for each verification call.
+
+    Args:
+        chances: how likely its guesses are to be right.
+        stride: *s*.
+        in_flight: *d*.
+        step: *a*, seconds of a step, its guess included.
+        verification: *b(N(s))*, seconds of a call.
+        computing: *c(s)*, seconds of a call that no two calls can spend at once.
+    """
+    writing = chances.written(stride) * step
+    serial = writing + verification
+    if in_flight == 0:
+        return serial
+    all_right = chances.all_right(stride)
+    overlapped = max(writing, verification / in_flight, computing)
+    return all_right * overlapped + (1 - all_right) * serial
