@@ -137,11 +137,8 @@ class Flights:
         def ask() -> Answer:
             span.end = span.start = time.perf_counter()
             try:
-                return self._session.ask(
-                    [guess.text for guess in guesses],
-                    [guess.query for guess in guesses],
-                    with_vectors=with_vectors,
-                )
+                queries = [guess.query for guess in guesses]
+                return self._session.ask(queries, with_vectors=with_vectors)
             finally:
                 span.end = time.perf_counter()
 
@@ -171,9 +168,7 @@ class Flights:
         """Ask query by query, up to the first whose guess was wrong."""
         whole: Answer | None = None
         for guess in flight.guesses:
-            part = self._session.ask(
-                [guess.text], [guess.query], with_vectors=flight.with_vectors
-            )
+            part = self._session.ask([guess.query], with_vectors=flight.with_vectors)
             whole = part if whole is None else whole.joined(part)
             if ids_of(part.truth[0]) != ids_of(guess.hits):
                 break

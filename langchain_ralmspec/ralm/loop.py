@@ -28,6 +28,7 @@ from langchain_ralmspec.ralm.flights import Flights
 from langchain_ralmspec.ralm.writer import Interrupted, ids_of
 from langchain_ralmspec.speculation import GUESS_POLICIES
 from langchain_ralmspec.speculation.stride import MOST_STEPS
+from langchain_ralmspec.stores.base import Query
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -109,6 +110,8 @@ def speculative(
     request: Request, scheduler: StrideScheduler
 ) -> Generator[Event, None, None]:
     """Write on under guessed documents, and verify the guesses in batches."""
+    policies = request.session.usable(scheduler.policies)
+    scheduler = replace(scheduler, policies=policies)
     with Flights(request.session, request.spans) as flights:
         yield from _Speculation(request, scheduler, flights).events()
 
@@ -239,7 +242,7 @@ class _Speculation:
         looks_up = self._may_look_up
         text = request.policy.first_query()
         start = time.perf_counter()
-        answer = request.session.ask([text], [None], with_vectors=looks_up)
+        answer = request.session.ask([Query(text)], with_vectors=looks_up)
         request.session.require(text, answer.truth[0])
         end = time.perf_counter()
         request.spans.append(Span("verifying", start, end, kept=True, queries=1))
@@ -405,7 +408,7 @@ class _Speculation:
             for written in final:
                 yield self._commit(written)
             if not all_right:
-                text = flight.guesses[n_right].text
+                text = flight.guesses[n_right].query.text
                 self.request.session.require(text, truth[n_right])
                 return truth[n_right]
         return None

@@ -196,7 +196,7 @@ def test_ties_wider_than_the_margin_fall_to_the_smallest_ids() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_but_hnsw_are_nested(kind: str) -> None:
-    assert open_store(langchain_faiss(kind)).is_nested == (kind != "hnsw")
+    assert open_store(langchain_faiss(kind)).top_k_is_stable == (kind != "hnsw")
 
 
 def test_asking_an_ivf_index_for_more_keeps_the_first() -> None:
@@ -226,7 +226,7 @@ def test_where_ranking_is_by_codes_hits_are_not_nested() -> None:
     index.train(table(N_ROWS))
     index.add(table(N_ROWS))
     store = FaissStore(index, documents(N_ROWS), TableEmbeddings(table(N_ROWS)))
-    assert not store.is_nested
+    assert not store.top_k_is_stable
     assert len(store.search(plain_queries(), 3)[0]) == 3
 
 
@@ -333,7 +333,7 @@ def test_deletion_renumbers_rows_but_not_hits() -> None:
 
 
 @pytest.mark.parametrize("kind", ["flat_ip", "flat_l2"])
-def test_no_vector_exceeds_the_extent(
+def test_no_vector_exceeds_the_max_norm(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(faiss_index, "_ROWS_MEASURED", 7)
@@ -342,18 +342,18 @@ def test_no_vector_exceeds_the_extent(
     length = float(np.linalg.norm(table(N_ROWS), axis=1).max())
 
     def longest() -> float:
-        extent = store.extent()
-        assert extent is store.extent(), "nothing has changed"
-        assert extent is not None
-        return extent.longest
+        known = store.max_norm()
+        assert known is store.max_norm(), "nothing has changed"
+        assert known is not None
+        return known.longest
 
     assert length < longest() < 1.001 * length
-    before = store.extent()
+    before = store.max_norm()
 
     near = [0.1] * DIMENSION
     vectorstore.add_embeddings([("near", near)], ids=["near"])
     assert longest() < 1.001 * length
-    assert store.extent() is not before, "there is a new row"
+    assert store.max_norm() is not before, "there is a new row"
     vectorstore.add_embeddings([("far", [50.0] * DIMENSION)], ids=["far"])
     assert longest() > 50 * DIMENSION**0.5
 
@@ -361,16 +361,16 @@ def test_no_vector_exceeds_the_extent(
     assert length < longest() < 1.001 * length
 
     vectorstore.add_embeddings([("nowhere", [np.nan] * DIMENSION)], ids=["nan"])
-    assert store.extent() is None
+    assert store.max_norm() is None
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
-def test_where_the_nearest_may_be_missed_there_is_no_extent(kind: str) -> None:
-    assert FaissStore.from_langchain(langchain_faiss(kind)).extent() is None
+def test_where_the_nearest_may_be_missed_there_is_no_max_norm(kind: str) -> None:
+    assert FaissStore.from_langchain(langchain_faiss(kind)).max_norm() is None
 
 
-def test_an_empty_store_has_no_extent() -> None:
-    assert FaissStore.from_langchain(langchain_faiss(n_rows=0)).extent() is None
+def test_an_empty_store_has_no_max_norm() -> None:
+    assert FaissStore.from_langchain(langchain_faiss(n_rows=0)).max_norm() is None
 
 
 @settings(max_examples=60)
@@ -404,7 +404,7 @@ def test_what_a_session_has_proven_is_what_the_store_says(
         return [Query(text, mine) for text in texts]
 
     store.encode = encode  # type: ignore[method-assign]
-    (current,) = session.verify(["q"], [None])
+    (current,) = session.verify([Query("q")])
     for number in range(12):
         vector = vector + step * rng.normal(size=DIMENSION)
         guess = session.guess("lookup", f"q{number}", current)
@@ -412,7 +412,7 @@ def test_what_a_session_has_proven_is_what_the_store_says(
         if guess.is_proven:
             assert [h.id for h in guess.hits] == [h.id for h in current]
         else:
-            (current,) = session.verify([f"q{number}"], [None])
+            (current,) = session.verify([Query(f"q{number}")])
 
 
 @pytest.mark.parametrize("kind", ["flat_ip", "flat_l2", "normalized_l2"])
@@ -421,7 +421,7 @@ def test_a_session_proves_what_it_has_asked(kind: str) -> None:
     store.encode = lambda texts: [plain_queries()[0] for _ in texts]  # type: ignore[method-assign]
     session = Session(store, prefetch_k=40)
     session.measure()
-    (current,) = session.verify(["q0"], [None])
+    (current,) = session.verify([Query("q0")])
     assert session.guess("lookup", "q0", current).is_proven
 
 
