@@ -140,14 +140,7 @@ class Session:
         self._forget()
 
     def usable(self, policies: Sequence[str]) -> tuple[str, ...]:
-        """Those guess policies that the store can serve.
-
-        Args:
-            policies: names in ``GUESS_POLICIES``.
-
-        Returns:
-            The same; ``"same"`` alone where there are no vectors to look up.
-        """
+        """Guess policies that suit the store: no look-up where there are no vectors."""
         return ("same",) if self._store.metric is None else tuple(policies)
 
     def guess(self, policy: str, text: str, current: Hits) -> Guess:
@@ -175,8 +168,9 @@ class Session:
             vector = query.vector
             rule = GUESS_POLICIES[policy]()
             ids = rule.guess(self._cache, vector, ids_of(current))
+            known = {hit.id: hit for hit in current}
             try:
-                hits = self._hits_of(ids, current)
+                hits = tuple(known.get(id_) or self._hit(id_) for id_ in ids)
             except StoreError:  # it was deleted since
                 policy, ids, hits = "same", ids_of(current), current
             margin, is_proven = None, False
@@ -187,16 +181,12 @@ class Session:
                     is_proven = self._cache.proves(vector, ids, longest)
         return Guess(policy, query, hits, current, margin, is_proven)
 
-    def _hits_of(self, ids: Sequence[str], current: Hits) -> Hits:
-        """Guessed documents: as a search gave them, or as the store has them now.
+    def _hit(self, id_: str) -> Hit:
+        """A cached document: as a search gave it, or as the store has it now.
 
         Raises:
-            StoreError: the store has one of them no more.
+            StoreError: the store has it no more.
         """
-        known = {hit.id: hit for hit in current}
-        return tuple(known.get(id_) or self._cached_hit(id_) for id_ in ids)
-
-    def _cached_hit(self, id_: str) -> Hit:
         if self._arrays is None:
             return self._hits[id_]
         return Hit(id_, self._arrays.document(id_), math.nan)
@@ -358,20 +348,13 @@ class Session:
 
     def _ask_alone(self, text: str) -> Answer:
         start = time.perf_counter()
-        (query,) = self._encode([text])
+        queries = self._encode([text])
         embedding = time.perf_counter() - start
         k = self._k(self.depth)
-        found, waiting = self._search([query], k, with_vectors=False)
-        return Answer(
-            [tuple(found[0].hits[: self.depth])],
-            found,
-            [query],
-            n_calls=1,
-            n_queries=1,
-            seconds=time.perf_counter() - start,
-            embedding=embedding,
-            waiting=waiting,
-        )
+        found, waiting = self._search(queries, k, with_vectors=False)
+        truth = [tuple(found[0].hits[: self.depth])]
+        seconds = time.perf_counter() - start
+        return Answer(truth, found, queries, 1, 1, seconds, embedding, waiting)
 
     def _remember(self, query: Query, found: Found) -> None:
         """Let what a search found into the cache, and its hits beside it."""
@@ -396,9 +379,9 @@ class Session:
         return alone.truth[0]
 
     def _is_near_tie(self, query: Query, found: Found) -> bool:
-        vector = query.vector
+        vector, metric = query.vector, self._store.metric
         norm = 1.0 if vector is None else float(vector @ vector) ** 0.5
-        return is_near_tie(found.scores, self.depth, self._store.metric, norm)
+        return is_near_tie(found.scores, self.depth, metric, norm)
 
     def require(self, text: str, hits: Hits) -> None:
         """Refuse to go on without documents.

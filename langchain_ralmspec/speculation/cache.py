@@ -229,8 +229,9 @@ class SessionCache:
             self._matrix = np.zeros((self._capacity, vectors.shape[1]), np.float32)
             self._centres = np.zeros((_MAX_BALLS, vectors.shape[1]))
         if self._metric == "cosine":
-            lengths = np.sqrt(_squared_lengths(vectors))
-            vectors = vectors / np.where(lengths, lengths, np.float32(1))[:, np.newaxis]
+            lengths: NDArray[np.float32] = np.sqrt(_squared_lengths(vectors))
+            lengths[lengths == 0] = 1
+            vectors = vectors / lengths[:, np.newaxis]
         self._matrix[rows] = vectors
         self._squares[rows] = squares = _squared_lengths(vectors)
         self._largest = float(np.fmax.reduce(squares, initial=self._largest))

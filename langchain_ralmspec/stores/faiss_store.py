@@ -150,38 +150,14 @@ class FaissStore:
     def find(
         self, queries: Sequence[Query], k: int, *, depth: int, with_vectors: bool
     ) -> list[Found]:
-        """Find what :meth:`search` finds, and look up few of the documents.
-
-        Args:
-            queries: as in :meth:`search`.
-            k: as in :meth:`search`.
-            depth: how many of the best documents to look up.
-            with_vectors: whether to give the stored vectors.
-
-        Returns:
-            One per query.
-
-        Raises:
-            InvalidValueError: as in :meth:`search`.
-            DimensionMismatchError: as in :meth:`search`.
-            StoreError: as in :meth:`search`.
-        """
+        """Do as :meth:`search`, but look up the best ``depth`` documents only."""
         check_k(k)
         if not queries:
             return []
         vectors = query_matrix(queries, self.dimension, _NAME)
         with reported_as_store_error("FAISS", "search"):
             return [
-                replace(
-                    found,
-                    hits=[
-                        Hit(id_, self._rows.document(id_), score)
-                        for id_, score in zip(
-                            found.ids[:depth], found.scores[:depth], strict=True
-                        )
-                    ],
-                    vectors=found.vectors if with_vectors else None,
-                )
+                self._first(k, found, depth=depth, with_vectors=with_vectors)
                 for found in self._ranked(vectors, k)
             ]
 
@@ -213,8 +189,16 @@ class FaissStore:
         """Number of stored documents, those that a filter hides included."""
         return self._index.n_rows
 
+    def _first(self, k: int, found: Found, *, depth: int, with_vectors: bool) -> Found:
+        """The best ``k`` of what was found, with the documents of few of them."""
+        pairs = zip(found.ids[:depth], found.scores, strict=False)
+        hits = [Hit(id_, self._rows.document(id_), score) for id_, score in pairs]
+        vectors = None if found.vectors is None else found.vectors[:k]
+        kept = vectors if with_vectors else None
+        return Found(hits, found.ids[:k], found.scores[:k], kept)
+
     def _ranked(self, vectors: NDArray[np.float32], k: int) -> list[Found]:
-        """The best ``k`` rows of every query, without their documents."""
+        """The best ``k`` rows of every query, and more, without their documents."""
         n_rows = self.count()
         ranked = [Found()] * len(vectors)
         pending = list(range(len(vectors))) if n_rows else []
@@ -227,7 +211,7 @@ class FaissStore:
             for number, rows, stored in zip(pending, *found, strict=True):
                 there = rows >= 0
                 scored = self._scored(vectors[number], rows[there], stored[there], ids)
-                ranked[number] = _first(scored, k)
+                ranked[number] = scored
                 if len(scored.ids) == width < n_rows and self._cut_is_open(
                     vectors[number], scored, k
                 ):
@@ -276,12 +260,6 @@ class FaissStore:
         last_in = scored.vectors[k - 1]
         lengths = float(query @ query) + float(last_in @ last_in)
         return scored.scores[k - 1] - scored.scores[-1] <= ROUNDING * lengths
-
-
-def _first(found: Found, n: int) -> Found:
-    """The best ``n`` of what was found."""
-    vectors = None if found.vectors is None else found.vectors[:n]
-    return Found(found.hits[:n], found.ids[:n], found.scores[:n], vectors)
 
 
 def _with_vectors(found: Found) -> list[Hit]:

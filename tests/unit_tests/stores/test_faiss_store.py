@@ -418,8 +418,8 @@ def session_at_q0(store: Any, *, prefetch_k: int) -> tuple[Session, Any]:
 def test_only_documents_that_are_shown_are_looked_up() -> None:
     vectorstore = langchain_faiss()
     asked: list[str] = []
-    search = vectorstore.docstore.search
-    vectorstore.docstore.search = lambda id_: asked.append(id_) or search(id_)  # type: ignore[method-assign,func-returns-value]
+    look_up = vectorstore.docstore.search
+    vectorstore.docstore.search = lambda search: asked.append(search) or look_up(search)  # type: ignore[method-assign,func-returns-value]
     store = FaissStore.from_langchain(vectorstore)
     session, current = session_at_q0(store, prefetch_k=40)
     assert len(asked) == 2
