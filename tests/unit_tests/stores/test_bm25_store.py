@@ -182,7 +182,8 @@ def test_documents_come_back_with_their_ids() -> None:
     assert open_store(store) is store
 
 
-REFUSED: list[tuple[list[Document], dict[str, Any], str]] = [
+REFUSED: list[tuple[list[Any], dict[str, Any], str]] = [
+    (["a b"], {}, "LangChain Documents, got 'a b'"),
     ([], {}, "documents is empty"),
     ([Document(page_content="the !?")], {}, "none of the 1 documents, such as 'the"),
     ([Document(id="a", page_content="x")] * 2, {}, "unique, got 'a'"),
@@ -196,7 +197,7 @@ REFUSED: list[tuple[list[Document], dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("documents", "options", "message"), REFUSED)
 def test_what_cannot_be_indexed_is_refused(
-    documents: list[Document], options: dict[str, Any], message: str
+    documents: list[Any], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidValueError, match=message):
         BM25Store.from_documents(documents, **options)
@@ -311,32 +312,33 @@ def test_another_format_is_refused(saved: Path) -> None:
         BM25Store.load(saved)
 
 
-def test_a_save_that_fails_leaves_the_older_one(
-    saved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _fail_to_write(patch: pytest.MonkeyPatch) -> None:
     def fail(index: BM25Index, folder: Path) -> None:
         (folder / "half").write_text("written")
         raise OSError("disk full")
 
-    monkeypatch.setattr(BM25Index, "save", fail)
-    with pytest.raises(StoreError, match=f"{saved}.*disk full"):
-        store_of(["aa"]).save(saved)
-    assert BM25Store.load(saved).count() == len(AWKWARD)
-    assert list(saved.parent.iterdir()) == [saved]
+    patch.setattr(BM25Index, "save", fail)
 
 
-def test_a_swap_that_fails_puts_the_older_one_back(
-    saved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _fail_to_swap(patch: pytest.MonkeyPatch) -> None:
     rename = Path.rename
 
     def fail(path: Path, target: Path) -> Path:
         if path.suffix == ".tmp":
-            raise OSError("no")
+            raise OSError("disk full")
         return rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(StoreError, match=f"{saved}"):
+    patch.setattr(Path, "rename", fail)
+
+
+@pytest.mark.parametrize("fail", [_fail_to_write, _fail_to_swap])
+def test_a_save_that_fails_leaves_the_older_one(
+    saved: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fail: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    fail(monkeypatch)
+    with pytest.raises(StoreError, match=f"{saved}.*disk full"):
         store_of(["aa"]).save(saved)
     assert BM25Store.load(saved).count() == len(AWKWARD)
     assert list(saved.parent.iterdir()) == [saved]
@@ -409,8 +411,3 @@ def test_bad_arguments_of_the_retriever_are_refused() -> None:
         RaLMSpecRetriever.from_documents(documents, stemer="porter")
     with pytest.raises(InvalidValueError, match="k1"):
         RaLMSpecRetriever.from_documents(documents, k1=-1)
-
-
-def test_texts_that_are_no_documents_are_refused() -> None:
-    with pytest.raises(InvalidValueError, match="LangChain Documents, got 'a b'"):
-        BM25Store.from_documents(["a b"])  # type: ignore[list-item]  # on purpose

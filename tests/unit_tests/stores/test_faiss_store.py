@@ -127,6 +127,7 @@ def test_scores_and_vectors_are_those_of_the_metric(kind: str) -> None:
         if kind == "normalized_l2":
             expected = expected / np.linalg.norm(expected)
         assert isinstance(hit.vector, np.ndarray)
+        assert hit.vector.base is None, "it keeps no whole answer alive"
         np.testing.assert_allclose(hit.vector, expected, rtol=1e-6)
         if store.metric == "inner_product":
             score = float(np.dot(expected, query.vector))
@@ -144,13 +145,6 @@ def test_top_hit_is_langchains(kind: str) -> None:
     ours = [hits[0].id for hits in store.search(store.encode(texts), 1)]
     theirs = [vectorstore.similarity_search(text, k=1)[0].id for text in texts]
     assert ours == theirs
-
-
-def test_vectors_do_not_keep_the_whole_answer_alive() -> None:
-    store = open_store(langchain_faiss())
-    hit = store.search(some_queries(1), 1, with_vectors=True)[0][0]
-    assert isinstance(hit.vector, np.ndarray)
-    assert hit.vector.base is None
 
 
 @settings(max_examples=60)
@@ -590,18 +584,13 @@ def test_document_without_metadata_or_id() -> None:
     assert bare.metadata is None  # the caller's object is not changed
 
 
-def test_missing_document_is_named() -> None:
+def test_a_row_without_document_or_id_is_named() -> None:
     vectorstore = langchain_faiss()
     store = open_store(vectorstore)
     top = store.search(some_queries(1), 1)[0][0].id
     vectorstore.docstore.delete([top])
     with pytest.raises(StoreError, match=top):
         store.search(some_queries(1), 1)
-
-
-def test_row_without_id_is_named() -> None:
-    vectorstore = langchain_faiss()
-    store = open_store(vectorstore)
     vectorstore.index_to_docstore_id = {}
     with pytest.raises(StoreError, match="stand for no document"):
         store.search(some_queries(1), 1)
@@ -626,21 +615,6 @@ def test_bad_searches_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         open_store(langchain_faiss()).search([query], k)
-
-
-def test_constructor_refuses_what_does_not_fit() -> None:
-    index = make_flat_l2()
-    index.add(table(3))
-    embeddings = TableEmbeddings(table(3))
-    with pytest.raises(InvalidValueError, match="3 rows for 2 documents"):
-        FaissStore(index, documents(2), embeddings)
-    with pytest.raises(InvalidValueError, match="2 ids for 3 documents"):
-        FaissStore(index, documents(3), embeddings, ids=["a", "b"])
-    with pytest.raises(InvalidValueError, match="'a' more than once"):
-        FaissStore(index, documents(3), embeddings, ids=["a", "b", "a"])
-    other = faiss.IndexFlat(DIMENSION, faiss.METRIC_L1)
-    with pytest.raises(InvalidValueError, match=f"metric_type {faiss.METRIC_L1}"):
-        FaissStore(other, [], embeddings)
 
 
 def test_broken_encoder_is_a_store_error() -> None:
@@ -668,21 +642,27 @@ def test_normalised_store_encodes_unit_vectors() -> None:
     assert store.encode([]) == []
 
 
-@pytest.mark.parametrize(
-    ("place", "wrong", "message"),
-    [
-        (0, ["a"], "index must be a FAISS index, got a list"),
-        (1, ["a text"], "must be LangChain Documents, got 'a text'"),
-        (2, "minilm", "must be LangChain Embeddings, got 'minilm'"),
-        (2, None, "must be LangChain Embeddings, got None"),
-    ],
-)
-def test_arguments_of_another_kind_are_refused(
-    place: int, wrong: object, message: str
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"documents": documents(2)}, "3 rows for 2 documents"),
+    ({"ids": ["a", "b"]}, "2 ids for 3 documents"),
+    ({"ids": ["a", "b", "a"]}, "'a' more than once"),
+    (
+        {"index": faiss.IndexFlat(DIMENSION, faiss.METRIC_L1), "documents": []},
+        f"metric_type {faiss.METRIC_L1}",
+    ),
+    ({"index": ["a"]}, "index must be a FAISS index, got a list"),
+    ({"documents": ["a text"]}, "must be LangChain Documents, got 'a text'"),
+    ({"embeddings": "minilm"}, "must be LangChain Embeddings, got 'minilm'"),
+    ({"embeddings": None}, "must be LangChain Embeddings, got None"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_constructor_refuses_what_does_not_fit(
+    changes: dict[str, Any], message: str
 ) -> None:
-    index = faiss.IndexFlatIP(DIMENSION)
-    index.add(table(1))
-    arguments: list[Any] = [index, documents(1), TableEmbeddings(table(1))]
-    arguments[place] = wrong
+    index = make_flat_l2()
+    index.add(table(3))
+    arguments = {"documents": documents(3), "embeddings": TableEmbeddings(table(3))}
     with pytest.raises(InvalidValueError, match=message):
-        FaissStore(*arguments)
+        FaissStore(**{"index": index} | arguments | changes)
