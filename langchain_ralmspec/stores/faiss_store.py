@@ -191,7 +191,7 @@ class FaissStore:
 
     def _first(self, k: int, found: Found, *, depth: int, with_vectors: bool) -> Found:
         """The best ``k`` of what was found, with the documents of few of them."""
-        pairs = zip(found.ids[:depth], found.scores, strict=False)
+        pairs = zip(found.ids[: min(depth, k)], found.scores, strict=False)
         hits = [Hit(id_, self._rows.document(id_), score) for id_, score in pairs]
         vectors = None if found.vectors is None else found.vectors[:k]
         kept = vectors if with_vectors else None
