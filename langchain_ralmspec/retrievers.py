@@ -23,7 +23,7 @@ from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.ralm.session import Session
 from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.speculation import GUESS_POLICIES
-from langchain_ralmspec.stores import BM25Store, open_store
+from langchain_ralmspec.stores import BM25Store, Query, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -51,7 +51,7 @@ class RetrieverSession:
     def __init__(self, session: Session, guess_policy: str) -> None:
         """Wrap a session; use :meth:`RaLMSpecRetriever.session` to make one."""
         self._session = session
-        self._policy = guess_policy
+        (self._policy,) = session.usable([guess_policy])
         self._current: Hits = ()
         # What was guessed since the last verification, by query.
         self._guesses: dict[str, Guess] = {}
@@ -84,9 +84,12 @@ class RetrieverSession:
         if not queries:
             return []
         guesses = [self._guesses.get(query) for query in queries]
-        known = [guess.query if guess else None for guess in guesses]
+        known = [
+            guess.query if guess else Query(text)
+            for text, guess in zip(queries, guesses, strict=True)
+        ]
         looks_up = GUESS_POLICIES[self._policy].needs_vector
-        truth = self._session.verify(queries, known, with_vectors=looks_up)
+        truth = self._session.verify(known, with_vectors=looks_up)
         self._guesses.clear()
         pairs = zip(guesses, truth, strict=True)
         wrong = (t for g, t in pairs if g and ids_of(g.hits) != ids_of(t))

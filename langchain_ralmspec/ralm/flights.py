@@ -122,7 +122,6 @@ class Flights:
         """Ask the store whether guesses are right, in one call."""
         ask = partial(
             self._session.ask,
-            [guess.text for guess in guesses],
             [guess.query for guess in guesses],
             with_vectors=with_vectors,
         )
@@ -151,9 +150,7 @@ class Flights:
         """Ask the store query by query, up to the first wrong guess."""
         whole: Verification | None = None
         for guess in flight.guesses:
-            part = self._session.ask(
-                [guess.text], [guess.query], with_vectors=flight.with_vectors
-            )
+            part = self._session.ask([guess.query], with_vectors=flight.with_vectors)
             whole = part if whole is None else whole.joined(part)
             if ids_of(part.truth[0]) != ids_of(guess.hits):
                 break

@@ -21,6 +21,7 @@ from langchain_ralmspec.ralm.flights import Flights
 from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.speculation import GUESS_POLICIES
 from langchain_ralmspec.speculation.plan import MAX_STEPS_PER_GUESS
+from langchain_ralmspec.stores.base import Query
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -51,6 +52,8 @@ def speculative(
     request: Request, scheduler: StrideScheduler
 ) -> Generator[Event, None, None]:
     """Write on under guessed documents, and verify the guesses in batches."""
+    policies = request.session.usable(scheduler.policies)
+    scheduler = replace(scheduler, policies=policies)
     with Flights(request.session) as flights:
         yield from _Speculation(request, scheduler, flights).events()
 
@@ -173,7 +176,7 @@ class _Speculation:
         looks_up = self._may_look_up
         text = request.policy.first_query()
         with request.stats.timing("waiting"):
-            answer = request.session.ask([text], [None], with_vectors=looks_up)
+            answer = request.session.ask([Query(text)], with_vectors=looks_up)
             request.session.require(text, answer.truth[0])
         request.session.learn(answer)
         if not looks_up:  # else it was a wider search than the sequential loop's
@@ -336,7 +339,7 @@ class _Speculation:
             for written in final:
                 yield self._commit(written)
             if not all_right:
-                text = flight.guesses[n_right].text
+                text = flight.guesses[n_right].query.text
                 self.request.session.require(text, truth[n_right])
                 return truth[n_right]
         return None

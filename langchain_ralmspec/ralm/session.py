@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
-from langchain_ralmspec.errors import EmptyStoreError
+from langchain_ralmspec.errors import EmptyStoreError, StoreError
 from langchain_ralmspec.ralm.writer import ids_of
-from langchain_ralmspec.speculation import GUESS_POLICIES, session_cache
+from langchain_ralmspec.speculation import GUESS_POLICIES, SessionCache
+from langchain_ralmspec.stores.base import Found, Hit, Query
 from langchain_ralmspec.stores.failures import reported_as_store_error
+from langchain_ralmspec.stores.faiss_store import FaissStore
 from langchain_ralmspec.stores.ties import is_near_tie
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-
-    from langchain_ralmspec.stores.base import Extent, Hit, Query, Store
+    from langchain_ralmspec.stores.base import MaxNorm, Store
 
 Hits = tuple["Hit", ...]
 
@@ -30,9 +31,8 @@ class Guess:
     """What a query is thought to find.
 
     Attributes:
-        text: the query.
         policy: by which it was made.
-        query: the query, embedded, when the guess needed that.
+        query: the query; embedded when the policy needs that.
         hits: the documents guessed.
         current: the documents that the query was written under.
         margin: how far the cache can vouch for the guess
@@ -41,9 +41,8 @@ class Guess:
             (:meth:`SessionCache.proves`).
     """
 
-    text: str
     policy: str
-    query: Query | None
+    query: Query
     hits: Hits
     current: Hits
     margin: float | None = None
@@ -69,18 +68,18 @@ class Verification:
         seconds: of all of it, embedding included.
         embedding: seconds of it in the query encoder.
         waiting: seconds of it in which the searching thread had nothing to do.
-        extent: of the store, as far as the session knew it when it asked.
+        max_norm: of the store, as far as the session knew it when it asked.
     """
 
     truth: list[Hits]
-    found: list[list[Hit]]
+    found: list[Found]
     queries: Sequence[Query]
     n_calls: int = 0
     n_queries: int = 0
     seconds: float = 0.0
     embedding: float = 0.0
     waiting: float = 0.0
-    extent: Extent | None = None
+    max_norm: MaxNorm | None = None
 
     def joined(self, other: Verification) -> Verification:
         """Both answers as one."""
@@ -93,7 +92,7 @@ class Verification:
             self.seconds + other.seconds,
             self.embedding + other.embedding,
             self.waiting + other.waiting,
-            self.extent,
+            self.max_norm,
         )
 
 
@@ -129,10 +128,17 @@ class Session:
         self.stats = stats or SpeculationStats()
         self._store = store
         if prefetch_k is None:
-            prefetch_k = 200 if store.is_nested else 20
+            prefetch_k = 200 if store.top_k_is_stable else 20
         self._prefetch_k = max(prefetch_k, depth)
-        self._extent: Extent | None = None
+        self._max_norm: MaxNorm | None = None
+        # A subclass may have a search of its own, which must not be passed by.
+        has_arrays = getattr(store.search, "__func__", None) is FaissStore.search
+        self._arrays = cast("FaissStore", store) if has_arrays else None
         self._forget()
+
+    def usable(self, policies: Sequence[str]) -> tuple[str, ...]:
+        """Guess policies that suit the store: no look-up where there are no vectors."""
+        return ("same",) if self._store.metric is None else tuple(policies)
 
     def guess(self, policy: str, text: str, current: Hits) -> Guess:
         """Guess the documents for a query from what the session has seen.
@@ -152,21 +158,35 @@ class Session:
         if any(hit.id not in self._cache for hit in current):
             policy = "same"
         with self.stats.timing("guessing"):
-            query = None
+            query = Query(text)
             if needs_vector:  # alone, whatever is made of it, as the other loop does
                 with self.stats.timing("embedding"):
                     (query,) = self._encode([text])
-            vector = query.vector if query else None
+            vector = query.vector
             rule = GUESS_POLICIES[policy]()
             ids = rule.guess(self._cache, vector, ids_of(current))
+            known = {hit.id: hit for hit in current}
+            try:
+                hits = tuple(known.get(id_) or self._hit(id_) for id_ in ids)
+            except StoreError:  # it was deleted since
+                policy, ids, hits = "same", ids_of(current), current
             margin, is_proven = None, False
             if vector is not None and ids and policy != "same":
                 margin = self._cache.margin(vector, ids[-1])
-                if self._extent:
-                    is_proven = self._cache.proves(vector, ids, self._extent.longest)
-        known = {hit.id: hit for hit in current}
-        hits = tuple(known.get(i) or self._hits[i] for i in ids)
-        return Guess(text, policy, query, hits, current, margin, is_proven)
+                if self._max_norm:
+                    longest = self._max_norm.longest
+                    is_proven = self._cache.proves(vector, ids, longest)
+        return Guess(policy, query, hits, current, margin, is_proven)
+
+    def _hit(self, id_: str) -> Hit:
+        """A cached document: as a search gave it, or as the store has it now.
+
+        Raises:
+            StoreError: the store has it no more.
+        """
+        if self._arrays is None:
+            return self._hits[id_]
+        return Hit(id_, self._arrays.document(id_), math.nan)
 
     def retrieve(self, text: str) -> Verification:
         """Ask the store for one query, as the sequential loop does.
@@ -182,11 +202,7 @@ class Session:
         return answer
 
     def verify(
-        self,
-        texts: Sequence[str],
-        queries: Sequence[Query | None],
-        *,
-        with_vectors: bool = True,
+        self, queries: Sequence[Query], *, with_vectors: bool = True
     ) -> list[Hits]:
         """:meth:`ask`, wait and :meth:`learn`.
 
@@ -194,28 +210,20 @@ class Session:
             EmptyStoreError: the store found nothing for one of the queries.
             StoreError: the store or its encoder failed.
         """
-        if len(texts) > 1:
+        if len(queries) > 1:
             self.prepare()
-        answer = self.ask(texts, queries, with_vectors=with_vectors)
+        answer = self.ask(queries, with_vectors=with_vectors)
         self.stats.spend(answer.seconds, "waiting")
         self.learn(answer)
-        for text, hits in zip(texts, answer.truth, strict=True):
-            self.require(text, hits)
+        for query, hits in zip(queries, answer.truth, strict=True):
+            self.require(query.text, hits)
         return answer.truth
 
-    def ask(
-        self,
-        texts: Sequence[str],
-        queries: Sequence[Query | None],
-        *,
-        with_vectors: bool,
-    ) -> Verification:
+    def ask(self, queries: Sequence[Query], *, with_vectors: bool) -> Verification:
         """Ask the store for many queries in one call; changes nothing here.
 
         Args:
-            texts: the query texts.
-            queries: them embedded; those that are None are encoded here, in one
-                batch.
+            queries: those without a vector are encoded here, in one batch.
             with_vectors: whether the answer is to fill the cache.
 
         Returns:
@@ -226,10 +234,10 @@ class Session:
         Raises:
             StoreError: the store or its encoder failed.
         """
-        start, extent = time.perf_counter(), self._extent
-        missing = [text for text, q in zip(texts, queries, strict=True) if q is None]
+        start, max_norm = time.perf_counter(), self._max_norm
+        missing = [query.text for query in queries if query.vector is None]
         encoded = iter(self._encode(missing) if missing else ())
-        ready = [query or next(encoded) for query in queries]
+        ready = [next(encoded) if q.vector is None else q for q in queries]
         embedding = time.perf_counter() - start
         # One more than the depth shows whether the last place is a near tie.
         k = self._width if with_vectors else self._k(self.depth + 1)
@@ -237,19 +245,19 @@ class Session:
         answer = Verification(
             [], found, ready, n_calls=1, n_queries=len(ready), embedding=embedding
         )
-        for query, hits in zip(ready, found, strict=True):
-            answer.truth.append(self._settled(query, hits, answer))
+        for query, each in zip(ready, found, strict=True):
+            answer.truth.append(self._settled(query, each, answer))
         answer.seconds = time.perf_counter() - start
-        answer.waiting, answer.extent = waiting, extent
+        answer.waiting, answer.max_norm = waiting, max_norm
         return answer
 
     def learn(self, answer: Verification) -> None:
         """Count an answer, and let what it found into the cache."""
         self.count(answer)
-        if answer.extent is not self._extent:  # of a store that has changed since
+        if answer.max_norm is not self._max_norm:  # of a store that has changed since
             return
-        for query, hits in zip(answer.queries, answer.found, strict=True):
-            self._remember(query, hits[: self._prefetch_k])
+        for query, found in zip(answer.queries, answer.found, strict=True):
+            self._remember(query, found)
 
     def prepare(self) -> None:
         """Tell a store that wants to know that calls of many queries are to come.
@@ -270,25 +278,26 @@ class Session:
         Raises:
             StoreError: it failed.
         """
-        extent = getattr(self._store, "extent", None)
-        if extent is None or not self._store.is_nested:
+        max_norm = getattr(self._store, "max_norm", None)
+        if max_norm is None or not self._store.top_k_is_stable:
             return
-        with reported_as_store_error(type(self._store).__name__, "extent"):
-            known = extent()
-        if known is not self._extent:
-            self._extent = known
+        with reported_as_store_error(type(self._store).__name__, "max_norm"):
+            known = max_norm()
+        if known is not self._max_norm:
+            self._max_norm = known
             self._forget()
 
     def _forget(self) -> None:
         """Start with an empty cache."""
         capacity = max(_CAPACITY, self._prefetch_k)
-        self._cache = session_cache(self._store.metric, capacity)
+        self._cache = SessionCache(self._store.metric, capacity)
+        # Of cached documents, where the store cannot give a document by its id.
         self._hits: dict[str, Hit] = {}
 
     @property
     def can_prove(self) -> bool:
         """Whether guesses may be proven."""
-        return self._extent is not None
+        return self._max_norm is not None
 
     def count(self, answer: Verification) -> None:
         """Count an answer's calls and seconds."""
@@ -312,7 +321,7 @@ class Session:
         Where a wider search may find other documents, every search of a session
         is as wide as the widest, in the sequential loop too.
         """
-        return wanted if self._store.is_nested else self._width
+        return wanted if self._store.top_k_is_stable else self._width
 
     def _encode(self, texts: Sequence[str]) -> list[Query]:
         with reported_as_store_error(type(self._store).__name__, "encode"):
@@ -320,60 +329,56 @@ class Session:
 
     def _search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool
-    ) -> tuple[list[list[Hit]], float]:
+    ) -> tuple[list[Found], float]:
         """Search; also tells for how many seconds this thread only waited."""
         start, busy = time.perf_counter(), time.thread_time()
         with reported_as_store_error(type(self._store).__name__, "search"):
-            found = self._store.search(queries, k, with_vectors=with_vectors)
+            if self._arrays is not None:
+                found = self._arrays.find(
+                    queries, k, depth=self.depth, with_vectors=with_vectors
+                )
+            else:
+                hits = self._store.search(queries, k, with_vectors=with_vectors)
+                found = [Found.of(each) for each in hits]
         seconds, computing = time.perf_counter() - start, time.thread_time() - busy
         return found, max(0.0, seconds - computing)
 
     def _ask_alone(self, text: str) -> Verification:
         start = time.perf_counter()
-        (query,) = self._encode([text])
+        queries = self._encode([text])
         embedding = time.perf_counter() - start
         k = self._k(self.depth)
-        found, waiting = self._search([query], k, with_vectors=False)
-        (hits,) = found
-        return Verification(
-            [tuple(hits[: self.depth])],
-            found,
-            [query],
-            n_calls=1,
-            n_queries=1,
-            seconds=time.perf_counter() - start,
-            embedding=embedding,
-            waiting=waiting,
-        )
+        found, waiting = self._search(queries, k, with_vectors=False)
+        truth = [tuple(found[0].hits[: self.depth])]
+        seconds = time.perf_counter() - start
+        return Verification(truth, found, queries, 1, 1, seconds, embedding, waiting)
 
-    def _remember(self, query: Query, hits: Sequence[Hit]) -> None:
-        # The best last, so that it is the last to be evicted.
-        evicted = self._cache.add(
-            (hit.id, hit.vector) for hit in reversed(hits) if hit.vector is not None
-        )
-        self._hits.update((hit.id, hit) for hit in hits if hit.id in self._cache)
-        for document_id in evicted:
-            if document_id not in self._cache:  # it may have come in again since
-                self._hits.pop(document_id, None)
-        entered = bool(hits) and hits[-1].vector is not None
-        if query.vector is not None and entered and hits[-1].id in self._cache:
-            self._cache.cover(query.vector, hits[-1].id)
+    def _remember(self, query: Query, found: Found) -> None:
+        """Let what a search found into the cache, and its hits beside it."""
+        if found.vectors is not None:
+            ids = found.ids[: self._prefetch_k]
+            for evicted in self._cache.add(ids, found.vectors[: self._prefetch_k]):
+                self._hits.pop(evicted, None)
+            if query.vector is not None and ids[-1] in self._cache:
+                self._cache.add_ball(query.vector, ids[-1])
+        if self._arrays is None:
+            hits = ((hit.id, hit) for hit in found.hits if hit.id in self._cache)
+            self._hits.update(hits)
 
-    def _settled(self, query: Query, hits: list[Hit], answer: Verification) -> Hits:
+    def _settled(self, query: Query, found: Found, answer: Verification) -> Hits:
         """Top documents; a near tie is decided by the query embedded alone."""
-        if not (query.batched and self._is_near_tie(query, hits)):
-            return tuple(hits[: self.depth])
+        if not (query.batched and self._is_near_tie(query, found)):
+            return tuple(found.hits[: self.depth])
         alone = self._ask_alone(query.text)
         answer.n_calls += 1
         answer.n_queries += 1
         answer.embedding += alone.embedding
         return alone.truth[0]
 
-    def _is_near_tie(self, query: Query, hits: list[Hit]) -> bool:
-        scores = [hit.score for hit in hits]
-        vector: np.ndarray | None = query.vector  # type: ignore[assignment]  # batched
+    def _is_near_tie(self, query: Query, found: Found) -> bool:
+        vector, metric = query.vector, self._store.metric
         norm = 1.0 if vector is None else float(vector @ vector) ** 0.5
-        return is_near_tie(scores, self.depth, self._store.metric, norm)
+        return is_near_tie(found.scores, self.depth, metric, norm)
 
     def require(self, text: str, hits: Hits) -> None:
         """Refuse to go on without documents.

@@ -3,7 +3,7 @@
 from langchain_ralmspec.speculation.acceptance import Acceptance, Transfer
 from langchain_ralmspec.speculation.batch_costs import BatchCosts
 from langchain_ralmspec.speculation.bounds import Bounds
-from langchain_ralmspec.speculation.cache import SessionCache, session_cache
+from langchain_ralmspec.speculation.cache import SessionCache
 from langchain_ralmspec.speculation.costs import Line
 from langchain_ralmspec.speculation.draft_length import (
     DraftEstimates,
@@ -37,5 +37,4 @@ __all__ = [
     "StrideScheduler",
     "Transfer",
     "chances_of_match",
-    "session_cache",
 ]

@@ -20,10 +20,7 @@ class GuessPolicy(Protocol):
     needs_vector: bool
 
     def guess(
-        self,
-        cache: SessionCache,
-        vector: Vector | None,
-        current: tuple[str, ...],
+        self, cache: SessionCache, vector: Vector | None, current: tuple[str, ...]
     ) -> tuple[str, ...]:
         """Guess as many ids as ``current`` (the last step's documents) has."""
         ...
@@ -35,10 +32,7 @@ class Lookup:
     needs_vector = True
 
     def guess(
-        self,
-        cache: SessionCache,
-        vector: Vector | None,
-        current: tuple[str, ...],
+        self, cache: SessionCache, vector: Vector | None, current: tuple[str, ...]
     ) -> tuple[str, ...]:
         """Look the query up in the cache."""
         if vector is None:
@@ -52,10 +46,7 @@ class SameDocument:
     needs_vector = False
 
     def guess(
-        self,
-        cache: SessionCache,
-        vector: Vector | None,
-        current: tuple[str, ...],
+        self, cache: SessionCache, vector: Vector | None, current: tuple[str, ...]
     ) -> tuple[str, ...]:
         """Repeat the current documents."""
         return current

@@ -11,7 +11,6 @@ from langchain_ralmspec.stores.base import (
     Hit,
     Metric,
     Query,
-    SparseVector,
     Store,
     Vector,
 )
@@ -34,7 +33,6 @@ __all__ = [
     "Metric",
     "Query",
     "SentenceTransformerEmbeddings",
-    "SparseVector",
     "Store",
     "Vector",
     "encode_queries",
@@ -43,7 +41,7 @@ __all__ = [
 ]
 
 _STORE_PARTS = ("encode", "search", "count")
-_STORE_TRAITS = ("metric", "is_nested")  # dimension may ask a server
+_STORE_TRAITS = ("metric", "top_k_is_stable")  # dimension may ask a server
 _FAISS_PARTS = ("index", "docstore", "index_to_docstore_id", "embedding_function")
 _CHROMA_PARTS = ("_client", "_embedding_function")
 

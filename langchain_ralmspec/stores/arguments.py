@@ -41,7 +41,7 @@ def query_matrix(
         The vectors, shape ``(len(queries), dimension)``, float32, C-contiguous.
 
     Raises:
-        InvalidValueError: a query has no vector, or a sparse one.
+        InvalidValueError: a query has no vector.
         DimensionMismatchError: a vector is not as long as the stored ones.
     """
     vectors: list[NDArray[np.float32]] = []

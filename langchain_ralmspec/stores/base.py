@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
-from langchain_ralmspec.speculation.cache import Metric, SparseVector, Vector
+import numpy as np
+
+from langchain_ralmspec.speculation.cache import Metric, Vector
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
+    from numpy.typing import NDArray
 
-__all__ = ["Extent", "Hit", "Metric", "Query", "SparseVector", "Store", "Vector"]
+__all__ = ["Found", "Hit", "MaxNorm", "Metric", "Query", "Store", "Vector"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +23,8 @@ class Query:
 
     Attributes:
         text: the query text.
-        vector: its embedding, shape ``(dimension,)``, float32; its tokens and
-            their counts under the metric ``"sparse"``; None for stores that
-            search by text.
+        vector: its embedding, shape ``(dimension,)``, float32; None when it is not
+            embedded, and for stores that search by text.
         batched: whether the embedding was computed together with others. Such a
             vector may differ in its last bits from one computed alone.
     """
@@ -39,9 +41,9 @@ class Hit:
     Attributes:
         id: the document's id in its store; unique and stable while it is stored.
         document: the document itself.
-        score: how near it is. Higher is better, whatever the store's metric.
-        vector: its stored vector, when asked for: shape ``(dimension,)``, float32,
-            or sparse, as the query's.
+        score: how near it is. Higher is better, whatever the store's metric. Not a
+            number where the document was guessed, not found.
+        vector: its stored vector, when asked for: shape ``(dimension,)``, float32.
     """
 
     id: str
@@ -51,8 +53,38 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Extent:
-    """How far the vectors of an exact store reach: one object until they change.
+class Found:
+    """What a search found for one query, best first, as arrays.
+
+    Attributes:
+        hits: the best of them with their documents: as many as were asked for with
+            these, or more.
+        ids: ids of all that was found.
+        scores: one per id; higher is better.
+        vectors: the stored vectors, shape ``(len(ids), dimension)``, float32; None
+            when they were not asked for, or when not every hit has one.
+    """
+
+    hits: Sequence[Hit] = ()
+    ids: Sequence[str] = ()
+    scores: Sequence[float] = ()
+    vectors: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, hits: Sequence[Hit]) -> Self:
+        """Put the hits of a store that knows no arrays into arrays."""
+        vectors = [hit.vector for hit in hits if hit.vector is not None]
+        return cls(
+            hits,
+            [hit.id for hit in hits],
+            [hit.score for hit in hits],
+            np.array(vectors, np.float32) if 0 < len(vectors) == len(hits) else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaxNorm:
+    """Bound of the norms of an exact store's vectors: one object until they change.
 
     Attributes:
         longest: an upper bound of all lengths, rounding included: 1.0001 times that
@@ -71,15 +103,15 @@ class Store(Protocol):
 
     * a method ``prepare()``: it is called when calls of many queries are about to come,
       and may do once what makes them faster;
-    * a method ``extent()``, which returns an :class:`Extent` where searches are exact:
-      documents are ranked by what the vectors that hits carry give in float64, and none
-      is missed. Else it returns None. Queries whose answer follows from others' by the
-      triangle inequality are then not asked.
+    * a method ``max_norm()``, which returns a :class:`MaxNorm` where searches are
+      exact: documents are ranked by what the vectors that hits carry give in float64,
+      and none is missed. Else it returns None. Queries whose answer follows from
+      others' by the triangle inequality are then not asked.
     """
 
     @property
-    def metric(self) -> Metric:
-        """How a query vector and a stored vector are compared."""
+    def metric(self) -> Metric | None:
+        """How a query vector and a stored vector are compared; None without vectors."""
         ...
 
     @property
@@ -88,8 +120,8 @@ class Store(Protocol):
         ...
 
     @property
-    def is_nested(self) -> bool:
-        """Whether the hits for ``k`` are always the first ``k`` hits for more.
+    def top_k_is_stable(self) -> bool:
+        """Whether ``search(q, k)`` equals ``search(q, K)[:k]`` for every ``K > k``.
 
         So it is for exact search. An HNSW graph may be searched more widely for a
         larger ``k``, and of many equal vectors it finds others.

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
-from langchain_ralmspec.speculation.cache import SparseVector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,19 +71,12 @@ class Analyzer:
         return [list(map(places.__getitem__, text)) for text in found.ids], tokens
 
 
-class Scored(NamedTuple):
-    """One document found: its row, counted from 0, and its score."""
-
-    row: int
-    score: float
-
-
 class BM25Index:
     """The weight of every token in every document.
 
     A score is the sum of the weights of a query's tokens in float32, added in the
     order of the token ids, a token that comes twice added twice. As nothing else
-    enters into it, it is the same in every batch and in a cache that adds so too.
+    enters into it, it is the same in every batch.
 
     Attributes:
         analyzer: how documents and queries become tokens.
@@ -96,19 +87,6 @@ class BM25Index:
         self._model = model
         self.analyzer = analyzer
         self._token_ids: dict[str, int] = model.vocab_dict
-        weights, rows, columns = (
-            model.scores[part] for part in ("data", "indices", "indptr")
-        )
-        # By document, for the vectors of hits. Columns come in ascending order, and
-        # a stable sort keeps them so within each document.
-        order = np.argsort(rows, kind="stable")
-        lengths = np.diff(columns)
-        self._tokens = np.arange(len(lengths), dtype=np.int32).repeat(lengths)[order]
-        self._weights = weights[order]
-        per_row = np.bincount(rows, minlength=model.scores["num_docs"])
-        self._starts = np.concatenate([[0], np.cumsum(per_row)])
-        for part in (self._tokens, self._weights):
-            part.setflags(write=False)  # handed out as views
 
     @classmethod
     def build(
@@ -140,28 +118,28 @@ class BM25Index:
         """Write NumPy and JSON files into a folder, without pickle."""
         self._model.save(folder)
 
-    def __len__(self) -> int:
-        """Number of documents."""
-        return len(self._starts) - 1
-
-    def queries(self, texts: Sequence[str]) -> list[SparseVector]:
-        """Count the tokens of query texts; those that no document has are left out."""
+    def tokens(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Token ids of query texts, ascending, without those that no document has."""
         found, tokens = self.analyzer.tokenize(texts)
         known = [self._token_ids.get(token) for token in tokens]
-        return [_counted([known[place] for place in text]) for text in found]
+        ids = ((known[place] for place in text) for text in found)
+        return [
+            np.array(sorted(i for i in each if i is not None), "i4") for each in ids
+        ]
 
-    def vector(self, row: int) -> SparseVector:
-        """Weights of one document's tokens; read-only views."""
-        span = slice(self._starts[row], self._starts[row + 1])
-        return SparseVector(self._tokens[span], self._weights[span])
-
-    def best(self, query: SparseVector, k: int) -> list[Scored]:
+    def best(self, query: NDArray[np.int32], k: int) -> list[tuple[int, float]]:
         """Find the ``k`` best documents, equal scores by the smaller row.
 
         Documents without any token of the query score 0 and come last.
+
+        Args:
+            query: its :meth:`tokens`.
+            k: how many documents.
+
+        Returns:
+            Row, counted from 0, and score of each.
         """
-        repeated = query.tokens.repeat(query.values.astype(np.intp))
-        scores: NDArray[np.float32] = self._model.get_scores_from_ids(repeated)
+        scores: NDArray[np.float32] = self._model.get_scores_from_ids(query)
         floor = _floor(scores, k)
         rows = np.flatnonzero(scores >= floor if floor > 0 else scores)
         if len(rows) < k:
@@ -169,10 +147,7 @@ class BM25Index:
             rows = np.concatenate([rows, others])
         # Stable, and equal scores stand in the order of their rows.
         rows = rows[np.argsort(-scores[rows], kind="stable")][:k]
-        return [
-            Scored(*pair)
-            for pair in zip(rows.tolist(), scores[rows].tolist(), strict=True)
-        ]
+        return list(zip(rows.tolist(), scores[rows].tolist(), strict=True))
 
 
 def _floor(scores: NDArray[np.float32], k: int) -> np.float32:
@@ -187,15 +162,6 @@ def _floor(scores: NDArray[np.float32], k: int) -> np.float32:
     cut = max(0, len(maxima) - k)
     floor: np.float32 = np.partition(maxima, cut)[cut]
     return floor
-
-
-def _counted(ids: list[int | None]) -> SparseVector:
-    """Sorted token ids with their counts; None stands for an unknown token."""
-    counts = sorted(Counter(id_ for id_ in ids if id_ is not None).items())
-    return SparseVector(
-        np.array([id_ for id_, _ in counts], np.int32),
-        np.array([count for _, count in counts], np.float32),
-    )
 
 
 def _bm25s() -> ModuleType:

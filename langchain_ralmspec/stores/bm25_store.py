@@ -13,7 +13,7 @@ from langchain_core.documents import Document
 from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.files import read_json_lines, replacing_folder
 from langchain_ralmspec.stores.arguments import check_k
-from langchain_ralmspec.stores.base import Hit, Metric, Query, SparseVector
+from langchain_ralmspec.stores.base import Hit, Metric, Query
 from langchain_ralmspec.stores.bm25_index import Analyzer, BM25Index
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import FixedRows
@@ -35,15 +35,15 @@ class BM25Store:
     search never finds nothing.
 
     Attributes:
-        metric: ``"sparse"``. A score is the sum of the weights of the query's
-            tokens; vectors of queries and hits are ``SparseVector``.
-        dimension: None: there are no dense vectors.
-        is_nested: True: every search looks at all the documents.
+        metric: None: there are no vectors to compare. A score is the sum of the weights
+            of the query's tokens.
+        dimension: None, likewise.
+        top_k_is_stable: True: every search looks at all the documents.
     """
 
-    metric: Metric = "sparse"
+    metric: Metric | None = None
     dimension: int | None = None
-    is_nested = True
+    top_k_is_stable = True
 
     def __init__(
         self, index: BM25Index, documents: Sequence[Document], ids: Sequence[str]
@@ -158,9 +158,8 @@ class BM25Store:
             _write_manifest(new, self._index.analyzer)
 
     def encode(self, texts: Sequence[str]) -> list[Query]:
-        """Turn query texts into queries: their tokens and how often they come."""
-        vectors = self._index.queries(texts)
-        return [Query(*pair) for pair in zip(texts, vectors, strict=True)]
+        """Turn query texts into queries, which are searched by text."""
+        return [Query(text) for text in texts]
 
     def search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
@@ -172,41 +171,28 @@ class BM25Store:
         Args:
             queries: made by ``encode``.
             k: hits per query; fewer come back when the store holds fewer.
-            with_vectors: whether the hits carry the weights of all their tokens.
+            with_vectors: changes nothing: there are none.
 
         Returns:
             One list of hits per query; equal scores by the smaller id.
 
         Raises:
-            InvalidValueError: ``k`` is below 1, or a query was not made by
-                ``encode``.
-            StoreError: bm25s raised, e.g. for tokens of another store.
+            InvalidValueError: ``k`` is below 1.
+            StoreError: bm25s raised.
         """
         check_k(k)
         with reported_as_store_error("BM25Store", "search"):
             return [
                 [
-                    Hit(
-                        self._ids[row],
-                        self._documents[row],
-                        score,
-                        self._index.vector(row) if with_vectors else None,
-                    )
-                    for row, score in self._index.best(_sparse(query), k)
+                    Hit(self._ids[row], self._documents[row], score)
+                    for row, score in self._index.best(tokens, k)
                 ]
-                for query in queries
+                for tokens in self._index.tokens([query.text for query in queries])
             ]
 
     def count(self) -> int:
         """Number of stored documents."""
         return len(self._ids)
-
-
-def _sparse(query: Query) -> SparseVector:
-    if not isinstance(query.vector, SparseVector):
-        msg = f"query {query.text!r} has no sparse vector; make it with encode()"
-        raise InvalidValueError(msg)
-    return query.vector
 
 
 def _line(id_: str, document: Document) -> str:

@@ -39,12 +39,12 @@ class ChromaStore:
     Attributes:
         metric: from the collection's space. Scores are the negated squared
             distance for ``l2``, the similarity for ``cosine`` and ``ip``.
-        is_nested: False: hnswlib searches with width ``max(ef_search, n_results)``,
-            of many equal vectors it finds as many as it is asked for, and records
-            without text are left out only afterwards.
+        top_k_is_stable: False: hnswlib searches with width
+            ``max(ef_search, n_results)``, of many equal vectors it finds as many as it
+            is asked for, and records without text are left out only afterwards.
     """
 
-    is_nested = False
+    top_k_is_stable = False
 
     def __init__(self, store: Any, filter: dict[str, Any] | None = None) -> None:  # noqa: A002 (LangChain's name)
         """Wrap a store.

@@ -11,7 +11,7 @@ import numpy as np
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
 from langchain_ralmspec.scans.bfloat16 import BFloat16Rows, faster_copy
 from langchain_ralmspec.scans.product import Found, best_rows, loaded_torch
-from langchain_ralmspec.stores.base import Extent
+from langchain_ralmspec.stores.base import MaxNorm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ _threshold_lock = threading.Lock()
 class _Measured(NamedTuple):
     """How far so many rows of these names reach."""
 
-    extent: Extent
+    extent: MaxNorm
     n_rows: int
     names: object
 
@@ -185,7 +185,7 @@ class FaissIndex:
             self._copied = None if copy is None else (copy, names)
             self._is_tried = True
 
-    def extent(self, names: object) -> Extent | None:
+    def extent(self, names: object) -> MaxNorm | None:
         """How far the rows reach; those that are known are not read again.
 
         Args:
@@ -200,11 +200,11 @@ class FaissIndex:
         with self._measuring:
             known, matrix = self._measured, self._matrix()
             if known is None or known.names is not names or known.n_rows > len(matrix):
-                known = _Measured(Extent(0.0), 0, names)
+                known = _Measured(MaxNorm(0.0), 0, names)
             if known.n_rows < len(matrix):
                 longest = _longest(matrix[known.n_rows :])
                 longest = float(np.maximum(known.extent.longest, longest))  # or a NaN
-                known = _Measured(Extent(longest), len(matrix), names)
+                known = _Measured(MaxNorm(longest), len(matrix), names)
             self._measured = known
         return known.extent if np.isfinite(known.extent.longest) else None
 

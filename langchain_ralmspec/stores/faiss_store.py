@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.scans.product import ROUNDING
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
-from langchain_ralmspec.stores.base import Extent, Hit, Metric, Query
+from langchain_ralmspec.stores.base import Found, Hit, MaxNorm, Metric, Query
 from langchain_ralmspec.stores.embedding import Encoder, check_encoder, make_queries
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_index import FaissIndex
@@ -28,14 +28,6 @@ MARGIN = 8
 _NAME = "the FAISS index"
 
 
-class _Scored(NamedTuple):
-    """One candidate with its exact score."""
-
-    score: float
-    id: str
-    vector: NDArray[np.float32]  # (dimension,)
-
-
 class FaissStore:
     """Documents behind a FAISS index.
 
@@ -47,7 +39,7 @@ class FaissStore:
         metric: ``"inner_product"`` or ``"squared_l2"``, from the index. A score
             is the inner product or the negated squared distance.
         dimension: length of the stored vectors.
-        is_nested: True for flat and IVF indexes over whole or scalar-quantised
+        top_k_is_stable: True for flat and IVF indexes over whole or scalar-quantised
             vectors; False for HNSW and for indexes that rank by coarser codes.
     """
 
@@ -92,7 +84,7 @@ class FaissStore:
             raise InvalidValueError(msg)
         self.metric: Metric = self._index.metric
         self.dimension: int | None = self._index.dimension
-        self.is_nested = self._index.ranks_by_score
+        self.top_k_is_stable = self._index.ranks_by_score
 
     @classmethod
     def from_langchain(cls, store: Any, filter: Filter | None = None) -> FaissStore:  # noqa: A002 (LangChain's name)
@@ -152,16 +144,31 @@ class FaissStore:
             DimensionMismatchError: a query vector does not fit the index.
             StoreError: FAISS raised, or a row has no document.
         """
+        found = self.find(queries, k, depth=k, with_vectors=with_vectors)
+        return [_with_vectors(each) for each in found]
+
+    def find(
+        self, queries: Sequence[Query], k: int, *, depth: int, with_vectors: bool
+    ) -> list[Found]:
+        """Do as :meth:`search`, but look up the best ``depth`` documents only."""
         check_k(k)
         if not queries:
             return []
         vectors = query_matrix(queries, self.dimension, _NAME)
         with reported_as_store_error("FAISS", "search"):
-            ranked = self._ranked(vectors, k)
             return [
-                [self._hit(found, with_vectors=with_vectors) for found in hits]
-                for hits in ranked
+                self._first(k, found, depth=depth, with_vectors=with_vectors)
+                for found in self._ranked(vectors, k)
             ]
+
+    def document(self, id_: str) -> Document:
+        """The document with that id, as it is now.
+
+        Raises:
+            StoreError: there is none any more.
+        """
+        with reported_as_store_error("FAISS", "look up a document"):
+            return self._rows.document(id_)
 
     def prepare(self) -> None:
         """Make batches faster: where that pays, by a copy of half the index's size.
@@ -171,8 +178,8 @@ class FaissStore:
         if self._rows.allowed(self.count()) is None:
             self._index.prepare(self._rows.ids())
 
-    def extent(self) -> Extent | None:
-        """How far the vectors reach, or None where a search may miss the nearest.
+    def max_norm(self) -> MaxNorm | None:
+        """Bound of the vectors' norms, or None where a search may miss the nearest.
 
         Rows that are new are read, and all rows after a deletion.
         """
@@ -182,15 +189,18 @@ class FaissStore:
         """Number of stored documents, those that a filter hides included."""
         return self._index.n_rows
 
-    def _hit(self, found: _Scored, *, with_vectors: bool) -> Hit:
-        # A copy: the vector must not keep the whole answer of FAISS alive.
-        vector = found.vector.copy() if with_vectors else None
-        return Hit(found.id, self._rows.document(found.id), found.score, vector)
+    def _first(self, k: int, found: Found, *, depth: int, with_vectors: bool) -> Found:
+        """The best ``k`` of what was found, with the documents of few of them."""
+        pairs = zip(found.ids[: min(depth, k)], found.scores, strict=False)
+        hits = [Hit(id_, self._rows.document(id_), score) for id_, score in pairs]
+        vectors = None if found.vectors is None else found.vectors[:k]
+        kept = vectors if with_vectors else None
+        return Found(hits, found.ids[:k], found.scores[:k], kept)
 
-    def _ranked(self, vectors: NDArray[np.float32], k: int) -> list[list[_Scored]]:
-        """Score, id and vector of the best ``k`` rows of every query."""
+    def _ranked(self, vectors: NDArray[np.float32], k: int) -> list[Found]:
+        """The best ``k`` rows of every query, and more, without their documents."""
         n_rows = self.count()
-        ranked: list[list[_Scored]] = [[] for _ in vectors]
+        ranked = [Found()] * len(vectors)
         pending = list(range(len(vectors))) if n_rows else []
         width = min(k + MARGIN, n_rows)
         while pending:
@@ -201,8 +211,8 @@ class FaissStore:
             for number, rows, stored in zip(pending, *found, strict=True):
                 there = rows >= 0
                 scored = self._scored(vectors[number], rows[there], stored[there], ids)
-                ranked[number] = scored[:k]
-                if len(scored) == width < n_rows and self._cut_is_open(
+                ranked[number] = scored
+                if len(scored.ids) == width < n_rows and self._cut_is_open(
                     vectors[number], scored, k
                 ):
                     undecided.append(number)
@@ -215,7 +225,7 @@ class FaissStore:
         rows: NDArray[np.int64],
         stored: NDArray[np.float32],
         ids: Mapping[int, str],
-    ) -> list[_Scored]:
+    ) -> Found:
         """Candidates of one query with their exact scores, best first."""
         missing = [row for row in rows.tolist() if row not in ids]
         if missing:
@@ -228,20 +238,16 @@ class FaissStore:
         else:
             apart = stored.astype(np.float64) - query.astype(np.float64)
             scores = -(apart * apart).sum(axis=1)
-        scored = [
-            _Scored(score, ids[row], vector)
-            for score, row, vector in zip(
-                scores.tolist(), rows.tolist(), stored, strict=True
-            )
-        ]
-        return sorted(scored, key=lambda found: (-found.score, found.id))
+        candidates = [ids[row] for row in rows.tolist()]
+        keys = list(zip((-scores).tolist(), candidates, strict=True))
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        return Found(
+            ids=[candidates[place] for place in order],
+            scores=scores[order].tolist(),
+            vectors=stored[order],
+        )
 
-    def _cut_is_open(
-        self,
-        query: NDArray[np.float32],
-        scored: list[_Scored],
-        k: int,
-    ) -> bool:
+    def _cut_is_open(self, query: NDArray[np.float32], scored: Found, k: int) -> bool:
         """Whether a row that was not fetched may still belong to the best ``k``.
 
         It may when the last candidate scores like the k-th: many copies of one
@@ -250,6 +256,16 @@ class FaissStore:
         """
         if not self._index.ranks_by_score:
             return False
-        last_in, last = scored[k - 1], scored[-1]
-        lengths = float(query @ query) + float(last_in.vector @ last_in.vector)
-        return last_in.score - last.score <= ROUNDING * lengths
+        assert scored.vectors is not None  # noqa: S101  they were scored
+        last_in = scored.vectors[k - 1]
+        lengths = float(query @ query) + float(last_in @ last_in)
+        return scored.scores[k - 1] - scored.scores[-1] <= ROUNDING * lengths
+
+
+def _with_vectors(found: Found) -> list[Hit]:
+    """Hits that carry their vectors, where these were asked for."""
+    if found.vectors is None:
+        return list(found.hits)
+    # Copies: the vector of one hit must not keep those of all the others alive.
+    pairs = zip(found.hits, found.vectors, strict=True)
+    return [replace(hit, vector=vector.copy()) for hit, vector in pairs]

@@ -35,11 +35,11 @@ class GenericStore:
 
     Attributes:
         metric: ``"cosine"``: how this class compares vectors for scores.
-        is_nested: False, since nothing is known about other values of ``k``.
+        top_k_is_stable: False, since nothing is known about other values of ``k``.
     """
 
     metric: Metric = "cosine"
-    is_nested = False
+    top_k_is_stable = False
 
     def __init__(self, vectorstore: VectorStore, filter: Any = None) -> None:  # noqa: A002 (LangChain's name)
         """Wrap a store.
@@ -195,7 +195,7 @@ def _score(
     query: Vector | None, vector: NDArray[np.float32] | None, rank: int
 ) -> float:
     """Cosine similarity when both vectors are known, else minus the rank."""
-    if not isinstance(query, np.ndarray) or vector is None:
+    if query is None or vector is None:
         return float(-rank)
     one, other = query.astype(np.float64), vector.astype(np.float64)
     lengths = float(np.sqrt((one * one).sum() * (other * other).sum()))

@@ -16,7 +16,10 @@ BATCH_NOISE = 1e-5
 
 
 def is_near_tie(
-    scores: Sequence[float], depth: int, metric: Metric, query_norm: float = 1.0
+    scores: Sequence[float],
+    depth: int,
+    metric: Metric | None,
+    query_norm: float = 1.0,
 ) -> bool:
     """Whether noise of batched embedding could reorder the best ``depth`` hits.
 

@@ -35,7 +35,7 @@ from langchain_ralmspec.ralm import (
 )
 from langchain_ralmspec.ralm import Query as NextQuery
 from langchain_ralmspec.speculation import Estimates, Plan, StrideScheduler
-from langchain_ralmspec.stores.base import Extent, Hit, Metric, Query
+from langchain_ralmspec.stores.base import Hit, MaxNorm, Metric, Query
 
 N_VOCAB = 16
 END = 0
@@ -101,13 +101,13 @@ class FakeStore:
 
     n_documents: int
     metric: Metric = "inner_product"
-    is_nested: bool = True
+    top_k_is_stable: bool = True
     seed: int = 0
     fail_after: int | None = None
     seconds: float = 0.0  # a search takes up to so long
     searches: list[int] = field(default_factory=list)
     prepared: list[int] = field(default_factory=list)  # after so many searches
-    tells_extent: bool = False  # so that guesses can be proven
+    tells_max_norm: bool = False  # so that guesses can be proven
     jitter: float = 0.0  # takes vectors off the grid, so that there are no ties
     dimension: int | None = DIMENSION
 
@@ -119,7 +119,7 @@ class FakeStore:
         self.vectors = (self.vectors + jitter).astype(np.float32)
         lengths = np.linalg.norm(self.vectors, axis=1)
         longest = 1.0 if self.metric == "cosine" else float(lengths.max(initial=0))
-        self._extent = Extent(1.0001 * longest)
+        self._max_norm = MaxNorm(1.0001 * longest)
 
     def encode(self, texts: Sequence[str]) -> list[Query]:
         batched = len(texts) > 1
@@ -157,7 +157,7 @@ class FakeStore:
         rows = sorted(
             range(self.n_documents), key=lambda row: (-scores[row], f"{row:03}")
         )
-        if not self.is_nested:
+        if not self.top_k_is_stable:
             # A search of another width misses other documents.
             rows = [row for row in rows if (row + k) % 3] or rows
         return [
@@ -170,8 +170,8 @@ class FakeStore:
             for row in rows[:k]
         ]
 
-    def extent(self) -> Extent | None:
-        return self._extent if self.tells_extent else None
+    def max_norm(self) -> MaxNorm | None:
+        return self._max_norm if self.tells_max_norm else None
 
     def prepare(self) -> None:
         self.prepared.append(len(self.searches))

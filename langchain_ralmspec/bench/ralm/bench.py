@@ -139,7 +139,7 @@ class RalmBench:
 
             models = {SEQUENTIAL: llm(speculation=False)}
             narrow = any(ROWS[row].get("prefetch_k") == 1 for row in self.rows)
-            if narrow and not retriever.store.is_nested:
+            if narrow and not retriever.store.top_k_is_stable:
                 models[NARROW] = llm(speculation=False, prefetch_k=1)
             models |= {row: llm(**ROWS[row]) for row in self.rows}
             yield Contest(models)

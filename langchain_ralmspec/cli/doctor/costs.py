@@ -12,13 +12,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.stores import Query
 
 if TYPE_CHECKING:
     from langchain_ralmspec.cli.doctor.target import Target
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.ralm import Session
     from langchain_ralmspec.ralm.run import RetrievalRun
-    from langchain_ralmspec.stores import Query
 
 _T = TypeVar("_T")
 
@@ -125,8 +125,8 @@ def measure(target: Target, question: str) -> Costs:
     alone = _median(write)
     queries = target.retriever.store.encode(texts)
     beside = {}
-    for policy, embedded in (("lookup", queries), ("same", [None] * len(texts))):
-        with _asking(session, texts, embedded):
+    for policy, embedded in (("lookup", queries), ("same", list(map(Query, texts)))):
+        with _asking(session, embedded):
             beside[policy] = _median(write)
     return Costs(
         prefill_rate=len(prompt) / _median(prefill),
@@ -210,7 +210,7 @@ def _writer(model: Model, prompt: list[int]) -> Callable[[], None]:
 
 def _measure_call(session: Session, texts: list[str], *, with_vectors: bool) -> Call:
     def ask() -> Call:
-        answer = session.ask(texts, [None] * len(texts), with_vectors=with_vectors)
+        answer = session.ask(list(map(Query, texts)), with_vectors=with_vectors)
         return Call(
             n_queries=len(texts),
             with_vectors=with_vectors,
@@ -224,9 +224,7 @@ def _measure_call(session: Session, texts: list[str], *, with_vectors: bool) -> 
 
 
 @contextmanager
-def _asking(
-    session: Session, texts: list[str], queries: Sequence[Query | None]
-) -> Iterator[None]:
+def _asking(session: Session, queries: Sequence[Query]) -> Iterator[None]:
     """Have a thread ask the store without a pause, until the block ends."""
     is_over = threading.Event()
     failures: list[Exception] = []
@@ -234,7 +232,7 @@ def _asking(
     def ask() -> None:
         try:
             while not is_over.is_set():
-                session.ask(texts, queries, with_vectors=True)
+                session.ask(queries, with_vectors=True)
         except Exception as error:  # noqa: BLE001  raised again below
             failures.append(error)
 

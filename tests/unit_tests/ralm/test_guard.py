@@ -97,6 +97,6 @@ def test_guesses_never_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_near_ties_not_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        Session, "_settled", lambda self, query, hits, _: tuple(hits[: self.depth])
+        Session, "_settled", lambda self, _, found, __: tuple(found.hits[: self.depth])
     )
     assert differs()

@@ -22,7 +22,7 @@ from langchain_ralmspec.ralm import (
     speculative,
 )
 from langchain_ralmspec.speculation import Estimates, Plan, StrideScheduler
-from langchain_ralmspec.speculation.cache import DenseCache
+from langchain_ralmspec.speculation.cache import SessionCache
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
 from tests.unit_tests.fakes import FakeStore, always, follow, make_request
 
@@ -42,8 +42,8 @@ stores = st.fixed_dictionaries(
     {
         "n_documents": st.integers(1, 12),
         "metric": st.sampled_from(["inner_product", "squared_l2", "cosine"]),
-        "is_nested": st.booleans(),
-        "tells_extent": st.booleans(),
+        "top_k_is_stable": st.booleans(),
+        "tells_max_norm": st.booleans(),
         "seed": st.integers(0, 10_000),
     }
 )
@@ -217,7 +217,7 @@ def test_proven_guesses_are_not_verified(
         lengths |= {"prefetch_k": 12, "depth": depth}
         slow = make_request(NearQueries(**settings), **lengths)
         dawdling = 0.001 * (in_flight > 0)
-        store = NearQueries(**settings, tells_extent=True, seconds=dawdling)
+        store = NearQueries(**settings, tells_max_norm=True, seconds=dawdling)
         fast = make_request(store, **lengths)
         events = list(speculative(fast, always(stride, in_flight=in_flight)))
         assert story(fast, events) == story(slow, sequential(slow))
@@ -245,7 +245,7 @@ def test_a_guess_does_not_wait_for_ever_behind_proven_ones() -> None:
             seen = self.order.setdefault(text, len(self.order))
             return np.array([1, -2.1 if seen == 1 else 1.3, 0.9], np.float32)
 
-    store = Distant(n_documents=36, metric="squared_l2", tells_extent=True)
+    store = Distant(n_documents=36, metric="squared_l2", tells_max_norm=True)
     lengths: dict[str, Any] = {"max_tokens": 400, "end_bias": -9, "prefetch_k": 12}
     request = make_request(store, **lengths)
     verified_at = [
@@ -271,7 +271,7 @@ def test_an_answer_that_stays_where_it_began_asks_the_store_once() -> None:
             return np.array([1, 1.3, 0.9], np.float32)
 
     for plan in (Plan("lookup", 1), Plan("lookup", 4), Plan("lookup", 2, 2)):
-        store = Still(n_documents=30, metric="squared_l2", tells_extent=True)
+        store = Still(n_documents=30, metric="squared_l2", tells_max_norm=True)
         request = make_request(store, max_tokens=32, end_bias=-9, prefetch_k=12)
         events = list(speculative(request, follow(plan)))
         stats = request.session.stats
@@ -282,9 +282,9 @@ def test_an_answer_that_stays_where_it_began_asks_the_store_once() -> None:
 
 
 def test_a_proof_that_is_none_is_seen_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DenseCache, "proves", lambda *_: True)
+    monkeypatch.setattr(SessionCache, "proves", lambda *_: True)
     slow, fast = (
-        make_request(NearQueries(30, tells_extent=True), max_tokens=48)
+        make_request(NearQueries(30, tells_max_norm=True), max_tokens=48)
         for _ in range(2)
     )
     assert story(fast, speculative(fast, always(3))) != story(slow, sequential(slow))

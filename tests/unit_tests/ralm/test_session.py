@@ -10,15 +10,36 @@ from langchain_ralmspec.ralm import Session, Verified, speculative
 from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.retrievers import RetrieverSession
 from langchain_ralmspec.speculation import Plan
-from langchain_ralmspec.stores.base import Extent, Query
+from langchain_ralmspec.stores.base import MaxNorm, Query
 from tests.unit_tests.fakes import FakeStore, always, follow, make_request
 
 TEXTS = ["a", "b", "c", "d", "e", "f"]
 LETTERS = [chr(ord("a") + n) for n in range(26)]
 
 
-def embedded(store: FakeStore, texts: list[str]) -> list[Query | None]:
+def embedded(store: FakeStore, texts: list[str]) -> list[Query]:
     return [query for text in texts for query in store.encode([text])]
+
+
+def asking(*texts: str) -> list[Query]:
+    """Queries that are not embedded yet."""
+    return [Query(text) for text in texts]
+
+
+def batches_of(store: FakeStore) -> list[int]:
+    """How many texts are encoded in each call from now on."""
+    batches: list[int] = []
+    encode = store.encode
+    store.encode = lambda texts: batches.append(len(texts)) or encode(texts)  # type: ignore[method-assign,func-returns-value]
+    return batches
+
+
+def widths_of(store: FakeStore) -> list[int]:
+    """How many hits are asked for in each search from now on."""
+    widths: list[int] = []
+    search = store.search
+    store.search = lambda q, k, **kw: widths.append(k) or search(q, k, **kw)  # type: ignore[method-assign,func-returns-value]
+    return widths
 
 
 def test_verify_gives_what_retrieve_gives() -> None:
@@ -26,22 +47,20 @@ def test_verify_gives_what_retrieve_gives() -> None:
         store = FakeStore(n_documents=9, seed=seed)
         session = Session(store, depth=2)
         one_by_one = [Session(store, depth=2).retrieve(text).truth[0] for text in TEXTS]
-        batch = session.verify(TEXTS, [None] * len(TEXTS), with_vectors=False)
+        batch = session.verify(asking(*TEXTS), with_vectors=False)
         assert [ids_of(hits) for hits in batch] == [ids_of(h) for h in one_by_one]
 
 
 def test_same_document_encodes_all_queries_in_one_batch() -> None:
     store = FakeStore(n_documents=9)
-    batches: list[int] = []
-    encode = store.encode
-    store.encode = lambda texts: batches.append(len(texts)) or encode(texts)  # type: ignore[method-assign,func-returns-value]
+    batches = batches_of(store)
     session = Session(store)
 
-    (current,) = session.verify(["a"], [None], with_vectors=False)
+    (current,) = session.verify(asking("a"), with_vectors=False)
     batches.clear()
     guesses = [session.guess("same", text, current) for text in TEXTS]
     assert batches == []
-    session.verify(TEXTS, [guess.query for guess in guesses], with_vectors=False)
+    session.verify([guess.query for guess in guesses], with_vectors=False)
 
     assert batches[0] == len(TEXTS)
     assert set(batches[1:]) <= {1}, "only near ties are encoded again, alone"
@@ -49,16 +68,14 @@ def test_same_document_encodes_all_queries_in_one_batch() -> None:
 
 def test_look_up_encodes_each_query_once() -> None:
     store = FakeStore(n_documents=9)
-    batches: list[int] = []
-    encode = store.encode
-    store.encode = lambda texts: batches.append(len(texts)) or encode(texts)  # type: ignore[method-assign,func-returns-value]
+    batches = batches_of(store)
     session = Session(store)
 
-    (current,) = session.verify(["a"], [None])
+    (current,) = session.verify(asking("a"))
     batches.clear()
     store.searches.clear()
     guesses = [session.guess("lookup", text, current) for text in TEXTS]
-    session.verify(TEXTS, [guess.query for guess in guesses])
+    session.verify([guess.query for guess in guesses])
 
     assert batches == [1] * len(TEXTS)
     assert store.searches == [len(TEXTS)]
@@ -67,7 +84,7 @@ def test_look_up_encodes_each_query_once() -> None:
 def test_a_look_up_is_the_less_sure_the_farther_it_leads_away() -> None:
     store = FakeStore(n_documents=40)
     session = Session(store, prefetch_k=20)
-    (current,) = session.verify(["a"], [None])
+    (current,) = session.verify(asking("a"))
     margins = {t: session.guess("lookup", t, current).margin for t in ["a", *TEXTS]}
     assert None not in margins.values()
     assert max(margins, key=lambda text: margins[text] or 0.0) == "a"
@@ -87,39 +104,40 @@ def test_a_guess_is_proven_where_an_exact_store_leaves_no_other(metric: Any) -> 
         store = FakeStore(40, metric, seed=1, jitter=0.2, **told)
         session = Session(store, depth=depth, prefetch_k=20)
         session.measure()
-        session.verify(["a"], [None])
+        session.verify(asking("a"))
         current = session.retrieve("a").truth[0]
         guesses = [session.guess("lookup", text, current) for text in LETTERS]
         sure = [guess for guess in guesses if guess.is_proven]
         for guess in sure:
-            assert ids_of(guess.hits) == ids_of(session.retrieve(guess.text).truth[0])
+            (truth,) = session.retrieve(guess.query.text).truth
+            assert ids_of(guess.hits) == ids_of(truth)
         assert not session.guess("same", "a", current).is_proven
-        return [guess.text for guess in sure]
+        return [guess.query.text for guess in sure]
 
-    assert 0 < len(proven(tells_extent=True)) < len(LETTERS)
-    assert 0 < len(proven(tells_extent=True, depth=3)) < len(LETTERS)
+    assert 0 < len(proven(tells_max_norm=True)) < len(LETTERS)
+    assert 0 < len(proven(tells_max_norm=True, depth=3)) < len(LETTERS)
     assert not proven(), "how long vectors are is not known"
-    assert not proven(tells_extent=True, is_nested=False), "it is not exact"
+    assert not proven(tells_max_norm=True, top_k_is_stable=False), "it is not exact"
 
 
 def test_what_was_seen_before_the_store_changed_is_forgotten() -> None:
-    store = FakeStore(40, "squared_l2", seed=1, tells_extent=True)
+    store = FakeStore(40, "squared_l2", seed=1, tells_max_norm=True)
     session = Session(store, prefetch_k=20)
 
     def n_proven() -> int:
         current = session.retrieve("a").truth[0]
         return sum(session.guess("lookup", t, current).is_proven for t in LETTERS)
 
-    session.verify(["a"], [None])
+    session.verify(asking("a"))
     assert not n_proven(), "nothing was measured"
     session.measure()
     assert not n_proven(), "it was seen before"
-    session.verify(["a"], [None])
+    session.verify(asking("a"))
     assert n_proven()
     session.measure()
     assert n_proven(), "nothing has changed"
-    late = session.ask(["b"], [None], with_vectors=True)
-    store._extent = Extent(store._extent.longest)
+    late = session.ask(asking("b"), with_vectors=True)
+    store._max_norm = MaxNorm(store._max_norm.longest)
     session.measure()
     assert not n_proven()
     session.learn(late)
@@ -130,11 +148,11 @@ def test_what_was_seen_before_the_store_changed_is_forgotten() -> None:
 
 def test_only_what_enters_the_cache_covers_anything() -> None:
     session = Session(FakeStore(n_documents=40), prefetch_k=20)
-    (current,) = session.verify(["a"], [None])
+    (current,) = session.verify(asking("a"))
     margin = session.guess("lookup", "b", current).margin
-    session.verify(["b"], [None], with_vectors=False)
+    session.verify(asking("b"), with_vectors=False)
     assert session.guess("lookup", "b", current).margin == margin
-    session.verify(["b"], [None])
+    session.verify(asking("b"))
     new = session.guess("lookup", "b", current).margin
     assert None not in (margin, new)
     assert new != margin
@@ -156,7 +174,7 @@ def test_a_call_leaves_at_an_unsure_guess(in_flight: int) -> None:
 def test_look_up_finds_what_was_verified_without_the_store() -> None:
     store = FakeStore(n_documents=9)
     session = Session(store, prefetch_k=1)
-    truth = session.verify(TEXTS, embedded(store, TEXTS))
+    truth = session.verify(embedded(store, TEXTS))
     calls = len(store.searches)
     for text, hits in zip(TEXTS, truth, strict=True):
         guess = session.guess("lookup", text, truth[0])
@@ -167,9 +185,9 @@ def test_look_up_finds_what_was_verified_without_the_store() -> None:
 def test_look_up_stays_where_the_cache_does_not_know_the_current_document() -> None:
     store = FakeStore(n_documents=9)
     session = Session(store, prefetch_k=9)
-    session.verify(["b"], [None], with_vectors=True)
+    session.verify(asking("b"), with_vectors=True)
     for text in TEXTS:
-        (current,) = Session(store).verify([text], [None], with_vectors=False)
+        (current,) = Session(store).verify(asking(text), with_vectors=False)
         stranger = tuple(
             type(hit)(f"{hit.id}-new", hit.document, hit.score) for hit in current
         )
@@ -214,8 +232,8 @@ def test_look_up_embeds_alone_even_where_it_stays() -> None:
 def test_two_sessions_share_nothing() -> None:
     store = FakeStore(n_documents=9)
     one, other = Session(store, prefetch_k=1), Session(store, prefetch_k=1)
-    (hits,) = one.verify(["a"], [None])
-    (far,) = other.verify(["b"], [None])
+    (hits,) = one.verify(asking("a"))
+    (far,) = other.verify(asking("b"))
     assert hits != far, "the example must tell them apart"
     assert hits[0].id in one._cache
     assert hits[0].id not in other._cache
@@ -225,7 +243,7 @@ def test_two_sessions_share_nothing() -> None:
 
 def test_asking_changes_nothing_until_it_is_learnt() -> None:
     session = Session(FakeStore(n_documents=9))
-    answer = session.ask(TEXTS, [None] * len(TEXTS), with_vectors=True)
+    answer = session.ask(asking(*TEXTS), with_vectors=True)
     assert session.stats.store_calls == 0
     assert len(session._cache) == 0
     session.learn(answer)
@@ -233,41 +251,37 @@ def test_asking_changes_nothing_until_it_is_learnt() -> None:
     assert len(session._cache) > 0
 
 
-@pytest.mark.parametrize("is_nested", [True, False])
-def test_both_loops_search_alike_where_the_width_matters(is_nested: bool) -> None:
-    store = FakeStore(n_documents=40, is_nested=is_nested)
-    widths: list[int] = []
-    search = store.search
-    store.search = lambda q, k, **kw: widths.append(k) or search(q, k, **kw)  # type: ignore[method-assign,func-returns-value]
+@pytest.mark.parametrize("is_stable", [True, False])
+def test_both_loops_search_alike_where_the_width_matters(is_stable: bool) -> None:
+    store = FakeStore(n_documents=40, top_k_is_stable=is_stable)
+    widths = widths_of(store)
 
-    Session(store, prefetch_k=20).verify(["a", "b"], [None, None], with_vectors=False)
+    Session(store, prefetch_k=20).verify(asking("a", "b"), with_vectors=False)
     Session(store, prefetch_k=20).retrieve("a")
 
-    if is_nested:
+    if is_stable:
         assert widths[-1] == 1, "the sequential loop asks for no more than it needs"
     else:
         assert set(widths) == {20}
 
 
-@pytest.mark.parametrize(("is_nested", "width"), [(True, 200), (False, 20)])
+@pytest.mark.parametrize(("is_stable", "width"), [(True, 200), (False, 20)])
 def test_the_width_depends_on_the_store_unless_it_is_given(
-    is_nested: bool, width: int
+    is_stable: bool, width: int
 ) -> None:
-    store = FakeStore(n_documents=120, is_nested=is_nested)
-    widths: list[int] = []
-    search = store.search
-    store.search = lambda q, k, **kw: widths.append(k) or search(q, k, **kw)  # type: ignore[method-assign,func-returns-value]
+    store = FakeStore(n_documents=120, top_k_is_stable=is_stable)
+    widths = widths_of(store)
     retriever = RaLMSpecRetriever(vectorstore=store)
 
-    Session(store).verify(["a"], [None])
+    Session(store).verify(asking("a"))
     retriever.session().verify(["a"])
-    retriever.new_session(k=1).verify(["a"], [None])
+    retriever.new_session(k=1).verify(asking("a"))
     assert widths == [width] * 3
     widths.clear()
 
-    Session(store, prefetch_k=7).verify(["a"], [None])
+    Session(store, prefetch_k=7).verify(asking("a"))
     retriever.session(prefetch_k=7).verify(["a"])
-    Session(store, depth=width + 1).verify(["a"], [None])
+    Session(store, depth=width + 1).verify(asking("a"))
     assert widths == [7, 7, width + 2]
 
 
@@ -282,14 +296,14 @@ def test_an_empty_store_is_an_error_that_quotes_the_query() -> None:
     with pytest.raises(EmptyStoreError, match="'who'"):
         session.retrieve("who")
     with pytest.raises(EmptyStoreError, match="'who'"):
-        session.verify(["who"], [None])
+        session.verify(asking("who"))
 
 
 def test_the_cache_forgets_and_the_guess_with_it() -> None:
     store = FakeStore(n_documents=9)
     session = Session(store, prefetch_k=9)
     session._cache._capacity = 2
-    session.verify(TEXTS, embedded(store, TEXTS))
+    session.verify(embedded(store, TEXTS))
     assert len(session._cache) == len(session._hits) == 2
 
 
@@ -297,7 +311,7 @@ def test_the_best_hits_are_the_last_to_be_forgotten() -> None:
     store = FakeStore(n_documents=9)
     session = Session(store, prefetch_k=9)
     session._cache._capacity = 3
-    (hits,) = session.verify(["a"], [None])
+    (hits,) = session.verify(asking("a"))
     assert ids_of(session.guess("lookup", "a", hits).hits) == ids_of(hits)
 
 
@@ -305,7 +319,7 @@ def test_a_store_need_not_know_how_to_prepare() -> None:
     class Minimal:
         """What ``open_store`` asks of a store of somebody else's, and no more."""
 
-        metric, dimension, is_nested = "inner_product", 4, True
+        metric, dimension, top_k_is_stable = "inner_product", 4, True
 
         def __init__(self) -> None:
             inner = FakeStore(n_documents=4)
@@ -323,7 +337,7 @@ def test_a_store_need_not_know_how_to_prepare() -> None:
 def test_a_loop_of_somebody_else_s_prepares_with_its_first_batch() -> None:
     store = FakeStore(n_documents=4)
     session = Session(store)
-    session.verify(["a"], [None])
+    session.verify(asking("a"))
     assert not store.prepared
-    session.verify(["b", "c"], [None, None])
+    session.verify(asking("b", "c"))
     assert store.prepared == [1]

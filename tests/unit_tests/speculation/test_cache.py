@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from langchain_ralmspec.speculation import SessionCache, session_cache
-from langchain_ralmspec.speculation.cache import Metric, SparseVector
+from langchain_ralmspec.speculation import SessionCache
+from langchain_ralmspec.speculation.cache import Metric
 
 metrics = st.sampled_from(["inner_product", "squared_l2", "cosine"])
 
@@ -31,14 +32,22 @@ def reference(
     return sorted(vectors, key=lambda i: (-score(vectors[i]), i))[:n]
 
 
+def fill(
+    cache: SessionCache, vectors: Mapping[str, Any], ids: Iterable[str] | None = None
+) -> list[str]:
+    """Add some documents, the best first; all of them when no ids are given."""
+    chosen = list(vectors if ids is None else ids)
+    return cache.add(chosen, np.array([vectors[i] for i in chosen], np.float32))
+
+
 @settings(max_examples=300)
 @given(metrics, st.integers(1, 30), st.integers(1, 5), st.integers(0, 10_000))
 def test_top_equals_brute_force(metric: Metric, size: int, n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     vectors = {f"{i:02}": rng.normal(size=8).astype(np.float32) for i in range(size)}
     query = rng.normal(size=8).astype(np.float32)
-    cache = session_cache(metric)
-    cache.add(vectors.items())
+    cache = SessionCache(metric)
+    fill(cache, vectors)
 
     assert list(cache.top(query, n)) == reference(metric, vectors, query, n)
 
@@ -46,94 +55,77 @@ def test_top_equals_brute_force(metric: Metric, size: int, n: int, seed: int) ->
 @given(metrics, st.permutations(["c", "a", "b"]))
 def test_equal_scores_fall_to_the_smaller_id(metric: Metric, order: list[str]) -> None:
     same = np.array([1.0, 2.0], np.float32)
-    cache = session_cache(metric)
-    cache.add((i, same) for i in order)
+    cache = SessionCache(metric)
+    fill(cache, dict.fromkeys(order, same))
     assert cache.top(same, 3) == ("a", "b", "c")
     assert cache.top(same, 1) == ("a",)
 
 
+@settings(max_examples=100)
+@given(metrics, st.integers(1, 12), st.integers(0, 10_000))
+def test_a_whole_result_enters_as_its_documents_do_one_by_one(
+    metric: Metric, capacity: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = {f"{i:02}": rng.normal(size=5).astype(np.float32) for i in range(20)}
+    cache, one_by_one = SessionCache(metric, capacity), SessionCache(metric, capacity)
+    recent: dict[str, None] = {}  # a model of what was used when
+    for _ in range(6):
+        found = list(rng.permutation(list(vectors)))[: rng.integers(1, 15)]
+        before = set(cache._rows)
+        evicted = fill(cache, vectors, found)
+        for document_id in reversed(found):  # the best is used last
+            fill(one_by_one, vectors, [document_id])
+            recent.pop(document_id, None)
+            recent[document_id] = None
+        recent = dict.fromkeys(list(recent)[-capacity:])
+        assert list(cache._rows) == list(recent) == list(one_by_one._rows)
+        assert set(evicted) == before - set(recent)
+        query = rng.normal(size=5).astype(np.float32)
+        expected = {i: vectors[i] for i in recent}
+        assert list(cache.top(query, 3)) == reference(metric, expected, query, 3)
+        for document_id in recent:
+            rows = cache._rows[document_id], one_by_one._rows[document_id]
+            for kept in ("_matrix", "_squares"):
+                one, other = getattr(cache, kept), getattr(one_by_one, kept)
+                np.testing.assert_array_equal(one[rows[0]], other[rows[1]])
+
+
 def test_the_least_recently_used_is_evicted() -> None:
-    vectors = np.eye(3, dtype=np.float32)
-    cache = session_cache("inner_product", capacity=2)
-    cache.add([("a", vectors[0]), ("b", vectors[1])])
-    cache.add([("a", vectors[0])])  # used again: b is the oldest now
+    vectors = dict(zip("abc", np.eye(3, dtype=np.float32), strict=True))
+    cache = SessionCache("inner_product", capacity=2)
+    fill(cache, vectors, "ba")
+    fill(cache, vectors, "b")  # used again: a is the oldest now
 
-    assert cache.add([("c", vectors[2])]) == ["b"]
+    assert fill(cache, vectors, "c") == ["a"]
 
-    assert "b" not in cache
+    assert "a" not in cache
     assert len(cache) == 2
-    assert cache.top(vectors[2]) == ("c",)
-    assert cache.top(vectors[0]) == ("a",)
+    assert cache.top(vectors["c"]) == ("c",)
+    assert cache.top(vectors["b"]) == ("b",)
+
+
+def test_a_document_found_twice_is_cached_once() -> None:
+    vectors = dict(zip("ab", np.eye(2, dtype=np.float32), strict=True))
+    cache = SessionCache("inner_product")
+    fill(cache, vectors, "aba")
+    assert len(cache) == 2
+    assert cache.top(vectors["b"], 3) == ("b", "a")
 
 
 def test_an_empty_cache_has_nothing() -> None:
-    assert session_cache("cosine").top(np.ones(2, np.float32)) == ()
+    assert SessionCache("cosine").top(np.ones(2, np.float32)) == ()
 
 
 def test_a_zero_vector_is_no_division_by_zero() -> None:
-    cache = session_cache("cosine")
-    cache.add([("z", np.zeros(2, np.float32)), ("a", np.ones(2, np.float32))])
+    cache = SessionCache("cosine")
+    fill(cache, {"z": (0, 0), "a": (1, 1)})
     assert cache.top(np.ones(2, np.float32)) == ("a",)
 
 
 def test_capacity_under_one_is_refused() -> None:
     with pytest.raises(ValueError, match="got 0"):
-        session_cache("cosine", capacity=0)
-
-
-def sparse(dense: np.ndarray) -> SparseVector:
-    tokens = np.flatnonzero(dense).astype(np.int32)
-    return SparseVector(tokens, dense[tokens].astype(np.float32))
-
-
-def sparse_reference(
-    vectors: dict[str, np.ndarray], query: np.ndarray, n: int
-) -> tuple[str, ...]:
-    """One float32 addition after the other, in the order of the tokens."""
-    scores = {}
-    for document_id, vector in vectors.items():
-        score = np.float32(0)
-        for token in np.flatnonzero(query):
-            for _ in range(int(query[token])):
-                score += vector[token]
-        scores[document_id] = score
-    return tuple(sorted(scores, key=lambda i: (-scores[i], i))[:n])
-
-
-@settings(max_examples=300)
-@given(st.integers(1, 12), st.integers(1, 4), st.integers(0, 10_000))
-def test_sparse_top_equals_brute_force_between_additions(
-    capacity: int, n: int, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    # Tenths are inexact, so that another order of addition would break ties.
-    vectors = {
-        f"{i:02}": (rng.integers(0, 4, 9) * np.float32(0.1)).astype(np.float32)
-        for i in rng.permutation(20)
-    }
-    cache, cached = session_cache("sparse", capacity), dict[str, np.ndarray]()
-    for document_id, vector in vectors.items():
-        cached[document_id] = vector
-        for evicted in cache.add([(document_id, sparse(vector))]):
-            del cached[evicted]
-        if rng.random() < 0.5:  # sometimes several are added between two look-ups
-            query = rng.integers(0, 4, rng.integers(1, 15)).astype(np.float32)
-            expected = sparse_reference(cached, np.resize(query, 9), n)
-            query = np.concatenate([np.resize(query, 9), np.ones(3, np.float32)])
-            assert cache.top(sparse(query), n) == expected
-
-
-def test_a_query_without_cached_tokens_falls_to_the_smallest_id() -> None:
-    cache = session_cache("sparse")
-    cache.add([("b", sparse(np.eye(3)[1])), ("a", sparse(np.zeros(3)))])
-    assert cache.top(sparse(np.eye(3)[2]), 2) == ("a", "b")
-    assert cache.top(sparse(np.zeros(3))) == ("a",)
-    assert session_cache("sparse").top(sparse(np.ones(3))) == ()
-
-
-def test_sparse_capacity_under_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="got 0"):
-        session_cache("sparse", capacity=0)
+        SessionCache("cosine", capacity=0)
 
 
 @settings(max_examples=300)
@@ -145,12 +137,12 @@ def test_a_margin_above_zero_is_a_proof(
     vectors = {f"{i:02}": rng.normal(size=4).astype(np.float32) for i in range(60)}
     if metric == "inner_product":  # so it is for documents of one length
         vectors = {i: v / np.linalg.norm(v) for i, v in vectors.items()}
-    cache = session_cache(metric)
+    cache = SessionCache(metric)
     query = rng.normal(size=4).astype(np.float32)
     for _ in range(3):
         known = reference(metric, vectors, query, k)
-        cache.add((i, vectors[i]) for i in reversed(known))
-        cache.cover(query, known[-1])
+        fill(cache, vectors, known)
+        cache.add_ball(query, known[-1])
         query = query + step * rng.normal(size=4).astype(np.float32)
         (guess,) = cache.top(query)
         margin = cache.margin(query, guess)
@@ -177,10 +169,10 @@ def test_margins_are_wide_where_much_is_known_and_shrink_on_the_way(
 
     margins = []
     for k in (1, 20, 100):
-        cache = session_cache(metric)
+        cache = SessionCache(metric)
         known = reference(metric, table, start, k)
-        cache.add((i, table[i]) for i in reversed(known))
-        cache.cover(start, known[-1])
+        fill(cache, table, known)
+        cache.add_ball(start, known[-1])
         margins.append(margin(cache, start))
     assert margins[0] == pytest.approx(0, abs=1e-6), "the last is the best one"
     assert margins == sorted(margins)
@@ -189,14 +181,14 @@ def test_margins_are_wide_where_much_is_known_and_shrink_on_the_way(
     assert far < near < margins[2]
 
 
-def test_a_margin_takes_the_nearest_of_what_is_covered() -> None:
+def test_a_margin_is_that_of_the_best_ball() -> None:
     vectors = {"a": np.array([0, 0], np.float32), "b": np.array([9, 0], np.float32)}
-    cache = session_cache("squared_l2")
-    cache.add(vectors.items())
-    assert cache.margin(vectors["a"], "a") is None, "nothing was covered"
-    cache.cover(vectors["a"], "b")
+    cache = SessionCache("squared_l2")
+    fill(cache, vectors)
+    assert cache.margin(vectors["a"], "a") is None, "there is no ball"
+    cache.add_ball(vectors["a"], "b")
     assert cache.margin(np.array([1, 0], np.float32), "a") == pytest.approx(9 - 1 - 1)
-    cache.cover(np.array([1, 0], np.float32), "a")  # a small ball changes nothing
+    cache.add_ball(np.array([1, 0], np.float32), "a")  # a small ball changes nothing
     assert cache.margin(np.array([1, 0], np.float32), "a") == pytest.approx(9 - 1 - 1)
 
 
@@ -233,13 +225,13 @@ def test_what_is_proven_is_what_the_store_would_say(
         vectors = {i: v for i, v in vectors.items() if v.any()}
     lengths = [float(np.linalg.norm(v.astype(np.float64))) for v in vectors.values()]
     longest = 1.0 if metric == "cosine" else max(lengths)
-    cache = session_cache(metric, capacity)
+    cache = SessionCache(metric, capacity)
     query = rng.choice(list(vectors.values()))
     for _ in range(8):
         known = reference(metric, vectors, query, k)
-        cache.add((i, vectors[i]) for i in reversed(known))
+        fill(cache, vectors, known)
         if known[-1] in cache:
-            cache.cover(query, known[-1])
+            cache.add_ball(query, known[-1])
         query = (query + step * rng.normal(size=4)).astype(np.float32)
         if metric == "cosine" and not query.any():
             return
@@ -248,7 +240,7 @@ def test_what_is_proven_is_what_the_store_would_say(
             assert list(guess) == reference(metric, vectors, query, len(guess))
 
 
-def covered(
+def cache_around(
     metric: Metric,
     documents: Mapping[str, Sequence[float]],
     query: Sequence[float],
@@ -258,18 +250,18 @@ def covered(
     vectors = {i: np.array(v, np.float32) for i, v in documents.items()}
     centre = np.array(query, np.float32)
     best = reference(metric, vectors, centre, n)
-    cache = session_cache(metric, n)
-    cache.add((i, vectors[i]) for i in reversed(best))
-    cache.cover(centre, best[-1])
+    cache = SessionCache(metric, n)
+    fill(cache, vectors, best)
+    cache.add_ball(centre, best[-1])
     return cache
 
 
 @pytest.mark.parametrize("metric", ["inner_product", "squared_l2", "cosine"])
-def test_near_what_is_covered_answers_are_proven_and_far_from_it_not(
+def test_near_what_is_cached_answers_are_proven_and_far_from_it_not(
     metric: Metric,
 ) -> None:
     documents = {"a": (1, 0), "b": (0.8, 0.6), "c": (0, 1), "d": (-1, 0)}
-    cache = covered(metric, documents, [1, 0], 3)
+    cache = cache_around(metric, documents, [1, 0], 3)
     near, far = (np.array(q, np.float32) for q in ([0.98, 0.199], [0, 1]))
     assert cache.proves(near, ["a"], 1.0)
     assert cache.proves(near, ["a", "b"], 1.0)
@@ -282,7 +274,7 @@ def test_near_what_is_covered_answers_are_proven_and_far_from_it_not(
 
 def test_under_the_inner_product_a_proof_takes_the_longest_vector() -> None:
     documents = {"a": (1, 0), "b": (0.9, 0), "far and long": (0.5, 10)}
-    cache = covered("inner_product", documents, [1, 0], 2)
+    cache = cache_around("inner_product", documents, [1, 0], 2)
     query = np.array([1, 0.1], np.float32)
     assert cache.top(query) == ("a",)
     assert cache.proves(query, ["a"], 1.0)
@@ -290,14 +282,14 @@ def test_under_the_inner_product_a_proof_takes_the_longest_vector() -> None:
 
 
 @pytest.mark.parametrize("metric", ["inner_product", "squared_l2", "cosine"])
-def test_what_was_evicted_is_covered_no_more(metric: Metric) -> None:
+def test_no_ball_reaches_beyond_what_was_evicted(metric: Metric) -> None:
     documents = {"a": (1, 0), "b": (0.8, 0.6), "c": (0, 1), "d": (-1, 0)}
-    cache = covered(metric, documents, [1, 0], 3)
+    cache = cache_around(metric, documents, [1, 0], 3)
     near_b = np.array([0.85, 0.53], np.float32)
     assert cache.proves(near_b, ["b"], 1.0)
     # a, then c, are used again: b is the one to go.
-    cache.add((i, np.array(documents[i], np.float32)) for i in "ac")
-    assert cache.add([("d", np.array([-1, 0], np.float32))]) == ["b"]
+    fill(cache, documents, "ca")
+    assert fill(cache, documents, "d") == ["b"]
     assert cache.top(near_b) == ("a",)
     assert not cache.proves(near_b, ["a"], 1.0)
     assert cache.proves(np.array([0.999, -0.04], np.float32), ["a"], 1.0)
@@ -308,9 +300,9 @@ def test_no_root_of_a_rounding_error_proves_anything() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         vector = (100 * rng.normal(size=64)).astype(np.float32)
-        cache = session_cache("inner_product")
-        cache.add([("b", vector), ("x", -vector)])
-        cache.cover(vector, "b")  # of the copies a, b and c the store gave one
+        cache = SessionCache("inner_product")
+        fill(cache, {"b": vector, "x": -vector})
+        cache.add_ball(vector, "b")  # of the copies a, b and c the store gave one
         longest = float(np.linalg.norm(vector.astype(np.float64)))
         assert not cache.proves(vector, ["b"], longest)
 
@@ -318,32 +310,22 @@ def test_no_root_of_a_rounding_error_proves_anything() -> None:
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 def test_what_is_no_number_proves_nothing(number: float) -> None:
     for documents in ({"a": (1, 0)}, {"a": (1, 0), "b": (0, 1)}):
-        cache = covered("squared_l2", documents, (1, 0), len(documents))
+        cache = cache_around("squared_l2", documents, (1, 0), len(documents))
         nowhere = np.array([number, 0], np.float32)
         with np.errstate(invalid="ignore"):
             assert not cache.proves(nowhere, ["a"], 1.0)
         query = np.array([1, 0.1], np.float32)
         before = cache.margin(query, "a")
-        cache.cover(nowhere, "a")
+        cache.add_ball(nowhere, "a")
         assert cache.margin(query, "a") == before
 
 
 def test_the_oldest_of_many_balls_is_forgotten() -> None:
     documents = {"a": [0.0], "b": [3.0]}
-    cache = covered("squared_l2", documents, [0], 2)
+    cache = cache_around("squared_l2", documents, [0], 2)
     query = np.array([0.1], np.float32)
     for _ in range(31):
-        cache.cover(np.array([9], np.float32), "b")
+        cache.add_ball(np.array([9], np.float32), "b")
         assert cache.proves(query, ["a"], 3.0)
-    cache.cover(np.array([9], np.float32), "b")
+    cache.add_ball(np.array([9], np.float32), "b")
     assert not cache.proves(query, ["a"], 3.0)
-
-
-def test_sparse_vectors_have_no_distance_and_no_margin() -> None:
-    tokens = np.array([1], np.int32)
-    vector = SparseVector(tokens, np.array([1.0], np.float32))
-    cache = session_cache("sparse")
-    cache.add([("a", vector)])
-    cache.cover(vector, "a")
-    assert cache.margin(vector, "a") is None
-    assert not cache.proves(vector, ["a"], 1.0)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from langchain_community.docstore.in_memory import InMemoryDocstore
 from langchain_community.vectorstores.faiss import FAISS
 from langchain_core.documents import Document
+from numpy.typing import NDArray
 
 from langchain_ralmspec.errors import (
     DimensionMismatchError,
@@ -21,12 +22,7 @@ from langchain_ralmspec.errors import (
     StoreError,
 )
 from langchain_ralmspec.ralm import Session
-from langchain_ralmspec.stores import (
-    FaissStore,
-    Query,
-    faiss_index,
-    open_store,
-)
+from langchain_ralmspec.stores import FaissStore, Hit, Query, faiss_index, open_store
 from tests.unit_tests.stores.toys import (
     DIMENSION,
     BatchTableEmbeddings,
@@ -34,6 +30,7 @@ from tests.unit_tests.stores.toys import (
     TableEmbeddings,
     best_ids,
     documents,
+    some_queries,
     table,
 )
 
@@ -87,8 +84,16 @@ def langchain_faiss(kind: str = "flat_l2", n_rows: int = N_ROWS) -> FAISS:
     return store
 
 
-def plain_queries(n: int = N_QUERIES) -> list[Query]:
-    return [Query(f"q{i}", vector) for i, vector in enumerate(table(n, seed=1))]
+def store_over(
+    index: Any, vectors: NDArray[np.float32], ids: Sequence[str] | None = None
+) -> FaissStore:
+    """A store whose index takes these vectors, with documents of the same texts."""
+    index.add(vectors)
+    return FaissStore(index, documents(len(vectors)), TableEmbeddings(vectors), ids=ids)
+
+
+def pairs(hits: Sequence[Hit]) -> list[tuple[str, float]]:
+    return [(hit.id, hit.score) for hit in hits]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -122,6 +127,7 @@ def test_scores_and_vectors_are_those_of_the_metric(kind: str) -> None:
         if kind == "normalized_l2":
             expected = expected / np.linalg.norm(expected)
         assert isinstance(hit.vector, np.ndarray)
+        assert hit.vector.base is None, "it keeps no whole answer alive"
         np.testing.assert_allclose(hit.vector, expected, rtol=1e-6)
         if store.metric == "inner_product":
             score = float(np.dot(expected, query.vector))
@@ -141,13 +147,6 @@ def test_top_hit_is_langchains(kind: str) -> None:
     assert ours == theirs
 
 
-def test_vectors_do_not_keep_the_whole_answer_alive() -> None:
-    store = open_store(langchain_faiss())
-    hit = store.search(plain_queries(1), 1, with_vectors=True)[0][0]
-    assert isinstance(hit.vector, np.ndarray)
-    assert hit.vector.base is None
-
-
 @settings(max_examples=60)
 @given(data=st.data())
 @pytest.mark.parametrize("metric", ["inner_product", "squared_l2"])
@@ -164,39 +163,35 @@ def test_batch_equals_each_alone_with_duplicates(
     vectors = distinct[generator.integers(0, n_distinct, n_rows)]
     # Ids in an order of their own, so that row order cannot pass for id order.
     ids = [f"{number:03d}" for number in generator.permutation(n_rows)]
-    index = (faiss.IndexFlatIP if metric == "inner_product" else faiss.IndexFlatL2)(8)
-    index.add(vectors)
-    docs = [Document(page_content=id_) for id_ in ids]
-    store = FaissStore(index, docs, TableEmbeddings(vectors), ids=ids)
-    queries = [
-        Query(str(i), vector)
-        for i, vector in enumerate(
-            generator.standard_normal((n_queries, 8)).astype(np.float32)
-        )
-    ]
-    together = store.search(queries, k)
-    for query, hits in zip(queries, together, strict=True):
-        alone = store.search([query], k)[0]
-        assert [(h.id, h.score) for h in hits] == [(h.id, h.score) for h in alone]
-        assert isinstance(query.vector, np.ndarray)
+    kind = faiss.IndexFlatIP if metric == "inner_product" else faiss.IndexFlatL2
+    store = store_over(kind(8), vectors, ids)
+    asked = generator.standard_normal((n_queries, 8)).astype(np.float32)
+    queries = [Query(str(i), vector) for i, vector in enumerate(asked)]
+    together = store.search(queries, k, with_vectors=True)
+    arrays = store.find(queries, k, depth=2, with_vectors=True)
+    for query, hits, found in zip(queries, together, arrays, strict=True):
+        assert pairs(hits) == pairs(store.search([query], k)[0])
+        assert query.vector is not None
         groups = {hit.score for hit in hits}
         assert len(groups) <= n_distinct
         assert [h.id for h in hits] == best_ids(query.vector, vectors, ids, k, metric)
+        # The same, as arrays.
+        assert pairs(hits) == list(zip(found.ids, found.scores, strict=True))
+        assert list(found.hits) == hits[:2]
+        assert found.vectors is not None
+        np.testing.assert_array_equal(found.vectors, [hit.vector for hit in hits])
 
 
 def test_ties_wider_than_the_margin_fall_to_the_smallest_ids() -> None:
-    index = make_flat_ip()
-    index.add(np.ones((100, DIMENSION), dtype=np.float32))
     ids = [f"{99 - row:02d}" for row in range(100)]
-    docs = [Document(page_content=id_) for id_ in ids]
-    store = FaissStore(index, docs, TableEmbeddings(table(1)), ids=ids)
-    hits = store.search(plain_queries(1), 3)[0]
+    store = store_over(make_flat_ip(), np.ones((100, DIMENSION), np.float32), ids)
+    hits = store.search(some_queries(1), 3)[0]
     assert [hit.id for hit in hits] == ["00", "01", "02"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_but_hnsw_are_nested(kind: str) -> None:
-    assert open_store(langchain_faiss(kind)).is_nested == (kind != "hnsw")
+def test_all_but_hnsw_have_a_stable_top_k(kind: str) -> None:
+    assert open_store(langchain_faiss(kind)).top_k_is_stable == (kind != "hnsw")
 
 
 def test_asking_an_ivf_index_for_more_keeps_the_first() -> None:
@@ -204,30 +199,25 @@ def test_asking_an_ivf_index_for_more_keeps_the_first() -> None:
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(DIMENSION), DIMENSION, 16)
     index.train(vectors)
     index.nprobe = 2
-    index.add(vectors)
-    exact = make_flat_l2()
-    exact.add(vectors)
-    docs = [Document(page_content=str(row)) for row in range(3000)]
-    queries = plain_queries(100)
+    queries = some_queries(100)
 
-    def first_hits(over: Any, asked: int) -> list[str]:
-        store = FaissStore(over, docs, TableEmbeddings(vectors))
+    def first_hits(store: FaissStore, asked: int) -> list[str]:
         return [hits[0].id for hits in store.search(queries, asked)]
 
-    first = first_hits(index, 1)
+    store = store_over(index, vectors)
+    first = first_hits(store, 1)
     for asked in (4, 20, 1000):
-        assert first_hits(index, asked) == first
+        assert first_hits(store, asked) == first
     # Else the index would be exact here, and the above could not fail.
-    assert first_hits(exact, 1) != first
+    assert first_hits(store_over(make_flat_l2(), vectors), 1) != first
 
 
-def test_where_ranking_is_by_codes_hits_are_not_nested() -> None:
+def test_where_ranking_is_by_codes_the_top_k_is_not_stable() -> None:
     index = faiss.IndexPQ(DIMENSION, 4, 4)
     index.train(table(N_ROWS))
-    index.add(table(N_ROWS))
-    store = FaissStore(index, documents(N_ROWS), TableEmbeddings(table(N_ROWS)))
-    assert not store.is_nested
-    assert len(store.search(plain_queries(), 3)[0]) == 3
+    store = store_over(index, table(N_ROWS))
+    assert not store.top_k_is_stable
+    assert len(store.search(some_queries(N_QUERIES), 3)[0]) == 3
 
 
 FILTERS: list[Any] = [
@@ -253,8 +243,7 @@ def test_filter_finds_the_best_that_pass(kind: str, condition: Any) -> None:
     ):
         expected = best_ids(raw, table(N_ROWS)[rows], ids, 4, KINDS[kind][2])
         assert [hit.id for hit in hits] == expected
-        alone = store.search([query], 4)[0]
-        assert [(h.id, h.score) for h in alone] == [(h.id, h.score) for h in hits]
+        assert pairs(store.search([query], 4)[0]) == pairs(hits)
 
 
 def test_filter_that_admits_few_still_finds_them() -> None:
@@ -262,7 +251,7 @@ def test_filter_that_admits_few_still_finds_them() -> None:
         return bool(metadata["row"] == N_ROWS - 1)
 
     store = open_store(langchain_faiss(), filter=accept_last)
-    for hits in store.search(plain_queries(), 3):
+    for hits in store.search(some_queries(N_QUERIES), 3):
         assert [hit.id for hit in hits] == [f"id{N_ROWS - 1:03d}"]
 
 
@@ -275,33 +264,21 @@ def test_filter_sees_additions_and_deletions() -> None:
         return bool(metadata["group"] == 1)
 
     store = open_store(vectorstore, filter=accepts)
-    assert {h.id for h in store.search(plain_queries(1), 9)[0]} == {
-        "id001",
-        "id004",
-        "id007",
-    }
-    store.search(plain_queries(1), 9)
+
+    def found() -> set[str]:
+        return {hit.id for hit in store.search(some_queries(1), 9)[0]}
+
+    assert found() == found() == {"id001", "id004", "id007"}
     assert len(asked) == 9  # evaluated once while nothing changes
+    vectorstore.delete(["id000"])  # a replacement that keeps the number of rows
+    vectorstore.add_documents([documents(1)[0]], ids=["id000"])
+    assert found() == {"id001", "id004", "id007"}
     vectorstore.delete(["id000", "id004"])
-    assert {h.id for h in store.search(plain_queries(1), 9)[0]} == {"id001", "id007"}
+    assert found() == {"id001", "id007"}
     vectorstore.add_documents(
         [Document(page_content="v4", metadata={"group": 1, "row": 4})], ids=["new"]
     )
-    assert {h.id for h in store.search(plain_queries(1), 9)[0]} == {
-        "id001",
-        "id007",
-        "new",
-    }
-
-
-def test_filter_sees_a_replacement_that_keeps_the_number_of_rows() -> None:
-    vectorstore = langchain_faiss(n_rows=9)
-    store = open_store(vectorstore, filter={"group": 1})
-    store.search(plain_queries(1), 9)
-    vectorstore.delete(["id000"])
-    vectorstore.add_documents([documents(1)[0]], ids=["id000"])
-    hits = store.search(plain_queries(1), 9)[0]
-    assert {hit.id for hit in hits} == {"id001", "id004", "id007"}
+    assert found() == {"id001", "id007", "new"}
 
 
 def test_unusable_filter_is_refused_with_its_text() -> None:
@@ -316,24 +293,24 @@ def test_filtered_search_on_an_index_without_selectors_says_so() -> None:
     vectorstore.add_documents(documents(N_ROWS))
     store = open_store(vectorstore, filter={"group": 1})
     with pytest.raises(StoreError, match="invalid search params") as caught:
-        store.search(plain_queries(1), 1)
+        store.search(some_queries(1), 1)
     assert caught.value.__cause__ is not None
 
 
 def test_deletion_renumbers_rows_but_not_hits() -> None:
     vectorstore = langchain_faiss()
     store = open_store(vectorstore)
-    before = store.search(plain_queries(), 3)
+    before = store.search(some_queries(N_QUERIES), 3)
     gone = before[0][0].id
     vectorstore.delete([gone])
-    after = store.search(plain_queries(), 3)
+    after = store.search(some_queries(N_QUERIES), 3)
     assert store.count() == N_ROWS - 1
     assert [hit.id for hit in after[0][:2]] == [hit.id for hit in before[0][1:]]
     assert after[0][0].document == before[0][1].document
 
 
 @pytest.mark.parametrize("kind", ["flat_ip", "flat_l2"])
-def test_no_vector_exceeds_the_extent(
+def test_no_vector_exceeds_the_max_norm(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(faiss_index, "_ROWS_MEASURED", 7)
@@ -342,18 +319,18 @@ def test_no_vector_exceeds_the_extent(
     length = float(np.linalg.norm(table(N_ROWS), axis=1).max())
 
     def longest() -> float:
-        extent = store.extent()
-        assert extent is store.extent(), "nothing has changed"
-        assert extent is not None
-        return extent.longest
+        known = store.max_norm()
+        assert known is store.max_norm(), "nothing has changed"
+        assert known is not None
+        return known.longest
 
     assert length < longest() < 1.001 * length
-    before = store.extent()
+    before = store.max_norm()
 
     near = [0.1] * DIMENSION
     vectorstore.add_embeddings([("near", near)], ids=["near"])
     assert longest() < 1.001 * length
-    assert store.extent() is not before, "there is a new row"
+    assert store.max_norm() is not before, "there is a new row"
     vectorstore.add_embeddings([("far", [50.0] * DIMENSION)], ids=["far"])
     assert longest() > 50 * DIMENSION**0.5
 
@@ -361,16 +338,14 @@ def test_no_vector_exceeds_the_extent(
     assert length < longest() < 1.001 * length
 
     vectorstore.add_embeddings([("nowhere", [np.nan] * DIMENSION)], ids=["nan"])
-    assert store.extent() is None
+    assert store.max_norm() is None
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
-def test_where_the_nearest_may_be_missed_there_is_no_extent(kind: str) -> None:
-    assert FaissStore.from_langchain(langchain_faiss(kind)).extent() is None
-
-
-def test_an_empty_store_has_no_extent() -> None:
-    assert FaissStore.from_langchain(langchain_faiss(n_rows=0)).extent() is None
+@pytest.mark.parametrize(("kind", "n_rows"), [("hnsw", 9), ("ivf", 9), ("flat_l2", 0)])
+def test_where_the_nearest_may_be_missed_there_is_no_max_norm(
+    kind: str, n_rows: int
+) -> None:
+    assert FaissStore.from_langchain(langchain_faiss(kind, n_rows)).max_norm() is None
 
 
 @settings(max_examples=60)
@@ -404,7 +379,7 @@ def test_what_a_session_has_proven_is_what_the_store_says(
         return [Query(text, mine) for text in texts]
 
     store.encode = encode  # type: ignore[method-assign]
-    (current,) = session.verify(["q"], [None])
+    (current,) = session.verify([Query("q")])
     for number in range(12):
         vector = vector + step * rng.normal(size=DIMENSION)
         guess = session.guess("lookup", f"q{number}", current)
@@ -412,22 +387,79 @@ def test_what_a_session_has_proven_is_what_the_store_says(
         if guess.is_proven:
             assert [h.id for h in guess.hits] == [h.id for h in current]
         else:
-            (current,) = session.verify([f"q{number}"], [None])
+            (current,) = session.verify([Query(f"q{number}")])
 
 
 @pytest.mark.parametrize("kind", ["flat_ip", "flat_l2", "normalized_l2"])
 def test_a_session_proves_what_it_has_asked(kind: str) -> None:
     store = FaissStore.from_langchain(langchain_faiss(kind))
-    store.encode = lambda texts: [plain_queries()[0] for _ in texts]  # type: ignore[method-assign]
+    store.encode = lambda texts: [some_queries(N_QUERIES)[0] for _ in texts]  # type: ignore[method-assign]
     session = Session(store, prefetch_k=40)
     session.measure()
-    (current,) = session.verify(["q0"], [None])
+    (current,) = session.verify([Query("q0")])
     assert session.guess("lookup", "q0", current).is_proven
+
+
+def session_at_q0(store: Any, *, prefetch_k: int) -> tuple[Session, Any]:
+    """A session that looks up ``"q1"`` while ``"q0"``'s documents are shown."""
+    vectors = dict(zip(("q0", "q1"), some_queries(2), strict=True))
+    store.encode = lambda texts: [vectors[text] for text in texts]
+    session = Session(store, prefetch_k=prefetch_k)
+    _, current = session.verify([Query("q1"), Query("q0")])
+    return session, current
+
+
+def test_only_documents_that_are_shown_are_looked_up() -> None:
+    vectorstore = langchain_faiss()
+    asked: list[str] = []
+    look_up = vectorstore.docstore.search
+    vectorstore.docstore.search = lambda search: asked.append(search) or look_up(search)  # type: ignore[method-assign,func-returns-value]
+    store = FaissStore.from_langchain(vectorstore)
+    session, current = session_at_q0(store, prefetch_k=40)
+    assert len(asked) == 2
+    assert len(session._cache) > 40
+    (truth,) = session.retrieve("q1").truth
+    asked.clear()
+    guess = session.guess("lookup", "q1", current)
+    assert [hit.document for hit in guess.hits] == [hit.document for hit in truth]
+    assert asked == [truth[0].id]
+
+
+def test_a_guess_shows_what_the_store_has_now() -> None:
+    vectorstore = langchain_faiss()
+    session, current = session_at_q0(
+        FaissStore.from_langchain(vectorstore), prefetch_k=40
+    )
+    best = session.guess("lookup", "q1", current).hits[0]
+    text = best.document.page_content
+    vectorstore.delete([best.id])
+    guess = session.guess("lookup", "q1", current)
+    assert (guess.policy, guess.hits, guess.margin) == ("same", current, None)
+    changed = Document(page_content=text, metadata={"is": "new"})
+    vectorstore.add_documents([changed], ids=[best.id])
+    guess = session.guess("lookup", "q1", current)
+    assert guess.hits[0].document.metadata == {"is": "new"}
+    assert guess.hits[0].document == session.retrieve("q1").truth[0][0].document
+
+
+def test_a_search_of_a_subclass_is_not_passed_by() -> None:
+    class Reversed(FaissStore):
+        def search(
+            self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
+        ) -> list[list[Hit]]:
+            found = super().search(queries, k, with_vectors=with_vectors)
+            return [hits[::-1] for hits in found]
+
+    store = Reversed.from_langchain(langchain_faiss())
+    (best,) = store.find(some_queries(1), 5, depth=5, with_vectors=False)
+    session, current = session_at_q0(store, prefetch_k=5)
+    assert [hit.id for hit in current] == [best.ids[-1]]
+    assert len(session._hits) == len(session._cache) > 0
 
 
 def test_unfiltered_ivf_search_leaves_deletion_possible() -> None:
     vectorstore = langchain_faiss("ivf")
-    open_store(vectorstore).search(plain_queries(), 3)
+    open_store(vectorstore).search(some_queries(N_QUERIES), 3)
     # With a direct map FAISS would refuse this.
     assert vectorstore.index.remove_ids(np.array([N_ROWS - 1])) == 1
 
@@ -453,9 +485,7 @@ def spied(*, fails: bool = False) -> tuple[list[tuple[int, int]], FaissStore]:
                 raise MemoryError("no room")
             return super().search_and_reconstruct(x, k, **kwargs)
 
-    index = SpyIndex(DIMENSION)
-    index.add(table(N_ROWS))
-    return seen, FaissStore(index, documents(N_ROWS), TableEmbeddings(table(N_ROWS)))
+    return seen, store_over(SpyIndex(DIMENSION), table(N_ROWS))
 
 
 @pytest.fixture
@@ -472,11 +502,11 @@ def test_route_of_a_scan_depends_on_its_size(
 ) -> None:
     seen, store = spied()
     many = 2 * faiss_index.SCANS_PER_MATRIX_PRODUCT
-    store.search(plain_queries(many), 1)  # small
+    store.search(some_queries(many), 1)  # small
     monkeypatch.setattr(faiss_index, "SMALL_SCAN", 0)
-    store.search(plain_queries(1), 1)
-    store.search(plain_queries(many - 1), 1)
-    store.search(plain_queries(many), 1)
+    store.search(some_queries(1), 1)
+    store.search(some_queries(many - 1), 1)
+    store.search(some_queries(many), 1)
     assert seen == [(12345, 1), (12345, 1), (12345, 2), (1, 1)]
     assert (threshold(), faiss.omp_get_max_threads()) == (12345, 2)
 
@@ -489,7 +519,7 @@ def test_settings_are_restored_when_the_search_raises(
     seen, store = spied(fails=True)
     for n_queries in (1, 2 * faiss_index.SCANS_PER_MATRIX_PRODUCT):
         with pytest.raises(StoreError, match="FAISS failed to search: MemoryError"):
-            store.search(plain_queries(n_queries), 1)
+            store.search(some_queries(n_queries), 1)
     assert seen == [(12345, 1), (1, 1)]
     assert (threshold(), faiss.omp_get_max_threads()) == (12345, 2)
     assert not faiss_index._threshold_lock.locked()
@@ -500,7 +530,7 @@ def test_threads_searching_at_once_get_their_own_answers(
 ) -> None:
     monkeypatch.setattr(faiss_index, "SMALL_SCAN", 0)
     store = open_store(langchain_faiss())
-    queries = plain_queries(40)
+    queries = some_queries(40)
     expected = [[h.id for h in hits] for hits in store.search(queries, 5)]
     wrong: list[object] = []
 
@@ -519,26 +549,23 @@ def test_threads_searching_at_once_get_their_own_answers(
     assert threshold() == 12345
 
 
-@pytest.mark.parametrize("kind", ["flat_l2", "hnsw", "ivf"])
-def test_asking_for_more_than_there_is(kind: str) -> None:
-    store = open_store(langchain_faiss(kind, n_rows=5))
-    assert [len(hits) for hits in store.search(plain_queries(2), 50)] == [5, 5]
+@pytest.mark.parametrize(
+    ("kind", "n_rows"), [("flat_l2", 5), ("hnsw", 5), ("ivf", 5), ("flat_l2", 0)]
+)
+def test_asking_for_more_than_there_is(kind: str, n_rows: int) -> None:
+    store = open_store(langchain_faiss(kind, n_rows))
+    assert store.count() == n_rows
+    assert [len(hits) for hits in store.search(some_queries(2), 50)] == [n_rows] * 2
+    assert store.search([], 2) == []
 
 
 def test_rows_that_were_not_found_are_skipped() -> None:
     vectorstore = langchain_faiss("ivf")
     vectorstore.index.nprobe = 1
     store = open_store(vectorstore)
-    found = store.search(plain_queries(), N_ROWS)
+    found = store.search(some_queries(N_QUERIES), N_ROWS)
     assert all(0 < len(hits) < N_ROWS for hits in found)
     assert all(hit.id.startswith("id") for hits in found for hit in hits)
-
-
-def test_empty_store_answers_every_query_with_nothing() -> None:
-    store = open_store(langchain_faiss(n_rows=0))
-    assert store.count() == 0
-    assert store.search(plain_queries(3), 2) == [[], [], []]
-    assert store.search([], 2) == []
 
 
 def test_document_without_metadata_or_id() -> None:
@@ -549,7 +576,7 @@ def test_document_without_metadata_or_id() -> None:
     store = FaissStore(
         index, [bare, Document(page_content="x")], TableEmbeddings(table(2))
     )
-    hits = {hit.id: hit.document for hit in store.search(plain_queries(1), 2)[0]}
+    hits = {hit.id: hit.document for hit in store.search(some_queries(1), 2)[0]}
     assert hits == {
         "0": Document(id="0", page_content="bare", metadata={}),
         "1": Document(id="1", page_content="x"),
@@ -557,54 +584,37 @@ def test_document_without_metadata_or_id() -> None:
     assert bare.metadata is None  # the caller's object is not changed
 
 
-def test_missing_document_is_named() -> None:
+def test_a_row_without_document_or_id_is_named() -> None:
     vectorstore = langchain_faiss()
     store = open_store(vectorstore)
-    top = store.search(plain_queries(1), 1)[0][0].id
+    top = store.search(some_queries(1), 1)[0][0].id
     vectorstore.docstore.delete([top])
     with pytest.raises(StoreError, match=top):
-        store.search(plain_queries(1), 1)
-
-
-def test_row_without_id_is_named() -> None:
-    vectorstore = langchain_faiss()
-    store = open_store(vectorstore)
+        store.search(some_queries(1), 1)
     vectorstore.index_to_docstore_id = {}
     with pytest.raises(StoreError, match="stand for no document"):
-        store.search(plain_queries(1), 1)
+        store.search(some_queries(1), 1)
 
 
-def test_wrong_dimension_quotes_both() -> None:
-    store = open_store(langchain_faiss())
-    query = Query("q", np.zeros(3, dtype=np.float32))
-    with pytest.raises(DimensionMismatchError, match=rf"\(3,\).* {DIMENSION}"):
-        store.search([query], 1)
-
-
-@pytest.mark.parametrize("k", [0, -3])
-def test_k_below_one_is_refused(k: int) -> None:
-    with pytest.raises(InvalidValueError, match=f"got {k}"):
-        open_store(langchain_faiss()).search(plain_queries(1), k)
-
-
-def test_query_without_vector_is_refused() -> None:
-    with pytest.raises(InvalidValueError, match="'hello' has no vector"):
-        open_store(langchain_faiss()).search([Query("hello")], 1)
-
-
-def test_constructor_refuses_what_does_not_fit() -> None:
-    index = make_flat_l2()
-    index.add(table(3))
-    embeddings = TableEmbeddings(table(3))
-    with pytest.raises(InvalidValueError, match="3 rows for 2 documents"):
-        FaissStore(index, documents(2), embeddings)
-    with pytest.raises(InvalidValueError, match="2 ids for 3 documents"):
-        FaissStore(index, documents(3), embeddings, ids=["a", "b"])
-    with pytest.raises(InvalidValueError, match="'a' more than once"):
-        FaissStore(index, documents(3), embeddings, ids=["a", "b", "a"])
-    other = faiss.IndexFlat(DIMENSION, faiss.METRIC_L1)
-    with pytest.raises(InvalidValueError, match=f"metric_type {faiss.METRIC_L1}"):
-        FaissStore(other, [], embeddings)
+@pytest.mark.parametrize(
+    ("query", "k", "error", "message"),
+    [
+        (
+            Query("q", np.zeros(3, np.float32)),
+            1,
+            DimensionMismatchError,
+            r"\(3,\).* 16",
+        ),
+        (some_queries(1)[0], 0, InvalidValueError, "got 0"),
+        (some_queries(1)[0], -3, InvalidValueError, "got -3"),
+        (Query("hello"), 1, InvalidValueError, "'hello' has no vector"),
+    ],
+)
+def test_bad_searches_are_refused(
+    query: Query, k: int, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        open_store(langchain_faiss()).search([query], k)
 
 
 def test_broken_encoder_is_a_store_error() -> None:
@@ -632,21 +642,27 @@ def test_normalised_store_encodes_unit_vectors() -> None:
     assert store.encode([]) == []
 
 
-@pytest.mark.parametrize(
-    ("place", "wrong", "message"),
-    [
-        (0, ["a"], "index must be a FAISS index, got a list"),
-        (1, ["a text"], "must be LangChain Documents, got 'a text'"),
-        (2, "minilm", "must be LangChain Embeddings, got 'minilm'"),
-        (2, None, "must be LangChain Embeddings, got None"),
-    ],
-)
-def test_arguments_of_another_kind_are_refused(
-    place: int, wrong: object, message: str
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"documents": documents(2)}, "3 rows for 2 documents"),
+    ({"ids": ["a", "b"]}, "2 ids for 3 documents"),
+    ({"ids": ["a", "b", "a"]}, "'a' more than once"),
+    (
+        {"index": faiss.IndexFlat(DIMENSION, faiss.METRIC_L1), "documents": []},
+        f"metric_type {faiss.METRIC_L1}",
+    ),
+    ({"index": ["a"]}, "index must be a FAISS index, got a list"),
+    ({"documents": ["a text"]}, "must be LangChain Documents, got 'a text'"),
+    ({"embeddings": "minilm"}, "must be LangChain Embeddings, got 'minilm'"),
+    ({"embeddings": None}, "must be LangChain Embeddings, got None"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_constructor_refuses_what_does_not_fit(
+    changes: dict[str, Any], message: str
 ) -> None:
-    index = faiss.IndexFlatIP(DIMENSION)
-    index.add(table(1))
-    arguments: list[Any] = [index, documents(1), TableEmbeddings(table(1))]
-    arguments[place] = wrong
+    index = make_flat_l2()
+    index.add(table(3))
+    arguments = {"documents": documents(3), "embeddings": TableEmbeddings(table(3))}
     with pytest.raises(InvalidValueError, match=message):
-        FaissStore(*arguments)
+        FaissStore(**{"index": index} | arguments | changes)

@@ -74,7 +74,7 @@ def test_in_memory_store_against_brute_force() -> None:
             cosine = query @ stored / np.linalg.norm(query) / np.linalg.norm(stored)
             np.testing.assert_array_equal(hit.vector, stored)
             assert hit.score == pytest.approx(float(cosine), rel=1e-5)
-    assert (store.metric, store.is_nested) == ("cosine", False)
+    assert (store.metric, store.top_k_is_stable) == ("cosine", False)
     assert (store.count(), store.dimension) == (N_ROWS, DIMENSION)
 
 

@@ -31,9 +31,9 @@ def test_own_store_comes_back_as_it_is() -> None:
     assert open_store(store) is store
 
 
-@pytest.mark.parametrize("missing", ["metric", "is_nested"])
+@pytest.mark.parametrize("missing", ["metric", "top_k_is_stable"])
 def test_own_store_that_lacks_a_trait_is_refused_by_its_name(missing: str) -> None:
-    traits = {"metric": "cosine", "is_nested": False}
+    traits = {"metric": "cosine", "top_k_is_stable": False}
     del traits[missing]
     parts = dict.fromkeys(("encode", "search", "count"), lambda *_: None)
     own = type("Own", (), traits | parts)()
@@ -67,7 +67,7 @@ def test_chroma_is_recognised_by_shape(
 ) -> None:
     store = open_store(chroma(configuration))
     assert isinstance(store, ChromaStore)
-    assert (store.metric, store.is_nested) == (metric, False)
+    assert (store.metric, store.top_k_is_stable) == (metric, False)
 
 
 def test_chroma_without_embeddings_is_refused() -> None:

@@ -135,14 +135,14 @@ def bench(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> RalmBench:
         yield "a store"
 
     def make_llm(**settings: Any) -> Any:
-        nested = settings.pop("retriever").store.is_nested
+        nested = settings.pop("retriever").store.top_k_is_stable
         assert nested is False
         name = next((n for n, row in ROWS.items() if row.items() <= settings.items()))
         if not settings.get("speculation", True):
             name = "narrow" if settings.get("prefetch_k") == 1 else "sequential"
         return fake_llm(name, settings.get("prefetch_k", 20))
 
-    retriever = SimpleNamespace(store=SimpleNamespace(is_nested=False))
+    retriever = SimpleNamespace(store=SimpleNamespace(top_k_is_stable=False))
     corpus = SimpleNamespace(passages=[1, 2, 3])
     monkeypatch.setattr(Workload, "opened", opened)
     monkeypatch.setattr(bench_ralm, "find_gguf", lambda model: "m.gguf")
