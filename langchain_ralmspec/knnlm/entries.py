@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from langchain_ralmspec.errors import DatastoreError, InvalidValueError
-from langchain_ralmspec.scans.product import loaded_torch
+from langchain_ralmspec.scans import loaded_torch
 
 if sys.platform != "win32":
     import fcntl
