@@ -81,8 +81,8 @@ class Scan:
             vectors: float32, or float16 if centred, shape ``(n_rows, dimension)``.
             metric: how rows are compared with queries.
             torch: the module, if it may be used.
-            centred: whether float32 rows are copied too, less their mean. Distances
-                stay as they are, and lengths, which rounding grows with, shrink.
+            centred: whether float32 rows are copied too, less their mean, of squared_l2
+                alone: distances stay, and lengths, which rounding grows with, shrink.
             rounded: whether there may be a copy in bfloat16.
             rival: another exact search, of given rows by given queries. Lone queries
                 are left to it, and batches where it is the fastest.
@@ -130,7 +130,7 @@ class Scan:
         with self._lock:
             known = len(self._vectors)
             if known > len(vectors) or not np.array_equal(
-                vectors[_places(known)], self._sample
+                vectors[_places(known)], self._sample, equal_nan=True
             ):
                 return False
             self._vectors = vectors

@@ -165,7 +165,8 @@ class FaissIndex:
         Args:
             layout: as in :meth:`candidates`.
         """
-        if self._is_matrix and self.n_rows * self.dimension * BATCHES[-1] >= SMALL_SCAN:
+        n_numbers = self.n_rows * self.dimension * BATCHES[-1]
+        if self._is_matrix and n_numbers >= max(1, SMALL_SCAN):
             self._scan_of(self._matrix(), layout, is_prepared=True)
 
     def extent(self, layout: object) -> Extent | None:
