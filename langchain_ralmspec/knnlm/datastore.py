@@ -25,9 +25,9 @@ from langchain_ralmspec.knnlm.entries import (
     writing,
 )
 from langchain_ralmspec.knnlm.faiss_index import FaissKeyIndex
-from langchain_ralmspec.knnlm.flat_index import FlatIndex
 from langchain_ralmspec.knnlm.keys import entries_of
 from langchain_ralmspec.knnlm.mixture import Neighbours
+from langchain_ralmspec.scans import Scan, installed_torch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,15 +55,18 @@ class KeyIndex(Protocol):
     """Finds candidates for the nearest keys.
 
     Attributes:
-        is_nested: asking for more neighbours only adds some behind the others.
+        top_k_is_stable: asking for more neighbours only adds some behind the others.
     """
 
-    is_nested: bool
+    top_k_is_stable: bool
 
     def candidates(
         self, queries: NDArray[np.float32], k: int
-    ) -> list[NDArray[np.int64]]:
-        """Rows for every query, at least ``k`` of them if the index finds so many."""
+    ) -> list[NDArray[np.int64]] | None:
+        """Rows for every query, at least ``k`` of them if the index finds so many.
+
+        None where any row may be among the nearest.
+        """
         ...
 
     def prepare(self) -> None:
@@ -244,9 +247,9 @@ class KNNDatastore:
         return self._entries.manifest.typical_distance
 
     @property
-    def is_nested(self) -> bool:
+    def top_k_is_stable(self) -> bool:
         """Whether asking for more neighbours only adds some behind the others."""
-        return self._searched.is_nested
+        return self._searched.top_k_is_stable
 
     def read(
         self, rows: NDArray[np.int64]
@@ -268,6 +271,8 @@ class KNNDatastore:
         """
         self.require(k)
         candidates = self._searched.candidates(queries, k)
+        if candidates is None:
+            candidates = [np.arange(len(self))] * len(queries)
         return [
             self._nearest(query, rows, k)
             for query, rows in zip(queries, candidates, strict=True)
@@ -316,9 +321,16 @@ class KNNDatastore:
     def _searched(self) -> KeyIndex:
         with self._indexing:
             if self._index is None:
-                kind, keys = self.index_kind, self._entries.keys
+                kind = self.index_kind
                 self._index = (
-                    FlatIndex(keys) if kind == "flat" else self._approximate(kind)
+                    Scan(
+                        self._entries.keys,
+                        "squared_l2",
+                        installed_torch(),
+                        centred=True,
+                    )
+                    if kind == "flat"
+                    else self._approximate(kind)
                 )
             return self._index
 

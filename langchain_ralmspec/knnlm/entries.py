@@ -23,7 +23,7 @@ import numpy as np
 
 from langchain_ralmspec.errors import DatastoreError, InvalidValueError
 from langchain_ralmspec.files import replacing_file
-from langchain_ralmspec.scans.product import loaded_torch
+from langchain_ralmspec.scans import loaded_torch
 
 if sys.platform != "win32":
     import fcntl

@@ -9,7 +9,7 @@ import numpy as np
 
 from langchain_ralmspec.errors import DatastoreError, MissingExtraError
 from langchain_ralmspec.files import replacing_file
-from langchain_ralmspec.stores.faiss_index import _one_thread, _threshold_lock
+from langchain_ralmspec.scans.faiss import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,11 +33,11 @@ class FaissKeyIndex:
     """A FAISS index over the keys of a datastore, kept in a file beside them.
 
     Attributes:
-        is_nested: asking for more neighbours only adds some behind the others. Not
-            here: it may find others.
+        top_k_is_stable: asking for more neighbours only adds some behind the others.
+            Not here: it may find others.
     """
 
-    is_nested = False
+    top_k_is_stable = False
 
     def __init__(
         self,
@@ -118,9 +118,8 @@ class FaissKeyIndex:
     def _probed(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """Search the lists whose centres are nearest."""
         quantizer, n_probes = self._index.quantizer, self._index.nprobe
-        # One at a time, and while nobody changes FAISS's threshold for matrix products:
-        # those are another route to the centres, with other bits.
-        with _threshold_lock, _one_thread(self._faiss):
+        # One at a time: FAISS multiplies matrices for many, with other bits.
+        with one_thread(self._faiss):
             nearest = [
                 quantizer.search(line, n_probes) for line in queries[:, np.newaxis]
             ]

@@ -69,7 +69,7 @@ class Path(Protocol):
 class Datastore(Protocol):
     """What the loop asks of a datastore."""
 
-    is_nested: bool
+    top_k_is_stable: bool
     dimension: int
     can_probe: bool
 
@@ -152,7 +152,7 @@ class _Text:
         self._found = deque[Neighbours](maxlen=_LATEST)
         if scheduler is not None and not datastore.can_probe:
             self._cache = NeighbourCache(datastore.read, n, datastore.dimension)
-            if datastore.is_nested:  # else a wider search might find others
+            if datastore.top_k_is_stable:  # else a wider search might find others
                 self._width = max(request.k, min(CACHED_NEIGHBOURS, n))
         # The prompt is read before any loop; it counts in the seconds of all.
         self._path = request.open_path(request.prompt[:-1])

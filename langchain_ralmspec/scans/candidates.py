@@ -1,21 +1,19 @@
-"""Scans with rounded numbers, and the rows that they cannot rule out.
+"""Rows that rounded scores cannot rule out.
 
-A scan by matrix products gives every row a score that is better the lower it is, and
-off by as much as rounding may. The rows that may all the same be among the nearest are
-*candidates*: the exact numbers, computed for those alone, decide.
+A scan gives every row a score that is better the lower it is, and off by as much as
+rounding may. The rows that may all the same be among the best are *candidates*: the
+exact numbers, computed for those alone, decide.
 """
 
 from __future__ import annotations
 
-import time
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import ModuleType
 
     from numpy.typing import NDArray
 
@@ -25,36 +23,34 @@ GROUPS = 2048
 FLOAT32_ERROR = 1e-4
 """Of a product summed in float32, relative to the product of the lengths, at least."""
 
-_FLOAT32_ROUNDING = 2.0**-23  # of a sum, at every number added
-_BFLOAT16_ROUNDING = 2.0**-8  # of a number, relative: 8 bits are kept
-_TRIALS = 3
 
-
-class Candidates(ABC):
-    """Rows that may be among the nearest of one query.
+class Candidates:
+    """Rows that may be among the best of one query.
 
     Attributes:
-        width: of the nearest that are wanted.
-        rows: their numbers.
-        scores: one each.
+        width: number of best rows that are wanted.
+        rows: numbers of the candidates.
+        scores: one for each candidate.
     """
 
-    def __init__(self, width: int) -> None:
-        """Start without rows."""
+    def __init__(self, width: int, reach: Callable[[float], float]) -> None:
+        """Start without rows.
+
+        Args:
+            width: number of best rows that are wanted.
+            reach: highest score of a row that may be as good as one with this score.
+        """
         self.width = width
         self.rows = np.empty(0, np.int64)
         self.scores = np.empty(0, np.float32)
-
-    @abstractmethod
-    def reach(self, score: float) -> float:
-        """Highest score of a row that may be as near as one with this score."""
+        self._reach = reach
 
     def limit(self, lowest: NDArray[np.float32]) -> float:
         """No candidate has a higher score, given the lowest scores of some groups."""
         known = np.concatenate([self.scores, lowest])
         if len(known) < self.width:
             return np.inf
-        return self.reach(float(np.partition(known, self.width - 1)[self.width - 1]))
+        return self._reach(float(np.partition(known, self.width - 1)[self.width - 1]))
 
     def add(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
         """Take rows of a block in; those that are too far now go."""
@@ -70,12 +66,12 @@ def take_block(
     """Take the candidates of a block in.
 
     Args:
-        candidates: of every query.
-        scores: shape ``(n_queries, rows of the block)``.
+        candidates: of every query, all of one width.
+        scores: shape ``(n_queries, rows of the block)``, in either memory order.
         start: the block's first row.
     """
     n_queries, n_rows = scores.shape
-    n_groups = min(n_rows, max(GROUPS, *(each.width for each in candidates)))
+    n_groups = min(n_rows, max(GROUPS, candidates[0].width))
     per_group = n_rows // n_groups
     # Row i is number i // n_groups in group i % n_groups; the rest is its own.
     grouped = scores[:, : per_group * n_groups]
@@ -91,42 +87,36 @@ def take_block(
         each.add(rows[enough] + start, found[enough])
 
 
-def lengths_of(torch: ModuleType, vectors: Any) -> Any:
-    """Lengths of rows, in float64."""
-    return torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
-
-
-def lost_by_rounding(torch: ModuleType, exact: Any, rounded: Any, lengths: Any) -> Any:
-    """What rounding takes from rows, relative to their lengths."""
-    return lengths_of(torch, exact - rounded.float()) / lengths.clamp(min=1e-300)
-
-
-def bfloat16_errors(
-    torch: ModuleType, queries: NDArray[np.float32], most_lost: float
-) -> NDArray[np.float64]:
-    """Largest error of a product in bfloat16, relative to the lengths, by query.
-
-    Of rounding both vectors, as measured, and the sum and the product, at most.
+def product_reach(length: float, error: float, longest: float) -> Callable[..., float]:
+    """How far scores -x·q of rows reach that may be as good as another.
 
     Args:
-        torch: the module.
-        queries: shape ``(n_queries, dimension)``.
-        most_lost: by rounding any of the rows that they are multiplied with.
+        length: |q|.
+        error: of a product, relative to |x|·|q|.
+        longest: the largest |x|.
     """
-    exact = torch.from_numpy(queries)
-    lengths, rounded = lengths_of(torch, exact), exact.to(torch.bfloat16)
-    lost = lost_by_rounding(torch, exact, rounded, lengths).numpy()
-    both = (1 + most_lost) * (1 + lost)
-    summed = max(FLOAT32_ERROR, queries.shape[1] * _FLOAT32_ROUNDING)
-    errors: NDArray[np.float64] = both * (1 + _BFLOAT16_ROUNDING) - 1 + summed
-    return errors
+    slack = 2 * error * length * longest  # the better of two may score lower by it
+    return lambda score: score + slack
 
 
-def least_seconds(work: Callable[[], object]) -> float:
-    """Seconds that a piece of work takes, the least of some trials."""
-    seconds = []
-    for _ in range(_TRIALS):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+def distance_reach(length: float, error: float) -> Callable[[float], float]:
+    """How far scores |x|² - 2·x·q of rows reach that may be as near as another.
+
+    The error of a score s is at most c·|x|, where c is twice a product's relative
+    error times |q|. So d² <= s + |q|² + c·|x|, where |x| <= |q| + d: this bounds d for
+    the k-th lowest score, hence for the k-th nearest row, and no nearer row has a
+    higher score than its own d² and error allow.
+
+    Args:
+        length: |q|.
+        error: of a product, relative to |x|·|q|.
+    """
+    q, c = length, 2 * error * length
+
+    def reach(score: float) -> float:
+        seen = max(0.0, score + q * q)  # d², but for the error
+        apart = c / 2 + math.sqrt(seen + c * q + c * c / 4)  # at least d
+        slack = FLOAT32_ERROR / 10 * (q + apart) ** 2  # |x|² is rounded as well
+        return apart * apart - q * q + c * (q + apart) + slack
+
+    return reach

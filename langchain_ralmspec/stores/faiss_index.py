@@ -1,58 +1,55 @@
-"""A FAISS index: which rows are near, found on the route that costs least."""
+"""A FAISS index: which rows are near, found by the scan that is fastest."""
 
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
-from langchain_ralmspec.scans.bfloat16 import BFloat16Rows, faster_copy
-from langchain_ralmspec.scans.product import Found, best_rows, loaded_torch
+from langchain_ralmspec.scans import BATCHES, Metric, Scan, loaded_torch
+from langchain_ralmspec.scans.faiss import one_thread
+from langchain_ralmspec.scans.memory import has_room
 from langchain_ralmspec.stores.base import MaxNorm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import ModuleType
 
     from numpy.typing import NDArray
 
-    from langchain_ralmspec.stores.base import Metric
-
-# One matrix product for all queries costs as much as this many separate scans
-# per thread (500k x 384: ~190 ms for 8 queries and ~270 for 32, against 134 to 322
-# and 630 to 1270 for scans on 2 threads, the larger numbers on a busy machine).
-SCANS_PER_MATRIX_PRODUCT = 4
 # Numbers compared in about 5 ms by one thread. Below that a second thread gains
 # little, and waiting for it on a busy machine costs a time slice (12 ms).
 SMALL_SCAN = 30_000_000
-# A product is faster than any scan of FAISS for so many queries. Up to 8 of them
-# torch's is (500k x 384: 2 queries 45 against 101 ms, 4: 65 against 189, 8: 136
-# against 239; a lone query takes it twice a scan), beyond that numpy's (2M x 384, a
-# million rows: 16 queries 253 ms, 32: 313, against torch's 355 and 991 and FAISS's
-# 360 and 520 or more).
-FEWEST_IN_PRODUCT = 2
-MOST_IN_TORCH = 8
-MOST_IN_PRODUCT = 64
-# Stored numbers from which on that holds: 20k x 384 takes 0.55 to 0.7 times as
-# long, 10k x 384 as long, 5k x 384, which the caches hold, twice.
-SMALL_MATRIX = 7_000_000
 _MOST_FAILURES = 3
 _ROWS_MEASURED = 1 << 16
 _LENGTH_ERROR = 1e-4  # of a length in float32, relative: at least so much is added
 _ADDITION_ERROR = 2.0**-24  # of it, for every number that is added up
 
-_threshold_lock = threading.Lock()
+
+class Found(NamedTuple):
+    """Rows per query and their vectors; row -1 means there were no more."""
+
+    rows: NDArray[np.int64]  # (queries, width)
+    vectors: NDArray[np.float32]  # (queries, width, dimension)
+
+
+class _Known(NamedTuple):
+    """A scan of the index, or None where FAISS is to search."""
+
+    scan: Scan | None
+    layout: object
+    torch: ModuleType | None
+    is_prepared: bool  # whether a copy in bfloat16 was tried as well
 
 
 class _Measured(NamedTuple):
-    """How far so many rows of these names reach."""
+    """How far the first rows reach."""
 
     extent: MaxNorm
     n_rows: int
-    names: object
+    layout: object
 
 
 class FaissIndex:
@@ -87,11 +84,9 @@ class FaissIndex:
         # IndexFlatPanorama does.
         matrices = {faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2}
         self._is_matrix = type(index) in matrices
-        # A copy of the rows and their names: one attribute, so that no thread takes
-        # one copy for another.
-        self._copied: tuple[BFloat16Rows, object] | None = None
-        self._is_tried = False
-        self._copying = threading.Lock()
+        # One attribute, so that no thread takes one scan for another.
+        self._known: _Known | None = None
+        self._making = threading.Lock()
         self._measured: _Measured | None = None
         self._measuring = threading.Lock()
         # Not HNSW: among many equal vectors, asking for more finds others.
@@ -127,7 +122,7 @@ class FaissIndex:
         vectors: NDArray[np.float32],
         width: int,
         allowed: NDArray[np.bool_] | None,
-        names: object = None,
+        layout: object = None,
     ) -> Found:
         """Find the nearest rows of every query, and their vectors.
 
@@ -135,14 +130,16 @@ class FaissIndex:
             vectors: the queries, shape ``(queries, dimension)``, at least one.
             width: rows per query, at least 1.
             allowed: which rows may be found, shape ``(n_rows,)``; None means all.
-            names: another object whenever rows were not only added.
+            layout: another object whenever rows were renumbered, not only added.
 
         Returns:
             ``width`` rows per query. Exact for a flat index, filtered or not; an
             approximate one may find fewer (row -1) than there are.
         """
-        if allowed is None:
-            found = self._found_by_product(vectors, width, names)
+        is_small = len(vectors) * self.n_rows * self.dimension < SMALL_SCAN
+        is_lone = is_small or len(vectors) == 1
+        if allowed is None and not is_lone:
+            found = self._found_by_scan(vectors, width, layout)
             if found is not None:
                 return found
         params = None if allowed is None else self._restricted_to(allowed)
@@ -150,46 +147,33 @@ class FaissIndex:
             # FAISS refuses to give the vectors during such a search.
             _, rows = self._index.search(vectors, width, params=params)
             return Found(rows, self._vectors_of(rows))
-        with self._cheapest_route(len(vectors)):
+        # FAISS 1.15 splits the rows over the threads for a lone query and is then 4
+        # times slower than on one thread (500k x 384: 160 against 34 ms).
+        is_single = self._is_flat and is_lone
+        with one_thread(self._faiss) if is_single else nullcontext():
             _, rows, stored = self._index.search_and_reconstruct(
                 vectors, width, params=params
             )
         return Found(rows, stored)
 
-    def prepare(self, names: object) -> None:
-        """Copy the rows in a form in which batches are faster, where that pays.
+    def prepare(self, layout: object) -> None:
+        """Try which scan is fastest for batches, and copy the rows where that pays.
 
         It may take memory and seconds at first, and is for nothing after that but for
-        rows that are new. Where there is no memory for it there is no copy.
+        rows that are new. Where there is no memory for a copy there is none.
 
         Args:
-            names: as in :meth:`candidates`.
+            layout: as in :meth:`candidates`.
         """
-        torch = loaded_torch()
-        if torch is None or not self._is_large_matrix:
-            return
-        with self._copying:
-            matrix = self._matrix()
-            copy = self._copy_of(matrix, names)
-            if copy is None:
-                if self._is_tried and self._copied is None:
-                    return
-                self._copied = None  # before another one takes its memory
-            try:
-                if copy is None:
-                    copy = faster_copy(torch, matrix, self.metric)
-                elif len(copy) < len(matrix) and not copy.extend(matrix):
-                    copy = None
-            except (RuntimeError, MemoryError):  # torch's own is the former
-                copy = None
-            self._copied = None if copy is None else (copy, names)
-            self._is_tried = True
+        n_numbers = self.n_rows * self.dimension * BATCHES[-1]
+        if self._is_matrix and n_numbers >= max(1, SMALL_SCAN):
+            self._scan_of(self._matrix(), layout, is_prepared=True)
 
-    def extent(self, names: object) -> MaxNorm | None:
+    def extent(self, layout: object) -> MaxNorm | None:
         """How far the rows reach; those that are known are not read again.
 
         Args:
-            names: as in :meth:`candidates`.
+            layout: as in :meth:`candidates`.
 
         Returns:
             One object until rows are added or removed. None where an index may miss
@@ -199,38 +183,63 @@ class FaissIndex:
             return None
         with self._measuring:
             known, matrix = self._measured, self._matrix()
-            if known is None or known.names is not names or known.n_rows > len(matrix):
-                known = _Measured(MaxNorm(0.0), 0, names)
+            if (
+                known is None
+                or known.layout is not layout
+                or known.n_rows > len(matrix)
+            ):
+                known = _Measured(MaxNorm(0.0), 0, layout)
             if known.n_rows < len(matrix):
                 longest = _longest(matrix[known.n_rows :])
                 longest = float(np.maximum(known.extent.longest, longest))  # or a NaN
-                known = _Measured(MaxNorm(longest), len(matrix), names)
+                known = _Measured(MaxNorm(longest), len(matrix), layout)
             self._measured = known
         return known.extent if np.isfinite(known.extent.longest) else None
 
     @property
     def scans_by_product(self) -> bool:
         """Whether batches are scanned by one matrix product."""
-        if not self._is_large_matrix or loaded_torch() is None:
-            return False
-        return self.metric == "inner_product" or self._copied is not None
+        scan = self._known and self._known.scan
+        return bool(scan and set(scan.chosen.values()) > {"rival"})
 
-    def _copy_of(
-        self, matrix: NDArray[np.float32], names: object
-    ) -> BFloat16Rows | None:
-        """The copy, if it is of the first rows of a matrix.
+    def _scan_of(
+        self, matrix: NDArray[np.float32], layout: object, *, is_prepared: bool
+    ) -> Scan | None:
+        """A scan of the matrix, a new one where the last one is of no use any more.
 
-        Rows only change when documents are deleted, which makes a new mapping; a
-        sample tells of what somebody has done to the index itself.
+        Rows only change when documents are deleted, which makes a new layout; a sample
+        tells of what somebody has done to the index itself.
         """
-        copied = self._copied
-        if copied is None or copied[1] is not names or not copied[0].is_of(matrix):
-            return None
-        return copied[0]
+        torch = loaded_torch()
+        with self._making:
+            known = self._known
+            if (
+                known
+                and known.layout is layout
+                and (not is_prepared or (known.is_prepared and known.torch is torch))
+                and (known.scan is None or _follows(known.scan, matrix))
+            ):
+                return known.scan
+            self._known = None  # before another one takes the memory of its copy
+            rounded = is_prepared and has_room(2 * matrix.size)
+            scan = self._made(matrix, torch, rounded=rounded)
+            if rounded:
+                try:
+                    scan.prepare()
+                except (RuntimeError, MemoryError):  # torch's own is the former
+                    scan = self._made(matrix, torch, rounded=False)
+            self._known = _Known(scan, layout, torch, is_prepared)
+            return scan
 
-    @property
-    def _is_large_matrix(self) -> bool:
-        return self._is_matrix and self.n_rows * self.dimension >= SMALL_MATRIX
+    def _made(
+        self, matrix: NDArray[np.float32], torch: ModuleType | None, *, rounded: bool
+    ) -> Scan:
+        knn, metric = self._faiss.knn, self._index.metric_type
+
+        def by_faiss(rows: NDArray[np.float32], queries: NDArray[np.float32]) -> object:
+            return knn(queries, rows, 1, metric=metric)
+
+        return Scan(matrix, self.metric, torch, rounded=rounded, rival=by_faiss)
 
     def _matrix(self) -> NDArray[np.float32]:
         """FAISS's own memory, shape ``(n_rows, dimension)``."""
@@ -241,30 +250,43 @@ class FaissIndex:
         matrix: NDArray[np.float32] = numbers.reshape(n_rows, self.dimension)
         return matrix
 
-    def _found_by_product(
-        self, vectors: NDArray[np.float32], width: int, names: object
+    def _found_by_scan(
+        self, vectors: NDArray[np.float32], width: int, layout: object
     ) -> Found | None:
-        """What a product finds in FAISS's own memory; None where FAISS is to search."""
-        if (
-            not self._is_large_matrix
-            or not FEWEST_IN_PRODUCT <= len(vectors) <= MOST_IN_PRODUCT
-            or width > self.n_rows
-        ):
+        """What a scan of FAISS's own memory finds; None where FAISS is to search."""
+        if not self._is_matrix or width > self.n_rows:
             return None
         matrix = self._matrix()
-        copy = self._copy_of(matrix, names)
-        if copy is not None and len(copy) == len(matrix) and np.isfinite(vectors).all():
-            found = copy.best_rows(matrix, vectors, width)
-            if found is not None:
-                return found
-            copied = self._copied
-            if copied and copied[0] is copy and copy.failures >= _MOST_FAILURES:
-                self._copied = None  # it would be scanned for nothing again
-        takes_torch = len(vectors) <= MOST_IN_TORCH
-        torch = loaded_torch() if takes_torch else None
-        if self.metric != "inner_product" or (takes_torch and torch is None):
+        scan = self._scan_of(matrix, layout, is_prepared=False)
+        candidates = scan and scan.candidates(vectors, width)
+        if scan and scan.failures >= _MOST_FAILURES:
+            with self._making:  # it would scan for nothing again
+                if self._known and self._known.scan is scan:
+                    self._known = self._known._replace(scan=None)
+        if not candidates:
             return None
-        return best_rows(torch, matrix, vectors, width)
+        best = [
+            self._best(matrix, query, rows, width)
+            for query, rows in zip(vectors, candidates, strict=True)
+        ]
+        return Found(np.stack([r for r, _ in best]), np.stack([v for _, v in best]))
+
+    def _best(
+        self,
+        matrix: NDArray[np.float32],
+        query: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        width: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The best of some rows, equal ones by the lower row, and their vectors."""
+        found = matrix[rows]
+        if self.metric == "inner_product":
+            exact = -(found @ query)
+        else:
+            apart = found - query
+            exact = np.einsum("nd,nd->n", apart, apart)
+        order = np.lexsort((rows, exact))[:width]
+        return rows[order], found[order]
 
     def _vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of rows of an IVF index; those of row -1 are arbitrary.
@@ -291,20 +313,6 @@ class FaissIndex:
             )
         return faiss.SearchParameters(sel=selector)
 
-    def _cheapest_route(self, n_queries: int) -> AbstractContextManager[None]:
-        """How a scan of a flat index runs fastest: threads, or a matrix product.
-
-        FAISS 1.15 splits the rows over the threads for a lone query and is then
-        4 times slower than on one thread (500k x 384: 160 against 34 ms).
-        """
-        if not self._is_flat:
-            return nullcontext()
-        if n_queries == 1 or n_queries * self.n_rows * self.dimension < SMALL_SCAN:
-            return _one_thread(self._faiss)
-        if n_queries < SCANS_PER_MATRIX_PRODUCT * self._faiss.omp_get_max_threads():
-            return nullcontext()
-        return _matrix_product(self._faiss)
-
 
 def _longest(rows: NDArray[np.float32]) -> float:
     """A length that no row exceeds; not finite where a row is not."""
@@ -314,37 +322,10 @@ def _longest(rows: NDArray[np.float32]) -> float:
     return float(np.sqrt(np.max(squares)) * (1 + error))
 
 
-@contextmanager
-def _one_thread(faiss: ModuleType) -> Iterator[None]:
-    """Let FAISS use one thread; OpenMP keeps this number per calling thread."""
-    earlier = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(earlier)
-
-
-@contextmanager
-def _matrix_product(faiss: ModuleType) -> Iterator[None]:
-    """Let FAISS scan with one matrix product for all queries.
-
-    It decides by a variable of the whole process, so that is set for this search
-    only, one such search at a time. Releases that lack it decide on their own.
-    On one thread, since BLAS threads that have to share the cores with others
-    spin: 32 queries then took 8 seconds instead of 0.3.
-    """
-    cvar = faiss.cvar
-    if not hasattr(cvar, "distance_compute_blas_threshold"):
-        yield
-        return
-    with _threshold_lock, _one_thread(faiss):
-        earlier = cvar.distance_compute_blas_threshold
-        cvar.distance_compute_blas_threshold = 1
-        try:
-            yield
-        finally:
-            cvar.distance_compute_blas_threshold = earlier
+def _follows(scan: Scan, matrix: NDArray[np.float32]) -> bool:
+    """Whether a scan takes in what was appended, and there is memory for it."""
+    n_bytes = (len(matrix) - len(scan)) * scan.bytes_per_row
+    return (n_bytes <= 0 or has_room(n_bytes)) and scan.follow(matrix)
 
 
 def _import_faiss() -> ModuleType:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from langchain_ralmspec.errors import InvalidValueError, StoreError
-from langchain_ralmspec.scans.product import ROUNDING
+from langchain_ralmspec.scans.forms import ROUNDING
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Found, Hit, MaxNorm, Metric, Query
 from langchain_ralmspec.stores.embedding import Encoder, check_encoder, make_queries

@@ -26,7 +26,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_ralmspec import BM25Store, ChatRaLMSpec, FaissStore, RaLMSpecRetriever
 from langchain_ralmspec.bench.servers.chroma import ChromaServer
 from langchain_ralmspec.engine import Model
-from langchain_ralmspec.scans.bfloat16 import BFloat16Rows
+from langchain_ralmspec.scans import BATCHES, Scan
 from langchain_ralmspec.speculation import Estimates
 from langchain_ralmspec.speculation.confidence import Confidence, Split
 from langchain_ralmspec.stores import faiss_index
@@ -322,23 +322,17 @@ def test_batches_of_a_large_index_take_other_routes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Matrix products in float32, or in a copy: this index passes for a large one."""
-    routes: list[str] = []
+    routes: set[str] = set()
+    form, found = "bfloat16" if copied else "torch", Scan._found
 
-    def watch(owner: Any, name: str, route: str) -> None:
-        original = getattr(owner, name)
+    def watched(self: Scan, name: Any, *arguments: Any) -> Any:
+        routes.add(name)
+        return found(self, name, *arguments)
 
-        def watched(*arguments: Any) -> Any:
-            routes.append(route)
-            return original(*arguments)
-
-        monkeypatch.setattr(owner, name, watched)
-
-    monkeypatch.setattr(faiss_index, "SMALL_MATRIX", 0)
-    monkeypatch.setattr(
-        faiss_index, "faster_copy", BFloat16Rows if copied else lambda *_: None
-    )
-    watch(BFloat16Rows, "best_rows", "copy")
-    watch(faiss_index, "best_rows", "float32")
+    monkeypatch.setattr(faiss_index, "SMALL_SCAN", 0)
+    chosen = dict.fromkeys(BATCHES, form) | {1: "rival"}
+    monkeypatch.setattr(Scan, "_fastest", lambda _: chosen)
+    monkeypatch.setattr(Scan, "_found", watched)
     build = langchain_faiss(DistanceStrategy[strategy])
     retriever = RaLMSpecRetriever(vectorstore=build(corpus))
     for number in range(0, len(QUESTIONS), 4):
@@ -352,9 +346,7 @@ def test_batches_of_a_large_index_take_other_routes(
         )
         slow = chat.model_copy(update={"speculation": False})
         assert told(chat, number) == told(slow, number)
-    # Of distances there is no product in float32: FAISS searches.
-    product = ["float32"] * (strategy == "MAX_INNER_PRODUCT")
-    assert set(routes) == {*(["copy"] if copied else product)}
+    assert routes == {form}
 
 
 def test_calls_that_leave_at_unsure_guesses(

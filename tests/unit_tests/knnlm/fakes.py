@@ -106,14 +106,14 @@ class FakeVocabulary:
 class FakeDatastore:
     """Brute force over the entries of a corpus that wanders from cluster to cluster.
 
-    ``is_nested`` off: searches of another width find others, and some find none.
+    ``top_k_is_stable`` off: searches of another width find others, and some find none.
     ``is_rounded``: what a key scores depends on the batch; true distances decide.
     ``can_probe``: what a probe finds is a part of the entries, by the query.
     """
 
     n_entries: int
     seed: int = 0
-    is_nested: bool = True
+    top_k_is_stable: bool = True
     is_rounded: bool = False
     can_probe: bool = False
     dimension: int = DIMENSION
@@ -169,7 +169,7 @@ class FakeDatastore:
         if self.is_rounded:
             rng = random_of("rounding", query.tobytes(), batch)
             scores = scores + rng.uniform(-NOISE, NOISE, len(scores))
-        if self._misses_some or not self.is_nested:
+        if self._misses_some or not self.top_k_is_stable:
             scores[(np.arange(self.n_entries) + k) % 3 == 0] = np.inf
             if random_of("nothing", query.tobytes()).random() < 0.1:
                 scores[:] = np.inf

@@ -24,7 +24,7 @@ GOOD = Case((Plan("lookup", 4),), max_tokens=40)
 STOPPING = replace(GOOD, stops=("d", "f"))
 ENDING = replace(GOOD, end_bias=1.0)
 DRAWN = replace(GOOD, sampler=Sampler(temperature=1, seed=3))
-UNNESTED = replace(GOOD, is_nested=False)
+UNNESTED = replace(GOOD, top_k_is_stable=False)
 ROUNDED = replace(GOOD, is_rounded=True)
 
 Queries = NDArray[np.float32]

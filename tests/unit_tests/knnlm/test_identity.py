@@ -50,7 +50,7 @@ class Case:
     search_seconds: float = 0.0
     seed: int = 0
     n_entries: int = 200
-    is_nested: bool = True
+    top_k_is_stable: bool = True
     is_rounded: bool = False
     can_probe: bool = False
     n_cached: int = 4  # neighbours of a verified query that enter the cache
@@ -71,7 +71,7 @@ class Text:
         self.datastore = datastore or FakeDatastore(
             case.n_entries,
             case.seed,
-            case.is_nested,
+            case.top_k_is_stable,
             case.is_rounded,
             case.can_probe,
         )
@@ -192,7 +192,7 @@ samplers = st.one_of(
 a_case: dict[str, Any] = {
     "seed": st.integers(0, 10_000),
     "n_entries": st.sampled_from([1, 2, 7, 60, 200, 400]),
-    "is_nested": st.booleans(),
+    "top_k_is_stable": st.booleans(),
     "is_rounded": st.booleans(),
     "can_probe": st.booleans(),
     "n_cached": st.sampled_from([1, 2, 8, 64]),
@@ -366,7 +366,7 @@ def _seed_without(token: int) -> int:
 
 
 def test_no_neighbours_leave_the_model_on_its_own() -> None:
-    case = Case((Plan("lookup", 4),), is_nested=False, n_entries=60, k=2)
+    case = Case((Plan("lookup", 4),), top_k_is_stable=False, n_entries=60, k=2)
     alone = replace(case, mixture=Mixture(0.0, 8.0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FakeDatastore, "_candidates", lambda *_: np.empty(0, np.int64))

@@ -1,18 +1,18 @@
 from __future__ import annotations
 
-import sys
 import threading
 from typing import Any
 
 import faiss
 import numpy as np
 import pytest
-import torch  # noqa: F401 (the route needs it loaded)
+import torch  # noqa: F401 (forms need it loaded)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langchain_community.vectorstores.faiss import FAISS
 from langchain_core.documents import Document
 
-from langchain_ralmspec.scans.product import best_rows
+from langchain_ralmspec.scans import BATCHES, Scan
 from langchain_ralmspec.stores import FaissStore, Query, faiss_index
 from tests.unit_tests.stores.toys import (
     DIMENSION,
@@ -26,26 +26,45 @@ from tests.unit_tests.stores.toys import (
 N_ROWS = 200
 IDS = [f"id{row:03d}" for row in range(N_ROWS)]
 
-Products = list[tuple[str, int]]
+Scanned = list[tuple[str, int]]
+
+
+def take(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """Let every scan choose that form, if it may, and the smallest index have one."""
+
+    def fastest(scan: Any) -> Any:
+        wanted = form if form != "bfloat16" or scan._is_rounded else "torch"
+        return dict.fromkeys(BATCHES, wanted) | {1: "rival"}
+
+    monkeypatch.setattr(faiss_index, "SMALL_SCAN", 0)
+    monkeypatch.setattr(Scan, "_fastest", fastest)
 
 
 @pytest.fixture
-def products(monkeypatch: pytest.MonkeyPatch) -> Products:
-    """Who made each product, of how many queries; the smallest index now takes one."""
-    seen: Products = []
+def scanned(monkeypatch: pytest.MonkeyPatch) -> Scanned:
+    """The form and the number of queries of each scan; bfloat16 is the fastest."""
+    seen: Scanned = []
+    found = Scan._found
 
-    def spy(module: Any, vectors: Any, queries: Any, width: int) -> Any:
-        seen.append(("numpy" if module is None else "torch", len(queries)))
-        return best_rows(module, vectors, queries, width)
+    def spy(self: Scan, name: Any, queries: Any, k: int) -> Any:
+        if k > 1:  # else it is only prepared
+            seen.append((name, len(queries)))
+        return found(self, name, queries, k)
 
-    monkeypatch.setattr(faiss_index, "SMALL_MATRIX", 0)
-    monkeypatch.setattr(faiss_index, "best_rows", spy)
+    take(monkeypatch, "bfloat16")
+    monkeypatch.setattr(Scan, "_found", spy)
     return seen
 
 
+def flat(n_rows: int = N_ROWS, kind: Any = faiss.IndexFlatIP) -> Any:
+    index = kind(DIMENSION)
+    index.add(table(n_rows))
+    return index
+
+
 def store_of(index: Any) -> FaissStore:
-    index.add(table(N_ROWS))
-    return FaissStore(index, documents(N_ROWS), TableEmbeddings(table(N_ROWS)))
+    n_rows = index.ntotal
+    return FaissStore(index, documents(n_rows), TableEmbeddings(table(N_ROWS)))
 
 
 def found_ids(store: FaissStore, n_queries: int, k: int) -> list[list[str]]:
@@ -59,26 +78,50 @@ def expected_ids(n_queries: int, k: int, metric: str = "inner_product") -> Any:
     ]
 
 
-def test_torch_takes_2_to_8_queries_and_numpy_9_to_64(products: Products) -> None:
-    store = store_of(faiss.IndexFlatIP(DIMENSION))
-    expected = expected_ids(66, 5)
-    for n_queries in range(1, 67):
-        assert found_ids(store, n_queries, 5) == expected[:n_queries]
-    by_torch = [("torch", n) for n in range(2, 9)]
-    by_numpy = [("numpy", n) for n in range(9, 65)]
-    assert products == by_torch + by_numpy
+@pytest.mark.parametrize("form", ["rival", "numpy", "torch", "bfloat16"])
+@pytest.mark.parametrize("metric", ["inner_product", "squared_l2"])
+@pytest.mark.parametrize("is_generic", [False, True])
+def test_every_form_finds_the_same(
+    form: str,
+    metric: str,
+    is_generic: bool,
+    scanned: Scanned,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take(monkeypatch, form)
+    index: Any = {
+        "inner_product": faiss.IndexFlatIP(DIMENSION),
+        "squared_l2": faiss.IndexFlatL2(DIMENSION),
+    }[metric]
+    if is_generic:
+        index = faiss.IndexFlat(DIMENSION, index.metric_type)
+    index.add(table(N_ROWS))
+    store = store_of(index)
+    expected = expected_ids(70, 5, metric)
+    for is_prepared in (False, True):
+        if is_prepared:
+            store.prepare()
+        scanned.clear()
+        for n in (1, 2, 8, 9, 33, 70):
+            assert found_ids(store, n, 5) == expected[:n]
+        # One query is FAISS's, and no search makes a copy.
+        by = "torch" if form == "bfloat16" and not is_prepared else form
+        some = [] if form == "rival" else [2, 8, 9, 33, 70]
+        assert scanned == [(by, n) for n in some]
+    assert store._index.scans_by_product == (form != "rival")
 
 
 @pytest.mark.parametrize("k", [N_ROWS - 1, N_ROWS, N_ROWS + 1])
-def test_product_finds_all_rows_there_are(products: Products, k: int) -> None:
-    store = store_of(faiss.IndexFlatIP(DIMENSION))
-    assert found_ids(store, 3, k) == expected_ids(3, k)
-    assert products == [("torch", 3)]
+def test_a_scan_finds_all_rows_there_are(scanned: Scanned, k: int) -> None:
+    assert found_ids(store_of(flat()), 3, k) == expected_ids(3, k)
+    assert scanned == [("torch", 3)]
 
 
 @settings(max_examples=100)
-@given(data=st.data())
-def test_product_equals_each_query_alone_with_duplicates(data: st.DataObject) -> None:
+@given(data=st.data(), form=st.sampled_from(["numpy", "torch", "bfloat16"]))
+def test_a_batch_equals_each_query_alone_with_duplicates(
+    data: st.DataObject, form: str
+) -> None:
     n_rows = data.draw(st.integers(1, 80))
     n_distinct = data.draw(st.integers(1, 12))
     k = data.draw(st.integers(1, 40))
@@ -87,14 +130,15 @@ def test_product_equals_each_query_alone_with_duplicates(data: st.DataObject) ->
     vectors = distinct[generator.integers(0, n_distinct, n_rows)]
     # Ids in an order of their own, so that row order cannot pass for id order.
     ids = [f"{number:03d}" for number in generator.permutation(n_rows)]
-    index = faiss.IndexFlatIP(8)
+    index: Any = faiss.IndexFlatIP(8)
     index.add(vectors)
     docs = [Document(page_content=id_) for id_ in ids]
     store = FaissStore(index, docs, TableEmbeddings(vectors), ids=ids)
     wanted = generator.standard_normal((data.draw(st.integers(2, 20)), 8))
     queries = [Query("q", vector) for vector in wanted.astype(np.float32)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(faiss_index, "SMALL_MATRIX", 0)
+        take(patch, form)
+        store.prepare()
         together = store.search(queries, k)
     for query, hits in zip(queries, together, strict=True):
         alone = store.search([query], k)[0]
@@ -105,30 +149,17 @@ def test_product_equals_each_query_alone_with_duplicates(data: st.DataObject) ->
         )
 
 
-def test_small_index_is_left_to_faiss(
-    products: Products, monkeypatch: pytest.MonkeyPatch
+def test_a_small_scan_is_left_to_faiss(
+    scanned: Scanned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = store_of(faiss.IndexFlatIP(DIMENSION))
-    numbers = N_ROWS * DIMENSION
-    monkeypatch.setattr(faiss_index, "SMALL_MATRIX", numbers + 1)
+    store = store_of(flat())
+    numbers = 3 * N_ROWS * DIMENSION
+    monkeypatch.setattr(faiss_index, "SMALL_SCAN", numbers + 1)
     store.search(some_queries(3), 1)
-    assert products == []
-    monkeypatch.setattr(faiss_index, "SMALL_MATRIX", numbers)
+    assert scanned == []
+    monkeypatch.setattr(faiss_index, "SMALL_SCAN", numbers)
     store.search(some_queries(3), 1)
-    assert products == [("torch", 3)]
-
-
-def test_empty_index_is_not_asked(products: Products) -> None:
-    index = faiss.IndexFlatIP(DIMENSION)
-    store = FaissStore(index, [], TableEmbeddings(table(1)))
-    assert store.search(some_queries(3), 2) == [[], [], []]
-    assert products == []
-
-
-def test_generic_flat_index_is_a_matrix_too(products: Products) -> None:
-    store = store_of(faiss.IndexFlat(DIMENSION, faiss.METRIC_INNER_PRODUCT))
-    assert found_ids(store, 3, 5) == expected_ids(3, 5)
-    assert products == [("torch", 3)]
+    assert scanned == [("torch", 3)]
 
 
 class OtherLayout(faiss.IndexFlatIP):
@@ -138,73 +169,158 @@ class OtherLayout(faiss.IndexFlatIP):
 @pytest.mark.parametrize(
     ("index", "metric"),
     [
-        (faiss.IndexFlatL2(DIMENSION), "squared_l2"),
-        (faiss.IndexFlat(DIMENSION, faiss.METRIC_L2), "squared_l2"),
         (OtherLayout(DIMENSION), "inner_product"),
         (faiss.IndexHNSWFlat(DIMENSION, 32, faiss.METRIC_INNER_PRODUCT), None),
     ],
 )
 def test_other_indexes_search_themselves(
-    products: Products, index: Any, metric: str | None
+    scanned: Scanned, index: Any, metric: str | None
 ) -> None:
+    index.add(table(N_ROWS))
     found = found_ids(store_of(index), 3, 5)
     assert metric is None or found == expected_ids(3, 5, metric)
-    assert products == []
+    assert scanned == []
 
 
-def test_filtered_search_is_left_to_faiss(products: Products) -> None:
-    index = faiss.IndexFlatIP(DIMENSION)
-    index.add(table(N_ROWS))
+def test_what_faiss_alone_can_do_is_left_to_it(scanned: Scanned) -> None:
+    empty = FaissStore(faiss.IndexFlatIP(DIMENSION), [], TableEmbeddings(table(1)))
+    empty.prepare()
+    assert empty.search(some_queries(3), 2) == [[], [], []]
     allowed = np.arange(N_ROWS) % 3 == 1
-    found = faiss_index.FaissIndex(index).candidates(table(3, seed=1), 4, allowed)
+    found = faiss_index.FaissIndex(flat()).candidates(table(3, seed=1), 4, allowed)
     assert (found.rows % 3 == 1).all()
-    assert products == []
-
-
-def test_more_rows_than_there_are_is_left_to_faiss(products: Products) -> None:
-    index = faiss.IndexFlatIP(DIMENSION)
-    index.add(table(3))
-    found = faiss_index.FaissIndex(index).candidates(table(2, seed=1), 5, None)
+    found = faiss_index.FaissIndex(flat(3)).candidates(table(2, seed=1), 5, None)
     assert (found.rows == -1).sum(axis=1).tolist() == [2, 2]
-    assert products == []
+    filtered = FaissStore.from_langchain(
+        FAISS.from_documents(documents(60), TableEmbeddings(table(60))), {"group": 1}
+    )
+    filtered.prepare()
+    assert filtered._index._known is None
+    filtered.search(some_queries(3), 2)
+    assert scanned == []
 
 
-def test_without_torch_faiss_takes_2_to_8_queries_and_numpy_9_to_64(
-    products: Products, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    store = store_of(faiss.IndexFlatIP(DIMENSION))
-    expected = expected_ids(66, 5)
-    for n_queries in range(1, 67):
-        assert found_ids(store, n_queries, 5) == expected[:n_queries]
-    assert products == [("numpy", n) for n in range(9, 65)]
-
-
-@pytest.mark.parametrize(("by", "n_queries"), [("torch", 3), ("numpy", 9)])
-def test_a_vector_that_is_no_number_hides_no_other(
-    products: Products, by: str, n_queries: int
-) -> None:
+def test_a_vector_that_is_no_number_hides_no_other(scanned: Scanned) -> None:
     vectors = table(N_ROWS)
     vectors[0] = np.nan
-    index = faiss.IndexFlatIP(DIMENSION)
+    index: Any = faiss.IndexFlatIP(DIMENSION)
     index.add(vectors)
-    queries = table(n_queries, seed=1)
-    found = faiss_index.FaissIndex(index).candidates(queries, 5, None)
-    ids = [[IDS[row] for row in rows] for rows in found.rows]
-    assert ids == [
+    ours = faiss_index.FaissIndex(index)
+    queries = table(3, seed=1)
+    expected = [
         best_ids(query, vectors[1:], IDS[1:], 5, "inner_product") for query in queries
     ]
-    assert products == [(by, n_queries)]
+    for _ in range(5):
+        found = ours.candidates(queries, 5, None)
+        assert [[IDS[row] for row in rows] for rows in found.rows] == expected
+        ours.prepare(None)
+    # Thrice in a row is no accident, unprepared or prepared.
+    assert scanned == [("torch", 3)] + [("bfloat16", 3)] * 3
+    ours.candidates(queries, 5, None, object())
+    assert scanned[4:] == [("torch", 3)], "other rows may be numbers"
 
 
-def test_threads_searching_at_once_get_their_own_answers(products: Products) -> None:
-    store = store_of(faiss.IndexFlatIP(DIMENSION))
+def test_a_query_that_a_scan_cannot_serve_costs_others_nothing(
+    scanned: Scanned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = faiss_index.FaissIndex(flat())
+    ours.prepare(None)
+    good, bad = table(4, seed=1), np.full((4, DIMENSION), np.nan, np.float32)
+    for queries in (bad, good, bad, bad, good):
+        ours.candidates(queries, 7, None)
+    assert scanned == [("bfloat16", 4)] * 5
+    for queries in (bad, bad, bad, good):  # three in a row are no accident
+        ours.candidates(queries, 7, None)
+    assert scanned == [("bfloat16", 4)] * 8
+
+
+def test_a_scan_follows_the_index(
+    scanned: Scanned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = flat(100)
+    ours = faiss_index.FaissIndex(index)
+
+    def form() -> str:
+        """Of a search that finds the right rows."""
+        vectors, queries = index.reconstruct_n(0, index.ntotal), table(4, seed=1)
+        found = ours.candidates(queries, 7, None)
+        expected = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :7]
+        assert found.rows.tolist() == expected.tolist()
+        np.testing.assert_array_equal(found.vectors, vectors[found.rows])
+        return scanned[-1][0]
+
+    ours.prepare(None)
+    assert form() == "bfloat16"
+    index.add(table(30, seed=2))
+    assert form() == "bfloat16", "new rows are taken in"
+    index.remove_ids(np.array([3]))
+    index.add(table(1, seed=3))
+    assert form() == "torch", "as many rows, but others"
+    ours.prepare(None)
+    assert form() == "bfloat16"
+    monkeypatch.setattr(faiss_index, "has_room", lambda _: False)
+    index.add(table(30, seed=4))
+    assert form() == "torch", "there is no memory for more"
+    ours.prepare(None)
+    assert form() == "torch"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_after_a_deletion_nothing_is_left_to_the_sample(scanned: Scanned) -> None:
+    vectors = table(60)
+    vectors[40:] = vectors[40]
+    store = FAISS.from_documents(documents(60), TableEmbeddings(vectors))
+    ours = FaissStore.from_langchain(store)
+    ours.prepare()
+    ours.search(some_queries(3), 2)
+    assert scanned == [("bfloat16", 3)]
+    assert ours._index._known
+    scan = ours._index._known.scan
+    store.delete(["id036"])
+    store.add_texts(["v40"], ids=["again"])
+    assert scan
+    assert scan.follow(store.index.reconstruct_n(0, 60)), "the sample is the same"
+    ours.search(some_queries(3), 2)
+    ours.prepare()
+    ours.search(some_queries(3), 2)
+    assert scanned[1:] == [("torch", 3), ("bfloat16", 3)]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, None])
+def test_without_memory_there_is_no_copy_and_no_harm(
+    error: type[Exception] | None, scanned: Scanned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def fail(*_: object) -> None:
+        assert error
+        raise error("no memory")
+
+    def has_room(n_bytes: int) -> bool:
+        asked.append(n_bytes)
+        return bool(error)
+
+    monkeypatch.setattr(faiss_index, "has_room", has_room)
+    monkeypatch.setattr("langchain_ralmspec.scans.scan.BFloat16Rows", fail)
+    store = store_of(flat())
+    for _ in range(3):
+        store.prepare()
+        assert found_ids(store, 4, 5) == expected_ids(4, 5)
+    assert asked == [2 * N_ROWS * DIMENSION], "it is not tried again"
+    assert scanned == [("torch", 4)] * 3
+
+
+def test_threads_searching_at_once_get_their_own_answers(scanned: Scanned) -> None:
+    store = store_of(flat())
     expected = {n: expected_ids(n, 5) for n in (2, 5, 8, 16)}
     wrong: list[int] = []
 
     def work(n_queries: int) -> None:
-        found = [found_ids(store, n_queries, 5) for _ in range(30)]
-        wrong.extend(n_queries for ids in found if ids != expected[n_queries])
+        for number in range(30):
+            if number == 10:
+                store.prepare()
+            if found_ids(store, n_queries, 5) != expected[n_queries]:
+                wrong.append(n_queries)
 
     threads = [threading.Thread(target=work, args=(n,)) for n in expected]
     for thread in threads:
@@ -212,4 +328,4 @@ def test_threads_searching_at_once_get_their_own_answers(products: Products) -> 
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert len(products) == 4 * 30
+    assert len(scanned) == 4 * 30
