@@ -329,6 +329,6 @@ def make_request(
         sampler=sampler or Sampler(),
         acceptance=acceptance or Acceptance(),
         scheduler=scheduler,
-        drafters=list(drafters),
+        drafters=tuple(drafters),
         longest_draft=longest_draft,
     )
