@@ -186,13 +186,13 @@ class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):
         is_transferred = draft.probabilities is not None and not acceptance.is_lossless
         return is_transferred and sampler.temperature > 0
 
-    def verify(self, proposal: _Proposal) -> NDArray[np.float32]:
+    def verify(self, proposal: _Proposal) -> list[NDArray[np.float32]]:
         """The target's logits before each drafted token, and behind the last."""
         start = time.perf_counter()
         rows = self._path.score((self.transcript.tokens[-1], *proposal.tokens))
         self._pass_seconds = time.perf_counter() - start
         self._request.stats.spend(self._pass_seconds, "verifying")
-        return rows
+        return list(rows)
 
     def choose(
         self, truth: NDArray[np.float32], proposal: _Proposal, number: int

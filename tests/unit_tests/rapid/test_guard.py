@@ -73,7 +73,7 @@ def test_kv_of_accepted_tokens_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_last_token_decoded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     verify = DraftLoop.verify
 
-    def again(self: DraftLoop, proposal: _Proposal) -> Rows:
+    def again(self: DraftLoop, proposal: _Proposal) -> list[Any]:
         self._path.extend(self.transcript.tokens[-1:])
         return verify(self, proposal)
 
