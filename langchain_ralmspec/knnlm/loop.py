@@ -60,6 +60,7 @@ class Datastore(Protocol):
     """What the loop asks of a datastore."""
 
     can_probe: bool
+    """Whether ``probe`` is worth a call; without it there is nothing to guess from."""
 
     def prepare(self) -> None:
         """Make what the first searches and probes would make."""
@@ -80,10 +81,10 @@ class NeighbourRequest:
 
     Attributes:
         prompt: tokens, at least one.
-        open_path: gives a sequence that holds some tokens.
-        datastore: is searched.
-        k: neighbours that vote.
-        mixture: of their votes and the model's.
+        open_path: opens a sequence of the engine that holds the given tokens.
+        datastore: finds the neighbours.
+        k: number of neighbours that vote.
+        mixture: mixes their votes with the model's probabilities.
         transcript: receives the text.
         sampler: draws tokens; by position, so that a second draw is the first.
         stats: counts and seconds.

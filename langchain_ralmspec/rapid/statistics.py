@@ -17,15 +17,15 @@ class DraftStats(AnswerStats):
     """What drafting did in one call.
 
     Attributes:
-        tokens: of the answer.
-        passes: of the target for it, the prompt's not counted.
-        drafted: tokens sent to be verified, by drafter.
-        accepted: of them, by drafter.
-        lengths: drafts verified, by length; 0 is plain decoding.
+        tokens: number of tokens in the answer.
+        passes: calls of the target behind the prompt.
+        drafted: number of tokens sent to be verified, by drafter.
+        accepted: number of these that were kept, by drafter.
+        lengths: number of drafts verified, by length; 0 is plain decoding.
         rounds: for every pass the drafter (None for plain decoding), the tokens
             drafted and the tokens accepted, in order.
-        cached_tokens: of the prompt's tokens, those whose KV was kept from before.
-        dropped_tokens: of the document, that did not fit.
+        cached_tokens: number of the prompt's tokens whose KV was kept from before.
+        dropped_tokens: number of the document's tokens that did not fit.
         seconds_preparing: tokenising, retrieving for the drafter, loading it.
         seconds_prefilling: the target's prompt, up to the first token.
         seconds_drafting: in drafters, their own prompts included.

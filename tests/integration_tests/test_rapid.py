@@ -384,7 +384,7 @@ def test_a_drafter_that_fails_leaves_the_target_alone(make: Any, context: str) -
 
 def test_names_tell_drafters_apart(make: Any, context: str) -> None:
     given = {"question": QUESTIONS[0], "context": context}
-    with pytest.raises(InvalidValueError, match="unique.*got 'lookup' twice"):
+    with pytest.raises(InvalidValueError, match=r"unique.*got 'lookup' twice"):
         make(drafter=["lookup", "lookup"]).invoke(given)
     oracle = Oracle([], 0)
     oracle.name = "target"
