@@ -157,7 +157,9 @@ class KNNLMSpecLLM(LocalGeneration, BaseLLM):
     """False is the per-token loop: the same text, a search a token."""
     speculation_stride: int | Literal["auto"] = "auto"
     """Tokens guessed before a search; ``"auto"`` chooses by what is measured, and
-    speculates only where that is sooner."""
+    speculates only where that is sooner. Guesses come from probing the datastore: where
+    it cannot be probed (an approximate index, fewer than 20,000 entries, or no
+    ``faiss``), any value runs token by token."""
 
     # Models are shared for as long as somebody holds them: this does.
     _engine: Model | None = PrivateAttr(default=None)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray  # noqa: TC002
 
+from langchain_ralmspec.speculation.acceptance import softmax
+
 _PENALTY_WINDOW = 64
 
 
@@ -109,10 +111,7 @@ class Sampler:
             tokens = np.arange(len(logits))
         tokens = tokens[np.argsort(-logits[tokens], kind="stable")]
         tokens = tokens[: self.top_k or None]
-        kept = logits[tokens].astype(np.float64)
-        with np.errstate(over="ignore"):  # a tiny temperature: -inf is right
-            probabilities = np.exp((kept - kept[0]) / self.temperature)
-        probabilities /= probabilities.sum()
+        probabilities = softmax(logits[tokens], self.temperature)
         keep = int(np.searchsorted(probabilities.cumsum(), self.top_p)) + 1
         tokens, probabilities = tokens[:keep], probabilities[:keep]
         return tokens, probabilities / probabilities.sum()

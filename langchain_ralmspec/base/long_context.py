@@ -46,7 +46,13 @@ from langchain_ralmspec.rapid.documents import (
     LEAST_SIMILARITY,
     SHARE,
 )
-from langchain_ralmspec.rapid.opening import LOOKUP, SELF, TEXT, Opening
+from langchain_ralmspec.rapid.drafter_factory import (
+    LOOKUP,
+    SELF,
+    TEXT,
+    DrafterFactory,
+    names_of,
+)
 from langchain_ralmspec.speculation import (
     Acceptance,
     BatchCosts,
@@ -141,7 +147,7 @@ class LongContextGeneration(LocalGeneration):
 
     # Models are shared for as long as somebody holds them: this does.
     _engine: Model | None = PrivateAttr(default=None)
-    _opening: Opening | None = PrivateAttr(default=None)
+    _drafter_factory: DrafterFactory | None = PrivateAttr(default=None)
     _documents: OrderedDict[str, LongDocument] = PrivateAttr(
         default_factory=OrderedDict
     )
@@ -329,24 +335,35 @@ class LongContextGeneration(LocalGeneration):
         transcript = Transcript(
             target.weights, max_tokens=sampling.max_tokens, stops=stops
         )
+        sampler, acceptance = sampling.sampler(), self._acceptance
+        can_draft = self.draft_length != 0 and self._can_draft(target)
+        chosen = self._chosen if can_draft else []
+        scheduler = self._scheduler(n_prompt, names_of(chosen))
+        drafters = tuple(
+            self._factory.open(
+                one,
+                target=target.weights,
+                n_prompt=n_prompt,
+                n_beside=len(tail) + sampling.max_tokens,
+                conversation=conversation,
+                chunks=chunks,
+                sampler=None if acceptance.is_lossless else sampler,
+                is_enough=scheduler.is_enough,
+            )
+            for one in chosen
+        )
         request = LongRequest(
             target=target,
             document=(*head, *document.tokens),
             tail=tail,
             transcript=transcript,
-            sampler=sampling.sampler(),
-            acceptance=self._acceptance,
-            scheduler=self._scheduler(n_prompt),
-            drafters=[],
+            sampler=sampler,
+            acceptance=acceptance,
+            scheduler=scheduler,
+            drafters=drafters,
             longest_draft=self._longest_draft(target),
             stats=stats,
         )
-        if self.draft_length != 0 and self._can_draft(target):
-            request.drafters = self._opened.open(
-                self._chosen, request, conversation, chunks
-            )
-        for drafter in request.drafters:
-            self._estimates.setdefault(drafter.name, _estimates(drafter.name))
         return Run(generate(request), request)
 
     def _can_draft(self, target: Model) -> bool:
@@ -380,11 +397,15 @@ class LongContextGeneration(LocalGeneration):
             return Acceptance()
         return Acceptance(self.transfer, self.eta)
 
-    def _scheduler(self, n_prompt: int) -> DraftScheduler:
+    def _scheduler(self, n_prompt: int, drafters: Sequence[str]) -> DraftScheduler:
         # Costs grow with the context: those of another length tell little.
         costs = self._costs.setdefault(round(2 * math.log2(n_prompt)), BatchCosts())
         length = None if self.draft_length == "auto" else self.draft_length
-        return DraftScheduler(costs, self._estimates, length)
+        estimates = {
+            name: self._estimates.setdefault(name, _estimates(name))
+            for name in drafters
+        }
+        return DraftScheduler(costs, estimates, length)
 
     @property
     def _chosen(self) -> list[str | Drafter]:
@@ -397,11 +418,11 @@ class LongContextGeneration(LocalGeneration):
         return [LOOKUP, SELF] if on_gpu else [LOOKUP]
 
     @property
-    def _opened(self) -> Opening:
+    def _factory(self) -> DrafterFactory:
         """What opens drafters, and holds their models."""
-        if self._opening is None:
-            self._opening = Opening(self._load_drafter)
-        return self._opening
+        if self._drafter_factory is None:
+            self._drafter_factory = DrafterFactory(self._load_drafter)
+        return self._drafter_factory
 
     def _load_drafter(self, path: str, n_ctx: int) -> Model:
         return Model.load(

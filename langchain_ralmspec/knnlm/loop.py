@@ -2,10 +2,10 @@
 
 The sequential loop searches the datastore before every token. The speculative one
 guesses a stride of tokens with neighbours that are had cheaply, by probing a part of
-the datastore or from a cache, then searches for all of them in one batch: the hidden
-states that it met are the queries. Tokens are compared, not neighbours. At the first
-wrong one the right token follows from logits that are there already, and what was
-decoded behind it is rolled back.
+the datastore, then searches for all of them in one batch: the hidden states that it met
+are the queries. Tokens are compared, not neighbours. At the first wrong one the right
+token follows from logits that are there already, and what was decoded behind it is
+rolled back.
 
 Both loops decode token by token, in calls of one shape, and choose by one function,
 so that a kept token is the sequential loop's to the bit.
@@ -14,16 +14,14 @@ so that a kept token is the sequential loop's to the bit.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
-from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.answer.statistics import SpeculationStats
-from langchain_ralmspec.knnlm.cache import NeighbourCache
+from langchain_ralmspec.answer.token_loop import TokenLoop
 from langchain_ralmspec.knnlm.mixture import Neighbours
 from langchain_ralmspec.speculation import Plan
 
@@ -32,18 +30,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from langchain_ralmspec.answer.events import Committed
     from langchain_ralmspec.answer.sampling import Sampler
+    from langchain_ralmspec.answer.token_loop import Verdict
     from langchain_ralmspec.answer.transcript import Transcript
     from langchain_ralmspec.knnlm.mixture import Mixture
     from langchain_ralmspec.speculation import StrideScheduler
 
-CACHED_NEIGHBOURS = 64
-"""Neighbours of a verified query that enter the cache, if k is less.
-
-An exact search finds them for next to nothing, and guesses get better by them.
-"""
-
-_LATEST = 64  # searches whose finds enter the cache
 _POLICY = "lookup"
 
 
@@ -69,9 +62,8 @@ class Path(Protocol):
 class Datastore(Protocol):
     """What the loop asks of a datastore."""
 
-    top_k_is_stable: bool
-    dimension: int
     can_probe: bool
+    """Whether ``probe`` is worth a call; without it there is nothing to guess from."""
 
     def prepare(self) -> None:
         """Make what the first searches and probes would make."""
@@ -85,27 +77,17 @@ class Datastore(Protocol):
         """The ``k`` nearest entries of every query."""
         ...
 
-    def read(
-        self, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """Keys and tokens of rows."""
-        ...
 
-    def __len__(self) -> int:
-        """Number of entries."""
-        ...
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class NeighbourRequest:
     """One text to be continued.
 
     Attributes:
         prompt: tokens, at least one.
-        open_path: gives a sequence that holds some tokens.
-        datastore: is searched.
-        k: neighbours that vote.
-        mixture: of their votes and the model's.
+        open_path: opens a sequence of the engine that holds the given tokens.
+        datastore: finds the neighbours.
+        k: number of neighbours that vote.
+        mixture: mixes their votes with the model's probabilities.
         transcript: receives the text.
         sampler: draws tokens; by position, so that a second draw is the first.
         stats: counts and seconds.
@@ -129,95 +111,70 @@ class _State:
     hidden: NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class _Guesses:
+    """Tokens that were guessed, to be verified by one search.
+
+    Attributes:
+        states: the model's before each token; without a guess, before the next one.
+        tokens: ids, in order.
+    """
+
+    states: tuple[_State, ...]
+    tokens: tuple[int, ...] = ()
+    source: ClassVar[str] = _POLICY
+
+
+_Found: TypeAlias = tuple[_State, Neighbours]
+
+
 def generate(
     request: NeighbourRequest, scheduler: StrideScheduler | None
 ) -> Generator[Committed, None, None]:
-    """Write the text; without a scheduler, token by token."""
-    text = _Text(request, scheduler)
-    while request.transcript.finish_reason is None:
-        yield text.next()
+    """Write the text; token by token if nothing schedules guesses or gives them."""
+    yield from NeighbourLoop(request, scheduler).run()
 
 
-class _Text:
-    """A text being written, always at a verified point between two calls."""
+class NeighbourLoop(TokenLoop[_Guesses, _Found]):
+    """A text being written, always at a verified point between two rounds."""
 
     def __init__(
         self, request: NeighbourRequest, scheduler: StrideScheduler | None
     ) -> None:
+        """Read the prompt."""
+        super().__init__(request.transcript)
         self._request, self._scheduler = request, scheduler
-        datastore, n = request.datastore, len(request.datastore)
-        self._width = request.k
-        self._cache: NeighbourCache | None = None
-        # Goes into the cache when there is something to guess, which may be never.
-        self._found = deque[Neighbours](maxlen=_LATEST)
-        if scheduler is not None and not datastore.can_probe:
-            self._cache = NeighbourCache(datastore.read, n, datastore.dimension)
-            if datastore.top_k_is_stable:  # else a wider search might find others
-                self._width = max(request.k, min(CACHED_NEIGHBOURS, n))
+        self._can_guess = request.datastore.can_probe
+        self._plan = Plan()
+        self._round_start = self._search_start = 0.0
         # The prompt is read before any loop; it counts in the seconds of all.
         self._path = request.open_path(request.prompt[:-1])
         self._state = self._decode(request.prompt[-1])
-        self._n_prompt = self._path.length
 
-    def next(self) -> Committed:
-        """Write on to the next verified point."""
-        plan = Plan()
+    def propose(self) -> _Guesses:
+        """Guess as many tokens as the scheduler plans."""
         if self._scheduler is not None:
-            if self._cache is None or self._found or len(self._cache):
-                plan = self._scheduler.plan()
-            plans = self._request.stats.plans
-            plans[plan.label] = plans.get(plan.label, 0) + 1
-        if plan.policy is not None:
-            # What is made once, or was left over by steps without guesses, is not what
-            # a guess or a verification costs: it would put the scheduler off both.
-            self._request.datastore.prepare()
-            self._take_in()
-        start, n_before = time.perf_counter(), len(self._request.transcript)
-        if plan.policy is None:
-            written = self._retrieve()
-        else:
-            written = self._speculate(plan.stride)
-        n_steps = len(self._request.transcript) - n_before
-        if self._scheduler is None or not n_steps:
-            return written
-        if plan.policy is None:
-            self._scheduler.estimates.decay()
-        elif plan.rate:
-            seconds = time.perf_counter() - start
-            self._scheduler.estimates.followed(
-                plan, n_steps=n_steps, seconds=seconds, predicted=plan.rate
-            )
-        return written
+            self._plan = self._scheduler.plan() if self._can_guess else Plan()
+            plans, label = self._request.stats.plans, self._plan.label
+            plans[label] = plans.get(label, 0) + 1
+        if self._plan.policy is None:
+            self._round_start = time.perf_counter()
+            return _Guesses((self._state,))
+        # What is made once is not what a guess or a verification costs: it would put
+        # the scheduler off both.
+        self._request.datastore.prepare()
+        self._round_start = time.perf_counter()
+        return self._guess(self._plan.stride)
 
-    def _retrieve(self) -> Committed:
-        """One token as the sequential loop writes it."""
-        start = time.perf_counter()
-        (token,) = self._truth([self._state])
-        seconds = time.perf_counter() - start
-        self._request.stats.spend(seconds, "waiting")
-        if self._scheduler is not None:
-            self._scheduler.estimates.retrieved(seconds, 0.0, 0.0)
-        return self._commit([token])
-
-    def _speculate(self, stride: int) -> Committed:
-        """Guess a stride of tokens, verify them at once, keep what is right."""
-        states, guesses = self._guess(stride)
-        start = time.perf_counter()
-        tokens = self._truth(states, guesses)
-        self._take_in()
-        seconds = time.perf_counter() - start
-        n_right = len(tokens) - (tokens[-1] != guesses[len(tokens) - 1])
-        self._learn(len(guesses), n_right, len(tokens), seconds)
-        return self._commit(tokens)
-
-    def _guess(self, stride: int) -> tuple[list[_State], list[int]]:
-        """Write on with neighbours at hand; the transcript is as before then."""
-        request, transcript = self._request, self._request.transcript
+    def _guess(self, stride: int) -> _Guesses:
+        """Write on with probed neighbours; the transcript is as before then."""
+        request, transcript = self._request, self.transcript
         assert self._scheduler is not None  # noqa: S101  only then there are guesses
         n_before, states, guesses = len(transcript), [self._state], list[int]()
         while True:
             start = time.perf_counter()
-            token = self._choose(states[-1], self._near(states[-1].hidden))
+            near = request.datastore.probe(states[-1].hidden, request.k)
+            token = self._draw(states[-1], near)
             seconds = time.perf_counter() - start
             request.stats.spend(seconds, "guessing")
             self._scheduler.estimates.guessed(_POLICY, seconds)
@@ -228,62 +185,51 @@ class _Text:
             with request.stats.timing("generating"):
                 states.append(self._decode(token))
         transcript.truncate(n_before)
-        return states, guesses
+        return _Guesses(tuple(states), tuple(guesses))
 
-    def _near(self, query: NDArray[np.float32]) -> Neighbours:
-        """Neighbours to guess with: by probing the datastore, else from the cache."""
-        if self._cache is None:
-            return self._request.datastore.probe(query, self._request.k)
-        return self._cache.nearest(query, self._request.k)
+    def verify(self, proposal: _Guesses) -> Sequence[_Found]:
+        """Search for the neighbours of all states at once."""
+        request, stats = self._request, self._request.stats
+        self._search_start = time.perf_counter()
+        queries = np.stack([state.hidden for state in proposal.states])
+        with stats.timing("searching"):
+            found = request.datastore.search(queries, request.k)
+        stats.store_calls += 1
+        stats.queries += len(queries)
+        return list(zip(proposal.states, found, strict=True))
 
-    def _take_in(self) -> None:
-        """Cache what searches have found since the last guess."""
-        if self._cache is not None:
-            self._cache.add([self._found.popleft() for _ in range(len(self._found))])
+    def choose(self, truth: _Found, proposal: _Guesses, number: int) -> int:
+        """Choose by the neighbours that the search has found."""
+        return self._draw(*truth)
 
-    def _truth(
-        self, states: Sequence[_State], guesses: Sequence[int] | None = None
-    ) -> list[int]:
-        """The tokens by the datastore, up to the first that was not guessed.
+    def _draw(self, state: _State, near: Neighbours) -> int:
+        """The one place where a token is chosen, for guesses and for good."""
+        sampler, generated = self._request.sampler, self.transcript.tokens
+        logits = sampler.penalized(state.logits, generated)
+        log_p = self._request.mixture.log_probabilities(logits, near)
+        return sampler.draw(log_p, len(generated))
 
-        The transcript is taken to end before the first of ``states``.
-        """
-        request, transcript = self._request, self._request.transcript
-        queries = np.stack([state.hidden for state in states])
-        with request.stats.timing("searching"):
-            found = request.datastore.search(queries, self._width)
-        request.stats.store_calls += 1
-        request.stats.queries += len(states)
-        n_before, tokens = len(transcript), list[int]()
-        for number, (state, near) in enumerate(zip(states, found, strict=True)):
-            tokens.append(self._choose(state, near.first(request.k)))
-            if guesses is None or tokens[-1] != guesses[number]:
-                break
-            transcript.append(tokens[-1])
-        transcript.truncate(n_before)
-        if self._cache is not None:
-            # Behind a wrong guess the queries are for a text that is not written.
-            self._found += (each for each in found[: len(tokens)] if len(each.rows))
-        return tokens
+    def settle(self, proposal: _Guesses, verdict: Verdict) -> None:
+        """Bring the path behind the text, and keep what the round tells about costs."""
+        stats, committed = self._request.stats, verdict.committed
+        seconds = time.perf_counter() - self._search_start
+        stats.spend(seconds, "waiting")
+        stats.steps += verdict.num_chosen_tokens
+        stats.tokens_kept += len(committed.tokens)
+        self._learn_from_search(proposal, verdict, seconds)
+        with stats.timing("generating"):
+            self._move_behind(verdict)
+        self._learn_from_round(len(committed.tokens))
 
-    def _commit(self, tokens: Sequence[int]) -> Committed:
-        """Add final tokens, and bring the path behind them."""
-        transcript, stats = self._request.transcript, self._request.stats
-        n_before = len(transcript)
-        for token in tokens:
-            transcript.append(token)
-        written = tuple(transcript.tokens[n_before:])
-        stats.steps += len(tokens)
-        stats.tokens_kept += len(written)
-        length = self._n_prompt + n_before + len(tokens) - 1
-        start = time.perf_counter()
+    def _move_behind(self, verdict: Verdict) -> None:
+        """Roll the path back to the chosen tokens but the last, and decode that."""
+        n_before = len(self.transcript) - len(verdict.committed.tokens)
+        length = len(self._request.prompt) + n_before + verdict.num_chosen_tokens - 1
         if self._path.length > length:
-            stats.tokens_rolled_back += self._path.length - length
+            self._request.stats.tokens_rolled_back += self._path.length - length
             self._path.truncate(length)
-        if transcript.finish_reason is None:
-            self._state = self._decode(tokens[-1])
-        stats.spend(time.perf_counter() - start, "generating")
-        return Committed(written, transcript.text_bytes(n_before, len(transcript)))
+        if self.transcript.finish_reason is None:
+            self._state = self._decode(verdict.committed.tokens[-1])
 
     def _decode(self, token: int) -> _State:
         start = time.perf_counter()
@@ -294,25 +240,38 @@ class _Text:
             )
         return _State(logits[-1], hidden[-1])
 
-    def _choose(self, state: _State, near: Neighbours) -> int:
-        """The one place where a token is chosen, for guesses and for good."""
-        sampler, generated = self._request.sampler, self._request.transcript.tokens
-        logits = sampler.penalized(state.logits, generated)
-        log_p = self._request.mixture.log_probabilities(logits, near)
-        return sampler.draw(log_p, len(generated))
-
-    def _learn(
-        self, n_guesses: int, n_right: int, n_tokens: int, seconds: float
+    def _learn_from_search(
+        self, proposal: _Guesses, verdict: Verdict, seconds: float
     ) -> None:
-        """Keep what a verification tells about costs and guesses."""
-        stats, scheduler = self._request.stats, self._scheduler
-        assert scheduler is not None  # noqa: S101  else nothing was guessed
-        stats.spend(seconds, "waiting")
-        stats.verifications.append((n_guesses, seconds))
+        """Learn what the search cost, and which guesses were right."""
+        stats, num_guesses = self._request.stats, len(proposal.tokens)
+        if self._scheduler is None:
+            return
+        estimates = self._scheduler.estimates
+        if not num_guesses:
+            estimates.retrieved(seconds, 0.0, 0.0)
+            return
+        stats.verifications.append((num_guesses, seconds))
         stats.rounds += 1
         # Guesses behind a wrong one were made for a text that never was.
-        stats.guesses += n_tokens
-        stats.right_guesses += n_right
-        scheduler.estimates.verified(_POLICY, n_guesses, seconds, overlapped=False)
-        for number in range(n_tokens):
-            scheduler.estimates.judged(_POLICY, right=number < n_right)
+        stats.guesses += verdict.num_chosen_tokens
+        stats.right_guesses += verdict.num_accepted_tokens
+        estimates.verified(_POLICY, num_guesses, seconds, overlapped=False)
+        for number in range(verdict.num_chosen_tokens):
+            right = number < verdict.num_accepted_tokens
+            estimates.judged(_POLICY, right=right)
+
+    def _learn_from_round(self, n_steps: int) -> None:
+        """Learn whether the plan was worth what it promised."""
+        if self._scheduler is None or not n_steps:
+            return
+        if self._plan.policy is None:
+            self._scheduler.estimates.left_alone()
+        elif self._plan.rate:
+            seconds = time.perf_counter() - self._round_start
+            self._scheduler.estimates.followed(
+                self._plan,
+                n_steps=n_steps,
+                seconds=seconds,
+                predicted=self._plan.rate,
+            )

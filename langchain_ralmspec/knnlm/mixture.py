@@ -20,9 +20,9 @@ class Neighbours:
     """The entries nearest to a query, nearest first, equals by the lower row.
 
     Attributes:
-        rows: of the datastore, shape ``(k,)``.
-        distances: squared, Euclidean, shape ``(k,)``.
-        tokens: that followed them, shape ``(k,)``.
+        rows: places of the entries in the datastore, shape ``(k,)``.
+        distances: squared Euclidean distances to the query, shape ``(k,)``.
+        tokens: what followed each entry in its text, shape ``(k,)``.
     """
 
     rows: NDArray[np.int64]
@@ -30,7 +30,7 @@ class Neighbours:
     tokens: NDArray[np.int32]
 
     def first(self, k: int) -> Neighbours:
-        """The nearest ``k`` of them."""
+        """The nearest ``k`` of these entries."""
         return Neighbours(self.rows[:k], self.distances[:k], self.tokens[:k])
 
 

@@ -30,7 +30,7 @@ class Draft:
     evidence: tuple[float, ...] = ()
 
     def cut(self, length: int) -> Draft:
-        """The first ``length`` tokens of it."""
+        """The draft's first ``length`` tokens."""
         rows = self.probabilities
         return Draft(
             self.tokens[:length],

@@ -16,16 +16,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from langchain_ralmspec.answer.events import Committed
+from langchain_ralmspec.answer.token_loop import TARGET, TokenLoop
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.rapid.draft import Draft
 from langchain_ralmspec.rapid.statistics import DraftStats
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from langchain_ralmspec.answer.events import Committed
     from langchain_ralmspec.answer.sampling import Sampler
+    from langchain_ralmspec.answer.token_loop import Verdict
     from langchain_ralmspec.answer.transcript import Transcript
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.engine import Sequence as Path
@@ -34,11 +35,9 @@ if TYPE_CHECKING:
     from langchain_ralmspec.speculation.draft_length import DraftScheduler
 
 _NO_EVIDENCE = 0.5  # what is made of it is learnt
-TARGET = "target"
-"""The source of tokens that no drafter had proposed."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class LongRequest:
     """One answer to be generated from a long context.
 
@@ -49,7 +48,7 @@ class LongRequest:
         transcript: receives the answer.
         sampler: draws tokens.
         acceptance: judges drafted ones.
-        scheduler: chooses draft lengths.
+        scheduler: chooses draft lengths, and knows all drafters.
         drafters: are asked in this order.
         longest_draft: length limit of a draft; None leaves it to the scheduler.
         stats: counts and seconds.
@@ -62,159 +61,90 @@ class LongRequest:
     sampler: Sampler
     acceptance: Acceptance
     scheduler: DraftScheduler
-    drafters: list[Drafter]
+    drafters: tuple[Drafter, ...]
     longest_draft: int | None = None
     stats: DraftStats = field(default_factory=DraftStats)
+
+
+@dataclass(frozen=True, slots=True)
+class _Proposal:
+    """A draft, and the drafter it is from."""
+
+    draft: Draft = field(default_factory=Draft)
+    source: str = TARGET
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return self.draft.tokens
 
 
 def generate(request: LongRequest) -> Generator[Committed, None, None]:
     """Write the answer, round by round."""
     path, logits = _read_prompt(request)
-    answer = _Answer(request, path)
-    yield answer.take(Draft(), None, logits[np.newaxis])
-    while request.transcript.finish_reason is None:
-        yield answer.round()
+    loop = DraftLoop(request, path)
+    yield loop.first_token(logits)
+    yield from loop.run()
 
 
 def _read_prompt(request: LongRequest) -> tuple[Path, NDArray[np.float32]]:
     """The target's path behind the prompt, and the logits there."""
-    start = time.perf_counter()
-    target, stats = request.target, request.stats
-    stats.prompt_tokens = len(request.document) + len(request.tail)
-    path, was_kept = target.find_or_open(request.document)
-    stats.cached_tokens = len(request.document) if was_kept else 0
-    logits = path.extend(request.tail)
-    stats.seconds_prefilling += time.perf_counter() - start
+    document, stats = request.document, request.stats
+    stats.prompt_tokens = len(document) + len(request.tail)
+    with stats.timing("prefilling"):
+        path, was_kept = request.target.find_or_open(document)
+        logits = path.extend(request.tail)
+    stats.cached_tokens = len(document) if was_kept else 0
     return path, logits
 
 
-class _Answer:
-    """The state of a request that has its prompt read."""
+class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):
+    """An answer that drafters propose and the target verifies."""
 
     def __init__(self, request: LongRequest, path: Path) -> None:
+        """Go on behind the prompt, which ``path`` holds."""
+        super().__init__(request.transcript)
         self._request, self._path = request, path
         self._drafters = list(request.drafters)
+        # Prompt and answer in one list, as drafters take them.
         self._prefix = [*request.document, *request.tail]
         self._n_prompt = len(self._prefix)
-        self._passed_over: list[tuple[str, Draft]] = []
+        self._passed_over: list[_Proposal] = []
         self._begun: set[str] = set()  # drafters that have read their prompts
         self._spent: dict[str, float] = {}  # seconds of drafters in this round
+        self._pass_seconds = 0.0
 
-    def round(self) -> Committed:
-        """Draft, verify, keep."""
-        scheduler, stats = self._request.scheduler, self._request.stats
-        transcript = self._request.transcript
+    def first_token(self, logits: NDArray[np.float32]) -> Committed:
+        """Write the token that the prompt's logits tell."""
+        committed = self.keep(_Proposal(), [logits]).committed
+        self._request.stats.tokens += len(committed.tokens)
+        return committed
+
+    def propose(self) -> _Proposal:
+        """Take the first draft that is worth a pass, cut to the best length."""
+        transcript, scheduler = self.transcript, self._request.scheduler
+        self._prefix += transcript.tokens[len(self._prefix) - self._n_prompt :]
         self._passed_over, self._spent = [], {}
-        start = time.perf_counter()
-        name, draft = self._draft()
-        drafted = time.perf_counter()
-        rows = self._path.score((self._prefix[-1], *draft.tokens))
-        drafting, verifying = drafted - start, time.perf_counter() - drafted
-        written = self.take(draft, name, rows)
-        # What was rejected leaves the KV; the last token was never in it. At the end
-        # nothing needs to leave, and a recurrent memory could not let it go.
-        ended = transcript.finish_reason is not None
-        if not ended and self._path.length >= len(self._prefix):
-            self._path.truncate(len(self._prefix) - 1)
-        n_right = sum(source != TARGET for source in written.sources)
-        scheduler.costs.add(len(rows), verifying)
-        stats.seconds_drafting += drafting
-        stats.seconds_verifying += verifying
-        stats.verified(name, len(draft.tokens), n_right)
-        if name is not None:
-            scheduler.drafters[name].trust.earned(len(draft.tokens), n_right)
-            # Behind a stop nothing was judged.
-            n_judged = n_right if transcript.finish_reason == "stop" else None
-            scheduler.judged(name, draft.evidence[:n_judged], n_right)
-        for drafter, seconds in self._spent.items():
-            kept = (n_right, verifying) if drafter == name else None
-            scheduler.followed(drafter, seconds, kept)
-        self._judge_passed_over(written)
-        return written
-
-    def _judge_passed_over(self, written: Committed) -> None:
-        """Learn from drafts that were not worth a pass whether they were right."""
-        for name, draft in self._passed_over if written.tokens else ():
-            n_right = int(draft.tokens[0] == written.tokens[0])
-            self._request.scheduler.judged(name, draft.evidence[:1], n_right)
-
-    def take(
-        self, draft: Draft, name: str | None, rows: NDArray[np.float32]
-    ) -> Committed:
-        """Keep what is accepted of a draft, and a token of the target's own.
-
-        Args:
-            draft: what was proposed.
-            name: by whom.
-            rows: the target's logits before each drafted token, and behind the last.
-        """
-        transcript = self._request.transcript
-        start, sources = len(transcript), []
-        for number, row in enumerate(rows):
-            token = self._choose(row, draft, number)
-            is_drafted = number < len(draft.tokens) and token == draft.tokens[number]
-            ended = transcript.append(token)
-            if len(transcript) > start + number:  # else the token ends the answer
-                sources.append(name if name and is_drafted else TARGET)
-            if ended or not is_drafted:
-                break
-        end = len(transcript)
-        self._prefix[self._n_prompt + start :] = transcript.tokens[start:]
-        self._request.stats.tokens += end - start
-        return Committed(
-            tuple(transcript.tokens[start:end]),
-            transcript.text_bytes(start, end),
-            sources=tuple(sources),
-        )
-
-    def _choose(self, row: NDArray[np.float32], draft: Draft, number: int) -> int:
-        """The token in the place of a drafted one, or behind the last."""
-        sampler, acceptance = self._request.sampler, self._request.acceptance
-        generated, qs = self._request.transcript.tokens, draft.probabilities
-        if qs is None or acceptance.is_lossless or number == len(draft.tokens):
-            # Keeping a drafted token exactly where it is the one that plain decoding
-            # draws is the rule without distributions (see Acceptance.judge). Without
-            # transfer it is as well: an answer depends on its seed, not on drafts.
-            return sampler.sample(row, generated)
-        q = qs[number]
-        if sampler.temperature == 0:
-            return acceptance.choice(sampler.penalized(row, generated), q)
-        p = sampler.probabilities(row, generated)
-        with np.errstate(divide="ignore"):
-            p_hat = acceptance.enriched(p, q, np.log(p))
-        judged = (draft.tokens[number], p, q, p_hat)
-        first, second = sampler.uniforms(len(generated), 2)
-        return acceptance.judge(*judged, (first, second))[1]
-
-    def _is_random(self, draft: Draft) -> bool:
-        """Whether which tokens are verified bears on the law of what comes out."""
-        sampler, acceptance = self._request.sampler, self._request.acceptance
-        is_transferred = draft.probabilities is not None and not acceptance.is_lossless
-        return is_transferred and sampler.temperature > 0
-
-    def _draft(self) -> tuple[str | None, Draft]:
-        """The first draft that is worth a pass, cut to the best length."""
-        scheduler = self._request.scheduler
-        for drafter in list(self._drafters):
-            limit = self._limit(drafter.name)
-            if limit < 1 or not scheduler.worth_drafting(drafter.name):
-                continue
-            draft = self._propose(drafter, limit)
-            if not draft.tokens:
-                continue
-            length = scheduler.cut(
-                drafter.name, draft.evidence, in_order=self._is_random(draft)
-            )
-            if length:
-                return drafter.name, draft.cut(length)
-            self._passed_over.append((drafter.name, draft))
-        return None, Draft()
+        with self._request.stats.timing("drafting"):
+            for drafter in list(self._drafters):
+                limit = self._limit(drafter.name)
+                if limit < 1 or not scheduler.worth_drafting(drafter.name):
+                    continue
+                draft = self._ask(drafter, limit)
+                if not draft.tokens:
+                    continue
+                length = scheduler.cut(
+                    drafter.name, draft.evidence, causal=self._is_random(draft)
+                )
+                if length:
+                    return _Proposal(draft.cut(length), drafter.name)
+                self._passed_over.append(_Proposal(draft, drafter.name))
+        return _Proposal()
 
     def _limit(self, name: str) -> int:
         """Tokens that a draft may have now."""
         request = self._request
         # The pass brings one token more than it verifies.
-        room = request.transcript.max_tokens - len(request.transcript) - 1
+        room = self.transcript.max_tokens - len(self.transcript) - 1
         limits = [request.scheduler.limit(), room, request.target.n_batch - 1]
         if request.scheduler.length is None:
             limits.append(request.scheduler.drafters[name].trust.length)
@@ -222,7 +152,7 @@ class _Answer:
             limits.append(request.longest_draft)
         return min(limits)
 
-    def _propose(self, drafter: Drafter, limit: int) -> Draft:
+    def _ask(self, drafter: Drafter, limit: int) -> Draft:
         """Ask a drafter; one that fails is not asked again."""
         start = time.perf_counter()
         try:
@@ -249,6 +179,72 @@ class _Answer:
         if n and not draft.evidence:
             draft = replace(draft, evidence=(_NO_EVIDENCE,) * n)
         return draft
+
+    def _is_random(self, draft: Draft) -> bool:
+        """Whether which tokens are verified bears on the law of what comes out."""
+        sampler, acceptance = self._request.sampler, self._request.acceptance
+        is_transferred = draft.probabilities is not None and not acceptance.is_lossless
+        return is_transferred and sampler.temperature > 0
+
+    def verify(self, proposal: _Proposal) -> list[NDArray[np.float32]]:
+        """The target's logits before each drafted token, and behind the last."""
+        start = time.perf_counter()
+        rows = self._path.score((self.transcript.tokens[-1], *proposal.tokens))
+        self._pass_seconds = time.perf_counter() - start
+        self._request.stats.spend(self._pass_seconds, "verifying")
+        return list(rows)
+
+    def choose(
+        self, truth: NDArray[np.float32], proposal: _Proposal, number: int
+    ) -> int:
+        """Apply the acceptance rule to a drafted token, or draw one behind the last."""
+        sampler, acceptance = self._request.sampler, self._request.acceptance
+        generated, qs = self.transcript.tokens, proposal.draft.probabilities
+        if qs is None or acceptance.is_lossless or number == len(proposal.tokens):
+            # Keeping a drafted token exactly where it is the one that plain decoding
+            # draws is the rule without distributions (see Acceptance.judge). Without
+            # transfer it is as well: an answer depends on its seed, not on drafts.
+            return sampler.sample(truth, generated)
+        q = qs[number]
+        if sampler.temperature == 0:
+            return acceptance.choice(sampler.penalized(truth, generated), q)
+        p = sampler.probabilities(truth, generated)
+        with np.errstate(divide="ignore"):
+            p_hat = acceptance.enriched(p, q, np.log(p))
+        judged = (proposal.tokens[number], p, q, p_hat)
+        first, second = sampler.uniforms(len(generated), 2)
+        return acceptance.judge(*judged, (first, second))[1]
+
+    def settle(self, proposal: _Proposal, verdict: Verdict) -> None:
+        """Take rejected tokens out of the KV, and learn from the round."""
+        length = self._n_prompt + len(self.transcript) - 1
+        # The last token was never in the KV. At the end nothing needs to leave, and a
+        # recurrent memory could not let it go.
+        if self.transcript.finish_reason is None and self._path.length > length:
+            self._path.truncate(length)
+        scheduler, stats = self._request.scheduler, self._request.stats
+        written = verdict.committed.tokens
+        num_draft_tokens = len(proposal.tokens)
+        num_accepted_tokens = min(verdict.num_accepted_tokens, len(written))
+        name = proposal.source if num_draft_tokens else None
+        scheduler.costs.add(1 + num_draft_tokens, self._pass_seconds)
+        stats.tokens += len(written)
+        stats.verified(name, num_draft_tokens, num_accepted_tokens)
+        if name is not None:
+            scheduler.drafters[name].trust.earned(num_draft_tokens, num_accepted_tokens)
+            # Behind a stop nothing was judged.
+            has_stopped = self.transcript.finish_reason == "stop"
+            judged = proposal.draft.evidence
+            judged = judged[:num_accepted_tokens] if has_stopped else judged
+            scheduler.judged(name, judged, num_accepted_tokens)
+        for drafter, seconds in self._spent.items():
+            kept = (num_accepted_tokens, self._pass_seconds)
+            scheduler.followed(drafter, seconds, kept if drafter == name else None)
+        for passed_over in self._passed_over if written else ():
+            # Whether a draft that was not worth a pass was right tells as well.
+            n_right = int(passed_over.tokens[0] == written[0])
+            evidence = passed_over.draft.evidence[:1]
+            scheduler.judged(passed_over.source, evidence, n_right)
 
 
 def _check(draft: Draft, limit: int, n_vocab: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,15 +17,15 @@ class DraftStats(AnswerStats):
     """What drafting did in one call.
 
     Attributes:
-        tokens: of the answer.
-        passes: of the target for it, the prompt's not counted.
-        drafted: tokens sent to be verified, by drafter.
-        accepted: of them, by drafter.
-        lengths: drafts verified, by length; 0 is plain decoding.
+        tokens: number of tokens in the answer.
+        passes: calls of the target behind the prompt.
+        drafted: number of tokens sent to be verified, by drafter.
+        accepted: number of these that were kept, by drafter.
+        lengths: number of drafts verified, by length; 0 is plain decoding.
         rounds: for every pass the drafter (None for plain decoding), the tokens
             drafted and the tokens accepted, in order.
-        cached_tokens: of the prompt's tokens, those whose KV was kept from before.
-        dropped_tokens: of the document, that did not fit.
+        cached_tokens: number of the prompt's tokens whose KV was kept from before.
+        dropped_tokens: number of the document's tokens that did not fit.
         seconds_preparing: tokenising, retrieving for the drafter, loading it.
         seconds_prefilling: the target's prompt, up to the first token.
         seconds_drafting: in drafters, their own prompts included.
@@ -65,22 +64,21 @@ class DraftStats(AnswerStats):
     @contextmanager
     def preparing(self) -> Iterator[None]:
         """Count the time of a block as spent before the model began."""
-        start = time.perf_counter()
-        try:
+        before = self.seconds_preparing
+        with self.timing("preparing"):
             yield
-        finally:
-            seconds = time.perf_counter() - start
-            self.seconds_preparing += seconds
-            self.seconds += seconds
+        self.seconds += self.seconds_preparing - before
 
-    def verified(self, name: str | None, n_drafted: int, n_accepted: int) -> None:
+    def verified(
+        self, name: str | None, num_draft_tokens: int, num_accepted_tokens: int
+    ) -> None:
         """Count a pass of the target."""
         self.passes += 1
-        self.lengths[n_drafted] = self.lengths.get(n_drafted, 0) + 1
-        self.rounds.append((name, n_drafted, n_accepted))
+        self.lengths[num_draft_tokens] = self.lengths.get(num_draft_tokens, 0) + 1
+        self.rounds.append((name, num_draft_tokens, num_accepted_tokens))
         if name is not None:
-            self.drafted[name] = self.drafted.get(name, 0) + n_drafted
-            self.accepted[name] = self.accepted.get(name, 0) + n_accepted
+            self.drafted[name] = self.drafted.get(name, 0) + num_draft_tokens
+            self.accepted[name] = self.accepted.get(name, 0) + num_accepted_tokens
 
     def as_dict(self) -> dict[str, Any]:
         """For metadata, and JSON."""

@@ -215,15 +215,13 @@ class DraftScheduler:
             self._gain([*chances, *[typical] * n], n * step) <= now for n in _LOOKAHEAD
         )
 
-    def cut(
-        self, name: str, evidence: Sequence[float], *, in_order: bool = False
-    ) -> int:
+    def cut(self, name: str, evidence: Sequence[float], *, causal: bool = False) -> int:
         """How many tokens of a draft to verify; 0 for none.
 
         Args:
             name: of the drafter.
             evidence: the evidence for each drafted token.
-            in_order: decide on each token without a look at those behind it. They
+            causal: decide on each token without a look at those behind it. They
                 depend on what was drawn in its place, and a token that is more often
                 verified where it is this one is also kept more often.
         """
@@ -234,7 +232,7 @@ class DraftScheduler:
         estimates = self.drafters[name]
         chances = [estimates.chances(value) for value in evidence]
         gains = [self._gain(chances[:n]) for n in range(len(chances) + 1)]
-        if not in_order:
+        if not causal:
             return gains.index(max(gains))
         for n, gain in enumerate(gains[:-1]):
             hopes = ([estimates.typical] * more for more in (0, *_LOOKAHEAD))

@@ -1,9 +1,9 @@
 """A tiny engine path and a tiny datastore, for properties over random runs.
 
 Both are harsher than the real ones. What the model sees depends on the *shapes* of all
-decode calls on a path, not on its tokens alone. Keys lie in clusters, and the cache of
-a text knows some of them only, so that guesses are right and wrong in turn. They are
-of small integers, so that neighbours are often equally near.
+decode calls on a path, not on its tokens alone. Keys lie in clusters, and a probe finds
+some of them only, so that guesses are right and wrong in turn. They are of small
+integers, so that neighbours are often equally near.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,19 +106,17 @@ class FakeVocabulary:
 class FakeDatastore:
     """Brute force over the entries of a corpus that wanders from cluster to cluster.
 
-    ``top_k_is_stable`` off: searches of another width find others, and some find none.
+    ``is_approximate``: searches miss some entries, and some find none.
     ``is_rounded``: what a key scores depends on the batch; true distances decide.
     ``can_probe``: what a probe finds is a part of the entries, by the query.
     """
 
     n_entries: int
     seed: int = 0
-    top_k_is_stable: bool = True
+    is_approximate: bool = False
     is_rounded: bool = False
-    can_probe: bool = False
-    dimension: int = DIMENSION
+    can_probe: bool = True
     searches: list[int] = field(default_factory=list)
-    _misses_some: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         rng = random_of("entries", self.seed)
@@ -135,29 +133,25 @@ class FakeDatastore:
     def __len__(self) -> int:
         return self.n_entries
 
-    def read(
-        self, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        assert (rows >= 0).all()
-        return self.keys[rows], self.tokens[rows]
-
     def prepare(self) -> None:
         """There is nothing to make."""
 
     def search(self, queries: NDArray[np.float32], k: int) -> list[Neighbours]:
         assert 1 <= k <= self.n_entries
         self.searches.append(len(queries))
-        return [self._nearest(query, k, len(queries)) for query in queries]
+        return [
+            self._nearest(query, self._candidates(query, k, len(queries)), k)
+            for query in queries
+        ]
 
     def probe(self, query: NDArray[np.float32], k: int) -> Neighbours:
         rng = random_of("probe", query.tobytes())
         rows = np.flatnonzero(rng.random(self.n_entries) < rng.random())
-        distances = ((self.keys[rows] - query) ** 2).sum(axis=1)
-        order = np.lexsort((rows, distances))[:k]
-        return Neighbours(rows[order], distances[order], self.tokens[rows[order]])
+        return self._nearest(query, rows, k)
 
-    def _nearest(self, query: NDArray[np.float32], k: int, batch: int) -> Neighbours:
-        rows = self._candidates(query, k, batch)
+    def _nearest(
+        self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int
+    ) -> Neighbours:
         distances = ((self.keys[rows] - query) ** 2).sum(axis=1)
         order = np.lexsort((rows, distances))[:k]
         return Neighbours(rows[order], distances[order], self.tokens[rows[order]])
@@ -169,7 +163,7 @@ class FakeDatastore:
         if self.is_rounded:
             rng = random_of("rounding", query.tobytes(), batch)
             scores = scores + rng.uniform(-NOISE, NOISE, len(scores))
-        if self._misses_some or not self.top_k_is_stable:
+        if self.is_approximate:
             scores[(np.arange(self.n_entries) + k) % 3 == 0] = np.inf
             if random_of("nothing", query.tobytes()).random() < 0.1:
                 scores[:] = np.inf

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.answer.sampling import Sampler
+from langchain_ralmspec.answer.token_loop import Verdict
 from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.knnlm import Neighbours
-from langchain_ralmspec.knnlm.cache import NeighbourCache
-from langchain_ralmspec.knnlm.loop import _State, _Text
+from langchain_ralmspec.knnlm.loop import NeighbourLoop, _Found, _Guesses
 from langchain_ralmspec.speculation import Plan
 from tests.unit_tests.knnlm.fakes import FakeDatastore, FakePath
 from tests.unit_tests.knnlm.test_identity import Case, check
@@ -24,10 +23,11 @@ GOOD = Case((Plan("lookup", 4),), max_tokens=40)
 STOPPING = replace(GOOD, stops=("d", "f"))
 ENDING = replace(GOOD, end_bias=1.0)
 DRAWN = replace(GOOD, sampler=Sampler(temperature=1, seed=3))
-UNNESTED = replace(GOOD, top_k_is_stable=False)
+APPROXIMATE = replace(GOOD, is_approximate=True)
 ROUNDED = replace(GOOD, is_rounded=True)
 
 Queries = NDArray[np.float32]
+Found = Sequence[_Found]
 
 
 def is_noticed(some: Case = GOOD) -> bool:
@@ -40,7 +40,7 @@ def is_noticed(some: Case = GOOD) -> bool:
     return False
 
 
-@pytest.mark.parametrize("some", [GOOD, STOPPING, ENDING, DRAWN, UNNESTED, ROUNDED])
+@pytest.mark.parametrize("some", [GOOD, STOPPING, ENDING, DRAWN, APPROXIMATE, ROUNDED])
 def test_unbroken_nothing_is(some: Case) -> None:
     assert not is_noticed(some)
 
@@ -87,42 +87,52 @@ def test_kv_rebuilt_instead_of_rolled_back(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_guesses_not_verified(monkeypatch: pytest.MonkeyPatch) -> None:
-    truth = _Text._truth
+    choose = NeighbourLoop.choose
 
     def trusting(
-        self: _Text, states: Sequence[_State], guesses: Sequence[int] | None = None
-    ) -> list[int]:
-        tokens = truth(self, states, guesses)
-        return tokens if guesses is None else list(guesses)
+        self: NeighbourLoop, truth: _Found, proposal: _Guesses, number: int
+    ) -> int:
+        token = choose(self, truth, proposal, number)
+        return proposal.tokens[number] if proposal.tokens else token
 
-    monkeypatch.setattr(_Text, "_truth", trusting)
+    monkeypatch.setattr(NeighbourLoop, "choose", trusting)
     assert is_noticed()
 
 
 def test_first_wrong_guess_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    truth = _Text._truth
+    keep = NeighbourLoop.keep
 
-    def generous(
-        self: _Text, states: Sequence[_State], guesses: Sequence[int] | None = None
-    ) -> list[int]:
-        tokens = truth(self, states, guesses)
-        return tokens if guesses is None else list(guesses[: len(tokens)])
+    def generous(self: NeighbourLoop, proposal: _Guesses, truths: Found) -> Verdict:
+        n_before = len(self.transcript)
+        verdict = keep(self, proposal, truths)
+        if not proposal.tokens:
+            return verdict
+        # Again, with the guesses up to the wrong one as what was found.
+        self.transcript.truncate(n_before)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                NeighbourLoop, "choose", lambda *given: proposal.tokens[given[-1]]
+            )
+            return keep(self, proposal, truths[: verdict.num_chosen_tokens])
 
-    monkeypatch.setattr(_Text, "_truth", generous)
+    monkeypatch.setattr(NeighbourLoop, "keep", generous)
     assert is_noticed()
 
 
 def test_right_token_of_a_mismatch_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    truth = _Text._truth
+    keep = NeighbourLoop.keep
 
-    def stingy(
-        self: _Text, states: Sequence[_State], guesses: Sequence[int] | None = None
-    ) -> list[int]:
-        # The text is the same, but what the search told of it was for nothing.
-        tokens = truth(self, states, guesses)
-        return tokens[:-1] or tokens
+    def stingy(self: NeighbourLoop, proposal: _Guesses, truths: Found) -> Verdict:
+        n_before = len(self.transcript)
+        verdict = keep(self, proposal, truths)
+        n_right = verdict.num_accepted_tokens
+        if 0 < n_right < verdict.num_chosen_tokens:
+            # The text is the same, but what the search told of it was for nothing.
+            self.transcript.truncate(n_before)
+            return keep(self, proposal, truths[:n_right])
+        return verdict
 
-    monkeypatch.setattr(_Text, "_truth", stingy)
+    monkeypatch.setattr(NeighbourLoop, "keep", stingy)
     assert is_noticed()
 
 
@@ -152,11 +162,6 @@ def test_random_numbers_by_count_of_draws(monkeypatch: pytest.MonkeyPatch) -> No
     assert is_noticed(DRAWN)
 
 
-def test_all_that_is_found_votes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Neighbours, "first", lambda self, k: self)
-    assert is_noticed()
-
-
 def test_queries_one_off(monkeypatch: pytest.MonkeyPatch) -> None:
     search = FakeDatastore.search
 
@@ -178,13 +183,13 @@ def test_what_was_found_in_another_order(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_states_of_the_token_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    guess = _Text._guess
+    propose = NeighbourLoop.propose
 
-    def late(self: _Text, stride: int) -> tuple[list[_State], list[int]]:
-        states, guesses = guess(self, stride)
-        return [states[0], *states[:-1]], guesses
+    def late(self: NeighbourLoop) -> _Guesses:
+        guesses = propose(self)
+        return replace(guesses, states=(guesses.states[0], *guesses.states[:-1]))
 
-    monkeypatch.setattr(_Text, "_guess", late)
+    monkeypatch.setattr(NeighbourLoop, "propose", late)
     assert is_noticed()
 
 
@@ -214,32 +219,23 @@ def test_candidates_picked_without_a_margin(monkeypatch: pytest.MonkeyPatch) -> 
     assert is_noticed(ROUNDED)
 
 
-def test_loops_that_search_with_different_widths(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # Another width finds others, but the datastore says that it does not.
-    monkeypatch.setattr(FakeDatastore, "_misses_some", True)
-    assert is_noticed()
-    assert not is_noticed(UNNESTED)
-
-
 def test_stop_inside_a_stride_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    append, commit = Transcript.append, _Text._commit
+    append, keep = Transcript.append, NeighbourLoop.keep
 
     def deaf(self: Transcript, token: int) -> None:
         reason = append(self, token)
         if reason == "stop" and not self._vocabulary.is_end(token):
             self.finish_reason = None
 
-    def late(self: _Text, tokens: Sequence[int]) -> Committed:
-        monkeypatch.setattr(Transcript, "append", deaf)
-        written = commit(self, tokens)
-        monkeypatch.setattr(Transcript, "append", append)
-        if any(stop.encode() in written.text for stop in STOPPING.stops):
-            self._request.transcript.finish_reason = "stop"
-        return written
+    def late(self: NeighbourLoop, proposal: _Guesses, truths: Found) -> Verdict:
+        verdict = keep(self, proposal, truths)
+        text = verdict.committed.text
+        if any(stop.encode() in text for stop in STOPPING.stops):
+            self.transcript.finish_reason = "stop"
+        return verdict
 
-    monkeypatch.setattr(_Text, "_commit", late)
+    monkeypatch.setattr(Transcript, "append", deaf)
+    monkeypatch.setattr(NeighbourLoop, "keep", late)
     assert is_noticed(STOPPING)
 
 
@@ -255,31 +251,14 @@ def test_guesses_behind_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_right_guesses_miscounted(monkeypatch: pytest.MonkeyPatch) -> None:
-    learn = _Text._learn
+    learn = NeighbourLoop._learn_from_search
 
     def boastful(
-        self: _Text, n_guesses: int, n_right: int, n_tokens: int, seconds: float
+        self: NeighbourLoop, proposal: _Guesses, verdict: Verdict, seconds: float
     ) -> None:
-        learn(self, n_guesses, n_guesses, n_guesses, seconds)
+        n = len(proposal.tokens)
+        more = replace(verdict, num_chosen_tokens=n, num_accepted_tokens=n)
+        learn(self, proposal, more, seconds)
 
-    monkeypatch.setattr(_Text, "_learn", boastful)
+    monkeypatch.setattr(NeighbourLoop, "_learn_from_search", boastful)
     assert is_noticed()
-
-
-def test_what_is_cached_is_the_clock_s_business_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # Behind a wrong guess, queries are for another text: harmless, and no use.
-    add, search = NeighbourCache.add, FakeDatastore.search
-    everything: list[Neighbours] = []
-
-    def keep(self: FakeDatastore, queries: Queries, k: int) -> list[Neighbours]:
-        everything[:] = search(self, queries, k)
-        return everything
-
-    def add_all(self: NeighbourCache, found: list[Neighbours]) -> None:
-        add(self, everything)
-
-    monkeypatch.setattr(FakeDatastore, "search", keep)
-    monkeypatch.setattr(NeighbourCache, "add", add_all)
-    assert not is_noticed()

@@ -80,7 +80,7 @@ class FakeWeights:
     def token_text(self, token: int) -> str:
         return self.pieces[token].decode("latin-1")
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """The longest piece first; a byte that no piece begins with is dropped."""
         data, tokens = text.encode(), list[int]()
         known = {p: t for t, p in enumerate(self.pieces) if p and t not in self.ends}
@@ -329,6 +329,6 @@ def make_request(
         sampler=sampler or Sampler(),
         acceptance=acceptance or Acceptance(),
         scheduler=scheduler,
-        drafters=list(drafters),
+        drafters=tuple(drafters),
         longest_draft=longest_draft,
     )

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.sampling import Sampler
+from langchain_ralmspec.answer.token_loop import Verdict
 from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.rapid import Draft, DraftStats, generate, loop
-from langchain_ralmspec.rapid.loop import _Answer
+from langchain_ralmspec.rapid.loop import DraftLoop, _Proposal
 from langchain_ralmspec.rapid.model_drafters import _Written
 from tests.unit_tests.rapid.fakes import FakeModel, FakePath, Watched
 from tests.unit_tests.rapid.test_identity import Case, Kind, check
@@ -26,6 +26,8 @@ GOOD = Case((Kind("bare", accuracy=0.7),), max_tokens=40, end_bias=-9)
 STOPPING = replace(GOOD, stops=("a", "b"))
 DRAWN = replace(GOOD, sampler=Sampler(temperature=1, seed=3))
 RAISING = replace(GOOD, drafters=(Kind("raises"),))
+
+Rows = Sequence[NDArray[np.float32]]
 
 
 def is_noticed(some: Case = GOOD) -> bool:
@@ -69,51 +71,49 @@ def test_kv_of_accepted_tokens_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_last_token_decoded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    verify = _Answer.round
+    verify = DraftLoop.verify
 
-    def again(self: _Answer) -> Committed:
-        self._path.extend(self._prefix[-1:])
-        return verify(self)
+    def again(self: DraftLoop, proposal: _Proposal) -> list[Any]:
+        self._path.extend(self.transcript.tokens[-1:])
+        return verify(self, proposal)
 
-    monkeypatch.setattr(_Answer, "round", again)
+    monkeypatch.setattr(DraftLoop, "verify", again)
     assert is_noticed()
 
 
 def test_one_too_many_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    choose = _Answer._choose
+    choose = DraftLoop.choose
 
     def generous(
-        self: _Answer, row: NDArray[np.float32], draft: Draft, number: int
+        self: DraftLoop, truth: NDArray[np.float32], proposal: _Proposal, number: int
     ) -> int:
-        token = choose(self, row, draft, number)
-        return draft.tokens[1] if number == 1 < len(draft.tokens) else token
+        token = choose(self, truth, proposal, number)
+        drafted = proposal.tokens
+        return drafted[1] if number == 1 < len(drafted) else token
 
-    monkeypatch.setattr(_Answer, "_choose", generous)
+    monkeypatch.setattr(DraftLoop, "choose", generous)
     assert is_noticed()
 
 
 def test_one_too_few_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    take = _Answer.take
+    keep = DraftLoop.keep
 
-    def mean(
-        self: _Answer, draft: Draft, name: str | None, rows: NDArray[np.float32]
-    ) -> Committed:
+    def mean(self: DraftLoop, proposal: _Proposal, truths: Rows) -> Verdict:
         # The tokens are right, but a pass is wasted: who proposed them is not.
-        return take(self, draft.cut(1), name, rows[:2])
+        less = replace(proposal, draft=proposal.draft.cut(1))
+        return keep(self, less, truths[:2])
 
-    monkeypatch.setattr(_Answer, "take", mean)
+    monkeypatch.setattr(DraftLoop, "keep", mean)
     assert is_noticed()
 
 
 def test_bonus_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    take = _Answer.take
+    keep = DraftLoop.keep
 
-    def stingy(
-        self: _Answer, draft: Draft, name: str | None, rows: NDArray[np.float32]
-    ) -> Committed:
-        return take(self, draft, name, rows[: len(draft.tokens) or 1])
+    def stingy(self: DraftLoop, proposal: _Proposal, truths: Rows) -> Verdict:
+        return keep(self, proposal, truths[: len(proposal.tokens) or 1])
 
-    monkeypatch.setattr(_Answer, "take", stingy)
+    monkeypatch.setattr(DraftLoop, "keep", stingy)
     assert is_noticed()
 
 
@@ -141,26 +141,26 @@ def test_random_numbers_of_another_position(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_failed_drafter_asked_again_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def silent(self: _Answer, drafter: Watched, limit: int) -> Draft:
+    def silent(self: DraftLoop, drafter: Watched, limit: int) -> Draft:
         try:
             tokens = drafter.propose(self._prefix, limit).tokens
         except RuntimeError:
             tokens = ()
         return Draft(tokens, evidence=(0.5,) * len(tokens))
 
-    monkeypatch.setattr(_Answer, "_propose", silent)
+    monkeypatch.setattr(DraftLoop, "_ask", silent)
     assert is_noticed(RAISING)
 
 
 def test_failed_drafter_asked_again_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
-    propose = _Answer._propose
+    ask = DraftLoop._ask
 
-    def insistent(self: _Answer, drafter: Any, limit: int) -> Draft:
-        draft = propose(self, drafter, limit)
+    def insistent(self: DraftLoop, drafter: Any, limit: int) -> Draft:
+        draft = ask(self, drafter, limit)
         self._drafters = list(self._request.drafters)
         return draft
 
-    monkeypatch.setattr(_Answer, "_propose", insistent)
+    monkeypatch.setattr(DraftLoop, "_ask", insistent)
     assert is_noticed(RAISING)
 
 
@@ -170,41 +170,38 @@ def test_broken_draft_verified(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_stop_inside_a_draft_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    take = _Answer.take
+    keep = DraftLoop.keep
 
-    def careless(
-        self: _Answer, draft: Draft, name: str | None, rows: NDArray[np.float32]
-    ) -> Committed:
-        written = take(self, draft, name, rows)
-        rest = draft.tokens[len(written.tokens) :]
-        if self._request.transcript.finish_reason == "stop":
+    def careless(self: DraftLoop, proposal: _Proposal, truths: Rows) -> Verdict:
+        verdict = keep(self, proposal, truths)
+        rest = proposal.tokens[len(verdict.committed.tokens) :]
+        if self.transcript.finish_reason == "stop":
             for token in rest:
-                self._request.transcript.append(token)
-        return written
+                self.transcript.append(token)
+        return verdict
 
-    monkeypatch.setattr(_Answer, "take", careless)
+    monkeypatch.setattr(DraftLoop, "keep", careless)
     assert is_noticed(STOPPING)
 
 
 def test_stop_looked_for_at_the_end_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    append, take = Transcript.append, _Answer.take
+    append, keep = Transcript.append, DraftLoop.keep
 
     def deaf(self: Transcript, token: int) -> None:
         reason = append(self, token)
         if reason == "stop" and not self._vocabulary.is_end(token):
             self.finish_reason = None
 
-    def late(
-        self: _Answer, draft: Draft, name: str | None, rows: NDArray[np.float32]
-    ) -> Committed:
+    def late(self: DraftLoop, proposal: _Proposal, truths: Rows) -> Verdict:
         monkeypatch.setattr(Transcript, "append", deaf)
-        written = take(self, draft, name, rows)
+        verdict = keep(self, proposal, truths)
         monkeypatch.setattr(Transcript, "append", append)
-        if any(stop.encode() in written.text for stop in STOPPING.stops):
-            self._request.transcript.finish_reason = "stop"
-        return written
+        text = verdict.committed.text
+        if any(stop.encode() in text for stop in STOPPING.stops):
+            self.transcript.finish_reason = "stop"
+        return verdict
 
-    monkeypatch.setattr(_Answer, "take", late)
+    monkeypatch.setattr(DraftLoop, "keep", late)
     assert is_noticed(STOPPING)
 
 

@@ -167,7 +167,7 @@ def check(case: Case) -> Run[DraftStats]:
 
     assert drafted.tokens == plain.tokens
     assert text == expected
-    assert drafted.request.finish_reason == plain.request.finish_reason
+    assert drafted.finish_reason == plain.finish_reason
 
     prompt = [*case.document, *case.tail]
     (path,) = target.paths

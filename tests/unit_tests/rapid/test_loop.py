@@ -36,8 +36,8 @@ FLAT = {1: 1.0, 2: 1.0, 32: 1.0}
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("loop", "run", "statistics"):
-        monkeypatch.setattr(f"langchain_ralmspec.rapid.{module}.time", clock)
+    for module in ("rapid.loop", "answer.run", "answer.statistics"):
+        monkeypatch.setattr(f"langchain_ralmspec.{module}.time", clock)
     return clock
 
 
@@ -129,7 +129,7 @@ def test_a_model_without_roll_back_writes_alone() -> None:
         alone = make_request(FakeModel(own, end_bias=bias, is_recurrent=True))
         for request in (answer, alone):
             list(generate(request))
-        assert alone.finish_reason == ("length" if bias < 0 else "stop")
+        assert alone.transcript.finish_reason == ("length" if bias < 0 else "stop")
         assert len(alone.transcript) > 3
         assert alone.transcript.tokens == answer.transcript.tokens
 
@@ -220,7 +220,7 @@ def test_behind_a_stop_nothing_is_judged(stops: tuple[str, ...]) -> None:
     )
     list(generate(request))
 
-    assert request.finish_reason == "stop"
+    assert request.transcript.finish_reason == "stop"
     estimates = request.scheduler.drafters["oracle"]
     n_right = len(answer) - 1
     assert request.stats.accepted == ({"oracle": n_right} if n_right else {})
@@ -336,7 +336,7 @@ def test_an_end_token_drafted_is_an_end() -> None:
     target = FakeModel(end_bias=0)
     answer = make_request(target)
     list(generate(answer))
-    assert answer.finish_reason == "stop"
+    assert answer.transcript.finish_reason == "stop"
     known = [*answer.transcript.tokens, ENDS[0]]
     for end in ENDS:
         known[-1] = end
@@ -344,4 +344,4 @@ def test_an_end_token_drafted_is_an_end() -> None:
         request = make_request(target, drafters=[oracle], length=8)
         list(generate(request))
         assert request.transcript.tokens == answer.transcript.tokens
-        assert request.finish_reason == "stop"
+        assert request.transcript.finish_reason == "stop"

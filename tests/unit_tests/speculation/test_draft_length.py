@@ -81,9 +81,9 @@ def test_in_order_what_is_behind_a_token_does_not_decide_on_it(
     assume(max(points) > 1)
     scheduler = scheduler_of(points)
 
-    length = scheduler.cut(NAME, evidence, in_order=True)
+    length = scheduler.cut(NAME, evidence, causal=True)
 
-    longer = scheduler.cut(NAME, [*evidence[: length + 1], *other], in_order=True)
+    longer = scheduler.cut(NAME, [*evidence[: length + 1], *other], causal=True)
     if length < len(evidence):
         assert longer == length
     else:
@@ -92,9 +92,9 @@ def test_in_order_what_is_behind_a_token_does_not_decide_on_it(
 
 def test_in_order_a_promising_token_is_still_verified() -> None:
     flat = scheduler_of({1: 1.0, 16: 1.2})
-    assert flat.cut(NAME, (0.7, 0.7, 0.1, 0.7), in_order=True) == 4
+    assert flat.cut(NAME, (0.7, 0.7, 0.1, 0.7), causal=True) == 4
     steep = scheduler_of({1: 1.0, 2: 1.9, 16: 16.0})
-    assert steep.cut(NAME, (0.5, 0.5), in_order=True) == 0
+    assert steep.cut(NAME, (0.5, 0.5), causal=True) == 0
 
 
 DEAR = [{n: 1 + per_token * (n - 1) for n in SIZES} for per_token in (1.0, 2.0)]
@@ -129,8 +129,8 @@ def test_a_fixed_length_is_obeyed_whatever_it_costs(
         scheduler = scheduler_of(points, 9.0, length=length)
         scheduler.costs = costs
         scheduler.drafters[NAME].call.add(99.0)
-        for in_order in (False, True):
-            cut = scheduler.cut(NAME, evidence, in_order=in_order)
+        for causal in (False, True):
+            cut = scheduler.cut(NAME, evidence, causal=causal)
             assert cut == min(length, len(evidence))
         assert scheduler.limit() == length
         assert scheduler.worth_drafting(NAME)
@@ -146,8 +146,8 @@ def test_before_a_single_token_was_timed_nothing_is_drafted(
     assert not scheduler.costs.is_known
     assert not scheduler.worth_drafting(NAME)
     assert scheduler.limit() == MAX_LENGTH
-    for in_order in (False, True):
-        assert scheduler.cut(NAME, (1.0,) * 9, in_order=in_order) == 0
+    for causal in (False, True):
+        assert scheduler.cut(NAME, (1.0,) * 9, causal=causal) == 0
     assert scheduler.is_enough(NAME, (1.0,))
 
     scheduler.costs.add(1, 1.0)

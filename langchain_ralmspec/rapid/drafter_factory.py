@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from langchain_ralmspec.answer.token_loop import TARGET
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.rapid.documents import join
 from langchain_ralmspec.rapid.lookup import PromptLookupDrafter
-from langchain_ralmspec.rapid.loop import TARGET
 from langchain_ralmspec.rapid.model_drafters import (
     RagDrafter,
     TextDrafter,
@@ -21,10 +22,11 @@ from langchain_ralmspec.rapid.model_drafters import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from langchain_ralmspec.answer.sampling import Sampler
     from langchain_ralmspec.engine import Model
+    from langchain_ralmspec.engine.binding import Weights
     from langchain_ralmspec.rapid.documents import Chunk
     from langchain_ralmspec.rapid.draft import Drafter
-    from langchain_ralmspec.rapid.loop import LongRequest
     from langchain_ralmspec.rapid.prompt import Conversation
 
 LOOKUP, SELF, TEXT = "lookup", "self", "text:"
@@ -34,11 +36,11 @@ _ROOM = 1024  # contexts of drafters are multiples of this, so that they are sha
 
 
 @dataclass(slots=True)
-class Opening:
+class DrafterFactory:
     """Opens drafters, and holds their models from answer to answer.
 
     Attributes:
-        load: loads the model at a path with so many tokens of context.
+        load: loads the model at a path with a number of tokens of context.
     """
 
     load: Callable[[str, int], Model]
@@ -47,40 +49,35 @@ class Opening:
 
     def open(
         self,
-        wanted: Sequence[str | Path | Drafter],
-        request: LongRequest,
+        wanted: str | Path | Drafter,
+        *,
+        target: Weights,
+        n_prompt: int,
+        n_beside: int,
         conversation: Conversation,
         chunks: Sequence[Chunk],
-    ) -> list[Drafter]:
-        """Make drafters ready for one answer.
+        sampler: Sampler | None,
+        is_enough: Callable[[str, Sequence[float]], bool],
+    ) -> Drafter:
+        """Make a drafter ready for one answer.
 
         Args:
-            wanted: names, paths or drafters.
-            request: the answer.
-            conversation: what drafters that are models are asked.
-            chunks: what they read.
+            wanted: a name, a path or a drafter.
+            target: has the vocabulary of drafts.
+            n_prompt: tokens of the target's prompt.
+            n_beside: tokens that a drafter's context must hold beside the chunks.
+            conversation: what a drafter that is a model is asked.
+            chunks: what it reads.
+            sampler: draws its tokens where their probabilities are needed, else None.
+            is_enough: whether the drafter of this name shall stop behind tokens of
+                these probabilities.
 
         Raises:
-            InvalidValueError: they need chunks and there are none, or have another
-                vocabulary than the target, or two have one name.
+            InvalidValueError: it needs chunks and there are none, or has another
+                vocabulary than the target.
         """
-        opened = [
-            self._open(one, request, conversation, chunks)
-            if isinstance(one, str | Path)
-            else one
-            for one in wanted
-        ]
-        _require_distinct(opened)
-        return opened
-
-    def _open(
-        self,
-        wanted: str | Path,
-        request: LongRequest,
-        conversation: Conversation,
-        chunks: Sequence[Chunk],
-    ) -> Drafter:
-        n_prompt = len(request.document) + len(request.tail)
+        if not isinstance(wanted, str | Path):
+            return wanted
         if wanted == LOOKUP:
             return PromptLookupDrafter(n_prompt)
         _require_known(str(wanted))
@@ -90,26 +87,23 @@ class Opening:
                 "which takes embeddings; give embeddings=…, or drafter='lookup'"
             )
             raise InvalidValueError(msg)
-        target = request.target.weights
-        is_self, is_text = wanted == SELF, str(wanted).startswith(TEXT)
-        path = str(target.path) if is_self else str(wanted).removeprefix(TEXT)
-        model = self._load(path, request, chunks)
-        name = SELF if is_self else Path(path).stem
+        path = str(wanted).removeprefix(TEXT)
+        if wanted == SELF:
+            path = str(target.path)
+        model = self._load(path, n_beside, chunks)
+        name = name_of(wanted)
 
         def prompt() -> tuple[int, ...]:
             head, tail = conversation.around(model)
             return (*head, *model.weights.tokenize(join(chunks)), *tail)
 
-        def is_enough(confidences: Sequence[float]) -> bool:
-            return request.scheduler.is_enough(name, confidences)
-
-        if is_text:
+        if str(wanted).startswith(TEXT):
             return TextDrafter(
                 model,
                 prompt,
                 target=target,
                 n_prompt=n_prompt,
-                is_enough=is_enough,
+                is_enough=partial(is_enough, name),
                 name=name,
             )
         if path not in self._fitting:
@@ -120,19 +114,42 @@ class Opening:
             prompt,
             n_prompt=n_prompt,
             n_vocab=target.n_vocab,
-            is_enough=is_enough,
-            sampler=None if request.acceptance.is_lossless else request.sampler,
+            is_enough=partial(is_enough, name),
+            sampler=sampler,
             name=name,
         )
 
-    def _load(self, path: str, request: LongRequest, chunks: Sequence[Chunk]) -> Model:
+    def _load(self, path: str, n_beside: int, chunks: Sequence[Chunk]) -> Model:
         """The drafter's model, with a context of its own and no longer than needed."""
         # Another vocabulary may need more tokens for the same text.
         n_chunks = 2 * sum(len(chunk.tokens) for chunk in chunks)
-        n_answer = request.transcript.max_tokens
-        needed = n_chunks + len(request.tail) + n_answer + _ROOM // 2
+        needed = n_chunks + n_beside + _ROOM // 2
         self._models[path] = self.load(path, math.ceil(needed / _ROOM) * _ROOM)
         return self._models[path]
+
+
+def names_of(drafters: Sequence[str | Path | Drafter]) -> list[str]:
+    """The names by which tokens and counts tell drafters apart.
+
+    Raises:
+        InvalidValueError: two have one name, or one is called as the target.
+    """
+    names = [TARGET]
+    for drafter in drafters:
+        name = name_of(drafter)
+        if name in names:
+            msg = f"drafter names must be unique and not {TARGET!r}; got {name!r}"
+            raise InvalidValueError(msg + " twice" * (name != TARGET))
+        names.append(name)
+    return names[1:]
+
+
+def name_of(drafter: str | Path | Drafter) -> str:
+    """What a drafter is called: by itself, by its name, or as its file."""
+    if not isinstance(drafter, str | Path):
+        return drafter.name
+    is_name = drafter in {LOOKUP, SELF}
+    return str(drafter) if is_name else Path(str(drafter).removeprefix(TEXT)).stem
 
 
 def _require_known(wanted: str) -> None:
@@ -147,13 +164,3 @@ def _require_known(wanted: str) -> None:
         "give the path of a file, with 'text:' before one of another vocabulary"
     )
     raise InvalidValueError(msg)
-
-
-def _require_distinct(drafters: Sequence[Drafter]) -> None:
-    """Check that tokens and counts can be told apart by the drafters' names."""
-    names = [TARGET]
-    for drafter in drafters:
-        if drafter.name in names:
-            msg = f"two things that write would be called {drafter.name!r}; rename one"
-            raise InvalidValueError(msg)
-        names.append(drafter.name)
