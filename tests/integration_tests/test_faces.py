@@ -439,8 +439,8 @@ def test_an_assigned_argument_loads_another_model(llm: RaLMSpecLLM) -> None:
 
 
 def test_another_model_has_read_no_context_and_timed_no_drafts(gguf: str) -> None:
-    chat = ChatRapid(model_path=gguf, context="A list is sorted by sort.", max_tokens=8)
-    chat.n_ctx = 512
+    text = "A list is sorted by sort."
+    chat = ChatRapid(model_path=gguf, context=text, n_ctx=512, max_tokens=8)
     chat.invoke(QUESTIONS[0])
     kept = chat._contexts, chat._costs, chat._estimates
     assert all(map(len, (chat._contexts._kept, *kept[1:])))
