@@ -322,14 +322,8 @@ class LongContextGeneration(LocalGeneration):
         return self._opening
 
     def _load_drafter(self, path: str, n_ctx: int) -> Model:
-        return Model.load(
-            path,
-            n_ctx=n_ctx,
-            n_batch=self.n_batch,
-            n_threads=self.n_threads,
-            n_gpu_layers=self.n_gpu_layers,
-            n_slots=_N_SLOTS,
-        )
+        own = {"path": path, "n_ctx": n_ctx, "n_slots": _N_SLOTS}
+        return Model.load(**super()._engine_settings() | own)
 
     def _fingerprint(self) -> dict[str, Any]:
         """Scalars that tell one configured model from another (cache key, traces)."""

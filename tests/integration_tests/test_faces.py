@@ -442,13 +442,17 @@ def test_another_model_has_read_no_context_and_timed_no_drafts(gguf: str) -> Non
     text = "A list is sorted by sort."
     chat = ChatRapid(model_path=gguf, context=text, n_ctx=512, max_tokens=8)
     chat.invoke(QUESTIONS[0])
-    kept = chat._contexts, chat._costs, chat._estimates
-    assert all(map(len, (chat._contexts._kept, *kept[1:])))
+    contexts = chat._contexts
+    assert contexts._kept
+    assert chat._costs
+    assert chat._estimates
     chat.invoke(QUESTIONS[1])
-    assert chat._contexts is kept[0]
+    assert chat._contexts is contexts
     chat.n_ctx = 384
     assert chat.engine.n_ctx == 384
-    assert not any(map(len, (chat._contexts._kept, chat._costs, chat._estimates)))
+    assert not chat._contexts._kept
+    assert not chat._costs
+    assert not chat._estimates
 
 
 def test_invalidate_makes_cached_answers_stale(gguf: str, corpus: Corpus) -> None:
