@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from langchain_core.callbacks import CallbackManagerForChainRun
 
     from langchain_ralmspec.answer.run import Run
-    from langchain_ralmspec.base.long_context import LongDocument
     from langchain_ralmspec.rapid import Chunk, DraftStats
+    from langchain_ralmspec.rapid.context import LongContext
 
 _INPUTS = ("question", "context")
 
@@ -101,7 +101,7 @@ class RapidChain(
     ) -> list[dict[str, Any]]:
         """Answer several questions, one after the other: there is one model."""
         return super().batch(
-            inputs, _in_turn(config), return_exceptions=return_exceptions, **kwargs
+            inputs, _one_by_one(config), return_exceptions=return_exceptions, **kwargs
         )
 
     async def abatch(
@@ -114,7 +114,7 @@ class RapidChain(
     ) -> list[dict[str, Any]]:
         """Do what ``batch`` does, beside other tasks."""
         return await super().abatch(
-            inputs, _in_turn(config), return_exceptions=return_exceptions, **kwargs
+            inputs, _one_by_one(config), return_exceptions=return_exceptions, **kwargs
         )
 
     async def astream(
@@ -165,7 +165,7 @@ class RapidChain(
         question, context = _checked(next(inputs))
         conversation = _conversation(question, self.system_prompt, self.prompt_template)
 
-        def retrieve(document: LongDocument, question: str) -> list[Chunk]:
+        def retrieve(document: LongContext, question: str) -> list[Chunk]:
             return self._retrieved(document, question, run_manager)
 
         sampling = self._sampling(overrides)
@@ -179,7 +179,7 @@ class RapidChain(
 
     def _retrieved(
         self,
-        document: LongDocument,
+        document: LongContext,
         question: str,
         run_manager: CallbackManagerForChainRun,
     ) -> list[Chunk]:
@@ -220,11 +220,11 @@ class RapidChain(
             raise
         info = {"finish_reason": run.finish_reason}
         generation = Generation(text=text, generation_info=info)
-        output = {"model_name": self.engine.path.stem}
+        output = {"model_name": run.request.target.path.stem}
         trace.on_llm_end(LLMResult(generations=[[generation]], llm_output=output))
 
 
-def _in_turn(
+def _one_by_one(
     config: RunnableConfig | list[RunnableConfig] | None,
 ) -> RunnableConfig | list[RunnableConfig]:
     """A config under which nothing of a batch runs beside another."""

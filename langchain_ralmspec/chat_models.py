@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import BaseMessage, HumanMessage
 from pydantic import Field
 
-from langchain_ralmspec.base.chat import Answer, LocalChat
-from langchain_ralmspec.base.long_context import LongContextGeneration, digest_of
+from langchain_ralmspec.base.chat import LocalChat
+from langchain_ralmspec.base.local import PreparedAnswer, info_of, usage_of
+from langchain_ralmspec.base.long_context import LongContextGeneration
 from langchain_ralmspec.base.messages import question_of, turns_of
 from langchain_ralmspec.base.retrieval import RetrievalGeneration
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm import Prompt
 from langchain_ralmspec.rapid import Conversation, to_documents
+from langchain_ralmspec.rapid.context import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from langchain_core.messages.ai import UsageMetadata
 
     from langchain_ralmspec.answer.run import Run
+    from langchain_ralmspec.engine import Model
     from langchain_ralmspec.ralm.run import RetrievalRun
     from langchain_ralmspec.rapid import Chunk, DraftStats
 
@@ -58,22 +61,23 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
         """
-        return self._run(self._prompt([HumanMessage(question)]), None, {})
+        model = self.engine
+        return self._run(model, self._prompt(model, [HumanMessage(question)]), None, {})
 
     def _answer(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None,
         overrides: dict[str, Any],
-    ) -> Answer:
-        prompt = self._prompt(messages)
-        run = self._run(prompt, stop, overrides)
-        return Answer(run, partial(self._info, run), partial(self._usage, prompt, run))
+    ) -> PreparedAnswer:
+        model = self.engine
+        prompt = self._prompt(model, messages)
+        return self._prepared(model, prompt, stop, overrides)
 
-    def _prompt(self, messages: Sequence[BaseMessage]) -> Prompt:
-        weights = self.engine.weights
+    def _prompt(self, model: Model, messages: Sequence[BaseMessage]) -> Prompt:
+        weights = model.weights
         turns = turns_of(messages)
-        before, after = self.engine.template.around(turns, self.system_prompt)
+        before, after = model.template.around(turns, self.system_prompt)
         return Prompt(
             head=tuple(weights.tokenize(before, special=True)),
             tail=tuple(weights.tokenize(after, special=True)),
@@ -114,11 +118,11 @@ class ChatRapid(LongContextGeneration, LocalChat):
         messages: list[BaseMessage],
         stop: list[str] | None,
         overrides: dict[str, Any],
-    ) -> Answer:
+    ) -> PreparedAnswer:
         sampling = self._sampling(overrides)
         conversation, context = self._split(turns_of(messages))
         run, chunks = self._prepare(conversation, context, stop, sampling)
-        return Answer(run, partial(self._info, run, chunks), partial(_usage, run))
+        return PreparedAnswer(run, partial(_info, run, chunks), partial(_usage, run))
 
     def _split(self, turns: list[dict[str, str]]) -> tuple[Conversation, Any]:
         """Part the long context from the conversation about it."""
@@ -127,15 +131,6 @@ class ChatRapid(LongContextGeneration, LocalChat):
             context, turns = part(turns)
         question = question_of(turns)
         return Conversation(tuple(turns), self.system_prompt, question), context
-
-    def _info(self, run: Run[DraftStats], chunks: Sequence[Chunk]) -> dict[str, Any]:
-        """What is told about a finished answer."""
-        return {
-            "finish_reason": run.finish_reason,
-            "model_name": self.engine.path.stem,
-            "documents": to_documents(chunks),
-            "speculation": run.stats.as_dict(),
-        }
 
 
 def part(turns: Sequence[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
@@ -170,11 +165,13 @@ def part(turns: Sequence[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
     return context, [*before, {"role": role, "content": question}, *after]
 
 
+def _info(run: Run[DraftStats], chunks: Sequence[Chunk]) -> dict[str, Any]:
+    """What is told about a finished answer."""
+    told = info_of(run, run.request.target)
+    return told | {"documents": to_documents(chunks)}
+
+
 def _usage(run: Run[DraftStats]) -> UsageMetadata:
-    stats = run.stats
-    return {
-        "input_tokens": stats.prompt_tokens,
-        "output_tokens": stats.tokens,
-        "total_tokens": stats.prompt_tokens + stats.tokens,
-        "input_token_details": {"cache_read": stats.cached_tokens},
-    }
+    """Tokens in and out, and those in whose KV was kept from before."""
+    usage = usage_of(run.stats.prompt_tokens, run.stats.tokens)
+    return {**usage, "input_token_details": {"cache_read": run.stats.cached_tokens}}

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.language_models.llms import BaseLLM
-from langchain_core.outputs import Generation, GenerationChunk, LLMResult
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.statistics import SpeculationStats
-from langchain_ralmspec.answer.transcript import Transcript
-from langchain_ralmspec.base.local import LocalGeneration, stops_of
+from langchain_ralmspec.base.completion import LocalCompletion
+from langchain_ralmspec.base.local import PreparedAnswer, info_of, usage_of
 from langchain_ralmspec.base.retrieval import RetrievalGeneration
-from langchain_ralmspec.engine import Model, selftest
+from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
 from langchain_ralmspec.knnlm import (
     KNNDatastore,
@@ -24,17 +22,16 @@ from langchain_ralmspec.knnlm import (
     generate,
 )
 from langchain_ralmspec.ralm import Prompt
-from langchain_ralmspec.speculation import Estimates, StrideScheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from langchain_core.messages.ai import UsageMetadata
 
-    from langchain_core.callbacks import CallbackManagerForLLMRun
-
+    from langchain_ralmspec.base.local import Sampling
+    from langchain_ralmspec.engine import Model
     from langchain_ralmspec.ralm.run import RetrievalRun
 
 
-class RaLMSpecLLM(RetrievalGeneration, BaseLLM):
+class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
     r"""A local model that looks documents up while it writes, and does not wait.
 
     Every ``retrieval_stride`` tokens the best document for what was just written
@@ -56,68 +53,36 @@ class RaLMSpecLLM(RetrievalGeneration, BaseLLM):
     def _identifying_params(self) -> dict[str, Any]:
         return self._fingerprint()
 
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
-        # The file's name as given: params are asked for before anything is loaded.
-        return super()._get_ls_params(stop=stop, **kwargs) | self._tracing_params()
-
     def start(self, prompt: str) -> RetrievalRun:
         """Prepare an answer that can be watched: iterate over it for its text.
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
         """
-        return self._run(self._prompt(prompt), None, {})
+        model = self.engine
+        return self._run(model, _prompt(model, prompt), None, {})
 
-    def _prompt(self, text: str) -> Prompt:
-        weights = self.engine.weights
-        question = tuple(weights.tokenize(text))
-        head = (weights.bos,) if weights.adds_bos else ()
-        return Prompt(head=head, tail=question, question=question)
+    def _answer(
+        self, prompt: str, stop: list[str] | None, overrides: dict[str, Any]
+    ) -> PreparedAnswer:
+        model = self.engine
+        return self._prepared(model, _prompt(model, prompt), stop, overrides)
 
-    def _generate(
-        self,
-        prompts: list[str],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> LLMResult:
-        generations: list[list[Any]] = []  # LLMResult's union is invariant
-        usage = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
-        # All are prepared, and refused if need be, before the first one runs.
-        parsed = [self._prompt(text) for text in prompts]
-        runs = [self._run(prompt, stop, kwargs) for prompt in parsed]
-        for prompt, run in zip(parsed, runs, strict=True):
-            answer = "".join(run)
-            info = self._info(run) | {"usage_metadata": self._usage(prompt, run)}
-            usage = {
-                name: n + info["usage_metadata"][name] for name, n in usage.items()
-            }
-            generations.append([Generation(text=answer, generation_info=info)])
-        output = {"model_name": self.engine.path.stem, "token_usage": usage}
-        return LLMResult(generations=generations, llm_output=output)
 
-    def _stream(
-        self,
-        prompt: str,
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> Iterator[GenerationChunk]:
-        parsed = self._prompt(prompt)
-        run = self._run(parsed, stop, kwargs)
-        for text in run:
-            chunk = GenerationChunk(text=text)
-            if run_manager:
-                run_manager.on_llm_new_token(text, chunk=chunk)
-            yield chunk
-        info = self._info(run) | {"usage_metadata": self._usage(parsed, run)}
-        yield GenerationChunk(text="", generation_info=info)
+def _prompt(model: Model, text: str) -> Prompt:
+    question = tuple(model.weights.tokenize(text))
+    return Prompt(head=_head(model), tail=question, question=question)
+
+
+def _head(model: Model) -> tuple[int, ...]:
+    """Tokens that a plain text begins with."""
+    return (model.weights.bos,) if model.weights.adds_bos else ()
 
 
 DISTANCES_PER_TEMPERATURE = 5.0
 """Typical distances of a key to its nearest in a temperature T, by default."""
 
 
-class KNNLMSpecLLM(LocalGeneration, BaseLLM):
+class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
     r"""A local model that is advised, at every token, by a datastore of texts.
 
     p = λ·p_kNN + (1 - λ)·p_LM (arXiv 1911.00172). With ``speculation=True`` the text
@@ -141,43 +106,16 @@ class KNNLMSpecLLM(LocalGeneration, BaseLLM):
     """T, in squared distances: a neighbour further than the nearest by T has a vote
     e times smaller. None takes a fifth of the datastore's typical distance between
     a key and the nearest of another place."""
-
-    n_ctx: int = Field(default=2048, ge=0)
-    """Tokens of prompt and text together; 0 takes the model's own."""
-    n_batch: int = Field(default=512, ge=1)
-    """Tokens that are decoded in one call at most."""
-    n_threads: int | None = Field(default=None, ge=1)
-    """Threads of a decode; None: half the cores for single tokens, all for batches."""
-    n_gpu_layers: int = 0
-    """Layers on a GPU; -1 for all."""
-    stop: list[str] | None = None
-    """Strings that end the text; they are not part of it."""
-
-    speculation: bool = True
-    """False is the per-token loop: the same text, a search a token."""
-    speculation_stride: int | Literal["auto"] = "auto"
+    speculation_stride: int | Literal[auto] = "auto"
     """Tokens guessed before a search; ``"auto"`` chooses by what is measured, and
     speculates only where that is sooner. Guesses come from probing the datastore: where
     it cannot be probed (an approximate index, fewer than 20,000 entries, or no
     ``faiss``), any value runs token by token."""
 
-    # Models are shared for as long as somebody holds them: this does.
-    _engine: Model | None = PrivateAttr(default=None)
-    # What tokens cost, for the plans of the next texts.
-    _estimates: Estimates = PrivateAttr(default_factory=Estimates)
-
     @field_validator("datastore")
     @classmethod
     def _open_datastore(cls, value: Any) -> KNNDatastore:
         return value if isinstance(value, KNNDatastore) else KNNDatastore.load(value)
-
-    @field_validator("speculation_stride")
-    @classmethod
-    def _usable_stride(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            msg = "must be at least 1, or 'auto'"
-            raise ValueError(msg)
-        return value
 
     @model_validator(mode="after")
     def _check_neighbours(self) -> Self:
@@ -199,28 +137,9 @@ class KNNLMSpecLLM(LocalGeneration, BaseLLM):
             "index": store.index_kind,
         }
 
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
-        # The file's name as given: params are asked for before anything is loaded.
-        return super()._get_ls_params(stop=stop, **kwargs) | self._tracing_params()
-
-    @property
-    def engine(self) -> Model:
-        """The model, loaded on first use and shared by the whole process.
-
-        Raises:
-            DatastoreError: the datastore was made by another model.
-        """
-        model = Model.load(
-            self.model_path,
-            n_ctx=self.n_ctx,
-            n_batch=self.n_batch,
-            n_threads=self.n_threads,
-            n_gpu_layers=self.n_gpu_layers,
-        )
-        if model is not self._engine:
-            self.datastore.require_model(model)
-            self._engine = model
-        return model
+    def _accept(self, model: Model) -> None:
+        super()._accept(model)
+        self.datastore.require_model(model)
 
     @property
     def mixture(self) -> Mixture:
@@ -235,21 +154,28 @@ class KNNLMSpecLLM(LocalGeneration, BaseLLM):
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
         """
-        return self._run(prompt, None, {})
+        return self._run(self._sampling({}), self.engine, prompt, None)
+
+    def _answer(
+        self, prompt: str, stop: list[str] | None, overrides: dict[str, Any]
+    ) -> PreparedAnswer:
+        sampling, model = self._sampling(overrides), self.engine
+        run = self._run(sampling, model, prompt, stop)
+        return PreparedAnswer(run, partial(info_of, run, model), partial(_usage, run))
 
     def _run(
-        self, prompt: str, stop: Sequence[str] | None, overrides: dict[str, Any]
+        self, sampling: Sampling, model: Model, prompt: str, stop: list[str] | None
     ) -> Run[SpeculationStats]:
         """Prepare to continue ``prompt``.
 
         Raises:
             ContextOverflowError: prompt and text do not fit the context.
             InvalidValueError: the prompt is empty.
-            UnknownArgumentError: an override that does not exist.
         """
-        sampling = self._sampling(overrides)
-        model = self.engine
-        tokens = self._prompt(prompt)
+        if not prompt:
+            msg = "the prompt is empty; give the text to be continued"
+            raise InvalidValueError(msg)
+        tokens = (*_head(model), *model.weights.tokenize(prompt))
         if len(tokens) + sampling.max_tokens > model.n_ctx:
             msg = (
                 f"the prompt's {len(tokens)} tokens and max_tokens="
@@ -257,96 +183,21 @@ class KNNLMSpecLLM(LocalGeneration, BaseLLM):
                 "lower max_tokens"
             )
             raise ContextOverflowError(msg)
-        stops = [*stops_of(self.stop), *stops_of(stop)]
-        transcript = Transcript(
-            model.weights, max_tokens=sampling.max_tokens, stops=stops
-        )
-        stats = SpeculationStats(prompt_tokens=len(tokens))
         request = NeighbourRequest(
             prompt=tokens,
             open_path=model.open,
             datastore=self.datastore,
             k=self.k,
             mixture=self.mixture,
-            transcript=transcript,
+            transcript=self._transcript(model, sampling, stop),
             sampler=sampling.sampler(),
-            stats=stats,
+            stats=SpeculationStats(prompt_tokens=len(tokens)),
         )
-        events = generate(request, self._scheduler(model))
-        return Run(events, request)
+        scheduler = None
+        if self._may_speculate(model, instead="token by token"):
+            scheduler = self._scheduler(("lookup",), asynchronous=False)
+        return Run(generate(request, scheduler), request)
 
-    def _prompt(self, text: str) -> tuple[int, ...]:
-        if not text:
-            msg = "the prompt is empty; give the text to be continued"
-            raise InvalidValueError(msg)
-        weights = self.engine.weights
-        head = [weights.bos] if weights.adds_bos else []
-        return (*head, *weights.tokenize(text))
 
-    def _scheduler(self, model: Model) -> StrideScheduler | None:
-        if not self.speculation:
-            return None
-        if not selftest.is_repeatable(model):
-            warnings.warn(
-                "decoding is not repeatable bit for bit with these settings, so the "
-                "text could change under speculation: running token by token "
-                "(n_gpu_layers=0 usually helps)",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return None
-        stride = self.speculation_stride
-        return StrideScheduler(
-            self._estimates,
-            policies=("lookup",),
-            stride=None if stride == "auto" else stride,
-            asynchronous=False,
-        )
-
-    def _info(self, run: Run[SpeculationStats]) -> dict[str, Any]:
-        """What is told about a finished text."""
-        n_input = run.stats.prompt_tokens
-        return {
-            "finish_reason": run.finish_reason,
-            "model_name": self.engine.path.stem,
-            "speculation": run.stats.as_dict(),
-            "usage_metadata": {
-                "input_tokens": n_input,
-                "output_tokens": len(run.tokens),
-                "total_tokens": n_input + len(run.tokens),
-            },
-        }
-
-    def _generate(
-        self,
-        prompts: list[str],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> LLMResult:
-        # All are prepared, and refused if need be, before the first one runs.
-        runs = [self._run(prompt, stop, kwargs) for prompt in prompts]
-        generations: list[list[Any]] = []  # LLMResult's union is invariant
-        usage = Counter[str]()
-        for run in runs:
-            text = "".join(run)
-            info = self._info(run)
-            usage.update(info["usage_metadata"])
-            generations.append([Generation(text=text, generation_info=info)])
-        output = {"model_name": self.engine.path.stem, "token_usage": dict(usage)}
-        return LLMResult(generations=generations, llm_output=output)
-
-    def _stream(
-        self,
-        prompt: str,
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> Iterator[GenerationChunk]:
-        run = self._run(prompt, stop, kwargs)
-        for text in run:
-            chunk = GenerationChunk(text=text)
-            if run_manager:
-                run_manager.on_llm_new_token(text, chunk=chunk)
-            yield chunk
-        yield GenerationChunk(text="", generation_info=self._info(run))
+def _usage(run: Run[SpeculationStats]) -> UsageMetadata:
+    return usage_of(run.stats.prompt_tokens, len(run.tokens))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models.chat_models import (
@@ -16,29 +15,15 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_ralmspec.base.local import LocalGeneration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
 
     from langchain_core.callbacks import CallbackManagerForLLMRun
-    from langchain_core.messages.ai import UsageMetadata
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer that is being written.
-
-    Attributes:
-        text: pieces of it, none of which is taken back.
-        metadata: tells at its end how it came about.
-        usage: counts at its end its tokens.
-    """
-
-    text: Iterable[str]
-    metadata: Callable[[], dict[str, Any]]
-    usage: Callable[[], UsageMetadata]
+    from langchain_ralmspec.base.local import PreparedAnswer
 
 
 class LocalChat(LocalGeneration, BaseChatModel):
-    """A chat model, given what answers."""
+    """A chat model; a subclass prepares the answers."""
 
     streaming: bool = False
     """Whether ``invoke`` calls back with every piece of text, as ``stream`` does."""
@@ -49,8 +34,8 @@ class LocalChat(LocalGeneration, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None,
         overrides: dict[str, Any],
-    ) -> Answer:
-        """Prepare an answer."""
+    ) -> PreparedAnswer:
+        """Prepare an answer to a conversation."""
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
         own = self._tracing_params()

@@ -1,21 +1,40 @@
-"""What every face of a local model takes: how tokens are chosen."""
+"""What every face of a local model takes: the model, and how tokens are chosen."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PrivateAttr
 
 from langchain_ralmspec.answer.sampling import Sampler
+from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.arguments import StrictArguments
+from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from langchain_ralmspec.engine import Model
+    from langchain_core.messages.ai import UsageMetadata
+
+    from langchain_ralmspec.answer.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedAnswer:
+    """An answer that is written while its text is read.
+
+    Attributes:
+        text: the text in pieces, none of which is taken back.
+        metadata: tells, once the text has ended, how it came about.
+        usage: counts, once the text has ended, tokens in and out.
+    """
+
+    text: Iterable[str]
+    metadata: Callable[[], dict[str, Any]]
+    usage: Callable[[], UsageMetadata]
 
 
 class Sampling(BaseModel):
@@ -46,15 +65,53 @@ class Sampling(BaseModel):
 
 
 class LocalGeneration(StrictArguments, Sampling):
-    """What every face of a local model has."""
+    """Arguments of every face: llama.cpp's, and those of :class:`Sampling`."""
 
     model_path: str
     """A GGUF file."""
+    n_ctx: int = Field(default=2048, ge=0)
+    """Tokens of prompt and answer together, documents included; 0 takes the model's
+    own."""
+    n_batch: int = Field(default=512, ge=1)
+    """Tokens that are decoded in one call at most."""
+    n_threads: int | None = Field(default=None, ge=1)
+    """Threads of a decode; None: half the cores for single tokens, all for batches."""
+    n_gpu_layers: int = 0
+    """Layers on a GPU; -1 for all."""
+    stop: list[str] | None = None
+    """Strings that end the answer; they are not part of it."""
+
+    # The model, and the settings that it was loaded with. Models are shared for as
+    # long as somebody holds them: this does.
+    _loaded: tuple[dict[str, Any], Model] | None = PrivateAttr(default=None)
 
     @property
-    @abstractmethod
     def engine(self) -> Model:
-        """The model, loaded on first use and shared by the whole process."""
+        """The model, loaded on first use and shared by the whole process.
+
+        A loaded model needs its file no more. Another one is loaded once an argument
+        that the model was loaded with has changed.
+        """
+        settings = self._engine_settings()
+        if self._loaded is not None and self._loaded[0] == settings:
+            return self._loaded[1]
+        model = Model.load(**settings)
+        self._accept(model)
+        self._loaded = settings, model
+        return model
+
+    def _engine_settings(self) -> dict[str, Any]:
+        """Arguments of :meth:`Model.load`."""
+        return {
+            "path": self.model_path,
+            "n_ctx": self.n_ctx,
+            "n_batch": self.n_batch,
+            "n_threads": self.n_threads,
+            "n_gpu_layers": self.n_gpu_layers,
+        }
+
+    def _accept(self, model: Model) -> None:
+        """Check a model that was just loaded, and forget what belongs to another."""
 
     def get_token_ids(self, text: str) -> list[int]:
         """Ids of the model's tokens in a text."""
@@ -79,12 +136,40 @@ class LocalGeneration(StrictArguments, Sampling):
             raise UnknownArgumentError.of(owner, name, known)
         return Sampling(**{name: getattr(self, name) for name in known} | overrides)
 
+    def _transcript(
+        self, model: Model, sampling: Sampling, stop: Sequence[str] | None
+    ) -> Transcript:
+        """An empty answer, which ends at the face's and the call's stop strings."""
+        return Transcript(
+            model.weights,
+            max_tokens=sampling.max_tokens,
+            stops=[*stops_of(self.stop), *stops_of(stop)],
+        )
+
     def _tracing_params(self) -> dict[str, Any]:
         # The file's name as given: params are asked for before anything is loaded.
         return {
             "ls_provider": "ralmspec",
             "ls_model_name": Path(self.model_path).stem,
         }
+
+
+def info_of(run: Run[Any], model: Model) -> dict[str, Any]:
+    """What every face tells about a finished answer."""
+    return {
+        "finish_reason": run.finish_reason,
+        "model_name": model.path.stem,
+        "speculation": run.stats.as_dict(),
+    }
+
+
+def usage_of(n_input: int, n_output: int) -> UsageMetadata:
+    """Tokens in and out."""
+    return {
+        "input_tokens": n_input,
+        "output_tokens": n_output,
+        "total_tokens": n_input + n_output,
+    }
 
 
 def stops_of(given: str | Sequence[str] | None) -> list[str]:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import secrets
-import threading
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.embeddings import Embeddings
-from langchain_core.retrievers import BaseRetriever
 from pydantic import (
     ConfigDict,
     Field,
@@ -24,22 +17,18 @@ from pydantic import (
 )
 
 from langchain_ralmspec.answer.run import Run
-from langchain_ralmspec.answer.transcript import Transcript
-from langchain_ralmspec.base.local import LocalGeneration, Sampling, stops_of
+from langchain_ralmspec.base.local import LocalGeneration, Sampling
 from langchain_ralmspec.engine import Model, selftest
-from langchain_ralmspec.errors import ContextOverflowError, UnknownArgumentError
+from langchain_ralmspec.errors import UnknownArgumentError
 from langchain_ralmspec.rapid import (
     Chunk,
-    ContextIndex,
     Conversation,
     Drafter,
     DraftStats,
     LongRequest,
-    budget,
-    chunk,
-    context_text,
     generate,
 )
+from langchain_ralmspec.rapid.context import ContextCache, LongContext, found_for
 from langchain_ralmspec.rapid.documents import (
     CHUNK_TOKENS,
     FLOOR,
@@ -62,34 +51,17 @@ from langchain_ralmspec.speculation import (
     chances_of_match,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 LONG_KV_BYTES = 2 * 2**30
 """Host memory for the KV of documents, per model."""
 
-_PROCESS = secrets.token_hex(8)
-_N_DOCUMENTS = 16  # whose chunks and vectors are kept
 _N_SLOTS = 2
-_RESERVE, _ROUND = 1024, 256  # tokens for question and answer beside a cut context
-
-
-@dataclass(slots=True)
-class LongDocument:
-    """A context as the target reads it.
-
-    Attributes:
-        tokens: of the target.
-        dropped: tokens at its end that did not fit.
-        chunks: what can be retrieved from it.
-        index: finds them; None without embeddings.
-    """
-
-    tokens: tuple[int, ...]
-    dropped: int
-    chunks: list[Chunk]
-    index: ContextIndex | None
 
 
 class LongContextGeneration(LocalGeneration):
-    """Settings and machinery of answers about a long context."""
+    """Settings of answers about a long context, and one request made of them."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)  # Embeddings
 
@@ -98,19 +70,11 @@ class LongContextGeneration(LocalGeneration):
 
     n_ctx: int = Field(default=8192, ge=0)
     """Tokens of context, question and answer together; 0 takes the model's own."""
-    n_batch: int = Field(default=512, ge=1)
-    """Tokens that are decoded in one call at most."""
-    n_threads: int | None = Field(default=None, ge=1)
-    """Threads of a decode; None: half the cores for single tokens, all for batches."""
-    n_gpu_layers: int = 0
-    """Layers on a GPU; -1 for all."""
     exact_batches: bool = False
     """Load the target so that verifying several tokens at once gives the bits that
     plain decoding gives, and draft no more at once than it does so for. Without it,
     kernels for batches may round otherwise than those for single tokens, and where
     two tokens are about equally probable, the answer may take the other one."""
-    stop: list[str] | None = None
-    """Strings that end the answer; they are not part of it."""
     system_prompt: str = "Answer the question with the help of the text above."
     """System turn behind the context, for conversations that bring none."""
     truncation: Literal["error", "end"] = "error"
@@ -136,24 +100,21 @@ class LongContextGeneration(LocalGeneration):
     draft_context_share: float = Field(default=SHARE, ge=0, le=1)
     """Share of the context that the drafter reads."""
     draft_context_tokens: int = Field(default=FLOOR, ge=1)
-    """Tokens that it reads of any context."""
+    """Tokens that the drafter reads of any context."""
     least_similarity: float = Field(default=LEAST_SIMILARITY, ge=-1, le=1)
     """Chunks less similar to the question than this are left out."""
 
     kv_cache_bytes: int = Field(default=LONG_KV_BYTES, ge=0)
     """Host memory for the KV of contexts, so that a second question starts at once."""
     kv_cache_dir: str | None = None
-    """A folder for it, so that it outlives the process."""
+    """A folder for that KV, so that it outlives the process."""
 
-    # Models are shared for as long as somebody holds them: this does.
-    _engine: Model | None = PrivateAttr(default=None)
+    # What is known of the loaded model: the contexts that it has read, the models that
+    # draft for it, and what drafts bring and passes take.
+    _contexts: ContextCache = PrivateAttr(default_factory=ContextCache)
     _drafter_factory: DrafterFactory | None = PrivateAttr(default=None)
-    _documents: OrderedDict[str, LongDocument] = PrivateAttr(
-        default_factory=OrderedDict
-    )
     _estimates: dict[str, DraftEstimates] = PrivateAttr(default_factory=dict)
     _costs: dict[int, BatchCosts] = PrivateAttr(default_factory=dict)
-    _lock: Any = PrivateAttr(default_factory=threading.Lock)
 
     @model_validator(mode="before")
     @classmethod
@@ -195,30 +156,29 @@ class LongContextGeneration(LocalGeneration):
                 raise ValueError(msg)  # noqa: TRY004  pydantic wants a ValueError
         return value
 
-    @property
-    def engine(self) -> Model:
-        """The target, loaded on first use and shared by the whole process."""
-        self._engine = Model.load(
-            self.model_path,
-            n_ctx=self.n_ctx,
-            n_batch=self.n_batch,
-            n_threads=self.n_threads,
-            n_gpu_layers=self.n_gpu_layers,
-            n_slots=_N_SLOTS,
-            exact_batches=self.exact_batches,
+    def _engine_settings(self) -> dict[str, Any]:
+        return super()._engine_settings() | {
+            "n_slots": _N_SLOTS,
+            "exact_batches": self.exact_batches,
             # Without it, verifying several tokens takes half the time on a CPU.
-            flash_attention=False if self.n_gpu_layers == 0 else None,
-            kv_cache_bytes=self.kv_cache_bytes,
-            kv_cache_dir=self.kv_cache_dir,
-        )
-        return self._engine
+            "flash_attention": False if self.n_gpu_layers == 0 else None,
+            "kv_cache_bytes": self.kv_cache_bytes,
+            "kv_cache_dir": self.kv_cache_dir,
+        }
+
+    def _accept(self, model: Model) -> None:
+        super()._accept(model)
+        self._contexts, self._drafter_factory = ContextCache(), None
+        self._estimates, self._costs = {}, {}
 
     def _prefill(self, conversation: Conversation, context: Any) -> int:
         """Compute the KV of a context ahead of questions; returns its tokens."""
-        head, tail = conversation.around(self.engine)
-        document = self._document(context, len(head) + len(tail) + self.max_tokens)
-        self.engine.open((*head, *document.tokens))
-        return len(document.tokens)
+        model = self.engine
+        head, tail = conversation.around(model)
+        n_other = len(head) + len(tail) + self.max_tokens
+        read = self._read(context, model, n_other)
+        model.open((*head, *read.tokens))
+        return len(read.tokens)
 
     def _prepare(
         self,
@@ -226,115 +186,73 @@ class LongContextGeneration(LocalGeneration):
         context: Any,
         stop: Sequence[str] | None,
         sampling: Sampling,
-        retrieve: Callable[[LongDocument, str], list[Chunk]] | None = None,
+        retrieve: Callable[[LongContext, str], list[Chunk]] | None = None,
     ) -> tuple[Run[DraftStats], list[Chunk]]:
         """Prepare an answer; returns it, and what its drafter reads.
 
         Args:
             conversation: what is asked.
-            context: what it is about.
-            stop: strings that end the answer, besides the model's own.
+            context: what it is asked about.
+            stop: strings that end the answer, besides the face's own.
             sampling: settings of this call.
             retrieve: does what :meth:`_retrieve` does.
         """
         stats, question = DraftStats(), conversation.question
         with stats.preparing():
-            head, tail = conversation.around(self.engine)
+            model = self.engine
+            head, tail = conversation.around(model)
             n_other = len(head) + len(tail) + sampling.max_tokens
-            document = self._document(texts_of(context, question), n_other)
+            document = self._read(found_for(question, context), model, n_other)
             chunks = (retrieve or self._retrieve)(document, question)
             run = self._run(
+                model,
                 conversation,
                 document,
                 chunks,
                 head=head,
                 tail=tail,
-                stops=[*stops_of(self.stop), *stops_of(stop)],
+                stop=stop,
                 sampling=sampling,
                 stats=stats,
             )
         return run, chunks
 
-    def _document(self, context: Any, n_other: int) -> LongDocument:
-        """Tokenise, cut and embed a context, once.
-
-        Raises:
-            ContextOverflowError: it does not fit beside ``n_other`` tokens.
-            InvalidValueError: it is empty, or no text.
-        """
-        text = context_text(context)
-        key = _sha256(text)
-        tokens = self.engine.weights.tokenize(text)
-        n_ctx, dropped = self.engine.n_ctx, 0
-        if len(tokens) > n_ctx - n_other:
-            # Rounded, so that questions of usual lengths see the same context.
-            reserved = max(n_other, min(_RESERVE, n_ctx // 4))
-            room = n_ctx - math.ceil(reserved / _ROUND) * _ROUND
-            dropped = len(tokens) - room
-            self._truncated(len(tokens), n_other, room)
-            tokens = tokens[:room]
-            key = f"{key}-{room}"
-        with self._lock:
-            document = self._documents.pop(key, None)
-        if document is None:
-            document = self._index(tuple(tokens), dropped)
-        with self._lock:
-            self._documents[key] = document
-            while len(self._documents) > _N_DOCUMENTS:
-                self._documents.popitem(last=False)
-        return document
-
-    def _truncated(self, n_tokens: int, n_other: int, room: int) -> None:
-        """Refuse a context that is too long, or warn that its end is dropped."""
-        n_ctx = self.engine.n_ctx
-        if self.truncation == "error" or room < 1:
-            msg = (
-                f"the context has {n_tokens} tokens, and question, template and "
-                f"max_tokens take {n_other}, but n_ctx={n_ctx}; "
-                f"raise n_ctx, shorten the context, or let truncation='end' drop "
-                f"its end"
-            )
-            raise ContextOverflowError(msg)
-        warnings.warn(
-            f"the last {n_tokens - room} of the context's {n_tokens} tokens were "
-            f"dropped: n_ctx={n_ctx} has room for {room}",
-            RuntimeWarning,
-            stacklevel=2,
+    def _read(self, context: Any, model: Model, n_other: int) -> LongContext:
+        """The context as the model reads it, beside ``n_other`` tokens."""
+        return self._contexts.read(
+            context,
+            model,
+            n_other=n_other,
+            may_truncate=self.truncation == "end",
+            chunk_tokens=self.chunk_tokens,
+            embeddings=self.embeddings,
         )
 
-    def _index(self, tokens: tuple[int, ...], dropped: int) -> LongDocument:
-        chunks = chunk(tokens, self.engine.weights.piece, self.chunk_tokens)
-        index = ContextIndex(chunks, self.embeddings) if self.embeddings else None
-        return LongDocument(tokens, dropped, chunks, index)
-
-    def _retrieve(self, document: LongDocument, question: str) -> list[Chunk]:
+    def _retrieve(self, document: LongContext, question: str) -> list[Chunk]:
         """What the drafter reads; nothing without embeddings."""
-        if document.index is None:
-            return []
-        n_tokens = budget(
-            len(document.tokens), self.draft_context_share, self.draft_context_tokens
+        return document.retrieve(
+            question,
+            share=self.draft_context_share,
+            n_tokens=self.draft_context_tokens,
+            least_similarity=self.least_similarity,
         )
-        return document.index.retrieve(question, n_tokens, self.least_similarity)
 
     def _run(
         self,
+        target: Model,
         conversation: Conversation,
-        document: LongDocument,
+        document: LongContext,
         chunks: list[Chunk],
         *,
         head: tuple[int, ...],
         tail: tuple[int, ...],
-        stops: list[str],
+        stop: Sequence[str] | None,
         sampling: Sampling,
         stats: DraftStats,
     ) -> Run[DraftStats]:
         """Put an answer together."""
-        target = self.engine
-        stats.dropped_tokens = document.dropped
+        stats.dropped_tokens = document.n_dropped
         n_prompt = len(head) + len(document.tokens) + len(tail)
-        transcript = Transcript(
-            target.weights, max_tokens=sampling.max_tokens, stops=stops
-        )
         sampler, acceptance = sampling.sampler(), self._acceptance
         can_draft = self.draft_length != 0 and self._can_draft(target)
         chosen = self._chosen if can_draft else []
@@ -356,7 +274,7 @@ class LongContextGeneration(LocalGeneration):
             target=target,
             document=(*head, *document.tokens),
             tail=tail,
-            transcript=transcript,
+            transcript=self._transcript(target, sampling, stop),
             sampler=sampler,
             acceptance=acceptance,
             scheduler=scheduler,
@@ -425,14 +343,8 @@ class LongContextGeneration(LocalGeneration):
         return self._drafter_factory
 
     def _load_drafter(self, path: str, n_ctx: int) -> Model:
-        return Model.load(
-            path,
-            n_ctx=n_ctx,
-            n_batch=self.n_batch,
-            n_threads=self.n_threads,
-            n_gpu_layers=self.n_gpu_layers,
-            n_slots=_N_SLOTS,
-        )
+        own = {"path": path, "n_ctx": n_ctx, "n_slots": _N_SLOTS}
+        return Model.load(**super()._engine_settings() | own)
 
     def _fingerprint(self) -> dict[str, Any]:
         """Scalars that tell one configured model from another (cache key, traces)."""
@@ -456,19 +368,3 @@ def _estimates(name: str) -> DraftEstimates:
     if name == LOOKUP:
         return DraftEstimates(chances=chances_of_match())
     return DraftEstimates()
-
-
-def texts_of(context: Any, question: str) -> Any:
-    """A context that is a retriever becomes what it finds for the question."""
-    return context.invoke(question) if isinstance(context, BaseRetriever) else context
-
-
-def digest_of(context: Any) -> str:
-    """What tells one context from another; a retriever is only itself."""
-    if isinstance(context, BaseRetriever):
-        return f"{type(context).__name__} at {id(context)} of {_PROCESS}"
-    return _sha256(context_text(context))
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.globals import get_llm_cache
@@ -12,9 +12,8 @@ from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
-from langchain_ralmspec.answer.transcript import Transcript
-from langchain_ralmspec.base.local import LocalGeneration, Sampling, stops_of
-from langchain_ralmspec.engine import Model, selftest
+from langchain_ralmspec.base.local import PreparedAnswer, Sampling, info_of, usage_of
+from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.machine import cores
 from langchain_ralmspec.ralm import (
@@ -32,7 +31,7 @@ from langchain_ralmspec.ralm import (
 )
 from langchain_ralmspec.ralm.run import RetrievalRun
 from langchain_ralmspec.retrievers import RaLMSpecRetriever
-from langchain_ralmspec.speculation import GUESS_POLICIES, Estimates, StrideScheduler
+from langchain_ralmspec.speculation import GUESS_POLICIES, Estimates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,12 +39,14 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
     from langchain_core.messages.ai import UsageMetadata
 
+    from langchain_ralmspec.answer.transcript import Transcript
+    from langchain_ralmspec.engine import Model
     from langchain_ralmspec.ralm import RetrievalPolicy
     from langchain_ralmspec.stores import Hit
 
 
 FEW_CORES = 2
-"""On so many, a model that writes leaves none for a search."""
+"""With no more cores than these, a model that writes leaves none for a search."""
 
 
 def _new_estimates() -> Estimates:
@@ -57,27 +58,16 @@ def _new_estimates() -> Estimates:
     return Estimates(contention=2.0 if cores() <= FEW_CORES else 1.0)
 
 
-class RetrievalGeneration(LocalGeneration):
-    """Settings and machinery of generation with retrieval inside."""
+class RetrievalGeneration(SpeculativeGeneration):
+    """Settings of generation with retrieval inside, and one request made of them."""
 
     retriever: Any
     """A ``RaLMSpecRetriever``, a ``VectorStore``, or its ``as_retriever()``."""
 
-    n_ctx: int = Field(default=2048, ge=0)
-    """Tokens of prompt, documents and answer together; 0 takes the model's own."""
-    n_batch: int = Field(default=512, ge=1)
-    """Tokens that are decoded in one call at most."""
-    n_threads: int | None = Field(default=None, ge=1)
-    """Threads of a decode; None: half the cores for single tokens, all for batches."""
-    n_gpu_layers: int = 0
-    """Layers on a GPU; -1 for all."""
-    stop: list[str] | None = None
-    """Strings that end the answer; they are not part of it."""
-
     retrieval_stride: int = Field(default=4, ge=1)
     """Tokens generated between two retrievals."""
     query_window: int = Field(default=32, ge=1)
-    """A query is the last so many tokens of question + answer so far."""
+    """Tokens of a query: the last ones of question + answer so far."""
     retrieval_policy: Literal["stride", "flare", "iter-retgen"] = "stride"
     """When to retrieve: every ``retrieval_stride`` tokens; ``"flare"``: when the next
     sentence has a token under ``flare_threshold``, with that sentence as the query;
@@ -95,11 +85,6 @@ class RetrievalGeneration(LocalGeneration):
     )
     """How a document is shown to the model; may name metadata keys."""
 
-    speculation: bool = True
-    """False is the sequential loop: the same answer, one store call a step."""
-    speculation_stride: int | Literal["auto"] = "auto"
-    """Guesses verified in one store call; ``"auto"`` chooses by what is measured,
-    and speculates only where that is sooner."""
     asynchronous: bool = True
     """Whether to write on while a verification is out, in a thread of its own."""
     prefetch_k: int | None = Field(default=None, ge=1)
@@ -109,8 +94,6 @@ class RetrievalGeneration(LocalGeneration):
     """``"lookup"`` in the session's cache, the ``"same"`` document again, or
     ``"auto"``, whichever is measured to be sooner."""
 
-    # Models are shared for as long as somebody holds them: this does.
-    _engine: Model | None = PrivateAttr(default=None)
     # What requests cost, for the plans of the next ones.
     _estimates: Estimates = PrivateAttr(default_factory=_new_estimates)
 
@@ -140,28 +123,25 @@ class RetrievalGeneration(LocalGeneration):
             raise ValueError(msg)
         return value
 
-    @field_validator("speculation_stride")
-    @classmethod
-    def _usable_stride(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            msg = "must be at least 1, or 'auto'"
-            raise ValueError(msg)
-        return value
-
-    @property
-    def engine(self) -> Model:
-        """The model, loaded on first use and shared by the whole process."""
-        self._engine = Model.load(
-            self.model_path,
-            n_ctx=self.n_ctx,
-            n_batch=self.n_batch,
-            n_threads=self.n_threads,
-            n_gpu_layers=self.n_gpu_layers,
+    def _prepared(
+        self,
+        model: Model,
+        prompt: Prompt,
+        stop: Sequence[str] | None,
+        overrides: dict[str, Any],
+    ) -> PreparedAnswer:
+        """Prepare an answer with what is told about it (see :meth:`_run`)."""
+        run = self._run(model, prompt, stop, overrides)
+        return PreparedAnswer(
+            run, partial(_info, run, model), partial(self._usage, run, model, prompt)
         )
-        return self._engine
 
     def _run(
-        self, prompt: Prompt, stop: Sequence[str] | None, overrides: dict[str, Any]
+        self,
+        model: Model,
+        prompt: Prompt,
+        stop: Sequence[str] | None,
+        overrides: dict[str, Any],
     ) -> RetrievalRun:
         """Prepare an answer to ``prompt``.
 
@@ -171,7 +151,6 @@ class RetrievalGeneration(LocalGeneration):
             UnknownArgumentError: an override that does not exist.
         """
         sampling = self._sampling(overrides)
-        model = self.engine
         if not prompt.tail:
             msg = "the prompt is empty; ask something"
             raise InvalidValueError(msg)
@@ -183,10 +162,7 @@ class RetrievalGeneration(LocalGeneration):
             max_tokens=sampling.max_tokens,
             n_ctx=model.n_ctx,
         )
-        stops = [*stops_of(self.stop), *stops_of(stop)]
-        transcript = Transcript(
-            model.weights, max_tokens=sampling.max_tokens, stops=stops
-        )
+        transcript = self._transcript(model, sampling, stop)
         n_prompt = len(prompt.head) + len(prompt.tail)
         stats = SpeculationStats(prompt_tokens=n_prompt)
         request = Request(
@@ -197,20 +173,13 @@ class RetrievalGeneration(LocalGeneration):
             policy=self._policy(model, prompt, transcript),
         )
         if self._may_speculate(model):
-            events = speculative(request, self._scheduler)
+            guess = self.guess_policy
+            policies = tuple(GUESS_POLICIES) if guess == "auto" else (guess,)
+            scheduler = self._scheduler(policies, asynchronous=self.asynchronous)
+            events = speculative(request, scheduler)
         else:
             events = sequential(request)
         return RetrievalRun(events, request)
-
-    @property
-    def _scheduler(self) -> StrideScheduler:
-        stride, policy = self.speculation_stride, self.guess_policy
-        return StrideScheduler(
-            self._estimates,
-            policies=tuple(GUESS_POLICIES) if policy == "auto" else (policy,),
-            stride=None if stride == "auto" else stride,
-            asynchronous=self.asynchronous,
-        )
 
     def _policy(
         self, model: Model, prompt: Prompt, transcript: Transcript
@@ -223,17 +192,6 @@ class RetrievalGeneration(LocalGeneration):
         if self.retrieval_policy == "flare":
             return Flare(self.flare_threshold, query)
         return FixedStride(self.retrieval_stride, query)
-
-    def _may_speculate(self, model: Model) -> bool:
-        if self.speculation and not selftest.is_repeatable(model):
-            warnings.warn(
-                "decoding is not repeatable bit for bit with these settings, so the "
-                "answer could change under speculation: running sequentially "
-                "(n_gpu_layers=0 usually helps)",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return self.speculation and selftest.is_repeatable(model)
 
     def _writer(
         self, model: Model, prompt: Prompt, transcript: Transcript, sampling: Sampling
@@ -252,32 +210,12 @@ class RetrievalGeneration(LocalGeneration):
 
         return DocumentLayout(render, self.max_document_tokens)
 
-    def _info(self, run: RetrievalRun) -> dict[str, Any]:
-        """What is told about a finished answer."""
-        return {
-            "finish_reason": run.finish_reason,
-            "model_name": self.engine.path.stem,
-            "documents": run.documents,
-            "steps": [
-                {
-                    "tokens": list(step.tokens),
-                    "documents": [hit.id for hit in step.hits],
-                }
-                for step in run.steps
-            ],
-            "speculation": run.stats.as_dict(),
-        }
-
-    def _usage(self, prompt: Prompt, run: RetrievalRun) -> UsageMetadata:
+    def _usage(self, run: RetrievalRun, model: Model, prompt: Prompt) -> UsageMetadata:
         """Tokens in and out; the documents counted are those of the last step."""
         hits = run.steps[-1].hits if run.steps else ()
-        documents = self._layout.tokens(self.engine.weights, hits)
+        documents = self._layout.tokens(model.weights, hits)
         n_input = len(prompt.head) + len(documents) + len(prompt.tail)
-        return {
-            "input_tokens": n_input,
-            "output_tokens": len(run.tokens),
-            "total_tokens": n_input + len(run.tokens),
-        }
+        return usage_of(n_input, len(run.tokens))
 
     def _fingerprint(self) -> dict[str, Any]:
         """Scalars that tell one configured model from another (cache key, traces)."""
@@ -291,3 +229,12 @@ class RetrievalGeneration(LocalGeneration):
             "retriever": self.retriever.key,
             "n_documents": self.retriever.store.count() if caches else None,
         }
+
+
+def _info(run: RetrievalRun, model: Model) -> dict[str, Any]:
+    """What is told about a finished answer."""
+    steps = [
+        {"tokens": list(step.tokens), "documents": [hit.id for hit in step.hits]}
+        for step in run.steps
+    ]
+    return info_of(run, model) | {"documents": run.documents, "steps": steps}

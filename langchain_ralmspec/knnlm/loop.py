@@ -266,7 +266,7 @@ class NeighbourLoop(TokenLoop[_Guesses, _Found]):
         if self._scheduler is None or not n_steps:
             return
         if self._plan.policy is None:
-            self._scheduler.estimates.left_alone()
+            self._scheduler.estimates.decay()
         elif self._plan.rate:
             seconds = time.perf_counter() - self._round_start
             self._scheduler.estimates.followed(

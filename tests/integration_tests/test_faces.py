@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -26,6 +28,7 @@ from pydantic import ValidationError
 
 from langchain_ralmspec import (
     ChatRaLMSpec,
+    ChatRapid,
     ContextOverflowError,
     FaissStore,
     InvalidValueError,
@@ -140,7 +143,9 @@ def test_chat_in_a_chain(chat: ChatRaLMSpec) -> None:
 
 
 def test_the_document_stands_at_the_head_of_the_system_turn(chat: ChatRaLMSpec) -> None:
-    prompt = chat._prompt([SystemMessage("Be brief."), HumanMessage("Why?")])
+    prompt = chat._prompt(
+        chat.engine, [SystemMessage("Be brief."), HumanMessage("Why?")]
+    )
     weights = chat.engine.weights
     assert list(prompt.head) == weights.tokenize("<|im_start|>system\n", special=True)
     after = b"".join(map(weights.piece, prompt.tail)).decode()
@@ -162,12 +167,13 @@ def test_without_a_system_turn_the_document_opens_the_first_user_turn(
         patch.setattr(weights, "metadata", lambda key: template)
         patch.setitem(vars(chat.engine), "template", ChatTemplate(weights))
         prompt = chat._prompt(
+            chat.engine,
             [
                 AIMessage("Hello."),
                 HumanMessage("Why?"),
                 AIMessage("So."),
                 HumanMessage("And?"),
-            ]
+            ],
         )
     before = b"".join(map(weights.piece, prompt.head)).decode()
     after = b"".join(map(weights.piece, prompt.tail)).decode()
@@ -176,8 +182,8 @@ def test_without_a_system_turn_the_document_opens_the_first_user_turn(
 
 
 def test_neighbouring_turns_of_one_role_are_merged(chat: ChatRaLMSpec) -> None:
-    twice = chat._prompt([HumanMessage("One."), HumanMessage("Two.")])
-    once = chat._prompt([HumanMessage("One.\n\nTwo.")])
+    twice = chat._prompt(chat.engine, [HumanMessage("One."), HumanMessage("Two.")])
+    once = chat._prompt(chat.engine, [HumanMessage("One.\n\nTwo.")])
     assert twice == once
 
 
@@ -386,6 +392,67 @@ def test_a_copy_with_another_context_has_it(llm: RaLMSpecLLM) -> None:
     assert copy.engine.weights is llm.engine.weights
     with pytest.raises(UnknownArgumentError, match=r"'n_cxt'.*'n_ctx'"):
         llm.model_copy(update={"n_cxt": 512})
+
+
+@pytest.mark.parametrize("kind", [RaLMSpecLLM, ChatRaLMSpec, ChatRapid])
+def test_a_loaded_model_needs_its_file_no_more(
+    kind: Any,
+    gguf: str,
+    retriever: RaLMSpecRetriever,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = {"context": "Lists."} if kind is ChatRapid else {"retriever": retriever}
+    file = tmp_path / "model.gguf"
+    file.symlink_to(gguf)
+    monkeypatch.chdir(tmp_path)
+    face = kind(model_path="model.gguf", max_tokens=8, n_ctx=1024, **own)
+    answer = texts(face.stream(QUESTIONS[0]))
+    monkeypatch.chdir(tmp_path.parent)
+    assert texts([face.invoke(QUESTIONS[0])]) == answer
+    file.unlink()
+    file.write_bytes(b"something else")
+    monkeypatch.chdir(tmp_path)
+    assert texts([face.invoke(QUESTIONS[0])]) == answer
+    assert texts(face.stream(QUESTIONS[0])) == answer
+    assert face.get_num_tokens("one two") == 2
+    face.n_ctx = 512  # only now the file is looked at
+    with pytest.raises(ModelFileError, match=r"model\.gguf"):
+        face.invoke(QUESTIONS[0])
+
+
+def texts(pieces: Iterable[Any]) -> str:
+    return "".join(p if isinstance(p, str) else str(p.text) for p in pieces)
+
+
+def test_an_assigned_argument_loads_another_model(llm: RaLMSpecLLM) -> None:
+    first = llm.engine
+    assert llm.engine is first
+    llm.n_ctx = 512
+    assert llm.engine is not first
+    assert llm.engine.n_ctx == 512
+    assert llm.engine.weights is first.weights
+    with pytest.raises(ContextOverflowError, match="n_ctx=512"):
+        llm.invoke("word " * 600)
+    llm.n_ctx = 2048
+    assert llm.engine is first
+
+
+def test_another_model_has_read_no_context_and_timed_no_drafts(gguf: str) -> None:
+    text = "A list is sorted by sort."
+    chat = ChatRapid(model_path=gguf, context=text, n_ctx=512, max_tokens=8)
+    chat.invoke(QUESTIONS[0])
+    contexts = chat._contexts
+    assert contexts._kept
+    assert chat._costs
+    assert chat._estimates
+    chat.invoke(QUESTIONS[1])
+    assert chat._contexts is contexts
+    chat.n_ctx = 384
+    assert chat.engine.n_ctx == 384
+    assert not chat._contexts._kept
+    assert not chat._costs
+    assert not chat._estimates
 
 
 def test_invalidate_makes_cached_answers_stale(gguf: str, corpus: Corpus) -> None:

@@ -1,0 +1,71 @@
+"""What the completion models share: an answer becomes LangChain's generations."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.language_models.llms import BaseLLM
+from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+
+from langchain_ralmspec.base.local import LocalGeneration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from langchain_core.callbacks import CallbackManagerForLLMRun
+
+    from langchain_ralmspec.base.local import PreparedAnswer
+
+
+class LocalCompletion(LocalGeneration, BaseLLM):
+    """A completion model; a subclass prepares the answers."""
+
+    @abstractmethod
+    def _answer(
+        self, prompt: str, stop: list[str] | None, overrides: dict[str, Any]
+    ) -> PreparedAnswer:
+        """Prepare an answer to a prompt."""
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        return super()._get_ls_params(stop=stop, **kwargs) | self._tracing_params()
+
+    def _generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        # All are prepared, and refused if need be, before the first one runs.
+        answers = [self._answer(prompt, stop, kwargs) for prompt in prompts]
+        generations: list[list[Any]] = []  # LLMResult's union is invariant
+        usage = Counter[str]()
+        for answer in answers:
+            text = "".join(answer.text)
+            info = _info(answer)
+            usage.update(info["usage_metadata"])
+            generations.append([Generation(text=text, generation_info=info)])
+        output = {"model_name": self.engine.path.stem, "token_usage": dict(usage)}
+        return LLMResult(generations=generations, llm_output=output)
+
+    def _stream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[GenerationChunk]:
+        answer = self._answer(prompt, stop, kwargs)
+        for text in answer.text:
+            chunk = GenerationChunk(text=text)
+            if run_manager:
+                run_manager.on_llm_new_token(text, chunk=chunk)
+            yield chunk
+        yield GenerationChunk(text="", generation_info=_info(answer))
+
+
+def _info(answer: PreparedAnswer) -> dict[str, Any]:
+    """What is told about a finished answer."""
+    return answer.metadata() | {"usage_metadata": answer.usage()}

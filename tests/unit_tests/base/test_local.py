@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.vectorstores import InMemoryVectorStore
+
+from langchain_ralmspec import (
+    ChatRaLMSpec,
+    ChatRapid,
+    DatastoreError,
+    KNNDatastore,
+    KNNLMSpecLLM,
+    RaLMSpecLLM,
+    RapidChain,
+)
+from langchain_ralmspec.engine import Model
+from langchain_ralmspec.knnlm import datastore
+from tests.unit_tests.knnlm.fakes import FakeReader
+
+STORE = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
+FACES: list[tuple[Any, dict[str, Any]]] = [
+    (RaLMSpecLLM, {"retriever": STORE}),
+    (ChatRaLMSpec, {"retriever": STORE}),
+    (RapidChain, {}),
+    (ChatRapid, {"context": "A long text."}),
+]
+CHANGES: list[tuple[str, Any]] = [
+    ("model_path", "other.gguf"),
+    ("n_ctx", 99),
+    ("n_batch", 99),
+    ("n_threads", 3),
+    ("n_gpu_layers", 1),
+]
+CHANGES_OF_RAPID: list[tuple[str, Any]] = [
+    ("exact_batches", True),
+    ("kv_cache_bytes", 0),
+    ("kv_cache_dir", "folder"),
+]
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The settings of every model that is loaded."""
+    given: list[dict[str, Any]] = []
+
+    def load(**settings: Any) -> FakeReader:
+        given.append(settings)
+        return FakeReader()
+
+    monkeypatch.setattr(Model, "load", load)
+    return given
+
+
+@pytest.mark.parametrize(("kind", "own"), FACES)
+def test_a_model_is_loaded_once_for_its_settings(
+    kind: Any, own: dict[str, Any], loads: list[dict[str, Any]]
+) -> None:
+    face = kind(model_path="model.gguf", **own)
+    assert not loads, "loading is lazy"
+    changes = CHANGES + (CHANGES_OF_RAPID if "Rapid" in kind.__name__ else [])
+    for n_loaded, (name, value) in enumerate([("max_tokens", 5), *changes], 1):
+        setattr(face, name, value)
+        model = face.engine
+        assert face.engine is model
+        assert face.get_token_ids("ab") == [*b"ab"]
+        assert len(loads) == n_loaded
+    settings = loads[-1]
+    assert settings["path"] == "other.gguf"
+    for name, value in changes[1:]:
+        assert settings[name] == value
+
+
+def test_a_datastore_is_checked_with_every_model_that_is_loaded(
+    loads: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = FakeReader()
+    monkeypatch.setattr(datastore, "_reader", lambda *_: reader)
+    store = KNNDatastore.build(["abcdefg"], model_path="tiny.gguf", path=tmp_path / "s")
+    checked: list[Any] = []
+    require_model = KNNDatastore.require_model
+
+    def spy(self: KNNDatastore, model: Any) -> None:
+        checked.append(model)
+        require_model(self, model)
+
+    monkeypatch.setattr(KNNDatastore, "require_model", spy)
+    llm = KNNLMSpecLLM(model_path="tiny.gguf", datastore=store, k=1)
+    first = llm.engine
+    assert llm.engine is first
+    llm.n_ctx = 99
+    assert checked == [first, llm.engine]
+
+    stranger = FakeReader()
+    stranger.weights.sha256 = "1" * 64
+    monkeypatch.setattr(Model, "load", lambda **_: stranger)
+    llm.n_ctx = 98
+    for _ in range(2):
+        with pytest.raises(DatastoreError, match="made by"):
+            llm.engine  # noqa: B018  it is a property

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from langchain_core.embeddings import DeterministicFakeEmbedding
+
+from langchain_ralmspec.errors import ContextOverflowError
+from langchain_ralmspec.rapid import context
+from langchain_ralmspec.rapid.context import ContextCache
+
+WEIGHTS = SimpleNamespace(
+    tokenize=lambda text: [*text.encode()], piece=lambda token: bytes([token])
+)
+MODEL: Any = SimpleNamespace(weights=WEIGHTS, n_ctx=2048)
+EMBEDDINGS = DeterministicFakeEmbedding(size=8)
+
+
+def read(cache: ContextCache, text: str, **settings: Any) -> context.LongContext:
+    usual = {"n_other": 100, "may_truncate": True, "chunk_tokens": 64}
+    return cache.read(text, MODEL, **{**usual, "embeddings": EMBEDDINGS, **settings})
+
+
+def test_a_context_is_read_once_for_its_settings() -> None:
+    cache = ContextCache()
+    first = read(cache, "A text. " * 40)
+    assert bytes(first.tokens).decode() == "A text. " * 40
+    assert read(cache, "A text. " * 40, n_other=500) is first
+    for other in ({"chunk_tokens": 32}, {"embeddings": None}):
+        assert read(cache, "A text. " * 40, **other) is not first
+    assert read(cache, "A text! " * 40) is not first
+    assert read(cache, "A text. " * 40) is first
+
+
+def test_the_latest_contexts_are_kept() -> None:
+    cache = ContextCache()
+    texts = [f"Text {number}." for number in range(context._N_KEPT + 1)]
+    kept = [read(cache, text) for text in texts]
+    assert read(cache, texts[-1]) is kept[-1]
+    assert read(cache, texts[1]) is kept[1]
+    assert read(cache, texts[0]) is not kept[0]
+
+
+def test_what_does_not_fit_is_dropped_with_a_warning_or_refused() -> None:
+    cache, text = ContextCache(), "word " * 500
+    with pytest.warns(RuntimeWarning, match=r"last 964 of .* 2500 .* room for 1536"):
+        cut = read(cache, text)
+    assert (len(cut.tokens), cut.n_dropped) == (1536, 964)
+    with pytest.warns(RuntimeWarning, match="dropped"):
+        assert read(cache, text, n_other=400) is cut, "questions share the context"
+    with pytest.raises(ContextOverflowError, match=r"2500 .*take 100.*n_ctx=2048"):
+        read(cache, text, may_truncate=False)
+    with pytest.raises(ContextOverflowError, match="take 2000"):
+        read(cache, text, n_other=2000)
+
+
+def test_only_an_index_retrieves() -> None:
+    budget: Any = {"share": 0.1, "n_tokens": 50, "least_similarity": -1.0}
+    cache, text = ContextCache(), "One sentence. " * 30
+    found = read(cache, text).retrieve("Which?", **budget)
+    assert 0 < sum(len(chunk.tokens) for chunk in found) <= 50
+    assert read(cache, text, embeddings=None).retrieve("Which?", **budget) == []
