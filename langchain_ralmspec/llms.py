@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.language_models.llms import BaseLLM
 from pydantic import Field, field_validator, model_validator
@@ -106,7 +106,7 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
     """T, in squared distances: a neighbour further than the nearest by T has a vote
     e times smaller. None takes a fifth of the datastore's typical distance between
     a key and the nearest of another place."""
-    speculation_stride: int | Literal[auto] = "auto"
+    speculation_stride: int | Literal["auto"] = "auto"
     """Tokens guessed before a search; ``"auto"`` chooses by what is measured, and
     speculates only where that is sooner. Guesses come from probing the datastore: where
     it cannot be probed (an approximate index, fewer than 20,000 entries, or no
