@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from langchain_ralmspec.answer.sampling import Sampler
     from langchain_ralmspec.engine import Model
-    from langchain_ralmspec.engine.binding import Weights
+    from langchain_ralmspec.engine.weights import Weights
     from langchain_ralmspec.rapid.documents import Chunk
     from langchain_ralmspec.rapid.draft import Drafter
     from langchain_ralmspec.rapid.prompt import Conversation
