@@ -1,13 +1,12 @@
-"""Torch, where it may be used."""
+"""Torch where it may be used, and FAISS's threads."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from types import ModuleType
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
 
 
 def loaded_torch() -> ModuleType | None:
@@ -25,8 +24,17 @@ def loaded_torch() -> ModuleType | None:
 
 def installed_torch() -> ModuleType | None:
     """Torch, imported now if it is installed."""
-    if importlib.util.find_spec("torch") is None:
-        return None
-    import torch
+    if importlib.util.find_spec("torch"):
+        import torch  # noqa: F401
+    return loaded_torch()
 
-    return torch
+
+@contextmanager
+def one_thread(faiss: ModuleType) -> Iterator[None]:
+    """Let FAISS use one thread; OpenMP keeps this number per calling thread."""
+    earlier = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(earlier)
