@@ -1,19 +1,15 @@
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import faiss
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from langchain_community.docstore.in_memory import InMemoryDocstore
 from langchain_community.vectorstores.faiss import FAISS
 from langchain_core.documents import Document
-from numpy.typing import NDArray
 
 from langchain_ralmspec.errors import (
     DimensionMismatchError,
@@ -21,11 +17,19 @@ from langchain_ralmspec.errors import (
     MissingExtraError,
     StoreError,
 )
-from langchain_ralmspec.ralm import Session
-from langchain_ralmspec.stores import FaissStore, Hit, Query, faiss_index, open_store
+from langchain_ralmspec.stores import FaissStore, Hit, Query, open_store
+from tests.unit_tests.stores.faiss_toys import (
+    IDS,
+    KINDS,
+    N_QUERIES,
+    N_ROWS,
+    langchain_faiss,
+    make_flat_ip,
+    make_flat_l2,
+    store_over,
+)
 from tests.unit_tests.stores.toys import (
     DIMENSION,
-    BatchTableEmbeddings,
     BrokenEmbeddings,
     TableEmbeddings,
     best_ids,
@@ -33,63 +37,6 @@ from tests.unit_tests.stores.toys import (
     some_queries,
     table,
 )
-
-N_ROWS = 200
-N_QUERIES = 7
-
-
-def make_flat_ip() -> Any:
-    return faiss.IndexFlatIP(DIMENSION)
-
-
-def make_flat_l2() -> Any:
-    return faiss.IndexFlatL2(DIMENSION)
-
-
-def make_hnsw() -> Any:
-    index = faiss.IndexHNSWFlat(DIMENSION, 32)
-    index.hnsw.efSearch = N_ROWS  # wide enough to be exact here
-    return index
-
-
-def make_ivf() -> Any:
-    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(DIMENSION), DIMENSION, 4)
-    index.cp.min_points_per_centroid = 1
-    index.train(table(N_ROWS))
-    index.nprobe = 4  # every list: exact
-    return index
-
-
-KINDS: dict[str, tuple[Callable[[], Any], bool, str]] = {
-    "flat_ip": (make_flat_ip, False, "inner_product"),
-    "flat_l2": (make_flat_l2, False, "squared_l2"),
-    "normalized_l2": (make_flat_l2, True, "cosine"),
-    "hnsw": (make_hnsw, False, "squared_l2"),
-    "ivf": (make_ivf, False, "squared_l2"),
-}
-
-
-def langchain_faiss(kind: str = "flat_l2", n_rows: int = N_ROWS) -> FAISS:
-    make_index, normalize, _ = KINDS[kind]
-    vectors = table(n_rows)
-    store = FAISS(
-        BatchTableEmbeddings(np.vstack([vectors, table(N_QUERIES, seed=1)])),
-        make_index(),
-        InMemoryDocstore(),
-        {},
-        normalize_L2=normalize,
-    )
-    if n_rows:
-        store.add_documents(documents(n_rows), ids=[d.id for d in documents(n_rows)])
-    return store
-
-
-def store_over(
-    index: Any, vectors: NDArray[np.float32], ids: Sequence[str] | None = None
-) -> FaissStore:
-    """A store whose index takes these vectors, with documents of the same texts."""
-    index.add(vectors)
-    return FaissStore(index, documents(len(vectors)), TableEmbeddings(vectors), ids=ids)
 
 
 def pairs(hits: Sequence[Hit]) -> list[tuple[str, float]]:
@@ -102,9 +49,8 @@ def test_finds_what_brute_force_finds(kind: str, k: int) -> None:
     store = open_store(langchain_faiss(kind))
     texts = [f"v{N_ROWS + i}" for i in range(N_QUERIES)]
     found = store.search(store.encode(texts), k)
-    ids = [f"id{row:03d}" for row in range(N_ROWS)]
     expected = [
-        best_ids(query, table(N_ROWS), ids, k, KINDS[kind][2])
+        best_ids(query, table(N_ROWS), IDS, k, KINDS[kind][2])
         for query in table(N_QUERIES, seed=1)
     ]
     assert [[hit.id for hit in hits] for hits in found] == expected
@@ -145,41 +91,6 @@ def test_top_hit_is_langchains(kind: str) -> None:
     ours = [hits[0].id for hits in store.search(store.encode(texts), 1)]
     theirs = [vectorstore.similarity_search(text, k=1)[0].id for text in texts]
     assert ours == theirs
-
-
-@settings(max_examples=60)
-@given(data=st.data())
-@pytest.mark.parametrize("metric", ["inner_product", "squared_l2"])
-def test_batch_equals_each_alone_with_duplicates(
-    metric: str, data: st.DataObject
-) -> None:
-    seed = data.draw(st.integers(0, 2**31))
-    n_distinct = data.draw(st.integers(1, 12))
-    n_rows = data.draw(st.integers(1, 80))
-    n_queries = data.draw(st.integers(1, 24))
-    k = data.draw(st.integers(1, 40))
-    generator = np.random.default_rng(seed)
-    distinct = generator.standard_normal((n_distinct, 8)).astype(np.float32)
-    vectors = distinct[generator.integers(0, n_distinct, n_rows)]
-    # Ids in an order of their own, so that row order cannot pass for id order.
-    ids = [f"{number:03d}" for number in generator.permutation(n_rows)]
-    kind = faiss.IndexFlatIP if metric == "inner_product" else faiss.IndexFlatL2
-    store = store_over(kind(8), vectors, ids)
-    asked = generator.standard_normal((n_queries, 8)).astype(np.float32)
-    queries = [Query(str(i), vector) for i, vector in enumerate(asked)]
-    together = store.search(queries, k, with_vectors=True)
-    arrays = store.find(queries, k, depth=2, with_vectors=True)
-    for query, hits, found in zip(queries, together, arrays, strict=True):
-        assert pairs(hits) == pairs(store.search([query], k)[0])
-        assert query.vector is not None
-        groups = {hit.score for hit in hits}
-        assert len(groups) <= n_distinct
-        assert [h.id for h in hits] == best_ids(query.vector, vectors, ids, k, metric)
-        # The same, as arrays.
-        assert pairs(hits) == list(zip(found.ids, found.scores, strict=True))
-        assert list(found.hits) == hits[:2]
-        assert found.vectors is not None
-        np.testing.assert_array_equal(found.vectors, [hit.vector for hit in hits])
 
 
 def test_ties_wider_than_the_margin_fall_to_the_smallest_ids() -> None:
@@ -309,241 +220,11 @@ def test_deletion_renumbers_rows_but_not_hits() -> None:
     assert after[0][0].document == before[0][1].document
 
 
-@pytest.mark.parametrize("kind", ["flat_ip", "flat_l2"])
-def test_no_vector_exceeds_the_max_norm(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(faiss_index, "_ROWS_MEASURED", 7)
-    vectorstore = langchain_faiss(kind)
-    store = FaissStore.from_langchain(vectorstore)
-    length = float(np.linalg.norm(table(N_ROWS), axis=1).max())
-
-    def longest() -> float:
-        known = store.max_norm()
-        assert known is store.max_norm(), "nothing has changed"
-        assert known is not None
-        return known.longest
-
-    assert length < longest() < 1.001 * length
-    before = store.max_norm()
-
-    near = [0.1] * DIMENSION
-    vectorstore.add_embeddings([("near", near)], ids=["near"])
-    assert longest() < 1.001 * length
-    assert store.max_norm() is not before, "there is a new row"
-    vectorstore.add_embeddings([("far", [50.0] * DIMENSION)], ids=["far"])
-    assert longest() > 50 * DIMENSION**0.5
-
-    vectorstore.delete(["far"])
-    assert length < longest() < 1.001 * length
-
-    vectorstore.add_embeddings([("nowhere", [np.nan] * DIMENSION)], ids=["nan"])
-    assert store.max_norm() is None
-
-
-@pytest.mark.parametrize(("kind", "n_rows"), [("hnsw", 9), ("ivf", 9), ("flat_l2", 0)])
-def test_where_the_nearest_may_be_missed_there_is_no_max_norm(
-    kind: str, n_rows: int
-) -> None:
-    assert FaissStore.from_langchain(langchain_faiss(kind, n_rows)).max_norm() is None
-
-
-@settings(max_examples=60)
-@given(
-    kind=st.sampled_from(["flat_ip", "flat_l2", "normalized_l2"]),
-    is_filtered=st.booleans(),
-    depth=st.integers(1, 3),
-    prefetch_k=st.sampled_from([1, 5, 40, 400]),
-    step=st.sampled_from([0.0, 0.02, 0.2]),
-    seed=st.integers(0, 999),
-)
-def test_what_a_session_has_proven_is_what_the_store_says(
-    *,
-    kind: str,
-    is_filtered: bool,
-    depth: int,
-    prefetch_k: int,
-    step: float,
-    seed: int,
-) -> None:
-    rng = np.random.default_rng(seed)
-    condition = (lambda metadata: metadata["row"] % 3 > 0) if is_filtered else None
-    store = FaissStore.from_langchain(langchain_faiss(kind), condition)
-    session = Session(store, depth=depth, prefetch_k=prefetch_k)
-    session.measure()
-    vector = table(N_ROWS)[seed % N_ROWS] + 0.1 * rng.normal(size=DIMENSION)
-
-    def encode(texts: Sequence[str]) -> list[Query]:
-        units = store._index.normalized(vector[np.newaxis].astype(np.float32))
-        mine = units[0] if kind == "normalized_l2" else vector.astype(np.float32)
-        return [Query(text, mine) for text in texts]
-
-    store.encode = encode  # type: ignore[method-assign]
-    (current,) = session.verify([Query("q")])
-    for number in range(12):
-        vector = vector + step * rng.normal(size=DIMENSION)
-        guess = session.guess("lookup", f"q{number}", current)
-        (current,) = session.retrieve(f"q{number}").truth
-        if guess.is_proven:
-            assert [h.id for h in guess.hits] == [h.id for h in current]
-        else:
-            (current,) = session.verify([Query(f"q{number}")])
-
-
-@pytest.mark.parametrize("kind", ["flat_ip", "flat_l2", "normalized_l2"])
-def test_a_session_proves_what_it_has_asked(kind: str) -> None:
-    store = FaissStore.from_langchain(langchain_faiss(kind))
-    store.encode = lambda texts: [some_queries(N_QUERIES)[0] for _ in texts]  # type: ignore[method-assign]
-    session = Session(store, prefetch_k=40)
-    session.measure()
-    (current,) = session.verify([Query("q0")])
-    assert session.guess("lookup", "q0", current).is_proven
-
-
-def session_at_q0(store: Any, *, prefetch_k: int) -> tuple[Session, Any]:
-    """A session that looks up ``"q1"`` while ``"q0"``'s documents are shown."""
-    vectors = dict(zip(("q0", "q1"), some_queries(2), strict=True))
-    store.encode = lambda texts: [vectors[text] for text in texts]
-    session = Session(store, prefetch_k=prefetch_k)
-    _, current = session.verify([Query("q1"), Query("q0")])
-    return session, current
-
-
-def test_only_documents_that_are_shown_are_looked_up() -> None:
-    vectorstore = langchain_faiss()
-    asked: list[str] = []
-    look_up = vectorstore.docstore.search
-    vectorstore.docstore.search = lambda search: asked.append(search) or look_up(search)  # type: ignore[method-assign,func-returns-value]
-    store = FaissStore.from_langchain(vectorstore)
-    session, current = session_at_q0(store, prefetch_k=40)
-    assert len(asked) == 2
-    assert len(session._cache) > 40
-    (truth,) = session.retrieve("q1").truth
-    asked.clear()
-    guess = session.guess("lookup", "q1", current)
-    assert [hit.document for hit in guess.hits] == [hit.document for hit in truth]
-    assert asked == [truth[0].id]
-
-
-def test_a_guess_shows_what_the_store_has_now() -> None:
-    vectorstore = langchain_faiss()
-    session, current = session_at_q0(
-        FaissStore.from_langchain(vectorstore), prefetch_k=40
-    )
-    best = session.guess("lookup", "q1", current).hits[0]
-    text = best.document.page_content
-    vectorstore.delete([best.id])
-    guess = session.guess("lookup", "q1", current)
-    assert (guess.policy, guess.hits, guess.margin) == ("same", current, None)
-    changed = Document(page_content=text, metadata={"is": "new"})
-    vectorstore.add_documents([changed], ids=[best.id])
-    guess = session.guess("lookup", "q1", current)
-    assert guess.hits[0].document.metadata == {"is": "new"}
-    assert guess.hits[0].document == session.retrieve("q1").truth[0][0].document
-
-
-def test_a_search_of_a_subclass_is_not_passed_by() -> None:
-    class Reversed(FaissStore):
-        def search(
-            self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
-        ) -> list[list[Hit]]:
-            found = super().search(queries, k, with_vectors=with_vectors)
-            return [hits[::-1] for hits in found]
-
-    store = Reversed.from_langchain(langchain_faiss())
-    (best,) = store.find(some_queries(1), 5, depth=5, with_vectors=False)
-    session, current = session_at_q0(store, prefetch_k=5)
-    assert [hit.id for hit in current] == [best.ids[-1]]
-    assert len(session._hits) == len(session._cache) > 0
-
-
 def test_unfiltered_ivf_search_leaves_deletion_possible() -> None:
     vectorstore = langchain_faiss("ivf")
     open_store(vectorstore).search(some_queries(N_QUERIES), 3)
     # With a direct map FAISS would refuse this.
     assert vectorstore.index.remove_ids(np.array([N_ROWS - 1])) == 1
-
-
-@pytest.fixture
-def threshold() -> Any:
-    name = "distance_compute_blas_threshold"
-    earlier = getattr(faiss.cvar, name)
-    faiss.cvar.distance_compute_blas_threshold = 12345
-    yield lambda: getattr(faiss.cvar, name)
-    faiss.cvar.distance_compute_blas_threshold = earlier
-
-
-def spied(*, fails: bool = False) -> tuple[list[tuple[int, int]], FaissStore]:
-    """A store, and a list of (threshold, number of threads) of each search."""
-    seen: list[tuple[int, int]] = []
-
-    class SpyIndex(faiss.IndexFlatL2):
-        def search_and_reconstruct(self, x: Any, k: int, **kwargs: Any) -> Any:
-            threshold = faiss.cvar.distance_compute_blas_threshold
-            seen.append((threshold, faiss.omp_get_max_threads()))
-            if fails:
-                raise MemoryError("no room")
-            return super().search_and_reconstruct(x, k, **kwargs)
-
-    return seen, store_over(SpyIndex(DIMENSION), table(N_ROWS))
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    earlier = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(2)
-    yield
-    faiss.omp_set_num_threads(earlier)
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_route_of_a_scan_depends_on_its_size(
-    threshold: Callable[[], int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen, store = spied()
-    store.search(some_queries(8), 1)  # small
-    monkeypatch.setattr(faiss_index, "SMALL_SCAN", 0)
-    store.search(some_queries(1), 1)
-    store.search(some_queries(8), 1)
-    assert seen == [(12345, 1), (12345, 1), (12345, 2)]
-    assert (threshold(), faiss.omp_get_max_threads()) == (12345, 2)
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_settings_are_restored_when_the_search_raises(
-    threshold: Callable[[], int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(faiss_index, "SMALL_SCAN", 0)
-    seen, store = spied(fails=True)
-    for n_queries in (1, 8):
-        with pytest.raises(StoreError, match="FAISS failed to search: MemoryError"):
-            store.search(some_queries(n_queries), 1)
-    assert seen == [(12345, 1), (12345, 2)]
-    assert (threshold(), faiss.omp_get_max_threads()) == (12345, 2)
-
-
-def test_threads_searching_at_once_get_their_own_answers(
-    threshold: Callable[[], int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(faiss_index, "SMALL_SCAN", 0)
-    store = open_store(langchain_faiss())
-    queries = some_queries(40)
-    expected = [[h.id for h in hits] for hits in store.search(queries, 5)]
-    wrong: list[object] = []
-
-    def work() -> None:
-        for _ in range(20):
-            found = [[h.id for h in hits] for hits in store.search(queries, 5)]
-            if found != expected:
-                wrong.append(found)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-    assert threshold() == 12345
 
 
 @pytest.mark.parametrize(
