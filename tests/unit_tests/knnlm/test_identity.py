@@ -66,7 +66,7 @@ class Text:
 
     def __init__(self, case: Case, datastore: Any = None) -> None:
         self.case = case
-        self.datastore = datastore or FakeDatastore(
+        self.datastore: Any = datastore or FakeDatastore(
             case.n_entries,
             case.seed,
             case.is_approximate,
