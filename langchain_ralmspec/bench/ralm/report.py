@@ -8,7 +8,8 @@ from rich import box
 from rich.table import Table
 
 from langchain_ralmspec.bench.comparison import PARTS
-from langchain_ralmspec.bench.ralm.contest import NARROW, SEQUENTIAL
+from langchain_ralmspec.bench.contest import SEQUENTIAL
+from langchain_ralmspec.bench.ralm.contest import NARROW
 
 if TYPE_CHECKING:
     from rich.console import Console
