@@ -15,7 +15,7 @@ from langchain_ralmspec.bench.demo import Demo
 from langchain_ralmspec.bench.engine import engine
 from langchain_ralmspec.bench.options import add_command
 from langchain_ralmspec.cli.datastore import datastore
-from langchain_ralmspec.cli.doctor import doctor
+from langchain_ralmspec.cli.doctor.command import doctor
 from langchain_ralmspec.cli.models import models
 from langchain_ralmspec.cli.preload import preload
 
