@@ -6,16 +6,15 @@ from typing import Any
 
 import pytest
 
-from langchain_ralmspec.bench.comparison import Pair
-from langchain_ralmspec.bench.knnlm import contest as knnlm_contest
+from langchain_ralmspec.bench import comparison
+from langchain_ralmspec.bench.comparison import Pair, ask
+from langchain_ralmspec.bench.contest import SEQUENTIAL
 from langchain_ralmspec.bench.knnlm.contest import (
-    SEQUENTIAL,
     TokenComparison,
     TokenContest,
-    answer,
+    figures,
     sums,
 )
-from langchain_ralmspec.bench.knnlm.figures import figures
 from langchain_ralmspec.speculation import SpeculationStats
 from tests.unit_tests.bench.knnlm.fakes import AUTO, CLOCK, SLOW, SPEC, FakeLLM
 
@@ -24,12 +23,12 @@ from tests.unit_tests.bench.knnlm.fakes import AUTO, CLOCK, SLOW, SPEC, FakeLLM
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers cost nothing here, but collecting garbage before each would."""
     monkeypatch.setattr(gc, "collect", lambda: 0)
-    monkeypatch.setattr(knnlm_contest, "time", CLOCK)
+    monkeypatch.setattr(comparison, "time", CLOCK)
 
 
 def said(stats: SpeculationStats = SLOW, tokens: tuple[int, ...] = (1, 2, 3)) -> Any:
     llm: Any = FakeLLM("", stats, tokens=tokens)
-    return answer(llm, "prompt")
+    return ask(llm, "prompt")
 
 
 def a_contest(
@@ -53,9 +52,9 @@ def test_an_answer_takes_what_the_clock_on_the_wall_says() -> None:
 def test_every_row_goes_first_as_often() -> None:
     log: list[tuple[str, str]] = []
     contest = a_contest(log)
-    contest.warm_up("warm")
+    contest.warm_up(["warm"])
     assert Counter(log) == {(row, "warm"): 1 for row in (SEQUENTIAL, "Spec", "+S")}
-    assert (contest.prompts, contest.answers) == ([], {})
+    assert (contest.questions, contest.answers) == ([], {})
     log.clear()
     for number in range(9):
         contest.ask(f"prompt {number}")
@@ -127,6 +126,7 @@ def test_sums_are_of_all_and_seconds_of_one() -> None:
         "generating": 1.0,
         "guessing": 0.045,
         "waiting": 3.25,
+        "embedding": 0.0,
         "searching": 2.75,
     }
     assert told["counts"] == {
@@ -145,6 +145,7 @@ def test_the_row_that_chooses_its_stride_is_quoted_at_the_first_k() -> None:
     told = figures(contests)
     assert told["summary"] == {
         "speedup_median": 2.0,
+        "speedup_sums": 2.0,
         "ceiling": pytest.approx(5.0),
         "attainable": told["by_k"]["16"]["attainable"],
         "identical": True,
@@ -155,6 +156,7 @@ def test_the_row_that_chooses_its_stride_is_quoted_at_the_first_k() -> None:
     of_k = told["by_k"]["1"]
     assert list(of_k["rows"]) == ["Spec", "+S"]
     assert of_k["retrieval_share"] == pytest.approx(0.8)
+    assert of_k["search_share"] == pytest.approx(3.5 / 5)
     assert of_k[SEQUENTIAL]["seconds"]["all"] == 5.0
     assert of_k["rows"]["Spec"]["plans"] == {"lookup 3": 0.75, "sequential": 0.25}
 

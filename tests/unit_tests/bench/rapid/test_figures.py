@@ -14,7 +14,7 @@ from langchain_ralmspec.bench.rapid.contest import (
 )
 from langchain_ralmspec.bench.rapid.documents import Sample
 from langchain_ralmspec.bench.rapid.figures import Row, _batch_costs
-from langchain_ralmspec.bench.rapid.pass_costs import PassCosts
+from langchain_ralmspec.bench.rapid.policies import PassCosts
 from langchain_ralmspec.rapid import DraftStats
 
 PROMPT = (*range(10, 40), 1, 2)
