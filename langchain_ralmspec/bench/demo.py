@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from langchain_ralmspec.assets.corpus import QUESTIONS, load_questions
@@ -25,6 +23,7 @@ from langchain_ralmspec.bench.options import (
     auto_or_number,
 )
 from langchain_ralmspec.bench.ralm.workload import Corpus, StoreName, Workload
+from langchain_ralmspec.bench.table import new_table
 from langchain_ralmspec.chat_models import ChatRaLMSpec
 from langchain_ralmspec.errors import MissingExtraError
 from langchain_ralmspec.retrievers import RaLMSpecRetriever
@@ -178,17 +177,10 @@ def _answered_by_both(
 
 
 def _report(comparison: Comparison, title: str, console: Console) -> None:
-    table = Table(title=title, box=box.SIMPLE_HEAD)
-    for heading in (
-        "",
-        "sequential",
-        "speculative",
-        "speed-up",
-        "identical",
-        "right guesses",
-        "store calls",
-    ):
-        table.add_column(heading.replace(" ", "\n"), justify="right")
+    table = new_table(
+        title, "", "sequential", "speculative", "speed-up", "identical",
+        "right guesses", "store calls",
+    )  # fmt: skip
     for number, pair in enumerate(comparison.pairs, start=1):
         slow, fast = pair.sequential, pair.speculative
         table.add_row(

@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 
 from langchain_ralmspec.bench.contest import SEQUENTIAL
+from langchain_ralmspec.bench.table import spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,13 +91,11 @@ def _speedups(figures: dict[str, Any]) -> Table:
         "of\ntotals", "attain-\nable", "reached", "identical", "right\nguesses",
     )  # fmt: skip
     for k, name, row in _rows(figures["by_k"]):
-        low, middle, high = row["speedup_quartiles"]
         n_identical = sum(answer["identical"] for answer in row["answers"])
         table.add_row(
             k,
             name,
-            f"{middle:.2f}×",
-            f"{low:.2f}–{high:.2f}",
+            *spread(row["speedup_quartiles"]),
             f"{row['summary']['speedup_sums']:.2f}×",
             f"{row['summary']['attainable']:.2f}×",
             f"{row['reached']:.0%}",

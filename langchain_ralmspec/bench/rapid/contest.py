@@ -53,7 +53,6 @@ class LongAnswer:
         text: the answer.
         tokens: its ids.
         pieces: their texts.
-        sources: who proposed them, or ``"target"``.
         ended: whether the model ended it, not the limit.
         stats: counts and seconds.
         drafters: who drafted, and what is known of them since.
@@ -62,7 +61,6 @@ class LongAnswer:
     text: str
     tokens: tuple[int, ...]
     pieces: tuple[str, ...]
-    sources: tuple[str, ...]
     ended: bool
     stats: DraftStats
     drafters: dict[str, Estimate] = field(default_factory=dict)
@@ -384,7 +382,6 @@ def _answer(run: LongRun) -> LongAnswer:
         pieces=tuple(
             weights.piece(token).decode("utf-8", "replace") for token in run.tokens
         ),
-        sources=tuple(source for part in run.written for source in part.sources),
         ended=request.finish_reason == "stop",
         stats=run.stats,
         drafters={

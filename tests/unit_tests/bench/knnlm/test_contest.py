@@ -108,15 +108,6 @@ def test_a_row_that_never_guessed_could_attain_nothing() -> None:
     row = TokenComparison([Pair("prompt", said(), said())])
     assert row.bounds.guess == 0
     assert row.attainable == 1
-    assert row.as_dict()["own_verification"] is None
-
-
-def test_a_row_keeps_the_line_of_its_own_verifications() -> None:
-    contest = a_contest()
-    contest.ask("one")
-    told = contest.comparisons()["Spec"].as_dict()
-    assert told["own_verification"] == {"base": pytest.approx(0.7), "per_query": 0.0}
-    assert told["costs_seconds"]["verification"]["per_query"] == pytest.approx(0.1)
 
 
 def test_sums_are_of_all_and_seconds_of_one() -> None:

@@ -99,13 +99,11 @@ def test_the_figures_say_what_was_measured(documents: Path, tmp_path: Path) -> N
     first, second = drafting["first_question"], drafting["second_question"]
     assert first["quartiles"][1] == pytest.approx(20 / 12.5, rel=0.05)
     assert second["quartiles"][1] == pytest.approx(10.1 / 2.6, rel=0.05)
-    assert drafting["acceptance_by_position"] == [[15, 15], [15, 0]]
     assert drafting["quality"]["contains"] == 1.0
     assert figures["rows"]["rag"]["attainable"] is None
     assert [sample["is_first"] for sample in figures["samples"]] == [True, False, True]
     answer = figures["samples"][0]["rows"]["SD"]
     assert answer["text"] == "the cat sat"
-    assert len(answer["pieces"]) == len(answer["sources"]) == 11
     assert answer["stats"]["dropped_tokens"] == 9
     assert answer["rounds"][0] == ["lookup", 2, 1]
     assert figures["batch_costs"][0]["seconds"]["32"] > 0

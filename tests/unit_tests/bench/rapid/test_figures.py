@@ -31,8 +31,7 @@ def answer(
 ) -> LongAnswer:
     stats = DraftStats(seconds=seconds + 1.0, first_token=1.0, rounds=rounds or [])
     texts = tuple(map(str, tokens))
-    sources = ("target",) * len(tokens)
-    return LongAnswer("", tokens, texts, sources, ended, stats, drafters or {})
+    return LongAnswer("", tokens, texts, ended, stats, drafters or {})
 
 
 def asked(**answers: LongAnswer) -> Asked:
