@@ -79,7 +79,10 @@ def spread(path: str) -> Cell:
     """The median, bold, and the quartiles around it."""
 
     def cell(figures: Any, at: str) -> str:
-        low, middle, high = find(figures, path.format(at))
+        quartiles = find(figures, path.format(at))
+        if quartiles is None:
+            return ""
+        low, middle, high = quartiles
         return f"**{middle:.2f}** ({low:.2f}–{high:.2f})"
 
     return cell

@@ -29,6 +29,7 @@ from tests.unit_tests.bench.knnlm.fakes import (
     fake_model,
     write_datastore,
 )
+from tests.unit_tests.scripts.cells import cells
 
 Bench = Callable[..., Benchmark]
 
@@ -125,6 +126,12 @@ def test_the_figures_say_what_was_measured(bench: Bench, tmp_path: Path) -> None
     assert figures["provenance"]["machine"]["cores"]
     assert figures["perplexity"]["tokens"] == 19
     assert len(figures["perplexity"]["rows"]) == 2 * 3 * 6
+    shown = cells("knnlm", figures, "16")  # in the docs
+    assert shown["+S, median (quartiles)"] == "**2.00** (2.00–2.00)"
+    assert shown["*a*, a guess"] == "100.0, 9.0 ms"
+    assert shown["*b(s)*"] == "400 + 100.0·s ms"
+    assert (shown["search"], shown["right"], shown["Spec"]) == ("70%", "80.0%", "1.25")
+    assert all(cells("perplexity", figures, "1").values())
 
 
 def test_all_rows_share_one_datastore(bench: Bench, made: Made) -> None:

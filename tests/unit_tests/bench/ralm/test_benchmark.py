@@ -21,6 +21,7 @@ from langchain_ralmspec.bench.ralm.report import report
 from langchain_ralmspec.bench.ralm.workload import Workload
 from langchain_ralmspec.errors import InvalidValueError
 from tests.unit_tests.bench.test_comparison import FAST, SLOW, STEPS
+from tests.unit_tests.scripts.cells import cells
 
 QUESTIONS = [f"question {number}" for number in range(9)]
 
@@ -181,6 +182,16 @@ def test_the_figures_say_what_was_measured(
         assert row["seconds"]["all"] == 2.0
     assert figures["sequential"]["seconds"]["all"] == 3.0
     assert figures["narrow"]["speedup_quartiles"] == [1.0, 1.0, 1.0]
+    shown = cells("ralm", figures)  # in the docs
+    assert (shown["*a*"], shown["*b*"], shown["retrieval"]) == (
+        "100 ms",
+        "200 ms",
+        "67%",
+    )
+    assert shown["speed-up, median (quartiles)"] == "**1.50** (1.50–1.50)"
+    assert (shown["right"], shown["of sums"]) == ("75%", "1.50")
+    assert cells("boosters", figures)["+A"] == "1.50"
+    assert cells("ralm-short", figures)["speed-up"] == "**1.50**"
 
 
 def test_the_warm_up_takes_other_questions_where_there_are_any(

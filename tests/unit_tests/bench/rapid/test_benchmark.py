@@ -19,6 +19,7 @@ from langchain_ralmspec.bench.rapid.report import report
 from langchain_ralmspec.errors import InvalidValueError
 from tests.unit_tests.bench.rapid.fakes import FakeChain, FakeEngine, Letters
 from tests.unit_tests.cli.shell import run
+from tests.unit_tests.scripts.cells import cells
 
 SUMMARY = {
     "speedup_median",
@@ -32,6 +33,7 @@ SUMMARY = {
 }
 CONTEXT = " ".join(f"the cat sat on mat {n}." for n in range(40))
 Settings = list[dict[str, Any]]
+_PARTS_SHOWN = ("quoting", "not_quoting")
 
 
 @pytest.fixture
@@ -107,6 +109,28 @@ def test_the_figures_say_what_was_measured(documents: Path, tmp_path: Path) -> N
     assert answer["stats"]["dropped_tokens"] == 9
     assert answer["rounds"][0] == ["lookup", 2, 1]
     assert figures["batch_costs"][0]["seconds"]["32"] > 0
+
+
+@pytest.mark.usefixtures("settings")
+def test_the_tables_of_the_docs_read_what_is_written(
+    documents: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.json"
+    Benchmark(documents=documents, drafter="self", json=file).run()
+    figures = json.loads(file.read_text(encoding="utf-8"))
+    shown = cells("rapid", figures)
+    assert shown["speed-up, median (quartiles)"] == "**4.00** (4.00–4.00)"
+    assert (shown["answers"], shown["differ"]) == ("3", "0")
+    assert (shown["acceptance"], shown["plain, tokens/s"]) == ("50%", "1.0")
+    parts = [cells("rapid", figures, f"/where_{part}") for part in _PARTS_SHOWN]
+    assert sorted(part["answers"] for part in parts) == ["0", "3"]
+    quality = cells("quality", figures, "RAPID η=5")
+    assert quality["as plain decoding"] == "3 of 3"
+    assert quality["contains it"] == "100%"
+    assert all(cells("pass-costs", figures).values())
+    first = cells("first-token", figures)
+    assert first["first question about a text"] == "10.0"
+    assert first["with the KV read from `kv_cache_dir`"] == ""
 
 
 def test_rows_differ_in_how_they_draft_only(
