@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from langchain_ralmspec.bench.contest import rotated
 from langchain_ralmspec.bench.rapid.answers import quoted_share
-from langchain_ralmspec.bench.rapid.pass_costs import PassCosts
+from langchain_ralmspec.bench.rapid.policies import PassCosts
 from langchain_ralmspec.rapid import ContextIndex, Conversation, budget, chunk, join
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ class LongAnswer:
         text: the answer.
         tokens: its ids.
         pieces: their texts.
-        sources: who proposed them, or ``"target"``.
         ended: whether the model ended it, not the limit.
         stats: counts and seconds.
         drafters: who drafted, and what is known of them since.
@@ -62,7 +62,6 @@ class LongAnswer:
     text: str
     tokens: tuple[int, ...]
     pieces: tuple[str, ...]
-    sources: tuple[str, ...]
     ended: bool
     stats: DraftStats
     drafters: dict[str, Estimate] = field(default_factory=dict)
@@ -198,7 +197,7 @@ class LongContest:
         before = self._time_passes(request)
         answers = {
             row: self._answer(row, sample)
-            for row in in_turn(list(self.chains), len(self.asked))
+            for row in rotated(list(self.chains), len(self.asked))
         }
         after = self._time_passes(request)
         assert self._opening is not None  # noqa: S101  no document is empty
@@ -359,13 +358,6 @@ _WARM_TOKENS = 32
 def length_class(prompt: Sequence[int]) -> int:
     """Prompts of about one length, for which passes cost about the same."""
     return round(2 * math.log2(max(1, len(prompt))))
-
-
-def in_turn(rows: Sequence[str], number: int) -> list[str]:
-    """Rows in an order in which each goes first and last in turn."""
-    first = number % len(rows)
-    turned = [*rows[first:], *rows[:first]]
-    return turned if number // len(rows) % 2 == 0 else turned[::-1]
 
 
 def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
