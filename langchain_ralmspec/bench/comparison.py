@@ -70,7 +70,7 @@ def ask(
 
 
 def _steps(run: Any) -> list[dict[str, Any]]:
-    if not hasattr(run, "steps"):  # a kNN-LM's tokens come without documents
+    if not any(step.hits for step in run.steps):  # a kNN-LM has no documents
         return [{"tokens": list(run.tokens)}]
     return [
         {"tokens": list(step.tokens), "documents": [hit.id for hit in step.hits]}

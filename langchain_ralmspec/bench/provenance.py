@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from langchain_ralmspec.machine import wait_policy
+
 _PACKAGES = (
     "llama-cpp-python",
     "faiss-cpu",
@@ -63,7 +65,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_bytes": _memory_bytes(),
         "system": platform.platform(),
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "omp_wait_policy": wait_policy(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
     }
