@@ -383,7 +383,6 @@ def _answer(run: Run[DraftStats]) -> LongAnswer:
         pieces=tuple(
             weights.piece(token).decode("utf-8", "replace") for token in run.tokens
         ),
-        sources=tuple(source for part in run.steps for source in part.sources),
         ended=run.finish_reason == "stop",
         stats=run.stats,
         drafters={
