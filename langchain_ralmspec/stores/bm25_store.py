@@ -162,17 +162,9 @@ class BM25Store:
     def search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
     ) -> list[list[Hit]]:
-        """Find the ``k`` best documents for every query, best first, in one call.
+        """Find the ``k`` best documents for every query, as :meth:`Store.search` does.
 
         The queries are scored one after the other: threads gained nothing.
-
-        Args:
-            queries: made by ``encode``.
-            k: hits per query; fewer come back when the store holds fewer.
-            with_vectors: changes nothing: there are none.
-
-        Returns:
-            One list of hits per query; equal scores by the smaller id.
 
         Raises:
             InvalidValueError: ``k`` is below 1.

@@ -79,8 +79,7 @@ class ChromaStore:
     def dimension(self) -> int | None:
         """Length of the stored vectors; None while the collection is empty.
 
-        The first reading asks the collection for one record; where Chroma raises, so
-        does it, a StoreError.
+        The first reading asks the collection for one record.
         """
         collection = self._collection
         if self._seen is None or self._seen[0] != collection.id:
@@ -92,28 +91,16 @@ class ChromaStore:
         return self._seen[1]
 
     def encode(self, texts: Sequence[str]) -> list[Query]:
-        """Turn query texts into queries, in one batch.
-
-        Raises:
-            StoreError: the encoder raised, or returned something unusable.
-        """
+        """Turn query texts into queries, in one batch; StoreError where that fails."""
         return make_queries(self._embeddings, texts)
 
     def search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
     ) -> list[list[Hit]]:
-        """Find the ``k`` best documents for every query, best first, in one request.
+        """Find the ``k`` best documents for every query, as :meth:`Store.search` does.
 
-        More than one only where SQLite does not take all the results at once.
-
-        Args:
-            queries: made by ``encode``.
-            k: hits per query; fewer come back when the collection holds fewer.
-            with_vectors: whether the hits carry their stored vectors, which a server
-                sends as text.
-
-        Returns:
-            One list of hits per query; equal scores by the smaller id.
+        In one request, unless SQLite does not take so many results at once. A server
+        sends vectors as text, so ask for them only when they are needed.
 
         Raises:
             InvalidValueError: ``k`` is below 1, or a query has no vector.
@@ -142,11 +129,7 @@ class ChromaStore:
         return hits
 
     def count(self) -> int:
-        """Number of stored documents, those that a filter hides included.
-
-        Raises:
-            StoreError: Chroma raised.
-        """
+        """Number of stored documents, those that a filter hides included."""
         with reported_as_store_error(self._name, "count"):
             return int(self._collection.count())
 

@@ -106,12 +106,7 @@ class FaissStore:
         )
 
     def encode(self, texts: Sequence[str]) -> list[Query]:
-        """Turn query texts into queries, in one batch.
-
-        Raises:
-            StoreError: the encoder raised, or returned something unusable.
-            DimensionMismatchError: the vectors do not fit an index of unit vectors.
-        """
+        """Turn query texts into queries, in one batch; StoreError where that fails."""
         queries = make_queries(self._embeddings, texts)
         if not (self._normalize and queries):
             return queries
@@ -122,16 +117,9 @@ class FaissStore:
     def search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
     ) -> list[list[Hit]]:
-        """Find the ``k`` best documents for every query, best first, in one call.
+        """Find the ``k`` best documents for every query, as :meth:`Store.search` does.
 
-        Args:
-            queries: made by ``encode``.
-            k: hits per query; fewer come back when the store holds fewer, or an
-                approximate index finds fewer.
-            with_vectors: whether the hits carry their stored vectors.
-
-        Returns:
-            One list of hits per query; equal scores by the smaller id.
+        Fewer come back where an approximate index finds fewer.
 
         Raises:
             InvalidValueError: ``k`` is below 1, or a query has no vector.
@@ -156,11 +144,7 @@ class FaissStore:
             ]
 
     def document(self, id_: str) -> Document:
-        """The document with that id, as it is now.
-
-        Raises:
-            StoreError: there is none any more.
-        """
+        """The document with that id, as it is now; StoreError where there is none."""
         with reported_as_store_error("FAISS", "look up a document"):
             return self._rows.document(id_)
 

@@ -60,8 +60,7 @@ class GenericStore:
     def dimension(self) -> int | None:
         """Length of the vectors; None when the store shows no embeddings.
 
-        The first reading may embed a word to find out; where the encoder raises, so
-        does it, a StoreError.
+        The first reading may embed a word to find out.
         """
         if self._dimension is None and self._embeddings is not None:
             self._dimension = encode_queries(self._embeddings, ["length"]).shape[1]
@@ -72,9 +71,6 @@ class GenericStore:
 
         A store that searches by text embeds once more on its own; the vector made
         here is then for scores and caches only.
-
-        Raises:
-            StoreError: the encoder raised, or returned something unusable.
         """
         embeddings = self._embeddings
         if embeddings is None:
@@ -89,17 +85,11 @@ class GenericStore:
     ) -> list[list[Hit]]:
         """Find the ``k`` best documents for every query, each searched alone.
 
-        Args:
-            queries: made by ``encode``.
-            k: hits per query; fewer come back when the store holds fewer.
-            with_vectors: whether the hits carry vectors: the stored ones of an
-                InMemoryVectorStore; else the documents are embedded again, if the
-                store shows its embeddings.
-
-        Returns:
-            One list of hits per query, in the store's own order. The score is the
-            cosine similarity when both vectors are known, which ``with_vectors``
-            decides; else it is ordinal only: minus the rank, counted from 0.
+        They are in the store's own order. The vectors are the stored ones of an
+        InMemoryVectorStore; else the documents are embedded again, if the store shows
+        its embeddings. The score is the cosine similarity when both vectors are known,
+        which ``with_vectors`` decides; else it is ordinal only: minus the rank,
+        counted from 0.
 
         Raises:
             InvalidValueError: ``k`` is below 1, or a query has no vector.

@@ -115,7 +115,7 @@ def test_a_scan_finds_all_rows_there_are(scanned: Scanned, k: int) -> None:
     assert scanned == [("torch", 3)]
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(data=st.data())
 @pytest.mark.parametrize("metric", FLAT)
 @pytest.mark.parametrize("form", ["faiss", "numpy", "torch", "bfloat16"])
