@@ -102,8 +102,10 @@ def test_queries_say_whether_they_came_from_a_batch(
 
 
 def test_failing_encoder_keeps_its_cause() -> None:
-    with pytest.raises(StoreError, match="BrokenEmbeddings") as caught:
-        encode_queries(BrokenEmbeddings(), ["a"])
+    with pytest.raises(
+        StoreError, match=r"BrokenEmbeddings .*encoder is down"
+    ) as caught:
+        make_queries(BrokenEmbeddings(), ["a"])
     assert isinstance(caught.value.__cause__, ConnectionError)
 
 
