@@ -30,7 +30,7 @@ _LENGTH_ERROR = 1e-4  # of a length in float32, relative
 
 
 class Rows:
-    """Rows in float32, copied in blocks, so that growing moves none, or not at all.
+    """Rows in float32, in place or copied: in blocks, so that growing moves none.
 
     Attributes:
         matrix: the matrix as it is now where its rows are not copied, else None.
@@ -57,7 +57,7 @@ class Rows:
         with np.errstate(over="ignore"):
             squares = np.einsum("nd,nd->n", chunk, chunk)
         longest = float(np.sqrt(squares.max())) * (1 + _LENGTH_ERROR)
-        if self.matrix is None:  # there may be no memory, and then nothing has changed
+        if self.matrix is None:  # without memory this raises, and nothing has changed
             number, first = divmod(self.n_rows, BLOCK_ROWS)
             if number == len(self._blocks):
                 self._blocks.append(self._empty((BLOCK_ROWS, chunk.shape[1])))
@@ -168,6 +168,11 @@ class BFloat16Rows(Rows):
         part[:] = exact
         lost = float(_lost_by_rounding(self._torch, exact, part).max())
         self.most_lost = max(self.most_lost, lost)
+
+
+def block_end(start: int) -> int:
+    """Where the block ends that this row is in."""
+    return (start // BLOCK_ROWS + 1) * BLOCK_ROWS
 
 
 def _empty(torch: ModuleType, shape: tuple[int, ...], dtype: Any) -> Any:

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from langchain_ralmspec.scans import rows as kept
 from langchain_ralmspec.scans.candidates import (
     Candidates,
     distance_reach,
     product_reach,
     take_block,
 )
-from langchain_ralmspec.scans.rows import ROUNDING, BFloat16Rows, Rows
+from langchain_ralmspec.scans.rows import ROUNDING, BFloat16Rows, Rows, block_end
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,7 +95,7 @@ class Scan:
         self._lock = threading.Lock()  # a scan takes all cores
 
     def growth(self, n_rows: int) -> int:
-        """Bytes that a copy in bfloat16, if there is one, grows by with the matrix."""
+        """Bytes that more rows take in the copy in bfloat16, if there is one."""
         n_numbers: int = (n_rows - len(self._vectors)) * self._vectors.shape[1]
         return 2 * n_numbers if self._rounded else 0
 
@@ -190,7 +189,7 @@ class Scan:
         elif not self._is_centred:
             rows.matrix = self._vectors
         while (start := rows.n_rows) < len(self._vectors):
-            stop = min(start + _CONVERTED_ROWS, _block_end(start), len(self._vectors))
+            stop = min(start + _CONVERTED_ROWS, block_end(start), len(self._vectors))
             rows.append(self._read(slice(start, stop)))
         return rows
 
@@ -222,7 +221,7 @@ class Scan:
         torch = self._torch if name == "torch" else None
         step, start = max(1, _SCORES_PER_BLOCK // len(queries)), 0
         while start < n_rows:
-            stop = min(start + step, _block_end(start), n_rows)
+            stop = min(start + step, block_end(start), n_rows)
             added = None if squares is None else squares[start:stop]
             scores = rows.scores(factors, rows.part(start, stop), added, torch)
             take_block(found, scores, start)
@@ -232,10 +231,7 @@ class Scan:
         return found
 
     def _is_as_exact(
-        self,
-        name: FormName,
-        queries: Floats,
-        found: Sequence[Candidates],
+        self, name: FormName, queries: Floats, found: Sequence[Candidates]
     ) -> bool:
         """Whether scores are off by no more than the form says, in a sample.
 
@@ -245,9 +241,8 @@ class Scan:
         errors = self._rows(name).errors(queries)
         if name == "torch":  # twice what is relative to the sum of squared lengths
             errors = np.full(len(queries), 2 * ROUNDING)
-        for query, error, each in zip(
-            queries.astype(float), errors, found, strict=True
-        ):
+        wide = queries.astype(float)
+        for query, error, each in zip(wide, errors, found, strict=True):
             some = slice(None, None, max(1, len(each.rows) // _CHECKED))
             rows = self._read(each.rows[some]).astype(float)
             squares = np.einsum("nd,nd->n", rows, rows)
@@ -275,10 +270,6 @@ def fastest(works: dict[FormName, Callable[[], object]]) -> FormName:
             if seconds > 4 * min(least.values()):
                 break
     return min(least, key=lambda name: least[name])
-
-
-def _block_end(start: int) -> int:
-    return (start // kept.BLOCK_ROWS + 1) * kept.BLOCK_ROWS
 
 
 def _places(n_rows: int) -> NDArray[np.int64]:
