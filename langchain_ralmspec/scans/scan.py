@@ -210,6 +210,7 @@ class Scan:
             return None
         errors = rows.errors(queries)
         reach: Callable[..., Callable[[float], float]]
+        squares: Floats | None
         if self._metric == "inner_product":
             reach = partial(product_reach, longest=rows.longest)
             factors, squares = -queries, None
