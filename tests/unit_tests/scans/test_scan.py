@@ -113,9 +113,8 @@ def test_the_best_rows_are_among_the_candidates(
     noise = rng.choice([0, 0, 0.1, 1], (n_queries, 1)).astype(np.float32)
     queries += noise * rng.standard_normal(queries.shape).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            candidates, "GROUPS", data.draw(st.sampled_from([1, 3, 16, 2048]))
-        )
+        groups = data.draw(st.sampled_from([1, 3, 16, 2048]))
+        patch.setattr(candidates, "GROUPS", groups)
         patch.setattr(rows_module, "BLOCK_ROWS", data.draw(st.integers(20, 320)))
         scores = data.draw(st.sampled_from([60, 200, 700, 1 << 22]))
         patch.setattr(scan_module, "_SCORES_PER_BLOCK", scores)
@@ -253,8 +252,7 @@ def test_numbers_that_are_not_finite_are_left_to_others(
     rows, queries = (drawn_rows("plain", n, 16, n).astype("f") for n in (20, 2))
     (rows, queries)[where][1, 0] = bad
     scan = scan_by(form, rows, metric)
-    assert scan.candidates(queries, 3) is None
-    assert scan.failures == 1
+    assert (scan.candidates(queries, 3), scan.failures) == (None, 1)
     if where == 1:
         assert missed(scan, rows, queries[:1], 3) == 0
         assert scan.failures == 0
