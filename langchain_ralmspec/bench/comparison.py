@@ -9,16 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from langchain_ralmspec.answer.statistics import SpeculationStats
+from langchain_ralmspec.chat_models import ChatRaLMSpec
+from langchain_ralmspec.llms import KNNLMSpecLLM, RaLMSpecLLM
 from langchain_ralmspec.ralm.flights import THREADS
 from langchain_ralmspec.speculation import Bounds, Line
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
-
-if TYPE_CHECKING:
-    from langchain_ralmspec.answer.statistics import SpeculationStats
-    from langchain_ralmspec.chat_models import ChatRaLMSpec
-    from langchain_ralmspec.llms import KNNLMSpecLLM, RaLMSpecLLM
 
 _PATIENCE = 10.0  # seconds; a call that takes longer will not end soon
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from langchain_ralmspec.bench.comparison import (
     Answer,
@@ -13,10 +13,7 @@ from langchain_ralmspec.bench.comparison import (
     mean_seconds,
 )
 from langchain_ralmspec.bench.contest import SEQUENTIAL, Contest
-from langchain_ralmspec.speculation import Line
-
-if TYPE_CHECKING:
-    from langchain_ralmspec.speculation import Bounds
+from langchain_ralmspec.speculation import Bounds, Line
 
 AUTO = "+S"
 """The row whose figures are quoted, if it is there."""

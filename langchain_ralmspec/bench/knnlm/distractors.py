@@ -8,18 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from langchain_ralmspec.assets.progress import bar
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.knnlm import KNNDatastore
 from langchain_ralmspec.knnlm.entries import EntryWriter, Manifest
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from langchain_ralmspec.knnlm import KNNDatastore
 
 _SEED = 20240125
 _ROWS = 1 << 15  # written at a time

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from langchain_ralmspec.assets.progress import bar
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence as Tokens
-
-    from numpy.typing import NDArray
-
-    from langchain_ralmspec.engine import Model
-    from langchain_ralmspec.knnlm import KNNDatastore, Neighbours
+from langchain_ralmspec.engine import Model
+from langchain_ralmspec.knnlm import KNNDatastore, Neighbours
 
 INTERPOLATIONS = (0.0, 0.05, 0.1, 0.15, 0.25, 0.4)
 """λ that are tried."""

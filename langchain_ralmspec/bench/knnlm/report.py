@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from langchain_ralmspec.bench.contest import SEQUENTIAL
 from langchain_ralmspec.bench.table import spread
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.console import Console
 
 PAPER = {"exact": {1: 7.59, 1024: 3.88}, "approximate": {1: 2.45, 1024: 2.37}}
 """The speed-ups that the paper has, up to, by kind of search and k."""

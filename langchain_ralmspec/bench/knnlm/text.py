@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from langchain_ralmspec.engine.weights import Weights
 from langchain_ralmspec.errors import InvalidValueError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from langchain_ralmspec.engine.weights import Weights
 
 
 def read_text(file: Path) -> str:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from langchain_core.documents import Document
+from numpy.typing import NDArray
 
 from langchain_ralmspec.stores.faiss_rows import FixedRows
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _PREFIX = "distractor-"
 _SEED = 20240125

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from langchain_ralmspec.bench.comparison import PARTS
 from langchain_ralmspec.bench.contest import SEQUENTIAL
 from langchain_ralmspec.bench.ralm.contest import NARROW
 from langchain_ralmspec.bench.table import new_table, spread
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 
 def report(figures: dict[str, Any], console: Console) -> None:

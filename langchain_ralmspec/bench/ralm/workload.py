@@ -12,9 +12,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
+import numpy as np
 from langchain_core.documents import Document
+from numpy.typing import NDArray
 
 from langchain_ralmspec.assets.cache import cache_dir
 from langchain_ralmspec.assets.corpus import Passage, load_passages, stdlib_passages
@@ -29,10 +31,6 @@ from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
 from langchain_ralmspec.files import replacing_folder
 from langchain_ralmspec.machine import free_memory
 from langchain_ralmspec.stores import FaissStore, SentenceTransformerEmbeddings
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 StoreName = Literal["faiss-flat", "faiss-hnsw", "chroma", "chroma-http", "bm25"]
 

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from langchain_core.embeddings import Embeddings
 from rich.console import Console
 
 from langchain_ralmspec.assets.targets import find_embeddings, find_gguf
@@ -54,9 +55,6 @@ from langchain_ralmspec.bench.rapid.figures import figures
 from langchain_ralmspec.bench.rapid.report import report
 from langchain_ralmspec.chains import RapidChain
 from langchain_ralmspec.errors import InvalidValueError
-
-if TYPE_CHECKING:
-    from langchain_core.embeddings import Embeddings
 
 ROWS = (PLAIN, RAG, SD, RAPID)
 """Plain decoding; the same on retrieved passages only; drafting without transfer of

@@ -13,22 +13,25 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
+from langchain_core.embeddings import Embeddings
 
+from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.bench.contest import rotated
 from langchain_ralmspec.bench.rapid.answers import quoted_share
+from langchain_ralmspec.bench.rapid.documents import Sample
 from langchain_ralmspec.bench.rapid.policies import PassCosts
-from langchain_ralmspec.rapid import ContextIndex, Conversation, budget, chunk, join
-
-if TYPE_CHECKING:
-    from langchain_core.embeddings import Embeddings
-
-    from langchain_ralmspec.answer.run import Run
-    from langchain_ralmspec.bench.rapid.documents import Sample
-    from langchain_ralmspec.chains import RapidChain
-from langchain_ralmspec.rapid import DraftStats, LongRequest
+from langchain_ralmspec.chains import RapidChain
+from langchain_ralmspec.rapid import (
+    ContextIndex,
+    Conversation,
+    DraftStats,
+    LongRequest,
+    budget,
+    chunk,
+    join,
+)
 
 PLAIN, RAG, SD, RAPID = "plain", "rag", "SD", "RAPID"
 
@@ -383,7 +386,6 @@ def _answer(run: Run[DraftStats]) -> LongAnswer:
         pieces=tuple(
             weights.piece(token).decode("utf-8", "replace") for token in run.tokens
         ),
-        sources=tuple(source for part in run.steps for source in part.sources),
         ended=run.finish_reason == "stop",
         stats=run.stats,
         drafters={

@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from langchain_ralmspec.bench.rapid.answers import score
 from langchain_ralmspec.bench.rapid.contest import (
@@ -15,6 +15,7 @@ from langchain_ralmspec.bench.rapid.contest import (
     SD,
     Asked,
     LongAnswer,
+    LongContest,
     length_class,
 )
 from langchain_ralmspec.bench.rapid.policies import (
@@ -28,9 +29,6 @@ from langchain_ralmspec.bench.rapid.policies import (
     model_attainable,
     oracle,
 )
-
-if TYPE_CHECKING:
-    from langchain_ralmspec.bench.rapid.contest import LongContest
 
 _LOOKUP = "lookup"
 _MOSTLY = 0.5  # of an answer

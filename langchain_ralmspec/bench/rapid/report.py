@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from langchain_ralmspec.bench.rapid.contest import PLAIN, RAG, SD
 from langchain_ralmspec.bench.table import new_table, spread
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 _MAX_LISTED = 12
 _NOTHING = "–"

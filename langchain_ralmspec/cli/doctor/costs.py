@@ -9,16 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from langchain_ralmspec.cli.doctor.target import Target
+from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.ralm import Session
+from langchain_ralmspec.ralm.run import RetrievalRun
 from langchain_ralmspec.stores import Query
-
-if TYPE_CHECKING:
-    from langchain_ralmspec.cli.doctor.target import Target
-    from langchain_ralmspec.engine import Model
-    from langchain_ralmspec.ralm import Session
-    from langchain_ralmspec.ralm.run import RetrievalRun
 
 _T = TypeVar("_T")
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from langchain_ralmspec.cli.doctor.costs import Costs
+from langchain_ralmspec.cli.doctor.target import Target
 from langchain_ralmspec.engine.selftest import is_repeatable
 from langchain_ralmspec.machine import (
     cpu_quota,
@@ -14,13 +16,14 @@ from langchain_ralmspec.machine import (
     wait_policy,
     whole_cores,
 )
-from langchain_ralmspec.stores import BM25Store, ChromaStore, FaissStore, GenericStore
+from langchain_ralmspec.stores import (
+    BM25Store,
+    ChromaStore,
+    FaissStore,
+    GenericStore,
+    Store,
+)
 from langchain_ralmspec.stores.embedding import embeds_in_batches
-
-if TYPE_CHECKING:
-    from langchain_ralmspec.cli.doctor.costs import Costs
-    from langchain_ralmspec.cli.doctor.target import Target
-    from langchain_ralmspec.stores import Store
 
 _OPENMP_USERS = {"torch": "torch", "faiss": "FAISS", "llama_cpp": "llama.cpp"}
 

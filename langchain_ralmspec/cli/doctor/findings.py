@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from langchain_ralmspec.assets.models import MODELS
 from langchain_ralmspec.cli.doctor.costs import BATCH
+from langchain_ralmspec.cli.doctor.facts import Facts
 from langchain_ralmspec.cli.doctor.gains import expect, is_remote
-
-if TYPE_CHECKING:
-    from langchain_ralmspec.cli.doctor.facts import Facts
 
 Severity = Literal["slow", "worth knowing", "fine"]
 

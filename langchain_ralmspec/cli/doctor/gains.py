@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from langchain_ralmspec.cli.doctor.costs import BATCH
+from langchain_ralmspec.cli.doctor.costs import BATCH, Call, Costs
+from langchain_ralmspec.cli.doctor.facts import Facts
 from langchain_ralmspec.speculation import (
     GUESS_POLICIES,
     Bounds,
@@ -14,12 +15,6 @@ from langchain_ralmspec.speculation import (
     StrideScheduler,
 )
 from langchain_ralmspec.speculation.plan import IN_FLIGHT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from langchain_ralmspec.cli.doctor.costs import Call, Costs
-    from langchain_ralmspec.cli.doctor.facts import Facts
 
 _WAITING = 0.7  # share of a search in which nothing computes, if it is remote
 _NETWORK = 0.005  # seconds; a shorter search tells nothing about that

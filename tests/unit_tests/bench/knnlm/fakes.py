@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.knnlm import KNNDatastore
 from langchain_ralmspec.knnlm.entries import EntryWriter, Manifest
@@ -97,6 +98,7 @@ class Continued:
 
     def __init__(self, stats: SpeculationStats, tokens: list[int]) -> None:
         self.stats, self.tokens = stats, tokens
+        self.steps = [Committed((token,), b"") for token in tokens]
 
     def __iter__(self) -> Any:
         CLOCK.now += self.stats.seconds
