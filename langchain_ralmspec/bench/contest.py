@@ -25,9 +25,9 @@ class Contest:
 
     Attributes:
         models: by row; the sequential loop first. Each keeps what it learns of costs.
-        questions: asked so far, in order.
-        answers: to these, by row.
-        n_warm: untimed questions that each row has answered.
+        questions: that are timed, in order.
+        answers: to ``questions``, by row.
+        n_warm: number of untimed questions that each row has answered.
     """
 
     models: dict[str, Any]

@@ -51,11 +51,7 @@ def add_command(
 ) -> None:
     """Make a command of a dataclass, with its fields as options.
 
-    Args:
-        app: gets the command.
-        name: of the command.
-        action: the dataclass.
-        succeeded: whether the exit status is 0, by what ``run()`` returned.
+    ``succeeded`` says whether the exit status is 0, by what ``run()`` returned.
     """
 
     def command(**options: Any) -> None:
@@ -68,11 +64,7 @@ def add_command(
 
 
 def auto_or_number(what: str, given: str) -> int | Literal["auto"]:
-    """Read an option that is a number or ``auto``.
-
-    Raises:
-        InvalidValueError: it is neither.
-    """
+    """Read an option that is a number or ``auto``; else ``InvalidValueError``."""
     if given == "auto":
         return "auto"
     if not given.isdecimal() or int(given) < 1:
@@ -83,11 +75,7 @@ def auto_or_number(what: str, given: str) -> int | Literal["auto"]:
 
 
 def chosen_rows(given: str | None, known: list[str]) -> list[str]:
-    """Read which rows of a benchmark are wanted; all of them when None.
-
-    Raises:
-        InvalidValueError: one of them is unknown.
-    """
+    """Read which rows of a benchmark are wanted, all known ones when None."""
     rows = given.split(",") if given else known
     for row in rows:
         if row not in known:

@@ -95,13 +95,7 @@ class Benchmark:
     json: JsonOption = None
 
     def run(self) -> dict[str, Any]:
-        """Measure; print, write and return the figures.
-
-        Raises:
-            InvalidValueError: something cannot be served; said before any work.
-            DatastoreError: there is no datastore, or another model has made it.
-            MissingExtraError: a package that this needs is not installed.
-        """
+        """Measure; print, write and return the figures; errors come before any work."""
         rows = chosen_rows(self.rows, list(ROWS))
         self._check()
         text = read_text(self.text)

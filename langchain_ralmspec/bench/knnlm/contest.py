@@ -10,6 +10,7 @@ from langchain_ralmspec.bench.comparison import (
     Answer,
     Comparison,
     Pair,
+    beside_rivals,
     mean_seconds,
 )
 from langchain_ralmspec.bench.contest import SEQUENTIAL, Contest
@@ -69,8 +70,7 @@ class TokenContest(Contest):
         }
         points = tuple(p for row in rows.values() for p in row.verifications)
         rows = {name: replace(row, measured=points) for name, row in rows.items()}
-        rivals = tuple(rows.values())
-        return {name: replace(row, rivals=rivals) for name, row in rows.items()}
+        return beside_rivals(rows)
 
 
 def figures(contests: Mapping[int, TokenContest]) -> dict[str, Any]:

@@ -41,14 +41,9 @@ class SeenText:
     def of(
         cls, tokens: Tokens[int], model: Model, datastore: KNNDatastore, k: int
     ) -> Self:
-        """Read a text, each token behind the true ones before it.
+        """Read a text of two tokens or more, each behind the true ones before it.
 
-        Args:
-            tokens: of the text, at least two; those that fill a context are read
-                together, and know nothing of those before.
-            model: to read with.
-            datastore: to search at every token.
-            k: neighbours.
+        Those that fill a context are read together, and know nothing of those before.
         """
         p_lm, distances, right = [], [], []
         n_places = len(tokens) - 1
@@ -88,10 +83,7 @@ def perplexities(
 ) -> list[dict[str, Any]]:
     """Perplexity by k, T and λ, and which λ is the best of its k and T.
 
-    Args:
-        seen: the text.
-        ks: numbers of neighbours.
-        temperature: the T that a model has by default.
+    ``temperature`` is the T that a model has by default.
     """
     rows = []
     for k in ks:

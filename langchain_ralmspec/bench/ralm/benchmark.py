@@ -104,12 +104,7 @@ class Benchmark:
     json: JsonOption = None
 
     def run(self) -> dict[str, Any]:
-        """Measure; print, write and return the figures.
-
-        Raises:
-            InvalidValueError: something cannot be served; said before any work.
-            MissingExtraError: a package that this needs is not installed.
-        """
+        """Measure; print, write and return the figures; errors come before any work."""
         self._workload.check()
         rows = chosen_rows(self.rows, list(ROWS))
         check_file(self.json)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,17 +31,17 @@ from langchain_ralmspec.bench.servers.relay import MAX_LATENCY, Relay
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
 from langchain_ralmspec.files import replacing_folder
 from langchain_ralmspec.machine import free_memory
-from langchain_ralmspec.stores import FaissStore, SentenceTransformerEmbeddings
+from langchain_ralmspec.stores import (
+    BM25Store,
+    FaissStore,
+    SentenceTransformerEmbeddings,
+)
 
 StoreName = Literal["faiss-flat", "faiss-hnsw", "chroma", "chroma-http", "bm25"]
 
-_EXTRAS = {
-    "faiss-flat": ("faiss", "faiss"),
-    "faiss-hnsw": ("faiss", "faiss"),
-    "chroma": ("langchain_chroma", "chroma"),
-    "chroma-http": ("langchain_chroma", "chroma"),
-    "bm25": ("bm25s", "bm25"),
-}
+_MODULES = {"faiss": "faiss", "chroma": "langchain_chroma", "bm25": "bm25s"}
+"""What the extra of a store installs; the store's name begins with the extra's."""
+
 # The paper's (section 5.1), for both the links and the width of building.
 _HNSW_LINKS = 64
 _HNSW_CONSTRUCTION = 40
@@ -49,13 +50,7 @@ _COLLECTION = "ralmspec"
 
 @dataclass(frozen=True)
 class Corpus:
-    """Passages, and what embeds them.
-
-    Attributes:
-        passages: in their order.
-        embeddings: embeds passages and queries.
-        embedding: its name, which keeps its cached vectors apart.
-    """
+    """Passages, and what embeds them; ``embedding`` names the encoder in the cache."""
 
     passages: list[Passage]
     embeddings: SentenceTransformerEmbeddings
@@ -63,15 +58,11 @@ class Corpus:
 
     @classmethod
     def load(cls, path: Path | None = None, embedding: str = "minilm") -> Corpus:
-        """Read a corpus.
-
-        Args:
-            path: JSON lines of passages; Python's docstrings when None.
-            embedding: a sentence-transformers model: a packaged one's name, or a
-                folder.
+        """Read JSON lines of passages, or Python's docstrings when there is no path.
 
         Raises:
-            InvalidValueError: there is no such file or model.
+            InvalidValueError: there is no such file, or ``embedding`` is neither a
+                packaged encoder's name nor a folder.
         """
         folder = find_encoder(embedding)
         passages = load_passages(path) if path else stdlib_passages()
@@ -100,7 +91,6 @@ class Workload:
     """A store to measure.
 
     Attributes:
-        store: which kind.
         distractors: random vectors in it beside the passages; FAISS only.
         latency: seconds that a request takes each way; a Chroma server only.
     """
@@ -134,9 +124,9 @@ class Workload:
                 f"the latency must be between 0 and {1e3 * MAX_LATENCY:g} ms, "
                 f"got {1e3 * self.latency:g}"
             )
-        module, extra = _EXTRAS[self.store]
-        if importlib.util.find_spec(module) is None:
-            raise MissingExtraError.of(module, extra)
+        extra = self.store.partition("-")[0]
+        if importlib.util.find_spec(_MODULES[extra]) is None:
+            raise MissingExtraError.of(_MODULES[extra], extra)
 
     @property
     def is_remote(self) -> bool:
@@ -158,7 +148,7 @@ class Workload:
             with _chroma_http(corpus, self.latency) as store:
                 yield store
         elif self.store == "bm25":
-            yield _bm25(corpus)
+            yield BM25Store.from_documents(corpus.documents)
         else:
             yield _faiss(corpus, self.distractors, graph=self.store == "faiss-hnsw")
 
@@ -166,8 +156,9 @@ class Workload:
 def _faiss(corpus: Corpus, n_distractors: int, *, graph: bool) -> FaissStore:
     import faiss
 
-    n_passages, dimension = corpus.vectors.shape
-    _require_memory(n_passages + n_distractors, dimension)
+    dimension = corpus.vectors.shape[1]
+    n_rows = len(corpus.vectors) + n_distractors
+    _require_memory(n_rows, dimension)
     index: Any
     if graph:
         index = faiss.IndexHNSWFlat(dimension, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
@@ -175,13 +166,14 @@ def _faiss(corpus: Corpus, n_distractors: int, *, graph: bool) -> FaissStore:
         put = index.add
     else:
         index = faiss.IndexFlatIP(dimension)
-        put = _in_place(index, n_passages + n_distractors)
+        put = _in_place(index, n_rows)
+    distractors = distractor_vectors(n_distractors, dimension)
     with bar("indexing") as advance:
         done = 0
-        for vectors in _all_vectors(corpus, n_distractors):
+        for vectors in chain([corpus.vectors], distractors):
             put(vectors)
             done += len(vectors)
-            advance(done, n_passages + n_distractors)
+            advance(done, n_rows)
     rows = DistractedRows(corpus.documents, n_distractors)
     return FaissStore(index, rows, corpus.embeddings)
 
@@ -209,11 +201,6 @@ def _in_place(index: Any, n_rows: int) -> Any:
     return put
 
 
-def _all_vectors(corpus: Corpus, n_distractors: int) -> Iterator[NDArray[np.float32]]:
-    yield corpus.vectors
-    yield from distractor_vectors(n_distractors, corpus.vectors.shape[1])
-
-
 def _require_memory(n_rows: int, dimension: int) -> None:
     needed = n_rows * dimension * 4
     free = free_memory()
@@ -222,12 +209,6 @@ def _require_memory(n_rows: int, dimension: int) -> None:
             f"{n_rows} vectors of {dimension} numbers take {needed / 1e9:.1f} GB, but "
             f"only {free / 1e9:.1f} GB are free; use fewer distractors"
         )
-
-
-def _bm25(corpus: Corpus) -> Any:
-    from langchain_ralmspec.stores.bm25_store import BM25Store
-
-    return BM25Store.from_documents(corpus.documents)
 
 
 @contextmanager

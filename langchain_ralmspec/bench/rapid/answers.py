@@ -20,7 +20,7 @@ class Score:
     """One answer against those that are right.
 
     Attributes:
-        f1: of the words in common with the nearest right answer.
+        f1: by the words in common with the nearest right answer.
         exact: whether it is one of them.
         contains: whether one of them stands in it.
     """

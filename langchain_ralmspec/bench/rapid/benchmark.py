@@ -142,12 +142,7 @@ class Benchmark:
     json: JsonOption = None
 
     def run(self) -> dict[str, Any]:
-        """Measure; print, write and return the figures.
-
-        Raises:
-            InvalidValueError: something cannot be served; said before any work.
-            MissingExtraError: a package that this needs is not installed.
-        """
+        """Measure; print, write and return the figures; errors come before any work."""
         self._check()
         samples, others = self._samples()
         with self._contest() as contest:

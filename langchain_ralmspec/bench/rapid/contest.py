@@ -38,12 +38,7 @@ PLAIN, RAG, SD, RAPID = "plain", "rag", "SD", "RAPID"
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What was learnt of a drafter.
-
-    Attributes:
-        acceptance: of its tokens.
-        step: seconds that it takes for a token; None if it never drafted.
-    """
+    """What was learnt of a drafter: seconds a token are None if it never drafted."""
 
     acceptance: float
     step: float | None
@@ -54,11 +49,8 @@ class LongAnswer:
     """One answer by one row.
 
     Attributes:
-        text: the answer.
-        tokens: its ids.
-        pieces: their texts.
+        pieces: the tokens' texts.
         ended: whether the model ended it, not the limit.
-        stats: counts and seconds.
         drafters: who drafted, and what is known of them since.
     """
 
@@ -97,13 +89,12 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """Where an answer leaves the plain one.
+    """Where a row's answer leaves the plain one.
 
     Attributes:
-        row: whose answer.
         position: in tokens.
         plain: the plain token's text; None where that answer has ended.
-        other: the other's.
+        other: the row's.
         margin: between the target's two best logits there, by plain decoding.
     """
 
@@ -119,9 +110,8 @@ class Asked:
     """A question and its answers.
 
     Attributes:
-        sample: the question.
-        opening: of its context.
-        is_first: whether it is the first about its context.
+        opening: of the question's context.
+        is_first: whether it is the first question about its context.
         prompt: the target's tokens before an answer.
         answers: by row.
         costs: of the target's passes at the time.
@@ -341,10 +331,10 @@ class LongContest:
 def _costs(
     before: dict[int, float], after: dict[int, float], plain: LongAnswer
 ) -> PassCosts:
-    """Of a question: as timed around its answers, v(1) by plain decoding itself.
+    """Pass costs of a question, timed around its answers; v(1) by plain decoding.
 
-    That has all the passes of the plain answer, which every row is compared with, and
-    not two that may have met a slow moment.
+    Plain decoding has all the passes of the answer that every row is compared with,
+    and not two that may have met a slow moment.
     """
     known = {size: (before[size] + after[size]) / 2 for size in before}
     if plain.n_decoded:

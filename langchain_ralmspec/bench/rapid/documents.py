@@ -63,12 +63,9 @@ _PYTHON = {
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A question about a long text.
+    """A question about a long text, or how a quotation from it begins.
 
-    Attributes:
-        context: the text.
-        question: what is asked, or how a quotation begins.
-        answers: that are right; none where nobody knows.
+    ``answers`` are right; there are none where nobody knows.
     """
 
     context: str
@@ -77,14 +74,10 @@ class Sample:
 
 
 def load_samples(path: str | Path, *, with_questions: bool = True) -> list[Sample]:
-    """Read samples from JSON lines.
+    """Read samples from JSON lines, that may be gzipped (``.gz``).
 
-    Every line is an object with a ``context``, a ``question`` and, if known, a list
-    of ``answers``; what else it holds is not looked at.
-
-    Args:
-        path: a file in UTF-8, compressed if its name ends in ``.gz``.
-        with_questions: whether a question is needed.
+    Every line is an object with a ``context``, a ``question``, if it is needed, and,
+    if known, a list of ``answers``; what else it holds is not looked at.
 
     Raises:
         InvalidValueError: the file cannot be read, holds nothing, or has a bad line.
@@ -142,14 +135,8 @@ def quotes(samples: list[Sample], seen: Callable[[str], str]) -> list[Sample]:
     """Ask for the rest of a paragraph instead of what is asked.
 
     A context that comes again is asked for another paragraph. One without any that
-    is left and long enough is passed over.
-
-    Args:
-        samples: whose contexts are quoted.
-        seen: gives the part of a context that the model sees.
-
-    Raises:
-        InvalidValueError: nothing is left.
+    is left and long enough is passed over; if all are, it is an ``InvalidValueError``.
+    ``seen`` gives the part of a context that the model sees.
     """
     turns: Counter[str] = Counter()
     asked = []

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from langchain_ralmspec.bench.comparison import quartiles
 from langchain_ralmspec.bench.rapid.answers import score
 from langchain_ralmspec.bench.rapid.contest import (
     PLAIN,
@@ -68,12 +69,7 @@ def _batch_costs(all_asked: Sequence[Asked]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """All answers of a row, against the plain ones.
-
-    Attributes:
-        name: of the row.
-        asked: the questions.
-    """
+    """All answers of a row, against the plain ones."""
 
     name: str
     asked: Sequence[Asked]
@@ -101,8 +97,7 @@ class Row:
     def speedup(self, seconds: Seconds) -> dict[str, Any] | None:
         """Plain seconds ÷ this row's; None where nothing was decoded.
 
-        Args:
-            seconds: what is compared; questions for which either is 0 are left out.
+        Questions for which either is 0 are left out.
         """
         pairs = [
             (seconds(each, PLAIN), seconds(each, self.name)) for each in self.asked
@@ -110,7 +105,7 @@ class Row:
         pairs = [pair for pair in pairs if all(part > 0 for part in pair)]
         if not pairs:
             return None
-        return {"quartiles": _quartiles([plain / ours for plain, ours in pairs])}
+        return {"quartiles": quartiles([plain / ours for plain, ours in pairs])}
 
     @property
     def decode_of_totals(self) -> float | None:
@@ -135,8 +130,11 @@ class Row:
             return None, ""
         allowed = [(1.0, "never draft")]
         for name in sorted({name for a in self.answers for name in a.drafters}):
-            by = self._by_lookup() if name == _LOOKUP else self._by_model(name)
-            allowed.append(by)
+            if name == _LOOKUP:
+                policy, gain = best_policy(self._looked_up)
+                allowed.append((gain, policy.label))
+            else:
+                allowed.append(self._by_model(name))
         return max(allowed, key=lambda one: one[0])
 
     @property
@@ -145,10 +143,6 @@ class Row:
         if not any(_LOOKUP in answer.drafters for answer in self.answers):
             return None
         return oracle(self._looked_up)
-
-    def _by_lookup(self) -> tuple[float, str]:
-        policy, gain = best_policy(self._looked_up)
-        return gain, policy.label
 
     @property
     def _looked_up(self) -> list[Answered]:
@@ -198,9 +192,8 @@ class Row:
         if not scores:
             return None
         return {
-            "f1": statistics.fmean(one.f1 for one in scores),
-            "exact": statistics.fmean(one.exact for one in scores),
-            "contains": statistics.fmean(one.contains for one in scores),
+            measure: statistics.fmean(getattr(one, measure) for one in scores)
+            for measure in ("f1", "exact", "contains")
         }
 
     def summary(self) -> dict[str, Any]:
@@ -291,13 +284,6 @@ def _a_token(asked: Iterable[Asked], row: str) -> float | None:
 
 def _ratio(one: float | None, other: float | None) -> float | None:
     return one / other if one is not None and other else None
-
-
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    low, middle, high = statistics.quantiles(values, method="inclusive")
-    return low, middle, high
 
 
 def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:

@@ -31,12 +31,9 @@ END = -1
 
 @dataclass(frozen=True, slots=True)
 class PassCosts:
-    """*v(n)*: the cost of a pass over n tokens, on lines between what is known.
+    """*v(n)*: the cost of a pass over n tokens, on lines between ``known`` sizes.
 
     Nothing is believed beforehand, unlike by the scheduler: a benchmark judges it.
-
-    Attributes:
-        known: costs by size, one at least.
     """
 
     known: dict[int, float]
@@ -106,12 +103,7 @@ POLICIES = (
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer to play through.
-
-    Attributes:
-        places: behind its first token, which comes with the prompt.
-        cost: of passes at its length of context.
-    """
+    """An answer to play through, from its second token on: the prompt gives one."""
 
     places: tuple[Place, ...]
     cost: Cost
@@ -163,9 +155,7 @@ def _draft(places: Sequence[Place], position: int, policy: Policy) -> tuple[int,
 def lookup_places(prompt: Sequence[int], answer: Sequence[int]) -> tuple[Place, ...]:
     """What look-up would have drafted behind every token of a finished answer.
 
-    Args:
-        prompt: all tokens before the answer.
-        answer: its tokens, ``END`` behind them if it ended by itself.
+    ``END`` stands behind an answer's tokens if it ended by itself.
     """
     drafter, places = PromptLookupDrafter(len(prompt)), []
     prefix = [*prompt, *answer[:1]]
@@ -187,9 +177,7 @@ def _n_agreeing(one: Sequence[int], other: Sequence[int]) -> int:
 def best_policy(answers: Sequence[Answered]) -> tuple[Policy, float]:
     """The fixed policy that is best for all answers together, and its speed-up.
 
-    Returns:
-        The policy, and plain seconds ÷ its seconds: at least 1, for one of them is
-        never to draft.
+    That is at least 1, for one of the policies is never to draft.
     """
     plain = sum(answer.plain for answer in answers)
     if not plain:
@@ -233,17 +221,16 @@ def acceptance_by_position(rounds: Iterable[Round]) -> list[tuple[int, int]]:
 def model_attainable(
     judged: Sequence[tuple[int, int]], typical: float, step: float, cost: Cost
 ) -> float:
-    """What drafts by a model allow: the best length, were it fixed.
+    """What drafts by a model allow: the best length, were it fixed; at least 1.
+
+    It is the max of E(n)·v(1) / (n·step + v(n + 1)), with E(n) the tokens that a round
+    gives.
 
     Args:
-        judged: its :func:`acceptance_by_position`.
+        judged: the model's :func:`acceptance_by_position`.
         typical: acceptance where a position was never judged.
-        step: seconds that it takes for a token.
-        cost: of passes.
-
-    Returns:
-        max of E(n)·v(1) / (n·step + v(n + 1)), with E(n) the tokens that a round
-        gives; at least 1.
+        step: seconds of a drafted token.
+        cost: of the target's passes.
     """
     chances = [
         judged[n][1] / judged[n][0] if n < len(judged) else typical

@@ -23,31 +23,23 @@ class Relay:
     Everything is delayed by ``latency`` each way, so a round trip takes twice that.
     Chunks are under way together, as on a long cable. A process of its own does it:
     a thread would compete with the measured code for the interpreter. It ends with
-    :meth:`stop`, with the ``with`` block, or when this process does.
+    :meth:`stop`, with the ``with`` block, or when this process does. Like the server it
+    is on this machine: a relay to elsewhere could be used by others to get there.
 
-    Attributes:
-        host: where it listens.
-        port: on which port.
+    Args:
+        host: the server's address; the relay's own attribute is where it listens.
+        port: the server's port; likewise.
         latency: seconds each way.
+
+    Raises:
+        InvalidValueError: the address is not of this machine, or the port or the
+            latency is out of range.
+        StoreError: the relay did not start.
     """
 
     def __init__(self, host: str, port: int, latency: float) -> None:
-        """Start to listen.
-
-        Args:
-            host: the server's address, on this machine: a relay to elsewhere could
-                be used by others to get there.
-            port: its port.
-            latency: seconds each way.
-
-        Raises:
-            InvalidValueError: the address is not of this machine, or the port or the
-                latency is out of range.
-            StoreError: the relay did not start.
-        """
         _check(host, port, latency)
         self.host = "127.0.0.1"
-        self.latency = latency
         program = Path(__file__).with_name("relay_process.py")
         self._process = subprocess.Popen(  # noqa: S603  our own program
             [sys.executable, "-I", program, host, str(port), str(latency)],
@@ -64,11 +56,9 @@ class Relay:
         self.port = int(said)
 
     def __enter__(self) -> Self:
-        """Do nothing more; it is listening."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stop."""
         self.stop()
 
     def stop(self) -> None:

@@ -31,11 +31,6 @@ class DelayLine:
     """
 
     def __init__(self, latency: float) -> None:
-        """Start empty.
-
-        Args:
-            latency: seconds from in to out.
-        """
         self._latency = latency
         self._chunks: deque[tuple[float, bytes]] = deque()  # due when, what
         self._size = 0
@@ -84,13 +79,6 @@ class Switchboard:
     """Connects every client to the target, over two delay lines."""
 
     def __init__(self, host: str, port: int, latency: float) -> None:
-        """Remember where to.
-
-        Args:
-            host: address of the target.
-            port: its port.
-            latency: seconds each way.
-        """
         self._target = host, port
         self._latency = latency
         self._n_connections = 0
