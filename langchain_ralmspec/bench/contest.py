@@ -21,13 +21,10 @@ def rotated(rows: Sequence[str], number: int) -> list[str]:
 
 @dataclass(slots=True)
 class Contest:
-    """All rows, and what they have answered so far.
+    """All rows, the sequential loop first, and what they have answered so far.
 
-    Attributes:
-        models: by row; the sequential loop first. Each keeps what it learns of costs.
-        questions: that are timed, in order.
-        answers: to ``questions``, by row.
-        n_warm: number of untimed questions that each row has answered.
+    Each row's model keeps what it learns of costs. ``n_warm`` is the number of untimed
+    questions that each has answered; ``questions`` and ``answers`` are the timed ones.
     """
 
     models: dict[str, Any]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -36,17 +36,10 @@ JsonOption = Annotated[
 ]
 
 
-class Action(Protocol):
-    """What a command does."""
-
-    def run(self) -> Any:
-        """Do it, and return what the exit status depends on."""
-
-
 def add_command(
     app: typer.Typer,
     name: str,
-    action: type[Action],
+    action: type[Any],
     succeeded: Callable[[Any], bool],
 ) -> None:
     """Make a command of a dataclass, with its fields as options.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from langchain_ralmspec.assets.progress import bar
 from langchain_ralmspec.engine import Model
-from langchain_ralmspec.knnlm import KNNDatastore, Neighbours
+from langchain_ralmspec.knnlm import KNNDatastore
 
 INTERPOLATIONS = (0.0, 0.05, 0.1, 0.15, 0.25, 0.4)
 """λ that are tried."""
@@ -56,13 +56,15 @@ class SeenText:
                     part, true = tokens[first:last], tokens[first + 1 : last + 1]
                     logits, hidden = sequence.observe(part, n_logits=len(part))
                     p_lm.append(_probabilities(logits, true))
-                    for found, token in zip(
-                        _found(datastore, hidden, k), true, strict=True
-                    ):
-                        distances.append(_padded(found, k))
-                        right.append(_is(found, token, k))
+                    for n in range(0, len(part), _QUERIES_A_SEARCH):
+                        queries = slice(n, n + _QUERIES_A_SEARCH)
+                        found = datastore.search(hidden[queries], k)
+                        for near, token in zip(found, true[queries], strict=True):
+                            distances.append(_padded(near.distances, k, np.inf))
+                            right.append(_padded(near.tokens == token, k, 0))
                     advance(last, n_places)
-        return cls(np.concatenate(p_lm), np.stack(distances), np.stack(right))
+        exact = np.stack(distances).astype(np.float64)
+        return cls(np.concatenate(p_lm), exact, np.stack(right))
 
     def perplexity(self, k: int, interpolation: float, temperature: float) -> float:
         """Of the mixture p = λ·p_kNN + (1 - λ)·p_LM: exp of the mean of -ln p."""
@@ -118,23 +120,5 @@ def _probabilities(
     return p
 
 
-def _found(
-    datastore: KNNDatastore, queries: NDArray[np.float32], k: int
-) -> list[Neighbours]:
-    return [
-        found
-        for first in range(0, len(queries), _QUERIES_A_SEARCH)
-        for found in datastore.search(queries[first : first + _QUERIES_A_SEARCH], k)
-    ]
-
-
-def _padded(found: Neighbours, k: int) -> NDArray[np.float64]:
-    distances = np.full(k, np.inf)
-    distances[: len(found.distances)] = found.distances
-    return distances
-
-
-def _is(found: Neighbours, token: int, k: int) -> NDArray[np.bool_]:
-    right = np.zeros(k, np.bool_)
-    right[: len(found.tokens)] = found.tokens == token
-    return right
+def _padded(values: NDArray[Any], k: int, fill: float) -> NDArray[Any]:
+    return np.pad(values, (0, k - len(values)), constant_values=fill)

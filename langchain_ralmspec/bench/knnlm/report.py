@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from rich import box
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from langchain_ralmspec.bench.contest import SEQUENTIAL
-from langchain_ralmspec.bench.table import spread
+from langchain_ralmspec.bench.table import print_plainly, spread
 
 PAPER = {"exact": {1: 7.59, 1024: 3.88}, "approximate": {1: 2.45, 1024: 2.37}}
 """The speed-ups that the paper has, up to, by kind of search and k."""
@@ -34,10 +35,7 @@ _EXPLAINED = (
 
 def report(figures: dict[str, Any], console: Console) -> None:
     """Print the figures of one run."""
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
-
+    say = partial(print_plainly, console)
     console.print()
     say(_described(figures["workload"]))
     console.print(_speedups(figures))

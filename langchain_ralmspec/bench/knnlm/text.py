@@ -12,11 +12,7 @@ from langchain_ralmspec.errors import InvalidValueError
 
 
 def read_text(file: Path) -> str:
-    """Read a text in UTF-8; one whose name ends in ``.gz`` is unpacked.
-
-    Raises:
-        InvalidValueError: it cannot be read, or there is nothing in it.
-    """
+    """Read a text in UTF-8; one whose name ends in ``.gz`` is unpacked."""
     try:
         data = file.read_bytes()
         if file.suffix == ".gz":

@@ -27,7 +27,7 @@ from langchain_ralmspec.assets.progress import bar
 from langchain_ralmspec.assets.targets import find_encoder
 from langchain_ralmspec.bench.ralm.distractors import DistractedRows, distractor_vectors
 from langchain_ralmspec.bench.servers.chroma import ChromaServer
-from langchain_ralmspec.bench.servers.relay import MAX_LATENCY, Relay
+from langchain_ralmspec.bench.servers.relay import Relay
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
 from langchain_ralmspec.files import replacing_folder
 from langchain_ralmspec.machine import free_memory
@@ -42,6 +42,7 @@ StoreName = Literal["faiss-flat", "faiss-hnsw", "chroma", "chroma-http", "bm25"]
 _MODULES = {"faiss": "faiss", "chroma": "langchain_chroma", "bm25": "bm25s"}
 """What the extra of a store installs; the store's name begins with the extra's."""
 
+_MAX_LATENCY = 10.0  # seconds each way; no store is as far as that
 # The paper's (section 5.1), for both the links and the width of building.
 _HNSW_LINKS = 64
 _HNSW_CONSTRUCTION = 40
@@ -60,9 +61,7 @@ class Corpus:
     def load(cls, path: Path | None = None, embedding: str = "minilm") -> Corpus:
         """Read JSON lines of passages, or Python's docstrings when there is no path.
 
-        Raises:
-            InvalidValueError: there is no such file, or ``embedding`` is neither a
-                packaged encoder's name nor a folder.
+        ``embedding`` is a packaged encoder's name or a folder.
         """
         folder = find_encoder(embedding)
         passages = load_passages(path) if path else stdlib_passages()
@@ -100,12 +99,7 @@ class Workload:
     latency: float = 0.0
 
     def check(self) -> None:
-        """Refuse, before any work, what cannot be built.
-
-        Raises:
-            InvalidValueError: the parts do not go together, or are out of range.
-            MissingExtraError: the store's package is not installed.
-        """
+        """Refuse, before any work, what cannot be built or is not installed."""
         if self.store not in get_args(StoreName):
             known = ", ".join(get_args(StoreName))
             raise InvalidValueError(f"unknown store {self.store!r}; known: {known}")
@@ -119,9 +113,9 @@ class Workload:
                 f"a latency needs a server to be far from, but the store is "
                 f"{self.store!r}; use chroma-http"
             )
-        if not 0 <= self.latency <= MAX_LATENCY:
+        if not 0 <= self.latency <= _MAX_LATENCY:
             raise InvalidValueError(
-                f"the latency must be between 0 and {1e3 * MAX_LATENCY:g} ms, "
+                f"the latency must be between 0 and {1e3 * _MAX_LATENCY:g} ms, "
                 f"got {1e3 * self.latency:g}"
             )
         extra = self.store.partition("-")[0]
@@ -135,12 +129,7 @@ class Workload:
 
     @contextmanager
     def opened(self, corpus: Corpus) -> Iterator[Any]:
-        """Give the filled store, for ``RaLMSpecRetriever``, until the block ends.
-
-        Raises:
-            InvalidValueError: there is not enough memory for the distractors.
-            StoreError: a server did not start.
-        """
+        """Give the filled store, for ``RaLMSpecRetriever``, until the block ends."""
         if self.store == "chroma":
             with _chroma(corpus) as store:
                 yield store
@@ -235,7 +224,7 @@ def _chroma_http(corpus: Corpus, latency: float) -> Iterator[Any]:
         shutil.copytree(_chroma_folder(corpus), folder)
         at: ChromaServer | Relay = stack.enter_context(ChromaServer(folder))
         if latency:
-            at = stack.enter_context(Relay(at.host, at.port, latency))
+            at = stack.enter_context(Relay(at.port, latency))
         client = chromadb.HttpClient(at.host, at.port, settings=_settings())
         yield _langchain_chroma(client, corpus, _COLLECTION)
 

@@ -17,13 +17,7 @@ QUOTED_RUN = 8
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One answer against those that are right.
-
-    Attributes:
-        f1: by the words in common with the nearest right answer.
-        exact: whether it is one of them.
-        contains: whether one of them stands in it.
-    """
+    """One answer against the right ones: F1 of words, and if it is or contains one."""
 
     f1: float
     exact: bool

@@ -26,6 +26,7 @@ from langchain_ralmspec.bench.figures import (
     say,
     write_figures,
 )
+from langchain_ralmspec.bench.knnlm.text import text_of
 from langchain_ralmspec.bench.options import (
     EmbeddingOption,
     JsonOption,
@@ -212,10 +213,7 @@ class Benchmark:
 
         def seen(context: str) -> str:
             tokens = weights.tokenize(context)
-            if len(tokens) <= room:
-                return context
-            pieces = b"".join(weights.piece(token) for token in tokens[:room])
-            return pieces.decode("utf-8", "ignore")
+            return context if len(tokens) <= room else text_of(tokens[:room], weights)
 
         return seen
 

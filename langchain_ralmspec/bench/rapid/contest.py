@@ -170,12 +170,9 @@ class LongContest:
     _opening: Opening | None = None
 
     def ask(self, sample: Sample, warm_up: Sample) -> Asked:
-        """Let every row answer.
+        """Let every row answer; before the first question also ``warm_up``, untimed.
 
-        Args:
-            sample: what is asked.
-            warm_up: what is asked first, untimed, if nothing was asked before; it
-                shall not be measured, for what rows learn may be its very answer.
+        That shall not be measured later: what rows learn may be its very answer.
         """
         with _silent_about_truncation():
             return self._ask(sample, warm_up)

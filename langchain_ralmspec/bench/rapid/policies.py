@@ -7,11 +7,12 @@ model's drafts cannot without running it: there a formula has to do.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product, takewhile
 from operator import mul
+
+import numpy as np
 
 from langchain_ralmspec.rapid import PromptLookupDrafter
 
@@ -48,24 +49,20 @@ class PassCosts:
         if n_tokens in self.known:
             return self.known[n_tokens]
         sizes = self.sizes
-        above = bisect_right(sizes, n_tokens)
-        if above == 0 or len(sizes) == 1:
-            return self.known[sizes[0]]
-        low, high = sizes[min(above, len(sizes) - 1) - 1 :][:2]
+        if n_tokens < sizes[-1] or len(sizes) == 1:
+            costs = [self.known[size] for size in sizes]
+            return float(np.interp(n_tokens, sizes, costs))
+        low, high = sizes[-2:]
         slope = (self.known[high] - self.known[low]) / (high - low)
-        if above == len(sizes):
-            return self.known[high] + max(0.0, slope) * (n_tokens - high)
-        return self.known[low] + slope * (n_tokens - low)
+        return self.known[high] + max(0.0, slope) * (n_tokens - high)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """A position of an answer, and the draft that there was for it.
 
-    Attributes:
-        evidence: of look-up for its first token.
-        drafted: tokens of the draft.
-        right: the first of them that the answer goes on with.
+    ``evidence`` is look-up's for the first of the ``drafted`` tokens, of which the first
+    ``right`` ones are the answer's.
     """
 
     evidence: int = 0
@@ -75,12 +72,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Verify always so many tokens of a draft, if there is enough evidence for it.
-
-    Attributes:
-        least_evidence: None for never.
-        length: of a draft.
-    """
+    """Verify ``length`` tokens of a draft with enough evidence; None is never enough."""
 
     least_evidence: int | None = None
     length: int = 0
