@@ -15,11 +15,8 @@ from typing import Any
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import read_json_lines
 
-MIN_WORDS = 18
-"""Docstrings shorter than this say too little to be worth finding."""
-
-MAX_WORDS = 120
-"""About a paragraph: a few of them fit the prompt of a small model."""
+MIN_WORDS = 18  # docstrings shorter than this say too little to be worth finding
+MAX_WORDS = 120  # about a paragraph: a few of them fit the prompt of a small model
 
 QUESTIONS = [
     "How do I run a command in a new process and read what it prints?",

@@ -1,4 +1,8 @@
-"""Several loops answer the same questions in turn, so that their times compare."""
+"""Several loops answer the same questions in turn, so that their times compare.
+
+All are in one process, where no other thread of ours runs meanwhile, and each goes
+first as often as the others.
+"""
 
 from __future__ import annotations
 

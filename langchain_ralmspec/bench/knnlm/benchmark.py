@@ -1,8 +1,4 @@
-"""``ralmspec bench knnlm``: a search a token against guessed and verified tokens.
-
-Every prompt is continued by all rows in turn, in one process, over one datastore,
-each row going first as often as the others. No other thread of ours runs meanwhile.
-"""
+"""``ralmspec bench knnlm``: a search a token against guessed and verified tokens."""
 
 from __future__ import annotations
 
@@ -223,10 +219,8 @@ def _notes(n_noise: int, *, is_exact: bool) -> list[str]:
         "what a datastore of that size costs, and are practically never neighbours. "
         "Perplexity is that of the real entries alone."
     )
-    if is_exact:
-        return [said]
     doubt = (
         "An approximate index visits noise otherwise than texts: what its searches "
         "cost here says little about a real datastore of that size."
     )
-    return [said, doubt]
+    return [said] if is_exact else [said, doubt]

@@ -27,7 +27,7 @@ class SeenText:
     """What model and datastore said of the true token at every place of a text.
 
     Attributes:
-        p_lm: the model's probability of it, shape ``(n,)``.
+        p_lm: the model's probability of the true token, shape ``(n,)``.
         distances: of the neighbours, nearest first, shape ``(n, k)``; infinite where
             an approximate search found fewer.
         right: whether a neighbour's token is the true one, shape ``(n, k)``.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -74,18 +73,13 @@ def _table(title: str, *headings: str) -> Table:
     return table
 
 
-def _rows(by_k: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for k, of_k in by_k.items():
-        for name, row in of_k["rows"].items():
-            yield k, name, row
-
-
 def _speedups(figures: dict[str, Any]) -> Table:
     table = _table(
         "speed-up over the sequential loop", "k", "", "median", "quartiles",
         "of\ntotals", "attain-\nable", "reached", "identical", "right\nguesses",
     )  # fmt: skip
-    for k, name, row in _rows(figures["by_k"]):
+    by_k = figures["by_k"].items()
+    for k, name, row in ((k, *row) for k, of_k in by_k for row in of_k["rows"].items()):
         n_identical = sum(answer["identical"] for answer in row["answers"])
         table.add_row(
             k,

@@ -1,8 +1,4 @@
-"""``ralmspec bench ralm``: the sequential loop against speculation, booster by booster.
-
-Every question is answered by all rows in turn, in one process, each going first as
-often as the others. No other thread of ours runs meanwhile.
-"""
+"""``ralmspec bench ralm``: the sequential loop against speculation, by booster."""
 
 from __future__ import annotations
 

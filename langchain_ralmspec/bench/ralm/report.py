@@ -24,8 +24,7 @@ def report(figures: dict[str, Any], console: Console) -> None:
     console.print(_seconds(figures))
     console.print(_plans(figures))
     costs = next(reversed(figures["rows"].values()))["costs_seconds"]
-    print_plainly(
-        console,
+    say(
         f"a = {1e3 * costs['generation']:.0f} ms to generate a step, "
         f"b = {1e3 * costs['retrieval']:.0f} ms to retrieve: retrieval is "
         f"{figures['retrieval_share']:.0%} of the sequential time, the ceiling 1 + b/a "
@@ -37,15 +36,13 @@ def report(figures: dict[str, Any], console: Console) -> None:
         "warmed up every row.",
     )
     if workload["distractors"]:
-        print_plainly(
-            console,
+        say(
             f"{workload['distractors']:,} distractors are random unit vectors: they "
             "make the search cost what a corpus of that size costs, and are "
             "practically never what a query finds.",
         )
     if figures[NARROW]:
-        print_plainly(
-            console,
+        say(
             "In this store the hits may depend on how many are asked for. "
             f"'{NARROW}' is the sequential loop that asks for as few as the rows "
             "without prefetching: these must give its answers. All speed-ups are over "

@@ -10,8 +10,7 @@ import gc
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -174,7 +173,9 @@ class LongContest:
 
         That shall not be measured later: what rows learn may be its very answer.
         """
-        with _silent_about_truncation():
+        with warnings.catch_warnings():
+            # The figures say how much was dropped; a warning a question would not help.
+            warnings.filterwarnings("ignore", r"the last \d+ of the context's")
             return self._ask(sample, warm_up)
 
     def _ask(self, sample: Sample, warm_up: Sample) -> Asked:
@@ -380,11 +381,3 @@ def _answer(run: Run[DraftStats]) -> LongAnswer:
             for name in names
         },
     )
-
-
-@contextmanager
-def _silent_about_truncation() -> Iterator[None]:
-    """The figures say how much was dropped; a warning a question would not help."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"the last \d+ of the context's")
-        yield

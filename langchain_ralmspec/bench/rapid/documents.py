@@ -13,11 +13,8 @@ from langchain_ralmspec.assets.corpus import stdlib_passages
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import read_json_lines
 
-LEAST_WORDS = 60
-"""Of a paragraph that is worth quoting."""
-
-QUOTED_WORDS = 24
-"""Of it that are given; the others are asked for."""
+LEAST_WORDS = 60  # of a paragraph that is worth quoting
+QUOTED_WORDS = 24  # of these, that are given; the others are asked for
 
 QUOTE_TEMPLATE = (
     '{context}\n\nA passage of the text above, word for word:\n\n"{question}'
@@ -96,8 +93,10 @@ def _sample(record: dict[str, Any], where: str, *, with_questions: bool) -> Samp
     context = _text(record, "context", where)
     if not with_questions:
         return Sample(context, "")
-    question = _text(record, "question", where)
-    return Sample(context, question, _answers(record, where))
+    question, answers = _text(record, "question", where), record.get("answers") or []
+    if not isinstance(answers, list) or any(not isinstance(a, str) for a in answers):
+        raise InvalidValueError(f"{where}: 'answers' is {answers!r}, no list of texts")
+    return Sample(context, question, tuple(answers))
 
 
 def _text(record: dict[str, Any], key: str, where: str) -> str:
@@ -107,13 +106,6 @@ def _text(record: dict[str, Any], key: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InvalidValueError(f"{where}: {key!r} is {value!r}, no text")
     return value
-
-
-def _answers(record: dict[str, Any], where: str) -> tuple[str, ...]:
-    answers = record.get("answers") or []
-    if not isinstance(answers, list) or any(not isinstance(a, str) for a in answers):
-        raise InvalidValueError(f"{where}: 'answers' is {answers!r}, no list of texts")
-    return tuple(answers)
 
 
 def python_samples() -> list[Sample]:

@@ -235,7 +235,9 @@ class Row:
             **self.decoding(),
             "where_quoting": self.where(quoting=True).decoding(),
             "where_not_quoting": self.where(quoting=False).decoding(),
-            "second_question": self.speedup(_second_question),
+            "second_question": self.speedup(
+                lambda each, row: each.answers[row].stats.seconds
+            ),
             "first_question": self.speedup(
                 lambda each, row: sum(_first_question(each, row))
             ),
@@ -259,10 +261,6 @@ def _decode_a_token(asked: Asked, row: str) -> float:
     # Answers of different lengths compare by the token.
     answer = asked.answers[row]
     return answer.decoding / answer.n_decoded if answer.n_decoded else 0.0
-
-
-def _second_question(asked: Asked, row: str) -> float:
-    return asked.answers[row].stats.seconds
 
 
 def _first_question(asked: Asked, row: str) -> tuple[float, float]:

@@ -61,8 +61,8 @@ class PassCosts:
 class Place:
     """A position of an answer, and the draft that there was for it.
 
-    ``evidence`` is look-up's for the first of the ``drafted`` tokens, of which the first
-    ``right`` ones are the answer's.
+    ``evidence`` is look-up's for the first of the ``drafted`` tokens, of which the
+    first ``right`` ones are the answer's.
     """
 
     evidence: int = 0
@@ -72,7 +72,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Verify ``length`` tokens of a draft with enough evidence; None is never enough."""
+    """Verify ``length`` tokens of a draft of enough evidence; None is never enough."""
 
     least_evidence: int | None = None
     length: int = 0

@@ -23,11 +23,8 @@ class ChromaServer:
     """``chroma run`` as a child process on a free port of this machine.
 
     It keeps its data in ``folder``, listens at ``host`` and ``port``, and ends with
-    :meth:`stop`, with the ``with`` block, or when Python exits.
-
-    Raises:
-        MissingExtraError: the command ``chroma`` is not installed.
-        StoreError: it ended at once, or does not answer.
+    :meth:`stop`, with the ``with`` block, or when Python exits. Without the command
+    ``chroma`` it is a ``MissingExtraError``, without an answer a ``StoreError``.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -16,9 +16,7 @@ Target = ChatRaLMSpec | RaLMSpecLLM
 def load_target(name: str) -> Target:
     """Import what ``module:attribute`` names, with the current directory in the path.
 
-    Raises:
-        InvalidValueError: there is no such module or attribute, importing it failed,
-            or it is something else than a ``ChatRaLMSpec`` or ``RaLMSpecLLM``.
+    All but a ``ChatRaLMSpec`` or ``RaLMSpecLLM`` is an ``InvalidValueError``.
     """
     module_name, colon, path = name.partition(":")
     if not (module_name and colon and path):
