@@ -102,7 +102,7 @@ def test_options_of_the_command_reach_what_is_there(
     out = tmp_path / "out"
     write_datastore(out, 30)
     options = ["--out", str(out), "--index", "ivf", "--append", "--limit-tokens", "9"]
-    assert not run(monkeypatch, "datastore", str(files[1]), *options)
+    assert not run("datastore", str(files[1]), *options)
     assert reading.texts == ["five six seven"]
     assert reading.settings == {"model_path": "smollm2-135m.gguf"}
     assert prepared == [30]  # nothing was really read

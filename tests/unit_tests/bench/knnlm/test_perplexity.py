@@ -96,8 +96,9 @@ def test_fewer_neighbours_than_wanted_are_padded() -> None:
     near = Neighbours(
         np.arange(2), np.array([1, 2], np.float32), np.array([7, 8], np.int32)
     )
-    assert knnlm_perplexity._padded(near, 4).tolist() == [1, 2, INFINITE, INFINITE]
-    assert knnlm_perplexity._is(near, 8, 4).tolist() == [False, True, False, False]
+    padded, infinite = knnlm_perplexity._padded, [INFINITE, INFINITE]
+    assert padded(near.distances, 4, INFINITE).tolist() == [1, 2, *infinite]
+    assert padded(near.tokens == 8, 4, 0).tolist() == [False, True, False, False]
 
 
 def test_the_best_share_of_each_line_is_marked() -> None:
