@@ -71,9 +71,7 @@ def test_files_that_hold_nothing_are_refused(tmp_path: Path) -> None:
     broken.write_bytes(b"no gzip")
     with pytest.raises(InvalidValueError, match="cannot be read"):
         load_samples(broken)
-
-
-def test_quotations_need_no_questions(tmp_path: Path) -> None:
+    # Quotations need no questions.
     file = written(tmp_path, {"context": "a"})
     assert load_samples(file, with_questions=False) == [Sample("a", "")]
 
@@ -99,9 +97,7 @@ def test_paragraphs_in_the_middle_come_first() -> None:
     # The middle of the text lies between the second and the third of four.
     assert set(quotable(text)[:2]) == {middle, last}
     assert quotable(text)[2:] == [first]
-
-
-def test_lines_are_paragraphs_where_there_are_no_others() -> None:
+    # Lines are paragraphs where there are no others.
     text = "\n\n".join((words("a", 30), words("b", 20) + "\n" + words("c", 20)))
     assert quotable(text) == []
     long = "\n".join((words("a", 70), words("b", 61)))
