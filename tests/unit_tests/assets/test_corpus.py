@@ -178,30 +178,22 @@ def test_a_long_docstring_is_cut_at_its_paragraphs(stdlib: Path) -> None:
     paragraphs = [f"{number} " + "w " * 49 + "end" for number in range(5)]
     body = "\n\n".join(paragraphs)
     _write(stdlib / "long.py", f'"""{body}"""')
-    found = stdlib_passages()
-    assert [passage.id for passage in found] == ["long#0", "long#1", "long#2"]
-    assert [passage.text for passage in found] == [
-        "\n\n".join(paragraphs[:2]),
-        "\n\n".join(paragraphs[2:4]),
-        paragraphs[4],
-    ]
+    pairs = ["\n\n".join(paragraphs[first : first + 2]) for first in (0, 2, 4)]
+    expected = [(f"long#{number}", text) for number, text in enumerate(pairs)]
+    assert [(passage.id, passage.text) for passage in stdlib_passages()] == expected
 
 
-def test_a_long_paragraph_is_cut_between_its_lines(stdlib: Path) -> None:
+def test_a_long_paragraph_is_cut_between_its_lines_but_for_a_short_rest(
+    stdlib: Path,
+) -> None:
     lines = [f"{number} " + "w " * 48 + "end" for number in range(4)]
-    body = "\n".join(lines)
-    _write(stdlib / "long.py", f'"""{body}"""')
-    assert [passage.text for passage in stdlib_passages()] == [
-        "\n".join(lines[:2]),
-        "\n".join(lines[2:]),
-    ]
-
-
-def test_a_short_rest_stays_with_what_it_ends(stdlib: Path) -> None:
-    body = "w " * 118 + "end\n\nSee also the other one."
-    _write(stdlib / "long.py", f'"""{body}"""')
-    (passage,) = stdlib_passages()
-    assert passage.text == body
+    rest = "w " * 118 + "end\n\nSee also the other one."
+    for body, pieces in (
+        ("\n".join(lines), ["\n".join(lines[:2]), "\n".join(lines[2:])]),
+        (rest, [rest]),
+    ):
+        _write(stdlib / "long.py", f'"""{body}"""')
+        assert [passage.text for passage in stdlib_passages()] == pieces
 
 
 @pytest.mark.parametrize("name", ["some.jsonl", "some.jsonl.gz"])

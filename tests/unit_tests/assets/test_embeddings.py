@@ -36,15 +36,6 @@ class FakeEmbeddings(Embeddings):
         return [text for call in self.calls for text in call]
 
 
-class Interrupted(FakeEmbeddings):
-    """Is stopped by the user in its second batch."""
-
-    def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        if self.calls:
-            raise KeyboardInterrupt
-        return super().embed_documents(texts)
-
-
 def _texts(count: int) -> list[str]:
     return [f"text {number}" for number in range(count)]
 
@@ -81,8 +72,13 @@ def test_only_what_is_missing_is_computed_in_batches(tmp_path: Path) -> None:
 
 def test_an_interruption_keeps_what_is_done(tmp_path: Path) -> None:
     texts = _texts(BATCH_SIZE + 5)
+
+    def stop(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        embed_cached(texts, Interrupted(), "m", tmp_path)
+        embed_cached(texts, FakeEmbeddings(), "m", tmp_path, stop)
     fake = FakeEmbeddings()
     rows = embed_cached(texts, fake, "m", tmp_path)
     assert fake.asked == texts[BATCH_SIZE:]
@@ -192,21 +188,17 @@ def test_another_model_under_the_same_name_starts_over(tmp_path: Path) -> None:
     assert np.load(path).shape == (3, 6)
 
 
-class Ragged(FakeEmbeddings):
-    def vector(self, text: str) -> list[float]:
-        return [0.0] * len(text)
-
-
-class Forgetful(FakeEmbeddings):
-    def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        return super().embed_documents(texts)[1:]
-
-
-def test_vectors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_vectors_that_do_not_fit_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeEmbeddings()
+    monkeypatch.setattr(fake, "embed_documents", lambda texts: [[0.0]])
     with pytest.raises(InvalidValueError, match="1 vectors for 2 texts"):
-        embed_cached(["a", "b"], Forgetful(), "m", tmp_path)
+        embed_cached(["a", "b"], fake, "m", tmp_path)
+    ragged = FakeEmbeddings()
+    monkeypatch.setattr(ragged, "vector", lambda text: [0.0] * len(text))
     with pytest.raises(DimensionMismatchError, match=r"'m'.*\[1, 2\]"):
-        embed_cached(["a", "bb"], Ragged(), "m", tmp_path)
+        embed_cached(["a", "bb"], ragged, "m", tmp_path)
     texts = [chr(256 + number) for number in range(BATCH_SIZE)]
     with pytest.raises(DimensionMismatchError, match="2 numbers, but had given 1"):
-        embed_cached([*texts, "bb"], Ragged(), "m", tmp_path)
+        embed_cached([*texts, "bb"], ragged, "m", tmp_path)

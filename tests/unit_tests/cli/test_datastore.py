@@ -61,11 +61,8 @@ def test_every_file_is_a_text(
     out = tmp_path / "out"
     datastore(files, out=out, key_type="float32")
     assert reading.texts == ["one two three four", "five six seven"]
-    assert reading.settings == {
-        "model_path": "smollm2-135m.gguf",
-        "index": "flat",
-        "key_type": "float32",
-    }
+    expected = {"index": "flat", "key_type": "float32"}
+    assert reading.settings == {"model_path": "smollm2-135m.gguf", **expected}
     read, holds = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"5 entries read in \d\.\d s \([\d,]+ tokens/s\)", read)
     n_bytes = sum(file.stat().st_size for file in out.iterdir())

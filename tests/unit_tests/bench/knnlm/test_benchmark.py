@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import gzip
 import io
 import json
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from langchain_ralmspec.bench import comparison
 from langchain_ralmspec.bench.contest import SEQUENTIAL
 from langchain_ralmspec.bench.knnlm import benchmark
 from langchain_ralmspec.bench.knnlm.benchmark import ROWS, Benchmark
@@ -21,7 +19,6 @@ from langchain_ralmspec.errors import DatastoreError, InvalidValueError
 from langchain_ralmspec.knnlm import KNNDatastore
 from tests.unit_tests.bench.knnlm.fakes import (
     AUTO,
-    CLOCK,
     SLOW,
     SPEC,
     FakeLLM,
@@ -34,11 +31,7 @@ from tests.unit_tests.scripts.cells import cells
 Bench = Callable[..., Benchmark]
 
 
-@pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers cost nothing here, but collecting garbage before each would."""
-    monkeypatch.setattr(gc, "collect", lambda: 0)
-    monkeypatch.setattr(comparison, "time", CLOCK)
+pytestmark = pytest.mark.usefixtures("fake_time")
 
 
 @pytest.fixture
@@ -66,7 +59,7 @@ class Made:
             given = {key: settings.get(key) for key in ROWS["Spec"]}
             name = next((row for row, own in ROWS.items() if own == given), name)
         stats = {SEQUENTIAL: SLOW, "Spec": SPEC, "+S": AUTO}[name]
-        return FakeLLM(name, stats, self.log, self.tokens[name])
+        return FakeLLM(name, stats, self.tokens[name], self.log)
 
 
 @pytest.fixture

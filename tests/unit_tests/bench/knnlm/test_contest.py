@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import pytest
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
-from langchain_ralmspec.bench import comparison
 from langchain_ralmspec.bench.comparison import Pair, ask
 from langchain_ralmspec.bench.contest import SEQUENTIAL
 from langchain_ralmspec.bench.knnlm.contest import (
@@ -15,14 +13,9 @@ from langchain_ralmspec.bench.knnlm.contest import (
     figures,
     sums,
 )
-from tests.unit_tests.bench.knnlm.fakes import AUTO, CLOCK, SLOW, SPEC, FakeLLM
+from tests.unit_tests.bench.knnlm.fakes import AUTO, SLOW, SPEC, FakeLLM
 
-
-@pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers cost nothing here, but collecting garbage before each would."""
-    monkeypatch.setattr(gc, "collect", lambda: 0)
-    monkeypatch.setattr(comparison, "time", CLOCK)
+pytestmark = pytest.mark.usefixtures("fake_time")
 
 
 def said(stats: SpeculationStats = SLOW, tokens: tuple[int, ...] = (1, 2, 3)) -> Any:
@@ -86,9 +79,7 @@ def test_attainable_is_the_best_that_a_row_could_have_been() -> None:
     assert rows["+S"].bounds.attainable < best
     assert rows["+S"].attainable == pytest.approx(best)
     assert rows["+S"].reached == pytest.approx(2.0 / best)
-
-
-def test_a_row_that_never_guessed_could_attain_nothing() -> None:
+    # A row that never guessed could attain nothing.
     row = TokenComparison([Pair("prompt", said(), said())])
     assert row.bounds.guess == 0
     assert row.attainable == 1

@@ -35,15 +35,11 @@ def test_perplexity_by_hand() -> None:
     expected = 1 / math.sqrt((0.5 + 0.25) * 0.1)
     assert text.perplexity(1, 0.5, 9.0) == pytest.approx(expected)
     assert text.perplexity(2, 0.0, 1.0) == pytest.approx(1 / math.sqrt(0.1))
-
-
-def test_places_without_neighbours_are_the_models() -> None:
+    # Places without neighbours are the model's.
     text = seen([0.5, 0.5], [[INFINITE] * 2, [3, INFINITE]], [[False] * 2, [True] * 2])
     expected = 1 / math.sqrt(0.5 * (0.25 + 0.75 * 0.5))
     assert text.perplexity(2, 0.25, 1.0) == pytest.approx(expected)
-
-
-def test_a_true_token_without_a_chance_is_infinitely_surprising() -> None:
+    # A true token without a chance is infinitely surprising.
     text = seen([0.5], [[1.0]], [[False]])
     assert text.perplexity(1, 1.0, 1.0) == INFINITE
 
