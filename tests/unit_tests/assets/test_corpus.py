@@ -210,7 +210,6 @@ def test_passages_of_a_file(tmp_path: Path, name: str) -> None:
     ("line", "wrong"),
     [
         ('{"text": ', "not JSON, .* at column 9"),
-        ("[1, 2]", r"\[1, 2\] is not a JSON object"),
         ("{}", "there is no 'text'"),
         ('{"text": 7}', "'text' is 7, no string"),
         ('{"text": null}', "'text' is None, no string"),
@@ -233,10 +232,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, wrong: str) -> None:
     [
         ("some.jsonl", b"", "has no passage"),
         ("some.jsonl", b"\n \n", "has no passage"),
-        ("some.jsonl", b'{"text": "\xff"}', "cannot be read: .*utf-8"),
         ("some.jsonl.gz", b"not gzip", "cannot be read: Not a gzipped file"),
-        ("some.jsonl.gz", gzip.compress(b"{}" * 99)[:-9], "cannot be read"),
-        ("some.jsonl.gz", gzip.compress(b"{}")[:10] + b"\xff" * 20, "cannot be read"),
         ("some.csv", b"a,b", "not from 'some.csv'"),
         # A line's number is no free id where a passage has it.
         (

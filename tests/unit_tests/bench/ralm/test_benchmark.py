@@ -68,6 +68,7 @@ def test_every_row_goes_first_as_often(asked: Asked) -> None:
         ring.ask(question)
     firsts = Counter(name for name, _ in asked.log[::3])
     assert firsts == {"sequential": 3, "Spec": 3, "+PSA": 3}
+    assert set(Counter(name for name, _ in asked.log).values()) == {9}
     # Nobody always comes after the same one.
     neighbours = zip(asked.log, asked.log[1:], strict=False)
     pairs = {(one[0], two[0]) for one, two in neighbours if one[1] == two[1]}

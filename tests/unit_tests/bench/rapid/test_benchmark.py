@@ -27,6 +27,8 @@ SUMMARY = {
 CONTEXT = " ".join(f"the cat sat on mat {n}." for n in range(40))
 Settings = list[dict[str, Any]]
 
+pytestmark = pytest.mark.usefixtures("settings")
+
 
 @pytest.fixture
 def answers() -> dict[bool, str]:
@@ -66,7 +68,6 @@ def documents(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.usefixtures("settings")
 def test_the_figures_say_what_was_measured(documents: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     Benchmark(documents=documents, drafter="self", json=file).run()
@@ -168,7 +169,6 @@ def test_transfer_needs_a_drafter_with_probabilities(
     assert ("embeddings" in settings[2]) is reads
 
 
-@pytest.mark.usefixtures("settings")
 def test_one_answer_that_differs_is_said_with_its_margin(
     documents: Path, answers: dict[bool, str], capsys: Any
 ) -> None:
@@ -189,7 +189,6 @@ def reported(figures: dict[str, Any]) -> str:
     return file.getvalue()
 
 
-@pytest.mark.usefixtures("settings")
 def test_the_report_reads_without_colours(documents: Path) -> None:
     figures = Benchmark(documents=documents).run()
     said = reported(figures)
@@ -222,7 +221,6 @@ def test_the_report_reads_without_colours(documents: Path) -> None:
     assert "1.50×" in others
 
 
-@pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_what_was_asked_is_kept_when_it_is_interrupted(
     documents: Path,
@@ -352,7 +350,6 @@ def test_bad_options_are_refused_before_any_work(
         ("the dog", "--exact-batches --rows=RAPID --drafter=self", 0),
     ],
 )
-@pytest.mark.usefixtures("settings")
 def test_exact_batches_must_keep_their_promise(
     documents: Path, answers: dict[bool, str], said: str, options: str, code: int
 ) -> None:
