@@ -14,12 +14,7 @@ _ENCODERS = "sentence-transformers"
 
 
 def find_gguf(model: str) -> str:
-    """Path of a GGUF that is given as a path, ``NAME``, or ``NAME:QUANTISATION``.
-
-    Raises:
-        InvalidValueError: it is none of these.
-        ModelFileError: the file is not a GGUF.
-    """
+    """Path of a GGUF that is given as a path, ``NAME``, or ``NAME:QUANTISATION``."""
     name, _, quantization = model.partition(":")
     if name not in MODELS:
         if not Path(model).exists():
@@ -35,11 +30,7 @@ def find_gguf(model: str) -> str:
 
 
 def find_encoder(embedding: str) -> Path:
-    """Folder of an encoder that is given by packaged name or by folder.
-
-    Raises:
-        InvalidValueError: it is neither.
-    """
+    """Folder of an encoder that is given by packaged name or by folder."""
     known = [name for name, model in MODELS.items() if model.kind == _ENCODERS]
     if embedding in known:
         return model_path(embedding)

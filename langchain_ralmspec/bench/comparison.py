@@ -7,18 +7,18 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
 
+from langchain_ralmspec.answer.statistics import SpeculationStats
+from langchain_ralmspec.chat_models import ChatRaLMSpec
+from langchain_ralmspec.llms import KNNLMSpecLLM, RaLMSpecLLM
 from langchain_ralmspec.ralm.flights import THREADS
 from langchain_ralmspec.speculation import Bounds, Line
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
 
-if TYPE_CHECKING:
-    from langchain_ralmspec.answer.statistics import SpeculationStats
-    from langchain_ralmspec.chat_models import ChatRaLMSpec
-    from langchain_ralmspec.llms import KNNLMSpecLLM, RaLMSpecLLM
+Row = TypeVar("Row", bound="Comparison")
 
 _PATIENCE = 10.0  # seconds; a call that takes longer will not end soon
 
@@ -31,9 +31,7 @@ class Answer:
     """One answer by one loop.
 
     Attributes:
-        text: the answer.
         steps: tokens and document ids of every step; of a kNN-LM all tokens at once.
-        stats: counts and seconds.
         seconds: from the question to the end of the answer, on the wall clock.
     """
 
@@ -50,10 +48,7 @@ def ask(
 ) -> Answer:
     """Answer a question as if it were the first: no text's KV is there yet.
 
-    Args:
-        model: whom to ask.
-        question: what to ask.
-        show: called with every piece of the answer as it comes.
+    ``show`` is called with every piece of the answer as it comes.
     """
     _wait_for_calls()
     model.engine.forget_prefixes()  # what the loop before has prefilled
@@ -91,6 +86,20 @@ def mean_seconds(answers: list[Answer]) -> dict[str, float]:
     return seconds
 
 
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """The quartiles of one value or more; the second one is the median."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, method="inclusive")
+    return low, middle, high
+
+
+def beside_rivals(rows: dict[str, Row]) -> dict[str, Row]:
+    """The rows of a run, each knowing all of them."""
+    rivals = tuple(rows.values())
+    return {name: replace(row, rivals=rivals) for name, row in rows.items()}
+
+
 def _wait_for_calls() -> None:
     """Let calls that nobody listens to any more end, so that they slow nobody."""
     for thread in threading.enumerate():
@@ -103,12 +112,9 @@ class Pair:
     """One question, answered by both loops in the same process.
 
     Attributes:
-        question: what was asked.
-        sequential: the answer to be faster than.
-        speculative: the other.
-        reference: the sequential answer to be equal to, where that is another
-            one: in a store whose hits depend on how many are asked for, it is that
-            of a sequential loop which asks for as many.
+        reference: the sequential answer to be equal to, where it is not the one to be
+            faster than: in a store whose hits depend on how many are asked for, it is
+            that of a sequential loop which asks for as many.
     """
 
     question: str
@@ -133,7 +139,6 @@ class Comparison:
     """All questions of one workload, by the sequential loop and one speculative one.
 
     Attributes:
-        pairs: the questions.
         max_in_flight: verifications that may be out while the model writes; 0 for a
             synchronous loop.
         rivals: the other speculative rows of the run.
@@ -167,23 +172,17 @@ class Comparison:
     @property
     def quartiles(self) -> tuple[float, float, float]:
         """Of the questions' speed-ups; the second one is the median."""
-        speedups = [pair.speedup for pair in self.pairs]
-        if len(speedups) == 1:
-            return speedups[0], speedups[0], speedups[0]
-        low, middle, high = statistics.quantiles(speedups, method="inclusive")
-        return low, middle, high
+        return quartiles([pair.speedup for pair in self.pairs])
 
     @property
     def guess_accuracy(self) -> float:
-        """Share of judged guesses that were right; 0 when there were none."""
-        guesses = self.total("guesses")
-        return self.total("right_guesses") / guesses if guesses else 0.0
+        """Share of judged guesses that were right; 0 without any."""
+        return self.total("right_guesses") / (self.total("guesses") or 1.0)
 
     @property
     def proven(self) -> float:
         """Share of judged guesses that needed no verification; 0 without any."""
-        guesses = self.total("guesses")
-        return self.total("proven_guesses") / guesses if guesses else 0.0
+        return self.total("proven_guesses") / (self.total("guesses") or 1.0)
 
     @property
     def plans(self) -> dict[str, float]:

@@ -1,4 +1,8 @@
-"""Several loops answer the same questions in turn, so that their times compare."""
+"""Several loops answer the same questions in turn, so that their times compare.
+
+All are in one process, where no other thread of ours runs meanwhile, and each goes
+first as often as the others.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +25,10 @@ def rotated(rows: Sequence[str], number: int) -> list[str]:
 
 @dataclass(slots=True)
 class Contest:
-    """All rows, and what they have answered so far.
+    """All rows, the sequential loop first, and what they have answered so far.
 
-    Attributes:
-        models: by row; the sequential loop first. Each keeps what it learns of costs.
-        questions: asked so far, in order.
-        answers: to these, by row.
-        n_warm: untimed questions that each row has answered.
+    Each row's model keeps what it learns of costs. ``n_warm`` is the number of untimed
+    questions that each has answered; ``questions`` and ``answers`` are the timed ones.
     """
 
     models: dict[str, Any]

@@ -75,12 +75,12 @@ class Demo:
     def run(self) -> bool:
         """Answer every question with both loops; print and write the figures.
 
-        First from a store of this process, then from a server at a distance.
-
-        Returns:
-            Whether all answers were identical.
+        First from a store of this process, then from a server at a distance. Returns
+        whether all answers were identical.
         """
-        asked = self._asked()
+        asked = self.question or []
+        if self.questions:
+            asked = [*asked, *load_questions(self.questions)]
         _ = self._stride  # what may be mistyped goes before what is long
         check_file(self.json)
         console = Console()
@@ -105,12 +105,10 @@ class Demo:
         if self.json:
             remote = {"remote": far.as_dict()} if far else {}
             write_figures(self.json, near.as_dict() | remote)
-        return _say_identical([near, far] if far else [near], console)
-
-    def _asked(self) -> list[str]:
-        """The user's own questions."""
-        file = load_questions(self.questions) if self.questions else []
-        return [*(self.question or []), *file]
+        both = [near, far] if far else [near]
+        identical = all(each.summary()["identical"] for each in both)
+        console.print(f"identical: {'yes' if identical else 'NO'}")
+        return identical
 
     @property
     def _stride(self) -> int | Literal["auto"]:
@@ -232,9 +230,3 @@ def _explain(comparison: Comparison, console: Console) -> None:
     console.print(f"plans: {plans}", highlight=False)
     if not is_sequential:
         console.print(_PLANS, style="dim", highlight=False)
-
-
-def _say_identical(comparisons: list[Comparison], console: Console) -> bool:
-    same = all(each.summary()["identical"] for each in comparisons)
-    console.print(f"identical: {'yes' if same else 'NO'}")
-    return same

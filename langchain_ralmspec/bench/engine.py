@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
@@ -19,13 +18,8 @@ from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine.model import default_threads
 from langchain_ralmspec.errors import MissingExtraError
 
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds for one prompt and for the tokens after it."""
-
-    prompt: float
-    decode: float
+Timing = dict[str, float]
+"""Seconds for one ``prompt``, and to ``decode`` the tokens after it."""
 
 
 def engine(
@@ -70,12 +64,12 @@ def engine(
         if number:  # the first one warms both up
             pairs.append((ours, theirs))
     summary = {
-        "prompt_ratio": statistics.median(b.prompt / a.prompt for a, b in pairs),
-        "decode_ratio": statistics.median(b.decode / a.decode for a, b in pairs),
+        f"{part}_ratio": statistics.median(b[part] / a[part] for a, b in pairs)
+        for part in ("prompt", "decode")
     }
     _report(pairs, summary, n_prompt, n_decode)
     if json:
-        seconds = [{"ours": asdict(a), "theirs": asdict(b)} for a, b in pairs]
+        seconds = [{"ours": ours, "theirs": theirs} for ours, theirs in pairs]
         write_figures(json, {"summary": summary, "seconds": seconds})
 
 
@@ -87,7 +81,7 @@ def _ours(model: Model, prompt: list[int], n_decode: int) -> Timing:
     middle = time.perf_counter()
     for _ in range(n_decode):
         answer.append(sampler.sample(sequence.extend(answer[-1:]), answer))
-    return Timing(middle - start, time.perf_counter() - middle)
+    return {"prompt": middle - start, "decode": time.perf_counter() - middle}
 
 
 def _theirs(rival: Any, prompt: list[int], n_decode: int) -> Timing:
@@ -98,7 +92,7 @@ def _theirs(rival: Any, prompt: list[int], n_decode: int) -> Timing:
     middle = time.perf_counter()
     for _ in range(n_decode):
         next(tokens)
-    return Timing(middle - start, time.perf_counter() - middle)
+    return {"prompt": middle - start, "decode": time.perf_counter() - middle}
 
 
 def _report(
@@ -109,8 +103,8 @@ def _report(
 ) -> None:
     table = Table("", "ours, tokens/s", "llama_cpp.Llama, tokens/s", "ratio")
     for name, n_tokens in (("prompt", n_prompt), ("decode", n_decode)):
-        ours = statistics.median(getattr(pair[0], name) for pair in pairs)
-        theirs = statistics.median(getattr(pair[1], name) for pair in pairs)
+        ours = statistics.median(pair[0][name] for pair in pairs)
+        theirs = statistics.median(pair[1][name] for pair in pairs)
         ratio = summary[f"{name}_ratio"]
         table.add_row(
             name, f"{n_tokens / ours:.0f}", f"{n_tokens / theirs:.0f}", f"{ratio:.2f}"

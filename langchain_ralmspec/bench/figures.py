@@ -14,11 +14,7 @@ from langchain_ralmspec.files import replacing_file
 
 
 def check_file(path: Path | None) -> None:
-    """Check that a file can be written; None is no file.
-
-    Raises:
-        InvalidValueError: it cannot.
-    """
+    """Raise ``InvalidValueError`` if a file cannot be written; None is no file."""
     if path is None:
         return
     folder = path.absolute().parent
@@ -30,11 +26,7 @@ def check_file(path: Path | None) -> None:
 
 
 def check_folder(path: Path | None) -> None:
-    """Make a folder if need be, and check that it can be written to.
-
-    Raises:
-        InvalidValueError: it cannot.
-    """
+    """Make a folder if need be; ``InvalidValueError`` if it cannot be written to."""
     if path is None:
         return
     try:

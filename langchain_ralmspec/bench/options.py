@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -36,26 +36,15 @@ JsonOption = Annotated[
 ]
 
 
-class Action(Protocol):
-    """What a command does."""
-
-    def run(self) -> Any:
-        """Do it, and return what the exit status depends on."""
-
-
 def add_command(
     app: typer.Typer,
     name: str,
-    action: type[Action],
+    action: type[Any],
     succeeded: Callable[[Any], bool],
 ) -> None:
     """Make a command of a dataclass, with its fields as options.
 
-    Args:
-        app: gets the command.
-        name: of the command.
-        action: the dataclass.
-        succeeded: whether the exit status is 0, by what ``run()`` returned.
+    ``succeeded`` says whether the exit status is 0, by what ``run()`` returned.
     """
 
     def command(**options: Any) -> None:
@@ -68,11 +57,7 @@ def add_command(
 
 
 def auto_or_number(what: str, given: str) -> int | Literal["auto"]:
-    """Read an option that is a number or ``auto``.
-
-    Raises:
-        InvalidValueError: it is neither.
-    """
+    """Read an option that is a number or ``auto``; else ``InvalidValueError``."""
     if given == "auto":
         return "auto"
     if not given.isdecimal() or int(given) < 1:
@@ -83,11 +68,7 @@ def auto_or_number(what: str, given: str) -> int | Literal["auto"]:
 
 
 def chosen_rows(given: str | None, known: list[str]) -> list[str]:
-    """Read which rows of a benchmark are wanted; all of them when None.
-
-    Raises:
-        InvalidValueError: one of them is unknown.
-    """
+    """Read which rows of a benchmark are wanted, all known ones when None."""
     rows = given.split(",") if given else known
     for row in rows:
         if row not in known:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -15,14 +16,9 @@ from typing import Any
 from langchain_ralmspec.machine import wait_policy
 
 _PACKAGES = (
-    "llama-cpp-python",
-    "faiss-cpu",
-    "chromadb",
-    "bm25s",
-    "sentence-transformers",
-    "torch",
-    "numpy",
-)
+    "llama-cpp-python", "faiss-cpu", "chromadb", "bm25s", "sentence-transformers",
+    "torch", "numpy",
+)  # fmt: skip
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -38,11 +34,7 @@ def provenance() -> dict[str, Any]:
 
 
 def commit(root: Path) -> str | None:
-    """Name the commit of a checkout, with ``-dirty`` behind it if files differ.
-
-    Args:
-        root: its folder; for any other folder the answer is None.
-    """
+    """Name a checkout's commit, ``-dirty`` if files differ; None for other folders."""
     if not (root / ".git").exists():
         return None
     try:
@@ -73,13 +65,11 @@ def machine() -> dict[str, Any]:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123  a device
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        text = ""
+    named = re.search(r"^model name\s*:\s*(.*\S)", text, re.MULTILINE)
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 def _memory_bytes() -> int | None:

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from langchain_ralmspec.assets.models import list_models, model_path
+from langchain_ralmspec.assets.models import MODELS, model_path
 from langchain_ralmspec.assets.progress import bar
 
 models = typer.Typer(no_args_is_help=True, help="Models that install from PyPI.")
@@ -22,13 +22,13 @@ def list_(  # the name is taken by the builtin
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("name", "kind", "MB", "licence", "brought by the extra"):
         table.add_column(heading, no_wrap=heading == "name")
-    for row in list_models():
+    for model in MODELS.values():
         table.add_row(
-            row.name,
-            row.kind,
-            f"{row.size / 1e6:.0f}",
-            row.licence,
-            f"{row.extra} (installed)" if row.installed else row.extra,
+            model.name,
+            model.kind,
+            f"{model.size / 1e6:.0f}",
+            model.licence,
+            f"{model.extra} (installed)" if model.is_installed else model.extra,
         )
     Console().print(table)
 

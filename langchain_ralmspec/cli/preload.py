@@ -14,6 +14,7 @@ import typer
 
 from langchain_ralmspec.assets.targets import find_gguf
 from langchain_ralmspec.bench.figures import check_folder
+from langchain_ralmspec.bench.knnlm.text import read_text
 from langchain_ralmspec.chains import RapidChain
 from langchain_ralmspec.errors import InvalidValueError
 
@@ -45,7 +46,7 @@ def preload(
         raise InvalidValueError(
             "preload keeps what it reads in a folder; name one with --kv-cache-dir"
         )
-    text = _text(file)
+    text = read_text(file)
     check_folder(kv_cache_dir)
     chain = RapidChain(
         model_path=find_gguf(target),
@@ -64,13 +65,3 @@ def preload(
         f"{tokens:,} tokens read in {seconds:.1f} s; {kv_cache_dir} holds "
         f"{sum(sizes) / 1e6:.0f} MB"
     )
-
-
-def _text(file: Path) -> str:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidValueError(f"{str(file)!r} cannot be read: {error}") from error
-    if not text.strip():
-        raise InvalidValueError(f"{str(file)!r} is empty; give a text to be read")
-    return text

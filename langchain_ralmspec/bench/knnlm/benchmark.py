@@ -1,8 +1,4 @@
-"""``ralmspec bench knnlm``: a search a token against guessed and verified tokens.
-
-Every prompt is continued by all rows in turn, in one process, over one datastore,
-each row going first as often as the others. No other thread of ours runs meanwhile.
-"""
+"""``ralmspec bench knnlm``: a search a token against guessed and verified tokens."""
 
 from __future__ import annotations
 
@@ -95,13 +91,7 @@ class Benchmark:
     json: JsonOption = None
 
     def run(self) -> dict[str, Any]:
-        """Measure; print, write and return the figures.
-
-        Raises:
-            InvalidValueError: something cannot be served; said before any work.
-            DatastoreError: there is no datastore, or another model has made it.
-            MissingExtraError: a package that this needs is not installed.
-        """
+        """Measure; print, write and return the figures; errors come before any work."""
         rows = chosen_rows(self.rows, list(ROWS))
         self._check()
         text = read_text(self.text)
@@ -229,10 +219,8 @@ def _notes(n_noise: int, *, is_exact: bool) -> list[str]:
         "what a datastore of that size costs, and are practically never neighbours. "
         "Perplexity is that of the real entries alone."
     )
-    if is_exact:
-        return [said]
     doubt = (
         "An approximate index visits noise otherwise than texts: what its searches "
         "cost here says little about a real datastore of that size."
     )
-    return [said, doubt]
+    return [said] if is_exact else [said, doubt]

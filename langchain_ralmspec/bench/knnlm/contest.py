@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from langchain_ralmspec.bench.comparison import (
     Answer,
     Comparison,
     Pair,
+    beside_rivals,
     mean_seconds,
 )
 from langchain_ralmspec.bench.contest import SEQUENTIAL, Contest
-from langchain_ralmspec.speculation import Line
-
-if TYPE_CHECKING:
-    from langchain_ralmspec.speculation import Bounds
+from langchain_ralmspec.speculation import Bounds, Line
 
 AUTO = "+S"
 """The row whose figures are quoted, if it is there."""
@@ -72,8 +70,7 @@ class TokenContest(Contest):
         }
         points = tuple(p for row in rows.values() for p in row.verifications)
         rows = {name: replace(row, measured=points) for name, row in rows.items()}
-        rivals = tuple(rows.values())
-        return {name: replace(row, rivals=rivals) for name, row in rows.items()}
+        return beside_rivals(rows)
 
 
 def figures(contests: Mapping[int, TokenContest]) -> dict[str, Any]:

@@ -1,8 +1,4 @@
-"""``ralmspec bench ralm``: the sequential loop against speculation, booster by booster.
-
-Every question is answered by all rows in turn, in one process, each going first as
-often as the others. No other thread of ours runs meanwhile.
-"""
+"""``ralmspec bench ralm``: the sequential loop against speculation, by booster."""
 
 from __future__ import annotations
 
@@ -104,12 +100,7 @@ class Benchmark:
     json: JsonOption = None
 
     def run(self) -> dict[str, Any]:
-        """Measure; print, write and return the figures.
-
-        Raises:
-            InvalidValueError: something cannot be served; said before any work.
-            MissingExtraError: a package that this needs is not installed.
-        """
+        """Measure; print, write and return the figures; errors come before any work."""
         self._workload.check()
         rows = chosen_rows(self.rows, list(ROWS))
         check_file(self.json)

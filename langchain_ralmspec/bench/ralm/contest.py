@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from langchain_ralmspec.bench.comparison import Comparison, Pair, mean_seconds
+from langchain_ralmspec.bench.comparison import (
+    Comparison,
+    Pair,
+    beside_rivals,
+    mean_seconds,
+)
 from langchain_ralmspec.bench.contest import SEQUENTIAL, Contest
 
 NARROW = "narrow"
@@ -16,18 +20,13 @@ class WidthContest(Contest):
     """Rows that search as widely as the sequential loop, or as narrowly as another."""
 
     def comparisons(self, max_in_flight: int) -> dict[str, Comparison]:
-        """Every speculative row against the sequential one.
-
-        Args:
-            max_in_flight: of the rows that verify asynchronously.
-        """
+        """Every speculative row against the sequential one; some verify in flight."""
         rows = {
             row: Comparison(self._pairs(row), max_in_flight if llm.asynchronous else 0)
             for row, llm in self.models.items()
             if llm.speculation
         }
-        rivals = tuple(rows.values())
-        return {name: replace(row, rivals=rivals) for name, row in rows.items()}
+        return beside_rivals(rows)
 
     def _pairs(self, row: str) -> list[Pair]:
         # A store whose hits depend on how many are asked for may give the narrow

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from langchain_ralmspec.bench.comparison import PARTS
 from langchain_ralmspec.bench.contest import SEQUENTIAL
 from langchain_ralmspec.bench.ralm.contest import NARROW
-from langchain_ralmspec.bench.table import new_table, spread
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+from langchain_ralmspec.bench.table import new_table, print_plainly, spread
 
 
 def report(figures: dict[str, Any], console: Console) -> None:
     """Print the figures of one run."""
     workload, summary = figures["workload"], figures["summary"]
+    say = partial(print_plainly, console)
     console.print()
-    console.print(_described(workload), highlight=False, soft_wrap=True)
+    say(_described(workload))
     console.print(_speedups(figures))
     console.print(_seconds(figures))
     console.print(_plans(figures))
     costs = next(reversed(figures["rows"].values()))["costs_seconds"]
-    console.print(
+    say(
         f"a = {1e3 * costs['generation']:.0f} ms to generate a step, "
         f"b = {1e3 * costs['retrieval']:.0f} ms to retrieve: retrieval is "
         f"{figures['retrieval_share']:.0%} of the sequential time, the ceiling 1 + b/a "
@@ -33,25 +34,19 @@ def report(figures: dict[str, Any], console: Console) -> None:
         "or in a row with fewer boosters where that makes it more; reached compares "
         f"sums of seconds with it. {workload['warm_up_questions']} untimed questions "
         "warmed up every row.",
-        highlight=False,
-        soft_wrap=True,
     )
     if workload["distractors"]:
-        console.print(
+        say(
             f"{workload['distractors']:,} distractors are random unit vectors: they "
             "make the search cost what a corpus of that size costs, and are "
             "practically never what a query finds.",
-            highlight=False,
-            soft_wrap=True,
         )
     if figures[NARROW]:
-        console.print(
+        say(
             "In this store the hits may depend on how many are asked for. "
             f"'{NARROW}' is the sequential loop that asks for as few as the rows "
             "without prefetching: these must give its answers. All speed-ups are over "
             f"'{SEQUENTIAL}'.",
-            highlight=False,
-            soft_wrap=True,
         )
     console.print(f"identical: {'yes' if summary['identical'] else 'NO'}")
 

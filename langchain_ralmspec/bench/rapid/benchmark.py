@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from langchain_core.embeddings import Embeddings
 from rich.console import Console
 
 from langchain_ralmspec.assets.targets import find_embeddings, find_gguf
@@ -25,6 +26,7 @@ from langchain_ralmspec.bench.figures import (
     say,
     write_figures,
 )
+from langchain_ralmspec.bench.knnlm.text import text_of
 from langchain_ralmspec.bench.options import (
     EmbeddingOption,
     JsonOption,
@@ -54,9 +56,6 @@ from langchain_ralmspec.bench.rapid.figures import figures
 from langchain_ralmspec.bench.rapid.report import report
 from langchain_ralmspec.chains import RapidChain
 from langchain_ralmspec.errors import InvalidValueError
-
-if TYPE_CHECKING:
-    from langchain_core.embeddings import Embeddings
 
 ROWS = (PLAIN, RAG, SD, RAPID)
 """Plain decoding; the same on retrieved passages only; drafting without transfer of
@@ -144,12 +143,7 @@ class Benchmark:
     json: JsonOption = None
 
     def run(self) -> dict[str, Any]:
-        """Measure; print, write and return the figures.
-
-        Raises:
-            InvalidValueError: something cannot be served; said before any work.
-            MissingExtraError: a package that this needs is not installed.
-        """
+        """Measure; print, write and return the figures; errors come before any work."""
         self._check()
         samples, others = self._samples()
         with self._contest() as contest:
@@ -219,10 +213,7 @@ class Benchmark:
 
         def seen(context: str) -> str:
             tokens = weights.tokenize(context)
-            if len(tokens) <= room:
-                return context
-            pieces = b"".join(weights.piece(token) for token in tokens[:room])
-            return pieces.decode("utf-8", "ignore")
+            return context if len(tokens) <= room else text_of(tokens[:room], weights)
 
         return seen
 

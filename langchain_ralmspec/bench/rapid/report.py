@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from langchain_ralmspec.bench.rapid.contest import PLAIN, RAG, SD
-from langchain_ralmspec.bench.table import new_table, spread
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+from langchain_ralmspec.bench.table import new_table, print_plainly, spread
 
 _MAX_LISTED = 12
 _NOTHING = "–"
@@ -36,10 +36,7 @@ _EXPLAINED = (
 
 def report(figures: dict[str, Any], console: Console) -> None:
     """Print the figures of one run."""
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
-
+    say = partial(print_plainly, console)
     console.print()
     say(_described(figures))
     console.print(_decoding("decoding, speed-up over plain", figures["rows"]))

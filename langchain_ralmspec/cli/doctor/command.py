@@ -24,13 +24,7 @@ from langchain_ralmspec.bench.ralm.workload import Corpus, Workload
 from langchain_ralmspec.chat_models import ChatRaLMSpec
 from langchain_ralmspec.cli import WAIT_POLICY_AT_START
 from langchain_ralmspec.cli.doctor.costs import BATCH, Costs, measure
-from langchain_ralmspec.cli.doctor.facts import (
-    Facts,
-    Settings,
-    inspect_model,
-    inspect_store,
-    inspect_threads,
-)
+from langchain_ralmspec.cli.doctor.facts import Facts, inspect
 from langchain_ralmspec.cli.doctor.findings import Finding, Severity, findings
 from langchain_ralmspec.cli.doctor.gains import Gains, expect
 from langchain_ralmspec.cli.doctor.target import Target, load_target
@@ -63,13 +57,17 @@ def doctor(
     console = Console()
     with patient(target) as stack:
         console.print("measuring, for about 15 seconds", style="dim")
-        facts = examine(
-            stack,
-            question or (_QUESTION if target else QUESTIONS[0]),
-            wait_policy_is_ours=target is None and WAIT_POLICY_AT_START is None,
-        )
+        asked = question or (_QUESTION if target else QUESTIONS[0])
+        costs = measure(stack, asked)  # first: it loads every library
+        is_ours = target is None and WAIT_POLICY_AT_START is None
+        facts = inspect(stack, costs, wait_policy_is_ours=is_ours)
     found, gains = findings(facts), expect(facts)
-    _print_stack(facts, console)
+    model, store = facts.model, facts.store
+    about = (
+        f"{Path(model.file).name}, {model.size / 1e6:.0f} MB; {store.n_documents} "
+        f"documents in {store.name}{f' ({store.index})' if store.index else ''}"
+    )
+    console.print(Text(about))
     _print_costs(facts.costs, console)
     _print_findings(found, console)
     _print_gains(facts, gains, console)
@@ -97,38 +95,6 @@ def patient(target: str | None) -> Iterator[Target]:
     with workload.opened(Corpus.load()) as store:
         retriever = RaLMSpecRetriever(vectorstore=store)
         yield ChatRaLMSpec(model_path=gguf, retriever=retriever)
-
-
-def examine(target: Target, question: str, *, wait_policy_is_ours: bool) -> Facts:
-    """Measure a stack and look at it.
-
-    Args:
-        target: of which it is.
-        question: what to have answered.
-        wait_policy_is_ours: whether this command has set ``OMP_WAIT_POLICY``.
-    """
-    costs = measure(target, question)  # first: it loads every library
-    return Facts(
-        model=inspect_model(target),
-        threads=inspect_threads(target, wait_policy_is_ours=wait_policy_is_ours),
-        store=inspect_store(target.retriever.store),
-        settings=Settings(
-            speculation=target.speculation,
-            speculation_stride=target.speculation_stride,
-            asynchronous=target.asynchronous,
-            guess_policy=target.guess_policy,
-        ),
-        costs=costs,
-    )
-
-
-def _print_stack(facts: Facts, console: Console) -> None:
-    model, store = facts.model, facts.store
-    about = (
-        f"{Path(model.file).name}, {model.size / 1e6:.0f} MB; {store.n_documents} "
-        f"documents in {store.name}{f' ({store.index})' if store.index else ''}"
-    )
-    console.print(Text(about))
 
 
 def _print_costs(costs: Costs, console: Console) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from langchain_ralmspec import cli
+from langchain_ralmspec.assets.cache import cache_dir
 from langchain_ralmspec.assets.corpus import stdlib_passages
+from tests.unit_tests.cli.shell import run
 
 N_PASSAGES = 60
 QUESTIONS = ["How do I parse arguments?", "How do I read a ZIP archive?"]
@@ -44,28 +44,18 @@ def command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: list[str], cache: Path
 ) -> Command:
     """Runs ``ralmspec`` with these and other options; gives what it wrote."""
+    usual = cache_dir()
     monkeypatch.setenv("RALMSPEC_CACHE", str(cache))
     written = tmp_path / "figures.json"
     # Models were checked and requantised before; doing it again takes long.
-    monkeypatch.setattr("langchain_ralmspec.assets.models.cache_dir", _usual_cache())
+    monkeypatch.setattr("langchain_ralmspec.assets.models.cache_dir", lambda: usual)
 
-    def run(*options: str) -> dict[str, Any]:
-        arguments = ["ralmspec", *options, *files, "--json", str(written)]
-        monkeypatch.setattr(sys, "argv", arguments)
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        assert not caught.value.code
+    def ask(*options: str) -> dict[str, Any]:
+        assert not run(*options, *files, "--json", str(written))
         figures: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
         return figures
 
-    return run
-
-
-def _usual_cache() -> Callable[[], Path]:
-    from langchain_ralmspec.assets.cache import cache_dir
-
-    usual = cache_dir()
-    return lambda: usual
+    return ask
 
 
 def test_every_booster_gives_the_sequential_answers(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from langchain_ralmspec import RapidChain, cli
+from langchain_ralmspec import RapidChain
 from langchain_ralmspec.bench.rapid.documents import python_samples
+from tests.unit_tests.bench.rapid.test_benchmark import SUMMARY
+from tests.unit_tests.cli.shell import run
 
 _LETTERS = 1100  # about 300 tokens
 
@@ -30,35 +31,17 @@ def documents(tmp_path: Path) -> Path:
     return file
 
 
-def ralmspec(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["ralmspec", *options])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert not caught.value.code
-
-
-def test_all_rows_answer_and_all_is_written(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, documents: Path
-) -> None:
+def test_all_rows_answer_and_all_is_written(tmp_path: Path, documents: Path) -> None:
     written, kv = tmp_path / "a.json", tmp_path / "kv"
-    ralmspec(
-        monkeypatch, "bench", "rapid", "--documents", str(documents),
+    assert not run(
+        "bench", "rapid", "--documents", str(documents),
         "--n-ctx", "1024", "--max-tokens", "16", "--exact-batches",
         "--drafter", "self", "--draft-length", "3", "--n-threads", "1",
         "--kv-cache-dir", str(kv), "--json", str(written),
     )  # fmt: skip
     figures: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
     summary = figures["summary"]
-    assert set(summary) == {
-        "speedup_median",
-        "speedup_sums",
-        "ceiling",
-        "attainable",
-        "identical",
-        "questions",
-        "acceptance",
-        "second_ttft_speedup",
-    }
+    assert set(summary) == SUMMARY
     assert summary["questions"] == 2
     assert summary["identical"] is True  # or the command would have failed
     assert 0 < summary["acceptance"] <= 1
@@ -76,13 +59,13 @@ def test_all_rows_answer_and_all_is_written(
 
 
 def test_what_was_preloaded_is_there_for_a_chain(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gguf: str, capsys: Any
+    tmp_path: Path, gguf: str, capsys: Any
 ) -> None:
     file, kv = tmp_path / "text.txt", tmp_path / "kv"
     text = python_samples()[12].context[:_LETTERS]
     file.write_text(text, encoding="utf-8")
     options = ("--n-ctx", "1024", "--kv-cache-dir", str(kv))
-    ralmspec(monkeypatch, "preload", str(file), *options)
+    assert not run("preload", str(file), *options)
     assert "tokens read in" in capsys.readouterr().out
     chain = RapidChain(model_path=gguf, n_ctx=1024, kv_cache_dir=str(kv), max_tokens=2)
     said = chain.invoke({"question": "What is it?", "context": text})

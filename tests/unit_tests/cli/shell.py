@@ -10,9 +10,10 @@ import pytest
 from langchain_ralmspec import cli
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
+def run(*arguments: str) -> Any:
     """Run a command line; its exit status, or what it says of an error."""
-    monkeypatch.setattr(sys, "argv", ["ralmspec", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["ralmspec", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
     return caught.value.code

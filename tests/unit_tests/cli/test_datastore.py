@@ -61,11 +61,8 @@ def test_every_file_is_a_text(
     out = tmp_path / "out"
     datastore(files, out=out, key_type="float32")
     assert reading.texts == ["one two three four", "five six seven"]
-    assert reading.settings == {
-        "model_path": "smollm2-135m.gguf",
-        "index": "flat",
-        "key_type": "float32",
-    }
+    expected = {"index": "flat", "key_type": "float32"}
+    assert reading.settings == {"model_path": "smollm2-135m.gguf", **expected}
     read, holds = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"5 entries read in \d\.\d s \([\d,]+ tokens/s\)", read)
     n_bytes = sum(file.stat().st_size for file in out.iterdir())
@@ -102,7 +99,7 @@ def test_options_of_the_command_reach_what_is_there(
     out = tmp_path / "out"
     write_datastore(out, 30)
     options = ["--out", str(out), "--index", "ivf", "--append", "--limit-tokens", "9"]
-    assert not run(monkeypatch, "datastore", str(files[1]), *options)
+    assert not run("datastore", str(files[1]), *options)
     assert reading.texts == ["five six seven"]
     assert reading.settings == {"model_path": "smollm2-135m.gguf"}
     assert prepared == [30]  # nothing was really read

@@ -10,24 +10,17 @@ from langchain_ralmspec.cli import preload
 from tests.unit_tests.cli.shell import run
 
 
-def test_preload_says_what_is_missing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_preload_says_what_is_missing(tmp_path: Path) -> None:
     folder = ["--kv-cache-dir", str(tmp_path / "kv")]
-    text, empty = tmp_path / "a.txt", tmp_path / "b.txt"
-    text.write_text("some text", encoding="utf-8")
-    empty.write_text(" \n", encoding="utf-8")
-    (tmp_path / "c.txt").write_bytes(b"\xff\xff")
-    assert "--kv-cache-dir" in run(monkeypatch, "preload", str(text))
-    missing = str(tmp_path / "nowhere.txt")
-    assert "nowhere.txt' cannot be read" in run(
-        monkeypatch, "preload", missing, *folder
-    )
-    assert "is empty" in run(monkeypatch, "preload", str(empty), *folder)
-    broken = str(tmp_path / "c.txt")
-    assert "cannot be read" in run(monkeypatch, "preload", broken, *folder)
+    files = [str(tmp_path / name) for name in ("a.txt", "b.txt", "c.txt", "d.txt")]
+    for file, content in zip(files, (b"text", b" \n", b"\xff\xff"), strict=False):
+        Path(file).write_bytes(content)
+    assert "--kv-cache-dir" in run("preload", files[0])
+    assert "is empty" in run("preload", files[1], *folder)
+    assert "c.txt' cannot be read" in run("preload", files[2], *folder)
+    assert "d.txt' cannot be read" in run("preload", files[3], *folder)
     assert not (tmp_path / "kv").exists()
-    wrong = run(monkeypatch, "preload", str(text), "--target", "nonsense", *folder)
+    wrong = run("preload", files[0], "--target", "nonsense", *folder)
     assert "'nonsense' is neither" in wrong
 
 
@@ -47,7 +40,7 @@ def test_preload_says_what_it_did(
 
     monkeypatch.setattr(preload, "RapidChain", chain)
     monkeypatch.setattr(preload, "find_gguf", lambda name: name)
-    assert not run(monkeypatch, "preload", str(file), "--kv-cache-dir", str(folder))
+    assert not run("preload", str(file), "--kv-cache-dir", str(folder))
     said = capsys.readouterr().out
     assert said.startswith("1,234 tokens read in ")
     assert said.endswith("kv holds 3 MB\n")

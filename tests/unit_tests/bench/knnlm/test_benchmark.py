@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import gzip
 import io
 import json
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from langchain_ralmspec.bench import comparison
 from langchain_ralmspec.bench.contest import SEQUENTIAL
 from langchain_ralmspec.bench.knnlm import benchmark
 from langchain_ralmspec.bench.knnlm.benchmark import ROWS, Benchmark
@@ -21,23 +19,19 @@ from langchain_ralmspec.errors import DatastoreError, InvalidValueError
 from langchain_ralmspec.knnlm import KNNDatastore
 from tests.unit_tests.bench.knnlm.fakes import (
     AUTO,
-    CLOCK,
     SLOW,
     SPEC,
     FakeLLM,
     fake_model,
     write_datastore,
 )
+from tests.unit_tests.bench.test_comparison import SUMMARY
 from tests.unit_tests.scripts.cells import cells
 
 Bench = Callable[..., Benchmark]
 
 
-@pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers cost nothing here, but collecting garbage before each would."""
-    monkeypatch.setattr(gc, "collect", lambda: 0)
-    monkeypatch.setattr(comparison, "time", CLOCK)
+pytestmark = pytest.mark.usefixtures("fake_time")
 
 
 @pytest.fixture
@@ -65,7 +59,7 @@ class Made:
             given = {key: settings.get(key) for key in ROWS["Spec"]}
             name = next((row for row, own in ROWS.items() if own == given), name)
         stats = {SEQUENTIAL: SLOW, "Spec": SPEC, "+S": AUTO}[name]
-        return FakeLLM(name, stats, self.log, self.tokens[name])
+        return FakeLLM(name, stats, self.tokens[name], self.log)
 
 
 @pytest.fixture
@@ -101,25 +95,15 @@ def bench(
 def test_the_figures_say_what_was_measured(bench: Bench, tmp_path: Path) -> None:
     bench(json=tmp_path / "a.json").run()
     figures = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
-    assert set(figures["summary"]) == {
-        "speedup_median",
-        "speedup_sums",
-        "ceiling",
-        "attainable",
-        "identical",
-        "questions",
-        "guess_accuracy",
-    }
-    assert figures["summary"]["speedup_median"] == 2.0
-    assert figures["summary"]["questions"] == 4
-    assert figures["summary"]["identical"] is True
+    assert set(figures["summary"]) == SUMMARY
+    expected = {"speedup_median": 2.0, "questions": 4, "identical": True}
+    assert expected.items() <= figures["summary"].items()
     assert list(figures["by_k"]) == ["1", "16"]
     for of_k in figures["by_k"].values():
         assert list(of_k["rows"]) == ["Spec", "+S"]
         assert len(of_k["rows"]["+S"]["answers"]) == 4
-    assert figures["workload"]["real_entries"] == 400
-    assert figures["workload"]["distractors"] == 0
-    assert figures["workload"]["knn_temperature"] == 2.0
+    expected = {"real_entries": 400, "distractors": 0, "knn_temperature": 2.0}
+    assert expected.items() <= figures["workload"].items()
     assert figures["notes"] == []
     assert figures["provenance"]["machine"]["cores"]
     assert figures["perplexity"]["tokens"] == 19
@@ -136,11 +120,9 @@ def test_all_rows_share_one_datastore(bench: Bench, made: Made) -> None:
     bench(max_tokens=77, interpolation=0.5, perplexity_tokens=0).run()
     assert len(made.settings) == 6
     assert len({id(store) for store in made.datastores}) == 1
+    expected = {"max_tokens": 77, "interpolation": 0.5, "temperature": 0.0}
     for settings, k in zip(made.settings, (1, 1, 1, 16, 16, 16), strict=True):
-        assert settings["k"] == k
-        assert settings["max_tokens"] == 77
-        assert settings["interpolation"] == 0.5
-        assert settings["temperature"] == 0.0
+        assert {**expected, "k": k}.items() <= settings.items()
 
 
 def test_one_prompt_warms_up_and_is_not_measured(bench: Bench, made: Made) -> None:
@@ -164,15 +146,11 @@ def test_distractors_are_called_what_they_are(
     assert figures["workload"]["distractors"] == 1600
     assert "1,600 distractors are noise" in figures["notes"][0]
     assert len(figures["notes"]) == 1
+    assert "approximate" in benchmark._notes(9, is_exact=False)[1]
     assert "400 entries + 1,600 distractors" in capsys.readouterr().out
     # Perplexity is of the real ones; all else of the copy, which is gone.
     assert [len(store) for store in made.datastores] == [400, 2000, 2000, 2000]
     assert not made.datastores[-1].path.exists()
-
-
-def test_noise_in_an_approximate_index_is_doubted() -> None:
-    _, doubt = benchmark._notes(9, is_exact=False)
-    assert "approximate" in doubt
 
 
 def test_one_token_that_differs_is_said(
@@ -213,6 +191,7 @@ def test_the_report_names_every_row_and_the_paper(bench: Bench) -> None:
         ({"limit": 12}, "too few for 13 prompts"),
         ({"index": "lsh"}, "'lsh'"),
         ({"perplexity_tokens": 1}, "got 1"),
+        ({"json": Path("nowhere/a.json")}, "nowhere"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(
@@ -223,6 +202,8 @@ def test_bad_options_are_refused_before_any_work(
 ) -> None:
     monkeypatch.setattr(KNNDatastore, "search", lambda *_: pytest.fail("too late"))
     monkeypatch.setattr(benchmark, "distracted", lambda *_: pytest.fail("too late"))
+    if "json" in settings:
+        monkeypatch.setattr(benchmark, "read_text", lambda _: pytest.fail("too late"))
     if "limit" in settings:
         settings |= {"prompt_tokens": 6}
     with pytest.raises(InvalidValueError, match=said):
@@ -237,11 +218,3 @@ def test_a_datastore_must_be_there_and_the_models_own(
     write_datastore(tmp_path / "other", sha256="0" * 64)
     with pytest.raises(DatastoreError, match="not by fake"):
         bench(datastore=tmp_path / "other").run()
-
-
-def test_targets_that_cannot_be_written_are_refused_before_any_work(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(benchmark, "read_text", lambda file: pytest.fail("too late"))
-    with pytest.raises(InvalidValueError, match="nowhere"):
-        bench(json=tmp_path / "nowhere" / "a.json").run()

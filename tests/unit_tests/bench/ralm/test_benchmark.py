@@ -19,8 +19,7 @@ from langchain_ralmspec.bench.ralm.benchmark import ROWS, Benchmark
 from langchain_ralmspec.bench.ralm.contest import WidthContest
 from langchain_ralmspec.bench.ralm.report import report
 from langchain_ralmspec.bench.ralm.workload import Workload
-from langchain_ralmspec.errors import InvalidValueError
-from tests.unit_tests.bench.test_comparison import FAST, SLOW, STEPS
+from tests.unit_tests.bench.test_comparison import FAST, SLOW, STEPS, SUMMARY
 from tests.unit_tests.scripts.cells import cells
 
 QUESTIONS = [f"question {number}" for number in range(9)]
@@ -69,6 +68,7 @@ def test_every_row_goes_first_as_often(asked: Asked) -> None:
         ring.ask(question)
     firsts = Counter(name for name, _ in asked.log[::3])
     assert firsts == {"sequential": 3, "Spec": 3, "+PSA": 3}
+    assert set(Counter(name for name, _ in asked.log).values()) == {9}
     # Nobody always comes after the same one.
     neighbours = zip(asked.log, asked.log[1:], strict=False)
     pairs = {(one[0], two[0]) for one, two in neighbours if one[1] == two[1]}
@@ -160,21 +160,12 @@ def test_the_figures_say_what_was_measured(
     replace(bench, json=tmp_path / "a.json").run()
     figures = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     assert list(figures["rows"]) == list(ROWS)
-    assert set(figures["summary"]) == {
-        "speedup_median",
-        "speedup_sums",
-        "ceiling",
-        "attainable",
-        "identical",
-        "questions",
-        "guess_accuracy",
-    }
+    assert set(figures["summary"]) == SUMMARY
     assert figures["summary"]["questions"] == 4
     assert figures["summary"]["identical"] is True
     assert figures["retrieval_share"] == pytest.approx(2 / 3)
-    assert figures["workload"]["store"] == "chroma-http"
-    assert figures["workload"]["latency"] == 0.1
-    assert figures["workload"]["passages"] == 3
+    expected = {"store": "chroma-http", "latency": 0.1, "passages": 3}
+    assert expected.items() <= figures["workload"].items()
     assert figures["workload"]["warm_up_questions"] == 2
     assert figures["provenance"]["machine"]["cores"]
     for row in figures["rows"].values():
@@ -183,11 +174,11 @@ def test_the_figures_say_what_was_measured(
     assert figures["sequential"]["seconds"]["all"] == 3.0
     assert figures["narrow"]["speedup_quartiles"] == [1.0, 1.0, 1.0]
     shown = cells("ralm", figures)  # in the docs
-    assert (shown["*a*"], shown["*b*"], shown["retrieval"]) == (
-        "100 ms",
-        "200 ms",
-        "67%",
-    )
+    assert {
+        "*a*": "100 ms",
+        "*b*": "200 ms",
+        "retrieval": "67%",
+    }.items() <= shown.items()
     assert shown["speed-up, median (quartiles)"] == "**1.50** (1.50–1.50)"
     assert (shown["right"], shown["of sums"]) == ("75%", "1.50")
     assert cells("boosters", figures)["+A"] == "1.50"
@@ -219,32 +210,22 @@ def test_one_answer_that_differs_is_said(
     assert capsys.readouterr().out.endswith("identical: NO\n")
 
 
+def reported(figures: dict[str, Any]) -> str:
+    file = io.StringIO()
+    report(figures, Console(file=file, width=100))
+    return file.getvalue()
+
+
 def test_the_report_names_every_row_and_reads_without_colours(
     bench: Benchmark,
 ) -> None:
     figures = bench.run()
-    file = io.StringIO()
-    report(figures, Console(file=file, width=100))
-    said = file.getvalue()
+    said = reported(figures)
     for row in ("sequential", "narrow", *ROWS):
         assert f" {row} " in said
     assert "100 ms away each way" in said
     assert "lookup 4 75%, lookup 2 25%" in said
     assert "4 of 4" in said
     assert said.endswith("identical: yes\n")
-
-
-def test_distractors_are_called_what_they_are(bench: Benchmark) -> None:
-    figures = bench.run()
     figures["workload"]["distractors"] = 1_000_000
-    file = io.StringIO()
-    report(figures, Console(file=file, width=100))
-    assert "1,000,000 distractors are random unit vectors" in file.getvalue()
-
-
-def test_targets_that_cannot_be_written_are_refused_before_any_work(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(benchmark, "find_gguf", lambda model: pytest.fail("too late"))
-    with pytest.raises(InvalidValueError, match="nowhere"):
-        Benchmark(json=tmp_path / "nowhere" / "a.json").run()
+    assert "1,000,000 distractors are random unit vectors" in reported(figures)

@@ -4,7 +4,6 @@ import gc
 import io
 import json
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,13 @@ from tests.unit_tests.cli.shell import run
 from tests.unit_tests.scripts.cells import cells
 
 SUMMARY = {
-    "speedup_median",
-    "speedup_sums",
-    "ceiling",
-    "attainable",
-    "identical",
-    "questions",
-    "acceptance",
-    "second_ttft_speedup",
-}
+    "speedup_median", "speedup_sums", "ceiling", "attainable", "identical",
+    "questions", "acceptance", "second_ttft_speedup",
+}  # fmt: skip
 CONTEXT = " ".join(f"the cat sat on mat {n}." for n in range(40))
 Settings = list[dict[str, Any]]
-_PARTS_SHOWN = ("quoting", "not_quoting")
+
+pytestmark = pytest.mark.usefixtures("settings")
 
 
 @pytest.fixture
@@ -74,18 +68,16 @@ def documents(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.usefixtures("settings")
 def test_the_figures_say_what_was_measured(documents: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     Benchmark(documents=documents, drafter="self", json=file).run()
     figures = json.loads(file.read_text(encoding="utf-8"))
     summary = figures["summary"]
     assert set(summary) == SUMMARY
-    assert summary["questions"] == 3
-    assert summary["identical"] is True
+    expected = {"questions": 3, "identical": True, "acceptance": 0.5}
+    assert expected.items() <= summary.items()
     assert summary["speedup_median"] == pytest.approx(4.0)
     assert summary["second_ttft_speedup"] == pytest.approx(100, rel=0.1)
-    assert summary["acceptance"] == 0.5
     assert summary["attainable"] >= 1
     assert figures["rows"]["SD"]["oracle"] >= summary["attainable"]
     assert figures["provenance"]["machine"]["cores"]
@@ -109,21 +101,17 @@ def test_the_figures_say_what_was_measured(documents: Path, tmp_path: Path) -> N
     assert answer["stats"]["dropped_tokens"] == 9
     assert answer["rounds"][0] == ["lookup", 2, 1]
     assert figures["batch_costs"][0]["seconds"]["32"] > 0
+    _check_tables_of_the_docs(figures)
 
 
-@pytest.mark.usefixtures("settings")
-def test_the_tables_of_the_docs_read_what_is_written(
-    documents: Path, tmp_path: Path
-) -> None:
-    file = tmp_path / "a.json"
-    Benchmark(documents=documents, drafter="self", json=file).run()
-    figures = json.loads(file.read_text(encoding="utf-8"))
+def _check_tables_of_the_docs(figures: dict[str, Any]) -> None:
     shown = cells("rapid", figures)
     assert shown["speed-up, median (quartiles)"] == "**4.00** (4.00–4.00)"
     assert (shown["answers"], shown["differ"]) == ("3", "0")
     assert (shown["acceptance"], shown["plain, tokens/s"]) == ("50%", "1.0")
-    parts = [cells("rapid", figures, f"/where_{part}") for part in _PARTS_SHOWN]
-    assert sorted(part["answers"] for part in parts) == ["0", "3"]
+    parts = ("/where_quoting", "/where_not_quoting")
+    shown_of = [cells("rapid", figures, part)["answers"] for part in parts]
+    assert sorted(shown_of) == ["0", "3"]
     quality = cells("quality", figures, "RAPID η=5")
     assert quality["as plain decoding"] == "3 of 3"
     assert quality["contains it"] == "100%"
@@ -141,11 +129,8 @@ def test_rows_differ_in_how_they_draft_only(
     ).run()
     plain, rag, sd, *transfers = settings
     assert plain["draft_length"] == rag["draft_length"] == 0
-    assert (sd["drafter"], sd["draft_length"], sd["transfer"]) == (
-        "self",
-        "auto",
-        "off",
-    )
+    expected = {"drafter": "self", "draft_length": "auto", "transfer": "off"}
+    assert expected.items() <= sd.items()
     assert [one["eta"] for one in transfers] == [5.0, 20.0]
     assert all(one["transfer"] == "exact" for one in transfers)
     # What the target is loaded with, or they would not share it.
@@ -184,7 +169,6 @@ def test_transfer_needs_a_drafter_with_probabilities(
     assert ("embeddings" in settings[2]) is reads
 
 
-@pytest.mark.usefixtures("settings")
 def test_one_answer_that_differs_is_said_with_its_margin(
     documents: Path, answers: dict[bool, str], capsys: Any
 ) -> None:
@@ -199,38 +183,37 @@ def test_one_answer_that_differs_is_said_with_its_margin(
     assert said.endswith("SD identical to plain decoding: NO\n")
 
 
-@pytest.mark.usefixtures("settings")
-def test_the_report_reads_without_colours(documents: Path) -> None:
-    figures = Benchmark(documents=documents).run()
+def reported(figures: dict[str, Any]) -> str:
     file = io.StringIO()
     report(figures, Console(file=file, width=80))
-    said = file.getvalue()
+    return file.getvalue()
+
+
+def test_the_report_reads_without_colours(documents: Path) -> None:
+    figures = Benchmark(documents=documents).run()
+    said = reported(figures)
     assert "…" not in said  # nothing is cut off in a usual terminal
-    for row in ("plain", "rag", "SD"):
-        assert f" {row} " in said
-    assert "3 questions (qa) about 2 contexts" in said
-    assert "3 of 3" in said
-    assert "No RAPID row" in said
-    assert "SD: drafts of 2 (100%) tokens in 15 passes" in said
-    assert "best" in said
-    assert "oracle" in said
-    assert "An untimed question, none of the measured ones," in said
-    assert "once per model and context length" in said
-    assert "3 of 3 contexts were too long: up to 9 tokens" in said
+    for part in (
+        " plain ", " rag ", " SD ",
+        "3 questions (qa) about 2 contexts",
+        "3 of 3",
+        "No RAPID row",
+        "SD: drafts of 2 (100%) tokens in 15 passes",
+        "best",
+        "oracle",
+        "An untimed question, none of the measured ones,",
+        "once per model and context length",
+        "3 of 3 contexts were too long: up to 9 tokens",
+    ):  # fmt: skip
+        assert part in said
     assert "the same where" not in said  # all are alike
     assert said.endswith("SD identical to plain decoding: yes\n")
-
-
-@pytest.mark.usefixtures("settings")
-def test_the_report_tells_answers_that_quote_from_others(documents: Path) -> None:
-    figures = Benchmark(documents=documents).run()
+    # Answers that quote are told from others.
     for row in figures["rows"].values():
         faster, same = {"quartiles": (7.0, 8.25, 9.0)}, {"quartiles": (1.0, 1.5, 2.0)}
         row["where_quoting"] |= {"n_answers": 2, "decode": faster}
         row["where_not_quoting"] |= {"n_answers": 1, "decode": same}
-    file = io.StringIO()
-    report(figures, Console(file=file, width=80))
-    whole, quoting, others = file.getvalue().split("the same where ")
+    whole, quoting, others = reported(figures).split("the same where ")
     assert "8.25×" not in whole
     assert quoting.startswith("answers quote (2 of 3)")
     assert "8.25×" in quoting
@@ -238,7 +221,6 @@ def test_the_report_tells_answers_that_quote_from_others(documents: Path) -> Non
     assert "1.50×" in others
 
 
-@pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_what_was_asked_is_kept_when_it_is_interrupted(
     documents: Path,
@@ -267,13 +249,6 @@ def test_what_was_asked_is_kept_when_it_is_interrupted(
     with pytest.raises(KeyboardInterrupt):
         Benchmark(documents=documents).run()
     signal.signal(signal.SIGINT, heard)
-
-
-@pytest.mark.usefixtures("settings")
-def test_rows_may_be_left_out(documents: Path) -> None:
-    figures = Benchmark(documents=documents, rows="plain").run()
-    assert list(figures["rows"]) == ["plain"]
-    assert figures["summary"]["speedup_median"] == 1.0
 
 
 @pytest.fixture
@@ -337,15 +312,16 @@ def test_quotations_have_a_prompt_of_their_own(
     assert sample["question"] == " ".join(f"word{n}" for n in range(QUOTED_WORDS))
 
 
-@pytest.mark.usefixtures("settings")
-def test_the_folder_is_empty_before_and_after(
+def test_the_folder_is_empty_before_and_after_and_rows_may_be_left_out(
     documents: Path, settings: Settings, tmp_path: Path
 ) -> None:
     folder = tmp_path / "kv"
-    figures = Benchmark(documents=documents, kv_cache_dir=folder).run()
+    figures = Benchmark(documents=documents, kv_cache_dir=folder, rows="plain").run()
     assert Path(settings[0]["kv_cache_dir"]).parent == folder
     assert list(folder.iterdir()) == []
     assert figures["workload"]["kv_cache_dir"] == str(folder)
+    assert list(figures["rows"]) == ["plain"]
+    assert figures["summary"]["speedup_median"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -353,6 +329,7 @@ def test_the_folder_is_empty_before_and_after(
     [
         ({"rows": "SD,RAG"}, "'RAG'"),
         ({"eta": [-1.0]}, "-1.0"),
+        ({"draft_length": "-1"}, "the draft length is auto or"),
         ({"documents": Path("nowhere.jsonl")}, r"nowhere\.jsonl"),
     ],
 )
@@ -374,26 +351,11 @@ def test_bad_options_are_refused_before_any_work(
     ],
 )
 def test_exact_batches_must_keep_their_promise(
-    verdict: Callable[[str, str], int], said: str, options: str, code: int
+    documents: Path, answers: dict[bool, str], said: str, options: str, code: int
 ) -> None:
-    assert verdict(said, options) == code
-
-
-@pytest.fixture
-def verdict(
-    monkeypatch: pytest.MonkeyPatch,
-    settings: Settings,
-    documents: Path,
-    answers: dict[bool, str],
-) -> Callable[[str, str], int]:
-    """The exit code, where drafting rows say something."""
-
-    def ask(said: str, options: str) -> int:
-        answers[True] = said
-        given = ["--documents", str(documents), *options.split()]
-        return run(monkeypatch, "bench", "rapid", *given) or 0
-
-    return ask
+    answers[True] = said
+    given = ["--documents", str(documents), *options.split()]
+    assert (run("bench", "rapid", *given) or 0) == code
 
 
 def test_options_reach_the_benchmark(
@@ -406,9 +368,9 @@ def test_options_reach_the_benchmark(
         return {"rows": {}, "workload": {"exact_batches": False}}
 
     monkeypatch.setattr(Benchmark, "run", pretend)
-    assert not run(monkeypatch, "bench", "rapid")
+    assert not run("bench", "rapid")
     assert not run(
-        monkeypatch, "bench", "rapid", "--eta", "5", "--eta", "20", "--rows", "SD,rag",
+"bench", "rapid", "--eta", "5", "--eta", "20", "--rows", "SD,rag",
         "--draft-length", "7", "--task", "quote", "--transfer", "exact",
         "--n-threads", "1",
     )  # fmt: skip
@@ -421,8 +383,3 @@ def test_options_reach_the_benchmark(
         transfer="exact",
         n_threads=1,
     )
-
-
-def test_a_draft_length_is_auto_or_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = run(monkeypatch, "bench", "rapid", "--draft-length", "-1")
-    assert "the draft length is auto or" in refused
