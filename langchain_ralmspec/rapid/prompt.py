@@ -47,9 +47,8 @@ class Conversation:
             head = tuple(weights.tokenize(before, special=True))
             return head, tuple(weights.tokenize(after, special=True))
         before, _, after = (self.template or self._plain).partition(CONTEXT)
-        head = (weights.bos,) if weights.adds_bos else ()
         tail = weights.tokenize(after.replace(QUESTION, self.question))
-        return (*head, *weights.tokenize(before)), tuple(tail)
+        return (*weights.text_start, *weights.tokenize(before)), tuple(tail)
 
     @property
     def _plain(self) -> str:

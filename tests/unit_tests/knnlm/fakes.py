@@ -202,16 +202,13 @@ class FakeReader:
     and how many of those are in the model's memory. Letters are tokens.
     """
 
-    def __init__(
-        self, *, n_ctx: int = 8, n_batch: int = 4, adds_bos: bool = False
-    ) -> None:
+    def __init__(self, *, n_ctx: int = 8, n_batch: int = 4) -> None:
         self.n_ctx, self.n_batch = n_ctx, n_batch
         self.path = Path("tiny.gguf")
         self.weights = SimpleNamespace(
             sha256="0" * 64,
             n_embd=DIMENSION,
-            bos=1,
-            adds_bos=adds_bos,
+            text_start=(),
             tokenize=lambda text: [*text.encode()],
         )
         self.can_forget = True
