@@ -12,14 +12,12 @@ from langchain_core.language_models.chat_models import (
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
-from langchain_ralmspec.base.local import LocalGeneration
+from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from langchain_core.callbacks import CallbackManagerForLLMRun
-
-    from langchain_ralmspec.base.local import PreparedAnswer
 
 
 class LocalChat(LocalGeneration, BaseChatModel):
