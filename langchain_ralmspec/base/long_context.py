@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.embeddings import Embeddings
-from pydantic import (
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    field_validator,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.base.local import LocalGeneration, Sampling
@@ -112,7 +107,7 @@ class LongContextGeneration(LocalGeneration):
     # What is known of the loaded model: the contexts that it has read, the models that
     # draft for it, and what drafts bring and passes take.
     _contexts: ContextCache = PrivateAttr(default_factory=ContextCache)
-    _drafter_factory: DrafterFactory | None = PrivateAttr(default=None)
+    _drafters: DrafterFactory = PrivateAttr()
     _estimates: dict[str, DraftEstimates] = PrivateAttr(default_factory=dict)
     _costs: dict[int, BatchCosts] = PrivateAttr(default_factory=dict)
 
@@ -168,17 +163,9 @@ class LongContextGeneration(LocalGeneration):
 
     def _accept(self, model: Model) -> None:
         super()._accept(model)
-        self._contexts, self._drafter_factory = ContextCache(), None
+        self._contexts = ContextCache()
+        self._drafters = DrafterFactory(self._load_drafter)
         self._estimates, self._costs = {}, {}
-
-    def _prefill(self, conversation: Conversation, context: Any) -> int:
-        """Compute the KV of a context ahead of questions; returns its tokens."""
-        model = self.engine
-        head, tail = conversation.around(model)
-        n_other = len(head) + len(tail) + self.max_tokens
-        read = self._read(context, model, n_other)
-        model.open((*head, *read.tokens))
-        return len(read.tokens)
 
     def _prepare(
         self,
@@ -199,34 +186,55 @@ class LongContextGeneration(LocalGeneration):
         """
         stats, question = DraftStats(), conversation.question
         with stats.preparing():
-            model = self.engine
-            head, tail = conversation.around(model)
-            n_other = len(head) + len(tail) + sampling.max_tokens
-            document = self._read(found_for(question, context), model, n_other)
+            target, context = self.engine, found_for(question, context)
+            head, document, tail = self._read(
+                target, conversation, context, sampling.max_tokens
+            )
+            stats.dropped_tokens = document.n_dropped
             chunks = (retrieve or self._retrieve)(document, question)
-            run = self._run(
-                model,
-                conversation,
-                document,
-                chunks,
-                head=head,
+            n_prompt = len(head) + len(document.tokens) + len(tail)
+            sampler, acceptance = sampling.sampler(), self._acceptance
+            can_draft = self.draft_length != 0 and self._can_draft(target)
+            chosen = self._chosen if can_draft else []
+            scheduler = self._scheduler(n_prompt, names_of(chosen))
+            open_drafter = partial(
+                self._drafters.open,
+                target=target.weights,
+                n_prompt=n_prompt,
+                n_beside=len(tail) + sampling.max_tokens,
+                conversation=conversation,
+                chunks=chunks,
+                sampler=None if acceptance.is_lossless else sampler,
+                is_enough=scheduler.is_enough,
+            )
+            request = LongRequest(
+                target=target,
+                document=(*head, *document.tokens),
                 tail=tail,
-                stop=stop,
-                sampling=sampling,
+                transcript=self._transcript(target, sampling, stop),
+                sampler=sampler,
+                acceptance=acceptance,
+                scheduler=scheduler,
+                drafters=tuple(map(open_drafter, chosen)),
+                longest_draft=self._longest_draft(target),
                 stats=stats,
             )
-        return run, chunks
+        return Run(generate(request), request), chunks
 
-    def _read(self, context: Any, model: Model, n_other: int) -> LongContext:
-        """The context as the model reads it, beside ``n_other`` tokens."""
-        return self._contexts.read(
+    def _read(
+        self, model: Model, conversation: Conversation, context: Any, max_tokens: int
+    ) -> tuple[tuple[int, ...], LongContext, tuple[int, ...]]:
+        """A prompt as the model reads it: head, context, and tail."""
+        head, tail = conversation.around(model)
+        document = self._contexts.read(
             context,
             model,
-            n_other=n_other,
+            n_other=len(head) + len(tail) + max_tokens,
             may_truncate=self.truncation == "end",
             chunk_tokens=self.chunk_tokens,
             embeddings=self.embeddings,
         )
+        return head, document, tail
 
     def _retrieve(self, document: LongContext, question: str) -> list[Chunk]:
         """What the drafter reads; nothing without embeddings."""
@@ -237,62 +245,16 @@ class LongContextGeneration(LocalGeneration):
             least_similarity=self.least_similarity,
         )
 
-    def _run(
-        self,
-        target: Model,
-        conversation: Conversation,
-        document: LongContext,
-        chunks: list[Chunk],
-        *,
-        head: tuple[int, ...],
-        tail: tuple[int, ...],
-        stop: Sequence[str] | None,
-        sampling: Sampling,
-        stats: DraftStats,
-    ) -> Run[DraftStats]:
-        """Put an answer together."""
-        stats.dropped_tokens = document.n_dropped
-        n_prompt = len(head) + len(document.tokens) + len(tail)
-        sampler, acceptance = sampling.sampler(), self._acceptance
-        can_draft = self.draft_length != 0 and self._can_draft(target)
-        chosen = self._chosen if can_draft else []
-        scheduler = self._scheduler(n_prompt, names_of(chosen))
-        drafters = tuple(
-            self._factory.open(
-                one,
-                target=target.weights,
-                n_prompt=n_prompt,
-                n_beside=len(tail) + sampling.max_tokens,
-                conversation=conversation,
-                chunks=chunks,
-                sampler=None if acceptance.is_lossless else sampler,
-                is_enough=scheduler.is_enough,
-            )
-            for one in chosen
-        )
-        request = LongRequest(
-            target=target,
-            document=(*head, *document.tokens),
-            tail=tail,
-            transcript=self._transcript(target, sampling, stop),
-            sampler=sampler,
-            acceptance=acceptance,
-            scheduler=scheduler,
-            drafters=drafters,
-            longest_draft=self._longest_draft(target),
-            stats=stats,
-        )
-        return Run(generate(request), request)
-
     def _can_draft(self, target: Model) -> bool:
-        if not selftest.can_roll_back(target):
+        can_roll_back = selftest.can_roll_back(target)
+        if not can_roll_back:
             warnings.warn(
                 f"the memory of {target.path.name!r} cannot be rolled back, so nothing "
                 "can be drafted for it: decoding token by token",
                 RuntimeWarning,
                 stacklevel=2,
             )
-        return selftest.can_roll_back(target)
+        return can_roll_back
 
     def _longest_draft(self, target: Model) -> int | None:
         """Tokens of a draft that can be verified exactly; None where it need not be."""
@@ -335,29 +297,20 @@ class LongContextGeneration(LocalGeneration):
         on_gpu = self.n_gpu_layers != 0 and self.embeddings is not None
         return [LOOKUP, SELF] if on_gpu else [LOOKUP]
 
-    @property
-    def _factory(self) -> DrafterFactory:
-        """What opens drafters, and holds their models."""
-        if self._drafter_factory is None:
-            self._drafter_factory = DrafterFactory(self._load_drafter)
-        return self._drafter_factory
-
     def _load_drafter(self, path: str, n_ctx: int) -> Model:
         own = {"path": path, "n_ctx": n_ctx, "n_slots": _N_SLOTS}
         return Model.load(**super()._engine_settings() | own)
 
     def _fingerprint(self) -> dict[str, Any]:
         """Scalars that tell one configured model from another (cache key, traces)."""
-        names = set(LongContextGeneration.model_fields) - {"embeddings", "drafter"}
-        settings = {name: getattr(self, name) for name in sorted(names)}
-        return settings | {
+        names = LongContextGeneration.model_fields
+        return self._values_of(names, "embeddings", "drafter") | {
             "embeddings": type(self.embeddings).__name__,
             "drafter": str(self.drafter),
         }
 
 
 def _may_have_probabilities(drafter: str | Path | Drafter) -> bool:
-    """Whether a drafter can have probabilities."""
     if not isinstance(drafter, str | Path):
         return True  # only its drafts can tell
     return drafter != LOOKUP and not str(drafter).startswith(TEXT)
@@ -365,6 +318,5 @@ def _may_have_probabilities(drafter: str | Path | Drafter) -> bool:
 
 def _estimates(name: str) -> DraftEstimates:
     """What is believed of a drafter at first."""
-    if name == LOOKUP:
-        return DraftEstimates(chances=chances_of_match())
-    return DraftEstimates()
+    is_lookup = name == LOOKUP
+    return DraftEstimates(chances=chances_of_match()) if is_lookup else DraftEstimates()

@@ -9,9 +9,9 @@ sees, so that the drafter cannot know what the target does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from langchain_core.documents import Document
@@ -49,7 +49,7 @@ _SENTENCE_ENDS = tuple(mark.encode() for mark in ".!?。！？")
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some consecutive tokens of a document.
+    """Consecutive tokens of a document.
 
     Attributes:
         start: position of the first token in the document.
@@ -72,7 +72,7 @@ class Chunk:
         return _text(self.pieces)
 
     def first(self, n_tokens: int) -> Chunk:
-        """The chunk without what follows its first ``n_tokens`` tokens."""
+        """The chunk's first ``n_tokens`` tokens."""
         return Chunk(self.start, self.tokens[:n_tokens], self.pieces[:n_tokens])
 
 
@@ -129,25 +129,7 @@ def _continues_character(piece: bytes) -> bool:
 
 
 def budget(n_tokens: int, share: float = SHARE, floor: int = FLOOR) -> int:
-    """Tokens that the drafter may read of a document of ``n_tokens``.
-
-    Args:
-        n_tokens: the document's tokens.
-        share: the part of them that it may read, from 0 to 1.
-        floor: what it may read of a document of any length, at least 1.
-
-    Returns:
-        The greater of ``n_tokens * share``, rounded down, and ``floor``.
-
-    Raises:
-        InvalidValueError: ``share`` or ``floor`` is out of its range.
-    """
-    if not 0 <= share <= 1:
-        msg = f"share must be between 0 and 1, got {share}"
-        raise InvalidValueError(msg)
-    if floor < 1:
-        msg = f"floor must be at least 1, got {floor}"
-        raise InvalidValueError(msg)
+    """Tokens that the drafter may read of a document: a share, or ``floor`` if more."""
     return max(int(n_tokens * share), floor)
 
 
@@ -161,21 +143,14 @@ class ContextIndex:
     def __init__(self, chunks: Sequence[Chunk], embeddings: Embeddings) -> None:
         """Embed all chunks in one call.
 
-        Args:
-            chunks: the document's chunks. Blank ones are left out: there is nothing
-                in them to read, and some encoders refuse an empty text.
-            embeddings: embeds the chunks now and each question later.
-
         Raises:
             InvalidValueError: no chunk has any text.
             StoreError: the encoder raised, or returned something of another shape,
                 or a vector that has no direction.
         """
-        texts = [chunk.text for chunk in chunks]
-        self._chunks = [
-            chunk for chunk, text in zip(chunks, texts, strict=True) if text.strip()
-        ]
-        texts = [text for text in texts if text.strip()]
+        # In blank ones is nothing to read, and some encoders refuse an empty text.
+        self._chunks = [chunk for chunk in chunks if chunk.text.strip()]
+        texts = [chunk.text for chunk in self._chunks]
         if not texts:
             msg = f"none of the {len(chunks)} chunks has any text; give a longer one"
             raise InvalidValueError(msg)
@@ -207,19 +182,10 @@ class ContextIndex:
             The kept chunks in document order, at least one.
 
         Raises:
-            InvalidValueError: ``max_tokens`` or ``least_similarity`` is out of its
-                range.
-            DimensionMismatchError: the question's vector is not as long as those of
-                the chunks.
+            DimensionMismatchError: the question's vector has another length.
             StoreError: the encoder raised, or returned something of another shape,
                 or a vector that has no direction.
         """
-        if max_tokens < 1:
-            msg = f"max_tokens must be at least 1, got {max_tokens}"
-            raise InvalidValueError(msg)
-        if not -1 <= least_similarity <= 1:
-            msg = f"least_similarity must be between -1 and 1, got {least_similarity}"
-            raise InvalidValueError(msg)
         similarities = self._similarities(question)
         best, *others = np.argsort(-similarities, kind="stable").tolist()
         kept = [self._chunks[best].first(max_tokens)]
@@ -277,10 +243,7 @@ def _normalized(
 
 
 def join(chunks: Sequence[Chunk]) -> str:
-    """Put retrieved chunks together, with blank lines as in the paper.
-
-    Neighbours are not parted: there the document just goes on.
-    """
+    """Put chunks together, with blank lines (as in the paper) where text is missing."""
     runs: list[list[bytes]] = []
     end: int | None = None
     for chunk in chunks:
@@ -291,45 +254,23 @@ def join(chunks: Sequence[Chunk]) -> str:
     return "\n\n".join(_text(run).strip() for run in runs)
 
 
-def to_documents(
-    chunks: Sequence[Chunk], metadata: Mapping[str, Any] | None = None
-) -> list[Document]:
-    """Show chunks as LangChain documents.
-
-    Args:
-        chunks: what to show.
-        metadata: goes into every document, under its ``start`` and ``end``: the
-            chunk's token positions.
-
-    Returns:
-        One document a chunk, its text stripped.
-    """
+def to_documents(chunks: Sequence[Chunk]) -> list[Document]:
+    """Chunks as LangChain documents that know their places, in tokens."""
     return [
-        Document(
-            page_content=chunk.text.strip(),
-            metadata={**(metadata or {}), "start": chunk.start, "end": chunk.end},
-        )
+        Document(chunk.text.strip(), metadata={"start": chunk.start, "end": chunk.end})
         for chunk in chunks
     ]
 
 
 def context_text(context: object) -> str:
-    """The text of what a user passes as the context of a question.
-
-    Args:
-        context: a str, a LangChain ``Document``, or a sequence of either, which is
-            joined by blank lines.
-
-    Returns:
-        The text, as it is.
+    """The text of a str, a ``Document``, or a sequence of them, joined by blank lines.
 
     Raises:
         InvalidValueError: it is something else, or there is no text in it.
     """
-    if isinstance(context, Sequence) and not isinstance(
-        context, (str, bytes, bytearray, memoryview)
-    ):
-        text = "\n\n".join(_part_text(part) for part in context)
+    no_sequence = (str, bytes, bytearray, memoryview)
+    if isinstance(context, Sequence) and not isinstance(context, no_sequence):
+        text = "\n\n".join(map(_part_text, context))
     else:
         text = _part_text(context)
     if not text.strip():

@@ -81,10 +81,8 @@ class DraftStats(AnswerStats):
             self.accepted[name] = self.accepted.get(name, 0) + num_accepted_tokens
 
     def as_dict(self) -> dict[str, Any]:
-        """For metadata, and JSON."""
+        """Plain numbers and dicts, for metadata and JSON."""
         figures = asdict(self)
         del figures["rounds"]
-        return figures | {
-            "acceptance": self.acceptance,
-            "tokens_per_pass": self.tokens_per_pass,
-        }
+        more = ("acceptance", "tokens_per_pass")
+        return figures | {name: getattr(self, name) for name in more}
