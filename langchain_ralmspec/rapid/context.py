@@ -49,14 +49,7 @@ class LongContext:
     def retrieve(
         self, question: str, *, share: float, n_tokens: int, least_similarity: float
     ) -> list[Chunk]:
-        """Find the chunks that a drafter reads; none without embeddings.
-
-        Args:
-            question: what they should answer.
-            share: of the context, that is read,
-            n_tokens: and what is read of any context.
-            least_similarity: less similar chunks are left out.
-        """
+        """Find chunks for a drafter (see ``budget`` and ``ContextIndex.retrieve``)."""
         if self.index is None:
             return []
         size = budget(len(self.tokens), share, n_tokens)
@@ -67,7 +60,6 @@ class ContextCache:
     """The contexts that one model has read lately, for further questions."""
 
     def __init__(self) -> None:
-        """Start with none."""
         self._kept: OrderedDict[tuple[object, ...], LongContext] = OrderedDict()
         self._lock = threading.Lock()
 

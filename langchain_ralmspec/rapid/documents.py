@@ -34,12 +34,10 @@ CHUNK_TOKENS = 512
 SHARE = 1 / 24
 """The part of the document that the drafter may read, as in the paper."""
 
+# The paper's 4096 is for inputs of 32 K tokens and more. Documents are shorter here,
+# and a drafter that reads all of one costs as much a token as the target.
 FLOOR = 512
-"""Tokens that the drafter may read of any document.
-
-The paper's 4096 is for inputs of 32 K tokens and more. Documents are shorter here,
-and a drafter that reads all of one costs as much a token as the target.
-"""
+"""Tokens that the drafter may read of any document."""
 
 LEAST_SIMILARITY = 0.3
 """A chunk less similar to the question than this is dropped, as in the paper."""
@@ -79,7 +77,7 @@ class Chunk:
 def chunk(
     tokens: Sequence[int], piece: Callable[[int], bytes], size: int = CHUNK_TOKENS
 ) -> list[Chunk]:
-    """Cut a document into consecutive chunks (section 3.1 of the paper).
+    """Cut a document into consecutive chunks; together they are exactly ``tokens``.
 
     A chunk ends with the last sentence or line that ends in its last quarter. The
     paper cuts after ``size`` tokens, wherever that is.
@@ -88,9 +86,6 @@ def chunk(
         tokens: the document as the target sees it, truncated if it was.
         piece: the bytes of a token.
         size: tokens of a chunk at most, at least 1.
-
-    Returns:
-        The chunks in order; together they are exactly ``tokens``.
 
     Raises:
         InvalidValueError: ``size`` is below 1.
@@ -138,6 +133,9 @@ class ContextIndex:
 
     Nothing changes after it is built, so threads may share one as far as they may
     share the embeddings, which are called on the thread that asks.
+
+    Both methods raise a StoreError where the encoder raises, or returns something of
+    another shape, or a vector that has no direction.
     """
 
     def __init__(self, chunks: Sequence[Chunk], embeddings: Embeddings) -> None:
@@ -145,8 +143,6 @@ class ContextIndex:
 
         Raises:
             InvalidValueError: no chunk has any text.
-            StoreError: the encoder raised, or returned something of another shape,
-                or a vector that has no direction.
         """
         # In blank ones is nothing to read, and some encoders refuse an empty text.
         self._chunks = [chunk for chunk in chunks if chunk.text.strip()]
@@ -155,8 +151,13 @@ class ContextIndex:
             msg = f"none of the {len(chunks)} chunks has any text; give a longer one"
             raise InvalidValueError(msg)
         self._embeddings = embeddings
-        vectors = _embed_chunks(embeddings, texts)
-        self._units = _normalized(vectors, texts, type(embeddings).__name__)
+        name = type(embeddings).__name__
+        with reported_as_store_error(name, "embed the chunks"):
+            vectors = np.asarray(embeddings.embed_documents(texts), dtype=np.float32)
+        if vectors.ndim != 2 or len(vectors) != len(texts):  # noqa: PLR2004
+            msg = f"{name} gave shape {vectors.shape} for {len(texts)} chunks"
+            raise StoreError(msg)
+        self._units = _normalized(vectors, texts, name)
 
     def retrieve(
         self,
@@ -164,7 +165,7 @@ class ContextIndex:
         max_tokens: int,
         least_similarity: float = LEAST_SIMILARITY,
     ) -> list[Chunk]:
-        """Find what the drafter reads for a question (section 3.1 of the paper).
+        """Find what the drafter reads for a question, in document order.
 
         The most similar chunks come first while the budget has room. One that does
         not fit any more is skipped; the best one is cut to the budget instead. Of
@@ -178,13 +179,8 @@ class ContextIndex:
             max_tokens: tokens of the kept chunks together, at least 1.
             least_similarity: chunks of a lower cosine are dropped, from -1 to 1.
 
-        Returns:
-            The kept chunks in document order, at least one.
-
         Raises:
             DimensionMismatchError: the question's vector has another length.
-            StoreError: the encoder raised, or returned something of another shape,
-                or a vector that has no direction.
         """
         similarities = self._similarities(question)
         best, *others = np.argsort(-similarities, kind="stable").tolist()
@@ -213,16 +209,6 @@ class ContextIndex:
         # they tie no more.
         similarities: NDArray[np.float32] = (self._units * unit).sum(axis=1)
         return similarities
-
-
-def _embed_chunks(embeddings: Embeddings, texts: list[str]) -> NDArray[np.float32]:
-    name = type(embeddings).__name__
-    with reported_as_store_error(name, "embed the chunks"):
-        vectors = np.asarray(embeddings.embed_documents(texts), dtype=np.float32)
-    if vectors.ndim != 2 or len(vectors) != len(texts):  # noqa: PLR2004
-        msg = f"{name} gave shape {vectors.shape} for {len(texts)} chunks"
-        raise StoreError(msg)
-    return vectors
 
 
 def _normalized(

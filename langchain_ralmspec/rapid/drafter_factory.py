@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langchain_ralmspec.answer.token_loop import TARGET
 from langchain_ralmspec.errors import InvalidValueError
@@ -70,12 +70,11 @@ class DrafterFactory:
             n_beside: tokens that a drafter's context must hold beside the chunks.
             conversation: what a drafter that is a model is asked.
             chunks: what it reads.
-            sampler: draws its tokens where their probabilities are needed, else None.
-            is_enough: whether the drafter of this name shall stop behind tokens of
-                these probabilities.
+            sampler: draws its tokens if their probabilities are needed, else None.
+            is_enough: whether a drafter stops behind tokens of these probabilities.
 
         Raises:
-            InvalidValueError: it needs chunks and there are none, or has another
+            InvalidValueError: there are no chunks to read, or the drafter has another
                 vocabulary than the target.
         """
         if not isinstance(wanted, str | Path):
@@ -93,25 +92,25 @@ class DrafterFactory:
             raise InvalidValueError(msg)
         model = self._load(path, n_beside, chunks)
 
+        is_text = str(wanted).startswith(TEXT)
+        if not is_text and path not in self._fitting:
+            require_same_vocabulary(target, model.weights)
+            self._fitting.add(path)
+
         def prompt() -> tuple[int, ...]:
             head, tail = conversation.around(model)
             return (*head, *model.weights.tokenize(join(chunks)), *tail)
 
         name = name_of(wanted)
-        own: dict[str, Any] = {
-            "name": name,
-            "model": model,
-            "prompt": prompt,
-            "target": target,
-            "n_prompt": n_prompt,
-            "is_enough": partial(is_enough, name),
-        }
-        if str(wanted).startswith(TEXT):
-            return TextDrafter(**own)
-        if path not in self._fitting:
-            require_same_vocabulary(target, model.weights)
-            self._fitting.add(path)
-        return RagDrafter(**own, sampler=sampler)
+        make = TextDrafter if is_text else partial(RagDrafter, sampler=sampler)
+        return make(
+            name=name,
+            model=model,
+            prompt=prompt,
+            target=target,
+            n_prompt=n_prompt,
+            is_enough=partial(is_enough, name),
+        )
 
     def _load(self, path: str, n_beside: int, chunks: Sequence[Chunk]) -> Model:
         """The drafter's model, with a context of its own and no longer than needed."""

@@ -35,11 +35,7 @@ class PromptLookupDrafter:
     name = "lookup"
 
     def __init__(self, n_prompt: int = 0) -> None:
-        """Start without tokens.
-
-        Args:
-            n_prompt: tokens at the beginning that the model has not written.
-        """
+        """Start without tokens; the model has not written the first ``n_prompt``."""
         self._n_prompt = n_prompt
         self._places: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         self._n_indexed = 0
@@ -74,12 +70,7 @@ def _match(prefix: Sequence[int], place: int, most: int) -> int:
 
     Those in common, less ``_REPLACED`` for each between them that differs: who quotes
     puts one word in the place of another at times, and goes on quoting. Words of other
-    numbers of tokens end a match.
-
-    Args:
-        prefix: all tokens.
-        place: in them.
-        most: tokens to look at.
+    numbers of tokens end a match. ``most`` tokens are looked at.
     """
     best = score = 0
     most = min(place, most)

@@ -112,10 +112,12 @@ class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):
 
     def propose(self) -> _Proposal:
         """Take the first draft that is worth a pass, cut to the best length."""
-        transcript, scheduler = self.transcript, self._request.scheduler
+        request, transcript = self._request, self.transcript
+        scheduler, is_drawn = request.scheduler, request.sampler.temperature > 0
+        may_be_random = is_drawn and not request.acceptance.is_lossless
         self._prefix += transcript.tokens[len(self._prefix) - self._n_prompt :]
         self._passed_over, self._spent = [], {}
-        with self._request.stats.timing("drafting"):
+        with request.stats.timing("drafting"):
             for drafter in list(self._drafters):
                 limit = self._limit(drafter.name)
                 if limit < 1 or not scheduler.worth_drafting(drafter.name):
@@ -123,9 +125,9 @@ class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):
                 draft = self._ask(drafter, limit)
                 if not draft.tokens:
                     continue
-                length = scheduler.cut(
-                    drafter.name, draft.evidence, causal=self._is_random(draft)
-                )
+                # Whether what is verified bears on the law of what comes out.
+                causal = may_be_random and draft.probabilities is not None
+                length = scheduler.cut(drafter.name, draft.evidence, causal=causal)
                 if length:
                     return _Proposal(draft.cut(length), drafter.name)
                 self._passed_over.append(_Proposal(draft, drafter.name))
@@ -159,24 +161,17 @@ class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):
             )
             return Draft()
         seconds, n = time.perf_counter() - start, len(draft.tokens)
+        # The first draft takes the drafter's own prompt, which is paid for once.
         if drafter.name in self._begun:
             self._spent[drafter.name] = seconds
             estimates = self._request.scheduler.drafters[drafter.name]
             estimates.call.add(seconds)
             if n:
                 estimates.step.add(seconds / n)
-        # The first draft takes the drafter's own prompt, which is paid for once.
         self._begun.add(drafter.name)
         if n and not draft.evidence:
             draft = replace(draft, evidence=(_NO_EVIDENCE,) * n)
         return draft
-
-    def _is_random(self, draft: Draft) -> bool:
-        """Whether which tokens are verified bears on the law of what comes out."""
-        is_transferred = (
-            draft.probabilities is not None and not self._request.acceptance.is_lossless
-        )
-        return is_transferred and self._request.sampler.temperature > 0
 
     def verify(self, proposal: _Proposal) -> list[NDArray[np.float32]]:
         """The target's logits before each drafted token, and behind the last."""

@@ -33,11 +33,10 @@ if TYPE_CHECKING:
 def require_same_vocabulary(target: Weights, drafter: Weights) -> None:
     """Check that a drafter's ids mean to the target what they mean to the drafter.
 
-    Sizes say nothing (some vocabularies are padded): the pieces are compared.
-
     Raises:
         InvalidValueError: they differ; quotes the first id that does.
     """
+    # Sizes say nothing, for some vocabularies are padded: the pieces are compared.
     if target.path == drafter.path:
         return
     for token in range(min(target.n_vocab, drafter.n_vocab)):

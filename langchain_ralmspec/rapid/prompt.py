@@ -37,10 +37,7 @@ class Conversation:
         return cls(turns, instructions, question, template)
 
     def around(self, model: Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Tokens before and behind the context, by the model's own chat template.
-
-        A model that has none is asked to complete a plain text.
-        """
+        """Tokens before and behind the context, by a chat template or a plain text."""
         weights = model.weights
         if self.template is None and weights.has_chat_template:
             before, after = model.template.around(list(self.turns), self.instructions)

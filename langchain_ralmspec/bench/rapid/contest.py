@@ -19,7 +19,8 @@ import numpy as np
 
 from langchain_ralmspec.bench.rapid.answers import quoted_share
 from langchain_ralmspec.bench.rapid.pass_costs import PassCosts
-from langchain_ralmspec.rapid import ContextIndex, Conversation, budget, chunk, join
+from langchain_ralmspec.rapid import Conversation
+from langchain_ralmspec.rapid.documents import ContextIndex, budget, chunk, join
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
