@@ -102,12 +102,12 @@ class ChatRapid(LongContextGeneration, LocalChat):
 
     def _answer(
         self,
-        messages: list[BaseMessage],
+        asked: list[BaseMessage],
         stop: list[str] | None,
         overrides: dict[str, Any],
     ) -> PreparedAnswer:
         sampling = self._sampling(overrides)
-        conversation, context = self._split(turns_of(messages))
+        conversation, context = self._split(turns_of(asked))
         run, chunks = self._prepare(conversation, context, stop, sampling)
         return PreparedAnswer(run, partial(_info, run, chunks), partial(_usage, run))
 

@@ -136,10 +136,10 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
         return self._run(self._sampling({}), self.engine, prompt, None)
 
     def _answer(
-        self, prompt: str, stop: list[str] | None, overrides: dict[str, Any]
+        self, asked: str, stop: list[str] | None, overrides: dict[str, Any]
     ) -> PreparedAnswer:
         sampling, model = self._sampling(overrides), self.engine
-        run = self._run(sampling, model, prompt, stop)
+        run = self._run(sampling, model, asked, stop)
         info, usage = partial(info_of, run, model), partial(usage_of, run)
         return PreparedAnswer(run, info, usage)
 

@@ -29,7 +29,7 @@ class LocalChat(LocalGeneration, BaseChatModel):
     @abstractmethod
     def _answer(
         self,
-        messages: list[BaseMessage],
+        asked: list[BaseMessage],
         stop: list[str] | None,
         overrides: dict[str, Any],
     ) -> PreparedAnswer:

@@ -22,7 +22,7 @@ class LocalCompletion(LocalGeneration, BaseLLM):
 
     @abstractmethod
     def _answer(
-        self, prompt: str, stop: list[str] | None, overrides: dict[str, Any]
+        self, asked: str, stop: list[str] | None, overrides: dict[str, Any]
     ) -> PreparedAnswer:
         """Prepare an answer to a prompt."""
 

@@ -24,17 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PreparedAnswer:
-    """An answer that is written while its text is read.
+    """An answer that is written while its text is read; then more can be told."""
 
-    Attributes:
-        text: pieces, none of which is taken back.
-        metadata: how the answer came about, once its text has ended.
-        usage: tokens in and out, once the text has ended.
-    """
-
-    text: Iterable[str]
-    metadata: Callable[[], dict[str, Any]]
-    usage: Callable[[], UsageMetadata]
+    text: Iterable[str]  # in pieces, none of which is taken back
+    metadata: Callable[[], dict[str, Any]]  # how the answer came about
+    usage: Callable[[], UsageMetadata]  # tokens in and out
 
 
 class Sampling(BaseModel):
@@ -111,11 +105,8 @@ class LocalGeneration(StrictArguments, Sampling):
         return len(self.get_token_ids(text))
 
     def _sampling(self, overrides: dict[str, Any]) -> Sampling:
-        known = Sampling.model_fields
-        for name in overrides:
-            if name in known:
-                continue
-            owner = type(self).__name__
+        known, owner = Sampling.model_fields, type(self).__name__
+        for name in [name for name in overrides if name not in known]:
             if name in type(self).model_fields:
                 msg = (
                     f"{name!r} cannot be given per call; give it when {owner} is "
@@ -141,10 +132,8 @@ class LocalGeneration(StrictArguments, Sampling):
 
     def _tracing_params(self) -> dict[str, Any]:
         # The file's name as given: params are asked for before anything is loaded.
-        return {
-            "ls_provider": "ralmspec",
-            "ls_model_name": Path(self.model_path).stem,
-        }
+        name = Path(self.model_path).stem
+        return {"ls_provider": "ralmspec", "ls_model_name": name}
 
 
 def info_of(run: Run[Any], model: Model) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from langchain_ralmspec.rapid.documents import (
     FLOOR,
     LEAST_SIMILARITY,
     SHARE,
+    budget,
 )
 from langchain_ralmspec.rapid.drafter_factory import (
     LOOKUP,
@@ -124,8 +125,8 @@ class LongContextGeneration(LocalGeneration):
 
     @model_validator(mode="after")
     def _has_what_to_transfer(self) -> Self:
-        lossless = self._acceptance.is_lossless
-        if not (lossless or any(map(_may_have_probabilities, self._chosen))):
+        needs_some = not self._acceptance.is_lossless
+        if needs_some and not any(map(_may_have_probabilities, self._chosen)):
             msg = (
                 f"transfer={self.transfer!r} takes the drafter's probabilities, and "
                 f"drafter={self.drafter!r} has none here; take 'self' or the path of a "
@@ -145,10 +146,10 @@ class LongContextGeneration(LocalGeneration):
     @field_validator("drafter")
     @classmethod
     def _known_drafter(cls, value: Any) -> Any:
-        for one in value if isinstance(value, list | tuple) else [value]:
-            if not isinstance(one, str | Path | Drafter):
-                msg = "must be a name, a path, a Drafter, or a list of these"
-                raise ValueError(msg)  # noqa: TRY004  pydantic wants a ValueError
+        drafters = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(one, str | Path | Drafter) for one in drafters):
+            msg = "must be a name, a path, a Drafter, or a list of these"
+            raise ValueError(msg)
         return value
 
     def _engine_settings(self) -> dict[str, Any]:
@@ -177,12 +178,7 @@ class LongContextGeneration(LocalGeneration):
     ) -> tuple[Run[DraftStats], list[Chunk]]:
         """Prepare an answer; returns it, and what its drafter reads.
 
-        Args:
-            conversation: what is asked.
-            context: what it is asked about.
-            stop: strings that end the answer, besides the face's own.
-            sampling: settings of this call.
-            retrieve: does what :meth:`_retrieve` does.
+        ``retrieve`` does what :meth:`_retrieve` does, which is the default.
         """
         stats, question = DraftStats(), conversation.question
         with stats.preparing():
@@ -238,12 +234,11 @@ class LongContextGeneration(LocalGeneration):
 
     def _retrieve(self, document: LongContext, question: str) -> list[Chunk]:
         """What the drafter reads; nothing without embeddings."""
-        return document.retrieve(
-            question,
-            share=self.draft_context_share,
-            n_tokens=self.draft_context_tokens,
-            least_similarity=self.least_similarity,
-        )
+        if document.index is None:
+            return []
+        share, floor = self.draft_context_share, self.draft_context_tokens
+        n_tokens = budget(len(document.tokens), share, floor)
+        return document.index.retrieve(question, n_tokens, self.least_similarity)
 
     def _can_draft(self, target: Model) -> bool:
         can_roll_back = selftest.can_roll_back(target)
@@ -280,11 +275,11 @@ class LongContextGeneration(LocalGeneration):
     def _scheduler(self, n_prompt: int, drafters: Sequence[str]) -> DraftScheduler:
         # Costs grow with the context: those of another length tell little.
         costs = self._costs.setdefault(round(2 * math.log2(n_prompt)), BatchCosts())
+        for name in drafters:
+            chances = {"chances": chances_of_match()} if name == LOOKUP else {}
+            self._estimates.setdefault(name, DraftEstimates(**chances))
+        estimates = {name: self._estimates[name] for name in drafters}
         length = None if self.draft_length == "auto" else self.draft_length
-        estimates = {
-            name: self._estimates.setdefault(name, _estimates(name))
-            for name in drafters
-        }
         return DraftScheduler(costs, estimates, length)
 
     @property
@@ -314,9 +309,3 @@ def _may_have_probabilities(drafter: str | Path | Drafter) -> bool:
     if not isinstance(drafter, str | Path):
         return True  # only its drafts can tell
     return drafter != LOOKUP and not str(drafter).startswith(TEXT)
-
-
-def _estimates(name: str) -> DraftEstimates:
-    """What is believed of a drafter at first."""
-    is_lookup = name == LOOKUP
-    return DraftEstimates(chances=chances_of_match()) if is_lookup else DraftEstimates()

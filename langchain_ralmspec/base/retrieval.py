@@ -13,7 +13,7 @@ from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
-from langchain_ralmspec.base.local import PreparedAnswer, Sampling, info_of, usage_of
+from langchain_ralmspec.base.local import PreparedAnswer, info_of, usage_of
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.machine import cores
@@ -162,10 +162,14 @@ class RetrievalGeneration(SpeculativeGeneration):
             max_tokens=sampling.max_tokens,
             n_ctx=model.n_ctx,
         )
-        transcript = self._transcript(model, sampling, stop)
+        transcript, layout = self._transcript(model, sampling, stop), self._layout
         stats = SpeculationStats(prompt_tokens=len(prompt.head) + len(prompt.tail))
+
+        def open_path(hits: tuple[Hit, ...]) -> Any:
+            return model.open((*prompt.head, *layout.tokens(model.weights, hits)))
+
         request = Request(
-            writer=self._writer(model, prompt, transcript, sampling),
+            writer=Writer(prompt, transcript, sampling.sampler(), open_path),
             session=self.retriever.new_session(
                 k=self.documents_per_step, prefetch_k=self.prefetch_k, stats=stats
             ),
@@ -191,16 +195,6 @@ class RetrievalGeneration(SpeculativeGeneration):
         if self.retrieval_policy == "flare":
             return Flare(self.flare_threshold, query)
         return FixedStride(self.retrieval_stride, query)
-
-    def _writer(
-        self, model: Model, prompt: Prompt, transcript: Transcript, sampling: Sampling
-    ) -> Writer:
-        layout = self._layout
-
-        def open_path(hits: tuple[Hit, ...]) -> Any:
-            return model.open((*prompt.head, *layout.tokens(model.weights, hits)))
-
-        return Writer(prompt, transcript, sampling.sampler(), open_path)
 
     @property
     def _layout(self) -> DocumentLayout:

@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.retrievers import BaseRetriever
 
 from langchain_ralmspec.errors import ContextOverflowError
-from langchain_ralmspec.rapid.documents import (
-    Chunk,
-    ContextIndex,
-    budget,
-    chunk,
-    context_text,
-)
+from langchain_ralmspec.rapid.documents import ContextIndex, chunk, context_text
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -45,15 +39,6 @@ class LongContext:
     tokens: tuple[int, ...]
     n_dropped: int
     index: ContextIndex | None
-
-    def retrieve(
-        self, question: str, *, share: float, n_tokens: int, least_similarity: float
-    ) -> list[Chunk]:
-        """Find chunks for a drafter (see ``budget`` and ``ContextIndex.retrieve``)."""
-        if self.index is None:
-            return []
-        size = budget(len(self.tokens), share, n_tokens)
-        return self.index.retrieve(question, size, least_similarity)
 
 
 class ContextCache:
