@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
@@ -21,16 +22,10 @@ from langchain_ralmspec.rapid import (
     Drafter,
     DraftStats,
     LongRequest,
+    documents,
     generate,
 )
 from langchain_ralmspec.rapid.context import ContextCache, LongContext, found_for
-from langchain_ralmspec.rapid.documents import (
-    CHUNK_TOKENS,
-    FLOOR,
-    LEAST_SIMILARITY,
-    SHARE,
-    budget,
-)
 from langchain_ralmspec.rapid.drafter_factory import (
     LOOKUP,
     SELF,
@@ -46,9 +41,6 @@ from langchain_ralmspec.speculation import (
     Transfer,
     chances_of_match,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 LONG_KV_BYTES = 2 * 2**30
 """Host memory for the KV of documents, per model."""
@@ -91,13 +83,13 @@ class LongContextGeneration(LocalGeneration):
     eta: float = Field(default=5.0, ge=0)
     """Strength of the transfer; nothing where it is off."""
 
-    chunk_tokens: int = Field(default=CHUNK_TOKENS, ge=1)
+    chunk_tokens: int = Field(default=documents.CHUNK_TOKENS, ge=1)
     """Tokens of a chunk that can be retrieved for the drafter."""
-    draft_context_share: float = Field(default=SHARE, ge=0, le=1)
+    draft_context_share: float = Field(default=documents.SHARE, ge=0, le=1)
     """Share of the context that the drafter reads."""
-    draft_context_tokens: int = Field(default=FLOOR, ge=1)
+    draft_context_tokens: int = Field(default=documents.FLOOR, ge=1)
     """Tokens that the drafter reads of any context."""
-    least_similarity: float = Field(default=LEAST_SIMILARITY, ge=-1, le=1)
+    least_similarity: float = Field(default=documents.LEAST_SIMILARITY, ge=-1, le=1)
     """Chunks less similar to the question than this are left out."""
 
     kv_cache_bytes: int = Field(default=LONG_KV_BYTES, ge=0)
@@ -237,7 +229,7 @@ class LongContextGeneration(LocalGeneration):
         if document.index is None:
             return []
         share, floor = self.draft_context_share, self.draft_context_tokens
-        n_tokens = budget(len(document.tokens), share, floor)
+        n_tokens = documents.budget(len(document.tokens), share, floor)
         return document.index.retrieve(question, n_tokens, self.least_similarity)
 
     def _can_draft(self, target: Model) -> bool:
@@ -268,9 +260,8 @@ class LongContextGeneration(LocalGeneration):
 
     @property
     def _acceptance(self) -> Acceptance:
-        if self.transfer == "off":
-            return Acceptance()
-        return Acceptance(self.transfer, self.eta)
+        is_off = self.transfer == "off"
+        return Acceptance() if is_off else Acceptance(self.transfer, self.eta)
 
     def _scheduler(self, n_prompt: int, drafters: Sequence[str]) -> DraftScheduler:
         # Costs grow with the context: those of another length tell little.

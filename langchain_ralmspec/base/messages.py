@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from langchain_core.messages import (
     AIMessage,
@@ -13,9 +13,6 @@ from langchain_core.messages import (
 )
 
 from langchain_ralmspec.errors import InvalidValueError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _ROLES: list[tuple[type[BaseMessage], str]] = [
     (SystemMessage, "system"),

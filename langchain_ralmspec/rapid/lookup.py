@@ -11,12 +11,9 @@ about to quote it. A long match says so whoever wrote it, and whatever was repla
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from langchain_ralmspec.rapid.draft import Draft
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _GRAM = 3  # tokens of the shortest match
 _MAX_MATCH = 32  # a longer one is no surer
