@@ -267,8 +267,11 @@ class LongContextGeneration(LocalGeneration):
         # Costs grow with the context: those of another length tell little.
         costs = self._costs.setdefault(round(2 * math.log2(n_prompt)), BatchCosts())
         for name in drafters:
-            chances = {"chances": chances_of_match()} if name == LOOKUP else {}
-            self._estimates.setdefault(name, DraftEstimates(**chances))
+            of_match, usual = (
+                DraftEstimates(chances=chances_of_match()),
+                DraftEstimates(),
+            )
+            self._estimates.setdefault(name, of_match if name == LOOKUP else usual)
         estimates = {name: self._estimates[name] for name in drafters}
         length = None if self.draft_length == "auto" else self.draft_length
         return DraftScheduler(costs, estimates, length)

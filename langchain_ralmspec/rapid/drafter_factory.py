@@ -102,7 +102,8 @@ class DrafterFactory:
             return (*head, *model.weights.tokenize(join(chunks)), *tail)
 
         name = name_of(wanted)
-        make = TextDrafter if is_text else partial(RagDrafter, sampler=sampler)
+        own = partial(RagDrafter, sampler=sampler)
+        make: Callable[..., Drafter] = TextDrafter if is_text else own
         return make(
             name=name,
             model=model,

@@ -109,7 +109,7 @@ class Listener(BaseCallbackHandler):
         self.began.append(("chain", parent_run_id is not None))
 
     def on_retriever_start(
-        self, _: Any, query: str, *, parent_run_id: Any = None, **__: Any
+        self, serialized: Any, query: str, *, parent_run_id: Any = None, **_: Any
     ) -> None:
         self.began.append(("retriever", parent_run_id is not None))
         self.queries.append(query)

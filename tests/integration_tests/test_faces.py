@@ -166,19 +166,23 @@ def test_neighbouring_turns_of_one_role_are_merged(chat: ChatRaLMSpec) -> None:
 
 
 def test_a_call_may_override_settings(llm: RaLMSpecLLM) -> None:
-    result = llm.generate(["Once upon a time"], max_tokens=3)
-    assert result.generations[0][0].generation_info["speculation"]["tokens_kept"] <= 3  # type: ignore[index]
-    whole = llm.invoke("Once upon a time")
-    word = whole.split()[2]
-    assert llm.invoke("Once upon a time", stop=[word]) == whole.partition(word)[0]
-    assert llm.bind(stop=[word]).invoke("Once upon a time") == whole.partition(word)[0]
-
-
-def test_a_stop_string_never_leaves_the_stream(llm: RaLMSpecLLM) -> None:
-    whole = llm.invoke("Once upon a time")
-    stop = whole[len(whole) // 2 :][:3]
-    parts = list(llm.stream("Once upon a time", stop=[stop]))
-    assert "".join(parts) == whole.partition(stop)[0]
+    prompt = "Once upon a time"
+    ((generation,),) = llm.generate([prompt], max_tokens=3).generations
+    assert generation.generation_info
+    assert generation.generation_info["speculation"]["tokens_kept"] <= 3
+    whole = llm.invoke(prompt)
+    word: Any = whole.split()[2]
+    for answer in (
+        llm.invoke(prompt, stop=[word]),
+        llm.invoke(prompt, stop=word),  # one may be given bare
+        llm.bind(stop=[word]).invoke(prompt),
+    ):
+        assert answer == whole.partition(word)[0]
+    within = whole[len(whole) // 2 :][:3]
+    parts = llm.stream(prompt, stop=[within])
+    assert "".join(parts) == whole.partition(within)[0]
+    with pytest.raises(InvalidValueError, match="got ''"):
+        llm.invoke(prompt, stop=[""])
 
 
 def test_new_tokens_are_called_back(llm: RaLMSpecLLM, chat: ChatRaLMSpec) -> None:
@@ -187,9 +191,6 @@ def test_new_tokens_are_called_back(llm: RaLMSpecLLM, chat: ChatRaLMSpec) -> Non
         config: Any = {"callbacks": [listener]}
         said = texts(stream(QUESTIONS[0], config=config))
         assert listener.tokens == said != ""
-
-
-def test_streaming_makes_invoke_call_back(chat: ChatRaLMSpec) -> None:
     for streaming in (False, True):
         listener = Listener()
         speaking = chat.model_copy(update={"streaming": streaming})
@@ -264,21 +265,19 @@ def test_a_cached_answer_is_not_served_from_a_changed_store(
     chat = ChatRaLMSpec(
         model_path=gguf, retriever=store, max_tokens=4, cache=InMemoryCache()
     )
-    question = QUESTIONS[0]
-    first = chat.invoke(question).response_metadata["documents"]
-    assert chat.invoke(question).response_metadata["documents"] == first
-    better = Document(page_content=question, id="better")
-    store.add_documents([better])
-    assert chat.invoke(question).response_metadata["documents"][0].id == "better"
 
+    def used() -> Any:
+        return chat.invoke(QUESTIONS[0]).response_metadata["documents"]
 
-def test_a_copy_with_another_context_has_it(llm: RaLMSpecLLM) -> None:
-    assert llm.engine.n_ctx == 2048
-    copy = llm.model_copy(update={"n_ctx": 512})
-    assert copy.engine.n_ctx == 512
-    assert copy.engine.weights is llm.engine.weights
-    with pytest.raises(UnknownArgumentError, match=r"'n_cxt'.*'n_ctx'"):
-        llm.model_copy(update={"n_cxt": 512})
+    first = used()
+    assert used() == first
+    store.add_documents([Document(page_content=QUESTIONS[0], id="better")])
+    assert used()[0].id == "better"
+    # As many as before: that it is stale has to be said.
+    store.delete(["better"])
+    store.add_documents([Document(page_content="something else", id="else")])
+    chat.retriever.invalidate()
+    assert "better" not in {document.id for document in used()}
 
 
 @pytest.mark.parametrize("kind", [RaLMSpecLLM, ChatRaLMSpec, ChatRapid])
@@ -312,9 +311,15 @@ def test_a_loaded_model_needs_its_file_no_more(
         face.invoke(QUESTIONS[0])
 
 
-def test_an_assigned_argument_loads_another_model(llm: RaLMSpecLLM) -> None:
+def test_a_copied_or_assigned_argument_loads_another_model(llm: RaLMSpecLLM) -> None:
     first = llm.engine
     assert llm.engine is first
+    assert first.n_ctx == 2048
+    with pytest.raises(UnknownArgumentError, match=r"'n_cxt'.*'n_ctx'"):
+        llm.model_copy(update={"n_cxt": 512})
+    copy = llm.model_copy(update={"n_ctx": 512})
+    assert copy.engine.n_ctx == 512
+    assert copy.engine.weights is first.weights
     llm.n_ctx = 512
     assert llm.engine is not first
     assert llm.engine.n_ctx == 512
@@ -342,19 +347,6 @@ def test_another_model_has_read_no_context_and_timed_no_drafts(gguf: str) -> Non
     assert not chat._estimates
 
 
-def test_invalidate_makes_cached_answers_stale(gguf: str, corpus: Corpus) -> None:
-    store = InMemoryVectorStore.from_documents(corpus.documents[:5], corpus.embeddings)
-    chat = ChatRaLMSpec(
-        model_path=gguf, retriever=store, max_tokens=4, cache=InMemoryCache()
-    )
-    used = chat.invoke(QUESTIONS[0]).response_metadata["documents"][0]
-    store.delete([used.id])
-    store.add_documents([Document(page_content="something else", id="else")])
-    chat.retriever.invalidate()
-    again = chat.invoke(QUESTIONS[0]).response_metadata["documents"]
-    assert used.id not in {document.id for document in again}
-
-
 def test_a_run_is_traced_even_if_the_model_is_missing(
     retriever: RaLMSpecRetriever,
 ) -> None:
@@ -365,14 +357,6 @@ def test_a_run_is_traced_even_if_the_model_is_missing(
     assert listener.began == [("llm", False)]
     assert listener.metadata["ls_model_name"] == "thing"
     assert isinstance(listener.errors[0], ModelFileError)
-
-
-def test_one_stop_string_may_be_given_bare(llm: RaLMSpecLLM) -> None:
-    whole = llm.invoke("Once upon a time")
-    word: Any = whole.split()[3]
-    assert llm.invoke("Once upon a time", stop=word) == whole.partition(word)[0]
-    with pytest.raises(InvalidValueError, match="got ''"):
-        llm.invoke("Once upon a time", stop=[""])
 
 
 def test_a_batch_is_refused_before_any_of_it_runs(llm: RaLMSpecLLM) -> None:

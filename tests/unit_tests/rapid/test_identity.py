@@ -144,7 +144,8 @@ def make_drafter(
     room = case.max_tokens // 2 if kind.what == "narrow" else 999
     model: Any = FakeModel(kind.seed, weights=weights, n_ctx=3 + room)
     target: Any = FakeWeights()
-    return (TextDrafter if kind.what == "text" else RagDrafter)(
+    make: Any = TextDrafter if kind.what == "text" else RagDrafter
+    drafter: Drafter = make(
         name=name,
         model=model,
         prompt=lambda: (2, 3, 4),
@@ -152,6 +153,7 @@ def make_drafter(
         n_prompt=n_prompt,
         is_enough=partial(scheduler.is_enough, name),
     )
+    return drafter
 
 
 def check(case: Case) -> Run[DraftStats]:
