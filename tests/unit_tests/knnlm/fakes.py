@@ -22,13 +22,12 @@ from langchain_ralmspec.engine import Sequence as TokenSequence
 from langchain_ralmspec.errors import DecodeError
 from langchain_ralmspec.knnlm import Neighbours
 from langchain_ralmspec.knnlm.entries import EntryWriter, Manifest
+from tests.unit_tests import fakes
+from tests.unit_tests.fakes import DIMENSION, END, N_VOCAB
 
 if TYPE_CHECKING:
     from langchain_ralmspec.engine.slots import KV, Slots
 
-N_VOCAB = 16
-END = 0
-DIMENSION = 3
 N_CLUSTERS = 10
 NOISE = 0.4  # a batch adds or takes so much; true distances are whole numbers
 MARGIN = 2 * NOISE  # what is so far behind may be nearest all the same
@@ -83,23 +82,11 @@ class FakePath:
         return logits[-n_logits:], hidden.astype(np.float32)
 
 
-def piece(token: int) -> bytes:
+class FakeVocabulary(fakes.FakeVocabulary):
     """One letter a token, the end too: it must not get into the text."""
-    return bytes([ord("a") + token])
-
-
-@dataclass(frozen=True)
-class FakeVocabulary:
-    """One letter a token."""
-
-    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
-        raise AssertionError("nothing is tokenized here")
 
     def piece(self, token: int) -> bytes:
-        return piece(token)
-
-    def is_end(self, token: int) -> bool:
-        return token == END
+        return bytes([ord("a") + token])
 
 
 @dataclass
