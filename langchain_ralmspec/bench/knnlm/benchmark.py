@@ -151,8 +151,8 @@ class Benchmark:
     def _perplexity(self, gguf: str, model: Model, text: str) -> dict[str, Any] | None:
         if not self.perplexity_tokens:
             return None
-        head = [model.weights.bos] if model.weights.adds_bos else []
-        tokens = [*head, *model.weights.tokenize(text)][: self.perplexity_tokens]
+        tokens = [*model.weights.text_start, *model.weights.tokenize(text)]
+        tokens = tokens[: self.perplexity_tokens]
         store, ks = self._opened, self._ks
         seen = SeenText.of(tokens, model, store, max(ks))
         temperature = self._llm(gguf, store, ks[0]).mixture.temperature

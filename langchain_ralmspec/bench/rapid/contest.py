@@ -22,15 +22,8 @@ from langchain_ralmspec.bench.rapid.answers import quoted_share
 from langchain_ralmspec.bench.rapid.documents import Sample
 from langchain_ralmspec.bench.rapid.policies import PassCosts
 from langchain_ralmspec.chains import RapidChain
-from langchain_ralmspec.rapid import (
-    ContextIndex,
-    Conversation,
-    DraftStats,
-    LongRequest,
-    budget,
-    chunk,
-    join,
-)
+from langchain_ralmspec.rapid import Conversation, DraftStats, LongRequest
+from langchain_ralmspec.rapid.documents import ContextIndex, budget, chunk, join
 
 PLAIN, RAG, SD, RAPID = "plain", "rag", "SD", "RAPID"
 

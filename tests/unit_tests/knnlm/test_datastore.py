@@ -85,7 +85,7 @@ def test_it_says_where_and_what_it_is(reader: FakeReader, tmp_path: Path) -> Non
 def test_a_text_begins_as_the_model_wants_it(
     reader: FakeReader, tmp_path: Path
 ) -> None:
-    reader.weights.adds_bos = True
+    reader.weights.text_start = (1,)
     store = build(tmp_path / "store", ["ab", Document(page_content="c"), ""])
     keys, tokens = store.read(np.arange(3))
     assert keys[:, 0].tolist() == [1, ord("a"), 1]

@@ -26,9 +26,8 @@ from langchain_ralmspec.knnlm import (
 )
 from langchain_ralmspec.speculation import Estimates, Plan, StrideScheduler
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
-from tests.unit_tests.fakes import follow
+from tests.unit_tests.fakes import END, follow
 from tests.unit_tests.knnlm.fakes import (
-    END,
     FakeDatastore,
     FakePath,
     FakeVocabulary,

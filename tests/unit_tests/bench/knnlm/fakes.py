@@ -39,8 +39,7 @@ def write_datastore(
 class Words:
     """Weights whose tokens are words, numbered as they are met."""
 
-    adds_bos = False
-    bos = -1
+    text_start = ()
     sha256 = SHA256
 
     def __init__(self) -> None:

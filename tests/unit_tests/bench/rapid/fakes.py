@@ -32,8 +32,7 @@ class FakeWeights:
     """A token a letter."""
 
     has_chat_template = False
-    adds_bos = True
-    bos = 1
+    text_start = (1,)
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         return [ord(letter) % N_VOCAB for letter in text]
