@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from langchain_ralmspec.assets.progress import bar
 from langchain_ralmspec.assets.targets import find_target
 from langchain_ralmspec.bench.knnlm.text import read_text, text_of
-from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.knnlm import KNNDatastore
-from langchain_ralmspec.knnlm.datastore import KEY_CONTEXT
+from langchain_ralmspec.knnlm.keys import load_reader
 
 if TYPE_CHECKING:
+    from langchain_ralmspec.engine import Model
     from langchain_ralmspec.knnlm import IndexKind
     from langchain_ralmspec.knnlm.entries import KeyType
 
@@ -75,13 +75,7 @@ def make(
     texts = [read_text(file) for file in files]
     gguf = find_target(model)
     # With the datastore's own settings, so that it reads with this very object.
-    reader = Model.load(
-        gguf,
-        n_ctx=KEY_CONTEXT,
-        n_batch=KEY_CONTEXT // 2,
-        n_slots=1,
-        hidden_only=True,
-    )
+    reader = load_reader(gguf)
     texts, n_tokens = _limited(texts, reader, limit_tokens)
     n_before, n_read = 0 if before is None else len(before), 0
     start = time.perf_counter()

@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from langchain_ralmspec.errors import MissingExtraError, ModelFileError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _GGUF_MAGIC = b"GGUF"
 

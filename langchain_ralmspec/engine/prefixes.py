@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,6 @@ from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import replacing_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
 FORMAT = 1

@@ -7,13 +7,11 @@ import ctypes
 import hashlib
 import os
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from langchain_ralmspec.engine.binding import library
 from langchain_ralmspec.errors import DecodeError, InvalidValueError, ModelFileError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class Weights:

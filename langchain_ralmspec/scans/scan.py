@@ -59,11 +59,8 @@ class Scan:
     """All rows of a matrix, compared with every query.
 
     Attributes:
-        top_k_is_stable: asking for more rows only adds some behind the others.
         failures: scans in a row that left their queries to the rival.
     """
-
-    top_k_is_stable = True
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from langchain_ralmspec.errors import (
     MissingExtraError,
 )
 from langchain_ralmspec.knnlm import KNNDatastore, datastore
-from langchain_ralmspec.knnlm.datastore import _typical_distance
+from langchain_ralmspec.knnlm.keys import typical_distance
 from tests.unit_tests.knnlm.fakes import FakeReader, write_entries
 
 TEXTS = ["abcdefghijklmnop", "xyz", "a", ""]
@@ -27,7 +27,7 @@ TEXTS = ["abcdefghijklmnop", "xyz", "a", ""]
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> FakeReader:
     reader = FakeReader()
-    monkeypatch.setattr(datastore, "_reader", lambda *_: reader)
+    monkeypatch.setattr(datastore, "load_reader", lambda *_, **__: reader)
     return reader
 
 
@@ -352,19 +352,19 @@ def test_typical_distance_is_of_the_nearest_key_elsewhere() -> None:
     distances[np.abs(rows[:, np.newaxis] - rows) <= 64] = np.inf
     nearest = distances.min(axis=1)
     expected = np.median(nearest[nearest > 0])
-    assert _typical_distance(keys) == pytest.approx(expected, rel=1e-4)
+    assert typical_distance(keys) == pytest.approx(expected, rel=1e-4)
 
 
 def test_typical_distance_of_a_short_text_is_its_length() -> None:
     keys = np.full((3, 4), 2, np.float16)
-    assert _typical_distance(keys) == pytest.approx(16)
+    assert typical_distance(keys) == pytest.approx(16)
 
 
 def test_typical_distance_is_told_by_a_part_of_many_keys(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     keys = np.random.default_rng(0).standard_normal((9000, 5)).astype(np.float16)
-    of_all = _typical_distance(keys)
-    monkeypatch.setattr(datastore, "_CALIBRATED_AMONG", 3000)
-    assert of_all < _typical_distance(keys) < 2 * of_all
-    assert _typical_distance(keys[::3]) == pytest.approx(_typical_distance(keys), 0.1)
+    of_all = typical_distance(keys)
+    monkeypatch.setattr("langchain_ralmspec.knnlm.keys._CALIBRATED_AMONG", 3000)
+    assert of_all < typical_distance(keys) < 2 * of_all
+    assert typical_distance(keys[::3]) == pytest.approx(typical_distance(keys), 0.1)
