@@ -146,10 +146,9 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         options = {name: kwargs.pop(name) for name in names if name in kwargs}
         for name in kwargs:
             if name not in cls.model_fields:
+                owner = f"{cls.__name__}.from_documents()"
                 known = {*names, *cls.model_fields} - {"documents", "vectorstore"}
-                raise UnknownArgumentError.of(
-                    f"{cls.__name__}.from_documents()", name, known
-                )
+                raise UnknownArgumentError.of(owner, name, known)
         return cls(vectorstore=BM25Store.from_documents(documents, **options), **kwargs)
 
     @property
@@ -274,10 +273,8 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         **kwargs: Any,
     ) -> list[list[Document]]:
         """Retrieve for many queries with one store call, off the event loop."""
-        kwargs["return_exceptions"] = return_exceptions
-        return await run_in_executor(
-            None, partial(self.batch, **kwargs), inputs, config
-        )
+        batch = partial(self.batch, return_exceptions=return_exceptions, **kwargs)
+        return await run_in_executor(None, batch, inputs, config)
 
     def _start_run(
         self, query: str, config: RunnableConfig

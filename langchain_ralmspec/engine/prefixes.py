@@ -1,7 +1,7 @@
 """The KV of token prefixes, kept in memory and, on request, in a folder.
 
-A prefix is a passage or a long document. Computing its KV takes seconds to
-minutes and gives up to hundreds of MB; reading it back takes a fraction of that.
+A prefix is a passage or a long document, and its KV takes seconds to minutes to compute
+and up to hundreds of MB.
 """
 
 from __future__ import annotations
@@ -42,12 +42,8 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{64}\.(?:kv|json)\.[0-9a-f]{16}\.tmp")
 class PrefixCache:
     """Snapshots of prefixes by their tokens, safe to use from many threads.
 
-    Memory holds a bounded number of bytes, least recently used out first. What
-    does not fit there, or has left it, is found in the folder, if there is one.
-
-    Args:
-        max_bytes: memory for snapshots; a larger one goes to the folder only.
-        folder: where snapshots outlive the process; None keeps them in memory.
+    Memory holds at most ``max_bytes``, least recently used out first. What does not fit
+    there, or has left it, is found in the folder, if there is one.
     """
 
     def __init__(self, max_bytes: int, folder: PrefixFolder | None = None) -> None:
@@ -112,29 +108,24 @@ class PrefixCache:
 class PrefixFolder:
     """Snapshots of prefixes as files, which threads and processes may share.
 
-    An entry is two files: ``<key>.kv`` holds the bytes, ``<key>.json`` says what
-    they are. The description comes last, so an entry is whole once it is there.
+    An entry is two files: ``<key>.kv`` holds the bytes, ``<key>.json`` says what they
+    are. The description comes last, so an entry is whole once it is there.
 
-    llama.cpp crashes on a damaged state, so nothing is returned that does not have
-    its checksum. That guards against accidents, not against somebody who forges
-    files: share a folder only with those you trust.
+    llama.cpp crashes on a damaged state, so nothing is returned that does not have its
+    checksum. That guards against accidents, not against somebody who forges files:
+    share a folder only with those you trust.
 
-    Nothing here makes an answer fail. What cannot be read or written is warned
-    about, and then computed as if there were no folder.
+    Nothing here makes an answer fail. What cannot be read or written is warned about
+    (``RuntimeWarning``), and then computed as if there were no folder.
 
     Args:
         path: the folder; it is made if need be.
         max_bytes: what the ``.kv`` files may take together. After a write the least
             recently used go until they do; for a moment there is one more.
-        fingerprint: all that the bytes depend on besides the tokens, such as the
-            model file's hash, the settings and the version of llama.cpp.
-
-    Attributes:
-        path: the folder, absolute.
+        fingerprint: all that the bytes depend on besides the tokens.
 
     Raises:
-        InvalidValueError: there can be no folder at ``path``, or ``max_bytes`` is
-            not positive.
+        InvalidValueError: there can be no such folder, or ``max_bytes`` is under 1.
     """
 
     def __init__(
@@ -161,19 +152,13 @@ class PrefixFolder:
             raise InvalidValueError(msg) from error
         self._max_bytes = max_bytes
         self._fingerprint = dict(fingerprint)
-        canonical = json.dumps(
-            self._fingerprint, sort_keys=True, separators=(",", ":")
-        ).encode()
+        canonical = json.dumps(self._fingerprint, sort_keys=True, separators=(",", ":"))
         # JSON has no null byte, so no fingerprint runs over into the tokens.
-        self._hash = hashlib.sha256(canonical + b"\0")
+        self._hash = hashlib.sha256(canonical.encode() + b"\0")
         self._writing = threading.Lock()
 
     def get(self, tokens: tuple[int, ...]) -> Snapshot | None:
-        """Return the snapshot of these tokens; None if there is no sound one.
-
-        Warns:
-            RuntimeWarning: there is one that cannot be used; it says why.
-        """
+        """Return the snapshot of these tokens; None if there is no sound one."""
         key = self._key(tokens)
         file = self._description_file(key)
         try:
@@ -203,11 +188,7 @@ class PrefixFolder:
         return Snapshot(len(tokens), state)
 
     def put(self, tokens: tuple[int, ...], snapshot: Snapshot) -> None:
-        """Write a snapshot over what there may be, then make room.
-
-        Warns:
-            RuntimeWarning: it could not be written, or is larger than all the room.
-        """
+        """Write a snapshot over what there may be, then make room."""
         if snapshot.state.nbytes > self._max_bytes:
             self._warn(
                 f"a prefix of {len(tokens)} tokens is not kept in {self.path}: it "
@@ -235,7 +216,7 @@ class PrefixFolder:
         return self.path / f"{key}.json"
 
     def _identity(self, key: str, n_tokens: int) -> dict[str, object]:
-        """Return what a description must say, whatever the data."""
+        """What a description must say, whatever the data."""
         return {
             "format": FORMAT,
             "fingerprint": self._fingerprint,
@@ -244,12 +225,7 @@ class PrefixFolder:
         }
 
     def _read(self, key: str, n_tokens: int, description: bytes) -> NDArray[np.uint8]:
-        """Return the data of an entry.
-
-        Raises:
-            OSError: it cannot be read.
-            _UnusableError: it is not what it should be; the message says why.
-        """
+        """The data of an entry, or an ``_UnusableError`` that says what is wrong."""
         file = self._description_file(key)
         try:
             said = json.loads(description)
@@ -326,7 +302,7 @@ class PrefixFolder:
             total -= sizes[key]
 
     def _last_use(self, key: str, data: os.stat_result) -> int:
-        """Return when an entry was last used; data without description never was."""
+        """When an entry was last used, in ns; data without description never was."""
         try:
             return self._description_file(key).stat().st_mtime_ns
         except FileNotFoundError:

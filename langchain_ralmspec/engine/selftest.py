@@ -1,9 +1,8 @@
 """Is decoding repeatable, bit for bit, on this machine with these settings?
 
-Speculation keeps the sequential loop's answer only if decoding the same tokens
-in the same chunks gives the same logits after a roll-back, after a trip through
-host memory, and whatever other sequences hold. Most builds of llama.cpp do, with
-separate KV streams; this measures it instead of trusting it.
+Speculation keeps the sequential loop's answer only if decoding the same tokens in the
+same chunks gives the same logits after a roll-back, after a trip through host memory,
+and whatever other sequences hold. This measures it instead of trusting llama.cpp.
 """
 
 from __future__ import annotations
@@ -46,12 +45,10 @@ def _once_per_model(examine: Callable[[Model], T]) -> Callable[[Model], T]:
 
 @_once_per_model
 def is_repeatable(model: Model) -> bool:
-    """Decode one text four ways and compare all logits for equality.
+    """Whether one text decoded four ways gives the same bits every time.
 
-    Returns:
-        Whether every way gave the same bits; False as well for models that cannot
-        be rolled back (recurrent ones). True when the context is too small (75
-        tokens) for the test, and so for any document.
+    False for models that cannot be rolled back (recurrent ones). True where the context
+    is too small (75 tokens) for the test, and so for any document.
     """
     n = _PREFIX + _TAIL + _SINGLES
     if n > model.n_ctx:
@@ -92,11 +89,9 @@ def can_roll_back(model: Model) -> bool:
 
 @_once_per_model
 def exact_batch_size(model: Model) -> int:
-    """Decode a text token by token, and in calls of growing size.
+    """Up to how many tokens a call gives the bits that its tokens give one by one.
 
-    Returns:
-        Up to how many tokens a call gives the bits that its tokens give one by one:
-        1 where even two do not, or where the context is too small for the test.
+    1 where even two do not, or where the context is too small for the test.
     """
     prefix = min(_LONG_PREFIX, model.n_ctx - max(_BATCHES))
     if prefix < _PREFIX:

@@ -65,16 +65,15 @@ class Slots:
     def decode(
         self, kv: KV, tokens: Tokens[int], *, n_logits: int
     ) -> NDArray[np.float32]:
-        """Decode tokens at the end of a sequence.
+        """Decode tokens at the end of a sequence, in as many calls as it takes.
 
         Returns:
             The logits after each of the last ``n_logits`` tokens, which must fit the
-            last call, shape ``(n_logits, n_vocab)``.
+            last call.
         """
         self._require_room(kv, len(tokens))
-        size = self.n_batch
-        logits = np.empty((0, self._context.n_vocab), np.float32)
-        start = kv.length
+        size, start = self.n_batch, kv.length
+        logits = np.empty((0, self._context.weights.n_vocab), np.float32)
         for first in range(0, len(tokens), size):
             chunk = tokens[first : first + size]
             is_last = first + size >= len(tokens)
@@ -94,12 +93,7 @@ class Slots:
         forget: int = 0,
         keep: int = 0,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Decode one call of tokens, behind ``keep`` and without ``forget`` tokens.
-
-        Returns:
-            The logits after each of the last ``n_logits`` tokens, and the hidden
-            state of every token.
-        """
+        """Decode one call of tokens; see :meth:`Sequence.observe`."""
         self._require_room(kv, len(tokens) - forget)
         with self._growing(kv, back_to=kv.length) as slot:
             if forget:
@@ -168,8 +162,7 @@ class Slots:
         resident = self._residents[slot]
         idle = resident() if resident else None
         if idle is not None:
-            idle.parked = self._context.save(slot)
-            idle.slot = None
+            idle.parked, idle.slot = self._context.save(slot), None
         # At once: should what comes next fail, nobody may be taken to live here.
         self._residents[slot] = None
         return slot
