@@ -13,12 +13,8 @@ from langchain_ralmspec.errors import MissingExtraError, ModelFileError
 _GGUF_MAGIC = b"GGUF"
 _logger = logging.getLogger("llama-cpp-python")
 
-QUANTIZATIONS = {
-    "Q4_0": "LLAMA_FTYPE_MOSTLY_Q4_0",
-    "Q8_0": "LLAMA_FTYPE_MOSTLY_Q8_0",
-    "F16": "LLAMA_FTYPE_MOSTLY_F16",
-}
-"""What a GGUF can be turned into, and llama.cpp's constants."""
+QUANTIZATIONS = ("Q4_0", "Q8_0", "F16")
+"""What a GGUF can be turned into."""
 
 
 def library() -> Any:
@@ -69,14 +65,14 @@ def requantize(source: Path, target: Path, quantization: str) -> None:
     Args:
         source: a GGUF file, itself quantized or not.
         target: a file in a folder that exists.
-        quantization: a key of ``QUANTIZATIONS``.
+        quantization: one of ``QUANTIZATIONS``.
 
     Raises:
         ModelFileError: llama.cpp could not do it.
     """
     lib = library()
     params = lib.llama_model_quantize_default_params()
-    params.ftype = getattr(lib, QUANTIZATIONS[quantization])
+    params.ftype = getattr(lib, f"LLAMA_FTYPE_MOSTLY_{quantization}")
     params.allow_requantize = True
     level = _logger.level
     _logger.setLevel(logging.CRITICAL)  # else llama.cpp prints a line per tensor

@@ -9,29 +9,23 @@ from collections.abc import Sequence as Tokens
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from langchain_ralmspec.engine.binding import build_info, check_file
 from langchain_ralmspec.engine.context import Context
 from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder
 from langchain_ralmspec.engine.sequence import Sequence
-from langchain_ralmspec.engine.slots import Slots
+from langchain_ralmspec.engine.slots import Slots, Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.engine.weights import Weights
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.machine import cores
-
-if TYPE_CHECKING:
-    from langchain_ralmspec.engine.slots import Snapshot
 
 N_SLOTS = 4
 """Sequences that are in the context at once; the others wait in host memory."""
 
 PREFIX_CACHE_BYTES = 512 * 2**20
 """Host memory for the KV of document prefixes, per model."""
-
-PREFIX_FOLDER_BYTES = 8 * 2**30
-"""Disk space for the KV of prefixes, per folder."""
 
 _Settings = tuple[object, ...]
 _shared = weakref.WeakValueDictionary[_Settings, "Model"]()
@@ -151,11 +145,7 @@ class Model:
         self._opening = threading.Lock()
         folder = None
         if kv_cache_dir is not None:
-            folder = PrefixFolder(
-                kv_cache_dir,
-                max_bytes=PREFIX_FOLDER_BYTES,
-                fingerprint=self._fingerprint(),
-            )
+            folder = PrefixFolder(kv_cache_dir, self._fingerprint())
         self._prefixes = PrefixCache(kv_cache_bytes, folder)
 
     def _fingerprint(self) -> dict[str, str | int]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import threading
 import time
 import warnings
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Version of what the files of a folder hold; others are not read."""
+
+FOLDER_BYTES = 8 * 2**30
+"""Disk space for the KV of prefixes, per folder."""
 
 STALE_SECONDS = 24 * 3600
 """Age from which a temporary file is taken to be left over from a crash."""
@@ -120,9 +124,9 @@ class PrefixFolder:
 
     Args:
         path: the folder; it is made if need be.
+        fingerprint: all that the bytes depend on besides the tokens.
         max_bytes: what the ``.kv`` files may take together. After a write the least
             recently used go until they do; for a moment there is one more.
-        fingerprint: all that the bytes depend on besides the tokens.
 
     Raises:
         InvalidValueError: there can be no such folder, or ``max_bytes`` is under 1.
@@ -131,13 +135,11 @@ class PrefixFolder:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        *,
-        max_bytes: int,
         fingerprint: Mapping[str, str | int],
+        max_bytes: int = FOLDER_BYTES,
     ) -> None:
         if max_bytes < 1:
-            msg = f"max_bytes must be at least 1, got {max_bytes}"
-            raise InvalidValueError(msg)
+            raise InvalidValueError(f"max_bytes must be at least 1, got {max_bytes}")
         try:
             # Absolute: the process may change its working folder later.
             self.path = Path(path).expanduser().absolute()
@@ -160,7 +162,7 @@ class PrefixFolder:
     def get(self, tokens: tuple[int, ...]) -> Snapshot | None:
         """Return the snapshot of these tokens; None if there is no sound one."""
         key = self._key(tokens)
-        file = self._description_file(key)
+        _, file = self._files(key)
         try:
             description = file.read_bytes()
         except FileNotFoundError:
@@ -176,14 +178,14 @@ class PrefixFolder:
             return None
         except (OSError, _UnusableError) as error:
             # If it has changed, another process is replacing the entry.
-            if self._still_holds(file, description):
-                self._warn(
-                    f"ignoring a prefix: {error}; "
-                    "it will be replaced once it is computed again"
-                )
+            with contextlib.suppress(OSError):
+                if file.read_bytes() == description:
+                    self._warn(
+                        f"ignoring a prefix: {error}; "
+                        "it will be replaced once it is computed again"
+                    )
             return None
-        # A folder that may only be read serves as well.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a folder that may only be read serves, too
             os.utime(file)
         return Snapshot(len(tokens), state)
 
@@ -209,11 +211,9 @@ class PrefixFolder:
         digest.update(np.array(tokens, "<i4").tobytes())
         return digest.hexdigest()
 
-    def _data_file(self, key: str) -> Path:
-        return self.path / f"{key}.kv"
-
-    def _description_file(self, key: str) -> Path:
-        return self.path / f"{key}.json"
+    def _files(self, key: str) -> tuple[Path, Path]:
+        """Where the data of an entry is, and its description."""
+        return self.path / f"{key}.kv", self.path / f"{key}.json"
 
     def _identity(self, key: str, n_tokens: int) -> dict[str, object]:
         """What a description must say, whatever the data."""
@@ -226,7 +226,7 @@ class PrefixFolder:
 
     def _read(self, key: str, n_tokens: int, description: bytes) -> NDArray[np.uint8]:
         """The data of an entry, or an ``_UnusableError`` that says what is wrong."""
-        file = self._description_file(key)
+        data, file = self._files(key)
         try:
             said = json.loads(description)
         except (ValueError, RecursionError) as error:
@@ -238,25 +238,17 @@ class PrefixFolder:
                 raise _UnusableError(
                     f"{file} is for {name} {said.get(name)!r}, not {wanted!r}"
                 )
-        file = self._data_file(key)
-        size = file.stat().st_size
+        size = data.stat().st_size
         if size != said.get("bytes"):
             raise _UnusableError(
-                f"{file} has {size} bytes instead of {said.get('bytes')!r}"
+                f"{data} has {size} bytes instead of {said.get('bytes')!r}"
             )
-        state = np.fromfile(file, np.uint8)
+        state = np.fromfile(data, np.uint8)
         # 0.14 s for 250 MB where the processor has SHA instructions, as good as all
         # have; crc32 took 0.11 s there.
         if hashlib.sha256(state.data).hexdigest() != said.get("sha256"):
-            raise _UnusableError(f"{file} is damaged: its checksum is another")
+            raise _UnusableError(f"{data} is damaged: its checksum is another")
         return state
-
-    @staticmethod
-    def _still_holds(file: Path, content: bytes) -> bool:
-        try:
-            return file.read_bytes() == content
-        except OSError:
-            return False
 
     def _write(self, key: str, snapshot: Snapshot) -> None:
         state = np.ascontiguousarray(snapshot.state)
@@ -264,11 +256,11 @@ class PrefixFolder:
             "bytes": state.nbytes,
             "sha256": hashlib.sha256(state.data).hexdigest(),
         }
-        file = self._description_file(key)
+        data, file = self._files(key)
         # The inner one takes its place first, so the description comes last.
-        with replacing_file(file) as said, replacing_file(self._data_file(key)) as data:
-            data.write_bytes(state.data)
-            said.write_text(json.dumps(description, indent=2), encoding="utf-8")
+        with replacing_file(file) as new_file, replacing_file(data) as new_data:
+            new_data.write_bytes(state.data)
+            new_file.write_text(json.dumps(description, indent=2), encoding="utf-8")
             # Both are on the disk, so it cannot be full any more. The old description
             # goes first: it shall never stand beside new data.
             file.unlink(missing_ok=True)
@@ -277,37 +269,33 @@ class PrefixFolder:
         """Remove what is left over from crashes, and entries until the rest fits."""
         sizes: dict[str, int] = {}
         used: dict[str, int] = {}
-        with os.scandir(self.path) as files:
-            for file in files:
-                data = _DATA.fullmatch(file.name)
-                if not data and not _TEMPORARY.fullmatch(file.name):
-                    continue
+        for path in self.path.iterdir():
+            data = _DATA.fullmatch(path.name)
+            if not data and not _TEMPORARY.fullmatch(path.name):
+                continue
+            try:
+                status = path.lstat()
+            except FileNotFoundError:  # another process tidies up, too
+                continue
+            is_file = stat.S_ISREG(status.st_mode)
+            if data and is_file:
+                sizes[data[1]] = status.st_size
                 try:
-                    is_file = file.is_file(follow_symlinks=False)
-                    stat = file.stat(follow_symlinks=False)
-                except FileNotFoundError:  # another process tidies up, too
-                    continue
-                if data and is_file:
-                    sizes[data[1]] = stat.st_size
-                    used[data[1]] = self._last_use(data[1], stat)
-                elif is_file and stat.st_mtime < time.time() - STALE_SECONDS:
-                    Path(file).unlink(missing_ok=True)
+                    used[data[1]] = path.with_suffix(".json").stat().st_mtime_ns
+                except FileNotFoundError:
+                    # Data without description was never used. Its age is not 0: another
+                    # process may be about to add the description.
+                    used[data[1]] = status.st_mtime_ns
+            elif is_file and status.st_mtime < time.time() - STALE_SECONDS:
+                path.unlink(missing_ok=True)
         total = sum(sizes.values())
         # Clocks are coarse: what was just written may look as old as another.
         for key in sorted(sizes.keys() - {newest}, key=used.__getitem__):
             if total <= self._max_bytes:
                 break
-            self._description_file(key).unlink(missing_ok=True)
-            self._data_file(key).unlink(missing_ok=True)
+            for path in reversed(self._files(key)):  # the description first
+                path.unlink(missing_ok=True)
             total -= sizes[key]
-
-    def _last_use(self, key: str, data: os.stat_result) -> int:
-        """When an entry was last used, in ns; data without description never was."""
-        try:
-            return self._description_file(key).stat().st_mtime_ns
-        except FileNotFoundError:
-            # Not 0: another process may be about to add the description.
-            return data.st_mtime_ns
 
     @staticmethod
     def _warn(message: str) -> None:

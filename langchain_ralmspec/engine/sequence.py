@@ -61,18 +61,15 @@ class Sequence:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Decode ``tokens`` in one call and return hidden states as well.
 
-        Args:
-            tokens: ids.
-            n_logits: number of tokens, the last ones, whose logits are wanted.
-            forget: number of earlier tokens that make room first. What the tokens
-                behind them have seen of them stays in their KV. Moving such a
-                sequence between memories closes the gap, and so keeps its numbers
-                but for rounding, not to the bit.
-            keep: number of tokens in front of the forgotten ones; they stay.
+        Before that, ``forget`` tokens behind the first ``keep`` make room. What later
+        tokens have seen of them stays in the KV. Moving such a sequence between
+        memories closes the gap, and so keeps its numbers but for rounding, not to the
+        bit.
 
         Returns:
-            The logits, shape ``(n_logits, n_vocab)``, as :meth:`score` gives them,
-            and the final hidden state at every token, ``(len(tokens), n_embd)``.
+            The logits after each of the last ``n_logits`` tokens, as :meth:`score`
+            gives them, and the final hidden state at every token,
+            ``(len(tokens), n_embd)``.
 
         Raises:
             ContextOverflowError: as for :meth:`extend`.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Iterator
+from collections.abc import Sequence as Tokens
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,9 +15,6 @@ import numpy as np
 from langchain_ralmspec.errors import ContextOverflowError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from collections.abc import Sequence as Tokens
-
     from numpy.typing import NDArray
 
     from langchain_ralmspec.engine.context import Context
@@ -59,7 +58,7 @@ class Slots:
         self.n_batch = context.n_batch
         self._context = context
         self._lock = threading.Lock()
-        self._residents: list[weakref.ref[KV] | None] = [None] * context.n_slots
+        self._residents = weakref.WeakValueDictionary[int, KV]()  # by slot
         self._idle_order = list(range(context.n_slots))  # longest idle first
 
     def decode(
@@ -148,21 +147,19 @@ class Slots:
                 # What an interrupted extend() had added before it was parked.
                 self._context.remove(slot, kv.length)
             kv.slot = slot
-            self._residents[slot] = weakref.ref(kv)
+            self._residents[slot] = kv
         self._idle_order.remove(slot)
         self._idle_order.append(slot)
         return slot
 
     def _free_slot(self) -> int:
         for slot in self._idle_order:
-            resident = self._residents[slot]
-            if resident is None or resident() is None:
+            if slot not in self._residents:
                 return slot
         slot = self._idle_order[0]
-        resident = self._residents[slot]
-        idle = resident() if resident else None
+        idle = self._residents.get(slot)
         if idle is not None:
             idle.parked, idle.slot = self._context.save(slot), None
         # At once: should what comes next fail, nobody may be taken to live here.
-        self._residents[slot] = None
+        self._residents.pop(slot, None)
         return slot

@@ -95,21 +95,16 @@ class Weights:
 
     def piece(self, token: int) -> bytes:
         """Bytes of one token; empty for control tokens."""
-        piece = self._pieces.get(token)
-        if piece is None:
-            piece = self._pieces[token] = self._read_piece(token)
-        return piece
-
-    def _read_piece(self, token: int) -> bytes:
-        size = 64
-        while True:
+        piece, size = self._pieces.get(token), 64
+        while piece is None:
             buffer = ctypes.create_string_buffer(size)
             length = self._lib.llama_token_to_piece(
                 self._vocab, token, buffer, size, 0, False
             )
             if length >= 0:
-                return buffer.raw[:length]
+                piece = self._pieces[token] = buffer.raw[:length]
             size = -length
+        return piece
 
     def token_text(self, token: int) -> str:
         """The vocabulary's own name of a token; empty for -1, which is none."""

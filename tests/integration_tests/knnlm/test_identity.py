@@ -7,20 +7,18 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from allpairspy import AllPairs
 
 from langchain_ralmspec import KNNDatastore, KNNLMSpecLLM
 from langchain_ralmspec.engine import Model, selftest
 from langchain_ralmspec.knnlm import INDEX_KINDS, datastore
 from tests.integration_tests.knnlm.conftest import N_PROMPTS
+from tests.integration_tests.test_identity import cells, name_of
 
 SEEDED = {"temperature": 0.9, "top_k": 30, "top_p": 0.97, "seed": 5}
 AXES: dict[str, list[Any]] = {
@@ -29,17 +27,6 @@ AXES: dict[str, list[Any]] = {
     "speculation_stride": [2, 5, "auto"],
     "sampling": ["greedy", "seeded"],
 }
-FULL = os.environ.get("RALMSPEC_GRID") == "full"
-
-
-def cells(axes: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """All combinations, or some that have every pair of values."""
-    rows = itertools.product(*axes.values()) if FULL else AllPairs(axes.values())
-    return [dict(zip(axes, row, strict=True)) for row in rows]
-
-
-def name_of(cell: dict[str, Any]) -> str:
-    return "-".join(map(str, cell.values()))
 
 
 def told(llm: KNNLMSpecLLM, prompt: str, number: int) -> tuple[Any, ...]:
