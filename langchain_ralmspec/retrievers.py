@@ -210,11 +210,9 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         query: str,
         *,
         run_manager: CallbackManagerForRetrieverRun,
-        k: int | None = None,
         **kwargs: Any,
     ) -> list[Document]:
-        _refuse("invoke", kwargs)
-        (documents,) = self._retrieve([query], k)
+        (documents,) = self._retrieve([query], _only_k("invoke", kwargs))
         return documents
 
     async def _aget_relevant_documents(
@@ -222,10 +220,9 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         query: str,
         *,
         run_manager: AsyncCallbackManagerForRetrieverRun,
-        k: int | None = None,
         **kwargs: Any,
     ) -> list[Document]:
-        _refuse("ainvoke", kwargs)
+        k = _only_k("ainvoke", kwargs)
         (documents,) = await run_in_executor(None, self._retrieve, [query], k)
         return documents
 
@@ -248,8 +245,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         Raises:
             StoreError: the store failed.
         """
-        k = kwargs.pop("k", None)
-        _refuse("batch", kwargs)
+        k = _only_k("batch", kwargs)
         configs = get_config_list(config, len(inputs))
         runs = list(map(self._start_run, inputs, configs))
         try:
@@ -287,12 +283,8 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             inheritable_metadata=metadata,
             local_metadata=self.metadata,
         )
-        return manager.on_retriever_start(
-            None,
-            query,
-            name=config.get("run_name") or self.get_name(),
-            run_id=config.get("run_id"),
-        )
+        name, run_id = config.get("run_name") or self.get_name(), config.get("run_id")
+        return manager.on_retriever_start(None, query, name=name, run_id=run_id)
 
     def _retrieve(self, queries: Sequence[str], k: int | None) -> list[list[Document]]:
         k = self.k if k is None else k
@@ -308,9 +300,10 @@ def _with_id(hit: Hit) -> Document:
     return document if document.id else document.model_copy(update={"id": hit.id})
 
 
-def _refuse(method: str, unknown: dict[str, Any]) -> None:
-    for name in unknown:
+def _only_k(method: str, given: dict[str, Any]) -> int | None:
+    for name in [name for name in given if name != "k"]:
         raise UnknownArgumentError.of(f"RaLMSpecRetriever.{method}()", name, ["k"])
+    return given.get("k")
 
 
 def _require_positive(name: str, value: int) -> None:

@@ -18,11 +18,7 @@ QUANTIZATIONS = ("Q4_0", "Q8_0", "F16")
 
 
 def library() -> Any:
-    """llama.cpp's functions.
-
-    Raises:
-        MissingExtraError: llama-cpp-python is not installed.
-    """
+    """llama.cpp's functions; a :class:`MissingExtraError` if they are not installed."""
     try:
         import llama_cpp
     except ImportError as error:
@@ -33,11 +29,7 @@ def library() -> Any:
 
 
 def check_file(path: str | os.PathLike[str]) -> Path:
-    """The absolute path of a GGUF file, checked before llama.cpp sees it.
-
-    Raises:
-        ModelFileError: no such file, or its first bytes are not a GGUF's.
-    """
+    """The absolute path of a GGUF; anything else is a :class:`ModelFileError`."""
     file = Path(path).expanduser()
     if not file.is_file():
         msg = f"no model file at {str(file)!r}; give model_path the path of a GGUF"
@@ -60,12 +52,7 @@ def build_info() -> dict[str, str]:
 
 
 def requantize(source: Path, target: Path, quantization: str) -> None:
-    """Write ``source`` once more with another quantization.
-
-    Args:
-        source: a GGUF file, itself quantized or not.
-        target: a file in a folder that exists.
-        quantization: one of ``QUANTIZATIONS``.
+    """Write a GGUF once more, with one of ``QUANTIZATIONS``.
 
     Raises:
         ModelFileError: llama.cpp could not do it.

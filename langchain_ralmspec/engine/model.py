@@ -27,9 +27,8 @@ N_SLOTS = 4
 PREFIX_CACHE_BYTES = 512 * 2**20
 """Host memory for the KV of document prefixes, per model."""
 
-_Settings = tuple[object, ...]
-_shared = weakref.WeakValueDictionary[_Settings, "Model"]()
-_shared_weights = weakref.WeakValueDictionary[_Settings, Weights]()
+_shared = weakref.WeakValueDictionary[tuple[object, ...], "Model"]()
+_shared_weights = weakref.WeakValueDictionary[tuple[object, ...], Weights]()
 _sharing = threading.Lock()
 
 
@@ -170,14 +169,11 @@ class Model:
         return Sequence(self._slots, snapshot)
 
     def open(self, prefix: Tokens[int], *, keep: bool = True) -> Sequence:
-        """Start a sequence that holds ``prefix``.
+        """Start a sequence that holds ``prefix``, which must fit the context.
 
         The prefix's KV is computed once, from nothing and in one canonical way, and
         copied afterwards, while the cache of prefixes has room for it. Without
         ``keep``, it is not put there.
-
-        Raises:
-            ContextOverflowError: the prefix does not fit the context.
         """
         return self.find_or_open(prefix, keep=keep)[0]
 

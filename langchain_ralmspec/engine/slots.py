@@ -64,12 +64,7 @@ class Slots:
     def decode(
         self, kv: KV, tokens: Tokens[int], *, n_logits: int
     ) -> NDArray[np.float32]:
-        """Decode tokens at the end of a sequence, in as many calls as it takes.
-
-        Returns:
-            The logits after each of the last ``n_logits`` tokens, which must fit the
-            last call.
-        """
+        """Decode any number of tokens; the last call gives all ``n_logits`` logits."""
         self._require_room(kv, len(tokens))
         size, start = self.n_batch, kv.length
         logits = np.empty((0, self._context.weights.n_vocab), np.float32)

@@ -55,11 +55,7 @@ class ChatTemplate:
             raise ChatTemplateError(msg) from error
 
     def render(self, messages: Sequence[dict[str, Any]]) -> str:
-        """Render ``{"role", "content"}`` messages up to the assistant's turn.
-
-        Raises:
-            ChatTemplateError: the template refuses these messages.
-        """
+        """Render ``{"role", "content"}`` messages up to the assistant's turn."""
         try:
             return self._template.render(
                 messages=list(messages), add_generation_prompt=True, **self._tokens

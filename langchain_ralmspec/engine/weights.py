@@ -15,11 +15,7 @@ from langchain_ralmspec.errors import DecodeError, InvalidValueError, ModelFileE
 
 
 class Weights:
-    """A GGUF loaded once: its vocabulary, metadata and tensors.
-
-    Raises:
-        ModelFileError: llama.cpp cannot load the file (truncated or unsupported).
-    """
+    """A GGUF loaded once; one that llama.cpp cannot load is a ``ModelFileError``."""
 
     def __init__(self, path: Path, *, n_gpu_layers: int = 0) -> None:
         self.handle: Any = None
