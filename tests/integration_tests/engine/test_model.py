@@ -127,12 +127,9 @@ def test_too_many_tokens_are_refused_before_any_is_decoded(
     assert np.array_equal(continue_with(sequence, tokens[60:]), expected)
 
 
-def test_extend_needs_a_token(model: Model) -> None:
+def test_what_a_sequence_cannot_do_is_refused(model: Model) -> None:
     with pytest.raises(InvalidValueError, match="at least one token"):
         model.new_sequence().extend([])
-
-
-def test_truncate_refuses_a_length_that_is_not_there(model: Model) -> None:
     with pytest.raises(InvalidValueError, match="3 tokens to 4"):
         model.open(model.weights.tokenize("a b c")[:3]).truncate(4)
 
@@ -197,13 +194,6 @@ def test_a_model_without_template_says_so(templateless_gguf: str) -> None:
     ):
         ChatTemplate(Model.load(templateless_gguf).weights)
 
-
-def test_a_missing_file_is_named() -> None:
-    with pytest.raises(ModelFileError, match=r"/no/such\.gguf"):
-        Model.load("/no/such.gguf")
-
-
-def test_a_file_that_is_no_gguf_is_named(tmp_path: Path) -> None:
     file = tmp_path / "text.gguf"
     file.write_text("once upon a time")
     with pytest.raises(ModelFileError, match=r"text\.gguf.*not a GGUF.*b'once'"):
