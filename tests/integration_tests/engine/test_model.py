@@ -194,6 +194,10 @@ def test_a_model_without_template_says_so(templateless_gguf: str) -> None:
     ):
         ChatTemplate(Model.load(templateless_gguf).weights)
 
+
+def test_a_file_that_is_missing_or_no_gguf_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"/no/such\.gguf"):
+        Model.load("/no/such.gguf")
     file = tmp_path / "text.gguf"
     file.write_text("once upon a time")
     with pytest.raises(ModelFileError, match=r"text\.gguf.*not a GGUF.*b'once'"):
