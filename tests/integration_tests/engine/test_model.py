@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -140,19 +141,10 @@ def test_models_are_shared(gguf: str, model: Model) -> None:
 
 
 def test_two_threads_get_what_one_gets(model: Model, tokens: list[int]) -> None:
-    starts = [0, 20, 40, 60]
-    alone = [greedy(model, tokens[s : s + 60]) for s in starts]
-    answers: dict[int, list[int]] = {}
-
-    def work(start: int) -> None:
-        answers[start] = greedy(model, tokens[start : start + 60])
-
-    threads = [threading.Thread(target=work, args=(s,)) for s in starts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [answers[s] for s in starts] == alone
+    prompts = [tokens[start : start + 60] for start in (0, 20, 40, 60)]
+    alone = [greedy(model, prompt) for prompt in prompts]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(partial(greedy, model), prompts)) == alone
 
 
 def greedy(model: Model, prompt: list[int]) -> list[int]:

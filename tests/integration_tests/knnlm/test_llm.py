@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -89,18 +89,9 @@ def test_a_call_may_override_settings(make: Any, prompts: list[str]) -> None:
 
 def test_threads_share_model_and_datastore(make: Any, prompts: list[str]) -> None:
     llm = make(speculation_stride=3)
-    expected = {prompt: llm.invoke(prompt) for prompt in prompts[:6]}
-    written: dict[str, str] = {}
-
-    def write(prompt: str) -> None:
-        written[prompt] = llm.invoke(prompt)
-
-    threads = [threading.Thread(target=write, args=(p,)) for p in expected]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert written == expected
+    expected = [llm.invoke(prompt) for prompt in prompts[:6]]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(llm.invoke, prompts[:6])) == expected
 
 
 @pytest.mark.parametrize(
@@ -160,9 +151,7 @@ def test_prompts_that_cannot_be_continued(
     assert llm.invoke("Once") == text
 
 
-def test_a_context_may_be_filled_to_the_last_token(
-    make: Any,
-) -> None:
+def test_a_context_may_be_filled_to_the_last_token(make: Any) -> None:
     llm = make(n_ctx=128, speculation_stride=8, interpolation=0.0)
     prompt = "one two " * 50
     room = 128 - llm.get_num_tokens(prompt)
