@@ -7,25 +7,20 @@ import json
 import secrets
 import shutil
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from langchain_ralmspec.errors import InvalidValueError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 @contextmanager
 def replacing_file(target: Path) -> Iterator[Path]:
     """Give a free path that becomes ``target`` if the block succeeds.
 
-    The name is new on every call, so two processes that make the same file work
-    side by side and the last one to finish wins with a whole file.
-
-    Args:
-        target: where the file shall be; its folder exists.
+    The name is new on every call, so two processes that make the same file work side by
+    side and the last one to finish wins with a whole file. The folder must exist.
     """
     new = _new_name(target)
     try:
@@ -39,12 +34,9 @@ def replacing_file(target: Path) -> Iterator[Path]:
 def replacing_folder(target: Path) -> Iterator[Path]:
     """Give an empty folder that becomes ``target`` if the block succeeds.
 
-    Until then an older ``target`` stays as it is. Should the process be killed
-    while the two change places, the older one lies beside it, whole, under a name
-    that ends in ``.old``.
-
-    Args:
-        target: where the folder shall be; its parents are made if need be.
+    Parents are made if need be. Until then an older ``target`` stays as it is. Should
+    the process be killed while the two change places, the older one lies beside it,
+    whole, under a name that ends in ``.old``.
     """
     target = target.resolve()  # a link stays one, and its folder is replaced
     new = _new_name(target)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable, Sequence
+from functools import partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -20,23 +22,16 @@ from pydantic import Field, PrivateAttr
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.arguments import StrictArguments
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
-from langchain_ralmspec.ralm.session import Session
+from langchain_ralmspec.ralm.session import Guess, Hits, Session
 from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.speculation import GUESS_POLICIES
-from langchain_ralmspec.stores import BM25Store, Query, open_store
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from langchain_core.documents import Document
-
-    from langchain_ralmspec.answer.statistics import SpeculationStats
-    from langchain_ralmspec.ralm.session import Guess, Hits, Session
-    from langchain_ralmspec.stores import Hit, Store
+from langchain_ralmspec.stores import BM25Store, Hit, Query, Store, open_store
 
 
 class RetrieverSession:
     """One session over a retriever's store; its cache is shared with nobody.
+
+    :meth:`RaLMSpecRetriever.session` opens one.
 
     Example:
         .. code-block:: python
@@ -49,12 +44,10 @@ class RetrieverSession:
     """
 
     def __init__(self, session: Session, guess_policy: str) -> None:
-        """Wrap a session; use :meth:`RaLMSpecRetriever.session` to make one."""
         self._session = session
         (self._policy,) = session.usable([guess_policy])
         self._current: Hits = ()
-        # What was guessed since the last verification, by query.
-        self._guesses: dict[str, Guess] = {}
+        self._guesses: dict[str, Guess] = {}  # since the last verification
 
     @property
     def stats(self) -> SpeculationStats:
@@ -84,15 +77,13 @@ class RetrieverSession:
         if not queries:
             return []
         guesses = [self._guesses.get(query) for query in queries]
-        known = [
-            guess.query if guess else Query(text)
-            for text, guess in zip(queries, guesses, strict=True)
-        ]
+        pairs = zip(queries, guesses, strict=True)
+        known = [guess.query if guess else Query(text) for text, guess in pairs]
         looks_up = GUESS_POLICIES[self._policy].needs_vector
         truth = self._session.verify(known, with_vectors=looks_up)
         self._guesses.clear()
-        pairs = zip(guesses, truth, strict=True)
-        wrong = (t for g, t in pairs if g and ids_of(g.hits) != ids_of(t))
+        judged = zip(guesses, truth, strict=True)
+        wrong = (t for g, t in judged if g and ids_of(g.hits) != ids_of(t))
         self._current = next(wrong, truth[-1])
         return [_documents(hits) for hits in truth]
 
@@ -140,8 +131,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         Args:
             documents: at least one.
             kind: of store; ``"bm25"`` is the one that needs no embeddings.
-            **kwargs: arguments of ``BM25Store.from_documents``, such as ``k1``, and
-                of this class, such as ``k``.
+            **kwargs: arguments of ``BM25Store.from_documents`` and of this class.
 
         Raises:
             InvalidValueError: there is no such kind, or the store refused the
@@ -156,10 +146,9 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         options = {name: kwargs.pop(name) for name in names if name in kwargs}
         for name in kwargs:
             if name not in cls.model_fields:
+                owner = f"{cls.__name__}.from_documents()"
                 known = {*names, *cls.model_fields} - {"documents", "vectorstore"}
-                raise UnknownArgumentError.of(
-                    f"{cls.__name__}.from_documents()", name, known
-                )
+                raise UnknownArgumentError.of(owner, name, known)
         return cls(vectorstore=BM25Store.from_documents(documents, **options), **kwargs)
 
     @property
@@ -182,7 +171,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         """Open a session with a cache of its own.
 
         Args:
-            k: documents per query; the retriever's ``k`` by default.
+            k: documents per query; None takes the retriever's.
             prefetch_k: hits of every verified query that enter the cache; None takes
                 200 for exact local search and 20 elsewhere.
             guess_policy: ``"lookup"`` or ``"same"``.
@@ -202,14 +191,10 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         stats: SpeculationStats | None = None,
     ) -> Session:
         """Open a session for the loops of this package (see :meth:`session`)."""
-        return Session(
-            self._store,
-            depth=_require_positive("k", k),
-            prefetch_k=None
-            if prefetch_k is None
-            else _require_positive("prefetch_k", prefetch_k),
-            stats=stats,
-        )
+        _require_positive("k", k)
+        if prefetch_k is not None:
+            _require_positive("prefetch_k", prefetch_k)
+        return Session(self._store, depth=k, prefetch_k=prefetch_k, stats=stats)
 
     def invalidate(self) -> None:
         """Say that documents were changed in place, or replaced by as many others.
@@ -225,11 +210,9 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         query: str,
         *,
         run_manager: CallbackManagerForRetrieverRun,
-        k: int | None = None,
         **kwargs: Any,
     ) -> list[Document]:
-        _refuse("invoke", kwargs)
-        (documents,) = self._retrieve([query], k)
+        (documents,) = self._retrieve([query], _only_k("invoke", kwargs))
         return documents
 
     async def _aget_relevant_documents(
@@ -237,10 +220,9 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         query: str,
         *,
         run_manager: AsyncCallbackManagerForRetrieverRun,
-        k: int | None = None,
         **kwargs: Any,
     ) -> list[Document]:
-        _refuse("ainvoke", kwargs)
+        k = _only_k("ainvoke", kwargs)
         (documents,) = await run_in_executor(None, self._retrieve, [query], k)
         return documents
 
@@ -256,21 +238,16 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
 
         Args:
             inputs: the queries.
-            config: one configuration for all, or one each; every query is a run
-                of its own to the callbacks.
+            config: for all, or one each; every query is a run of its own to callbacks.
             return_exceptions: return a failure in every place instead of raising.
             **kwargs: ``k``, as in ``invoke``.
 
         Raises:
             StoreError: the store failed.
         """
-        k = kwargs.pop("k", None)
-        _refuse("batch", kwargs)
+        k = _only_k("batch", kwargs)
         configs = get_config_list(config, len(inputs))
-        runs = [
-            self._start_run(query, each)
-            for query, each in zip(inputs, configs, strict=True)
-        ]
+        runs = list(map(self._start_run, inputs, configs))
         try:
             found = self._retrieve(inputs, k)
         except Exception as error:
@@ -292,57 +269,44 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         **kwargs: Any,
     ) -> list[list[Document]]:
         """Retrieve for many queries with one store call, off the event loop."""
-        return await run_in_executor(
-            None,
-            lambda: self.batch(
-                inputs, config, return_exceptions=return_exceptions, **kwargs
-            ),
-        )
+        batch = partial(self.batch, return_exceptions=return_exceptions, **kwargs)
+        return await run_in_executor(None, batch, inputs, config)
 
     def _start_run(
         self, query: str, config: RunnableConfig
     ) -> CallbackManagerForRetrieverRun:
+        metadata = {**(config.get("metadata") or {}), **self._get_ls_params()}
         manager = CallbackManager.configure(
             config.get("callbacks"),
             inheritable_tags=config.get("tags"),
             local_tags=self.tags,
-            inheritable_metadata={
-                **(config.get("metadata") or {}),
-                **self._get_ls_params(),
-            },
+            inheritable_metadata=metadata,
             local_metadata=self.metadata,
         )
-        return manager.on_retriever_start(
-            None,
-            query,
-            name=config.get("run_name") or self.get_name(),
-            run_id=config.get("run_id"),
-        )
+        name, run_id = config.get("run_name") or self.get_name(), config.get("run_id")
+        return manager.on_retriever_start(None, query, name=name, run_id=run_id)
 
     def _retrieve(self, queries: Sequence[str], k: int | None) -> list[list[Document]]:
-        k = _require_positive("k", self.k if k is None else k)
+        k = self.k if k is None else k
+        _require_positive("k", k)
         if not queries:
             return []
         found = self._store.search(self._store.encode(queries), k)
-        return [_with_ids(hits) for hits in found]
+        return [[_with_id(hit) for hit in hits] for hits in found]
 
 
-def _with_ids(hits: Sequence[Hit]) -> list[Document]:
-    return [
-        hit.document
-        if hit.document.id
-        else hit.document.model_copy(update={"id": hit.id})
-        for hit in hits
-    ]
+def _with_id(hit: Hit) -> Document:
+    document = hit.document
+    return document if document.id else document.model_copy(update={"id": hit.id})
 
 
-def _refuse(method: str, unknown: dict[str, Any]) -> None:
-    for name in unknown:
+def _only_k(method: str, given: dict[str, Any]) -> int | None:
+    for name in [name for name in given if name != "k"]:
         raise UnknownArgumentError.of(f"RaLMSpecRetriever.{method}()", name, ["k"])
+    return given.get("k")
 
 
-def _require_positive(name: str, value: int) -> int:
+def _require_positive(name: str, value: int) -> None:
     if not isinstance(value, int) or value < 1:
         msg = f"{name} must be a whole number of at least 1, got {value!r}"
         raise InvalidValueError(msg)
-    return value

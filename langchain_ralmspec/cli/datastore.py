@@ -18,8 +18,8 @@ from langchain_ralmspec.bench.knnlm.text import read_text, text_of
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.knnlm import IndexKind, KNNDatastore
-from langchain_ralmspec.knnlm.datastore import KEY_CONTEXT
 from langchain_ralmspec.knnlm.entries import KeyType
+from langchain_ralmspec.knnlm.keys import load_reader
 
 
 def datastore(
@@ -62,13 +62,7 @@ def datastore(
     texts = [read_text(file) for file in files]
     gguf = find_gguf(model)
     # With the datastore's own settings, so that it reads with this very object.
-    reader = Model.load(
-        gguf,
-        n_ctx=KEY_CONTEXT,
-        n_batch=KEY_CONTEXT // 2,
-        n_slots=1,
-        hidden_only=True,
-    )
+    reader = load_reader(gguf)
     texts, n_tokens = _limited(texts, reader, limit_tokens)
     n_before, n_read = 0 if before is None else len(before), 0
     start = time.perf_counter()

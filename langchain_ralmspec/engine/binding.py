@@ -1,58 +1,35 @@
-"""The only module that imports llama.cpp, and what is asked of it without a model.
-
-``Weights`` and ``Context`` are thin, checked layers over the ctypes functions of
-:func:`library`.
-"""
+"""The only module that imports llama.cpp, and what is asked of it without a model."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from langchain_ralmspec.errors import MissingExtraError, ModelFileError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 _GGUF_MAGIC = b"GGUF"
+_logger = logging.getLogger("llama-cpp-python")
 
-QUANTIZATIONS = {
-    "Q4_0": "LLAMA_FTYPE_MOSTLY_Q4_0",
-    "Q8_0": "LLAMA_FTYPE_MOSTLY_Q8_0",
-    "F16": "LLAMA_FTYPE_MOSTLY_F16",
-}
-"""What a GGUF can be turned into, and llama.cpp's constant for it."""
+QUANTIZATIONS = ("Q4_0", "Q8_0", "F16")
+"""What a GGUF can be turned into."""
 
 
 def library() -> Any:
-    """llama.cpp's functions.
-
-    Raises:
-        MissingExtraError: llama-cpp-python is not installed.
-    """
+    """llama.cpp's functions; a :class:`MissingExtraError` if they are not installed."""
     try:
         import llama_cpp
     except ImportError as error:
         raise MissingExtraError.of("llama_cpp", "llama") from error
-    logger = logging.getLogger("llama-cpp-python")
-    if logger.level == logging.NOTSET:  # its default prints every tensor to stderr
-        logger.setLevel(logging.ERROR)
+    if _logger.level == logging.NOTSET:  # its default prints every tensor to stderr
+        _logger.setLevel(logging.ERROR)
     return llama_cpp.llama_cpp
 
 
 def check_file(path: str | os.PathLike[str]) -> Path:
-    """Check that ``path`` is a readable GGUF file before llama.cpp sees it.
-
-    Returns:
-        Its absolute path, links resolved.
-
-    Raises:
-        ModelFileError: no such file, or its first bytes are not a GGUF's.
-    """
+    """The absolute path of a GGUF; anything else is a :class:`ModelFileError`."""
     file = Path(path).expanduser()
     if not file.is_file():
         msg = f"no model file at {str(file)!r}; give model_path the path of a GGUF"
@@ -65,56 +42,37 @@ def check_file(path: str | os.PathLike[str]) -> Path:
     return file.resolve()
 
 
-def version() -> str:
-    """The version of llama-cpp-python, and so of the bits that llama.cpp computes."""
-    library()
-    return metadata.version("llama-cpp-python")
-
-
-def system_info() -> str:
-    """The instructions of the processor that this llama.cpp uses."""
-    text: bytes = library().llama_print_system_info()
-    return text.decode()
+def build_info() -> dict[str, str]:
+    """What the bits that llama.cpp computes depend on: its version, the processor."""
+    system: bytes = library().llama_print_system_info()
+    return {
+        "llama_cpp": metadata.version("llama-cpp-python"),
+        "system": system.decode(),
+    }
 
 
 def requantize(source: Path, target: Path, quantization: str) -> None:
-    """Write ``source`` once more with another quantization.
-
-    Args:
-        source: a GGUF file, itself quantized or not.
-        target: where to write; its folder exists.
-        quantization: a key of ``QUANTIZATIONS``.
+    """Write a GGUF once more, with one of ``QUANTIZATIONS``.
 
     Raises:
         ModelFileError: llama.cpp could not do it.
     """
     lib = library()
     params = lib.llama_model_quantize_default_params()
-    params.ftype = getattr(lib, QUANTIZATIONS[quantization])
+    params.ftype = getattr(lib, f"LLAMA_FTYPE_MOSTLY_{quantization}")
     params.allow_requantize = True
-    with _silence():
+    level = _logger.level
+    _logger.setLevel(logging.CRITICAL)  # else llama.cpp prints a line per tensor
+    try:
         lib.llama_backend_init()
         code = lib.llama_model_quantize(
             os.fsencode(source), os.fsencode(target), params
         )
+    finally:
+        _logger.setLevel(level)
     if code != 0:
         msg = (
             f"llama.cpp could not turn {str(source)!r} into {quantization} "
             f"(code {code}); is there room in {str(target.parent)!r}?"
         )
         raise ModelFileError(msg)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep llama.cpp from writing a line per tensor to stderr.
-
-    The wrapper's log callback asks this logger's level before it prints.
-    """
-    logger = logging.getLogger("llama-cpp-python")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -1,8 +1,4 @@
-"""llama.cpp's context: the KV memory of several sequences, and the decode call.
-
-A decode releases the interpreter lock. A context is not safe to use from several
-threads at once: ``Slots`` holds the lock.
-"""
+"""llama.cpp's context: the KV memory of several sequences, and the decode call."""
 
 from __future__ import annotations
 
@@ -50,16 +46,15 @@ class Context:
     """KV memory for ``n_slots`` independent sequences, and the decode call.
 
     Each slot has a KV stream of its own (``kv_unified=False``), so that what
-    one sequence holds cannot leak into the rounding of another.
+    one sequence holds cannot leak into the rounding of another. A decode releases the
+    interpreter lock, but one thread at a time may use a context: ``Slots`` locks it.
 
-    Attributes:
-        n_ctx: tokens that a slot holds at most.
-        n_batch: tokens that one call takes at most.
-        n_slots: sequences that are held at once.
-        n_threads: threads for single tokens, and for batches.
-        n_vocab: logits of a token.
-        flash_attention: how llama.cpp was asked for it, in its words: auto,
-            enabled, disabled.
+    The arguments are those of ``Model.load``; ``n_threads`` are for single tokens, and
+    for batches. The attribute ``flash_attention`` is what llama.cpp was asked for, in
+    its words: auto, enabled, disabled.
+
+    Raises:
+        DecodeError: llama.cpp cannot allocate the context, or in a method: it failed.
     """
 
     def __init__(
@@ -73,24 +68,11 @@ class Context:
         flash_attention: bool | None = None,
         hidden_only: bool = False,
     ) -> None:
-        """Allocate the context.
-
-        Args:
-            weights: the model.
-            n_ctx: tokens per slot.
-            n_slots: sequences.
-            n_batch: tokens in one decode call at most.
-            n_threads: threads for single tokens, and for batches.
-            flash_attention: whether to use it; None leaves it to llama.cpp.
-            hidden_only: end every decode at the hidden states. Logits are not
-                computed then, and what is read of them is arbitrary.
-
-        Raises:
-            DecodeError: llama.cpp cannot allocate it.
-        """
+        self.weights, self.n_slots, self.n_threads = weights, n_slots, n_threads
+        self.n_ctx = n_ctx = n_ctx or weights.n_ctx_train
+        self.n_batch = n_batch = min(n_batch, n_ctx)
         self.handle: Any = None
         self._lib = lib = library()
-        self._weights = weights  # keeps the weights alive as long as the context
         params = lib.llama_context_default_params()
         params.n_ctx = n_ctx * n_slots
         params.n_batch = params.n_ubatch = n_batch
@@ -106,7 +88,6 @@ class Context:
         if self._stop is not None:  # llama.cpp calls it, so it is kept alive
             params.cb_eval = self._stop
             self._worker = ThreadPoolExecutor(1, "llama-decode")
-        self.n_threads = n_threads
         name: bytes = lib.llama_flash_attn_type_name(params.flash_attn_type)
         self.flash_attention = name.decode()
         self.handle = lib.llama_init_from_model(weights.handle, params)
@@ -116,8 +97,6 @@ class Context:
                 "lower n_ctx"
             )
             raise DecodeError(msg)
-        self.n_ctx, self.n_batch, self.n_slots = n_ctx, n_batch, n_slots
-        self.n_vocab = weights.n_vocab
         # Made once: as_array() of a pointer makes a type at every call, 0.1 ms.
         self._logits_type = ctypes.c_float * weights.n_vocab
         self._hidden_type = ctypes.c_float * weights.n_embd
@@ -153,11 +132,8 @@ class Context:
         """Decode at most ``n_batch`` tokens of one sequence from ``position`` on.
 
         Returns:
-            The logits after each of the last ``n_logits`` tokens, shape
-            ``(n_logits, n_vocab)``, a copy.
-
-        Raises:
-            DecodeError: llama.cpp reports a failure (1: no free KV cells).
+            The logits after each of the last ``n_logits`` tokens, a copy of shape
+            ``(n_logits, n_vocab)``.
         """
         self._decode(slot, tokens, position, n_outputs=n_logits, hidden=False)
         return self._logits(n_logits)
@@ -171,26 +147,13 @@ class Context:
 
         Returns:
             The logits after each of the last ``n_logits`` tokens, and the hidden
-            state (behind the last norm) of every token, shape
-            ``(len(tokens), n_embd)``; copies.
-
-        Raises:
-            DecodeError: llama.cpp reports a failure (1: no free KV cells), or the
-                model has no hidden states of single tokens.
+            state (behind the last norm) of every token, ``(len(tokens), n_embd)``.
         """
         n = len(tokens)
         self._decode(slot, tokens, position, n_outputs=n, hidden=True)
-        hidden = np.empty((n, self._weights.n_embd), np.float32)
-        for row in range(n):
-            pointer = self._lib.llama_get_embeddings_ith(self.handle, row)
-            if not pointer:
-                msg = (
-                    f"{str(self._weights.path)!r} gives no hidden states of single "
-                    "tokens; use a model that generates text"
-                )
-                raise DecodeError(msg)
-            memory = self._hidden_type.from_address(ctypes.addressof(pointer.contents))
-            hidden[row] = np.ctypeslib.as_array(memory)
+        read = self._lib.llama_get_embeddings_ith
+        what = "hidden states of single tokens; use a model that generates text"
+        hidden = self._outputs(n, read, self._hidden_type, what)
         return self._logits(n_logits), hidden
 
     def _decode(
@@ -213,19 +176,17 @@ class Context:
         self._slot.value = slot
         self._batch.n_tokens = n
         code = self._computed()
-        if code != 0:
+        if code != 0:  # 1: no free KV cells
             msg = f"llama_decode returned {code} for {n} tokens at position {position}"
             raise DecodeError(msg)
 
     def _computed(self) -> int:
-        """Run llama.cpp on the batch and give its code.
-
-        With a callback, in another thread: Ctrl-C is raised in the main thread's
-        Python code, and were that the callback's, ctypes would drop it and answer
-        llama.cpp anything. Nobody may touch the context before that thread is done.
-        """
+        """Run llama.cpp on the batch and give its code."""
         if self._worker is None:
             return int(self._lib.llama_decode(self.handle, self._batch))
+        # With a callback, in another thread: Ctrl-C is raised in the main thread's
+        # Python code, and were that the callback's, ctypes would drop it and answer
+        # llama.cpp anything. Nobody may touch the context before that thread is done.
         code = self._worker.submit(self._lib.llama_decode, self.handle, self._batch)
         try:
             return int(code.result())
@@ -235,23 +196,22 @@ class Context:
                     wait([code])
 
     def _logits(self, n: int) -> NDArray[np.float32]:
-        """Those after each of the last ``n`` tokens."""
-        rows = np.empty((n, self._weights.n_vocab), np.float32)
+        read = self._lib.llama_get_logits_ith
+        return self._outputs(n, read, self._logits_type, "logits; it cannot generate")
+
+    def _outputs(self, n: int, read: Any, row_type: Any, what: str) -> NDArray[Any]:
+        """Copies of what the last decode gave at each of its last ``n`` tokens."""
+        rows = np.empty((n, row_type._length_), np.float32)
         for row in range(n):
-            pointer = self._lib.llama_get_logits_ith(self.handle, row - n)
+            pointer = read(self.handle, row - n)
             if not pointer:
-                msg = f"{str(self._weights.path)!r} gives no logits; it cannot generate"
-                raise DecodeError(msg)
-            memory = self._logits_type.from_address(ctypes.addressof(pointer.contents))
+                raise DecodeError(f"{str(self.weights.path)!r} gives no {what}")
+            memory = row_type.from_address(ctypes.addressof(pointer.contents))
             rows[row] = np.ctypeslib.as_array(memory)
         return rows
 
     def remove(self, slot: int, position: int) -> None:
-        """Forget everything of a sequence from ``position`` on.
-
-        Raises:
-            DecodeError: the model's memory cannot be cut there (recurrent models).
-        """
+        """Forget a sequence from ``position`` on; recurrent models cannot."""
         if not self._lib.llama_memory_seq_rm(self._memory, slot, position, -1):
             msg = f"the model's memory cannot be rolled back to position {position}"
             raise DecodeError(msg)
@@ -260,10 +220,7 @@ class Context:
         """Forget ``n`` tokens of a sequence; those behind them move up.
 
         Their keys are rotated to their new positions at the next decode only, so that
-        must come before the sequence is saved.
-
-        Raises:
-            DecodeError: the model's memory cannot do that; all is as before.
+        must come before the sequence is saved. After a failure all is as before.
         """
         lib, memory, end = self._lib, self._memory, position + n
         if not lib.llama_memory_can_shift(memory) or not lib.llama_memory_seq_rm(
@@ -294,13 +251,7 @@ class Context:
             msg = f"llama.cpp restored {read} of {state.size} bytes of a sequence"
             raise DecodeError(msg)
 
-    def close(self) -> None:
-        """Free the context."""
-        if self.handle:
-            self._lib.llama_free(self.handle)
-            self.handle = None
-
     def __del__(self) -> None:
-        """Free the context when its owner is gone."""
         with contextlib.suppress(Exception):  # the interpreter may be going down
-            self.close()
+            if self.handle:
+                self._lib.llama_free(self.handle)

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
+from collections.abc import Sequence as Tokens
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from langchain_ralmspec.engine.binding import check_file, system_info, version
+from langchain_ralmspec.engine.binding import build_info, check_file
 from langchain_ralmspec.engine.context import Context
 from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder
 from langchain_ralmspec.engine.sequence import Sequence
-from langchain_ralmspec.engine.slots import Slots
+from langchain_ralmspec.engine.slots import Slots, Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.engine.weights import Weights
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.machine import cores
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Sequence as Tokens
-
-    from langchain_ralmspec.engine.slots import Snapshot
 
 N_SLOTS = 4
 """Sequences that are in the context at once; the others wait in host memory."""
@@ -31,25 +27,18 @@ N_SLOTS = 4
 PREFIX_CACHE_BYTES = 512 * 2**20
 """Host memory for the KV of document prefixes, per model."""
 
-PREFIX_FOLDER_BYTES = 8 * 2**30
-"""Disk space for the KV of prefixes, per folder."""
-
-_shared: weakref.WeakValueDictionary[tuple[object, ...], Model] = (
-    weakref.WeakValueDictionary()
-)
-_shared_weights: weakref.WeakValueDictionary[tuple[object, ...], Weights] = (
-    weakref.WeakValueDictionary()
-)
+_shared = weakref.WeakValueDictionary[tuple[object, ...], "Model"]()
+_shared_weights = weakref.WeakValueDictionary[tuple[object, ...], Weights]()
 _sharing = threading.Lock()
 
 
 def default_threads() -> tuple[int, int]:
     """Threads for single tokens and for batches: half of the cores, and all.
 
-    A single token is bound by memory, and its hundreds of small operations each
-    end in a barrier: a second hyper-thread, or one that was put to sleep while
-    another library computed, costs more there than it brings (measured on two
-    cores: 8 ms with one thread, 7 to 28 ms with two).
+    A single token is bound by memory, and its hundreds of small operations each end in
+    a barrier: a second hyper-thread, or one put to sleep while another library
+    computed, costs more than it brings (two cores: 8 ms with one thread, 7 to 28 ms
+    with two).
     """
     n = cores()
     return max(1, n // 2), n
@@ -66,12 +55,11 @@ class Model:
         n_ctx: tokens of a sequence at most.
         n_batch: tokens that one decode call takes at most.
         n_threads: threads for single tokens, and for batches.
-        flash_attention: how llama.cpp was asked for it, in its words: auto,
-            enabled, disabled.
+        flash_attention: ``auto``, ``enabled`` or ``disabled``, as llama.cpp was asked.
     """
 
     @classmethod
-    def load(  # the knobs of llama.cpp that a user may turn
+    def load(
         cls,
         path: str | os.PathLike[str],
         *,
@@ -96,9 +84,9 @@ class Model:
             n_gpu_layers: layers to put on a GPU; -1 for all.
             n_slots: sequences that are in the context at once.
             flash_attention: whether to use it; None leaves it to llama.cpp.
-            exact_batches: have batches of tokens give the bits that the same tokens
-                give one by one, as far as the kernels can (``exact_batch_size``):
-                single tokens by one thread, with flash attention.
+            exact_batches: have batches give the bits that their tokens give one by
+                one, as far as kernels can (``exact_batch_size``): by one thread for
+                single tokens, and flash attention.
             hidden_only: compute hidden states and no logits, for ``observe`` alone.
             kv_cache_bytes: host memory for the KV of prefixes.
             kv_cache_dir: a folder that keeps it as well, for other processes.
@@ -121,11 +109,18 @@ class Model:
         threads = (n_threads, n_threads) if n_threads else default_threads()
         if exact_batches:
             threads, flash_attention = (1, threads[1]), True
+        settings: dict[str, Any] = {
+            "n_ctx": n_ctx,
+            "n_batch": n_batch,
+            "n_threads": threads,
+            "n_slots": n_slots,
+            "flash_attention": flash_attention,
+            "hidden_only": hidden_only,
+        }
         folder = None if kv_cache_dir is None else Path(kv_cache_dir).resolve()
         stat = file.stat()
         weights_key = (file, stat.st_mtime_ns, stat.st_size, n_gpu_layers)
-        settings = (n_ctx, n_batch, threads, n_slots, flash_attention, hidden_only)
-        key = (*weights_key, *settings, kv_cache_bytes, folder)
+        key = (*weights_key, *settings.values(), kv_cache_bytes, folder)
         with _sharing:
             model = _shared.get(key)
             if model is None:
@@ -133,45 +128,15 @@ class Model:
                 if weights is None:
                     weights = Weights(file, n_gpu_layers=n_gpu_layers)
                     _shared_weights[weights_key] = weights
-                model = cls(
-                    weights,
-                    n_ctx=n_ctx,
-                    n_batch=n_batch,
-                    n_threads=threads,
-                    n_slots=n_slots,
-                    flash_attention=flash_attention,
-                    hidden_only=hidden_only,
-                    kv_cache_bytes=kv_cache_bytes,
-                    kv_cache_dir=folder,
-                )
-                _shared[key] = model
+                context = Context(weights, **settings)
+                _shared[key] = model = cls(context, kv_cache_bytes, folder)
             return model
 
     def __init__(
-        self,
-        weights: Weights,
-        *,
-        n_ctx: int,
-        n_batch: int,
-        n_threads: tuple[int, int],
-        n_slots: int = N_SLOTS,
-        flash_attention: bool | None = None,
-        hidden_only: bool = False,
-        kv_cache_bytes: int = PREFIX_CACHE_BYTES,
-        kv_cache_dir: Path | None = None,
+        self, context: Context, kv_cache_bytes: int, kv_cache_dir: Path | None
     ) -> None:
-        """Open a context over ``weights`` (see :meth:`load`)."""
-        n_ctx = n_ctx or weights.n_ctx_train
-        context = Context(
-            weights,
-            n_ctx=n_ctx,
-            n_slots=n_slots,
-            n_batch=min(n_batch, n_ctx),
-            n_threads=n_threads,
-            flash_attention=flash_attention,
-            hidden_only=hidden_only,
-        )
-        self.weights, self.path = weights, weights.path
+        """Take over a context, as :meth:`load` does."""
+        self.weights, self.path = context.weights, context.weights.path
         self.n_ctx, self.n_batch = context.n_ctx, context.n_batch
         self.n_threads = context.n_threads
         self.flash_attention = context.flash_attention
@@ -179,33 +144,24 @@ class Model:
         self._opening = threading.Lock()
         folder = None
         if kv_cache_dir is not None:
-            folder = PrefixFolder(
-                kv_cache_dir,
-                max_bytes=PREFIX_FOLDER_BYTES,
-                fingerprint=self._fingerprint(),
-            )
+            folder = PrefixFolder(kv_cache_dir, self._fingerprint())
         self._prefixes = PrefixCache(kv_cache_bytes, folder)
 
     def _fingerprint(self) -> dict[str, str | int]:
         """All that the bits of a KV depend on, besides its tokens."""
         return {
+            **build_info(),
             "model": self.weights.sha256,
-            "llama_cpp": version(),
             "n_ctx": self.n_ctx,  # some models stretch their positions by it
             "n_batch": self.n_batch,
             "n_threads": self.n_threads[1],
             "flash_attention": self.flash_attention,
             "n_gpu_layers": self.weights.n_gpu_layers,
-            "system": system_info(),
         }
 
     @cached_property
     def template(self) -> ChatTemplate:
-        """The chat template.
-
-        Raises:
-            ChatTemplateError: the model has none, or it does not compile.
-        """
+        """The chat template; raises as :class:`ChatTemplate` does."""
         return ChatTemplate(self.weights)
 
     def new_sequence(self, snapshot: Snapshot | None = None) -> Sequence:
@@ -213,17 +169,11 @@ class Model:
         return Sequence(self._slots, snapshot)
 
     def open(self, prefix: Tokens[int], *, keep: bool = True) -> Sequence:
-        """Start a sequence that holds ``prefix``.
+        """Start a sequence that holds ``prefix``, which must fit the context.
 
         The prefix's KV is computed once, from nothing and in one canonical way, and
-        copied afterwards, while the cache of prefixes has room for it.
-
-        Args:
-            prefix: token ids.
-            keep: whether to put it into that cache.
-
-        Raises:
-            ContextOverflowError: the prefix does not fit the context.
+        copied afterwards, while the cache of prefixes has room for it. Without
+        ``keep``, it is not put there.
         """
         return self.find_or_open(prefix, keep=keep)[0]
 

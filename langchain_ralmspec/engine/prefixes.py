@@ -1,7 +1,7 @@
 """The KV of token prefixes, kept in memory and, on request, in a folder.
 
-A prefix is a passage or a long document. Computing its KV takes seconds to
-minutes and gives up to hundreds of MB; reading it back takes a fraction of that.
+A prefix is a passage or a long document, and its KV takes seconds to minutes to compute
+and up to hundreds of MB.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import hashlib
 import json
 import os
 import re
+import stat
 import threading
 import time
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +27,13 @@ from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import replacing_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
 FORMAT = 1
 """Version of what the files of a folder hold; others are not read."""
+
+FOLDER_BYTES = 8 * 2**30
+"""Disk space for the KV of prefixes, per folder."""
 
 STALE_SECONDS = 24 * 3600
 """Age from which a temporary file is taken to be left over from a crash."""
@@ -43,12 +46,8 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{64}\.(?:kv|json)\.[0-9a-f]{16}\.tmp")
 class PrefixCache:
     """Snapshots of prefixes by their tokens, safe to use from many threads.
 
-    Memory holds a bounded number of bytes, least recently used out first. What
-    does not fit there, or has left it, is found in the folder, if there is one.
-
-    Args:
-        max_bytes: memory for snapshots; a larger one goes to the folder only.
-        folder: where snapshots outlive the process; None keeps them in memory.
+    Memory holds at most ``max_bytes``, least recently used out first. What does not fit
+    there, or has left it, is found in the folder, if there is one.
     """
 
     def __init__(self, max_bytes: int, folder: PrefixFolder | None = None) -> None:
@@ -113,41 +112,34 @@ class PrefixCache:
 class PrefixFolder:
     """Snapshots of prefixes as files, which threads and processes may share.
 
-    An entry is two files: ``<key>.kv`` holds the bytes, ``<key>.json`` says what
-    they are. The description comes last, so an entry is whole once it is there.
+    An entry is two files: ``<key>.kv`` holds the bytes, ``<key>.json`` says what they
+    are. The description comes last, so an entry is whole once it is there.
 
-    llama.cpp crashes on a damaged state, so nothing is returned that does not have
-    its checksum. That guards against accidents, not against somebody who forges
-    files: share a folder only with those you trust.
+    llama.cpp crashes on a damaged state, so nothing is returned that does not have its
+    checksum. That guards against accidents, not against somebody who forges files:
+    share a folder only with those you trust.
 
-    Nothing here makes an answer fail. What cannot be read or written is warned
-    about, and then computed as if there were no folder.
+    Nothing here makes an answer fail. What cannot be read or written is warned about
+    (``RuntimeWarning``), and then computed as if there were no folder.
 
     Args:
         path: the folder; it is made if need be.
+        fingerprint: all that the bytes depend on besides the tokens.
         max_bytes: what the ``.kv`` files may take together. After a write the least
             recently used go until they do; for a moment there is one more.
-        fingerprint: all that the bytes depend on besides the tokens, such as the
-            model file's hash, the settings and the version of llama.cpp.
-
-    Attributes:
-        path: the folder, absolute.
 
     Raises:
-        InvalidValueError: there can be no folder at ``path``, or ``max_bytes`` is
-            not positive.
+        InvalidValueError: there can be no such folder, or ``max_bytes`` is under 1.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
-        *,
-        max_bytes: int,
         fingerprint: Mapping[str, str | int],
+        max_bytes: int = FOLDER_BYTES,
     ) -> None:
         if max_bytes < 1:
-            msg = f"max_bytes must be at least 1, got {max_bytes}"
-            raise InvalidValueError(msg)
+            raise InvalidValueError(f"max_bytes must be at least 1, got {max_bytes}")
         try:
             # Absolute: the process may change its working folder later.
             self.path = Path(path).expanduser().absolute()
@@ -162,21 +154,15 @@ class PrefixFolder:
             raise InvalidValueError(msg) from error
         self._max_bytes = max_bytes
         self._fingerprint = dict(fingerprint)
-        canonical = json.dumps(
-            self._fingerprint, sort_keys=True, separators=(",", ":")
-        ).encode()
+        canonical = json.dumps(self._fingerprint, sort_keys=True, separators=(",", ":"))
         # JSON has no null byte, so no fingerprint runs over into the tokens.
-        self._hash = hashlib.sha256(canonical + b"\0")
+        self._hash = hashlib.sha256(canonical.encode() + b"\0")
         self._writing = threading.Lock()
 
     def get(self, tokens: tuple[int, ...]) -> Snapshot | None:
-        """Return the snapshot of these tokens; None if there is no sound one.
-
-        Warns:
-            RuntimeWarning: there is one that cannot be used; it says why.
-        """
+        """Return the snapshot of these tokens; None if there is no sound one."""
         key = self._key(tokens)
-        file = self._description_file(key)
+        _, file = self._files(key)
         try:
             description = file.read_bytes()
         except FileNotFoundError:
@@ -192,23 +178,19 @@ class PrefixFolder:
             return None
         except (OSError, _UnusableError) as error:
             # If it has changed, another process is replacing the entry.
-            if self._still_holds(file, description):
-                self._warn(
-                    f"ignoring a prefix: {error}; "
-                    "it will be replaced once it is computed again"
-                )
+            with contextlib.suppress(OSError):
+                if file.read_bytes() == description:
+                    self._warn(
+                        f"ignoring a prefix: {error}; "
+                        "it will be replaced once it is computed again"
+                    )
             return None
-        # A folder that may only be read serves as well.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a folder that may only be read serves, too
             os.utime(file)
         return Snapshot(len(tokens), state)
 
     def put(self, tokens: tuple[int, ...], snapshot: Snapshot) -> None:
-        """Write a snapshot over what there may be, then make room.
-
-        Warns:
-            RuntimeWarning: it could not be written, or is larger than all the room.
-        """
+        """Write a snapshot over what there may be, then make room."""
         if snapshot.state.nbytes > self._max_bytes:
             self._warn(
                 f"a prefix of {len(tokens)} tokens is not kept in {self.path}: it "
@@ -229,14 +211,12 @@ class PrefixFolder:
         digest.update(np.array(tokens, "<i4").tobytes())
         return digest.hexdigest()
 
-    def _data_file(self, key: str) -> Path:
-        return self.path / f"{key}.kv"
-
-    def _description_file(self, key: str) -> Path:
-        return self.path / f"{key}.json"
+    def _files(self, key: str) -> tuple[Path, Path]:
+        """Where the data of an entry is, and its description."""
+        return self.path / f"{key}.kv", self.path / f"{key}.json"
 
     def _identity(self, key: str, n_tokens: int) -> dict[str, object]:
-        """Return what a description must say, whatever the data."""
+        """What a description must say, whatever the data."""
         return {
             "format": FORMAT,
             "fingerprint": self._fingerprint,
@@ -245,13 +225,8 @@ class PrefixFolder:
         }
 
     def _read(self, key: str, n_tokens: int, description: bytes) -> NDArray[np.uint8]:
-        """Return the data of an entry.
-
-        Raises:
-            OSError: it cannot be read.
-            _UnusableError: it is not what it should be; the message says why.
-        """
-        file = self._description_file(key)
+        """The data of an entry, or an ``_UnusableError`` that says what is wrong."""
+        data, file = self._files(key)
         try:
             said = json.loads(description)
         except (ValueError, RecursionError) as error:
@@ -263,25 +238,17 @@ class PrefixFolder:
                 raise _UnusableError(
                     f"{file} is for {name} {said.get(name)!r}, not {wanted!r}"
                 )
-        file = self._data_file(key)
-        size = file.stat().st_size
+        size = data.stat().st_size
         if size != said.get("bytes"):
             raise _UnusableError(
-                f"{file} has {size} bytes instead of {said.get('bytes')!r}"
+                f"{data} has {size} bytes instead of {said.get('bytes')!r}"
             )
-        state = np.fromfile(file, np.uint8)
+        state = np.fromfile(data, np.uint8)
         # 0.14 s for 250 MB where the processor has SHA instructions, as good as all
         # have; crc32 took 0.11 s there.
         if hashlib.sha256(state.data).hexdigest() != said.get("sha256"):
-            raise _UnusableError(f"{file} is damaged: its checksum is another")
+            raise _UnusableError(f"{data} is damaged: its checksum is another")
         return state
-
-    @staticmethod
-    def _still_holds(file: Path, content: bytes) -> bool:
-        try:
-            return file.read_bytes() == content
-        except OSError:
-            return False
 
     def _write(self, key: str, snapshot: Snapshot) -> None:
         state = np.ascontiguousarray(snapshot.state)
@@ -289,11 +256,11 @@ class PrefixFolder:
             "bytes": state.nbytes,
             "sha256": hashlib.sha256(state.data).hexdigest(),
         }
-        file = self._description_file(key)
+        data, file = self._files(key)
         # The inner one takes its place first, so the description comes last.
-        with replacing_file(file) as said, replacing_file(self._data_file(key)) as data:
-            data.write_bytes(state.data)
-            said.write_text(json.dumps(description, indent=2), encoding="utf-8")
+        with replacing_file(file) as new_file, replacing_file(data) as new_data:
+            new_data.write_bytes(state.data)
+            new_file.write_text(json.dumps(description, indent=2), encoding="utf-8")
             # Both are on the disk, so it cannot be full any more. The old description
             # goes first: it shall never stand beside new data.
             file.unlink(missing_ok=True)
@@ -302,37 +269,33 @@ class PrefixFolder:
         """Remove what is left over from crashes, and entries until the rest fits."""
         sizes: dict[str, int] = {}
         used: dict[str, int] = {}
-        with os.scandir(self.path) as files:
-            for file in files:
-                data = _DATA.fullmatch(file.name)
-                if not data and not _TEMPORARY.fullmatch(file.name):
-                    continue
+        for path in self.path.iterdir():
+            data = _DATA.fullmatch(path.name)
+            if not data and not _TEMPORARY.fullmatch(path.name):
+                continue
+            try:
+                status = path.lstat()
+            except FileNotFoundError:  # another process tidies up, too
+                continue
+            is_file = stat.S_ISREG(status.st_mode)
+            if data and is_file:
+                sizes[data[1]] = status.st_size
                 try:
-                    is_file = file.is_file(follow_symlinks=False)
-                    stat = file.stat(follow_symlinks=False)
-                except FileNotFoundError:  # another process tidies up, too
-                    continue
-                if data and is_file:
-                    sizes[data[1]] = stat.st_size
-                    used[data[1]] = self._last_use(data[1], stat)
-                elif is_file and stat.st_mtime < time.time() - STALE_SECONDS:
-                    Path(file).unlink(missing_ok=True)
+                    used[data[1]] = path.with_suffix(".json").stat().st_mtime_ns
+                except FileNotFoundError:
+                    # Data without description was never used. Its age is not 0: another
+                    # process may be about to add the description.
+                    used[data[1]] = status.st_mtime_ns
+            elif is_file and status.st_mtime < time.time() - STALE_SECONDS:
+                path.unlink(missing_ok=True)
         total = sum(sizes.values())
         # Clocks are coarse: what was just written may look as old as another.
         for key in sorted(sizes.keys() - {newest}, key=used.__getitem__):
             if total <= self._max_bytes:
                 break
-            self._description_file(key).unlink(missing_ok=True)
-            self._data_file(key).unlink(missing_ok=True)
+            for path in reversed(self._files(key)):  # the description first
+                path.unlink(missing_ok=True)
             total -= sizes[key]
-
-    def _last_use(self, key: str, data: os.stat_result) -> int:
-        """Return when an entry was last used; data without description never was."""
-        try:
-            return self._description_file(key).stat().st_mtime_ns
-        except FileNotFoundError:
-            # Not 0: another process may be about to add the description.
-            return data.st_mtime_ns
 
     @staticmethod
     def _warn(message: str) -> None:

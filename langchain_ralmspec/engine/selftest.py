@@ -1,14 +1,14 @@
 """Is decoding repeatable, bit for bit, on this machine with these settings?
 
-Speculation keeps the sequential loop's answer only if decoding the same tokens
-in the same chunks gives the same logits after a roll-back, after a trip through
-host memory, and whatever other sequences hold. Most builds of llama.cpp do, with
-separate KV streams; this measures it instead of trusting it.
+Speculation keeps the sequential loop's answer only if decoding the same tokens in the
+same chunks gives the same logits after a roll-back, after a trip through host memory,
+and whatever other sequences hold. This measures it instead of trusting llama.cpp.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,8 +17,6 @@ import numpy as np
 from langchain_ralmspec.errors import DecodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from langchain_ralmspec.engine.model import Model
@@ -45,40 +43,6 @@ def _once_per_model(examine: Callable[[Model], T]) -> Callable[[Model], T]:
 
 
 @_once_per_model
-def is_repeatable(model: Model) -> bool:
-    """Decode one text four ways and compare all logits for equality.
-
-    Returns:
-        Whether every way gave the same bits; False as well for models that cannot
-        be rolled back (recurrent ones). True when the context is too small (75
-        tokens) for the test, and so for any document.
-    """
-    n = _PREFIX + _TAIL + _SINGLES
-    if n > model.n_ctx:
-        return True
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(0, model.weights.n_vocab, size=n).tolist()
-    others = rng.integers(0, model.weights.n_vocab, size=n // 2).tolist()
-
-    first, noise = model.new_sequence(), model.new_sequence()
-    first.prefill(tokens[:_PREFIX])
-    snapshot = first.save()
-    reference = _decode_rest(first, tokens)
-    noise.prefill(others)
-    restored = model.new_sequence(snapshot)
-    runs = [_decode_rest(restored, tokens)]
-    try:
-        restored.truncate(_PREFIX)
-    except DecodeError:
-        return False
-    runs.append(_decode_rest(restored, tokens))
-    first.truncate(0)
-    first.prefill(tokens[:_PREFIX])
-    runs.append(_decode_rest(first, tokens))
-    return all(np.array_equal(run, reference) for run in runs)
-
-
-@_once_per_model
 def can_roll_back(model: Model) -> bool:
     """Whether a sequence can be cut; those of recurrent models cannot."""
     sequence = model.new_sequence()
@@ -91,12 +55,41 @@ def can_roll_back(model: Model) -> bool:
 
 
 @_once_per_model
-def exact_batch_size(model: Model) -> int:
-    """Decode a text token by token, and in calls of growing size.
+def is_repeatable(model: Model) -> bool:
+    """Whether one text decoded four ways gives the same bits every time.
 
-    Returns:
-        Up to how many tokens a call gives the bits that its tokens give one by one:
-        1 where even two do not, or where the context is too small for the test.
+    False for models that cannot be rolled back (recurrent ones). True where the context
+    is too small (75 tokens) for the test, and so for any document.
+    """
+    n = _PREFIX + _TAIL + _SINGLES
+    if n > model.n_ctx:
+        return True
+    if not can_roll_back(model):
+        return False
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, model.weights.n_vocab, size=n).tolist()
+    others = rng.integers(0, model.weights.n_vocab, size=n // 2).tolist()
+
+    first, noise = model.new_sequence(), model.new_sequence()
+    first.prefill(tokens[:_PREFIX])
+    snapshot = first.save()
+    reference = _decode_rest(first, tokens)
+    noise.prefill(others)
+    restored = model.new_sequence(snapshot)
+    runs = [_decode_rest(restored, tokens)]
+    restored.truncate(_PREFIX)
+    runs.append(_decode_rest(restored, tokens))
+    first.truncate(0)
+    first.prefill(tokens[:_PREFIX])
+    runs.append(_decode_rest(first, tokens))
+    return all(np.array_equal(run, reference) for run in runs)
+
+
+@_once_per_model
+def exact_batch_size(model: Model) -> int:
+    """Up to how many tokens a call gives the bits that its tokens give one by one.
+
+    1 where even two do not, or where the context is too small for the test.
     """
     prefix = min(_LONG_PREFIX, model.n_ctx - max(_BATCHES))
     if prefix < _PREFIX:

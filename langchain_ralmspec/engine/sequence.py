@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 class Sequence:
     """Tokens decoded one after another on a path of their own.
 
-    A sequence is *virtual*: there may be more of them than the context has
-    slots. The one that has been idle longest is moved to host memory and
-    back, bit for bit, so callers need not know where a sequence is. Its slot and
-    memory are free again when the object is gone; there is nothing to close.
+    A sequence is *virtual*: there may be more of them than the context has slots. The
+    one that has been idle longest is moved to host memory and back, bit for bit, so
+    callers need not know where a sequence is. Its slot and memory are free again when
+    the object is gone; there is nothing to close.
     """
 
     def __init__(self, slots: Slots, snapshot: Snapshot | None = None) -> None:
-        """Start an empty sequence, or continue from a snapshot."""
         self._slots = slots
         self._kv = KV(snapshot.length, parked=snapshot.state) if snapshot else KV()
 
@@ -39,29 +38,20 @@ class Sequence:
         """Decode ``tokens`` and return the logits after the last, ``(n_vocab,)``.
 
         Raises:
-            ContextOverflowError: the sequence would outgrow the context; nothing
-                was decoded.
+            ContextOverflowError: the context has no room; nothing was decoded.
             DecodeError: llama.cpp failed; the sequence is as long as before.
+            InvalidValueError: no tokens.
         """
         if not tokens:
             msg = "extend() needs at least one token, got none"
             raise InvalidValueError(msg)
-        logits: NDArray[np.float32] = self._slots.decode(self._kv, tokens, n_logits=1)[
-            0
-        ]
-        return logits
+        return self._slots.decode(self._kv, tokens, n_logits=1).ravel()
 
     def score(self, tokens: Tokens[int]) -> NDArray[np.float32]:
         """Decode ``tokens`` in one call and return the logits after each of them.
 
-        Returns:
-            Shape ``(len(tokens), n_vocab)``.
-
-        Raises:
-            ContextOverflowError: the sequence would outgrow the context; nothing
-                was decoded.
-            DecodeError: llama.cpp failed; the sequence is as long as before.
-            InvalidValueError: no tokens, or more than one call takes.
+        The shape is ``(len(tokens), n_vocab)``. Raises as :meth:`extend` does, and an
+        :class:`InvalidValueError` for more tokens than one call takes.
         """
         self._check_one_call(tokens)
         return self._slots.decode(self._kv, tokens, n_logits=len(tokens))
@@ -71,26 +61,21 @@ class Sequence:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Decode ``tokens`` in one call and return hidden states as well.
 
-        Args:
-            tokens: ids.
-            n_logits: of how many tokens, the last ones, the logits are wanted.
-            forget: number of earlier tokens that make room first. What the tokens
-                behind them have seen of them stays in their KV. Moving such a
-                sequence between memories closes the gap, and so keeps its numbers
-                but for rounding, not to the bit.
-            keep: number of tokens in front of the forgotten ones; they stay.
+        Before that, ``forget`` tokens behind the first ``keep`` make room. What later
+        tokens have seen of them stays in the KV. Moving such a sequence between
+        memories closes the gap, and so keeps its numbers but for rounding, not to the
+        bit.
 
         Returns:
-            The logits, shape ``(n_logits, n_vocab)``, as :meth:`score` gives them,
-            and the final hidden state at every token, ``(len(tokens), n_embd)``.
+            The logits after each of the last ``n_logits`` tokens, as :meth:`score`
+            gives them, and the final hidden state at every token,
+            ``(len(tokens), n_embd)``.
 
         Raises:
-            ContextOverflowError: the sequence would outgrow the context; nothing
-                was decoded.
+            ContextOverflowError: as for :meth:`extend`.
             DecodeError: the context cannot forget tokens, or llama.cpp failed; the
                 sequence is as before, or empty if it had forgotten tokens by then.
-            InvalidValueError: no tokens, or more than one call takes, or more to
-                forget than there are.
+            InvalidValueError: as for :meth:`score`, or more to forget than there are.
         """
         self._check_one_call(tokens)
         if not (forget >= 0 and 0 <= keep <= self.length - forget):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Iterator
+from collections.abc import Sequence as Tokens
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,9 +15,6 @@ import numpy as np
 from langchain_ralmspec.errors import ContextOverflowError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from collections.abc import Sequence as Tokens
-
     from numpy.typing import NDArray
 
     from langchain_ralmspec.engine.context import Context
@@ -59,22 +58,16 @@ class Slots:
         self.n_batch = context.n_batch
         self._context = context
         self._lock = threading.Lock()
-        self._residents: list[weakref.ref[KV] | None] = [None] * context.n_slots
+        self._residents = weakref.WeakValueDictionary[int, KV]()  # by slot
         self._idle_order = list(range(context.n_slots))  # longest idle first
 
     def decode(
         self, kv: KV, tokens: Tokens[int], *, n_logits: int
     ) -> NDArray[np.float32]:
-        """Decode tokens at the end of a sequence.
-
-        Returns:
-            The logits after each of the last ``n_logits`` tokens, which must fit the
-            last call, shape ``(n_logits, n_vocab)``.
-        """
+        """Decode any number of tokens; the last call gives all ``n_logits`` logits."""
         self._require_room(kv, len(tokens))
-        size = self.n_batch
-        logits = np.empty((0, self._context.n_vocab), np.float32)
-        start = kv.length
+        size, start = self.n_batch, kv.length
+        logits = np.empty((0, self._context.weights.n_vocab), np.float32)
         for first in range(0, len(tokens), size):
             chunk = tokens[first : first + size]
             is_last = first + size >= len(tokens)
@@ -94,12 +87,7 @@ class Slots:
         forget: int = 0,
         keep: int = 0,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Decode one call of tokens, behind ``keep`` and without ``forget`` tokens.
-
-        Returns:
-            The logits after each of the last ``n_logits`` tokens, and the hidden
-            state of every token.
-        """
+        """Decode one call of tokens; see :meth:`Sequence.observe`."""
         self._require_room(kv, len(tokens) - forget)
         with self._growing(kv, back_to=kv.length) as slot:
             if forget:
@@ -154,22 +142,19 @@ class Slots:
                 # What an interrupted extend() had added before it was parked.
                 self._context.remove(slot, kv.length)
             kv.slot = slot
-            self._residents[slot] = weakref.ref(kv)
+            self._residents[slot] = kv
         self._idle_order.remove(slot)
         self._idle_order.append(slot)
         return slot
 
     def _free_slot(self) -> int:
         for slot in self._idle_order:
-            resident = self._residents[slot]
-            if resident is None or resident() is None:
+            if slot not in self._residents:
                 return slot
         slot = self._idle_order[0]
-        resident = self._residents[slot]
-        idle = resident() if resident else None
+        idle = self._residents.get(slot)
         if idle is not None:
-            idle.parked = self._context.save(slot)
-            idle.slot = None
+            idle.parked, idle.slot = self._context.save(slot), None
         # At once: should what comes next fail, nobody may be taken to live here.
-        self._residents[slot] = None
+        self._residents.pop(slot, None)
         return slot

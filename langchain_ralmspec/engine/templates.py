@@ -11,19 +11,17 @@ if TYPE_CHECKING:
 
     from langchain_ralmspec.engine.weights import Weights
 
-
 _CONTEXT = "RALMSPEC-CONTEXT-7f3a"  # stands for the context while rendering
 
 
 class ChatTemplate:
-    """A model's own Jinja chat template, rendered in a sandbox."""
+    """A model's own Jinja chat template, rendered in a sandbox.
+
+    Raises:
+        ChatTemplateError: the model has none, or it does not compile.
+    """
 
     def __init__(self, weights: Weights) -> None:
-        """Read and compile the template.
-
-        Raises:
-            ChatTemplateError: the model has none, or it does not compile.
-        """
         source = weights.metadata("tokenizer.chat_template")
         if not source:
             msg = (
@@ -39,11 +37,15 @@ class ChatTemplate:
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
-        environment.globals["raise_exception"] = _refuse
+
+        def refuse(message: str) -> None:
+            raise jinja2.TemplateError(message)
+
+        environment.globals["raise_exception"] = refuse
         self._name = weights.path.name
         self._tokens = {
-            "bos_token": _text_of(weights, weights.bos),
-            "eos_token": _text_of(weights, weights.eos),
+            "bos_token": weights.token_text(weights.bos),
+            "eos_token": weights.token_text(weights.eos),
         }
         self._error = jinja2.TemplateError
         try:
@@ -53,11 +55,7 @@ class ChatTemplate:
             raise ChatTemplateError(msg) from error
 
     def render(self, messages: Sequence[dict[str, Any]]) -> str:
-        """Render ``{"role", "content"}`` messages up to the assistant's turn.
-
-        Raises:
-            ChatTemplateError: the template refuses these messages.
-        """
+        """Render ``{"role", "content"}`` messages up to the assistant's turn."""
         try:
             return self._template.render(
                 messages=list(messages), add_generation_prompt=True, **self._tokens
@@ -72,12 +70,9 @@ class ChatTemplate:
     ) -> tuple[str, str]:
         """Render the text before and behind a context at the head of the prompt.
 
-        The context stands at the head of the system turn, or of the first user turn
-        where the template has no system turn.
-
-        Args:
-            turns: the conversation, a user's turn in it.
-            instructions: what the system turn says where ``turns`` have none.
+        The context heads the system turn, or the first user turn where the template
+        has no system turn. The system turn says ``instructions`` where ``turns``, of
+        which one is a user's, have none.
 
         Raises:
             ChatTemplateError: the template refuses these turns, or drops the first.
@@ -101,14 +96,3 @@ class ChatTemplate:
             msg = f"the chat template drops the first of {len(turns)} turns"
             raise ChatTemplateError(msg)
         return before, after
-
-
-def _refuse(message: str) -> None:
-    """What templates call as ``raise_exception``."""
-    import jinja2
-
-    raise jinja2.TemplateError(message)
-
-
-def _text_of(weights: Weights, token: int) -> str:
-    return weights.token_text(token) if token >= 0 else ""

@@ -7,28 +7,20 @@ import ctypes
 import hashlib
 import os
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from langchain_ralmspec.engine.binding import library
 from langchain_ralmspec.errors import DecodeError, InvalidValueError, ModelFileError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 class Weights:
-    """A GGUF loaded once: its vocabulary, metadata and tensors."""
+    """A GGUF loaded once; one that llama.cpp cannot load is a ``ModelFileError``."""
 
     def __init__(self, path: Path, *, n_gpu_layers: int = 0) -> None:
-        """Load the file.
-
-        Raises:
-            ModelFileError: llama.cpp cannot load it (truncated or unsupported).
-        """
         self.handle: Any = None
         self._lib = lib = library()
-        self.path = path
-        self.n_gpu_layers = n_gpu_layers
+        self.path, self.n_gpu_layers = path, n_gpu_layers
         lib.llama_backend_init()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
@@ -52,13 +44,12 @@ class Weights:
 
     def metadata(self, key: str) -> str | None:
         """Value of a GGUF metadata key as text, or None when it is absent."""
-        length = self._lib.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
+        read, name = self._lib.llama_model_meta_val_str, key.encode()
+        length = read(self.handle, name, None, 0)
         if length < 0:
             return None
         buffer = ctypes.create_string_buffer(length + 1)
-        self._lib.llama_model_meta_val_str(
-            self.handle, key.encode(), buffer, length + 1
-        )
+        read(self.handle, name, buffer, length + 1)
         return buffer.value.decode("utf-8", errors="replace")
 
     @property
@@ -68,10 +59,7 @@ class Weights:
 
     @cached_property
     def sha256(self) -> str:
-        """Checksum of the file, the only thing that is read of it after loading.
-
-        Who needs it asks right after loading, while the file is still the same.
-        """
+        """Checksum of the file; ask right after loading, while it is still the same."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -79,14 +67,11 @@ class Weights:
     def quantization(self) -> str | None:
         """How most tensors are stored, e.g. ``Q4_0``; None where the file is silent."""
         kind = self.metadata("general.file_type")
-        prefixes = ("LLAMA_FTYPE_MOSTLY_", "LLAMA_FTYPE_ALL_")
-        names = {
-            str(value): name.removeprefix(prefix)
-            for name, value in vars(self._lib).items()
-            for prefix in prefixes
-            if name.startswith(prefix)
-        }
-        return names.get(kind) if kind else None
+        for name, value in vars(self._lib).items():
+            for prefix in ("LLAMA_FTYPE_MOSTLY_", "LLAMA_FTYPE_ALL_"):
+                if name.startswith(prefix) and str(value) == kind:
+                    return name.removeprefix(prefix)
+        return None
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """Token ids of ``text``, without BOS; ``special`` parses control tokens."""
@@ -108,24 +93,21 @@ class Weights:
 
     def piece(self, token: int) -> bytes:
         """Bytes of one token; empty for control tokens."""
-        piece = self._pieces.get(token)
-        if piece is None:
-            piece = self._pieces[token] = self._read_piece(token)
-        return piece
-
-    def _read_piece(self, token: int) -> bytes:
-        size = 64
-        while True:
+        piece, size = self._pieces.get(token), 64
+        while piece is None:
             buffer = ctypes.create_string_buffer(size)
             length = self._lib.llama_token_to_piece(
                 self._vocab, token, buffer, size, 0, False
             )
             if length >= 0:
-                return buffer.raw[:length]
+                piece = self._pieces[token] = buffer.raw[:length]
             size = -length
+        return piece
 
     def token_text(self, token: int) -> str:
-        """The vocabulary's own name of a token, control tokens included."""
+        """The vocabulary's own name of a token; empty for -1, which is none."""
+        if token < 0:
+            return ""
         text: bytes = self._lib.llama_vocab_get_text(self._vocab, token) or b""
         return text.decode("utf-8", errors="replace")
 
@@ -133,13 +115,7 @@ class Weights:
         """Whether the token ends a generation (EOS, EOT and their kin)."""
         return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
 
-    def close(self) -> None:
-        """Free the weights."""
-        if self.handle:
-            self._lib.llama_model_free(self.handle)
-            self.handle = None
-
     def __del__(self) -> None:
-        """Free the weights when the last user is gone."""
         with contextlib.suppress(Exception):  # the interpreter may be going down
-            self.close()
+            if self.handle:
+                self._lib.llama_model_free(self.handle)

@@ -5,73 +5,35 @@ from __future__ import annotations
 import importlib.util
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
-from langchain_core.documents import Document
 
-from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import DatastoreError, InvalidValueError
 from langchain_ralmspec.files import replacing_folder
-from langchain_ralmspec.knnlm.entries import (
-    KEY_TYPES,
-    Entries,
-    EntryWriter,
-    Manifest,
-    writing,
-)
+from langchain_ralmspec.knnlm.entries import KEY_TYPES, Entries, Manifest, writing
 from langchain_ralmspec.knnlm.faiss_index import FaissKeyIndex
-from langchain_ralmspec.knnlm.keys import entries_of
+from langchain_ralmspec.knnlm.keys import load_reader, read_texts
 from langchain_ralmspec.knnlm.mixture import Neighbours
 from langchain_ralmspec.scans import Scan, installed_torch
 
 if TYPE_CHECKING:
+    from langchain_core.documents import Document
     from numpy.typing import NDArray
 
+    from langchain_ralmspec.engine import Model
     from langchain_ralmspec.knnlm.entries import KeyType
     from langchain_ralmspec.knnlm.faiss_index import Kind
+    from langchain_ralmspec.knnlm.keys import Progress
 
 IndexKind = Literal["flat", "ivf", "hnsw"]
 INDEX_KINDS: tuple[IndexKind, ...] = ("flat", "ivf", "hnsw")
 
-KEY_CONTEXT = 1024
-"""Tokens of context that a key has at most."""
-
 PROBED_FROM = 20_000
 """Entries from which guesses come from probing a part of them."""
-
-_CALIBRATED = 256  # keys whose nearest neighbours tell the typical distance
-_CALIBRATED_AMONG = 1 << 16  # keys at most, evenly over the corpus
-_NOT_NEIGHBOURS = 64  # entries around a key that share its context
-
-Progress = Callable[[int], None]
-
-
-class KeyIndex(Protocol):
-    """Finds candidates for the nearest keys.
-
-    Attributes:
-        top_k_is_stable: asking for more neighbours only adds some behind the others.
-    """
-
-    top_k_is_stable: bool
-
-    def candidates(
-        self, queries: NDArray[np.float32], k: int
-    ) -> list[NDArray[np.int64]] | None:
-        """Rows for every query, at least ``k`` of them if the index finds so many.
-
-        None where any row may be among the nearest.
-        """
-        ...
-
-    def prepare(self) -> None:
-        """Do what the first searches would do."""
-        ...
 
 
 class KNNDatastore:
@@ -89,7 +51,6 @@ class KNNDatastore:
     """
 
     def __init__(self, path: str | os.PathLike[str], index: IndexKind = "flat") -> None:
-        """Open a folder; see :meth:`load`."""
         _require_kind(index)
         if not isinstance(path, str | os.PathLike):
             msg = f"a datastore is opened by the path of its folder, got {path!r:.80}"
@@ -97,7 +58,7 @@ class KNNDatastore:
         self.path = Path(path).resolve()
         self.index_kind: IndexKind = index
         self._entries = Entries(self.path)
-        self._index: KeyIndex | None = None
+        self._index: Scan | FaissKeyIndex | None = None
         self._lists: FaissKeyIndex | None = None  # that are probed for guesses
         self._indexing = threading.Lock()
 
@@ -124,7 +85,7 @@ class KNNDatastore:
             key_type: of the numbers on disk.
             n_threads: of a decode; None takes all cores.
             n_gpu_layers: layers on a GPU; -1 for all.
-            progress: is called with the number of tokens just read.
+            progress: is told the number of tokens just read.
 
         Raises:
             InvalidValueError: the texts have no two tokens, or the folder holds
@@ -133,7 +94,7 @@ class KNNDatastore:
             ModelFileError: ``model_path`` is not a GGUF.
         """
         folder = Path(path).resolve()
-        is_new = not folder.exists() or _is_empty(folder)
+        is_new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
         if not is_new and not _is_datastore(folder):
             msg = f"{str(path)!r} holds something else; name a new folder"
             raise InvalidValueError(msg)
@@ -141,7 +102,7 @@ class KNNDatastore:
             msg = f"key_type must be 'float16' or 'float32', got {key_type!r}"
             raise InvalidValueError(msg)
         _require_kind(index)
-        model = _reader(model_path, n_threads, n_gpu_layers)
+        model = load_reader(model_path, n_threads=n_threads, n_gpu_layers=n_gpu_layers)
         manifest = Manifest(
             model_sha256=model.weights.sha256,
             model_name=model.path.stem,
@@ -150,7 +111,7 @@ class KNNDatastore:
         )
         claim = nullcontext() if is_new else writing(folder)
         with claim, replacing_folder(folder) as new:
-            _read_into(new, manifest, model, texts, progress)
+            read_texts(new, manifest, model, texts, progress)
         store = cls(folder, index)
         store.prepare()
         return store
@@ -161,8 +122,7 @@ class KNNDatastore:
 
         Args:
             path: the folder.
-            index: over the keys. ``"ivf"`` and ``"hnsw"`` are made at the first
-                search and kept in the folder.
+            index: ``"ivf"`` and ``"hnsw"`` are made at the first search and kept.
 
         Raises:
             DatastoreError: there is none, or a file is truncated or another one.
@@ -187,31 +147,26 @@ class KNNDatastore:
         Raises:
             DatastoreError: another model made this datastore, or it was built anew
                 since this object opened it, or somebody else writes to it.
-            InvalidValueError: the texts have no two tokens, or the keys are too large
-                for the type they are kept in.
+            InvalidValueError: the texts have no two tokens, or too large keys.
         """
-        model = _reader(model_path, n_threads, n_gpu_layers)
+        model = load_reader(model_path, n_threads=n_threads, n_gpu_layers=n_gpu_layers)
         self.require_model(model)
         with writing(self.path):
             manifest = Entries(self.path).manifest
-            if manifest.id != self._entries.manifest.id:
+            if manifest.id != self.id:
                 msg = (
                     f"the datastore {str(self.path)!r} was built anew since it was "
                     "loaded; load it again"
                 )
                 raise DatastoreError(msg)
-            _read_into(self.path, manifest, model, texts, progress)
+            read_texts(self.path, manifest, model, texts, progress)
             entries = Entries(self.path)
         with self._indexing:
             self._entries = entries
             self._index = self._lists = None
 
     def require_model(self, model: Model) -> None:
-        """Check that a model is the one that made the keys.
-
-        Raises:
-            DatastoreError: it is another one.
-        """
+        """Raise a :class:`DatastoreError` unless this model made the keys."""
         manifest = self._entries.manifest
         if model.weights.sha256 != manifest.model_sha256:
             msg = (
@@ -223,17 +178,15 @@ class KNNDatastore:
             raise DatastoreError(msg)
 
     def __len__(self) -> int:
-        """Number of entries."""
         return len(self._entries)
 
     def __repr__(self) -> str:
-        """Where it is, and what it holds."""
         made_by = self._entries.manifest.model_name
         return f"<KNNDatastore {str(self.path)!r}: {len(self)} entries of {made_by}>"
 
     @property
     def id(self) -> str:
-        """Of the build; this and the number of entries tell one content from others."""
+        """Name of the build; with the number of entries, of the content."""
         return self._entries.manifest.id
 
     @property
@@ -245,11 +198,6 @@ class KNNDatastore:
     def typical_distance(self) -> float:
         """Median squared distance of a key to the nearest of another place."""
         return self._entries.manifest.typical_distance
-
-    @property
-    def top_k_is_stable(self) -> bool:
-        """Whether asking for more neighbours only adds some behind the others."""
-        return self._searched.top_k_is_stable
 
     def read(
         self, rows: NDArray[np.int64]
@@ -263,11 +211,11 @@ class KNNDatastore:
         Their distances and order do not depend on what is searched together.
 
         Args:
-            queries: shape ``(n_queries, dimension)``, at least one.
-            k: neighbours of each; an approximate index may find fewer.
+            queries: at least one, shape ``(n_queries, dimension)``.
+            k: from 1 to the number of entries; an approximate index may find fewer.
 
         Raises:
-            InvalidValueError: ``k`` is not from 1 to the number of entries.
+            InvalidValueError: ``k`` is out of range.
         """
         self.require(k)
         candidates = self._searched.candidates(queries, k)
@@ -280,30 +228,22 @@ class KNNDatastore:
 
     @property
     def can_probe(self) -> bool:
-        """Whether neighbours can be had by looking through a part of the keys.
-
-        Approximate indexes do little else in a search, and of few keys all are
-        looked through as soon.
-        """
+        """Whether neighbours can be had by looking through a part of the keys."""
+        # Approximate indexes do little else in a search, and all of a few keys are
+        # looked through as soon.
         is_worth_it = self.index_kind == "flat" and len(self) >= PROBED_FROM
         return is_worth_it and importlib.util.find_spec("faiss") is not None
 
     def probe(self, query: NDArray[np.float32], k: int) -> Neighbours:
         """About the ``k`` nearest entries of a query, much sooner than by a search.
 
-        Args:
-            query: shape ``(dimension,)``.
-            k: neighbours; fewer may be found.
+        The query's shape is ``(dimension,)``; fewer entries may be found.
         """
         rows, distances = self._probed.nearest(query, k)
         return Neighbours(rows, distances, np.asarray(self._entries.tokens[rows]))
 
     def require(self, k: int) -> None:
-        """Check a number of neighbours.
-
-        Raises:
-            InvalidValueError: it is not from 1 to the number of entries.
-        """
+        """Raise an :class:`InvalidValueError` unless there are ``k`` entries."""
         if not 1 <= k <= len(self):
             msg = (
                 f"k must be from 1 to the {len(self)} entries of the datastore "
@@ -318,20 +258,14 @@ class KNNDatastore:
             self._probed.prepare()
 
     @property
-    def _searched(self) -> KeyIndex:
+    def _searched(self) -> Scan | FaissKeyIndex:
         with self._indexing:
             if self._index is None:
-                kind = self.index_kind
-                self._index = (
-                    Scan(
-                        self._entries.keys,
-                        "squared_l2",
-                        installed_torch(),
-                        centred=True,
-                    )
-                    if kind == "flat"
-                    else self._approximate(kind)
-                )
+                if self.index_kind == "flat":
+                    keys, torch = self._entries.keys, installed_torch()
+                    self._index = Scan(keys, "squared_l2", torch, centred=True)
+                else:
+                    self._index = self._approximate(self.index_kind)
             return self._index
 
     @property
@@ -343,21 +277,18 @@ class KNNDatastore:
 
     def _approximate(self, kind: Kind) -> FaissKeyIndex:
         # Named for the build: an index of one that was here before is not taken.
-        name = f"index-{kind}-{self._entries.manifest.id[:8]}.faiss"
+        name = f"index-{kind}-{self.id[:8]}.faiss"
         return FaissKeyIndex(kind, self._entries.keys, self.path / name)
 
     def _nearest(
         self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int
     ) -> Neighbours:
-        """The ``k`` nearest of some rows, by distances of the keys themselves.
-
-        Each is summed on its own and in one order, so that neither the batch nor
-        the other rows show in its bits.
-        """
+        """The ``k`` nearest of some rows, by distances of the keys themselves."""
         rows = np.sort(rows)
         keys, tokens = self._entries.read(rows)
         keys -= query
         np.square(keys, out=keys)
+        # Each on its own and in one order: neither the batch nor other rows show.
         distances = keys.sum(axis=1)
         order = np.argsort(distances, kind="stable")[:k]  # equals by the lower row
         return Neighbours(rows[order], distances[order], tokens[order])
@@ -367,90 +298,6 @@ def _require_kind(index: str) -> None:
     if index not in INDEX_KINDS:
         msg = f"index must be one of {', '.join(INDEX_KINDS)}, got {index!r}"
         raise InvalidValueError(msg)
-
-
-def _reader(
-    model_path: str | os.PathLike[str], n_threads: int | None, n_gpu_layers: int
-) -> Model:
-    return Model.load(
-        model_path,
-        n_ctx=KEY_CONTEXT,
-        n_batch=KEY_CONTEXT // 2,
-        n_threads=n_threads,
-        n_gpu_layers=n_gpu_layers,
-        n_slots=1,
-        hidden_only=True,
-    )
-
-
-def _read_into(
-    folder: Path,
-    manifest: Manifest,
-    model: Model,
-    texts: Iterable[str | Document],
-    progress: Progress | None,
-) -> None:
-    """Add the entries of texts to a folder, and say so in its manifest.
-
-    Raises:
-        InvalidValueError: they are none.
-    """
-    if isinstance(texts, str):
-        raise InvalidValueError(f"texts must be several, got one string {texts[:40]!r}")
-    writer = EntryWriter(folder, manifest)
-    try:
-        for text in texts:
-            for keys, following in entries_of(model, _tokens(model, text)):
-                writer.add(keys, following)
-                if progress:
-                    progress(len(following))
-    finally:
-        writer.close()
-    if writer.n_entries == manifest.n_entries:
-        msg = "the texts have no two tokens in a row, so there is nothing to learn"
-        raise InvalidValueError(msg)
-    grown = replace(manifest, n_entries=writer.n_entries)
-    if not manifest.n_entries:
-        typical = _typical_distance(Entries(folder, grown).keys)
-        grown = replace(grown, typical_distance=typical)
-    grown.write(folder)
-
-
-def _tokens(model: Model, text: str | Document) -> Sequence[int]:
-    content = text.page_content if isinstance(text, Document) else text
-    if not isinstance(content, str):
-        msg = f"a text must be a string or a Document, got {content!r:.60}"
-        raise InvalidValueError(msg)
-    return [*model.weights.text_start, *model.weights.tokenize(content)]
-
-
-def _typical_distance(keys: NDArray[Any]) -> float:
-    """Median squared distance of a key to the nearest at another place, by a sample.
-
-    Both the keys and those that they are compared with are a sample.
-    """
-    n = len(keys)
-    others = np.unique(np.linspace(0, n - 1, _CALIBRATED_AMONG, dtype=np.int64))
-    places = np.unique(np.linspace(0, n - 1, _CALIBRATED, dtype=np.int64))
-    queries = keys[places].astype(np.float32)
-    nearest = np.full(len(places), np.inf)
-    squares = np.einsum("qd,qd->q", queries, queries)
-    step = 1 << 15
-    for start in range(0, len(others), step):
-        rows = others[start : start + step]
-        part = keys[rows].astype(np.float32)
-        distances = np.einsum("nd,nd->n", part, part) - 2 * (queries @ part.T)
-        distances += squares[:, np.newaxis]
-        near = np.abs(rows - places[:, np.newaxis]) <= _NOT_NEIGHBOURS
-        distances[near] = np.inf
-        nearest = np.minimum(nearest, distances.min(axis=1))
-    apart = nearest[np.isfinite(nearest) & (nearest > 0)]
-    # One short text has no other place; then its own length is all there is.
-    return float(np.median(apart)) if len(apart) else float(squares.mean())
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _is_datastore(folder: Path) -> bool:

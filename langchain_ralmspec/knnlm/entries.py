@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,8 +30,6 @@ if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from numpy.typing import NDArray
 
 KeyType = Literal["float16", "float32"]
@@ -48,12 +47,11 @@ class Manifest:
 
     Attributes:
         model_sha256: checksum of the GGUF that made the keys, its tokenizer in it.
-        model_name: of that file.
-        dimension: of a key.
-        key_type: of its numbers.
+        model_name: the stem of that file's name.
+        dimension: length of a key.
+        key_type: of a key's numbers.
         n_entries: rows that count.
-        typical_distance: squared distance of a key to the nearest of another place,
-            the median.
+        typical_distance: median squared distance of a key to the nearest elsewhere.
         id: of this build; what is added later does not change it.
     """
 
@@ -66,7 +64,7 @@ class Manifest:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def write(self, folder: Path) -> None:
-        """Put it into a folder, whole or not at all."""
+        """Put the manifest into a folder, whole or not at all."""
         fields = {"format": _FORMAT, **asdict(self)}
         with (
             replacing_file(folder / MANIFEST) as new,
@@ -78,7 +76,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Take it from a folder.
+        """Read a folder's manifest.
 
         Raises:
             DatastoreError: there is none, or it is not one of ours.
@@ -92,45 +90,30 @@ class Manifest:
             msg = f"no datastore in {str(folder)!r}: build one with KNNDatastore.build"
             raise DatastoreError(msg) from error
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            msg = (
-                f"{str(file)!r} is not a datastore's: {error}; delete its folder and "
-                "build the datastore anew"
-            )
-            raise DatastoreError(msg) from error
+            raise _broken(file, f"is not a datastore's: {error}") from error
         if made_by != _FORMAT:
-            msg = (
-                f"{str(file)!r} is a {made_by!r}, not a {_FORMAT!r}; delete its folder "
-                "and build the datastore anew"
-            )
-            raise DatastoreError(msg)
+            raise _broken(file, f"is a {made_by!r}, not a {_FORMAT!r}")
         for name, is_valid in _CHECKS.items():
             value = getattr(manifest, name)
             if not is_valid(value):
-                msg = (
-                    f"{str(file)!r} says that {name} is {value!r}; delete its folder "
-                    "and build the datastore anew"
-                )
-                raise DatastoreError(msg)
+                raise _broken(file, f"says that {name} is {value!r}")
         return manifest
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 1
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and 0 < value < math.inf
+def _broken(file: Path, why: str) -> DatastoreError:
+    return DatastoreError(
+        f"{str(file)!r} {why}; delete its folder and build the datastore anew"
+    )
 
 
 _CHECKS: dict[str, Callable[[Any], bool]] = {
-    "model_sha256": lambda value: isinstance(value, str),
-    "model_name": lambda value: isinstance(value, str),
-    "dimension": _is_count,
-    "key_type": lambda value: value in KEY_TYPES,
-    "n_entries": _is_count,
-    "typical_distance": _is_positive,
-    # It is a part of the names of files.
-    "id": lambda value: isinstance(value, str) and value.isalnum(),
+    "model_sha256": lambda v: isinstance(v, str),
+    "model_name": lambda v: isinstance(v, str),
+    "dimension": lambda v: type(v) is int and v >= 1,
+    "key_type": lambda v: v in KEY_TYPES,
+    "n_entries": lambda v: type(v) is int and v >= 1,
+    "typical_distance": lambda v: isinstance(v, int | float) and 0 < v < math.inf,
+    "id": lambda v: isinstance(v, str) and v.isalnum(),  # a part of files' names
 }
 """Whether a field of a manifest can be what a file says."""
 
@@ -139,53 +122,41 @@ class Entries:
     """Keys and tokens, mapped into memory.
 
     Attributes:
-        folder: where they are.
         manifest: what they are.
         keys: float16 or float32, shape ``(n, dimension)``.
         tokens: int32, shape ``(n,)``.
     """
 
     def __init__(self, folder: Path, manifest: Manifest | None = None) -> None:
-        """Open the files.
-
-        Args:
-            folder: where they are.
-            manifest: what they are; None reads it there.
+        """Open a folder's files; without a manifest, its own is read.
 
         Raises:
             DatastoreError: a file is missing, truncated, or not as the manifest says.
         """
-        self.folder = folder
         self.manifest = manifest = manifest or Manifest.read(folder)
         shape = (manifest.n_entries, manifest.dimension)
         self.keys = _mapped(folder / _KEYS, manifest.key_type, shape)
         self.tokens = _mapped(folder / _TOKENS, "int32", shape[:1])
 
     def __len__(self) -> int:
-        """Number of entries."""
         return self.manifest.n_entries
 
     def read(
         self, rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Copies of some keys, in float32, and of their tokens."""
-        return _float32(self.keys[rows]), np.asarray(self.tokens[rows])
-
-
-def _float32(keys: NDArray[Any]) -> NDArray[np.float32]:
-    """In float32, to the same bits; by torch, if it is loaded, ten times sooner."""
-    torch = loaded_torch()
-    if torch is None:
-        return keys.astype(np.float32)
-    numbers: NDArray[np.float32] = torch.from_numpy(keys).float().numpy()
-    return numbers
+        keys, torch = self.keys[rows], loaded_torch()
+        if torch is None:
+            keys = keys.astype(np.float32)
+        else:  # the same bits ten times sooner
+            keys = torch.from_numpy(keys).float().numpy()
+        return keys, np.asarray(self.tokens[rows])
 
 
 class EntryWriter:
-    """Adds entries behind those of a manifest."""
+    """Adds entries behind those of a manifest, to files made if need be."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        """Open the files for writing; they are made if they are missing."""
         self._manifest = manifest
         self.n_entries = manifest.n_entries
         shape = (self.n_entries, manifest.dimension)
@@ -223,11 +194,7 @@ class EntryWriter:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Be the only one who writes to a datastore; others are refused, not kept waiting.
-
-    Raises:
-        DatastoreError: somebody else writes to it.
-    """
+    """Be the only one who writes to a datastore, or raise a ``DatastoreError``."""
     busy = f"somebody else writes to the datastore {str(folder)!r}; wait for the end"
     if sys.platform == "win32":
         mark = folder / "writing"
@@ -272,7 +239,7 @@ class _NpyFile:
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """That of the NPY format 1.0, padded to a fixed length."""
+    """A header of the NPY format 1.0, padded to a fixed length."""
     fields = {"descr": dtype.str, "fortran_order": False, "shape": shape}
     magic = np.lib.format.magic(1, 0)
     length = _HEADER_BYTES - len(magic) - 2
@@ -284,28 +251,29 @@ def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
     """The first rows of a NumPy file, mapped into memory.
 
     Raises:
-        DatastoreError: it is missing, truncated or another one.
+        DatastoreError: the file is missing, truncated or another one.
     """
+
+    def refused(why: str) -> DatastoreError:
+        return DatastoreError(f"{why}; build the datastore anew")
+
     try:
         with path.open("rb") as file:
             header = file.read(_HEADER_BYTES)
             n_bytes = file.seek(0, os.SEEK_END) - _HEADER_BYTES
     except OSError as error:
-        msg = f"cannot open {str(path)!r}: {error}; build the datastore anew"
-        raise DatastoreError(msg) from error
+        raise refused(f"cannot open {str(path)!r}: {error}") from error
     numbers = np.dtype(dtype)
     rows = re.search(rb"\((\d+),", header)
     if rows is None or header != _header(numbers, (int(rows[1]), *shape[1:])):
-        msg = (
+        raise refused(
             f"{str(path)!r} is not a NumPy file of {dtype} in rows of shape "
-            f"{shape[1:]}, as its manifest says; build the datastore anew"
+            f"{shape[1:]}, as its manifest says"
         )
-        raise DatastoreError(msg)
     expected = numbers.itemsize * math.prod(shape)
     if n_bytes < expected:
-        msg = (
+        raise refused(
             f"{str(path)!r} holds {n_bytes} of the {expected} bytes that its manifest "
-            "says; build the datastore anew"
+            "says"
         )
-        raise DatastoreError(msg)
     return np.memmap(path, numbers, "r", _HEADER_BYTES, shape)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,9 +14,6 @@ from langchain_ralmspec.files import replacing_file
 from langchain_ralmspec.scans import one_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 Kind = Literal["ivf", "hnsw"]
@@ -30,14 +29,7 @@ _THREAD_PER_QUERY = 3  # FAISS's parallel_mode; 0 searches given lists by one th
 
 
 class FaissKeyIndex:
-    """A FAISS index over the keys of a datastore, kept in a file beside them.
-
-    Attributes:
-        top_k_is_stable: asking for more neighbours only adds some behind the others.
-            Not here: it may find others.
-    """
-
-    top_k_is_stable = False
+    """A FAISS index over the keys of a datastore, kept in a file beside them."""
 
     def __init__(
         self,
@@ -51,9 +43,9 @@ class FaissKeyIndex:
         Args:
             kind: of index.
             keys: shape ``(n, dimension)``.
-            file: where it is kept. An index there is over these keys, or over the
-                first of them, or over more of which these are the first.
-            progress: is told the keys added, now and then.
+            file: where the index is kept. One that is there is over these keys, or
+                the first of them, or more of which these are the first.
+            progress: is told the number of keys just added.
 
         Raises:
             MissingExtraError: faiss is not installed.
@@ -67,10 +59,7 @@ class FaissKeyIndex:
         self._kind = kind
         self._n = len(keys)
         self._lock = threading.Lock()  # of the search width, which the index holds
-        if file.exists():
-            self._index = self._read(file, keys)
-        else:
-            self._index = self._made(keys)
+        self._index = self._read(file, keys) if file.exists() else self._made(keys)
         if self._index.ntotal < len(keys):
             self._add(keys, progress)
             with replacing_file(file) as new:
@@ -83,9 +72,8 @@ class FaissKeyIndex:
     ) -> list[NDArray[np.int64]]:
         """About the ``k`` nearest rows of every query.
 
-        Every query is searched on its own and by one thread, whatever comes with it;
-        FAISS's other threads take other queries. So batches find what lone queries
-        find.
+        One thread searches a query on its own, whatever comes with it; FAISS's others
+        take other queries. So batches find what lone queries find.
         """
         with self._lock:
             if self._kind == "hnsw":
@@ -105,7 +93,7 @@ class FaissKeyIndex:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """About the ``k`` nearest rows of one query, and FAISS's squared distances.
 
-        Those of an inverted index, among so few keys that it takes some milliseconds.
+        An inverted index looks at so few keys for it that it takes some milliseconds.
         """
         n_lists = self._index.nlist
         n_probes = max(1, round(_GUESSED_AMONG * n_lists / self._n))
@@ -131,19 +119,15 @@ class FaissKeyIndex:
 
     def _made(self, keys: NDArray[Any]) -> Any:
         faiss, dimension = self._faiss, keys.shape[1]
+        float16 = faiss.ScalarQuantizer.QT_fp16
         if self._kind == "hnsw":
-            quantized = faiss.ScalarQuantizer.QT_fp16
-            return faiss.IndexHNSWSQ(dimension, quantized, _LINKS)
+            return faiss.IndexHNSWSQ(dimension, float16, _LINKS)
         n_lists = max(1, int(_LISTS_PER_ROOT * np.sqrt(len(keys))))
         n_lists = min(n_lists, max(1, len(keys) // _TRAINED_PER_LIST))
         centres = faiss.IndexFlatL2(dimension)
+        whole = (faiss.METRIC_L2, False)  # vectors, not their distances to a centre
         index = faiss.IndexIVFScalarQuantizer(
-            centres,
-            dimension,
-            n_lists,
-            faiss.ScalarQuantizer.QT_fp16,
-            faiss.METRIC_L2,
-            False,  # noqa: FBT003  whole vectors, not their distances to a centre
+            centres, dimension, n_lists, float16, *whole
         )
         index.nprobe = min(_PROBES, n_lists)
         return index
@@ -155,8 +139,8 @@ class FaissKeyIndex:
             step = max(1, len(keys) // (2 * _TRAINED_PER_LIST * n_lists))
             index.train(keys[::step].astype(np.float32))
         for start in range(index.ntotal, len(keys), _ROWS_ADDED):
-            part = keys[start : start + _ROWS_ADDED].astype(np.float32)
-            index.add(part)
+            part = keys[start : start + _ROWS_ADDED]
+            index.add(part.astype(np.float32))
             if progress:
                 progress(len(part))
 

@@ -2,24 +2,88 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as Tokens
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from langchain_core.documents import Document
 
-from langchain_ralmspec.errors import DecodeError
+from langchain_ralmspec.engine import Model
+from langchain_ralmspec.errors import DecodeError, InvalidValueError
+from langchain_ralmspec.knnlm.entries import Entries, EntryWriter, Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from collections.abc import Sequence as Tokens
-
     from numpy.typing import NDArray
 
-    from langchain_ralmspec.engine import Model
+KEY_CONTEXT = 1024
+"""Tokens of context that a key has at most."""
 
 # A text's first token stays, BOS or not: attention rests there (arXiv 2309.17453).
 # Without it the cosine of SmolLM2's keys and those of a longer context is 0.80, not
 # 0.996.
 _KEPT = 1
+
+_CALIBRATED = 256  # keys whose nearest neighbours tell the typical distance
+_CALIBRATED_AMONG = 1 << 16  # keys at most, evenly over the corpus
+_NOT_NEIGHBOURS = 64  # entries around a key that share its context
+_COMPARED_ROWS = 1 << 15
+
+Progress = Callable[[int], None]
+
+
+def load_reader(
+    model_path: str | os.PathLike[str],
+    *,
+    n_threads: int | None = None,
+    n_gpu_layers: int = 0,
+) -> Model:
+    """Load a model as it reads texts for a datastore."""
+    return Model.load(
+        model_path,
+        n_ctx=KEY_CONTEXT,
+        n_batch=KEY_CONTEXT // 2,
+        n_threads=n_threads,
+        n_gpu_layers=n_gpu_layers,
+        n_slots=1,
+        hidden_only=True,
+    )
+
+
+def read_texts(
+    folder: Path,
+    manifest: Manifest,
+    model: Model,
+    texts: Iterable[str | Document],
+    progress: Progress | None,
+) -> None:
+    """Add the entries of texts to a folder, and write its manifest.
+
+    Raises:
+        InvalidValueError: the texts have no entries, or keys are too large to keep.
+    """
+    if isinstance(texts, str):
+        raise InvalidValueError(f"texts must be several, got one string {texts[:40]!r}")
+    writer = EntryWriter(folder, manifest)
+    try:
+        for text in texts:
+            for keys, following in entries_of(model, _tokens(model, text)):
+                writer.add(keys, following)
+                if progress:
+                    progress(len(following))
+    finally:
+        writer.close()
+    if writer.n_entries == manifest.n_entries:
+        msg = "the texts have no two tokens in a row, so there is nothing to learn"
+        raise InvalidValueError(msg)
+    grown = replace(manifest, n_entries=writer.n_entries)
+    if not manifest.n_entries:
+        typical = typical_distance(Entries(folder, grown).keys)
+        grown = replace(grown, typical_distance=typical)
+    grown.write(folder)
 
 
 def entries_of(
@@ -54,3 +118,37 @@ def entries_of(
                 _, keys = sequence.observe(part, n_logits=0)
         following = tokens[start + 1 : start + 1 + len(part)]
         yield keys, np.asarray(following, np.int32)
+
+
+def _tokens(model: Model, text: str | Document) -> Tokens[int]:
+    content = text.page_content if isinstance(text, Document) else text
+    if not isinstance(content, str):
+        msg = f"a text must be a string or a Document, got {content!r:.60}"
+        raise InvalidValueError(msg)
+    weights = model.weights
+    head = [weights.bos] if weights.adds_bos else []
+    return [*head, *weights.tokenize(content)]
+
+
+def typical_distance(keys: NDArray[Any]) -> float:
+    """Median squared distance of a key to the nearest at another place.
+
+    Both the keys and those that they are compared with are a sample.
+    """
+    last = len(keys) - 1
+    others = np.unique(np.linspace(0, last, _CALIBRATED_AMONG, dtype=np.int64))
+    places = np.unique(np.linspace(0, last, _CALIBRATED, dtype=np.int64))
+    queries = keys[places].astype(np.float32)
+    nearest = np.full(len(places), np.inf)
+    squares = np.einsum("qd,qd->q", queries, queries)
+    for start in range(0, len(others), _COMPARED_ROWS):
+        rows = others[start : start + _COMPARED_ROWS]
+        part = keys[rows].astype(np.float32)
+        distances = np.einsum("nd,nd->n", part, part) - 2 * (queries @ part.T)
+        distances += squares[:, np.newaxis]
+        near = np.abs(rows - places[:, np.newaxis]) <= _NOT_NEIGHBOURS
+        distances[near] = np.inf
+        nearest = np.minimum(nearest, distances.min(axis=1))
+    apart = nearest[np.isfinite(nearest) & (nearest > 0)]
+    # One short text has no other place; then its own length is all there is.
+    return float(np.median(apart)) if len(apart) else float(squares.mean())

@@ -62,12 +62,9 @@ class Scan:
             left to it, and batches where it is the fastest.
 
     Attributes:
-        top_k_is_stable: asking for more rows only adds some behind the others.
         chosen: the form that was chosen for each size of batches so far.
         failures: scans in a row that left their queries to the rival.
     """
-
-    top_k_is_stable = True
 
     def __init__(
         self,

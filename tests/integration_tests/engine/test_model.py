@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -127,12 +128,9 @@ def test_too_many_tokens_are_refused_before_any_is_decoded(
     assert np.array_equal(continue_with(sequence, tokens[60:]), expected)
 
 
-def test_extend_needs_a_token(model: Model) -> None:
+def test_what_a_sequence_cannot_do_is_refused(model: Model) -> None:
     with pytest.raises(InvalidValueError, match="at least one token"):
         model.new_sequence().extend([])
-
-
-def test_truncate_refuses_a_length_that_is_not_there(model: Model) -> None:
     with pytest.raises(InvalidValueError, match="3 tokens to 4"):
         model.open(model.weights.tokenize("a b c")[:3]).truncate(4)
 
@@ -143,19 +141,10 @@ def test_models_are_shared(gguf: str, model: Model) -> None:
 
 
 def test_two_threads_get_what_one_gets(model: Model, tokens: list[int]) -> None:
-    starts = [0, 20, 40, 60]
-    alone = [greedy(model, tokens[s : s + 60]) for s in starts]
-    answers: dict[int, list[int]] = {}
-
-    def work(start: int) -> None:
-        answers[start] = greedy(model, tokens[start : start + 60])
-
-    threads = [threading.Thread(target=work, args=(s,)) for s in starts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [answers[s] for s in starts] == alone
+    prompts = [tokens[start : start + 60] for start in (0, 20, 40, 60)]
+    alone = [greedy(model, prompt) for prompt in prompts]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(partial(greedy, model), prompts)) == alone
 
 
 def greedy(model: Model, prompt: list[int]) -> list[int]:
@@ -198,12 +187,9 @@ def test_a_model_without_template_says_so(templateless_gguf: str) -> None:
         ChatTemplate(Model.load(templateless_gguf).weights)
 
 
-def test_a_missing_file_is_named() -> None:
+def test_a_file_that_is_missing_or_no_gguf_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"/no/such\.gguf"):
         Model.load("/no/such.gguf")
-
-
-def test_a_file_that_is_no_gguf_is_named(tmp_path: Path) -> None:
     file = tmp_path / "text.gguf"
     file.write_text("once upon a time")
     with pytest.raises(ModelFileError, match=r"text\.gguf.*not a GGUF.*b'once'"):

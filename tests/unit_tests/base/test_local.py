@@ -77,7 +77,7 @@ def test_a_datastore_is_checked_with_every_model_that_is_loaded(
     loads: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = FakeReader()
-    monkeypatch.setattr(datastore, "_reader", lambda *_: reader)
+    monkeypatch.setattr(datastore, "load_reader", lambda *_, **__: reader)
     store = KNNDatastore.build(["abcdefg"], model_path="tiny.gguf", path=tmp_path / "s")
     checked: list[Any] = []
     require_model = KNNDatastore.require_model

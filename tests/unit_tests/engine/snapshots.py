@@ -11,6 +11,7 @@ from langchain_ralmspec.engine.slots import Snapshot
 
 SIZE = 1000
 TOKENS = (1, 2, 3)
+ABSENT = "0" * 64
 FINGERPRINT: dict[str, str | int] = {"model": "ab12", "n_ctx": 2048}
 
 
@@ -24,9 +25,7 @@ def a_folder(
     max_bytes: int = 10 * SIZE,
     fingerprint: dict[str, str | int] | None = None,
 ) -> PrefixFolder:
-    return PrefixFolder(
-        path, max_bytes=max_bytes, fingerprint=fingerprint or FINGERPRINT
-    )
+    return PrefixFolder(path, fingerprint or FINGERPRINT, max_bytes)
 
 
 def same(one: Snapshot | None, other: Snapshot) -> bool:
@@ -50,3 +49,8 @@ def put(store: PrefixCache | PrefixFolder, *tokens: int) -> None:
 
 def held(store: PrefixCache | PrefixFolder) -> list[int]:
     return [token for token in range(1, 5) if store.get((token,))]
+
+
+def the_file(path: Path, suffix: str) -> Path:
+    (file,) = path.glob(f"*{suffix}")
+    return file

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from langchain_ralmspec.engine.prefixes import PrefixCache
+from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder
 from tests.unit_tests.engine.snapshots import (
+    ABSENT,
     SIZE,
     TOKENS,
     a_folder,
@@ -18,12 +20,10 @@ from tests.unit_tests.engine.snapshots import (
     names,
     put,
     same,
+    the_file,
 )
 
-
-def the_file(path: Path, suffix: str) -> Path:
-    (file,) = path.glob(f"*{suffix}")
-    return file
+HEX = "0123456789abcdef"
 
 
 def test_memory_returns_what_was_put_and_nothing_after_clear() -> None:
@@ -105,6 +105,91 @@ def test_what_is_in_memory_is_not_written_again(tmp_path: Path) -> None:
     the_file(tmp_path, ".kv").unlink()
     cache.put(TOKENS, a_snapshot(TOKENS))
     assert not list(tmp_path.glob("*.kv"))
+
+
+# --- the folder: making room
+
+
+def used_at(folder: PrefixFolder, token: int, when: float) -> None:
+    _, description = folder._files(folder._key((token,)))
+    os.utime(description, (when, when))
+
+
+@pytest.mark.parametrize(
+    ("read", "size", "left"), [(1, SIZE, [1, 3, 4]), (3, 2 * SIZE, [3, 4])]
+)
+def test_as_many_of_the_least_recently_used_go_as_have_to(
+    tmp_path: Path, read: int, size: int, left: list[int]
+) -> None:
+    folder = a_folder(tmp_path, 3 * SIZE)
+    put(folder, 1, 2, 3)
+    for token in (1, 2, 3):
+        used_at(folder, token, time.time() - 100 + token)
+    folder.get((read,))
+
+    folder.put((4,), a_snapshot((4,), size))
+
+    assert held(folder) == left
+    assert len(names(tmp_path)) == 2 * len(left)
+    assert sum(file.stat().st_size for file in tmp_path.glob("*.kv")) == 3 * SIZE
+
+
+def test_the_newest_stays_even_if_clocks_disagree(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path, SIZE)
+    put(folder, 1)
+    used_at(folder, 1, time.time() + 1000)
+    put(folder, 2)
+    assert held(folder) == [2]
+
+
+def test_data_without_description_takes_room_too(tmp_path: Path) -> None:
+    (tmp_path / f"{ABSENT}.kv").write_bytes(bytes(SIZE))
+    os.utime(tmp_path / f"{ABSENT}.kv", (1, 1))
+    folder = a_folder(tmp_path, 2 * SIZE)
+    put(folder, 1, 2)
+    assert held(folder) == [1, 2]
+    assert f"{ABSENT}.kv" not in names(tmp_path)
+
+
+def test_what_exceeds_all_the_room_is_reported_and_drives_nothing_out(
+    tmp_path: Path,
+) -> None:
+    folder = a_folder(tmp_path, SIZE)
+    put(folder, 1)
+    with pytest.warns(RuntimeWarning, match="needs 1001 bytes, max_bytes is 1000"):
+        folder.put((2,), a_snapshot((2,), SIZE + 1))
+    assert folder.get((1,))
+    assert len(names(tmp_path)) == 2
+
+
+def test_other_files_are_never_removed(tmp_path: Path) -> None:
+    others = {
+        *("notes.txt", "model.kv", "settings.json", ".hidden.tmp", f"{ABSENT[1:]}.kv"),
+        *(f"{ABSENT}0.kv", f"{ABSENT[1:]}g.kv", f"{ABSENT}.kv.bak", f"x{ABSENT}.kv"),
+        *(f"{ABSENT}.json", f".{ABSENT}.kv.tmp", f".{ABSENT}.txt.{HEX}.tmp"),
+        *(f"{ABSENT}.kv.{HEX}.tmp", f"x.{ABSENT}.kv.{HEX}.tmp"),
+        f".{ABSENT}.kv.{HEX}.tmp.bak",
+    }
+    for name in others:
+        (tmp_path / name).write_bytes(bytes(SIZE))
+        os.utime(tmp_path / name, (1, 1))
+    (tmp_path / f"{'1' * 64}.kv").mkdir()
+    folder = a_folder(tmp_path, SIZE)
+    put(folder, 1, 2)
+    key = folder._key((2,))
+    directory = f"{'1' * 64}.kv"
+    assert names(tmp_path) == {*others, directory, f"{key}.kv", f"{key}.json"}
+
+
+def test_only_stale_temporary_files_are_removed(tmp_path: Path) -> None:
+    for suffix in (".kv", ".json"):
+        for number, hours in enumerate((0, 23, 25)):
+            file = tmp_path / f".{ABSENT}{suffix}.{number:016x}.tmp"
+            file.write_bytes(b"half")
+            os.utime(file, (time.time() - hours * 3600,) * 2)
+    a_folder(tmp_path).put(TOKENS, a_snapshot(TOKENS))
+    left = sorted(name[-5] for name in names(tmp_path) if name.endswith(".tmp"))
+    assert left == ["0", "0", "1", "1"]
 
 
 # --- many at once

@@ -4,7 +4,6 @@ import errno
 import io
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,33 +14,23 @@ from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder
 from langchain_ralmspec.engine.slots import Snapshot
 from langchain_ralmspec.errors import InvalidValueError
 from tests.unit_tests.engine.snapshots import (
+    ABSENT,
     FINGERPRINT,
     SIZE,
     TOKENS,
     a_folder,
     a_snapshot,
-    held,
     names,
-    put,
     same,
+    the_file,
 )
 
-ABSENT = "0" * 64
-HEX = "0123456789abcdef"
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> PrefixFolder:
     return a_folder(tmp_path)
-
-
-def the_file(path: Path, suffix: str) -> Path:
-    (file,) = path.glob(f"*{suffix}")
-    return file
-
-
-def used_at(folder: PrefixFolder, token: int, when: float) -> None:
-    os.utime(folder._description_file(folder._key((token,))), (when, when))
 
 
 # --- the folder: what it finds
@@ -183,24 +172,24 @@ def test_files_copied_from_another_entry_are_found_out(
 
 @pytest.mark.parametrize("missing", [".kv", ".json"])
 def test_half_an_entry_is_absent_and_overwritten(
-    tmp_path: Path, folder: PrefixFolder, missing: str
+    folder: PrefixFolder, missing: str
 ) -> None:
     folder.put(TOKENS, a_snapshot(TOKENS))
-    the_file(tmp_path, ".kv").write_bytes(b"half a snap")
-    the_file(tmp_path, missing).unlink()
+    the_file(folder.path, ".kv").write_bytes(b"half a snap")
+    the_file(folder.path, missing).unlink()
     assert folder.get(TOKENS) is None
     folder.put(TOKENS, a_snapshot(TOKENS))
     assert same(folder.get(TOKENS), a_snapshot(TOKENS))
 
 
 def test_an_entry_that_is_replaced_while_it_is_read_is_absent(
-    tmp_path: Path, folder: PrefixFolder, monkeypatch: pytest.MonkeyPatch
+    folder: PrefixFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.put(TOKENS, a_snapshot(TOKENS))
     read = folder._read
 
     def read_late(*args: object) -> object:
-        a_folder(tmp_path).put(TOKENS, a_snapshot((7, 8, 9)))  # another process
+        a_folder(folder.path).put(TOKENS, a_snapshot((7, 8, 9)))  # another process
         return read(*args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as late:
@@ -209,10 +198,8 @@ def test_an_entry_that_is_replaced_while_it_is_read_is_absent(
     assert same(folder.get(TOKENS), a_snapshot((7, 8, 9)))
 
 
-def test_an_entry_that_cannot_be_read_is_reported(
-    tmp_path: Path, folder: PrefixFolder
-) -> None:
-    (tmp_path / f"{folder._key(TOKENS)}.json").mkdir()
+def test_an_entry_that_cannot_be_read_is_reported(folder: PrefixFolder) -> None:
+    (folder.path / f"{folder._key(TOKENS)}.json").mkdir()
     with pytest.warns(RuntimeWarning, match="directory"):
         assert folder.get(TOKENS) is None
 
@@ -234,7 +221,7 @@ class FullFile(io.FileIO):
 
     def write(self, data: object) -> int:
         super().write(b"some")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise NO_SPACE
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,8 +243,7 @@ def refusing(error: OSError) -> Callable[..., None]:
 
 
 def full_for_descriptions(monkeypatch: pytest.MonkeyPatch) -> None:
-    full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(Path, "write_text", refusing(full))
+    monkeypatch.setattr(Path, "write_text", refusing(NO_SPACE))
 
 
 def no_replacing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,14 +282,14 @@ def test_a_full_disk_leaves_the_older_entry(
 
 
 def test_a_description_never_stands_beside_other_data(
-    tmp_path: Path, folder: PrefixFolder, monkeypatch: pytest.MonkeyPatch
+    folder: PrefixFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.put(TOKENS, a_snapshot(TOKENS))
     order = []
     real = os.replace
 
     def replace(source: str, target: str) -> None:
-        before = {file.suffix for file in tmp_path.glob("[!.]*")}
+        before = {file.suffix for file in folder.path.glob("[!.]*")}
         order.append((Path(target).suffix, before))
         real(source, target)
 
@@ -320,92 +306,7 @@ def test_a_folder_that_is_gone_is_reported(tmp_path: Path) -> None:
         folder.put(TOKENS, a_snapshot(TOKENS))
 
 
-# --- the folder: making room
-
-
-@pytest.mark.parametrize(
-    ("read", "size", "left"), [(1, SIZE, [1, 3, 4]), (3, 2 * SIZE, [3, 4])]
-)
-def test_as_many_of_the_least_recently_used_go_as_have_to(
-    tmp_path: Path, read: int, size: int, left: list[int]
-) -> None:
-    folder = a_folder(tmp_path, 3 * SIZE)
-    put(folder, 1, 2, 3)
-    for token in (1, 2, 3):
-        used_at(folder, token, time.time() - 100 + token)
-    folder.get((read,))
-
-    folder.put((4,), a_snapshot((4,), size))
-
-    assert held(folder) == left
-    assert len(names(tmp_path)) == 2 * len(left)
-    assert sum(file.stat().st_size for file in tmp_path.glob("*.kv")) == 3 * SIZE
-
-
-def test_the_newest_stays_even_if_clocks_disagree(tmp_path: Path) -> None:
-    folder = a_folder(tmp_path, SIZE)
-    put(folder, 1)
-    used_at(folder, 1, time.time() + 1000)
-    put(folder, 2)
-    assert held(folder) == [2]
-
-
-def test_data_without_description_takes_room_too(tmp_path: Path) -> None:
-    (tmp_path / f"{ABSENT}.kv").write_bytes(bytes(SIZE))
-    os.utime(tmp_path / f"{ABSENT}.kv", (1, 1))
-    folder = a_folder(tmp_path, 2 * SIZE)
-    put(folder, 1, 2)
-    assert held(folder) == [1, 2]
-    assert f"{ABSENT}.kv" not in names(tmp_path)
-
-
-def test_what_exceeds_all_the_room_is_reported_and_drives_nothing_out(
-    tmp_path: Path,
-) -> None:
-    folder = a_folder(tmp_path, SIZE)
-    put(folder, 1)
-    with pytest.warns(RuntimeWarning, match="needs 1001 bytes, max_bytes is 1000"):
-        folder.put((2,), a_snapshot((2,), SIZE + 1))
-    assert folder.get((1,))
-    assert len(names(tmp_path)) == 2
-
-
-def test_other_files_are_never_removed(tmp_path: Path) -> None:
-    others = {
-        *("notes.txt", "model.kv", "settings.json", ".hidden.tmp", f"{ABSENT[1:]}.kv"),
-        *(f"{ABSENT}0.kv", f"{ABSENT[1:]}g.kv", f"{ABSENT}.kv.bak", f"x{ABSENT}.kv"),
-        *(f"{ABSENT}.json", f".{ABSENT}.kv.tmp", f".{ABSENT}.txt.{HEX}.tmp"),
-        *(f"{ABSENT}.kv.{HEX}.tmp", f"x.{ABSENT}.kv.{HEX}.tmp"),
-        f".{ABSENT}.kv.{HEX}.tmp.bak",
-    }
-    for name in others:
-        (tmp_path / name).write_bytes(bytes(SIZE))
-        os.utime(tmp_path / name, (1, 1))
-    (tmp_path / f"{'1' * 64}.kv").mkdir()
-    folder = a_folder(tmp_path, SIZE)
-    put(folder, 1, 2)
-    key = folder._key((2,))
-    directory = f"{'1' * 64}.kv"
-    assert names(tmp_path) == {*others, directory, f"{key}.kv", f"{key}.json"}
-
-
-def test_only_stale_temporary_files_are_removed(tmp_path: Path) -> None:
-    for suffix in (".kv", ".json"):
-        for number, hours in enumerate((0, 23, 25)):
-            file = tmp_path / f".{ABSENT}{suffix}.{number:016x}.tmp"
-            file.write_bytes(b"half")
-            os.utime(file, (time.time() - hours * 3600,) * 2)
-    a_folder(tmp_path).put(TOKENS, a_snapshot(TOKENS))
-    left = sorted(name[-5] for name in names(tmp_path) if name.endswith(".tmp"))
-    assert left == ["0", "0", "1", "1"]
-
-
 # --- the folder: where it is
-
-
-def test_the_folder_is_made_with_its_parents(tmp_path: Path) -> None:
-    a_folder(tmp_path / "a" / "b").put(TOKENS, a_snapshot(TOKENS))
-    assert len(names(tmp_path / "a" / "b")) == 2
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes mean little there")
@@ -421,13 +322,15 @@ def test_a_new_folder_is_its_owner_s_alone(tmp_path: Path) -> None:
     assert tmp_path.stat().st_mode & 0o777 == 0o755, "one that was there keeps its mode"
 
 
-def test_a_relative_folder_stays_where_it_was(
+def test_a_relative_folder_is_made_with_its_parents_and_stays_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = a_folder(Path("kv"))
+    folder = a_folder(Path("a/b"))
     monkeypatch.chdir("/")
-    assert folder.path == tmp_path / "kv"
+    folder.put(TOKENS, a_snapshot(TOKENS))
+    assert folder.path == tmp_path / "a" / "b"
+    assert len(names(tmp_path / "a" / "b")) == 2
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "nu\0ll"])

@@ -18,17 +18,22 @@ from langchain_ralmspec.errors import (
     MissingExtraError,
 )
 from langchain_ralmspec.knnlm import KNNDatastore, datastore
-from langchain_ralmspec.knnlm.datastore import _typical_distance
+from langchain_ralmspec.knnlm.keys import typical_distance
 from tests.unit_tests.knnlm.fakes import FakeReader, write_entries
 
 TEXTS = ["abcdefghijklmnop", "xyz", "a", ""]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def reader(monkeypatch: pytest.MonkeyPatch) -> FakeReader:
     reader = FakeReader()
-    monkeypatch.setattr(datastore, "_reader", lambda *_: reader)
+    monkeypatch.setattr(datastore, "load_reader", lambda *_, **__: reader)
     return reader
+
+
+@pytest.fixture
+def store(reader: FakeReader, tmp_path: Path) -> KNNDatastore:
+    return build(tmp_path / "store")
 
 
 def build(path: Path, texts: Any = TEXTS, **settings: Any) -> KNNDatastore:
@@ -63,23 +68,14 @@ def interrupted(*texts: str) -> Iterator[str]:
     raise KeyboardInterrupt
 
 
-def test_entries_are_in_the_order_of_the_texts(
-    reader: FakeReader, tmp_path: Path
-) -> None:
-    store = build(tmp_path / "store")
+def test_entries_are_in_the_order_of_the_texts(store: KNNDatastore) -> None:
     assert len(store) == 15 + 2
     keys, tokens = store.read(np.arange(len(store)))
     assert bytes(keys[:, 0].astype(np.uint8)) == b"abcdefghijklmno" + b"xy"
     assert bytes(tokens.astype(np.uint8)) == b"bcdefghijklmnop" + b"yz"
     assert store.dimension == 3
     assert store.typical_distance > 0
-
-
-def test_it_says_where_and_what_it_is(reader: FakeReader, tmp_path: Path) -> None:
-    store = build(tmp_path / "store")
-    assert repr(store) == (
-        f"<KNNDatastore {str(store.path)!r}: 17 entries of {reader.path.stem}>"
-    )
+    assert repr(store) == f"<KNNDatastore {str(store.path)!r}: 17 entries of tiny>"
 
 
 def test_a_text_begins_as_the_model_wants_it(
@@ -92,14 +88,12 @@ def test_a_text_begins_as_the_model_wants_it(
     assert bytes(tokens.astype(np.uint8)) == b"abc"
 
 
-def test_documents_are_texts(reader: FakeReader, tmp_path: Path) -> None:
+def test_documents_are_texts(store: KNNDatastore, tmp_path: Path) -> None:
     documents = [Document(page_content=text) for text in TEXTS]
-    assert files_of(build(tmp_path / "one", documents)) == files_of(
-        build(tmp_path / "two")
-    )
+    assert files_of(build(tmp_path / "other", documents)) == files_of(store)
 
 
-def test_progress_counts_the_entries(reader: FakeReader, tmp_path: Path) -> None:
+def test_progress_counts_the_entries(tmp_path: Path) -> None:
     told: list[int] = []
     store = build(tmp_path / "store", progress=told.append)
     assert sum(told) == len(store)
@@ -107,9 +101,7 @@ def test_progress_counts_the_entries(reader: FakeReader, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("key_type", ["float16", "float32"])
-def test_appending_is_building_with_both(
-    key_type: str, reader: FakeReader, tmp_path: Path
-) -> None:
+def test_appending_is_building_with_both(key_type: str, tmp_path: Path) -> None:
     both = build(tmp_path / "both", [*TEXTS, "more", "and more"], key_type=key_type)
     grown = build(tmp_path / "grown", key_type=key_type)
     built = grown.typical_distance
@@ -122,15 +114,12 @@ def test_appending_is_building_with_both(
     assert near.rows.tolist() == both.search(query, len(both))[0].rows.tolist()
 
 
-def test_who_has_it_open_sees_what_was_there(
-    reader: FakeReader, tmp_path: Path
-) -> None:
-    store = build(tmp_path / "store")
-    other = KNNDatastore.load(tmp_path / "store")
+def test_who_has_it_open_sees_what_was_there(store: KNNDatastore) -> None:
+    other = KNNDatastore.load(store.path)
     query = np.array([[ord("m"), 0, 0]], np.float32)
     before = other.search(query, 17)
     append(store, ["mmmmm"])
-    assert len(store) == len(KNNDatastore.load(tmp_path / "store")) == 21
+    assert len(store) == len(KNNDatastore.load(store.path)) == 21
     assert len(other) == 17
     after = other.search(query, 17)
     assert after[0].rows.tolist() == before[0].rows.tolist()
@@ -138,9 +127,8 @@ def test_who_has_it_open_sees_what_was_there(
 
 
 def test_an_interrupted_append_is_not_seen_and_overwritten(
-    reader: FakeReader, tmp_path: Path
+    store: KNNDatastore, tmp_path: Path
 ) -> None:
-    store = build(tmp_path / "store")
     with pytest.raises(KeyboardInterrupt):
         append(store, interrupted("something long", "else"))
     assert len(np.load(store.path / "tokens.npy")) > len(store) == 17
@@ -152,9 +140,8 @@ def test_an_interrupted_append_is_not_seen_and_overwritten(
 
 
 def test_an_append_goes_on_from_what_others_have_appended(
-    reader: FakeReader, tmp_path: Path
+    store: KNNDatastore, tmp_path: Path
 ) -> None:
-    store = build(tmp_path / "store")
     other = KNNDatastore.load(store.path)
     append(other, ["more"])
     append(store, ["and more"])
@@ -164,49 +151,39 @@ def test_an_append_goes_on_from_what_others_have_appended(
     assert len(store) == 17 + 3 + 7
 
 
-def test_one_reads_into_a_datastore_at_a_time(
-    reader: FakeReader, tmp_path: Path
-) -> None:
-    store = build(tmp_path / "store")
+def test_one_reads_into_a_datastore_at_a_time(store: KNNDatastore) -> None:
+    busy = r"somebody else writes.*store'"
 
-    def meanwhile() -> Iterator[str]:
-        yield "more"
-        with pytest.raises(DatastoreError, match=r"somebody else writes.*store'"):
+    def meanwhile(text: str) -> Iterator[str]:
+        yield text
+        with pytest.raises(DatastoreError, match=busy):
             append(KNNDatastore.load(store.path), ["and more"])
-        with pytest.raises(DatastoreError, match=r"somebody else writes.*store'"):
+        with pytest.raises(DatastoreError, match=busy):
             build(store.path, ["anew"])
-        assert len(KNNDatastore.load(store.path)) == 17
+        assert len(KNNDatastore.load(store.path)) == n_before
 
-    append(store, meanwhile())
+    n_before = 17
+    append(store, meanwhile("more"))
     assert len(store) == len(KNNDatastore.load(store.path)) == 20
-    build(store.path, meanwhile_appended(store))
+    n_before = 20
+    build(store.path, meanwhile("anew"))
     assert len(KNNDatastore.load(store.path)) == 3
 
 
-def meanwhile_appended(store: KNNDatastore) -> Iterator[str]:
-    with pytest.raises(DatastoreError, match="somebody else writes"):
-        append(store, ["more"])
-    yield "anew"
-
-
 def test_what_was_built_anew_is_not_appended_to_by_who_has_the_old_one(
-    reader: FakeReader, tmp_path: Path
+    store: KNNDatastore, tmp_path: Path
 ) -> None:
-    old = build(tmp_path / "store")
-    new = build(tmp_path / "store", ["another text"])
+    new = build(store.path, ["another text"])
     before = contents(tmp_path)
     with pytest.raises(DatastoreError, match=r"store' was built anew.*load it again"):
-        append(old, ["more"])
+        append(store, ["more"])
     assert contents(tmp_path) == before
     append(new, ["more"])
-    assert len(KNNDatastore.load(tmp_path / "store")) == 11 + 3
+    assert len(KNNDatastore.load(store.path)) == 11 + 3
 
 
 @pytest.mark.parametrize("name", ["keys.npy", "tokens.npy"])
-def test_a_file_that_was_cut_is_not_appended_to(
-    name: str, reader: FakeReader, tmp_path: Path
-) -> None:
-    store = build(tmp_path / "store")
+def test_a_file_that_was_cut_is_not_appended_to(name: str, store: KNNDatastore) -> None:
     (store.path / name).write_bytes(b"")
     with pytest.raises(DatastoreError, match=rf"store/{name}"):
         append(store, ["more"])
@@ -214,9 +191,8 @@ def test_a_file_that_was_cut_is_not_appended_to(
 
 
 def test_an_append_of_another_model_is_refused(
-    reader: FakeReader, tmp_path: Path
+    reader: FakeReader, store: KNNDatastore
 ) -> None:
-    store = build(tmp_path / "store")
     before = contents(store.path)
     reader.weights.sha256 = "1" * 64
     with pytest.raises(DatastoreError, match=r"store.*tiny.*000000.*111111"):
@@ -224,27 +200,26 @@ def test_an_append_of_another_model_is_refused(
     assert contents(store.path) == before
 
 
-REFUSED: dict[str, tuple[Any, str]] = {
-    "one string": ("some text", "several.*'some text'"),
-    "no texts": ([], "no two tokens"),
-    "texts of nothing": (["", "a"], "no two tokens"),
-    "a number": (["abc", 7], "7"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [
+        ("some text", "several.*'some text'"),
+        ([], "no two tokens"),
+        (["", "a"], "no two tokens"),
+        (["abc", 7], "7"),
+    ],
+    ids=["one string", "no texts", "texts of nothing", "a number"],
+)
 def test_refused_texts_leave_nothing(
-    name: str, reader: FakeReader, tmp_path: Path
+    texts: Any, reason: str, store: KNNDatastore, tmp_path: Path
 ) -> None:
-    texts, reason = REFUSED[name]
     with pytest.raises(InvalidValueError, match=reason):
         build(tmp_path / "new" / "store", texts)
-    assert [*tmp_path.rglob("*")] == [tmp_path / "new"]
+    assert [*(tmp_path / "new").iterdir()] == []
 
-    store = build(tmp_path / "old")
     before = contents(tmp_path)
     with pytest.raises(InvalidValueError, match=reason):
-        build(tmp_path / "old", texts)
+        build(store.path, texts)
     assert contents(tmp_path) == before
     with pytest.raises(InvalidValueError, match=reason):
         append(store, texts)
@@ -252,19 +227,16 @@ def test_refused_texts_leave_nothing(
 
 
 def test_an_interrupted_build_leaves_the_older_one(
-    reader: FakeReader, tmp_path: Path
+    store: KNNDatastore, tmp_path: Path
 ) -> None:
-    build(tmp_path / "store")
     before = contents(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        build(tmp_path / "store", interrupted("abc"))
+        build(store.path, interrupted("abc"))
     assert contents(tmp_path) == before
-    assert [*tmp_path.iterdir()] == [tmp_path / "store"]
+    assert [*tmp_path.iterdir()] == [store.path]
 
 
-def test_a_build_replaces_an_older_one_and_its_indexes(
-    reader: FakeReader, tmp_path: Path
-) -> None:
+def test_a_build_replaces_an_older_one_and_its_indexes(tmp_path: Path) -> None:
     pytest.importorskip("faiss")
     old = build(tmp_path / "store", index="hnsw")
     old.prepare()
@@ -286,18 +258,11 @@ def test_a_folder_of_something_else_is_refused_and_left(
     (folder / name).write_text('{"mine": true}')
     (folder / "sub" / "thesis.tex").write_text("years of work")
     before = contents(tmp_path)
-    with pytest.raises(InvalidValueError, match=r"mine' holds something else"):
-        build(folder)
+    for path in (folder, folder / name):  # a file is no folder
+        with pytest.raises(InvalidValueError, match=rf"{path}' holds something else"):
+            build(path)
     assert contents(tmp_path) == before
     assert not reader.calls, "nothing was read before the refusal"
-
-
-def test_a_file_is_no_folder(reader: FakeReader, tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_text("mine")
-    with pytest.raises(InvalidValueError, match="something else"):
-        build(file)
-    assert file.read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -316,15 +281,12 @@ def test_a_setting_that_there_is_not_is_refused_before_anything_is_read(
     assert not [*tmp_path.iterdir()]
 
 
-def test_an_empty_folder_will_do(reader: FakeReader, tmp_path: Path) -> None:
+def test_an_empty_folder_will_do(tmp_path: Path) -> None:
     assert len(build(tmp_path)) == len(KNNDatastore.load(tmp_path)) == 17
 
 
 @pytest.mark.parametrize("k", [0, -1, 18])
-def test_more_neighbours_than_entries(
-    k: int, reader: FakeReader, tmp_path: Path
-) -> None:
-    store = build(tmp_path / "store")
+def test_more_neighbours_than_entries(k: int, store: KNNDatastore) -> None:
     with pytest.raises(InvalidValueError, match=rf"17 entries.*store'.*got {k}"):
         store.search(np.zeros((1, 3), np.float32), k)
 
@@ -352,19 +314,16 @@ def test_typical_distance_is_of_the_nearest_key_elsewhere() -> None:
     distances[np.abs(rows[:, np.newaxis] - rows) <= 64] = np.inf
     nearest = distances.min(axis=1)
     expected = np.median(nearest[nearest > 0])
-    assert _typical_distance(keys) == pytest.approx(expected, rel=1e-4)
-
-
-def test_typical_distance_of_a_short_text_is_its_length() -> None:
-    keys = np.full((3, 4), 2, np.float16)
-    assert _typical_distance(keys) == pytest.approx(16)
+    assert typical_distance(keys) == pytest.approx(expected, rel=1e-4)
+    # That of a short text, which has no other place, is its length.
+    assert typical_distance(np.full((3, 4), 2, np.float16)) == pytest.approx(16)
 
 
 def test_typical_distance_is_told_by_a_part_of_many_keys(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     keys = np.random.default_rng(0).standard_normal((9000, 5)).astype(np.float16)
-    of_all = _typical_distance(keys)
-    monkeypatch.setattr(datastore, "_CALIBRATED_AMONG", 3000)
-    assert of_all < _typical_distance(keys) < 2 * of_all
-    assert _typical_distance(keys[::3]) == pytest.approx(_typical_distance(keys), 0.1)
+    of_all = typical_distance(keys)
+    monkeypatch.setattr("langchain_ralmspec.knnlm.keys._CALIBRATED_AMONG", 3000)
+    assert of_all < typical_distance(keys) < 2 * of_all
+    assert typical_distance(keys[::3]) == pytest.approx(typical_distance(keys), 0.1)

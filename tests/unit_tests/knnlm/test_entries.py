@@ -211,41 +211,31 @@ def test_a_manifest_is_there_whole_or_not_at_all(
 Damage = Callable[[Path], object]
 
 
-def cut(name: str, n_bytes: int) -> Damage:
-    """Take so many bytes off the end of a file."""
-
-    def damage(folder: Path) -> None:
-        file = folder / name
-        os.truncate(file, file.stat().st_size - n_bytes)
-
-    return damage
+def cut(n_bytes: int) -> Damage:
+    return lambda file: os.truncate(file, file.stat().st_size - n_bytes)
 
 
-def filled(name: str, data: bytes) -> Damage:
-    return lambda folder: (folder / name).write_bytes(data)
+def filled(data: bytes) -> Damage:
+    return lambda file: file.write_bytes(data)
 
 
-def saved(name: str, array: Any) -> Damage:
-    return lambda folder: np.save(folder / name, array, allow_pickle=True)
+def saved(array: Any) -> Damage:
+    return lambda file: np.save(file, array, allow_pickle=True)
 
 
-def without(name: str) -> Damage:
-    return lambda folder: (folder / name).unlink()
-
-
-def zipped(folder: Path) -> None:
-    with (folder / "keys.npy").open("wb") as file:
-        np.savez(file, keys=KEYS)
+def zipped(file: Path) -> None:
+    with file.open("wb") as stream:
+        np.savez(stream, keys=KEYS)
 
 
 def field(**changed: Any) -> Damage:
     """Change fields of the manifest; None takes one out."""
 
-    def damage(folder: Path) -> None:
-        file = folder / "datastore.json"
-        fields = json.loads(file.read_text()) | changed
+    def damage(file: Path) -> None:
+        manifest = file.with_name("datastore.json")
+        fields = json.loads(manifest.read_text()) | changed
         kept = {name: value for name, value in fields.items() if value is not None}
-        file.write_text(json.dumps(kept))
+        manifest.write_text(json.dumps(kept))
 
     return damage
 
@@ -256,30 +246,30 @@ class Bomb:
 
 
 DAMAGES: dict[str, tuple[str, Damage]] = {
-    "keys cut": ("keys.npy", cut("keys.npy", 1)),
-    "keys cut by a row": ("keys.npy", cut("keys.npy", 6)),
-    "keys cut in the header": ("keys.npy", cut("keys.npy", 30 + 20)),
-    "tokens cut": ("tokens.npy", cut("tokens.npy", 1)),
-    "no keys": ("keys.npy", without("keys.npy")),
-    "no tokens": ("tokens.npy", without("tokens.npy")),
-    "empty keys": ("keys.npy", filled("keys.npy", b"")),
-    "empty tokens": ("tokens.npy", filled("tokens.npy", b"")),
-    "other bytes": ("keys.npy", filled("keys.npy", b"\x7fELF" * 99)),
-    "a pickle": ("keys.npy", filled("keys.npy", pickle.dumps(Bomb()))),
-    "pickled rows": ("keys.npy", saved("keys.npy", np.array([[Bomb()] * 3] * 5))),
+    "keys cut": ("keys.npy", cut(1)),
+    "keys cut by a row": ("keys.npy", cut(6)),
+    "keys cut in the header": ("keys.npy", cut(30 + 20)),
+    "tokens cut": ("tokens.npy", cut(1)),
+    "no keys": ("keys.npy", Path.unlink),
+    "no tokens": ("tokens.npy", Path.unlink),
+    "empty keys": ("keys.npy", filled(b"")),
+    "empty tokens": ("tokens.npy", filled(b"")),
+    "other bytes": ("keys.npy", filled(b"\x7fELF" * 99)),
+    "a pickle": ("keys.npy", filled(pickle.dumps(Bomb()))),
+    "pickled rows": ("keys.npy", saved(np.array([[Bomb()] * 3] * 5))),
     "an archive": ("keys.npy", zipped),
-    "wider keys": ("keys.npy", saved("keys.npy", KEYS.astype(np.float32))),
-    "longer keys": ("keys.npy", saved("keys.npy", np.zeros((5, 4), np.float16))),
-    "flat keys": ("keys.npy", saved("keys.npy", KEYS.reshape(-1))),
-    "fewer keys": ("keys.npy", saved("keys.npy", KEYS[:4])),
-    "wider tokens": ("tokens.npy", saved("tokens.npy", np.array(TOKENS))),
-    "fewer tokens": ("tokens.npy", saved("tokens.npy", np.array(TOKENS[:4], np.int32))),
-    "manifest cut": ("datastore.json", cut("datastore.json", 1)),
-    "empty manifest": ("datastore.json", filled("datastore.json", b"")),
-    "binary manifest": ("datastore.json", filled("datastore.json", b"\xff\xfe")),
-    "a list": ("datastore.json", filled("datastore.json", b"[]")),
-    "a number": ("datastore.json", filled("datastore.json", b"7")),
-    "no fields": ("datastore.json", filled("datastore.json", b"{}")),
+    "wider keys": ("keys.npy", saved(KEYS.astype(np.float32))),
+    "longer keys": ("keys.npy", saved(np.zeros((5, 4), np.float16))),
+    "flat keys": ("keys.npy", saved(KEYS.reshape(-1))),
+    "fewer keys": ("keys.npy", saved(KEYS[:4])),
+    "wider tokens": ("tokens.npy", saved(np.array(TOKENS))),
+    "fewer tokens": ("tokens.npy", saved(np.array(TOKENS[:4], np.int32))),
+    "manifest cut": ("datastore.json", cut(1)),
+    "empty manifest": ("datastore.json", filled(b"")),
+    "binary manifest": ("datastore.json", filled(b"\xff\xfe")),
+    "a list": ("datastore.json", filled(b"[]")),
+    "a number": ("datastore.json", filled(b"7")),
+    "no fields": ("datastore.json", filled(b"{}")),
     "another format": ("datastore.json", field(format="kNN datastore 2")),
     "an unknown field": ("datastore.json", field(colour="red")),
     "a field less": ("datastore.json", field(dimension=None)),
@@ -295,7 +285,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "no id": ("datastore.json", field(id=None)),
     "an id that is a path": ("datastore.json", field(id="../../etc")),
     "more entries": ("keys.npy", field(n_entries=6)),
-    "an endless header": ("keys.npy", filled("keys.npy", b"(9," * 99)),
+    "an endless header": ("keys.npy", filled(b"(9," * 99)),
     "checksum of a number": ("datastore.json", field(model_sha256=7)),
 }
 
@@ -304,7 +294,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
 def test_a_broken_file_is_told_by_its_name(damage: str, tmp_path: Path) -> None:
     name, break_it = DAMAGES[damage]
     Entries(write(tmp_path))
-    break_it(tmp_path)
+    break_it(tmp_path / name)
     with pytest.raises(DatastoreError) as caught:
         Entries(tmp_path)
     assert str(tmp_path / name) in str(caught.value)
