@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def sequential(request: Request) -> Generator[Event, None, None]:
     """Wait for the store, write a step, wait for the store, …."""
-    query = request.policy.first_query()
+    query = request.policy.query()
     for number in count():
         (hits,) = request.session.retrieve(query).truth
         step = request.write(hits, number)
@@ -63,11 +63,11 @@ class TentativeStep:
     """A step written under documents that are not verified yet.
 
     Attributes:
-        step: the step; None when writing it failed or was superseded.
+        step: None when writing it failed or was superseded.
         mark: where to rewind the writer to, to take the step back.
-        error: why writing it failed.
-        proven: the guess that it was written under, if that needs no verification: then
-            it is as right as the step before it.
+        error: why writing the step failed.
+        proven: the guess that the step was written under, if that needs no
+            verification: then the step is as right as the one before.
     """
 
     step: Step | None
@@ -85,9 +85,7 @@ class _Speculation:
     newest, whose step comes next. Steps under proven guesses stand between them.
 
     Attributes:
-        request: the answer to be generated.
         scheduler: makes the plans, and learns from what they cost.
-        flights: verifications in flight.
         plan: the plan that is followed.
         group: guesses that wait to be sent.
         tentative: steps whose documents are not verified yet.
@@ -174,7 +172,7 @@ class _Speculation:
         request, estimates = self.request, self.scheduler.estimates
         self._replan()
         looks_up = self._may_look_up
-        text = request.policy.first_query()
+        text = request.policy.query()
         with request.stats.timing("waiting"):
             answer = request.session.ask([Query(text)], with_vectors=looks_up)
             request.session.require(text, answer.truth[0])
@@ -198,9 +196,8 @@ class _Speculation:
     def _write(self, hits: Hits) -> Generator[Event, None, Step | None]:
         """Write the next step; it is final at once when no guess before it is open.
 
-        Returns:
-            The step; None when a guess turned out wrong meanwhile, or when writing
-            failed under documents that may be wrong.
+        Returns None when a guess turned out wrong meanwhile, or when writing failed
+        under documents that may be wrong.
         """
         mark, changed = self.request.writer.mark, ids_of(hits) != self._previous
         overlapped = self.flights.are_running
@@ -252,7 +249,6 @@ class _Speculation:
         return hits
 
     def _guess(self, policy: str, query: str, current: Hits) -> Hits:
-        """Guess the next documents."""
         self._count_plan()
         start = time.perf_counter()
         guess = self.request.session.guess(policy, query, current)
@@ -271,14 +267,12 @@ class _Speculation:
         return self.n_committed + len(self.tentative)
 
     def _count_proven(self, guess: Guess) -> None:
-        """Count a guess that needed no verification."""
         stats, estimates = self.request.stats, self.scheduler.estimates
         stats.guesses += 1
         stats.right_guesses += 1
         stats.proven_guesses += 1
         estimates.proved()
-        stayed = ids_of(guess.hits) == ids_of(guess.current)
-        estimates.judged("same", right=stayed)
+        estimates.judged("same", right=ids_of(guess.hits) == ids_of(guess.current))
 
     def _count_plan(self) -> None:
         """Count a decision made by the plan."""
@@ -289,13 +283,9 @@ class _Speculation:
     def _verify(
         self, *, everything: bool = False
     ) -> Generator[Event, None, Hits | None]:
-        """Send the group when it is due, and judge what has come back.
+        """Send the group when it is due, and :meth:`_judge` what has come back.
 
-        Args:
-            everything: send the group however small, and wait for all that is out.
-
-        Returns:
-            What :meth:`_judge` returns.
+        With ``everything``, send it however small, and wait for all that is out.
         """
         if self.group and (everything or self._is_due):
             # Only when fewer calls are in flight than the plan allows.
@@ -321,9 +311,8 @@ class _Speculation:
     def _judge(self, n_left: int) -> Generator[Event, None, Hits | None]:
         """Judge verifications, oldest first, until at most ``n_left`` are in flight.
 
-        Returns:
-            The true documents in the place of the first wrong guess, under which
-            writing has to go on; None when all guesses were right.
+        Returns the true documents in the place of the first wrong guess, under which
+        writing has to go on; None when all guesses were right.
         """
         while len(self.flights) > n_left or self.flights.has_landed:
             flight = self.flights.land()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.errors import EmptyStoreError, StoreError
 from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.speculation import GUESS_POLICIES, SessionCache
-from langchain_ralmspec.stores.base import Found, Hit, Query
+from langchain_ralmspec.stores.base import Found, Hit, Query, as_array_store
 from langchain_ralmspec.stores.failures import reported_as_store_error
-from langchain_ralmspec.stores.faiss_store import FaissStore
 from langchain_ralmspec.stores.ties import is_near_tie
 
 if TYPE_CHECKING:
@@ -31,14 +30,12 @@ class Guess:
     """What a query is thought to find.
 
     Attributes:
-        policy: by which it was made.
+        policy: name of the guess policy that made it.
         query: the query; embedded when the policy needs that.
         hits: the documents guessed.
         current: the documents that the query was written under.
-        margin: how far the cache can vouch for the guess
-            (:meth:`SessionCache.margin`); None where it cannot tell.
-        is_proven: whether the store is bound to give these documents
-            (:meth:`SessionCache.proves`).
+        margin: :meth:`SessionCache.margin`; None where the cache cannot tell.
+        is_proven: whether the store is bound to give these documents.
     """
 
     policy: str
@@ -61,19 +58,19 @@ class Verification:
 
     Attributes:
         truth: for every query the documents that the sequential loop would get.
-        found: all that was found for it, for the cache.
+        found: for every query all that was found, for the cache.
         queries: the queries, embedded.
         n_calls: store calls made.
-        n_queries: queries sent in those.
-        seconds: of all of it, embedding included.
-        embedding: seconds of it in the query encoder.
-        waiting: seconds of it in which the searching thread had nothing to do.
+        n_queries: queries sent in those calls.
+        seconds: of the verification, embedding included.
+        embedding: seconds of these in the query encoder.
+        waiting: seconds of these in which the searching thread had nothing to do.
         max_norm: of the store, as far as the session knew it when it asked.
     """
 
     truth: list[Hits]
     found: list[Found]
-    queries: Sequence[Query]
+    queries: list[Query]
     n_calls: int = 0
     n_queries: int = 0
     seconds: float = 0.0
@@ -83,17 +80,9 @@ class Verification:
 
     def joined(self, other: Verification) -> Verification:
         """Both answers as one."""
-        return Verification(
-            self.truth + other.truth,
-            self.found + other.found,
-            [*self.queries, *other.queries],
-            self.n_calls + other.n_calls,
-            self.n_queries + other.n_queries,
-            self.seconds + other.seconds,
-            self.embedding + other.embedding,
-            self.waiting + other.waiting,
-            self.max_norm,
-        )
+        names = [each.name for each in fields(self) if each.name != "max_norm"]
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return Verification(**sums, max_norm=self.max_norm)
 
 
 class Session:
@@ -116,13 +105,8 @@ class Session:
     ) -> None:
         """Start with an empty cache.
 
-        Args:
-            store: answers queries.
-            depth: documents per step.
-            prefetch_k: hits of every verified query that enter the cache; None takes
-                200 where more hits cost next to nothing, in exact local search, and
-                20 elsewhere.
-            stats: counters to add to; fresh ones when None.
+        ``prefetch_k`` hits of every verified query enter it; None takes 200 where more
+        hits cost next to nothing, in exact local search, and 20 elsewhere.
         """
         self.depth = depth
         self.stats = stats or SpeculationStats()
@@ -131,9 +115,7 @@ class Session:
             prefetch_k = 200 if store.top_k_is_stable else 20
         self._prefetch_k = max(prefetch_k, depth)
         self._max_norm: MaxNorm | None = None
-        # A subclass may have a search of its own, which must not be passed by.
-        has_arrays = getattr(store.search, "__func__", None) is FaissStore.search
-        self._arrays = cast("FaissStore", store) if has_arrays else None
+        self._arrays = as_array_store(store)
         self._forget()
 
     def usable(self, policies: Sequence[str]) -> tuple[str, ...]:
@@ -143,16 +125,9 @@ class Session:
     def guess(self, policy: str, text: str, current: Hits) -> Guess:
         """Guess the documents for a query from what the session has seen.
 
-        Where the cache does not know the current documents it was not filled lately
-        (another policy was followed): then these are the better guess.
-
-        Args:
-            policy: a name in ``GUESS_POLICIES``.
-            text: the query.
-            current: the documents that the query was written under.
-
-        Raises:
-            StoreError: the encoder failed.
+        Where the cache does not know the ``current`` documents, under which the query
+        was written, it was not filled lately (another policy was followed): then these
+        are the better guess. Raises StoreError where the encoder fails.
         """
         needs_vector = GUESS_POLICIES[policy].needs_vector
         if any(hit.id not in self._cache for hit in current):
@@ -179,11 +154,7 @@ class Session:
         return Guess(policy, query, hits, current, margin, is_proven)
 
     def _hit(self, id_: str) -> Hit:
-        """A cached document: as a search gave it, or as the store has it now.
-
-        Raises:
-            StoreError: the store has it no more.
-        """
+        """A cached document: as a search gave it, or as the store has it now."""
         if self._arrays is None:
             return self._hits[id_]
         return Hit(id_, self._arrays.document(id_), math.nan)
@@ -227,9 +198,8 @@ class Session:
             with_vectors: whether the answer is to fill the cache.
 
         Returns:
-            For every query the documents that :meth:`retrieve` would give; none
-            where it would raise EmptyStoreError, since a query that was written on
-            a wrong guess is nobody's business.
+            For every query the documents that :meth:`retrieve` would give; none where
+            it would raise EmptyStoreError, as queries behind a wrong guess may.
 
         Raises:
             StoreError: the store or its encoder failed.
@@ -260,11 +230,7 @@ class Session:
             self._remember(query, found)
 
     def prepare(self) -> None:
-        """Tell a store that wants to know that calls of many queries are to come.
-
-        Raises:
-            StoreError: it failed.
-        """
+        """Tell a store that wants to know that calls of many queries are to come."""
         prepare = getattr(self._store, "prepare", None)
         if prepare is not None:
             with reported_as_store_error(type(self._store).__name__, "prepare"):
@@ -273,10 +239,7 @@ class Session:
     def measure(self) -> None:
         """Learn what it takes to prove guesses, where the store is an exact one.
 
-        What was seen of it before it changed is forgotten.
-
-        Raises:
-            StoreError: it failed.
+        What was seen of the store before it changed is forgotten.
         """
         max_norm = getattr(self._store, "max_norm", None)
         if max_norm is None or not self._store.top_k_is_stable:
@@ -354,7 +317,6 @@ class Session:
         return Verification(truth, found, queries, 1, 1, seconds, embedding, waiting)
 
     def _remember(self, query: Query, found: Found) -> None:
-        """Let what a search found into the cache, and its hits beside it."""
         if found.vectors is not None:
             ids = found.ids[: self._prefetch_k]
             for evicted in self._cache.add(ids, found.vectors[: self._prefetch_k]):
@@ -367,25 +329,21 @@ class Session:
 
     def _settled(self, query: Query, found: Found, answer: Verification) -> Hits:
         """Top documents; a near tie is decided by the query embedded alone."""
-        if not (query.batched and self._is_near_tie(query, found)):
-            return tuple(found.hits[: self.depth])
+        hits = tuple(found.hits[: self.depth])
+        if not query.batched:
+            return hits
+        vector, metric = query.vector, self._store.metric
+        norm = 1.0 if vector is None else float(vector @ vector) ** 0.5
+        if not is_near_tie(found.scores, self.depth, metric, norm):
+            return hits
         alone = self._ask_alone(query.text)
         answer.n_calls += 1
         answer.n_queries += 1
         answer.embedding += alone.embedding
         return alone.truth[0]
 
-    def _is_near_tie(self, query: Query, found: Found) -> bool:
-        vector, metric = query.vector, self._store.metric
-        norm = 1.0 if vector is None else float(vector @ vector) ** 0.5
-        return is_near_tie(found.scores, self.depth, metric, norm)
-
     def require(self, text: str, hits: Hits) -> None:
-        """Refuse to go on without documents.
-
-        Raises:
-            EmptyStoreError: the store found nothing.
-        """
+        """Refuse to go on without documents, by an EmptyStoreError."""
         if not hits:
             msg = (
                 f"the store found no document for the query {text!r}; add documents "

@@ -30,15 +30,12 @@ class Path(Protocol):
     @property
     def length(self) -> int:
         """Number of tokens decoded so far."""
-        ...
 
     def extend(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Decode tokens; returns the logits after the last one."""
-        ...
 
     def truncate(self, length: int) -> None:
         """Forget what was decoded after the first ``length`` tokens."""
-        ...
 
 
 @dataclass(slots=True)
@@ -47,9 +44,8 @@ class Branch:
 
     Attributes:
         path: head + documents, and then the decoded part of tail + answer.
-        n_decoded: number of decoded tokens of tail + answer. The last token of a
-            stride is not among them: should the document change, it would have been
-            decoded for nothing.
+        n_decoded: decoded tokens of tail + answer. The last token of a stride is not
+            among them: should the document change, it would be decoded for nothing.
     """
 
     path: Path
@@ -76,8 +72,6 @@ class Stride:
     """Tokens ``start`` to ``end`` of the answer, written in one go.
 
     Attributes:
-        start: length of the answer before the stride.
-        end: length of the answer after the stride.
         reason: why the answer is complete; None when it goes on.
         least_probability: the model's probability of the least probable token, where
             a sentence was asked for; else 1.
@@ -144,10 +138,7 @@ class Writer:
     ) -> Stride:
         """Write at most ``n_tokens`` tokens under ``hits``.
 
-        Args:
-            hits: the documents in front of the prompt.
-            n_tokens: length limit.
-            sentence: stop after one sentence, and note the least probability.
+        With ``sentence``, stop after one sentence, and note the least probability.
 
         Raises:
             Superseded: the stride was given up; rewind to where it began.

@@ -226,9 +226,9 @@ def make_request(
 
     tail = NextQuery(prompt.question, transcript, vocabulary, window)
     policies: dict[str, RetrievalPolicy] = {
-        "stride": FixedStride(stride, tail),
-        "flare": Flare(threshold, tail),
-        "iter-retgen": IterRetGen(rounds, replace(tail, window=0)),
+        "stride": FixedStride(tail, stride),
+        "flare": Flare(tail, threshold),
+        "iter-retgen": IterRetGen(replace(tail, window=0), rounds),
     }
     writer = Writer(prompt, transcript, sampler or Sampler(), open_path)
     session = Session(store, depth=depth, prefetch_k=prefetch_k, stats=stats)
