@@ -187,12 +187,6 @@ class _Speculation:
         """Whether a plan to come may need vectors in the cache."""
         return any(GUESS_POLICIES[p].needs_vector for p in self.scheduler.policies)
 
-    @property
-    def _looks_up(self) -> bool:
-        """Whether guesses of the plan need vectors in the cache."""
-        policy = self.plan.policy
-        return policy is not None and GUESS_POLICIES[policy].needs_vector
-
     def _write(self, hits: Hits) -> Generator[Event, None, Step | None]:
         """Write the next step; it is final at once when no guess before it is open.
 
@@ -292,7 +286,9 @@ class _Speculation:
             corrected = yield from self._judge(max(self.plan.in_flight, 1) - 1)
             if corrected is not None:
                 return corrected
-            self.flights.send(self.group, self.plan, with_vectors=self._looks_up)
+            assert self.plan.policy is not None  # noqa: S101  else nothing was guessed
+            with_vectors = GUESS_POLICIES[self.plan.policy].needs_vector
+            self.flights.send(self.group, self.plan, with_vectors=with_vectors)
             self.group = []
         return (yield from self._judge(0 if everything else self.plan.in_flight))
 

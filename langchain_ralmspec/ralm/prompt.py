@@ -22,8 +22,6 @@ class Prompt:
     """The tokens around the documents: head + documents + tail + answer so far.
 
     Attributes:
-        head: tokens before the documents.
-        tail: tokens between the documents and the answer.
         question: the question's own tokens; queries are cut from question and answer,
             never from documents.
     """
@@ -38,9 +36,6 @@ class Query:
     """Makes the text of the next query: the end of question + answer so far.
 
     Attributes:
-        question: the question's tokens.
-        transcript: the answer so far.
-        vocabulary: gives the bytes of tokens.
         window: length of the query, in tokens; 0 takes all.
     """
 
@@ -50,7 +45,7 @@ class Query:
     window: int
 
     def __call__(self) -> str:
-        """Text of the last ``window`` tokens of question + answer."""
+        """Text of the query."""
         tokens = (*self.question, *self.transcript.tokens)[-self.window :]
         text = b"".join(map(self.vocabulary.piece, tokens))
         return text.decode("utf-8", "ignore").strip()

@@ -2,7 +2,6 @@
 
 from langchain_ralmspec.speculation.acceptance import Acceptance, Transfer
 from langchain_ralmspec.speculation.batch_costs import BatchCosts
-from langchain_ralmspec.speculation.bounds import Bounds
 from langchain_ralmspec.speculation.cache import SessionCache
 from langchain_ralmspec.speculation.costs import Line
 from langchain_ralmspec.speculation.draft_length import (
@@ -17,7 +16,7 @@ from langchain_ralmspec.speculation.guess import (
     Lookup,
     SameDocument,
 )
-from langchain_ralmspec.speculation.plan import Plan
+from langchain_ralmspec.speculation.plan import Bounds, Plan
 from langchain_ralmspec.speculation.stride import StrideScheduler
 
 __all__ = [

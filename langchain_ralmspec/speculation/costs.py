@@ -11,12 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Seconds to verify ``s`` queries in one call: *b(s) = b0 + b1·s*.
-
-    Attributes:
-        base: *b0*, seconds.
-        per_query: *b1*, seconds.
-    """
+    """Seconds to verify ``s`` queries in one call: *base + per_query·s*."""
 
     base: float
     per_query: float
@@ -30,9 +25,7 @@ class Line:
         """Least squares through ``(queries, seconds)``; neither term is negative.
 
         Points of one size alone, which say nothing about a slope, give a flat line.
-
-        Raises:
-            ValueError: there are no points.
+        Raises ValueError without points.
         """
         running = RunningLine(forget=0.0)
         for n_queries, seconds in points:
@@ -44,18 +37,20 @@ class Line:
         return line
 
 
-class Mean:
-    """A mean over about the last ``window`` values."""
+_WINDOW = 48  # values of a mean that count
 
-    def __init__(self, window: int = 48) -> None:
+
+class Mean:
+    """A mean over the last values."""
+
+    def __init__(self) -> None:
         """Start without values."""
-        self._window = window
         self._n = 0
         self.value: float | None = None
 
     def add(self, value: float) -> None:
         """Add a value."""
-        self._n = min(self._n + 1, self._window)
+        self._n = min(self._n + 1, _WINDOW)
         before = self.value if self.value is not None else value
         self.value = before + (value - before) / self._n
 
@@ -64,11 +59,7 @@ class RunningLine:
     """A least-squares line through points, in which older points count less."""
 
     def __init__(self, forget: float = 0.04) -> None:
-        """Start without points.
-
-        Args:
-            forget: share of its weight that a point loses with each newer point.
-        """
+        """Start without points; with each, older ones lose the share ``forget``."""
         self._keep = 1.0 - forget
         self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)  # of w, w·x, w·y, w·x², w·x·y
         self.largest = 0
@@ -85,10 +76,8 @@ class RunningLine:
     def fade(self, n_points: int) -> float:
         """Age all points a quarter as much as ``n_points`` newer points would.
 
-        What is not measured any more is forgotten more slowly than what is.
-
-        Returns:
-            The weight that is left, in points.
+        What is not measured any more is forgotten more slowly than what is. Returns
+        the weight that is left, in points.
         """
         keep = self._keep ** (n_points / 4)
         self._sums = tuple(keep * total for total in self._sums)
@@ -149,14 +138,11 @@ class CallCosts:
         return self._lone.fade(n_calls) + self._batches.fade(n_calls)
 
     def __call__(self, n_queries: float, once: float) -> float:
-        """Seconds of a call.
+        """Seconds of a call, whose mean number of queries need not be whole.
 
         Batches are taken for as cheap as one query until one is tried, so that one is.
         Where batches of a single size were tried, larger ones are taken for as cheap.
-
-        Args:
-            n_queries: in the call; a mean number need not be whole.
-            once: seconds of one query, where no lone query was measured.
+        Where no lone query was measured, ``once`` is its seconds.
         """
         alone, line = self._lone.line, self._batches.line
         one = alone(1) if alone else once

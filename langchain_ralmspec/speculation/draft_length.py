@@ -99,16 +99,13 @@ class Trust:
     Whether an answer quotes is a matter of the whole answer, so its tokens are not as
     independent as their chances are taken to be. A long draft would stake too much on
     its quoting, and a short draft costs little where it does quote.
-
-    Attributes:
-        length: tokens of the next draft at most.
     """
 
     _FIRST = 3
 
     def __init__(self) -> None:
         """Start with short drafts."""
-        self.length = self._FIRST
+        self.length = self._FIRST  # tokens of the next draft at most
 
     def earned(self, n_drafted: int, n_right: int) -> None:
         """Double the limit behind a draft all right; reset it behind a mostly wrong."""
@@ -127,7 +124,6 @@ class DraftEstimates:
         overall: how often its tokens are accepted, whatever the evidence.
         step: seconds that drafting one more token takes.
         call: seconds that asking for a draft takes, however long the draft.
-        trust: how long its drafts may be.
     """
 
     chances: TokenChances = field(default_factory=chances_of_confidence)
@@ -155,11 +151,7 @@ class DraftEstimates:
         self.overall.fade(_FORGET_UNUSED)
 
     def gain(self, expected: float) -> float:
-        """Seconds that a round with this drafter is expected to save.
-
-        Args:
-            expected: what the formulas predict; past rounds correct it.
-        """
+        """Seconds that a round will save, as formulas have it and rounds correct it."""
         return (self._saved + _PRIOR_ROUNDS * expected) / (self._rounds + _PRIOR_ROUNDS)
 
 
@@ -216,14 +208,11 @@ class DraftScheduler:
         )
 
     def cut(self, name: str, evidence: Sequence[float], *, causal: bool = False) -> int:
-        """How many tokens of a draft to verify; 0 for none.
+        """How many tokens of a draft, with this evidence for each, to verify.
 
-        Args:
-            name: of the drafter.
-            evidence: the evidence for each drafted token.
-            causal: decide on each token without a look at those behind it. They
-                depend on what was drawn in its place, and a token that is more often
-                verified where it is this one is also kept more often.
+        With ``causal``, decide on each token without a look at those behind it. They
+        depend on what was drawn in its place, and a token that is more often verified
+        where it is this one is also kept more often.
         """
         if self.length is not None:
             return min(self.length, len(evidence))
@@ -257,11 +246,8 @@ class DraftScheduler:
     ) -> None:
         """Add what a round in which a drafter was asked has saved.
 
-        Args:
-            name: of the drafter.
-            drafting: seconds of drafting.
-            kept: drafted tokens that were right, and seconds of the pass that verified
-                them; None where the draft was not verified.
+        ``drafting`` is its seconds; ``kept`` are the drafted tokens that were right,
+        and the seconds of the pass that verified them; None without such a pass.
         """
         saved = -drafting
         if kept is not None:

@@ -12,9 +12,8 @@ class GuessPolicy(Protocol):
     """A rule that guesses the documents of the next step.
 
     Attributes:
-        needs_vector: whether :meth:`guess` looks at the query's vector, which
-            then has to be computed before every guess instead of in one batch at
-            verification.
+        needs_vector: whether :meth:`guess` looks at the query's vector, which then is
+            computed before every guess instead of in one batch at verification.
     """
 
     needs_vector: bool
@@ -23,7 +22,6 @@ class GuessPolicy(Protocol):
         self, cache: SessionCache, vector: Vector | None, current: tuple[str, ...]
     ) -> tuple[str, ...]:
         """Guess as many ids as ``current`` (the last step's documents) has."""
-        ...
 
 
 class Lookup:

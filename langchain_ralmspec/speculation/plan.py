@@ -22,6 +22,10 @@ call. :class:`GuessChances` says what that makes of E and T.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from langchain_ralmspec.speculation.costs import Line
 
 MAX_STEPS_PER_GUESS = 4
 """A call waits for at most this many steps per guess, steps on proven guesses included.
@@ -31,6 +35,7 @@ Else a guess behind a long run of proven ones would wait for its verification fo
 
 STRIDES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
 IN_FLIGHT = (1, 2, 3, 4, 6, 8)
+Kind: TypeAlias = tuple[str | None, bool, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +58,15 @@ class Plan:
     rate: float = field(default=0.0, compare=False)
 
     @property
-    def is_ahead(self) -> bool:
-        """Whether a step is written before the guess under it is verified."""
-        return self.stride > 1 or self.in_flight > 0
+    def kind(self) -> Kind:
+        """Policy, whether calls are in flight, and whether any step is written ahead.
+
+        Predictions for plans of a kind are off alike. What is written ahead may be for
+        nothing; plans that write nothing ahead still win after bad luck where guesses
+        are proven.
+        """
+        in_flight = self.in_flight > 0
+        return self.policy, in_flight, self.stride > 1 or in_flight
 
     @property
     def label(self) -> str:
@@ -143,7 +154,7 @@ def call_seconds(
     """T(s, d): expected seconds for each verification call.
 
     Args:
-        chances: how likely its guesses are to be right.
+        chances: how likely the call's guesses are to be right.
         stride: *s*.
         in_flight: *d*.
         step: *a*, seconds of a step, its guess included.
@@ -157,3 +168,53 @@ def call_seconds(
     all_right = chances.all_right(stride)
     overlapped = max(writing, verification / in_flight, computing)
     return all_right * overlapped + (1 - all_right) * serial
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Costs of one workload, and the speed-ups that they allow (RaLMSpec section 4).
+
+    Attributes:
+        generation: seconds of writing one step, the paper's *a*.
+        retrieval: seconds of a retrieval of the sequential loop, the paper's *b(1)*.
+        guess: seconds of a guess; 0 when no query is embedded for it.
+        verification: *b(s)*, seconds.
+        guess_accuracy: probability that a guess is right, *γ*.
+        max_in_flight: calls that may be out while the model writes; 0 when
+            verification is synchronous.
+    """
+
+    generation: float
+    retrieval: float
+    guess: float
+    verification: Line
+    guess_accuracy: float
+    max_in_flight: int = 0
+
+    @property
+    def ceiling(self) -> float:
+        """1 + b/a: the speed-up if retrieval cost nothing."""
+        return 1 + self.retrieval / self.generation
+
+    @property
+    def attainable(self) -> float:
+        """Speed-up of the best fixed plan, were its costs always their mean.
+
+        Never under 1, because not to speculate is a choice.
+        """
+        strides = range(1, STRIDES[-1] + 1)
+        flights = range(self.max_in_flight + 1)
+        return max(1.0, *(self._speedup(s, d) for s in strides for d in flights))
+
+    def _speedup(self, stride: int, in_flight: int) -> float:
+        """E(s)·(a + b(1)) / T(s, d)."""
+        chances = GuessChances(self.guess_accuracy)
+        seconds = call_seconds(
+            chances,
+            stride,
+            in_flight,
+            step=self.generation + self.guess,
+            verification=self.verification(stride),
+        )
+        step = self.generation + self.retrieval
+        return chances.kept(stride) * step / seconds

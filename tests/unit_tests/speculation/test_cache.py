@@ -123,11 +123,6 @@ def test_a_zero_vector_is_no_division_by_zero() -> None:
     assert cache.top(np.ones(2, np.float32)) == ("a",)
 
 
-def test_capacity_under_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="got 0"):
-        SessionCache("cosine", capacity=0)
-
-
 @settings(max_examples=300)
 @given(metrics, st.integers(1, 20), st.floats(0.001, 1.0), st.integers(0, 10_000))
 def test_a_margin_above_zero_is_a_proof(
