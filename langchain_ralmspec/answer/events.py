@@ -19,8 +19,8 @@ class Committed:
         tokens: ids, in order; none for a draft that another answer replaces.
         text: the tokens' bytes.
         hits: RaLMSpec: the verified documents that the tokens were written under.
-        sources: kNN-LM and RAPID: for each token who had proposed it, the name of a
-            drafter for one, or ``"target"``.
+        sources: kNN-LM and RAPID: who had proposed each token, a drafter's name or
+            ``"target"``.
     """
 
     tokens: tuple[int, ...]

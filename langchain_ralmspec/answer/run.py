@@ -24,21 +24,17 @@ class Request(Protocol[Stats_co]):
     @property
     def transcript(self) -> Transcript:
         """Receives the answer."""
-        ...
 
     @property
     def stats(self) -> Stats_co:
         """Counts and seconds."""
-        ...
 
 
 class Run(Generic[Stats]):
     """Iterate for the text of one answer, piece by piece; no piece is taken back.
 
     Attributes:
-        request: what is asked, as the method's loop takes it.
         steps: what was committed so far, in order.
-        stats: counts and seconds.
         finish_reason: why the answer ended; None until it has.
     """
 

@@ -28,12 +28,10 @@ class Proposal(Protocol):
     @property
     def tokens(self) -> tuple[int, ...]:
         """Ids, in order; none for plain decoding."""
-        ...
 
     @property
     def source(self) -> str:
         """Who proposes them."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +40,7 @@ class Verdict:
 
     Attributes:
         committed: the tokens that are part of the answer now.
-        num_chosen_tokens: these, and a token that ends the answer without being part
-            of it.
+        num_chosen_tokens: these, and a token that ends the answer and stays out of it.
         num_accepted_tokens: the chosen tokens that had been proposed.
     """
 
@@ -57,11 +54,7 @@ Truth = TypeVar("Truth")
 
 
 class TokenLoop(ABC, Generic[P, Truth]):
-    """An answer being written; a method says how it proposes, verifies and settles.
-
-    Attributes:
-        transcript: receives the answer.
-    """
+    """An answer being written; a method says how it proposes, verifies and settles."""
 
     def __init__(self, transcript: Transcript) -> None:
         """Prepare to write."""
@@ -86,12 +79,10 @@ class TokenLoop(ABC, Generic[P, Truth]):
 
     @abstractmethod
     def choose(self, truth: Truth, proposal: P, number: int) -> int:
-        """Choose the token behind the transcript, in the place of a proposed one.
+        """Choose the token behind the transcript, as ``truth`` decides.
 
-        Args:
-            truth: what decides on it.
-            proposal: what was proposed.
-            number: of the token in the proposal; there is none if it is the last truth.
+        It takes the place of the proposal's token ``number``; there is none if the
+        truth is the last one.
         """
 
     @abstractmethod

@@ -21,7 +21,6 @@ class Transcript:
 
     Attributes:
         tokens: ids, in order.
-        max_tokens: length limit.
         finish_reason: why the answer ends behind the last token; None if it goes on.
     """
 
@@ -75,18 +74,15 @@ class Transcript:
         return bytes(self._bytes[self._end(start) : self._end(end)])
 
     def _end(self, length: int) -> int:
-        """Bytes of the first ``length`` tokens."""
+        """Number of bytes of the first ``length`` tokens."""
         return self._ends[length - 1] if length else 0
 
     def release(self, length: int, *, is_final: bool = False) -> str:
         """Text that is certain now and was not released before.
 
-        An unfinished UTF-8 character is held back, and the end of the text while it
-        may still turn into a stop string.
-
-        Args:
-            length: number of tokens, the first ones, that will not be taken back.
-            is_final: whether the answer ends behind them.
+        The first ``length`` tokens will not be taken back, and the answer ends there
+        if ``is_final``. An unfinished UTF-8 character is held back, and the end of the
+        text while it may still turn into a stop string.
         """
         end = self._end(length)
         if length == len(self) and self._stop is not None:

@@ -164,7 +164,7 @@ class _Speculation:
         plan, self._plan_at_checkpoint = self._plan_at_checkpoint, None
         if plan and plan.policy and plan.rate and n_steps:
             self.scheduler.estimates.followed(
-                plan, n_steps=n_steps, seconds=seconds - before, predicted=plan.rate
+                plan, n_steps=n_steps, seconds=seconds - before
             )
 
     def _first(self) -> Hits:

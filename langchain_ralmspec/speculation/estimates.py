@@ -143,17 +143,14 @@ class Estimates:
         with self.lock:
             self._proven.add(1.0)
 
-    def followed(
-        self, plan: Plan, *, n_steps: int, seconds: float, predicted: float
-    ) -> None:
+    def followed(self, plan: Plan, *, n_steps: int, seconds: float) -> None:
         """Add how a plan turned out between two points where all was verified.
 
-        ``n_steps`` were kept, in ``seconds`` that include all that was rolled back;
-        ``predicted`` are the steps per second of the formulas.
+        ``n_steps`` were kept, in ``seconds`` that include all that was rolled back.
         """
         with self.lock:
             bias = self._bias.setdefault(plan.kind, _bias())
-            bias.add(seconds * predicted / n_steps, n_steps)
+            bias.add(seconds * plan.rate / n_steps, n_steps)
             self._fade(n_steps, but=plan.kind)
 
     def bias(self, plan: Plan) -> float:

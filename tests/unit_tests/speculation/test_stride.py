@@ -250,7 +250,7 @@ def test_after_bad_luck_what_is_proven_still_pays() -> None:
     scheduler = run(world, 300, asynchronous=False)
     plan = scheduler.plan()
     assert plan.stride > 1
-    scheduler.estimates.followed(plan, n_steps=20, seconds=60.0, predicted=10.0)
+    scheduler.estimates.followed(replace(plan, rate=10.0), n_steps=20, seconds=60.0)
     assert scheduler.plan() == Plan("lookup", 1), "nothing is written in vain by that"
     for _ in range(400):
         world.tell(scheduler.estimates, scheduler.plan())
