@@ -31,8 +31,7 @@ class Guess:
 
     Attributes:
         policy: name of the guess policy that made it.
-        query: the query; embedded when the policy needs that.
-        hits: the documents guessed.
+        query: embedded when the policy needs that.
         current: the documents that the query was written under.
         margin: :meth:`SessionCache.margin`; None where the cache cannot tell.
         is_proven: whether the store is bound to give these documents.
@@ -160,11 +159,9 @@ class Session:
         return Hit(id_, self._arrays.document(id_), math.nan)
 
     def retrieve(self, text: str) -> Verification:
-        """Ask the store for one query, as the sequential loop does.
+        """Ask the store for one query, as the sequential loop does; then count it.
 
-        Raises:
-            EmptyStoreError: the store found nothing.
-            StoreError: the store or its encoder failed.
+        Raises EmptyStoreError where the store finds nothing, StoreError where it fails.
         """
         answer = self._ask_alone(text)
         self.count(answer)
@@ -175,12 +172,7 @@ class Session:
     def verify(
         self, queries: Sequence[Query], *, with_vectors: bool = True
     ) -> list[Hits]:
-        """:meth:`ask`, wait and :meth:`learn`.
-
-        Raises:
-            EmptyStoreError: the store found nothing for one of the queries.
-            StoreError: the store or its encoder failed.
-        """
+        """:meth:`ask`, wait and :meth:`learn`; raises what :meth:`retrieve` does."""
         if len(queries) > 1:
             self.prepare()
         answer = self.ask(queries, with_vectors=with_vectors)
@@ -193,13 +185,13 @@ class Session:
     def ask(self, queries: Sequence[Query], *, with_vectors: bool) -> Verification:
         """Ask the store for many queries in one call; changes nothing here.
 
-        Args:
-            queries: those without a vector are encoded here, in one batch.
-            with_vectors: whether the answer is to fill the cache.
+        Queries without a vector are encoded in one batch. The truth of a query are the
+        documents that :meth:`retrieve` would give; none where it would raise
+        EmptyStoreError, as queries behind a wrong guess may.
 
-        Returns:
-            For every query the documents that :meth:`retrieve` would give; none where
-            it would raise EmptyStoreError, as queries behind a wrong guess may.
+        Args:
+            queries: one at least.
+            with_vectors: whether the answer is to fill the cache.
 
         Raises:
             StoreError: the store or its encoder failed.
@@ -213,12 +205,11 @@ class Session:
         k = self._width if with_vectors else self._k(self.depth + 1)
         found, waiting = self._search(ready, k, with_vectors=with_vectors)
         answer = Verification(
-            [], found, ready, n_calls=1, n_queries=len(ready), embedding=embedding
+            [], found, ready, 1, len(ready), 0.0, embedding, waiting, max_norm
         )
         for query, each in zip(ready, found, strict=True):
             answer.truth.append(self._settled(query, each, answer))
         answer.seconds = time.perf_counter() - start
-        answer.waiting, answer.max_norm = waiting, max_norm
         return answer
 
     def learn(self, answer: Verification) -> None:

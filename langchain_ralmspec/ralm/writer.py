@@ -52,7 +52,7 @@ class Branch:
     n_decoded: int = 0
 
     def extend(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Decode more of tail + answer."""
+        """Decode more of tail + answer; returns the logits behind it."""
         logits = self.path.extend(tokens)
         self.n_decoded += len(tokens)
         return logits
@@ -85,20 +85,12 @@ class Stride:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A journal entry: how to take one stride back.
+    """A journal entry: how to take one stride back."""
 
-    Attributes:
-        ids: the documents that the stride was written under.
-        start: length of the answer before the stride.
-        n_decoded: tokens that the branch had decoded before the stride; 0 when the
-            branch was opened for the stride.
-        replaced: the earlier branch that was replaced by the stride's, if any.
-    """
-
-    ids: Ids
-    start: int
-    n_decoded: int
-    replaced: Branch | None
+    ids: Ids  # of the documents that the stride was written under
+    start: int  # length of the answer before the stride
+    n_decoded: int  # what the branch had decoded before; 0 when it was opened then
+    replaced: Branch | None  # the earlier branch that the stride's replaced, if any
 
 
 @dataclass(slots=True)
@@ -112,9 +104,7 @@ class Writer:
     for bit, whatever was tried and taken back in between.
 
     Attributes:
-        prompt: what stands around the documents.
         transcript: the answer so far.
-        sampler: chooses tokens.
         open_path: makes a KV that holds head + documents.
         is_superseded: asked after every token, whether to give up the stride.
     """

@@ -61,16 +61,15 @@ class RunningLine:
     def __init__(self, forget: float = 0.04) -> None:
         """Start without points; with each, older ones lose the share ``forget``."""
         self._keep = 1.0 - forget
-        self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)  # of w, w·x, w·y, w·x², w·x·y
+        self._sums = [0.0] * 5  # of w, w·x, w·y, w·x², w·x·y
         self.largest = 0
 
     def add(self, n_queries: int, seconds: float) -> None:
         """Add a point."""
         x, y = float(n_queries), seconds
-        self._sums = tuple(  # type: ignore[assignment]  # five stay five
-            self._keep * total + term
-            for total, term in zip(self._sums, (1.0, x, y, x * x, x * y), strict=True)
-        )
+        terms = (1.0, x, y, x * x, x * y)
+        pairs = zip(self._sums, terms, strict=True)
+        self._sums = [self._keep * total + term for total, term in pairs]
         self.largest = max(self.largest, n_queries)
 
     def fade(self, n_points: int) -> float:
@@ -80,14 +79,15 @@ class RunningLine:
         the weight that is left, in points.
         """
         keep = self._keep ** (n_points / 4)
-        self._sums = tuple(keep * total for total in self._sums)
+        self._sums = [keep * total for total in self._sums]
         return self._sums[0]
 
     @property
-    def has_slope(self) -> bool:
-        """Whether there are points of several sizes."""
+    def variance(self) -> float:
+        """Variance of the sizes; 0, but for rounding, where all are the same."""
         weight, x, _, xx, _ = self._sums
-        return weight > 0 and _spread(weight, x, xx) > 0
+        variance = xx / weight - (x / weight) ** 2 if weight else 0.0
+        return variance if variance > 1e-9 else 0.0  # noqa: PLR2004
 
     @property
     def line(self) -> Line | None:
@@ -96,20 +96,13 @@ class RunningLine:
         if not weight:
             return None
         mean_x, mean_y = x / weight, y / weight
-        variance = _spread(weight, x, xx)
-        if not variance:
+        if not self.variance:
             return Line(mean_y, 0.0)
-        slope = max(0.0, (xy / weight - mean_x * mean_y) / variance)
+        slope = max(0.0, (xy / weight - mean_x * mean_y) / self.variance)
         base = mean_y - slope * mean_x
         if base < 0:  # through the origin, then
             return Line(0.0, xy / xx)
         return Line(base, slope)
-
-
-def _spread(weight: float, x: float, xx: float) -> float:
-    """Variance of the sizes; 0, but for rounding, where all are the same."""
-    variance = xx / weight - (x / weight) ** 2
-    return variance if variance > 1e-9 else 0.0  # noqa: PLR2004
 
 
 class CallCosts:
@@ -154,7 +147,7 @@ class CallCosts:
         if n_queries < 2:  # noqa: PLR2004  on average: one at times, and more at others
             return one + (n_queries - 1) * (self(2, once) - one)
         largest = self._batches.largest
-        if self._batches.has_slope or n_queries >= largest:
+        if self._batches.variance or n_queries >= largest:
             return line(n_queries)
         share = (n_queries - 1) / (largest - 1)
         return one + share * (line(largest) - one)

@@ -151,7 +151,7 @@ class DraftEstimates:
         self.overall.fade(_FORGET_UNUSED)
 
     def gain(self, expected: float) -> float:
-        """Seconds that a round will save, as formulas have it and rounds correct it."""
+        """Seconds that a round may save: what formulas expect, corrected by rounds."""
         return (self._saved + _PRIOR_ROUNDS * expected) / (self._rounds + _PRIOR_ROUNDS)
 
 

@@ -33,9 +33,7 @@ class Lookup:
         self, cache: SessionCache, vector: Vector | None, current: tuple[str, ...]
     ) -> tuple[str, ...]:
         """Look the query up in the cache."""
-        if vector is None:
-            return current
-        return cache.top(vector, len(current))
+        return current if vector is None else cache.top(vector, len(current))
 
 
 class SameDocument:
