@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -22,7 +22,14 @@ from langchain_ralmspec.ralm.writer import N_RECENT, ids_of
 from langchain_ralmspec.speculation import Plan
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
 from langchain_ralmspec.stores.base import Hit, Query
-from tests.unit_tests.fakes import FakePath, FakeStore, always, follow, make_request
+from tests.unit_tests.fakes import (
+    FakePath,
+    FakeStore,
+    always,
+    follow,
+    make_request,
+    wrap,
+)
 from tests.unit_tests.ralm.test_identity import story
 
 PATIENCE = 30.0  # seconds; only a broken loop waits so long
@@ -237,7 +244,7 @@ def refuse_others(
             msg = f"cannot take {argument}"
             raise ValueError(msg)
 
-    def require_asked(queries: list[Query]) -> None:
+    def require_asked(queries: list[Query], _: int) -> None:
         require({query.text for query in queries} <= set(asked), queries)
 
     if where == "searches":
@@ -247,17 +254,6 @@ def refuse_others(
     else:
         wrap(writer, "open_path", lambda h: require(place(writer, h) in shown, h))
     return refused
-
-
-def wrap(owner: Any, name: str, before: Callable[[Any], object]) -> None:
-    """Do something with a method's first argument before the method is called."""
-    method = getattr(owner, name)
-
-    def wrapped(argument: Any, *args: Any, **kwargs: Any) -> Any:
-        before(argument)
-        return method(argument, *args, **kwargs)
-
-    setattr(owner, name, wrapped)
 
 
 def opened_paths(request: Any) -> list[weakref.ref[Any]]:

@@ -12,7 +12,7 @@ from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.retrievers import RetrieverSession
 from langchain_ralmspec.speculation import Plan
 from langchain_ralmspec.stores.base import Found, Hit, MaxNorm, Query, as_array_store
-from tests.unit_tests.fakes import FakeStore, always, follow, make_request
+from tests.unit_tests.fakes import FakeStore, always, follow, make_request, wrap
 
 TEXTS = ["a", "b", "c", "d", "e", "f"]
 LETTERS = [chr(ord("a") + n) for n in range(26)]
@@ -30,16 +30,14 @@ def asking(*texts: str) -> list[Query]:
 def batches_of(store: FakeStore) -> list[int]:
     """How many texts are encoded in each call from now on."""
     batches: list[int] = []
-    encode = store.encode
-    store.encode = lambda texts: batches.append(len(texts)) or encode(texts)  # type: ignore[method-assign,func-returns-value]
+    wrap(store, "encode", lambda texts: batches.append(len(texts)))
     return batches
 
 
 def widths_of(store: FakeStore) -> list[int]:
     """How many hits are asked for in each search from now on."""
     widths: list[int] = []
-    search = store.search
-    store.search = lambda q, k, **kw: widths.append(k) or search(q, k, **kw)  # type: ignore[method-assign,func-returns-value]
+    wrap(store, "search", lambda _, k: widths.append(k))
     return widths
 
 
@@ -194,8 +192,9 @@ def test_callers_go_on_from_their_first_wrong_guess() -> None:
     others.sort(key=lambda text: ids_of(found[text]) != here)  # right ones first
     wrong = next(text for text in others if ids_of(found[text]) != here)
     assert ids_of(found[others[-1]]) != ids_of(found[wrong]), "or it shows nothing"
-    session = RetrieverSession(Session(store), "same")
-    assert session.speculate(first) == [], "nothing is known yet"
+    for policy in ("lookup", "same"):
+        session = RetrieverSession(Session(store), policy)
+        assert session.speculate(first) == [], "nothing is known yet"
     session.verify([first])
     for text in others:
         session.speculate(text)
@@ -203,11 +202,6 @@ def test_callers_go_on_from_their_first_wrong_guess() -> None:
     assert session.speculate(first) == [hit.document for hit in found[wrong]]
     session.verify(others)  # nothing was guessed of these
     assert session.speculate(first) == [hit.document for hit in found[others[-1]]]
-
-
-def test_a_look_up_before_any_verification_finds_nothing() -> None:
-    session = RetrieverSession(Session(FakeStore(n_documents=9)), "lookup")
-    assert session.speculate("a") == []
 
 
 def test_look_up_embeds_alone_even_where_it_stays() -> None:
@@ -266,12 +260,8 @@ def test_the_width_depends_on_the_store_unless_it_is_given(
     retriever.session(prefetch_k=7).verify(["a"])
     Session(store, depth=width + 1).verify(asking("a"))
     assert widths == [width] * 3 + [7, 7, width + 2]
-
-
-@pytest.mark.parametrize("face", [RaLMSpecLLM, ChatRaLMSpec])
-def test_the_faces_leave_the_width_to_the_store(face: Any) -> None:
-    retriever = RaLMSpecRetriever(vectorstore=FakeStore(n_documents=9))
-    assert face(model_path="m.gguf", retriever=retriever).prefetch_k is None
+    for face in (RaLMSpecLLM, ChatRaLMSpec):  # which leave it to the store
+        assert face(model_path="m.gguf", retriever=retriever).prefetch_k is None
 
 
 def test_an_empty_store_is_an_error_that_quotes_the_query() -> None:
@@ -347,12 +337,10 @@ def test_a_store_need_not_know_how_to_prepare() -> None:
             self.encode, self.search = inner.encode, inner.search
             self.count = inner.count
 
-    store: Any = Minimal()
-    request = make_request(store, max_tokens=30, end_bias=-9)
+    minimal: Any = Minimal()
+    request = make_request(minimal, max_tokens=30, end_bias=-9)
     assert list(speculative(request, always(3)))
-
-
-def test_a_loop_of_somebody_else_s_prepares_with_its_first_batch() -> None:
+    # Loops of somebody else's prepare with their first batch.
     store = FakeStore(n_documents=4)
     session = Session(store)
     session.verify(asking("a"))
