@@ -36,17 +36,11 @@ class Proposal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a proposal.
+    """What became of a proposal."""
 
-    Attributes:
-        committed: the tokens that are part of the answer now.
-        num_chosen_tokens: these, and a token that ends the answer and stays out of it.
-        num_accepted_tokens: the chosen tokens that had been proposed.
-    """
-
-    committed: Committed
-    num_chosen_tokens: int
-    num_accepted_tokens: int
+    committed: Committed  # the tokens that are part of the answer now
+    num_chosen_tokens: int  # these, and one that ends the answer and stays out of it
+    num_accepted_tokens: int  # the chosen tokens that had been proposed
 
 
 P = TypeVar("P", bound=Proposal)

@@ -18,10 +18,6 @@ class Transcript:
     An answer ends with a token that ends the model's turn (and stays out of it), with
     the first stop string that is complete, or at its length limit. Its text is the
     bytes before that stop string.
-
-    Attributes:
-        tokens: ids, in order.
-        finish_reason: why the answer ends behind the last token; None if it goes on.
     """
 
     def __init__(
@@ -30,7 +26,7 @@ class Transcript:
         """Start empty; ``stops`` are the strings that end the text."""
         self.tokens: list[int] = []
         self.max_tokens = max_tokens
-        self.finish_reason: FinishReason | None = None
+        self.finish_reason: FinishReason | None = None  # behind the last token
         self._vocabulary = vocabulary
         self._ends: list[int] = []  # bytes up to and including each token
         self._bytes = bytearray()

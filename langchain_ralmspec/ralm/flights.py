@@ -29,17 +29,12 @@ _PATIENCE = 5.0  # seconds to wait for calls that read the caller's memory
 
 @dataclass(slots=True)
 class Flight:
-    """One verification in flight, of guesses made by one plan.
-
-    Attributes:
-        future: what the store says.
-        with_vectors: whether the documents found are to fill the cache.
-    """
+    """One verification in flight, of guesses made by one plan."""
 
     guesses: tuple[Guess, ...]
     plan: Plan
     future: Future[Verification]
-    with_vectors: bool
+    with_vectors: bool  # whether the documents found are to fill the cache
 
     @property
     def n_right(self) -> int | None:

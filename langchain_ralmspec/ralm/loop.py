@@ -60,19 +60,13 @@ def speculative(
 
 @dataclass(frozen=True, slots=True)
 class TentativeStep:
-    """A step written under documents that are not verified yet.
+    """A step written under documents that are not verified yet."""
 
-    Attributes:
-        step: None when writing it failed or was superseded.
-        mark: where to rewind the writer to, to take the step back.
-        error: why writing the step failed.
-        proven: the guess that the step was written under, if that needs no
-            verification: then the step is as right as the one before.
-    """
-
-    step: Step | None
-    mark: int
-    error: Exception | None = None
+    step: Step | None  # None when writing it failed or was superseded
+    mark: int  # where to rewind the writer to, to take the step back
+    error: Exception | None = None  # why writing it failed
+    # The guess it was written under, if that needs no verification: then the step is
+    # as right as the one before.
     proven: Guess | None = None
 
 
@@ -83,22 +77,15 @@ class _Speculation:
     The guesses that are not judged yet are, in order, those in flight and those of
     ``group``. Each has a step in ``tentative`` that was written under it, but the
     newest, whose step comes next. Steps under proven guesses stand between them.
-
-    Attributes:
-        scheduler: makes the plans, and learns from what they cost.
-        plan: the plan that is followed.
-        group: guesses that wait to be sent.
-        tentative: steps whose documents are not verified yet.
-        n_committed: steps that are final.
     """
 
     request: Request
-    scheduler: StrideScheduler
+    scheduler: StrideScheduler  # makes the plans, and learns from what they cost
     flights: Flights
-    plan: Plan = field(init=False)
-    group: list[Guess] = field(default_factory=list)
+    plan: Plan = field(init=False)  # the plan that is followed
+    group: list[Guess] = field(default_factory=list)  # guesses that wait to be sent
     tentative: deque[TentativeStep] = field(default_factory=deque)
-    n_committed: int = 0
+    n_committed: int = 0  # steps that are final
     _previous: tuple[str, ...] = ()  # documents of the step before
     _proven: Guess | None = None  # the next step's documents, if these are proven
     _n_before_group: int = 0  # steps that were written when the group began

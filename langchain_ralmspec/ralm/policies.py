@@ -22,17 +22,11 @@ MAX_SENTENCE = 64
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What was written under one list of documents, and the next query.
-
-    Attributes:
-        hits: the documents.
-        strides: what stays in the answer; empty when the whole step was a draft.
-        query: the next query; None when the answer is complete.
-    """
+    """What was written under one list of documents, and the next query."""
 
     hits: tuple[Hit, ...]
-    strides: tuple[Stride, ...]
-    query: str | None
+    strides: tuple[Stride, ...]  # what stays in the answer; none when all was a draft
+    query: str | None  # None when the answer is complete
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,22 +27,14 @@ _CAPACITY = 2048  # documents in a session's cache
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """What a query is thought to find.
+    """What a query is thought to find."""
 
-    Attributes:
-        policy: name of the guess policy that made it.
-        query: embedded when the policy needs that.
-        current: the documents that the query was written under.
-        margin: :meth:`SessionCache.margin`; None where the cache cannot tell.
-        is_proven: whether the store is bound to give these documents.
-    """
-
-    policy: str
-    query: Query
+    policy: str  # name of the guess policy that made it
+    query: Query  # embedded when the policy needs that
     hits: Hits
-    current: Hits
-    margin: float | None = None
-    is_proven: bool = False
+    current: Hits  # the documents that the query was written under
+    margin: float | None = None  # of the cache; None where it cannot tell
+    is_proven: bool = False  # whether the store is bound to give these documents
 
     def is_unsure(self, trusted: float | None) -> bool:
         """Whether its margin is less than one that is trusted."""
@@ -53,29 +45,17 @@ class Guess:
 
 @dataclass(slots=True)
 class Verification:
-    """What the store said to the queries of one verification.
+    """What the store said to the queries of one verification."""
 
-    Attributes:
-        truth: for every query the documents that the sequential loop would get.
-        found: for every query all that was found, for the cache.
-        queries: the queries, embedded.
-        n_calls: store calls made.
-        n_queries: queries sent in those calls.
-        seconds: of the verification, embedding included.
-        embedding: seconds of these in the query encoder.
-        waiting: seconds of these in which the searching thread had nothing to do.
-        max_norm: of the store, as far as the session knew it when it asked.
-    """
-
-    truth: list[Hits]
-    found: list[Found]
-    queries: list[Query]
-    n_calls: int = 0
-    n_queries: int = 0
-    seconds: float = 0.0
-    embedding: float = 0.0
-    waiting: float = 0.0
-    max_norm: MaxNorm | None = None
+    truth: list[Hits]  # for every query what the sequential loop would get
+    found: list[Found]  # for every query all that was found, for the cache
+    queries: list[Query]  # embedded
+    n_calls: int  # to the store
+    n_queries: int  # in these calls
+    seconds: float  # of the verification, embedding included
+    embedding: float  # seconds of these in the query encoder
+    waiting: float  # seconds of these in which the searching thread only waited
+    max_norm: MaxNorm | None = None  # as far as the session knew it when it asked
 
     def joined(self, other: Verification) -> Verification:
         """Both answers as one."""

@@ -40,15 +40,11 @@ class Path(Protocol):
 
 @dataclass(slots=True)
 class Branch:
-    """A continuation under one list of documents, with its own KV.
+    """A continuation under one list of documents, with its own KV."""
 
-    Attributes:
-        path: head + documents, and then the decoded part of tail + answer.
-        n_decoded: decoded tokens of tail + answer. The last token of a stride is not
-            among them: should the document change, it would be decoded for nothing.
-    """
-
-    path: Path
+    path: Path  # head + documents, and then the decoded part of tail + answer
+    # Decoded tokens of tail + answer. The last token of a stride is not among them:
+    # should the document change, it would have been decoded for nothing.
     n_decoded: int = 0
 
     def extend(self, tokens: Sequence[int]) -> NDArray[np.float32]:
@@ -69,18 +65,12 @@ class Superseded(Exception):  # noqa: N818  not an error
 
 @dataclass(frozen=True, slots=True)
 class Stride:
-    """Tokens ``start`` to ``end`` of the answer, written in one go.
-
-    Attributes:
-        reason: why the answer is complete; None when it goes on.
-        least_probability: the model's probability of the least probable token, where
-            a sentence was asked for; else 1.
-    """
+    """Tokens ``start`` to ``end`` of the answer, written in one go."""
 
     start: int
     end: int
-    reason: FinishReason | None
-    least_probability: float
+    reason: FinishReason | None  # why the answer is complete; None when it goes on
+    least_probability: float  # of all tokens, where a sentence was asked for; else 1
 
 
 @dataclass(frozen=True, slots=True)

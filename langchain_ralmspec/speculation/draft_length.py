@@ -117,19 +117,13 @@ class Trust:
 
 @dataclass(slots=True)
 class DraftEstimates:
-    """What has been measured of one drafter.
+    """What has been measured of one drafter."""
 
-    Attributes:
-        chances: how often its tokens are accepted, by evidence.
-        overall: how often its tokens are accepted, whatever the evidence.
-        step: seconds that drafting one more token takes.
-        call: seconds that asking for a draft takes, however long the draft.
-    """
-
+    # How often its tokens are accepted, by evidence, and whatever the evidence.
     chances: TokenChances = field(default_factory=chances_of_confidence)
     overall: TokenChances = field(default_factory=lambda: TokenChances(((0.0, 0.7),)))
-    step: Mean = field(default_factory=Mean)
-    call: Mean = field(default_factory=Mean)
+    step: Mean = field(default_factory=Mean)  # seconds of drafting one more token
+    call: Mean = field(default_factory=Mean)  # seconds of asking for any draft
     trust: Trust = field(default_factory=Trust)
     _saved: float = 0.0
     _rounds: float = 0.0
@@ -157,17 +151,11 @@ class DraftEstimates:
 
 @dataclass(slots=True)
 class DraftScheduler:
-    """Chooses how many tokens each drafter drafts, and how many of them to verify.
+    """Chooses how many tokens each drafter drafts, and how many of them to verify."""
 
-    Attributes:
-        costs: *v(n)*, of the target at this length of context.
-        drafters: measurements of each drafter, by name.
-        length: ``None`` to choose; a number to verify always as many tokens.
-    """
-
-    costs: BatchCosts
-    drafters: dict[str, DraftEstimates]
-    length: int | None = None
+    costs: BatchCosts  # v(n), of the target at this length of context
+    drafters: dict[str, DraftEstimates]  # by name
+    length: int | None = None  # None to choose; else always as many are verified
 
     def limit(self) -> int:
         """The most tokens that a drafter may propose."""

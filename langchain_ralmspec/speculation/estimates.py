@@ -48,12 +48,12 @@ class _FadingMean:
         return total / (self._prior_weight + self._n)
 
 
-def _share() -> _FadingMean:
+def _new_share() -> _FadingMean:
     """Share of guesses that are right, say."""
     return _FadingMean(128, _PRIOR_GUESSES)
 
 
-def _bias() -> _FadingMean:
+def _new_bias() -> _FadingMean:
     """Actual ÷ predicted seconds of a step.
 
     The formulas leave things out: cores that two threads share, answers that end,
@@ -82,12 +82,12 @@ class Estimates:
     _bias: dict[Kind, _FadingMean] = field(default_factory=dict)
     _confidence: Confidence = field(default_factory=Confidence)
     _is_warm: bool = False
-    _proven: _FadingMean = field(default_factory=_share)  # share of look-ups
+    _proven: _FadingMean = field(default_factory=_new_share)  # share of look-ups
     _waiting: Mean = field(default_factory=Mean)
     _retrieval: Mean = field(default_factory=Mean)
     _embedding: Mean = field(default_factory=Mean)
     _accuracy: dict[str, _FadingMean] = field(
-        default_factory=lambda: {name: _share() for name in _PRIOR_ACCURACY}
+        default_factory=lambda: {name: _new_share() for name in _PRIOR_ACCURACY}
     )
 
     def generated(self, seconds: float, *, changed: bool, overlapped: bool) -> None:
@@ -149,7 +149,7 @@ class Estimates:
         ``n_steps`` were kept, in ``seconds`` that include all that was rolled back.
         """
         with self.lock:
-            bias = self._bias.setdefault(plan.kind, _bias())
+            bias = self._bias.setdefault(plan.kind, _new_bias())
             bias.add(seconds * plan.rate / n_steps, n_steps)
             self._fade(n_steps, but=plan.kind)
 

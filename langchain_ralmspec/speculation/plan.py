@@ -40,21 +40,15 @@ Kind: TypeAlias = tuple[str | None, bool, bool]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to go on until the next verification.
+    """How to go on until the next verification."""
 
-    Attributes:
-        policy: name of the guess policy; None runs sequentially.
-        stride: guesses in one verification call.
-        in_flight: calls that may be out while the model writes; 0 waits for each.
-        trusted: a guess whose margin is under this is unsure, and its call leaves at
-            once; None where every call is filled.
-        rate: verified steps per second, E / T, that the formulas predict.
-    """
-
-    policy: str | None = None
-    stride: int = 0
-    in_flight: int = 0
+    policy: str | None = None  # name of the guess policy; None runs sequentially
+    stride: int = 0  # guesses in one verification call
+    in_flight: int = 0  # calls that may be out while the model writes
+    # A guess with a margin under this is unsure, and its call leaves at once; None
+    # where every call is filled.
     trusted: float | None = field(default=None, compare=False)
+    # Verified steps per second, E / T, that the formulas predict.
     rate: float = field(default=0.0, compare=False)
 
     @property
@@ -96,20 +90,13 @@ class GuessChances:
     that are proven are not in the call. With *p* the share of proven guesses among all,
     there are 1 / (1 - p) steps to each guess of a call; no more than
     ``MAX_STEPS_PER_GUESS`` are counted on.
-
-    Attributes:
-        accuracy: *γ*, of a sure guess that is not proven.
-        unsure: *u*.
-        accuracy_unsure: *γ_u*, of an unsure guess.
-        trusted: a margin under this makes a guess unsure; with None no guess is.
-        proven: *p*.
     """
 
-    accuracy: float
-    unsure: float = 0.0
-    accuracy_unsure: float = 0.0
-    trusted: float | None = None
-    proven: float = 0.0
+    accuracy: float  # γ, of a sure guess that is not proven
+    unsure: float = 0.0  # u
+    accuracy_unsure: float = 0.0  # γ_u, of an unsure guess
+    trusted: float | None = None  # a margin under this makes a guess unsure
+    proven: float = 0.0  # p
 
     def kept(self, stride: int) -> float:
         """Steps that a call is expected to keep: E(s), and those on proven guesses."""
@@ -172,24 +159,14 @@ def call_seconds(
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Costs of one workload, and the speed-ups that they allow (RaLMSpec section 4).
+    """Costs of one workload, and the speed-ups that they allow (RaLMSpec section 4)."""
 
-    Attributes:
-        generation: seconds of writing one step, the paper's *a*.
-        retrieval: seconds of a retrieval of the sequential loop, the paper's *b(1)*.
-        guess: seconds of a guess; 0 when no query is embedded for it.
-        verification: *b(s)*, seconds.
-        guess_accuracy: probability that a guess is right, *γ*.
-        max_in_flight: calls that may be out while the model writes; 0 when
-            verification is synchronous.
-    """
-
-    generation: float
-    retrieval: float
-    guess: float
-    verification: Line
-    guess_accuracy: float
-    max_in_flight: int = 0
+    generation: float  # seconds of writing one step, the paper's a
+    retrieval: float  # seconds of a retrieval of the sequential loop, the paper's b(1)
+    guess: float  # seconds of a guess; 0 when no query is embedded for it
+    verification: Line  # b(s)
+    guess_accuracy: float  # probability that a guess is right, γ
+    max_in_flight: int = 0  # calls that may be out while the model writes
 
     @property
     def ceiling(self) -> float:

@@ -205,10 +205,6 @@ def test_threads_may_share_what_is_known() -> None:
     assert not failures(use)
 
 
-def test_it_begins_sequentially_and_knows_nothing_of_other_requests() -> None:
-    assert StrideScheduler(Estimates()).plan() == SEQUENTIAL
-
-
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_a_given_stride_is_always_followed(asynchronous: bool) -> None:
     scheduler = StrideScheduler(Estimates(), stride=7, asynchronous=asynchronous)
@@ -223,6 +219,7 @@ def test_a_given_stride_is_always_followed(asynchronous: bool) -> None:
 def test_strides_grow_by_doubling_from_what_was_measured() -> None:
     world = World(0.01, 0.0, Line(1.0, 0.0), {"lookup": 0.98, "same": 0.5})
     scheduler = StrideScheduler(Estimates(), asynchronous=False)
+    assert scheduler.plan() == SEQUENTIAL, "nothing is known of other requests"
     world.retrieve(scheduler.estimates)
     largest = 1
     for _ in range(40):
