@@ -13,11 +13,17 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class AnswerStats:
-    """Seconds of one call."""
+    """Seconds of one call.
 
-    seconds: float = 0.0  # without what the consumer of a stream does meanwhile
-    first_token: float = 0.0  # seconds from the call to the first token
-    prompt_tokens: int = 0  # without documents in front that change
+    Attributes:
+        seconds: of the loop, without what the consumer of a stream does meanwhile.
+        first_token: seconds from the call to the first token.
+        prompt_tokens: tokens of the prompt, without documents in front that change.
+    """
+
+    seconds: float = 0.0
+    first_token: float = 0.0
+    prompt_tokens: int = 0
 
     @contextmanager
     def timing(self, *parts: str) -> Iterator[None]:

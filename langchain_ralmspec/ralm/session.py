@@ -117,7 +117,7 @@ class Session:
                 with self.stats.timing("embedding"):
                     (query,) = self._encode([text])
             vector = query.vector
-            rule = GUESS_POLICIES[policy]()
+            rule = GUESS_POLICIES[policy]
             ids = rule.guess(self._cache, vector, ids_of(current))
             known = {hit.id: hit for hit in current}
             try:

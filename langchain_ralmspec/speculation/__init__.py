@@ -10,12 +10,7 @@ from langchain_ralmspec.speculation.draft_length import (
     chances_of_match,
 )
 from langchain_ralmspec.speculation.estimates import Estimates
-from langchain_ralmspec.speculation.guess import (
-    GUESS_POLICIES,
-    GuessPolicy,
-    Lookup,
-    SameDocument,
-)
+from langchain_ralmspec.speculation.guess import GUESS_POLICIES
 from langchain_ralmspec.speculation.plan import Bounds, Plan
 from langchain_ralmspec.speculation.stride import StrideScheduler
 
@@ -27,11 +22,8 @@ __all__ = [
     "DraftEstimates",
     "DraftScheduler",
     "Estimates",
-    "GuessPolicy",
     "Line",
-    "Lookup",
     "Plan",
-    "SameDocument",
     "SessionCache",
     "StrideScheduler",
     "Transfer",

@@ -31,13 +31,7 @@ class SessionCache:
     """
 
     def __init__(self, metric: Metric | None, capacity: int = 1024) -> None:
-        """Make an empty cache.
-
-        Args:
-            metric: the store's; None for a store without vectors, where the cache
-                stays empty.
-            capacity: documents that the cache holds, at least 1.
-        """
+        """Make an empty cache, which stays empty where the store has no metric."""
         self._metric = metric
         self._capacity = capacity
         self._rows: OrderedDict[str, int] = OrderedDict()  # least recently used first
