@@ -80,7 +80,9 @@ def test_a_whole_result_enters_as_its_documents_do_one_by_one(
             recent[document_id] = None
         recent = dict.fromkeys(list(recent)[-capacity:])
         assert list(cache._rows) == list(recent) == list(one_by_one._rows)
+        assert len(cache) == len(recent)
         assert set(evicted) == before - set(recent)
+        assert not any(document_id in cache for document_id in evicted)
         query = rng.normal(size=5).astype(np.float32)
         expected = {i: vectors[i] for i in recent}
         assert list(cache.top(query, 3)) == reference(metric, expected, query, 3)
@@ -89,20 +91,6 @@ def test_a_whole_result_enters_as_its_documents_do_one_by_one(
             for kept in ("_matrix", "_squares"):
                 one, other = getattr(cache, kept), getattr(one_by_one, kept)
                 np.testing.assert_array_equal(one[rows[0]], other[rows[1]])
-
-
-def test_the_least_recently_used_is_evicted() -> None:
-    vectors = dict(zip("abc", np.eye(3, dtype=np.float32), strict=True))
-    cache = SessionCache("inner_product", capacity=2)
-    fill(cache, vectors, "ba")
-    fill(cache, vectors, "b")  # used again: a is the oldest now
-
-    assert fill(cache, vectors, "c") == ["a"]
-
-    assert "a" not in cache
-    assert len(cache) == 2
-    assert cache.top(vectors["c"]) == ("c",)
-    assert cache.top(vectors["b"]) == ("b",)
 
 
 def test_nothing_documents_found_twice_and_zero_vectors() -> None:
