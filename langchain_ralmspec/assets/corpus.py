@@ -21,6 +21,16 @@ MIN_WORDS = 18
 MAX_WORDS = 120
 """About a paragraph: a few of them fit the prompt of a small model."""
 
+QUESTIONS = [
+    "How do I run a command in a new process and read what it prints?",
+    "How do I find the most common elements of a list?",
+    "How do I parse command line arguments?",
+    "How do I make a temporary directory that is removed afterwards?",
+    "How do I cache the results of a function?",
+    "How do I read a ZIP archive?",
+]
+"""Questions that Python's documentation answers."""
+
 # Other people's packages, tests, and what is not in every Python 3.11 or later.
 _SKIPPED = frozenset(
     {

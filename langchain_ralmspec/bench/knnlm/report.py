@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from langchain_ralmspec.bench.knnlm.contest import PARTS, SEQUENTIAL
+from langchain_ralmspec.bench.contest import SEQUENTIAL
+from langchain_ralmspec.bench.table import spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 PAPER = {"exact": {1: 7.59, 1024: 3.88}, "approximate": {1: 2.45, 1024: 2.37}}
 """The speed-ups that the paper has, up to, by kind of search and k."""
+
+_PARTS = ("generating", "guessing", "waiting", "searching")
 
 _COUNTED = (
     ("tokens", "tokens_kept"),
@@ -88,14 +91,12 @@ def _speedups(figures: dict[str, Any]) -> Table:
         "of\ntotals", "attain-\nable", "reached", "identical", "right\nguesses",
     )  # fmt: skip
     for k, name, row in _rows(figures["by_k"]):
-        low, middle, high = row["speedup_quartiles"]
         n_identical = sum(answer["identical"] for answer in row["answers"])
         table.add_row(
             k,
             name,
-            f"{middle:.2f}×",
-            f"{low:.2f}–{high:.2f}",
-            f"{row['speedup_of_totals']:.2f}×",
+            *spread(row["speedup_quartiles"]),
+            f"{row['summary']['speedup_sums']:.2f}×",
             f"{row['summary']['attainable']:.2f}×",
             f"{row['reached']:.0%}",
             f"{n_identical} of {len(row['answers'])}",
@@ -111,10 +112,10 @@ def _speedups(figures: dict[str, Any]) -> Table:
 
 
 def _milliseconds(by_k: dict[str, Any]) -> Table:
-    table = _table("milliseconds of a continuation", "k", "", "all", *PARTS)
+    table = _table("milliseconds of a continuation", "k", "", "all", *_PARTS)
     for k, of_k in by_k.items():
         for name, row in {SEQUENTIAL: of_k[SEQUENTIAL], **of_k["rows"]}.items():
-            seconds = (row["seconds"][part] for part in ("all", *PARTS))
+            seconds = (row["seconds"][part] for part in ("all", *_PARTS))
             table.add_row(k, name, *(f"{1e3 * each:.0f}" for each in seconds))
     table.caption = "searching is part of waiting"
     return table

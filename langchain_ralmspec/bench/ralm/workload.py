@@ -19,8 +19,9 @@ from langchain_core.documents import Document
 from langchain_ralmspec.assets.cache import cache_dir
 from langchain_ralmspec.assets.corpus import Passage, load_passages, stdlib_passages
 from langchain_ralmspec.assets.embeddings import embed_cached
-from langchain_ralmspec.assets.models import MODELS, model_path
+from langchain_ralmspec.assets.models import MODELS
 from langchain_ralmspec.assets.progress import bar
+from langchain_ralmspec.assets.targets import find_encoder
 from langchain_ralmspec.bench.ralm.distractors import DistractedRows, distractor_vectors
 from langchain_ralmspec.bench.servers.chroma import ChromaServer
 from langchain_ralmspec.bench.servers.relay import MAX_LATENCY, Relay
@@ -74,7 +75,7 @@ class Corpus:
         Raises:
             InvalidValueError: there is no such file or model.
         """
-        folder = _embedding_folder(embedding)
+        folder = find_encoder(embedding)
         passages = load_passages(path) if path else stdlib_passages()
         name = embedding if embedding in MODELS else str(folder)
         return cls(passages, SentenceTransformerEmbeddings(str(folder)), name)
@@ -162,19 +163,6 @@ class Workload:
             yield _bm25(corpus)
         else:
             yield _faiss(corpus, self.distractors, graph=self.store == "faiss-hnsw")
-
-
-def _embedding_folder(embedding: str) -> Path:
-    if embedding in MODELS and MODELS[embedding].kind == "sentence-transformers":
-        return model_path(embedding)
-    folder = Path(embedding)
-    if not (folder / "config.json").is_file():
-        known = [m.name for m in MODELS.values() if m.kind == "sentence-transformers"]
-        raise InvalidValueError(
-            f"{embedding!r} is neither a folder with a sentence-transformers model "
-            f"nor one of {', '.join(known)}"
-        )
-    return folder.resolve()
 
 
 def _faiss(corpus: Corpus, n_distractors: int, *, graph: bool) -> FaissStore:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from langchain_ralmspec.bench.contest import rotated
 from langchain_ralmspec.bench.rapid.answers import quoted_share
-from langchain_ralmspec.bench.rapid.pass_costs import PassCosts
+from langchain_ralmspec.bench.rapid.policies import PassCosts
 from langchain_ralmspec.rapid import ContextIndex, Conversation, budget, chunk, join
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ class LongAnswer:
         text: the answer.
         tokens: its ids.
         pieces: their texts.
-        sources: who proposed them, or ``"target"``.
         ended: whether the model ended it, not the limit.
         stats: counts and seconds.
         drafters: who drafted, and what is known of them since.
@@ -62,7 +62,6 @@ class LongAnswer:
     text: str
     tokens: tuple[int, ...]
     pieces: tuple[str, ...]
-    sources: tuple[str, ...]
     ended: bool
     stats: DraftStats
     drafters: dict[str, Estimate] = field(default_factory=dict)
@@ -198,7 +197,7 @@ class LongContest:
         before = self._time_passes(request)
         answers = {
             row: self._answer(row, sample)
-            for row in in_turn(list(self.chains), len(self.asked))
+            for row in rotated(list(self.chains), len(self.asked))
         }
         after = self._time_passes(request)
         assert self._opening is not None  # noqa: S101  no document is empty
@@ -361,13 +360,6 @@ def length_class(prompt: Sequence[int]) -> int:
     return round(2 * math.log2(max(1, len(prompt))))
 
 
-def in_turn(rows: Sequence[str], number: int) -> list[str]:
-    """Rows in an order in which each goes first and last in turn."""
-    first = number % len(rows)
-    turned = [*rows[first:], *rows[:first]]
-    return turned if number // len(rows) % 2 == 0 else turned[::-1]
-
-
 def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
     """Where two answers part; the end of the shorter one if it begins the other."""
     pairs = enumerate(zip(one, other, strict=False))
@@ -391,7 +383,6 @@ def _answer(run: Run[DraftStats]) -> LongAnswer:
         pieces=tuple(
             weights.piece(token).decode("utf-8", "replace") for token in run.tokens
         ),
-        sources=tuple(source for part in run.steps for source in part.sources),
         ended=run.finish_reason == "stop",
         stats=run.stats,
         drafters={

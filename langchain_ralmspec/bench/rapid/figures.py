@@ -211,6 +211,7 @@ class Row:
         first_token = self.first_token()
         return {
             "speedup_median": decode["quartiles"][1] if decode else None,
+            "speedup_sums": self.decode_of_totals,
             "ceiling": ceiling(self.mean_cost),
             "attainable": self.attainable[0],
             "identical": self.n_identical == len(self.asked),
@@ -224,6 +225,7 @@ class Row:
         attainable, policy = self.attainable
         return {
             "n_answers": len(self.asked),
+            "n_identical": self.n_identical,
             "decode": self.speedup(_decode_a_token),
             "decode_of_totals": self.decode_of_totals,
             "decode_tokens_a_second": _ratio(1.0, _a_token(self.asked, self.name)),
@@ -248,13 +250,11 @@ class Row:
             ),
             "first_token_seconds": self.first_token(),
             "acceptance": self.acceptance,
-            "acceptance_by_position": acceptance_by_position(rounds),
             "tokens_per_pass": _ratio(n_decoded, len(rounds)),
             "lengths": dict(sorted(lengths.items())),
             "drafted": _summed(answer.stats.drafted for answer in self.answers),
             "accepted": _summed(answer.stats.accepted for answer in self.answers),
             "quality": self.quality(),
-            "n_identical": self.n_identical,
             "divergences": [
                 {"sample": number, **asdict(divergence)}
                 for number, asked in enumerate(self.asked, start=1)
@@ -335,8 +335,6 @@ def _answer(asked: Asked, row: str) -> dict[str, Any]:
         "identical": answer.tokens == asked.answers[PLAIN].tokens,
         "decoding_seconds": answer.decoding,
         "decoded_tokens": answer.n_decoded,
-        "pieces": list(answer.pieces),
-        "sources": list(answer.sources),
         "drafters": {name: asdict(one) for name, one in answer.drafters.items()},
         "stats": answer.stats.as_dict(),
         "rounds": [list(each) for each in answer.stats.rounds],

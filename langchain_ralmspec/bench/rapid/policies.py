@@ -7,6 +7,7 @@ model's drafts cannot without running it: there a formula has to do.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product, takewhile
@@ -26,6 +27,38 @@ LENGTHS = (1, 2, 3, 5, 7, 11, 15, 23, 31)
 
 END = -1
 """Stands for the token that ends an answer unwritten; nobody drafts it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassCosts:
+    """*v(n)*: the cost of a pass over n tokens, on lines between what is known.
+
+    Nothing is believed beforehand, unlike by the scheduler: a benchmark judges it.
+
+    Attributes:
+        known: costs by size, one at least.
+    """
+
+    known: dict[int, float]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The sizes that are known, ascending."""
+        return sorted(self.known)
+
+    def __call__(self, n_tokens: int) -> float:
+        """The cost; beyond the largest size the last slope goes on, if it rises."""
+        if n_tokens in self.known:
+            return self.known[n_tokens]
+        sizes = self.sizes
+        above = bisect_right(sizes, n_tokens)
+        if above == 0 or len(sizes) == 1:
+            return self.known[sizes[0]]
+        low, high = sizes[min(above, len(sizes) - 1) - 1 :][:2]
+        slope = (self.known[high] - self.known[low]) / (high - low)
+        if above == len(sizes):
+            return self.known[high] + max(0.0, slope) * (n_tokens - high)
+        return self.known[low] + slope * (n_tokens - low)
 
 
 @dataclass(frozen=True, slots=True)

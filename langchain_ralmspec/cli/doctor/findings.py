@@ -202,12 +202,11 @@ def _repeatable(facts: Facts) -> Finding:
 
 
 def _speculation(facts: Facts) -> Finding | None:
-    settings, gains = facts.settings, expect(facts)
-    if settings.speculation:
+    if facts.settings.speculation:
         return None
-    if gains.best < WORTHWHILE:
+    if (best := expect(facts).best) < WORTHWHILE:
         return Finding("speculation", "fine", "speculation=False loses nothing here")
-    why = f"the same answers could come up to {gains.best:.1f}× as fast"
+    why = f"the same answers could come up to {best:.1f}× as fast"
     return Finding(
         "speculation", "slow", "speculation=False", why, "leave speculation unset"
     )
@@ -234,8 +233,7 @@ def _asynchronous(facts: Facts) -> Finding | None:
 
 
 def _stride(facts: Facts) -> Finding | None:
-    settings = facts.settings
-    stride = settings.speculation_stride
+    settings, stride = facts.settings, facts.settings.speculation_stride
     if not settings.speculation or stride == "auto":
         return None
     useless = expect(facts).best < WORTHWHILE
@@ -250,8 +248,7 @@ def _stride(facts: Facts) -> Finding | None:
 
 
 def _guess_policy(facts: Facts) -> Finding | None:
-    settings = facts.settings
-    chosen = settings.guess_policy
+    settings, chosen = facts.settings, facts.settings.guess_policy
     if not settings.speculation or chosen == "auto":
         return None
     alone, both = expect(facts, [chosen]).best, expect(facts).best
@@ -355,8 +352,8 @@ def _scan_by_faiss(facts: Facts, itself: str) -> Finding:
 def _remote(facts: Facts) -> Finding | None:
     if not is_remote(facts):
         return None
-    seconds = facts.costs.call(1).searching
-    what = f"the store is remote: a search takes {_ms(seconds)}, most of it waiting"
+    took = _ms(facts.costs.call(1).searching)
+    what = f"the store is remote: a search takes {took}, most of it waiting"
     return Finding("remote", "fine", what)
 
 

@@ -69,12 +69,9 @@ def _usual_cache() -> Callable[[], Path]:
 
 
 def test_every_booster_gives_the_sequential_answers(
-    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures = command(
-        "bench", "ralm", "--distractors", "3000", "--max-tokens", "9",
-        "--plot", str(tmp_path / "plots"),
-    )  # fmt: skip
+    figures = command("bench", "ralm", "--distractors", "3000", "--max-tokens", "9")
     assert capsys.readouterr().out.endswith("identical: yes\n")
     assert figures["summary"]["identical"] is True
     assert figures["summary"]["questions"] == len(QUESTIONS)
@@ -90,8 +87,6 @@ def test_every_booster_gives_the_sequential_answers(
     plain = figures["rows"]["Spec"]["answers"][0]
     assert set(plain["speculative"]["plans"]) == {"lookup 3"}
     assert plain["sequential"]["queries"] == 3  # nine tokens, four at a time
-    for picture in ("speedups.png", "timeline.png"):
-        assert (tmp_path / "plots" / picture).stat().st_size > 0
 
 
 def test_a_server_at_a_distance_is_asked_through_the_relay(
@@ -107,8 +102,6 @@ def test_a_server_at_a_distance_is_asked_through_the_relay(
     # Both ways, so no search can have been shorter. Never more: clocks are shared.
     sequential = figures["rows"]["+PSA"]["answers"][0]["sequential"]
     assert sequential["seconds_searching"] >= 0.02 * sequential["store_calls"]
-    told = figures["timeline"]
-    assert {span["kind"] for span in told["sequential"]} == {"generating", "verifying"}
     # Filled once, found again by its content.
     (folder,) = (cache / "chroma").iterdir()
     assert (folder / "chroma.sqlite3").is_file()

@@ -40,17 +40,18 @@ def ralmspec(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
 def test_all_rows_answer_and_all_is_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, documents: Path
 ) -> None:
-    written, kv, plots = (tmp_path / name for name in ("a.json", "kv", "plots"))
+    written, kv = tmp_path / "a.json", tmp_path / "kv"
     ralmspec(
         monkeypatch, "bench", "rapid", "--documents", str(documents),
         "--n-ctx", "1024", "--max-tokens", "16", "--exact-batches",
         "--drafter", "self", "--draft-length", "3", "--n-threads", "1",
-        "--kv-cache-dir", str(kv), "--json", str(written), "--plot", str(plots),
+        "--kv-cache-dir", str(kv), "--json", str(written),
     )  # fmt: skip
     figures: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
     summary = figures["summary"]
     assert set(summary) == {
         "speedup_median",
+        "speedup_sums",
         "ceiling",
         "attainable",
         "identical",
@@ -72,22 +73,6 @@ def test_all_rows_answer_and_all_is_written(
             stats = sample["rows"][row]["stats"]
             assert 0 < stats["cached_tokens"] < stats["prompt_tokens"]
     assert list(kv.iterdir()) == []
-    for picture in ("acceptance.png", "costs.png", "answer.png"):
-        assert (plots / picture).stat().st_size > 0
-    _replayed(monkeypatch, written, tmp_path / "replayed.json")
-
-
-def _replayed(monkeypatch: pytest.MonkeyPatch, traces: Path, written: Path) -> None:
-    """What was recorded can be replayed at other costs."""
-    ralmspec(monkeypatch, "bench", "replay", str(traces), "--json", str(written))
-    recorded = json.loads(traces.read_text(encoding="utf-8"))
-    replayed = json.loads(written.read_text(encoding="utf-8"))
-    assert list(replayed["rows"]) == ["SD", "RAPID η=5"]
-    row = replayed["rows"]["SD"]
-    answers = [sample["rows"]["SD"] for sample in recorded["samples"]]
-    assert row["tokens"] == sum(answer["decoded_tokens"] for answer in answers)
-    assert row["accepted_of_drafted"] == recorded["summary"]["acceptance"]
-    assert all(point["replayed"] > 0 for point in row["points"])
 
 
 def test_what_was_preloaded_is_there_for_a_chain(

@@ -42,7 +42,7 @@ def answer(
     stats: SpeculationStats, seconds: float | None = None, **changes: Any
 ) -> Answer:
     wall = stats.seconds if seconds is None else seconds
-    return replace(Answer("x", STEPS, stats, wall, []), **changes)
+    return replace(Answer("x", STEPS, stats, wall), **changes)
 
 
 def pair(speculative: Answer | None = None, reference: Answer | None = None) -> Pair:
@@ -52,6 +52,7 @@ def pair(speculative: Answer | None = None, reference: Answer | None = None) -> 
 def test_the_summary_is_what_was_measured() -> None:
     summary = Comparison([pair(), pair()]).summary()
     assert summary["speedup_median"] == pytest.approx(1.5)
+    assert summary["speedup_sums"] == pytest.approx(1.5)
     assert summary["ceiling"] == pytest.approx(1 + 0.2 / 0.1)
     assert summary["identical"] is True
     assert summary["questions"] == 2

@@ -10,16 +10,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from langchain_ralmspec import cli
+from langchain_ralmspec.assets.corpus import QUESTIONS
 from langchain_ralmspec.assets.models import MODELS
 from langchain_ralmspec.bench.comparison import Comparison
-from langchain_ralmspec.bench.demo import QUESTIONS, Demo
-from langchain_ralmspec.bench.figures import write_figures
+from langchain_ralmspec.bench.demo import Demo
 from langchain_ralmspec.bench.ralm.workload import Corpus
 from langchain_ralmspec.cli.app import app
 from langchain_ralmspec.errors import MissingExtraError
 from tests.unit_tests.bench.test_comparison import DIFFERENT, pair
-from tests.unit_tests.bench.test_plots import run as a_run
+from tests.unit_tests.cli.shell import run
 
 
 def test_the_version_is_told() -> None:
@@ -34,13 +33,6 @@ def test_models_are_listed() -> None:
     result = CliRunner().invoke(app, ["models", "list"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     assert all(name in result.stdout for name in MODELS)
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["ralmspec", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return str(caught.value.code)
 
 
 def test_our_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,14 +72,14 @@ def test_a_stride_reaches_the_demo_and_its_verdict_the_shell(
 ) -> None:
     demos: list[Demo] = []
 
-    def ran(self: Demo, json: object) -> bool:
+    def ran(self: Demo) -> bool:
         demos.append(self)
         return identical
 
     monkeypatch.setattr(Demo, "run", ran)
     result = CliRunner().invoke(app, ["demo", "--speculation-stride", given])
     assert result.exit_code == (0 if identical else 1)
-    assert demos[0].speculation_stride == meant
+    assert demos[0]._stride == meant
 
 
 @pytest.fixture
@@ -184,19 +176,6 @@ def test_options_of_the_benchmark_are_checked(
         lambda: pytest.fail("too late"),
     )
     assert said in run(monkeypatch, "bench", "ralm", *options)
-
-
-def test_runs_are_plotted_side_by_side(tmp_path: Path) -> None:
-    files = []
-    for store in ("bm25", "chroma"):
-        files.append(str(tmp_path / f"{store}.json"))
-        write_figures(Path(files[-1]), a_run(store))
-    folder = tmp_path / "pictures"
-    result = CliRunner().invoke(app, ["bench", "plot", *files, "--plot", str(folder)])
-    assert result.exit_code == 0
-    names = ["speedups.png", "timeline-1.png", "timeline-2.png"]
-    assert sorted(file.name for file in folder.iterdir()) == names
-    assert all(name in result.stdout for name in names)
 
 
 def test_without_typer_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from langchain_core.vectorstores import InMemoryVectorStore
 from rich.console import Console
 
-from langchain_ralmspec.cli.doctor import doctor
+from langchain_ralmspec.cli.doctor import command
 from langchain_ralmspec.cli.doctor.costs import BATCH, Call, Costs, Judged
 from langchain_ralmspec.cli.doctor.facts import (
     Facts,
@@ -441,15 +441,15 @@ def test_the_users_wait_policy_is_kept_while_the_app_is_imported(
     app(f"import os\nseen = os.environ.get('OMP_WAIT_POLICY')\n{LLM}")
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     for at_start, seen in (("PASSIVE", "PASSIVE"), (None, None)):
-        monkeypatch.setattr(doctor, "WAIT_POLICY_AT_START", at_start)
-        with doctor.Doctor(target="doctors_app:llm")._patient():
+        monkeypatch.setattr(command, "WAIT_POLICY_AT_START", at_start)
+        with command.patient("doctors_app:llm"):
             assert sys.modules.pop("doctors_app").seen == seen
 
 
 def test_what_was_found_is_printed() -> None:
     console = Console(width=400, record=True)
     sick = facts({"model": {"quantization": "Q4_1"}})
-    doctor._print_findings(findings(sick), console)
+    command._print_findings(findings(sick), console)
     (finding,) = [f for f in findings(sick) if f.severity == "slow"]
     text = console.export_text()
     for part in (finding.what, f"why: {finding.why}", f"set: {finding.advice}"):

@@ -7,16 +7,15 @@ from typing import Any
 import pytest
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
-from langchain_ralmspec.bench.comparison import Pair
-from langchain_ralmspec.bench.knnlm import contest as knnlm_contest
+from langchain_ralmspec.bench import comparison
+from langchain_ralmspec.bench.comparison import Pair, ask
+from langchain_ralmspec.bench.contest import SEQUENTIAL
 from langchain_ralmspec.bench.knnlm.contest import (
-    SEQUENTIAL,
     TokenComparison,
     TokenContest,
-    answer,
+    figures,
     sums,
 )
-from langchain_ralmspec.bench.knnlm.figures import figures
 from tests.unit_tests.bench.knnlm.fakes import AUTO, CLOCK, SLOW, SPEC, FakeLLM
 
 
@@ -24,12 +23,12 @@ from tests.unit_tests.bench.knnlm.fakes import AUTO, CLOCK, SLOW, SPEC, FakeLLM
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers cost nothing here, but collecting garbage before each would."""
     monkeypatch.setattr(gc, "collect", lambda: 0)
-    monkeypatch.setattr(knnlm_contest, "time", CLOCK)
+    monkeypatch.setattr(comparison, "time", CLOCK)
 
 
 def said(stats: SpeculationStats = SLOW, tokens: tuple[int, ...] = (1, 2, 3)) -> Any:
     llm: Any = FakeLLM("", stats, tokens=tokens)
-    return answer(llm, "prompt")
+    return ask(llm, "prompt")
 
 
 def a_contest(
@@ -53,9 +52,9 @@ def test_an_answer_takes_what_the_clock_on_the_wall_says() -> None:
 def test_every_row_goes_first_as_often() -> None:
     log: list[tuple[str, str]] = []
     contest = a_contest(log)
-    contest.warm_up("warm")
+    contest.warm_up(["warm"])
     assert Counter(log) == {(row, "warm"): 1 for row in (SEQUENTIAL, "Spec", "+S")}
-    assert (contest.prompts, contest.answers) == ([], {})
+    assert (contest.questions, contest.answers) == ([], {})
     log.clear()
     for number in range(9):
         contest.ask(f"prompt {number}")
@@ -109,15 +108,6 @@ def test_a_row_that_never_guessed_could_attain_nothing() -> None:
     row = TokenComparison([Pair("prompt", said(), said())])
     assert row.bounds.guess == 0
     assert row.attainable == 1
-    assert row.as_dict()["own_verification"] is None
-
-
-def test_a_row_keeps_the_line_of_its_own_verifications() -> None:
-    contest = a_contest()
-    contest.ask("one")
-    told = contest.comparisons()["Spec"].as_dict()
-    assert told["own_verification"] == {"base": pytest.approx(0.7), "per_query": 0.0}
-    assert told["costs_seconds"]["verification"]["per_query"] == pytest.approx(0.1)
 
 
 def test_sums_are_of_all_and_seconds_of_one() -> None:
@@ -127,6 +117,7 @@ def test_sums_are_of_all_and_seconds_of_one() -> None:
         "generating": 1.0,
         "guessing": 0.045,
         "waiting": 3.25,
+        "embedding": 0.0,
         "searching": 2.75,
     }
     assert told["counts"] == {
@@ -145,6 +136,7 @@ def test_the_row_that_chooses_its_stride_is_quoted_at_the_first_k() -> None:
     told = figures(contests)
     assert told["summary"] == {
         "speedup_median": 2.0,
+        "speedup_sums": 2.0,
         "ceiling": pytest.approx(5.0),
         "attainable": told["by_k"]["16"]["attainable"],
         "identical": True,
@@ -155,6 +147,7 @@ def test_the_row_that_chooses_its_stride_is_quoted_at_the_first_k() -> None:
     of_k = told["by_k"]["1"]
     assert list(of_k["rows"]) == ["Spec", "+S"]
     assert of_k["retrieval_share"] == pytest.approx(0.8)
+    assert of_k["search_share"] == pytest.approx(3.5 / 5)
     assert of_k[SEQUENTIAL]["seconds"]["all"] == 5.0
     assert of_k["rows"]["Spec"]["plans"] == {"lookup 3": 0.75, "sequential": 0.25}
 

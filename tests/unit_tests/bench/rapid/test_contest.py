@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from langchain_ralmspec.bench.contest import rotated
 from langchain_ralmspec.bench.rapid.contest import (
     SIZES,
     Library,
     LongContest,
     _costs,
     first_difference,
-    in_turn,
 )
 from langchain_ralmspec.bench.rapid.documents import Sample
 from tests.unit_tests.bench.rapid.fakes import FakeChain, FakeEngine, Letters
@@ -96,9 +96,9 @@ def test_rag_reads_what_is_retrieved_and_nothing_else() -> None:
 
 def test_every_row_goes_first_as_often() -> None:
     rows = ["plain", "rag", "SD"]
-    firsts = Counter(in_turn(rows, number)[0] for number in range(6))
+    firsts = Counter(rotated(rows, number)[0] for number in range(6))
     assert firsts == {"plain": 2, "rag": 2, "SD": 2}
-    assert all(sorted(in_turn(rows, n)) == sorted(rows) for n in range(9))
+    assert all(sorted(rotated(rows, n)) == sorted(rows) for n in range(9))
 
 
 def test_rows_are_kept_in_their_order() -> None:

@@ -14,7 +14,7 @@ from langchain_ralmspec.bench.rapid.contest import (
 )
 from langchain_ralmspec.bench.rapid.documents import Sample
 from langchain_ralmspec.bench.rapid.figures import Row, _batch_costs
-from langchain_ralmspec.bench.rapid.pass_costs import PassCosts
+from langchain_ralmspec.bench.rapid.policies import PassCosts
 from langchain_ralmspec.rapid import DraftStats
 
 PROMPT = (*range(10, 40), 1, 2)
@@ -31,8 +31,7 @@ def answer(
 ) -> LongAnswer:
     stats = DraftStats(seconds=seconds + 1.0, first_token=1.0, rounds=rounds or [])
     texts = tuple(map(str, tokens))
-    sources = ("target",) * len(tokens)
-    return LongAnswer("", tokens, texts, sources, ended, stats, drafters or {})
+    return LongAnswer("", tokens, texts, ended, stats, drafters or {})
 
 
 def asked(**answers: LongAnswer) -> Asked:

@@ -12,6 +12,7 @@ from langchain_ralmspec.bench.rapid.policies import (
     POLICIES,
     Answered,
     Cost,
+    PassCosts,
     Place,
     Policy,
     acceptance_by_position,
@@ -216,3 +217,17 @@ def test_positions_without_any_draft_are_taken_to_be_typical() -> None:
     known = model_attainable([(9, 9)] * LENGTHS[-1], 0.0, 0.0, flat)
     assert model_attainable([(9, 9)], 1.0, 0.0, flat) == known == 32.0
     assert model_attainable([(9, 9)], 0.0, 0.0, flat) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("n", "cost"), [(1, 1.0), (2, 2.0), (3, 2.5), (4, 3.0), (6, 2.5), (8, 2.0)]
+)
+def test_costs_lie_on_lines(n: int, cost: float) -> None:
+    assert PassCosts({8: 2.0, 1: 1.0, 4: 3.0, 2: 2.0})(n) == cost
+
+
+def test_beyond_the_largest_they_rise_or_stay() -> None:
+    assert PassCosts({1: 1.0, 2: 2.0, 4: 6.0})(7) == 12.0
+    assert PassCosts({1: 1.0, 2: 2.0, 4: 1.5})(7) == 1.5
+    assert PassCosts({2: 2.0})(7) == PassCosts({2: 2.0})(1) == 2.0
+    assert PassCosts({2: 2.0, 4: 3.0})(1) == 2.0

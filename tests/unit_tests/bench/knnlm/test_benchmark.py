@@ -4,7 +4,6 @@ import gc
 import gzip
 import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from langchain_ralmspec.bench.knnlm import bench as bench_knnlm
-from langchain_ralmspec.bench.knnlm import contest as knnlm_contest
-from langchain_ralmspec.bench.knnlm.bench import ROWS, KNNBench
-from langchain_ralmspec.bench.knnlm.contest import SEQUENTIAL
+from langchain_ralmspec.bench import comparison
+from langchain_ralmspec.bench.contest import SEQUENTIAL
+from langchain_ralmspec.bench.knnlm import benchmark
+from langchain_ralmspec.bench.knnlm.benchmark import ROWS, Benchmark
 from langchain_ralmspec.bench.knnlm.report import report
 from langchain_ralmspec.engine import Model
-from langchain_ralmspec.errors import (
-    DatastoreError,
-    InvalidValueError,
-    MissingExtraError,
-)
+from langchain_ralmspec.errors import DatastoreError, InvalidValueError
 from langchain_ralmspec.knnlm import KNNDatastore
 from tests.unit_tests.bench.knnlm.fakes import (
     AUTO,
@@ -33,15 +28,16 @@ from tests.unit_tests.bench.knnlm.fakes import (
     fake_model,
     write_datastore,
 )
+from tests.unit_tests.scripts.cells import cells
 
-Bench = Callable[..., KNNBench]
+Bench = Callable[..., Benchmark]
 
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers cost nothing here, but collecting garbage before each would."""
     monkeypatch.setattr(gc, "collect", lambda: 0)
-    monkeypatch.setattr(knnlm_contest, "time", CLOCK)
+    monkeypatch.setattr(comparison, "time", CLOCK)
 
 
 @pytest.fixture
@@ -75,7 +71,7 @@ class Made:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Made:
     made = Made()
-    monkeypatch.setattr(bench_knnlm, "KNNLMSpecLLM", made)
+    monkeypatch.setattr(benchmark, "KNNLMSpecLLM", made)
     return made
 
 
@@ -86,10 +82,10 @@ def bench(
     """Benchmarks without a model."""
     write_datastore(tmp_path / "store")
     model = fake_model()
-    monkeypatch.setattr(bench_knnlm, "find_target", lambda name: "fake.gguf")
+    monkeypatch.setattr(benchmark, "find_gguf", lambda name: "fake.gguf")
     monkeypatch.setattr(Model, "load", lambda *_, **__: model)
 
-    def with_settings(**settings: Any) -> KNNBench:
+    def with_settings(**settings: Any) -> Benchmark:
         given: dict[str, Any] = {
             "datastore": tmp_path / "store",
             "text": text,
@@ -97,16 +93,17 @@ def bench(
             "prompt_tokens": 4,
             "perplexity_tokens": 20,
         }
-        return KNNBench(**(given | settings))
+        return Benchmark(**(given | settings))
 
     return with_settings
 
 
 def test_the_figures_say_what_was_measured(bench: Bench, tmp_path: Path) -> None:
-    bench().run(tmp_path / "a.json")
+    bench(json=tmp_path / "a.json").run()
     figures = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     assert set(figures["summary"]) == {
         "speedup_median",
+        "speedup_sums",
         "ceiling",
         "attainable",
         "identical",
@@ -124,10 +121,15 @@ def test_the_figures_say_what_was_measured(bench: Bench, tmp_path: Path) -> None
     assert figures["workload"]["distractors"] == 0
     assert figures["workload"]["knn_temperature"] == 2.0
     assert figures["notes"] == []
-    assert figures["machine"]["cores"]
-    assert figures["command"].startswith("ralmspec")
+    assert figures["provenance"]["machine"]["cores"]
     assert figures["perplexity"]["tokens"] == 19
     assert len(figures["perplexity"]["rows"]) == 2 * 3 * 6
+    shown = cells("knnlm", figures, "16")  # in the docs
+    assert shown["+S, median (quartiles)"] == "**2.00** (2.00–2.00)"
+    assert shown["*a*, a guess"] == "100.0, 9.0 ms"
+    assert shown["*b(s)*"] == "400 + 100.0·s ms"
+    assert (shown["search"], shown["right"], shown["Spec"]) == ("70%", "80.0%", "1.25")
+    assert all(cells("perplexity", figures, "1").values())
 
 
 def test_all_rows_share_one_datastore(bench: Bench, made: Made) -> None:
@@ -142,7 +144,7 @@ def test_all_rows_share_one_datastore(bench: Bench, made: Made) -> None:
 
 
 def test_one_prompt_warms_up_and_is_not_measured(bench: Bench, made: Made) -> None:
-    figures = bench(ks=(16,), perplexity_tokens=0).run()
+    figures = bench(k=[16], perplexity_tokens=0).run()
     answers = figures["by_k"]["16"]["rows"]["Spec"]["answers"]
     measured = [answer["question"] for answer in answers]
     assert len(set(measured)) == 4
@@ -157,7 +159,7 @@ def test_one_prompt_warms_up_and_is_not_measured(bench: Bench, made: Made) -> No
 def test_distractors_are_called_what_they_are(
     bench: Bench, made: Made, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures = bench(entries=2000, ks=(1,)).run()
+    figures = bench(entries=2000, k=[1]).run()
     assert figures["workload"]["real_entries"] == 400
     assert figures["workload"]["distractors"] == 1600
     assert "1,600 distractors are noise" in figures["notes"][0]
@@ -169,7 +171,7 @@ def test_distractors_are_called_what_they_are(
 
 
 def test_noise_in_an_approximate_index_is_doubted() -> None:
-    _, doubt = bench_knnlm._notes(9, is_exact=False)
+    _, doubt = benchmark._notes(9, is_exact=False)
     assert "approximate" in doubt
 
 
@@ -203,9 +205,9 @@ def test_the_report_names_every_row_and_the_paper(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"rows": ("Spec", "+A")}, r"'\+A'; known: Spec, \+S"),
-        ({"ks": (1, 401)}, "the 400 entries .* got 401"),
-        ({"ks": (0,)}, "got 0"),
+        ({"rows": "Spec,+A"}, r"'\+A'; known: Spec, \+S"),
+        ({"k": [1, 401]}, "the 400 entries .* got 401"),
+        ({"k": [0]}, "got 0"),
         ({"entries": 399}, "400 entries already, got --entries 399"),
         ({"text": Path("nowhere.txt")}, "'nowhere.txt'"),
         ({"limit": 12}, "too few for 13 prompts"),
@@ -220,7 +222,7 @@ def test_bad_options_are_refused_before_any_work(
     said: str,
 ) -> None:
     monkeypatch.setattr(KNNDatastore, "search", lambda *_: pytest.fail("too late"))
-    monkeypatch.setattr(bench_knnlm, "distracted", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(benchmark, "distracted", lambda *_: pytest.fail("too late"))
     if "limit" in settings:
         settings |= {"prompt_tokens": 6}
     with pytest.raises(InvalidValueError, match=said):
@@ -238,13 +240,8 @@ def test_a_datastore_must_be_there_and_the_models_own(
 
 
 def test_targets_that_cannot_be_written_are_refused_before_any_work(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: Path
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(bench_knnlm, "read_text", lambda file: pytest.fail("too late"))
+    monkeypatch.setattr(benchmark, "read_text", lambda file: pytest.fail("too late"))
     with pytest.raises(InvalidValueError, match="nowhere"):
-        bench().run(json_file=tmp_path / "nowhere" / "a.json")
-    with pytest.raises(InvalidValueError, match="cannot be made"):
-        bench().run(plot_folder=text)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingExtraError, match=r"langchain-ralmspec\[plots\]"):
-        bench().run(plot_folder=tmp_path)
+        bench(json=tmp_path / "nowhere" / "a.json").run()

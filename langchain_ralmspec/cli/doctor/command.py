@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from langchain_ralmspec.assets.progress import find_gguf
-from langchain_ralmspec.bench.comparison import machine
-from langchain_ralmspec.bench.demo import QUESTIONS
+from langchain_ralmspec.assets.corpus import QUESTIONS
+from langchain_ralmspec.assets.targets import find_gguf
 from langchain_ralmspec.bench.figures import check_file, write_figures
+from langchain_ralmspec.bench.options import JsonOption
 from langchain_ralmspec.bench.ralm.workload import Corpus, Workload
 from langchain_ralmspec.chat_models import ChatRaLMSpec
 from langchain_ralmspec.cli import WAIT_POLICY_AT_START
@@ -42,59 +44,59 @@ _STYLES: dict[Severity, str] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Doctor:
-    """Whom to examine.
+def doctor(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            help="A ChatRaLMSpec or RaLMSpecLLM of yours, as module:attribute, e.g. "
+            "app:chat; the demo's stack by default."
+        ),
+    ] = None,
+    *,
+    question: Annotated[
+        str | None, typer.Option(help="Measure while this is answered.")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Look for what is slow in a stack, and say what to set and to expect."""
+    check_file(json)
+    console = Console()
+    with patient(target) as stack:
+        console.print("measuring, for about 15 seconds", style="dim")
+        facts = examine(
+            stack,
+            question or (_QUESTION if target else QUESTIONS[0]),
+            wait_policy_is_ours=target is None and WAIT_POLICY_AT_START is None,
+        )
+    found, gains = findings(facts), expect(facts)
+    _print_stack(facts, console)
+    _print_costs(facts.costs, console)
+    _print_findings(found, console)
+    _print_gains(facts, gains, console)
+    if json:
+        figures = {
+            "facts": asdict(facts),
+            "findings": [asdict(finding) for finding in found],
+            "gains": asdict(gains),
+        }
+        write_figures(json, figures)
 
-    Attributes:
-        target: ``module:attribute`` of an app; the demo's stack when None.
-        question: what to have answered; its cost depends on it a little.
-    """
 
-    target: str | None = None
-    question: str | None = None
-
-    def run(self, json_file: Path | None = None) -> None:
-        """Examine, measure, and print what was found."""
-        check_file(json_file)
-        console = Console()
-        with self._patient() as target:
-            console.print("measuring, for about 15 seconds", style="dim")
-            facts = examine(
-                target,
-                self.question or (_QUESTION if self.target else QUESTIONS[0]),
-                wait_policy_is_ours=self.target is None
-                and WAIT_POLICY_AT_START is None,
-            )
-        found, gains = findings(facts), expect(facts)
-        _print_stack(facts, console)
-        _print_costs(facts.costs, console)
-        _print_findings(found, console)
-        _print_gains(facts, gains, console)
-        if json_file:
-            figures = {
-                "facts": asdict(facts),
-                "findings": [asdict(finding) for finding in found],
-                "gains": asdict(gains),
-                "machine": machine(),
-            }
-            write_figures(json_file, figures)
-            console.print(f"figures written to {json_file}", style="dim")
-
-    @contextmanager
-    def _patient(self) -> Iterator[Target]:
-        if self.target is not None:
-            if WAIT_POLICY_AT_START is None:
-                # As the app has it when it is run on its own. It may set its own.
-                os.environ.pop("OMP_WAIT_POLICY", None)
-            yield load_target(self.target)
-            return
-        gguf = find_gguf("smollm2-135m")
-        workload = Workload(store="faiss-flat")
-        workload.check()
-        with workload.opened(Corpus.load()) as store:
-            retriever = RaLMSpecRetriever(vectorstore=store)
-            yield ChatRaLMSpec(model_path=gguf, retriever=retriever)
+@contextmanager
+def patient(target: str | None) -> Iterator[Target]:
+    """Give the stack to examine: the user's, by name, or the demo's."""
+    if target is not None:
+        if WAIT_POLICY_AT_START is None:
+            # As the app has it when it is run on its own. It may set its own.
+            os.environ.pop("OMP_WAIT_POLICY", None)
+        yield load_target(target)
+        return
+    gguf = find_gguf("smollm2-135m")
+    workload = Workload(store="faiss-flat")
+    workload.check()
+    with workload.opened(Corpus.load()) as store:
+        retriever = RaLMSpecRetriever(vectorstore=store)
+        yield ChatRaLMSpec(model_path=gguf, retriever=retriever)
 
 
 def examine(target: Target, question: str, *, wait_policy_is_ours: bool) -> Facts:

@@ -6,34 +6,28 @@ each row going first as often as the others. No other thread of ours runs meanwh
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 
-from langchain_ralmspec.assets.targets import find_target
-from langchain_ralmspec.bench import plots
-from langchain_ralmspec.bench.comparison import machine
-from langchain_ralmspec.bench.figures import check_file, check_folder, write_figures
-from langchain_ralmspec.bench.knnlm import plots as knnlm_plots
-from langchain_ralmspec.bench.knnlm.contest import SEQUENTIAL, TokenContest
+from langchain_ralmspec.assets.targets import find_gguf
+from langchain_ralmspec.bench.contest import SEQUENTIAL
+from langchain_ralmspec.bench.figures import check_file, say, write_figures
+from langchain_ralmspec.bench.knnlm.contest import AUTO, TokenContest, figures
 from langchain_ralmspec.bench.knnlm.distractors import check_entries, distracted
-from langchain_ralmspec.bench.knnlm.figures import AUTO, figures
 from langchain_ralmspec.bench.knnlm.perplexity import SeenText, perplexities
 from langchain_ralmspec.bench.knnlm.report import report
 from langchain_ralmspec.bench.knnlm.text import prompts, read_text
+from langchain_ralmspec.bench.options import JsonOption, chosen_rows
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.knnlm import KNNDatastore
+from langchain_ralmspec.knnlm import IndexKind, KNNDatastore
 from langchain_ralmspec.llms import KNNLMSpecLLM
-
-if TYPE_CHECKING:
-    from langchain_ralmspec.knnlm import IndexKind
 
 ROWS: dict[str, dict[str, Any]] = {
     "Spec": {"speculation_stride": 3},
@@ -47,51 +41,71 @@ _READ_CTX, _READ_BATCH = 1024, 512  # as keys were read
 
 
 @dataclass(frozen=True, kw_only=True)
-class KNNBench:
-    """What to measure.
+class Benchmark:
+    """Time a kNN-LM's search a token against guessing and verifying in batches."""
 
-    Attributes:
-        datastore: its folder.
-        text: a file that the datastore has not seen, to take prompts from.
-        model: who made the datastore: a GGUF file, the name of a packaged model, or
-            ``NAME:QUANTISATION``.
-        ks: numbers of neighbours, each measured on its own.
-        index: over the keys.
-        limit: prompts.
-        prompt_tokens: of each.
-        max_tokens: written behind each.
-        interpolation: λ.
-        entries: distractors are added up to so many; None for none.
-        rows: names from ``ROWS``.
-        perplexity_tokens: of the text, over which perplexity is taken; 0 for none.
-    """
+    datastore: Annotated[
+        Path, typer.Option(help="What `ralmspec datastore` made.", file_okay=False)
+    ]
+    text: Annotated[
+        Path,
+        typer.Option(
+            help="A text that is not in it, in UTF-8 (or .gz); prompts are its parts.",
+            dir_okay=False,
+        ),
+    ]
+    model: Annotated[
+        str,
+        typer.Option(
+            help="The model that made it: a GGUF file, a name that `models list` "
+            "shows, or NAME:F16 and the like."
+        ),
+    ] = "smollm2-135m"
+    k: Annotated[
+        list[int] | None,
+        typer.Option(help="Neighbours; may be repeated. 1 and 16 by default."),
+    ] = None
+    index: Annotated[
+        IndexKind, typer.Option(help="Exact, or one of the approximate ones.")
+    ] = "flat"
+    limit: Annotated[int, typer.Option(help="Prompts at most.", min=1)] = 20
+    prompt_tokens: Annotated[int, typer.Option(help="Length of each.", min=1)] = 64
+    max_tokens: Annotated[int, typer.Option(help="Written behind each.", min=1)] = 128
+    interpolation: Annotated[
+        float, typer.Option(help="λ, the share of the neighbours.", min=0, max=1)
+    ] = 0.25
+    entries: Annotated[
+        int | None,
+        typer.Option(
+            help="Add noise to the datastore, in a copy, up to so many entries: an "
+            "exact search then costs what a datastore of that size costs.",
+            min=1,
+        ),
+    ] = None
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these, with commas between. Spec: always three guesses; +S: as "
+            "many as measured costs say."
+        ),
+    ] = None
+    perplexity_tokens: Annotated[
+        int, typer.Option(help="Of the text, for perplexity by λ; 0 for none.", min=0)
+    ] = 2048
+    json: JsonOption = None
 
-    datastore: Path
-    text: Path
-    model: str = "smollm2-135m"
-    ks: tuple[int, ...] = (1, 16)
-    index: IndexKind = "flat"
-    limit: int = 20
-    prompt_tokens: int = 64
-    max_tokens: int = 128
-    interpolation: float = 0.25
-    entries: int | None = None
-    rows: tuple[str, ...] = tuple(ROWS)
-    perplexity_tokens: int = 2048
-
-    def run(
-        self, json_file: Path | None = None, plot_folder: Path | None = None
-    ) -> dict[str, Any]:
-        """Measure; print, write, plot and return the figures.
+    def run(self) -> dict[str, Any]:
+        """Measure; print, write and return the figures.
 
         Raises:
             InvalidValueError: something cannot be served; said before any work.
             DatastoreError: there is no datastore, or another model has made it.
             MissingExtraError: a package that this needs is not installed.
         """
-        self._check(json_file, plot_folder)
+        rows = chosen_rows(self.rows, list(ROWS))
+        self._check()
         text = read_text(self.text)
-        gguf = find_target(self.model)
+        gguf = find_gguf(self.model)
         model = Model.load(gguf, n_ctx=_READ_CTX, n_batch=_READ_BATCH, n_slots=1)
         self._opened.require_model(model)
         # One more than are measured, to warm up with.
@@ -102,40 +116,33 @@ class KNNBench:
         del model  # its context
         contests = {}
         with self._timed() as store:
-            for k in dict.fromkeys(self.ks):
-                contests[k] = self._contest(gguf, store, k)
-                contests[k].warm_up(warm_up)
+            for k in self._ks:
+                contests[k] = self._contest(gguf, store, k, rows)
+                contests[k].warm_up([warm_up])
                 for number, prompt in enumerate(asked, start=1):
                     contests[k].ask(prompt)
-                    _say(f"k = {k}, {number}. {contests[k].last_speedups()}")
+                    say(f"k = {k}, {number}. {contests[k].last_speedups()}")
             measured = self._described(contests, perplexity)
         report(measured, Console())
-        if json_file:
-            write_figures(json_file, measured)
-            _say(f"figures written to {json_file}")
-        if plot_folder:
-            for file in knnlm_plots.draw(measured, plot_folder):
-                _say(f"plotted {file}")
+        if self.json:
+            write_figures(self.json, measured)
         return measured
 
-    def _check(self, json_file: Path | None, plot_folder: Path | None) -> None:
-        for row in self.rows:
-            if row not in ROWS:
-                raise InvalidValueError(
-                    f"unknown row {row!r}; known: {', '.join(ROWS)}"
-                )
+    def _check(self) -> None:
         if self.perplexity_tokens == 1:
             raise InvalidValueError(
                 "perplexity takes at least 2 tokens, or 0 for none, got 1"
             )
         store = self._opened
-        for k in self.ks:
+        for k in self._ks:
             store.require(k)
         check_entries(store, self.entries)
-        check_file(json_file)
-        check_folder(plot_folder)
-        if plot_folder:
-            plots.require()
+        check_file(self.json)
+
+    @property
+    def _ks(self) -> list[int]:
+        """Numbers of neighbours, each measured on its own."""
+        return list(dict.fromkeys(self.k or (1, 16)))
 
     @property
     def _opened(self) -> KNNDatastore:
@@ -147,7 +154,7 @@ class KNNBench:
         """The datastore as it is searched, distractors and index included."""
         with distracted(self._opened, self.entries) as folder:
             store = KNNDatastore.load(folder, index=self.index)
-            _say(f"preparing the search of {len(store):,} entries")
+            say(f"preparing the search of {len(store):,} entries")
             store.prepare()
             yield store
 
@@ -156,7 +163,7 @@ class KNNBench:
             return None
         head = [model.weights.bos] if model.weights.adds_bos else []
         tokens = [*head, *model.weights.tokenize(text)][: self.perplexity_tokens]
-        store, ks = self._opened, list(dict.fromkeys(self.ks))
+        store, ks = self._opened, self._ks
         seen = SeenText.of(tokens, model, store, max(ks))
         temperature = self._llm(gguf, store, ks[0]).mixture.temperature
         return {
@@ -179,9 +186,11 @@ class KNNBench:
             **settings,
         )
 
-    def _contest(self, gguf: str, store: KNNDatastore, k: int) -> TokenContest:
+    def _contest(
+        self, gguf: str, store: KNNDatastore, k: int, rows: list[str]
+    ) -> TokenContest:
         models = {SEQUENTIAL: self._llm(gguf, store, k, speculation=False)}
-        models |= {row: self._llm(gguf, store, k, **ROWS[row]) for row in self.rows}
+        models |= {row: self._llm(gguf, store, k, **ROWS[row]) for row in rows}
         return TokenContest(models)
 
     def _described(
@@ -196,15 +205,15 @@ class KNNBench:
             "datastore": str(self.datastore),
             "text": str(self.text),
             "model": Path(self.model).name,
+            "k": self._ks,
             "knn_temperature": llm.mixture.temperature,
             "real_entries": n_real,
             "distractors": n_noise,
         }
+        del settings["json"]
         return {
             "summary": measured.pop("summary"),
             "workload": settings,
-            "machine": machine(),
-            "command": shlex.join(["ralmspec", *sys.argv[1:]]),
             "notes": _notes(n_noise, is_exact=self.index == "flat"),
             "perplexity": perplexity,
             **measured,
@@ -227,7 +236,3 @@ def _notes(n_noise: int, *, is_exact: bool) -> list[str]:
         "cost here says little about a real datastore of that size."
     )
     return [said, doubt]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201  no thread, unlike a bar

@@ -6,26 +6,31 @@ often as the others. No other thread of ours runs meanwhile.
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 
-from langchain_ralmspec.assets.corpus import load_questions
-from langchain_ralmspec.assets.progress import find_gguf
-from langchain_ralmspec.bench import plots
-from langchain_ralmspec.bench.comparison import machine
-from langchain_ralmspec.bench.demo import QUESTIONS
-from langchain_ralmspec.bench.figures import check_file, check_folder, write_figures
-from langchain_ralmspec.bench.ralm.contest import NARROW, SEQUENTIAL, Contest
+from langchain_ralmspec.assets.corpus import QUESTIONS, load_questions
+from langchain_ralmspec.assets.targets import find_gguf
+from langchain_ralmspec.bench.contest import SEQUENTIAL
+from langchain_ralmspec.bench.figures import check_file, say, write_figures
+from langchain_ralmspec.bench.options import (
+    CorpusOption,
+    EmbeddingOption,
+    JsonOption,
+    LengthOption,
+    LimitOption,
+    ModelOption,
+    chosen_rows,
+)
+from langchain_ralmspec.bench.ralm.contest import NARROW, WidthContest
 from langchain_ralmspec.bench.ralm.report import report
-from langchain_ralmspec.bench.ralm.workload import Corpus, Workload
-from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.bench.ralm.workload import Corpus, StoreName, Workload
 from langchain_ralmspec.llms import RaLMSpecLLM
 from langchain_ralmspec.retrievers import RaLMSpecRetriever
 from langchain_ralmspec.speculation.plan import IN_FLIGHT
@@ -60,73 +65,82 @@ process that lives longer than one answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RalmBench:
-    """What to measure.
+class Benchmark:
+    """Time the sequential loop against speculation, booster by booster."""
 
-    Attributes:
-        workload: the store.
-        corpus: JSON lines of passages; Python's docstrings when None.
-        embedding: a sentence-transformers model, by packaged name or folder.
-        questions: JSON lines of questions; some about Python when None.
-        limit: ask so many at most.
-        model: a GGUF file or the name of a packaged model.
-        max_tokens: length of an answer.
-        rows: names from ``ROWS``.
-    """
+    store: Annotated[StoreName, typer.Option(help="Where to retrieve from.")] = (
+        "faiss-flat"
+    )
+    corpus: CorpusOption = None
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON lines with a "question" each; some about Python by default.',
+            dir_okay=False,
+        ),
+    ] = None
+    limit: LimitOption = 20
+    distractors: Annotated[
+        int,
+        typer.Option(
+            help="Random unit vectors beside the passages, in FAISS: the search then "
+            "costs what a corpus of that size costs.",
+            min=0,
+        ),
+    ] = 0
+    latency_ms: Annotated[
+        float,
+        typer.Option(
+            help="Delay each way, in front of a real server (chroma-http).", min=0
+        ),
+    ] = 0.0
+    embedding: EmbeddingOption = "minilm"
+    model: ModelOption = "smollm2-135m"
+    max_tokens: LengthOption = 64
+    rows: Annotated[
+        str | None,
+        typer.Option(help="Only these, with commas between, e.g. Spec,+PSA."),
+    ] = None
+    json: JsonOption = None
 
-    workload: Workload
-    corpus: Path | None = None
-    embedding: str = "minilm"
-    questions: Path | None = None
-    limit: int = 20
-    model: str = "smollm2-135m"
-    max_tokens: int = 64
-    rows: tuple[str, ...] = tuple(ROWS)
-
-    def run(
-        self, json_file: Path | None = None, plot_folder: Path | None = None
-    ) -> dict[str, Any]:
-        """Measure; print, write, plot and return the figures.
+    def run(self) -> dict[str, Any]:
+        """Measure; print, write and return the figures.
 
         Raises:
             InvalidValueError: something cannot be served; said before any work.
             MissingExtraError: a package that this needs is not installed.
         """
-        self._check(json_file, plot_folder)
+        self._workload.check()
+        rows = chosen_rows(self.rows, list(ROWS))
+        check_file(self.json)
         gguf = find_gguf(self.model)
         questions = load_questions(self.questions) if self.questions else QUESTIONS
         asked = [PROMPT.format(question) for question in questions]
         corpus = Corpus.load(self.corpus, self.embedding)
-        with self._contest(gguf, corpus) as contest:
+        with self._contest(gguf, corpus, rows) as contest:
             contest.warm_up(asked[self.limit :][:N_WARM] or asked[:N_WARM])
             for number, question in enumerate(asked[: self.limit], start=1):
                 contest.ask(question)
-                _say(f"{number}. {questions[number - 1]}  {contest.last_speedups()}")
+                say(f"{number}. {questions[number - 1]}  {contest.last_speedups()}")
         figures = self._figures(contest, corpus)
         report(figures, Console())
-        if json_file:
-            write_figures(json_file, figures)
-            _say(f"figures written to {json_file}")
-        if plot_folder:
-            for file in plots.draw([figures], plot_folder):
-                _say(f"plotted {file}")
+        if self.json:
+            write_figures(self.json, figures)
         return figures
 
-    def _check(self, json_file: Path | None, plot_folder: Path | None) -> None:
-        self.workload.check()
-        for row in self.rows:
-            if row not in ROWS:
-                raise InvalidValueError(
-                    f"unknown row {row!r}; known: {', '.join(ROWS)}"
-                )
-        check_file(json_file)
-        check_folder(plot_folder)
-        if plot_folder:
-            plots.require()
+    @property
+    def _workload(self) -> Workload:
+        return Workload(
+            store=self.store,
+            distractors=self.distractors,
+            latency=self.latency_ms / 1e3,
+        )
 
     @contextmanager
-    def _contest(self, gguf: str, corpus: Corpus) -> Iterator[Contest]:
-        with self.workload.opened(corpus) as store:
+    def _contest(
+        self, gguf: str, corpus: Corpus, rows: list[str]
+    ) -> Iterator[WidthContest]:
+        with self._workload.opened(corpus) as store:
             retriever = RaLMSpecRetriever(vectorstore=store)
 
             def llm(**settings: Any) -> RaLMSpecLLM:
@@ -138,14 +152,14 @@ class RalmBench:
                 )
 
             models = {SEQUENTIAL: llm(speculation=False)}
-            narrow = any(ROWS[row].get("prefetch_k") == 1 for row in self.rows)
+            narrow = any(ROWS[row].get("prefetch_k") == 1 for row in rows)
             if narrow and not retriever.store.top_k_is_stable:
                 models[NARROW] = llm(speculation=False, prefetch_k=1)
-            models |= {row: llm(**ROWS[row]) for row in self.rows}
-            yield Contest(models)
+            models |= {row: llm(**ROWS[row]) for row in rows}
+            yield WidthContest(models)
 
-    def _figures(self, contest: Contest, corpus: Corpus) -> dict[str, Any]:
-        in_flight = max(IN_FLIGHT) if self.workload.is_remote else 1
+    def _figures(self, contest: WidthContest, corpus: Corpus) -> dict[str, Any]:
+        in_flight = max(IN_FLIGHT) if self._workload.is_remote else 1
         rows = contest.comparisons(in_flight)
         chosen = rows["+PSA" if "+PSA" in rows else list(rows)[-1]]
         identical = all(row.n_identical == len(row.pairs) for row in rows.values())
@@ -153,7 +167,7 @@ class RalmBench:
             "summary": {**chosen.summary(), "identical": identical},
             "retrieval_share": chosen.retrieval_share,
             "workload": {
-                **asdict(self.workload),
+                **asdict(self._workload),
                 "passages": len(corpus.passages),
                 "corpus": str(self.corpus or "docstrings of the standard library"),
                 "embedding": self.embedding,
@@ -161,17 +175,10 @@ class RalmBench:
                 "max_tokens": self.max_tokens,
                 "warm_up_questions": contest.n_warm,
             },
-            "machine": machine(),
-            "command": shlex.join(["ralmspec", *sys.argv[1:]]),
             SEQUENTIAL: contest.sequential(SEQUENTIAL),
             NARROW: contest.sequential(NARROW) if NARROW in contest.models else None,
             "rows": {
                 name: row.as_dict() | {"seconds": contest.seconds(name)}
                 for name, row in rows.items()
             },
-            "timeline": contest.timeline(chosen),
         }
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201  no thread, unlike a bar

@@ -4,6 +4,7 @@ import io
 import json
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,18 +12,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from langchain_ralmspec.bench import contest
 from langchain_ralmspec.bench.comparison import Answer
-from langchain_ralmspec.bench.ralm import bench as bench_ralm
-from langchain_ralmspec.bench.ralm import contest
-from langchain_ralmspec.bench.ralm.bench import ROWS, RalmBench
-from langchain_ralmspec.bench.ralm.contest import Contest
+from langchain_ralmspec.bench.ralm import benchmark
+from langchain_ralmspec.bench.ralm.benchmark import ROWS, Benchmark
+from langchain_ralmspec.bench.ralm.contest import WidthContest
 from langchain_ralmspec.bench.ralm.report import report
-from langchain_ralmspec.bench.ralm.workload import Corpus, Workload
-from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
+from langchain_ralmspec.bench.ralm.workload import Workload
+from langchain_ralmspec.errors import InvalidValueError
 from tests.unit_tests.bench.test_comparison import FAST, SLOW, STEPS
+from tests.unit_tests.scripts.cells import cells
 
 QUESTIONS = [f"question {number}" for number in range(9)]
-TIMELINE = [{"kind": "generating", "start": 0, "end": 9, "kept": True, "queries": 0}]
 
 
 class Asked:
@@ -36,7 +37,7 @@ class Asked:
         self.log.append((model.name, question))
         stats = FAST if model.speculation else SLOW
         text = self._texts.get(model.name, "x")
-        return Answer(text, STEPS, stats, stats.seconds, TIMELINE)
+        return Answer(text, STEPS, stats, stats.seconds)
 
 
 def fake_llm(name: str, prefetch_k: int = 20) -> Any:
@@ -48,9 +49,9 @@ def fake_llm(name: str, prefetch_k: int = 20) -> Any:
     )
 
 
-def a_contest(*names: str) -> Contest:
+def a_contest(*names: str) -> WidthContest:
     narrow = ("narrow", "Spec")
-    return Contest(
+    return WidthContest(
         {name: fake_llm(name, 1 if name in narrow else 20) for name in names}
     )
 
@@ -127,7 +128,7 @@ def test_seconds_are_means(asked: Asked) -> None:
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> RalmBench:
+def bench(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> Benchmark:
     """A benchmark whose models and stores are not there."""
 
     @contextmanager
@@ -145,22 +146,23 @@ def bench(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> RalmBench:
     retriever = SimpleNamespace(store=SimpleNamespace(top_k_is_stable=False))
     corpus = SimpleNamespace(passages=[1, 2, 3])
     monkeypatch.setattr(Workload, "opened", opened)
-    monkeypatch.setattr(bench_ralm, "find_gguf", lambda model: "m.gguf")
-    monkeypatch.setattr(bench_ralm, "Corpus", SimpleNamespace(load=lambda *_: corpus))
-    monkeypatch.setattr(bench_ralm, "RaLMSpecRetriever", lambda **_: retriever)
-    monkeypatch.setattr(bench_ralm, "RaLMSpecLLM", make_llm)
-    monkeypatch.setattr(bench_ralm, "QUESTIONS", QUESTIONS)
-    return RalmBench(workload=Workload(store="chroma-http", latency=0.1), limit=4)
+    monkeypatch.setattr(benchmark, "find_gguf", lambda model: "m.gguf")
+    monkeypatch.setattr(benchmark, "Corpus", SimpleNamespace(load=lambda *_: corpus))
+    monkeypatch.setattr(benchmark, "RaLMSpecRetriever", lambda **_: retriever)
+    monkeypatch.setattr(benchmark, "RaLMSpecLLM", make_llm)
+    monkeypatch.setattr(benchmark, "QUESTIONS", QUESTIONS)
+    return Benchmark(store="chroma-http", latency_ms=100, limit=4)
 
 
 def test_the_figures_say_what_was_measured(
-    bench: RalmBench, asked: Asked, tmp_path: Path
+    bench: Benchmark, asked: Asked, tmp_path: Path
 ) -> None:
-    bench.run(tmp_path / "a.json")
+    replace(bench, json=tmp_path / "a.json").run()
     figures = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     assert list(figures["rows"]) == list(ROWS)
     assert set(figures["summary"]) == {
         "speedup_median",
+        "speedup_sums",
         "ceiling",
         "attainable",
         "identical",
@@ -174,18 +176,26 @@ def test_the_figures_say_what_was_measured(
     assert figures["workload"]["latency"] == 0.1
     assert figures["workload"]["passages"] == 3
     assert figures["workload"]["warm_up_questions"] == 2
-    assert figures["machine"]["cores"]
-    assert figures["command"].startswith("ralmspec")
-    assert figures["timeline"]["sequential"] == TIMELINE
+    assert figures["provenance"]["machine"]["cores"]
     for row in figures["rows"].values():
         assert len(row["answers"]) == 4
         assert row["seconds"]["all"] == 2.0
     assert figures["sequential"]["seconds"]["all"] == 3.0
     assert figures["narrow"]["speedup_quartiles"] == [1.0, 1.0, 1.0]
+    shown = cells("ralm", figures)  # in the docs
+    assert (shown["*a*"], shown["*b*"], shown["retrieval"]) == (
+        "100 ms",
+        "200 ms",
+        "67%",
+    )
+    assert shown["speed-up, median (quartiles)"] == "**1.50** (1.50–1.50)"
+    assert (shown["right"], shown["of sums"]) == ("75%", "1.50")
+    assert cells("boosters", figures)["+A"] == "1.50"
+    assert cells("ralm-short", figures)["speed-up"] == "**1.50**"
 
 
 def test_the_warm_up_takes_other_questions_where_there_are_any(
-    bench: RalmBench, asked: Asked, capsys: Any
+    bench: Benchmark, asked: Asked, capsys: Any
 ) -> None:
     bench.run()
     n_rows = 2 + len(ROWS)
@@ -201,7 +211,7 @@ def test_the_warm_up_takes_other_questions_where_there_are_any(
 
 
 def test_one_answer_that_differs_is_said(
-    bench: RalmBench, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    bench: Benchmark, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr(contest, "ask", Asked({"+S": "other"}))
     figures = bench.run()
@@ -210,7 +220,7 @@ def test_one_answer_that_differs_is_said(
 
 
 def test_the_report_names_every_row_and_reads_without_colours(
-    bench: RalmBench,
+    bench: Benchmark,
 ) -> None:
     figures = bench.run()
     file = io.StringIO()
@@ -224,7 +234,7 @@ def test_the_report_names_every_row_and_reads_without_colours(
     assert said.endswith("identical: yes\n")
 
 
-def test_distractors_are_called_what_they_are(bench: RalmBench) -> None:
+def test_distractors_are_called_what_they_are(bench: Benchmark) -> None:
     figures = bench.run()
     figures["workload"]["distractors"] = 1_000_000
     file = io.StringIO()
@@ -232,41 +242,9 @@ def test_distractors_are_called_what_they_are(bench: RalmBench) -> None:
     assert "1,000,000 distractors are random unit vectors" in file.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"rows": ("Spec", "+PAS")}, r"'\+PAS'"),
-        ({"workload": Workload(store="bm25", distractors=1)}, "distractors"),
-        ({"model": "nonsense"}, "'nonsense'"),
-    ],
-)
-def test_bad_options_are_refused_before_any_work(
-    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], said: str
-) -> None:
-    monkeypatch.setattr(Corpus, "load", lambda *_: pytest.fail("too late"))
-    given = {"workload": Workload(store="faiss-flat")} | settings
-    with pytest.raises(InvalidValueError, match=said):
-        RalmBench(**given).run()
-
-
 def test_targets_that_cannot_be_written_are_refused_before_any_work(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(bench_ralm, "find_gguf", lambda model: pytest.fail("too late"))
-    file = tmp_path / "file"
-    file.touch()
-    bench = RalmBench(workload=Workload(store="faiss-flat"))
+    monkeypatch.setattr(benchmark, "find_gguf", lambda model: pytest.fail("too late"))
     with pytest.raises(InvalidValueError, match="nowhere"):
-        bench.run(json_file=tmp_path / "nowhere" / "a.json")
-    with pytest.raises(InvalidValueError, match="file"):
-        bench.run(plot_folder=file)
-
-
-def test_without_matplotlib_the_extra_is_named_before_any_work(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    monkeypatch.setattr(bench_ralm, "find_gguf", lambda model: pytest.fail("too late"))
-    bench = RalmBench(workload=Workload(store="faiss-flat"))
-    with pytest.raises(MissingExtraError, match=r"langchain-ralmspec\[plots\]"):
-        bench.run(plot_folder=tmp_path)
+        Benchmark(json=tmp_path / "nowhere" / "a.json").run()

@@ -7,23 +7,32 @@ its first question.
 
 from __future__ import annotations
 
-import shlex
 import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import typer
 from rich.console import Console
 
-from langchain_ralmspec.assets.targets import find_embeddings, find_target
-from langchain_ralmspec.bench import plots
-from langchain_ralmspec.bench.comparison import machine
-from langchain_ralmspec.bench.figures import check_file, check_folder, write_figures
-from langchain_ralmspec.bench.rapid import plots as rapid_plots
+from langchain_ralmspec.assets.targets import find_embeddings, find_gguf
+from langchain_ralmspec.bench.figures import (
+    check_file,
+    check_folder,
+    say,
+    write_figures,
+)
+from langchain_ralmspec.bench.options import (
+    EmbeddingOption,
+    JsonOption,
+    LengthOption,
+    LimitOption,
+    auto_or_number,
+    chosen_rows,
+)
 from langchain_ralmspec.bench.rapid.contest import (
     PLAIN,
     RAG,
@@ -49,8 +58,6 @@ from langchain_ralmspec.errors import InvalidValueError
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
 
-    from langchain_ralmspec.speculation import Transfer
-
 ROWS = (PLAIN, RAG, SD, RAPID)
 """Plain decoding; the same on retrieved passages only; drafting without transfer of
 knowledge, which is lossless; and with it, a row for each strength η."""
@@ -62,55 +69,88 @@ _BESIDE = 512  # tokens of question and template at most, and of rounding
 
 
 @dataclass(frozen=True, kw_only=True)
-class RapidBench:
-    """What to measure.
+class Benchmark:
+    """Time plain decoding of long contexts against drafting."""
 
-    Attributes:
-        target: a GGUF file, the name of a packaged model, or ``NAME:QUANTISATION``.
-        drafter: as ``RapidChain`` takes it; models by packaged name as well.
-        documents: JSON lines of samples; Python's docstrings when None.
-        task: answer the questions, or quote a paragraph of every context.
-        limit: ask so many at most.
-        n_ctx: tokens of context, question and answer together.
-        max_tokens: length of an answer.
-        draft_length: tokens drafted in a round; ``"auto"`` measures.
-        etas: strengths of the transfer of knowledge, a row each.
-        transfer: how these rows transfer it.
-        embedding: a sentence-transformers model, by packaged name or folder.
-        exact_batches: load the target so that batches cannot change an answer.
-        n_threads: of a decode; None leaves it to the chains.
-        n_gpu_layers: layers on a GPU; -1 for all.
-        kv_cache_dir: a folder in which KV is kept for the time of the run.
-        rows: of ``ROWS``; the plain one is always there.
-    """
+    target: Annotated[
+        str,
+        typer.Option(
+            help="A GGUF file, a name that `models list` shows, or NAME:F16 and the "
+            "like for another quantisation."
+        ),
+    ] = "smollm2-135m"
+    drafter: Annotated[
+        str,
+        typer.Option(
+            help="lookup, self, auto, a model of the target's vocabulary, or "
+            "text:MODEL for one of any; models as for --target."
+        ),
+    ] = "auto"
+    documents: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON lines with "context", "question" and, if known, a list of '
+            '"answers"; modules of the standard library by default.',
+            dir_okay=False,
+        ),
+    ] = None
+    task: Annotated[
+        Literal["qa", "quote"],
+        typer.Option(help="Answer questions, or go on with a paragraph of the text."),
+    ] = "qa"
+    limit: LimitOption = 20
+    n_ctx: Annotated[
+        int, typer.Option(help="Tokens of context, question and answer.", min=1)
+    ] = 8192
+    max_tokens: LengthOption = 64
+    draft_length: Annotated[
+        str, typer.Option(help='Tokens drafted in a round; "auto" measures.')
+    ] = "auto"
+    eta: Annotated[
+        list[float] | None,
+        typer.Option(help="Strength of the transfer; may be repeated. 5 by default."),
+    ] = None
+    transfer: Annotated[
+        Literal["paper", "exact"],
+        typer.Option(help="How the RAPID rows let the drafter change the answer."),
+    ] = "paper"
+    embedding: EmbeddingOption = "minilm"
+    exact_batches: Annotated[
+        bool,
+        typer.Option(
+            "--exact-batches",
+            help="Load the target so that batches cannot change an answer; fails if "
+            "one differs.",
+        ),
+    ] = False
+    n_threads: Annotated[
+        int | None,
+        typer.Option(help="Threads of a decode, in all rows.", min=1),
+    ] = None
+    n_gpu_layers: Annotated[
+        int, typer.Option(help="Layers on a GPU; -1 for all.", min=-1)
+    ] = 0
+    kv_cache_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Time reading the KV from a folder in this one, removed afterwards.",
+            file_okay=False,
+        ),
+    ] = None
+    rows: Annotated[
+        str | None,
+        typer.Option(help="Only these, with commas between: plain,rag,SD,RAPID."),
+    ] = None
+    json: JsonOption = None
 
-    target: str = "smollm2-135m"
-    drafter: str = "auto"
-    documents: Path | None = None
-    task: Literal["qa", "quote"] = "qa"
-    limit: int = 20
-    n_ctx: int = 8192
-    max_tokens: int = 64
-    draft_length: int | Literal["auto"] = "auto"
-    etas: tuple[float, ...] = (5.0,)
-    transfer: Transfer = "paper"
-    embedding: str = "minilm"
-    exact_batches: bool = False
-    n_threads: int | None = None
-    n_gpu_layers: int = 0
-    kv_cache_dir: Path | None = None
-    rows: tuple[str, ...] = ROWS
-
-    def run(
-        self, json_file: Path | None = None, plot_folder: Path | None = None
-    ) -> dict[str, Any]:
-        """Measure; print, write, plot and return the figures.
+    def run(self) -> dict[str, Any]:
+        """Measure; print, write and return the figures.
 
         Raises:
             InvalidValueError: something cannot be served; said before any work.
             MissingExtraError: a package that this needs is not installed.
         """
-        self._check(json_file, plot_folder)
+        self._check()
         samples, others = self._samples()
         with self._contest() as contest:
             to_ask = self._asked(contest, samples, others)
@@ -118,31 +158,38 @@ class RapidBench:
                 for number, (sample, warm_up) in enumerate(to_ask, 1):
                     asked = contest.ask(sample, warm_up)
                     question = " ".join(sample.question.split())
-                    _say(f"{number}. {question}  {_rates(asked)}")
+                    say(f"{number}. {question}  {_rates(asked)}")
             measured = self._described(contest, figures(contest))
         report(measured, Console())
-        if json_file:
-            write_figures(json_file, measured)
-            _say(f"figures written to {json_file}")
-        if plot_folder:
-            for file in rapid_plots.draw(measured, plot_folder):
-                _say(f"plotted {file}")
+        if self.json:
+            write_figures(self.json, measured)
         return measured
 
-    def _check(self, json_file: Path | None, plot_folder: Path | None) -> None:
-        for row in self.rows:
-            if row not in ROWS:
-                raise InvalidValueError(
-                    f"unknown row {row!r}; known: {', '.join(ROWS)}"
-                )
-        for eta in self.etas:
+    @staticmethod
+    def kept_its_promise(measured: dict[str, Any]) -> bool:
+        """Whether answers are equal where they must be.
+
+        Without exact batches, kernels that round otherwise may part answers.
+        """
+        must = measured["workload"]["exact_batches"] and SD in measured["rows"]
+        return not must or measured["summary"]["identical"]
+
+    @property
+    def _rows(self) -> list[str]:
+        return chosen_rows(self.rows, list(ROWS))
+
+    @property
+    def _etas(self) -> list[float]:
+        """Strengths of the transfer of knowledge, a row each."""
+        return self.eta or [5.0]
+
+    def _check(self) -> None:
+        _ = self._rows, auto_or_number("draft length", self.draft_length)
+        for eta in self._etas:
             if not eta >= 0:
                 raise InvalidValueError(f"eta must be at least 0, got {eta}")
-        check_file(json_file)
-        check_folder(plot_folder)
+        check_file(self.json)
         check_folder(self.kv_cache_dir)
-        if plot_folder:
-            plots.require()
 
     def _samples(self) -> tuple[list[Sample], list[Sample]]:
         """Those to be asked, and the others."""
@@ -181,9 +228,9 @@ class RapidBench:
 
     @contextmanager
     def _contest(self) -> Iterator[LongContest]:
-        target, drafter = find_target(self.target), self._found_drafter
+        target, drafter = find_gguf(self.target), self._found_drafter
         embeddings: Embeddings | None = None
-        if RAG in self.rows or self._drafts_by_model:
+        if RAG in self._rows or self._drafts_by_model:
             embeddings = find_embeddings(self.embedding)
             embeddings.embed_query("loads it")  # before anything is timed
         with self._kv_folder() as folder:
@@ -201,9 +248,10 @@ class RapidBench:
             if self.task == "quote":
                 shared["prompt_template"] = QUOTE_TEMPLATE
             chains = {PLAIN: RapidChain(**shared, draft_length=0)}
-            if RAG in self.rows:
+            if RAG in self._rows:
                 chains[RAG] = RapidChain(**shared, draft_length=0)
-            shared |= {"drafter": drafter, "draft_length": self.draft_length}
+            length = auto_or_number("draft length", self.draft_length)
+            shared |= {"drafter": drafter, "draft_length": length}
             if self._drafts_by_model:
                 shared["embeddings"] = embeddings
             for row, settings in self._drafting_rows.items():
@@ -228,8 +276,8 @@ class RapidBench:
         if self.drafter in _NAMED:
             return self.drafter
         if self.drafter.startswith(_TEXT):
-            return _TEXT + find_target(self.drafter.removeprefix(_TEXT))
-        return find_target(self.drafter)
+            return _TEXT + find_gguf(self.drafter.removeprefix(_TEXT))
+        return find_gguf(self.drafter)
 
     @property
     def _drafts_by_model(self) -> bool:
@@ -245,10 +293,10 @@ class RapidBench:
     @property
     def _drafting_rows(self) -> dict[str, dict[str, Any]]:
         rows: dict[str, dict[str, Any]] = {}
-        if SD in self.rows:
+        if SD in self._rows:
             rows[SD] = {"transfer": "off"}
-        if RAPID in self.rows and self._has_transfer:
-            for eta in self.etas:
+        if RAPID in self._rows and self._has_transfer:
+            for eta in self._etas:
                 settings = {"transfer": self.transfer, "eta": eta}
                 rows[f"{RAPID} η={eta:g}"] = settings
         return rows
@@ -260,21 +308,22 @@ class RapidBench:
             "target": Path(self.target).name,
             "documents": str(self.documents or "docstrings of the standard library"),
             "kv_cache_dir": self.kv_cache_dir and str(self.kv_cache_dir),
+            "eta": self._etas,
+            "rows": self._rows,
             "contexts": sum(asked.is_first for asked in contest.asked),
             "threads": contest.chains[PLAIN].engine.n_threads,
         }
         notes = []
-        if RAPID in self.rows and not self._has_transfer:
+        if RAPID in self._rows and not self._has_transfer:
             notes.append(
                 f"No {RAPID} row: the drafter {self.drafter!r} has no probabilities "
                 "here to transfer knowledge from, so that row would be SD again. Use "
                 "--drafter self, or a model of the target's vocabulary."
             )
+        del settings["json"]
         return {
             "summary": measured.pop("summary"),
             "workload": settings,
-            "machine": machine(),
-            "command": shlex.join(["ralmspec", *sys.argv[1:]]),
             "notes": notes,
             **measured,
         }
@@ -289,7 +338,7 @@ def _kept_if_interrupted(contest: LongContest) -> Iterator[None]:
     except KeyboardInterrupt:
         if not contest.asked:
             raise
-        _say(f"interrupted; the figures are of {len(contest.asked)} questions")
+        say(f"interrupted; the figures are of {len(contest.asked)} questions")
     finally:
         signal.signal(signal.SIGTERM, earlier or signal.SIG_DFL)
 
@@ -314,7 +363,3 @@ def _rates(asked: Asked) -> str:
         for row, answer in asked.answers.items()
     )
     return "  ".join(f"{row} {rate:.1f}/s" for row, rate in rates)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201  no thread, unlike a bar
