@@ -13,17 +13,10 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Tokens that are final.
+    """Tokens that are final."""
 
-    Attributes:
-        tokens: ids, in order; none for a draft that another answer replaces.
-        text: the tokens' bytes.
-        hits: RaLMSpec: the verified documents that the tokens were written under.
-        sources: kNN-LM and RAPID: for each token who had proposed it, the name of a
-            drafter for one, or ``"target"``.
-    """
-
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...]  # none for a draft that another answer replaces
     text: bytes
-    hits: tuple[Hit, ...] = ()
+    hits: tuple[Hit, ...] = ()  # RaLMSpec: the verified documents they stand under
+    # kNN-LM and RAPID: who had proposed each token, a drafter's name or "target".
     sources: tuple[str, ...] = ()

@@ -24,32 +24,23 @@ class Request(Protocol[Stats_co]):
     @property
     def transcript(self) -> Transcript:
         """Receives the answer."""
-        ...
 
     @property
     def stats(self) -> Stats_co:
         """Counts and seconds."""
-        ...
 
 
 class Run(Generic[Stats]):
-    """Iterate for the text of one answer, piece by piece; no piece is taken back.
-
-    Attributes:
-        request: what is asked, as the method's loop takes it.
-        steps: what was committed so far, in order.
-        stats: counts and seconds.
-        finish_reason: why the answer ended; None until it has.
-    """
+    """Iterate for the text of one answer, piece by piece; no piece is taken back."""
 
     def __init__(
         self, events: Generator[Any, None, None], request: Request[Stats]
     ) -> None:
         """Prepare to run; nothing happens before the first iteration."""
         self.request: Any = request
-        self.steps: list[Committed] = []
+        self.steps: list[Committed] = []  # so far
         self.stats: Stats = request.stats
-        self.finish_reason: FinishReason | None = None
+        self.finish_reason: FinishReason | None = None  # until it has ended
         self._events = events
         self._transcript = request.transcript
         self._n_tokens = 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray  # noqa: TC002
 
-from langchain_ralmspec.speculation.acceptance import softmax
+from langchain_ralmspec.speculation.acceptance import draw, softmax
 
 _PENALTY_WINDOW = 64
 
@@ -45,27 +45,21 @@ class Sampler:
         object.__setattr__(self, "_key", seed % 2**64)
 
     def sample(self, logits: NDArray[np.float32], generated: Tokens[int]) -> int:
-        """Choose the token that follows ``generated``.
+        """Choose the token that follows ``generated``, the answer so far.
 
-        Args:
-            logits: shape ``(n_vocab,)``.
-            generated: the tokens of the answer so far, without the prompt.
+        The logits' shape is ``(n_vocab,)``.
         """
         return self.draw(self.penalized(logits, generated), len(generated))
 
     def draw(self, logits: NDArray[np.float32], position: int) -> int:
-        """Choose the token at a position of the answer, without any penalty.
+        """Choose the token at a position (from 0) of the answer, without any penalty.
 
-        Args:
-            logits: shape ``(n_vocab,)``, or logarithms of probabilities.
-            position: of the token, from 0.
+        Logarithms of probabilities will do as logits.
         """
         if self.temperature == 0:
             return int(logits.argmax())
         tokens, probabilities = self._distribution(logits)
-        uniform = self.uniforms(position, 1)[0]
-        index = int(np.searchsorted(probabilities.cumsum(), uniform, side="right"))
-        return int(tokens[min(index, len(tokens) - 1)])
+        return int(tokens[draw(probabilities, self.uniforms(position, 1)[0])])
 
     def probabilities(
         self, logits: NDArray[np.float32], generated: Tokens[int]

@@ -16,11 +16,9 @@ class AnswerStats:
     """Seconds of one call.
 
     Attributes:
-        seconds: all of the loop with every overhead of ours. What the consumer of a
-            stream does meanwhile is not in it.
+        seconds: of the loop, without what the consumer of a stream does meanwhile.
         first_token: seconds from the call to the first token.
-        prompt_tokens: tokens of the prompt, documents in front of it not counted
-            where they change.
+        prompt_tokens: tokens of the prompt, without documents in front that change.
     """
 
     seconds: float = 0.0
@@ -56,7 +54,7 @@ class SpeculationStats(AnswerStats):
         guesses: documents (or ordered lists of them) guessed, and then verified or
             proven.
         right_guesses: guesses that the store confirmed, or that were proven.
-        proven_guesses: those that needed no verification, since what the session had
+        proven_guesses: guesses that needed no verification, since what the session had
             seen left no other answer.
         rounds: verifications.
         store_calls: calls to the store, the first retrieval included.

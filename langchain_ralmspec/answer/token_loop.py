@@ -28,28 +28,19 @@ class Proposal(Protocol):
     @property
     def tokens(self) -> tuple[int, ...]:
         """Ids, in order; none for plain decoding."""
-        ...
 
     @property
     def source(self) -> str:
         """Who proposes them."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a proposal.
+    """What became of a proposal."""
 
-    Attributes:
-        committed: the tokens that are part of the answer now.
-        num_chosen_tokens: these, and a token that ends the answer without being part
-            of it.
-        num_accepted_tokens: the chosen tokens that had been proposed.
-    """
-
-    committed: Committed
-    num_chosen_tokens: int
-    num_accepted_tokens: int
+    committed: Committed  # the tokens that are part of the answer now
+    num_chosen_tokens: int  # these, and one that ends the answer and stays out of it
+    num_accepted_tokens: int  # the chosen tokens that had been proposed
 
 
 P = TypeVar("P", bound=Proposal)
@@ -57,11 +48,7 @@ Truth = TypeVar("Truth")
 
 
 class TokenLoop(ABC, Generic[P, Truth]):
-    """An answer being written; a method says how it proposes, verifies and settles.
-
-    Attributes:
-        transcript: receives the answer.
-    """
+    """An answer being written; a method says how it proposes, verifies and settles."""
 
     def __init__(self, transcript: Transcript) -> None:
         """Prepare to write."""
@@ -86,12 +73,10 @@ class TokenLoop(ABC, Generic[P, Truth]):
 
     @abstractmethod
     def choose(self, truth: Truth, proposal: P, number: int) -> int:
-        """Choose the token behind the transcript, in the place of a proposed one.
+        """Choose the token behind the transcript, as ``truth`` decides.
 
-        Args:
-            truth: what decides on it.
-            proposal: what was proposed.
-            number: of the token in the proposal; there is none if it is the last truth.
+        It takes the place of the proposal's token ``number``; there is none if the
+        truth is the last one.
         """
 
     @abstractmethod

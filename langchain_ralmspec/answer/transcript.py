@@ -18,11 +18,6 @@ class Transcript:
     An answer ends with a token that ends the model's turn (and stays out of it), with
     the first stop string that is complete, or at its length limit. Its text is the
     bytes before that stop string.
-
-    Attributes:
-        tokens: ids, in order.
-        max_tokens: length limit.
-        finish_reason: why the answer ends behind the last token; None if it goes on.
     """
 
     def __init__(
@@ -31,7 +26,7 @@ class Transcript:
         """Start empty; ``stops`` are the strings that end the text."""
         self.tokens: list[int] = []
         self.max_tokens = max_tokens
-        self.finish_reason: FinishReason | None = None
+        self.finish_reason: FinishReason | None = None  # behind the last token
         self._vocabulary = vocabulary
         self._ends: list[int] = []  # bytes up to and including each token
         self._bytes = bytearray()
@@ -75,18 +70,15 @@ class Transcript:
         return bytes(self._bytes[self._end(start) : self._end(end)])
 
     def _end(self, length: int) -> int:
-        """Bytes of the first ``length`` tokens."""
+        """Number of bytes of the first ``length`` tokens."""
         return self._ends[length - 1] if length else 0
 
     def release(self, length: int, *, is_final: bool = False) -> str:
         """Text that is certain now and was not released before.
 
-        An unfinished UTF-8 character is held back, and the end of the text while it
-        may still turn into a stop string.
-
-        Args:
-            length: number of tokens, the first ones, that will not be taken back.
-            is_final: whether the answer ends behind them.
+        The first ``length`` tokens will not be taken back, and the answer ends there
+        if ``is_final``. An unfinished UTF-8 character is held back, and the end of the
+        text while it may still turn into a stop string.
         """
         end = self._end(length)
         if length == len(self) and self._stop is not None:

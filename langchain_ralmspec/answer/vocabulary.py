@@ -10,12 +10,9 @@ class Vocabulary(Protocol):
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """Token ids of a text; control tokens in it are text unless ``special``."""
-        ...
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token."""
-        ...
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends an answer; such a token is never part of its text."""
-        ...

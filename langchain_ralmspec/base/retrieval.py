@@ -191,10 +191,10 @@ class RetrievalGeneration(SpeculativeGeneration):
         window = 0 if is_whole else self.query_window
         query = Query(prompt.question, transcript, model.weights, window)
         if is_whole:
-            return IterRetGen(self.retrieval_rounds, query)
+            return IterRetGen(query, self.retrieval_rounds)
         if self.retrieval_policy == "flare":
-            return Flare(self.flare_threshold, query)
-        return FixedStride(self.retrieval_stride, query)
+            return Flare(query, self.flare_threshold)
+        return FixedStride(query, self.retrieval_stride)
 
     @property
     def _layout(self) -> DocumentLayout:

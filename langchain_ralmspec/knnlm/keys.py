@@ -126,8 +126,7 @@ def _tokens(model: Model, text: str | Document) -> Tokens[int]:
         msg = f"a text must be a string or a Document, got {content!r:.60}"
         raise InvalidValueError(msg)
     weights = model.weights
-    head = [weights.bos] if weights.adds_bos else []
-    return [*head, *weights.tokenize(content)]
+    return [*weights.text_start, *weights.tokenize(content)]
 
 
 def typical_distance(keys: NDArray[Any]) -> float:

@@ -235,8 +235,5 @@ class NeighbourLoop(TokenLoop[_Guesses, _Found]):
         elif self._plan.rate:
             seconds = time.perf_counter() - self._round_start
             self._scheduler.estimates.followed(
-                self._plan,
-                n_steps=n_steps,
-                seconds=seconds,
-                predicted=self._plan.rate,
+                self._plan, n_steps=n_steps, seconds=seconds
             )

@@ -9,12 +9,7 @@ from langchain_ralmspec.answer.events import Committed
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One verification call came back.
-
-    Attributes:
-        n_guesses: guesses in the call.
-        n_right: guesses before the first wrong one.
-    """
+    """A call with ``n_guesses`` came back: ``n_right`` stand before a wrong one."""
 
     n_guesses: int
     n_right: int
@@ -22,11 +17,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """Tokens written after a wrong guess were dropped; none of them was committed.
-
-    Attributes:
-        n_tokens: tokens dropped.
-    """
+    """Tokens written after a wrong guess were dropped; none of them was committed."""
 
     n_tokens: int
 

@@ -16,7 +16,6 @@ from langchain_ralmspec.speculation.plan import IN_FLIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from langchain_ralmspec.ralm.session import Guess, Session, Verification
     from langchain_ralmspec.speculation import Plan
@@ -28,26 +27,14 @@ THREADS = "ralmspec-verify"
 _PATIENCE = 5.0  # seconds to wait for calls that read the caller's memory
 
 
-def _is_worker() -> bool:
-    """Whether the current thread is one that verifies."""
-    return threading.current_thread().name.startswith(THREADS)
-
-
 @dataclass(slots=True)
 class Flight:
-    """One verification in flight.
-
-    Attributes:
-        guesses: the guesses that are verified, in order.
-        plan: the plan by which they were made.
-        future: what the store says.
-        with_vectors: whether the documents found are to fill the cache.
-    """
+    """One verification in flight, of guesses made by one plan."""
 
     guesses: tuple[Guess, ...]
     plan: Plan
     future: Future[Verification]
-    with_vectors: bool
+    with_vectors: bool  # whether the documents found are to fill the cache
 
     @property
     def n_right(self) -> int | None:
@@ -71,7 +58,7 @@ class Flights:
     """
 
     def __init__(self, session: Session) -> None:
-        """Start without verifications; no thread is made before it is needed."""
+        """Start without verifications and without threads."""
         self._session = session
         self._flights: deque[Flight] = deque()
         self._abandoned: list[Future[Verification]] = []
@@ -80,16 +67,12 @@ class Flights:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.abandon()
         if self._executor:
             self._executor.shutdown(wait=False, cancel_futures=True)
-            if self._session.reads_shared_memory and not _is_worker():
+            is_worker = threading.current_thread().name.startswith(THREADS)
+            if self._session.reads_shared_memory and not is_worker:
                 # Not for ever: the garbage collector may be leaving the block, in a
                 # thread that holds what the call waits for.
                 wait(self._abandoned, _PATIENCE)
@@ -125,7 +108,7 @@ class Flights:
             [guess.query for guess in guesses],
             with_vectors=with_vectors,
         )
-        future = self._start(ask, plan)
+        future = self._start(ask, in_thread=plan.in_flight > 0)
         self._flights.append(Flight(tuple(guesses), plan, future, with_vectors))
 
     def land(self) -> Flight:
@@ -133,17 +116,13 @@ class Flights:
 
         A call that failed is made again here, query by query: the reason may have been
         another thread, or a query written under a wrong guess, which the sequential
-        loop would not have asked.
-
-        Raises:
-            StoreError: the store or encoder failed once more.
+        loop would not have asked. Raises StoreError where it fails once more.
         """
         flight = self._flights.popleft()
         with self._session.stats.timing("waiting"):
             if flight.future.exception():
-                answer = self._ask_one_by_one(flight)
                 flight.future = Future()
-                flight.future.set_result(answer)
+                flight.future.set_result(self._ask_one_by_one(flight))
         return flight
 
     def _ask_one_by_one(self, flight: Flight) -> Verification:
@@ -168,10 +147,9 @@ class Flights:
         self._flights.clear()
 
     def _start(
-        self, ask: Callable[[], Verification], plan: Plan
+        self, ask: Callable[[], Verification], *, in_thread: bool
     ) -> Future[Verification]:
-        """Call the store: in a thread if the plan is to write on, else at once."""
-        if plan.in_flight:
+        if in_thread:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(max(IN_FLIGHT), THREADS)
             # In the caller's context, which tracing and the like read.

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def sequential(request: Request) -> Generator[Event, None, None]:
     """Wait for the store, write a step, wait for the store, …."""
-    query = request.policy.first_query()
+    query = request.policy.query()
     for number in count():
         (hits,) = request.session.retrieve(query).truth
         step = request.write(hits, number)
@@ -60,19 +60,13 @@ def speculative(
 
 @dataclass(frozen=True, slots=True)
 class TentativeStep:
-    """A step written under documents that are not verified yet.
+    """A step written under documents that are not verified yet."""
 
-    Attributes:
-        step: the step; None when writing it failed or was superseded.
-        mark: where to rewind the writer to, to take the step back.
-        error: why writing it failed.
-        proven: the guess that it was written under, if that needs no verification: then
-            it is as right as the step before it.
-    """
-
-    step: Step | None
-    mark: int
-    error: Exception | None = None
+    step: Step | None  # None when writing it failed or was superseded
+    mark: int  # where to rewind the writer to, to take the step back
+    error: Exception | None = None  # why writing it failed
+    # The guess it was written under, if that needs no verification: then the step is
+    # as right as the one before.
     proven: Guess | None = None
 
 
@@ -83,24 +77,15 @@ class _Speculation:
     The guesses that are not judged yet are, in order, those in flight and those of
     ``group``. Each has a step in ``tentative`` that was written under it, but the
     newest, whose step comes next. Steps under proven guesses stand between them.
-
-    Attributes:
-        request: the answer to be generated.
-        scheduler: makes the plans, and learns from what they cost.
-        flights: verifications in flight.
-        plan: the plan that is followed.
-        group: guesses that wait to be sent.
-        tentative: steps whose documents are not verified yet.
-        n_committed: steps that are final.
     """
 
     request: Request
-    scheduler: StrideScheduler
+    scheduler: StrideScheduler  # makes the plans, and learns from what they cost
     flights: Flights
-    plan: Plan = field(init=False)
-    group: list[Guess] = field(default_factory=list)
+    plan: Plan = field(init=False)  # the plan that is followed
+    group: list[Guess] = field(default_factory=list)  # guesses that wait to be sent
     tentative: deque[TentativeStep] = field(default_factory=deque)
-    n_committed: int = 0
+    n_committed: int = 0  # steps that are final
     _previous: tuple[str, ...] = ()  # documents of the step before
     _proven: Guess | None = None  # the next step's documents, if these are proven
     _n_before_group: int = 0  # steps that were written when the group began
@@ -166,7 +151,7 @@ class _Speculation:
         plan, self._plan_at_checkpoint = self._plan_at_checkpoint, None
         if plan and plan.policy and plan.rate and n_steps:
             self.scheduler.estimates.followed(
-                plan, n_steps=n_steps, seconds=seconds - before, predicted=plan.rate
+                plan, n_steps=n_steps, seconds=seconds - before
             )
 
     def _first(self) -> Hits:
@@ -174,7 +159,7 @@ class _Speculation:
         request, estimates = self.request, self.scheduler.estimates
         self._replan()
         looks_up = self._may_look_up
-        text = request.policy.first_query()
+        text = request.policy.query()
         with request.stats.timing("waiting"):
             answer = request.session.ask([Query(text)], with_vectors=looks_up)
             request.session.require(text, answer.truth[0])
@@ -189,18 +174,11 @@ class _Speculation:
         """Whether a plan to come may need vectors in the cache."""
         return any(GUESS_POLICIES[p].needs_vector for p in self.scheduler.policies)
 
-    @property
-    def _looks_up(self) -> bool:
-        """Whether guesses of the plan need vectors in the cache."""
-        policy = self.plan.policy
-        return policy is not None and GUESS_POLICIES[policy].needs_vector
-
     def _write(self, hits: Hits) -> Generator[Event, None, Step | None]:
         """Write the next step; it is final at once when no guess before it is open.
 
-        Returns:
-            The step; None when a guess turned out wrong meanwhile, or when writing
-            failed under documents that may be wrong.
+        Returns None when a guess turned out wrong meanwhile, or when writing failed
+        under documents that may be wrong.
         """
         mark, changed = self.request.writer.mark, ids_of(hits) != self._previous
         overlapped = self.flights.are_running
@@ -252,7 +230,6 @@ class _Speculation:
         return hits
 
     def _guess(self, policy: str, query: str, current: Hits) -> Hits:
-        """Guess the next documents."""
         self._count_plan()
         start = time.perf_counter()
         guess = self.request.session.guess(policy, query, current)
@@ -271,14 +248,12 @@ class _Speculation:
         return self.n_committed + len(self.tentative)
 
     def _count_proven(self, guess: Guess) -> None:
-        """Count a guess that needed no verification."""
         stats, estimates = self.request.stats, self.scheduler.estimates
         stats.guesses += 1
         stats.right_guesses += 1
         stats.proven_guesses += 1
         estimates.proved()
-        stayed = ids_of(guess.hits) == ids_of(guess.current)
-        estimates.judged("same", right=stayed)
+        estimates.judged("same", right=ids_of(guess.hits) == ids_of(guess.current))
 
     def _count_plan(self) -> None:
         """Count a decision made by the plan."""
@@ -289,20 +264,18 @@ class _Speculation:
     def _verify(
         self, *, everything: bool = False
     ) -> Generator[Event, None, Hits | None]:
-        """Send the group when it is due, and judge what has come back.
+        """Send the group when it is due, and :meth:`_judge` what has come back.
 
-        Args:
-            everything: send the group however small, and wait for all that is out.
-
-        Returns:
-            What :meth:`_judge` returns.
+        With ``everything``, send it however small, and wait for all that is out.
         """
         if self.group and (everything or self._is_due):
             # Only when fewer calls are in flight than the plan allows.
             corrected = yield from self._judge(max(self.plan.in_flight, 1) - 1)
             if corrected is not None:
                 return corrected
-            self.flights.send(self.group, self.plan, with_vectors=self._looks_up)
+            assert self.plan.policy is not None  # noqa: S101  else nothing was guessed
+            with_vectors = GUESS_POLICIES[self.plan.policy].needs_vector
+            self.flights.send(self.group, self.plan, with_vectors=with_vectors)
             self.group = []
         return (yield from self._judge(0 if everything else self.plan.in_flight))
 
@@ -321,9 +294,8 @@ class _Speculation:
     def _judge(self, n_left: int) -> Generator[Event, None, Hits | None]:
         """Judge verifications, oldest first, until at most ``n_left`` are in flight.
 
-        Returns:
-            The true documents in the place of the first wrong guess, under which
-            writing has to go on; None when all guesses were right.
+        Returns the true documents in the place of the first wrong guess, under which
+        writing has to go on; None when all guesses were right.
         """
         while len(self.flights) > n_left or self.flights.has_landed:
             flight = self.flights.land()

@@ -6,13 +6,13 @@ query. The loops know nothing else about a policy, so all speculate alike.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from langchain_ralmspec.answer.events import FinishReason
     from langchain_ralmspec.ralm.writer import Stride, Writer
     from langchain_ralmspec.stores.base import Hit
 
@@ -22,51 +22,33 @@ MAX_SENTENCE = 64
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What was written under one list of documents, and the next query.
-
-    Attributes:
-        hits: the documents.
-        strides: what stays in the answer; empty when the whole step was a draft.
-        query: the next query; None when the answer is complete.
-    """
+    """What was written under one list of documents, and the next query."""
 
     hits: tuple[Hit, ...]
-    strides: tuple[Stride, ...]
-    query: str | None
-
-    @property
-    def reason(self) -> FinishReason | None:
-        """Why the answer is complete; None when it goes on."""
-        return self.strides[-1].reason if self.strides else None
-
-
-class RetrievalPolicy(Protocol):
-    """Decides when to retrieve, and writes the answer in between."""
-
-    def first_query(self) -> str:
-        """The query before anything is written."""
-        ...
-
-    def write(self, writer: Writer, hits: tuple[Hit, ...], number: int) -> Step:
-        """Write step ``number`` (from 0) under ``hits``, up to the next query."""
-        ...
+    strides: tuple[Stride, ...]  # what stays in the answer; none when all was a draft
+    query: str | None  # None when the answer is complete
 
 
 @dataclass(frozen=True, slots=True)
-class FixedStride:
-    """Retrieve every ``n_tokens`` tokens (RaLMSpec section 2; in-context RALM).
+class RetrievalPolicy(ABC):
+    """Decides when to retrieve, and writes the answer in between.
 
     Attributes:
-        n_tokens: the retrieval stride.
-        query: gives the end of question + answer as text.
+        query: gives the end of question + answer as text: the next query.
     """
 
-    n_tokens: int
     query: Callable[[], str]
 
-    def first_query(self) -> str:
-        """The end of the question."""
-        return self.query()
+    @abstractmethod
+    def write(self, writer: Writer, hits: tuple[Hit, ...], number: int) -> Step:
+        """Write step ``number`` (from 0) under ``hits``, up to the next query."""
+
+
+@dataclass(frozen=True, slots=True)
+class FixedStride(RetrievalPolicy):
+    """Retrieve every ``n_tokens`` tokens (RaLMSpec section 2; in-context RALM)."""
+
+    n_tokens: int
 
     def write(self, writer: Writer, hits: tuple[Hit, ...], number: int) -> Step:
         """Write one stride."""
@@ -75,24 +57,15 @@ class FixedStride:
 
 
 @dataclass(frozen=True, slots=True)
-class Flare:
+class Flare(RetrievalPolicy):
     """Retrieve when the next sentence is doubtful (FLARE, arXiv 2305.06983).
 
-    A sentence is written ahead. It stays if the model was sure of all its tokens;
-    else it is taken back and becomes the query for the documents under which it is
-    written again.
-
-    Attributes:
-        threshold: the least probability that the model has to give every token.
-        query: gives the end of question + answer as text.
+    A sentence is written ahead. It stays if the model gave every token at least the
+    probability ``threshold``; else it is taken back and becomes the query for the
+    documents under which it is written again.
     """
 
     threshold: float
-    query: Callable[[], str]
-
-    def first_query(self) -> str:
-        """The end of the question."""
-        return self.query()
 
     def write(self, writer: Writer, hits: tuple[Hit, ...], number: int) -> Step:
         """Write the sentence that was looked up, and all sure sentences after it."""
@@ -110,20 +83,13 @@ class Flare:
 
 
 @dataclass(frozen=True, slots=True)
-class IterRetGen:
+class IterRetGen(RetrievalPolicy):
     """Answer, retrieve with the answer, answer again (Iter-RetGen, 2305.15294).
 
-    Attributes:
-        n_rounds: number of answers written, of which the last one stays.
-        query: gives the whole question + answer as text.
+    The query is the whole of question + answer; of ``n_rounds`` answers the last stays.
     """
 
     n_rounds: int
-    query: Callable[[], str]
-
-    def first_query(self) -> str:
-        """The question."""
-        return self.query()
 
     def write(self, writer: Writer, hits: tuple[Hit, ...], number: int) -> Step:
         """Write a whole answer, which stays in the last round."""

@@ -19,38 +19,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The tokens around the documents: head + documents + tail + answer so far.
-
-    Attributes:
-        head: tokens before the documents.
-        tail: tokens between the documents and the answer.
-        question: the question's own tokens; queries are cut from question and answer,
-            never from documents.
-    """
+    """The tokens around the documents: head + documents + tail + answer so far."""
 
     head: tuple[int, ...]
     tail: tuple[int, ...]
-    question: tuple[int, ...]
+    question: tuple[int, ...]  # queries are cut from these and the answer
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Makes the text of the next query: the end of question + answer so far.
-
-    Attributes:
-        question: the question's tokens.
-        transcript: the answer so far.
-        vocabulary: gives the bytes of tokens.
-        window: length of the query, in tokens; 0 takes all.
-    """
+    """Makes the text of the next query: the end of question + answer so far."""
 
     question: tuple[int, ...]
     transcript: Transcript
     vocabulary: Vocabulary
-    window: int
+    window: int  # length of the query, in tokens; 0 takes all
 
     def __call__(self) -> str:
-        """Text of the last ``window`` tokens of question + answer."""
+        """Text of the query."""
         tokens = (*self.question, *self.transcript.tokens)[-self.window :]
         text = b"".join(map(self.vocabulary.piece, tokens))
         return text.decode("utf-8", "ignore").strip()
@@ -58,17 +44,11 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class DocumentLayout:
-    """The rule by which documents become tokens.
+    """The rule by which documents become tokens."""
 
-    Attributes:
-        render: gives a document's text as the model should read it.
-        max_tokens: a longer document is cut to this many tokens.
-        separator: text after every document.
-    """
-
-    render: Callable[[Document], str]
-    max_tokens: int
-    separator: str = "\n\n"
+    render: Callable[[Document], str]  # gives the text as the model should read it
+    max_tokens: int  # a longer document is cut
+    separator: str = "\n\n"  # text after every document
 
     def tokens(self, vocabulary: Vocabulary, hits: Sequence[Hit]) -> tuple[int, ...]:
         """Tokens of the documents in order, control tokens read as plain text."""

@@ -18,13 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Request:
-    """One answer to be generated.
-
-    Attributes:
-        writer: generates.
-        session: retrieves.
-        policy: says when to retrieve.
-    """
+    """One answer to be generated."""
 
     writer: Writer
     session: Session

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.errors import EmptyStoreError, StoreError
 from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.speculation import GUESS_POLICIES, SessionCache
-from langchain_ralmspec.stores.base import Found, Hit, Query
+from langchain_ralmspec.stores.base import Found, Hit, Query, as_array_store
 from langchain_ralmspec.stores.failures import reported_as_store_error
-from langchain_ralmspec.stores.faiss_store import FaissStore
 from langchain_ralmspec.stores.ties import is_near_tie
 
 if TYPE_CHECKING:
@@ -28,25 +27,14 @@ _CAPACITY = 2048  # documents in a session's cache
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """What a query is thought to find.
+    """What a query is thought to find."""
 
-    Attributes:
-        policy: by which it was made.
-        query: the query; embedded when the policy needs that.
-        hits: the documents guessed.
-        current: the documents that the query was written under.
-        margin: how far the cache can vouch for the guess
-            (:meth:`SessionCache.margin`); None where it cannot tell.
-        is_proven: whether the store is bound to give these documents
-            (:meth:`SessionCache.proves`).
-    """
-
-    policy: str
-    query: Query
+    policy: str  # name of the guess policy that made it
+    query: Query  # embedded when the policy needs that
     hits: Hits
-    current: Hits
-    margin: float | None = None
-    is_proven: bool = False
+    current: Hits  # the documents that the query was written under
+    margin: float | None = None  # of the cache; None where it cannot tell
+    is_proven: bool = False  # whether the store is bound to give these documents
 
     def is_unsure(self, trusted: float | None) -> bool:
         """Whether its margin is less than one that is trusted."""
@@ -57,43 +45,23 @@ class Guess:
 
 @dataclass(slots=True)
 class Verification:
-    """What the store said to the queries of one verification.
+    """What the store said to the queries of one verification."""
 
-    Attributes:
-        truth: for every query the documents that the sequential loop would get.
-        found: all that was found for it, for the cache.
-        queries: the queries, embedded.
-        n_calls: store calls made.
-        n_queries: queries sent in those.
-        seconds: of all of it, embedding included.
-        embedding: seconds of it in the query encoder.
-        waiting: seconds of it in which the searching thread had nothing to do.
-        max_norm: of the store, as far as the session knew it when it asked.
-    """
-
-    truth: list[Hits]
-    found: list[Found]
-    queries: Sequence[Query]
-    n_calls: int = 0
-    n_queries: int = 0
-    seconds: float = 0.0
-    embedding: float = 0.0
-    waiting: float = 0.0
-    max_norm: MaxNorm | None = None
+    truth: list[Hits]  # for every query what the sequential loop would get
+    found: list[Found]  # for every query all that was found, for the cache
+    queries: list[Query]  # embedded
+    n_calls: int  # to the store
+    n_queries: int  # in these calls
+    seconds: float  # of the verification, embedding included
+    embedding: float  # seconds of these in the query encoder
+    waiting: float  # seconds of these in which the searching thread only waited
+    max_norm: MaxNorm | None = None  # as far as the session knew it when it asked
 
     def joined(self, other: Verification) -> Verification:
         """Both answers as one."""
-        return Verification(
-            self.truth + other.truth,
-            self.found + other.found,
-            [*self.queries, *other.queries],
-            self.n_calls + other.n_calls,
-            self.n_queries + other.n_queries,
-            self.seconds + other.seconds,
-            self.embedding + other.embedding,
-            self.waiting + other.waiting,
-            self.max_norm,
-        )
+        names = [each.name for each in fields(self) if each.name != "max_norm"]
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return Verification(**sums, max_norm=self.max_norm)
 
 
 class Session:
@@ -116,13 +84,8 @@ class Session:
     ) -> None:
         """Start with an empty cache.
 
-        Args:
-            store: answers queries.
-            depth: documents per step.
-            prefetch_k: hits of every verified query that enter the cache; None takes
-                200 where more hits cost next to nothing, in exact local search, and
-                20 elsewhere.
-            stats: counters to add to; fresh ones when None.
+        ``prefetch_k`` hits of every verified query enter it; None takes 200 where more
+        hits cost next to nothing, in exact local search, and 20 elsewhere.
         """
         self.depth = depth
         self.stats = stats or SpeculationStats()
@@ -131,9 +94,7 @@ class Session:
             prefetch_k = 200 if store.top_k_is_stable else 20
         self._prefetch_k = max(prefetch_k, depth)
         self._max_norm: MaxNorm | None = None
-        # A subclass may have a search of its own, which must not be passed by.
-        has_arrays = getattr(store.search, "__func__", None) is FaissStore.search
-        self._arrays = cast("FaissStore", store) if has_arrays else None
+        self._arrays = as_array_store(store)
         self._forget()
 
     def usable(self, policies: Sequence[str]) -> tuple[str, ...]:
@@ -143,16 +104,9 @@ class Session:
     def guess(self, policy: str, text: str, current: Hits) -> Guess:
         """Guess the documents for a query from what the session has seen.
 
-        Where the cache does not know the current documents it was not filled lately
-        (another policy was followed): then these are the better guess.
-
-        Args:
-            policy: a name in ``GUESS_POLICIES``.
-            text: the query.
-            current: the documents that the query was written under.
-
-        Raises:
-            StoreError: the encoder failed.
+        Where the cache does not know the ``current`` documents, under which the query
+        was written, it was not filled lately (another policy was followed): then these
+        are the better guess. Raises StoreError where the encoder fails.
         """
         needs_vector = GUESS_POLICIES[policy].needs_vector
         if any(hit.id not in self._cache for hit in current):
@@ -163,7 +117,7 @@ class Session:
                 with self.stats.timing("embedding"):
                     (query,) = self._encode([text])
             vector = query.vector
-            rule = GUESS_POLICIES[policy]()
+            rule = GUESS_POLICIES[policy]
             ids = rule.guess(self._cache, vector, ids_of(current))
             known = {hit.id: hit for hit in current}
             try:
@@ -179,21 +133,15 @@ class Session:
         return Guess(policy, query, hits, current, margin, is_proven)
 
     def _hit(self, id_: str) -> Hit:
-        """A cached document: as a search gave it, or as the store has it now.
-
-        Raises:
-            StoreError: the store has it no more.
-        """
+        """A cached document: as a search gave it, or as the store has it now."""
         if self._arrays is None:
             return self._hits[id_]
         return Hit(id_, self._arrays.document(id_), math.nan)
 
     def retrieve(self, text: str) -> Verification:
-        """Ask the store for one query, as the sequential loop does.
+        """Ask the store for one query, as the sequential loop does; then count it.
 
-        Raises:
-            EmptyStoreError: the store found nothing.
-            StoreError: the store or its encoder failed.
+        Raises EmptyStoreError where the store finds nothing, StoreError where it fails.
         """
         answer = self._ask_alone(text)
         self.count(answer)
@@ -204,12 +152,7 @@ class Session:
     def verify(
         self, queries: Sequence[Query], *, with_vectors: bool = True
     ) -> list[Hits]:
-        """:meth:`ask`, wait and :meth:`learn`.
-
-        Raises:
-            EmptyStoreError: the store found nothing for one of the queries.
-            StoreError: the store or its encoder failed.
-        """
+        """:meth:`ask`, wait and :meth:`learn`; raises what :meth:`retrieve` does."""
         if len(queries) > 1:
             self.prepare()
         answer = self.ask(queries, with_vectors=with_vectors)
@@ -222,14 +165,13 @@ class Session:
     def ask(self, queries: Sequence[Query], *, with_vectors: bool) -> Verification:
         """Ask the store for many queries in one call; changes nothing here.
 
-        Args:
-            queries: those without a vector are encoded here, in one batch.
-            with_vectors: whether the answer is to fill the cache.
+        Queries without a vector are encoded in one batch. The truth of a query are the
+        documents that :meth:`retrieve` would give; none where it would raise
+        EmptyStoreError, as queries behind a wrong guess may.
 
-        Returns:
-            For every query the documents that :meth:`retrieve` would give; none
-            where it would raise EmptyStoreError, since a query that was written on
-            a wrong guess is nobody's business.
+        Args:
+            queries: one at least.
+            with_vectors: whether the answer is to fill the cache.
 
         Raises:
             StoreError: the store or its encoder failed.
@@ -243,12 +185,11 @@ class Session:
         k = self._width if with_vectors else self._k(self.depth + 1)
         found, waiting = self._search(ready, k, with_vectors=with_vectors)
         answer = Verification(
-            [], found, ready, n_calls=1, n_queries=len(ready), embedding=embedding
+            [], found, ready, 1, len(ready), 0.0, embedding, waiting, max_norm
         )
         for query, each in zip(ready, found, strict=True):
             answer.truth.append(self._settled(query, each, answer))
         answer.seconds = time.perf_counter() - start
-        answer.waiting, answer.max_norm = waiting, max_norm
         return answer
 
     def learn(self, answer: Verification) -> None:
@@ -260,11 +201,7 @@ class Session:
             self._remember(query, found)
 
     def prepare(self) -> None:
-        """Tell a store that wants to know that calls of many queries are to come.
-
-        Raises:
-            StoreError: it failed.
-        """
+        """Tell a store that wants to know that calls of many queries are to come."""
         prepare = getattr(self._store, "prepare", None)
         if prepare is not None:
             with reported_as_store_error(type(self._store).__name__, "prepare"):
@@ -273,10 +210,7 @@ class Session:
     def measure(self) -> None:
         """Learn what it takes to prove guesses, where the store is an exact one.
 
-        What was seen of it before it changed is forgotten.
-
-        Raises:
-            StoreError: it failed.
+        What was seen of the store before it changed is forgotten.
         """
         max_norm = getattr(self._store, "max_norm", None)
         if max_norm is None or not self._store.top_k_is_stable:
@@ -354,7 +288,6 @@ class Session:
         return Verification(truth, found, queries, 1, 1, seconds, embedding, waiting)
 
     def _remember(self, query: Query, found: Found) -> None:
-        """Let what a search found into the cache, and its hits beside it."""
         if found.vectors is not None:
             ids = found.ids[: self._prefetch_k]
             for evicted in self._cache.add(ids, found.vectors[: self._prefetch_k]):
@@ -367,25 +300,21 @@ class Session:
 
     def _settled(self, query: Query, found: Found, answer: Verification) -> Hits:
         """Top documents; a near tie is decided by the query embedded alone."""
-        if not (query.batched and self._is_near_tie(query, found)):
-            return tuple(found.hits[: self.depth])
+        hits = tuple(found.hits[: self.depth])
+        if not query.batched:
+            return hits
+        vector, metric = query.vector, self._store.metric
+        norm = 1.0 if vector is None else float(vector @ vector) ** 0.5
+        if not is_near_tie(found.scores, self.depth, metric, norm):
+            return hits
         alone = self._ask_alone(query.text)
         answer.n_calls += 1
         answer.n_queries += 1
         answer.embedding += alone.embedding
         return alone.truth[0]
 
-    def _is_near_tie(self, query: Query, found: Found) -> bool:
-        vector, metric = query.vector, self._store.metric
-        norm = 1.0 if vector is None else float(vector @ vector) ** 0.5
-        return is_near_tie(found.scores, self.depth, metric, norm)
-
     def require(self, text: str, hits: Hits) -> None:
-        """Refuse to go on without documents.
-
-        Raises:
-            EmptyStoreError: the store found nothing.
-        """
+        """Refuse to go on without documents, by an EmptyStoreError."""
         if not hits:
             msg = (
                 f"the store found no document for the query {text!r}; add documents "

@@ -30,33 +30,25 @@ class Path(Protocol):
     @property
     def length(self) -> int:
         """Number of tokens decoded so far."""
-        ...
 
     def extend(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Decode tokens; returns the logits after the last one."""
-        ...
 
     def truncate(self, length: int) -> None:
         """Forget what was decoded after the first ``length`` tokens."""
-        ...
 
 
 @dataclass(slots=True)
 class Branch:
-    """A continuation under one list of documents, with its own KV.
+    """A continuation under one list of documents, with its own KV."""
 
-    Attributes:
-        path: head + documents, and then the decoded part of tail + answer.
-        n_decoded: number of decoded tokens of tail + answer. The last token of a
-            stride is not among them: should the document change, it would have been
-            decoded for nothing.
-    """
-
-    path: Path
+    path: Path  # head + documents, and then the decoded part of tail + answer
+    # Decoded tokens of tail + answer. The last token of a stride is not among them:
+    # should the document change, it would have been decoded for nothing.
     n_decoded: int = 0
 
     def extend(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Decode more of tail + answer."""
+        """Decode more of tail + answer; returns the logits behind it."""
         logits = self.path.extend(tokens)
         self.n_decoded += len(tokens)
         return logits
@@ -73,38 +65,22 @@ class Superseded(Exception):  # noqa: N818  not an error
 
 @dataclass(frozen=True, slots=True)
 class Stride:
-    """Tokens ``start`` to ``end`` of the answer, written in one go.
-
-    Attributes:
-        start: length of the answer before the stride.
-        end: length of the answer after the stride.
-        reason: why the answer is complete; None when it goes on.
-        least_probability: the model's probability of the least probable token, where
-            a sentence was asked for; else 1.
-    """
+    """Tokens ``start`` to ``end`` of the answer, written in one go."""
 
     start: int
     end: int
-    reason: FinishReason | None
-    least_probability: float
+    reason: FinishReason | None  # why the answer is complete; None when it goes on
+    least_probability: float  # of all tokens, where a sentence was asked for; else 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A journal entry: how to take one stride back.
+    """A journal entry: how to take one stride back."""
 
-    Attributes:
-        ids: the documents that the stride was written under.
-        start: length of the answer before the stride.
-        n_decoded: tokens that the branch had decoded before the stride; 0 when the
-            branch was opened for the stride.
-        replaced: the earlier branch that was replaced by the stride's, if any.
-    """
-
-    ids: Ids
-    start: int
-    n_decoded: int
-    replaced: Branch | None
+    ids: Ids  # of the documents that the stride was written under
+    start: int  # length of the answer before the stride
+    n_decoded: int  # what the branch had decoded before; 0 when it was opened then
+    replaced: Branch | None  # the earlier branch that the stride's replaced, if any
 
 
 @dataclass(slots=True)
@@ -118,9 +94,7 @@ class Writer:
     for bit, whatever was tried and taken back in between.
 
     Attributes:
-        prompt: what stands around the documents.
         transcript: the answer so far.
-        sampler: chooses tokens.
         open_path: makes a KV that holds head + documents.
         is_superseded: asked after every token, whether to give up the stride.
     """
@@ -144,10 +118,7 @@ class Writer:
     ) -> Stride:
         """Write at most ``n_tokens`` tokens under ``hits``.
 
-        Args:
-            hits: the documents in front of the prompt.
-            n_tokens: length limit.
-            sentence: stop after one sentence, and note the least probability.
+        With ``sentence``, stop after one sentence, and note the least probability.
 
         Raises:
             Superseded: the stride was given up; rewind to where it began.

@@ -2,7 +2,6 @@
 
 from langchain_ralmspec.speculation.acceptance import Acceptance, Transfer
 from langchain_ralmspec.speculation.batch_costs import BatchCosts
-from langchain_ralmspec.speculation.bounds import Bounds
 from langchain_ralmspec.speculation.cache import SessionCache
 from langchain_ralmspec.speculation.costs import Line
 from langchain_ralmspec.speculation.draft_length import (
@@ -11,13 +10,8 @@ from langchain_ralmspec.speculation.draft_length import (
     chances_of_match,
 )
 from langchain_ralmspec.speculation.estimates import Estimates
-from langchain_ralmspec.speculation.guess import (
-    GUESS_POLICIES,
-    GuessPolicy,
-    Lookup,
-    SameDocument,
-)
-from langchain_ralmspec.speculation.plan import Plan
+from langchain_ralmspec.speculation.guess import GUESS_POLICIES
+from langchain_ralmspec.speculation.plan import Bounds, Plan
 from langchain_ralmspec.speculation.stride import StrideScheduler
 
 __all__ = [
@@ -28,11 +22,8 @@ __all__ = [
     "DraftEstimates",
     "DraftScheduler",
     "Estimates",
-    "GuessPolicy",
     "Line",
-    "Lookup",
     "Plan",
-    "SameDocument",
     "SessionCache",
     "StrideScheduler",
     "Transfer",

@@ -39,11 +39,9 @@ TRANSFERS: tuple[Transfer, ...] = get_args(Transfer)
 
 
 def softmax(logits: Logits, temperature: float = 1.0) -> Probabilities:
-    """Probabilities of logits.
+    """Probabilities, shape ``(n_vocab,)``, of logits of which one at least is finite.
 
-    Args:
-        logits: shape ``(n_vocab,)``; -inf is probability 0; one at least is finite.
-        temperature: above 0.
+    -inf is probability 0; the temperature is above 0.
     """
     with np.errstate(over="ignore"):  # a tiny temperature: -inf is right
         exponents = (np.asarray(logits, np.float64) - logits.max()) / temperature
@@ -55,9 +53,7 @@ def softmax(logits: Logits, temperature: float = 1.0) -> Probabilities:
 def draw(probabilities: Probabilities, uniform: float) -> int:
     """Draw a token by inverse CDF; never a token of probability 0.
 
-    Args:
-        probabilities: shape ``(n_vocab,)``; they sum to 1, but for rounding.
-        uniform: random number in [0, 1).
+    The probabilities sum to 1, but for rounding; ``uniform`` is drawn from [0, 1).
     """
     token = int(np.searchsorted(probabilities.cumsum(), uniform, side="right"))
     if token == len(probabilities):  # the sum was rounded below ``uniform``
@@ -84,11 +80,7 @@ class Acceptance:
     tail: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be served.
-
-        Raises:
-            InvalidValueError: there is no such transfer, or a number is out of range.
-        """
+        """Refuse what cannot be served, by an InvalidValueError."""
         if self.transfer not in TRANSFERS:
             near = difflib.get_close_matches(str(self.transfer), TRANSFERS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"use one of {TRANSFERS}"
@@ -162,7 +154,7 @@ class Acceptance:
             p: the target's probabilities.
             q: the drafter's; None if it proposed the token without any.
             p_hat: from :meth:`enriched`; ignored where nothing is transferred.
-            uniforms: two random numbers in [0, 1); without ``q`` the first is enough.
+            uniforms: two random numbers in [0, 1).
 
         Returns:
             Whether the drafted token is kept, and the token that comes out.

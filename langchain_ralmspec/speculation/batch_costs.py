@@ -61,7 +61,7 @@ class BatchCosts:
 
         Where every pass has a draft, one goes without now and then to learn it.
         """
-        return self._is_fresh(1)
+        return self._weights.get(1, 0.0) >= _MIN_WEIGHT
 
     def __call__(self, n_tokens: int) -> float:
         """Seconds of a pass; in unknown units before any pass was timed."""
@@ -95,9 +95,6 @@ class BatchCosts:
         if own:
             total += own * ratio(n_tokens)
         return curve(n_tokens, steepness) * total / (1.0 + own + share * others)
-
-    def _is_fresh(self, size: int) -> bool:
-        return self._weights.get(size, 0.0) >= _MIN_WEIGHT
 
     @property
     def _single(self) -> float:

@@ -31,19 +31,7 @@ class SessionCache:
     """
 
     def __init__(self, metric: Metric | None, capacity: int = 1024) -> None:
-        """Make an empty cache.
-
-        Args:
-            metric: the store's. Of a store without vectors, where it is None, the
-                cache stays empty.
-            capacity: documents it holds, at least 1.
-
-        Raises:
-            ValueError: the capacity is below 1.
-        """
-        if capacity < 1:
-            msg = f"capacity must be at least 1, got {capacity}"
-            raise ValueError(msg)
+        """Make an empty cache, which stays empty where the store has no metric."""
         self._metric = metric
         self._capacity = capacity
         self._rows: OrderedDict[str, int] = OrderedDict()  # least recently used first
@@ -66,14 +54,14 @@ class SessionCache:
         return document_id in self._rows
 
     def add(self, ids: Sequence[str], vectors: NDArray[np.float32]) -> list[str]:
-        """Insert what a search found, or mark it as used again.
+        """Insert what a search found, best first, or mark it as used again.
 
         The best document counts as the one used last. Where there are more than the
         cache holds, the best of them enter.
 
         Args:
-            ids: of the documents, best first.
-            vectors: their vectors, shape ``(len(ids), dimension)``.
+            ids: of the documents.
+            vectors: shape ``(len(ids), dimension)``.
 
         Returns:
             The ids that were evicted to make room.
@@ -99,15 +87,10 @@ class SessionCache:
         return evicted
 
     def top(self, query: Vector, n: int = 1) -> tuple[str, ...]:
-        """Ids of the ``n`` best cached documents, best first.
+        """Ids of the ``n`` best cached documents, best first, or of all.
 
-        Args:
-            query: a vector as long as the documents' are. Its length does not matter
-                to the order under ``"cosine"``, so it need not be normalised.
-            n: how many; fewer come back when fewer are cached.
-
-        Returns:
-            The ids; equal scores by the smaller id.
+        Equal scores are ordered by the smaller id. Under ``"cosine"`` the query need
+        not be normalised, since its length does not matter to the order.
         """
         if not self._rows:
             return ()
@@ -124,9 +107,7 @@ class SessionCache:
     def add_ball(self, centre: Vector, edge_id: str) -> None:
         """Note that every stored vector nearer to a query than a document is cached.
 
-        Args:
-            centre: the query; it was verified, and what it found was added.
-            edge_id: the last document that it found.
+        The query was verified, and what it found was added, the document last.
         """
         exact = self._exact(centre)
         (radius,) = self._squares_from(exact, self._vectors([self._rows[edge_id]]))
@@ -144,11 +125,8 @@ class SessionCache:
         not cached is nearer to *q* than *r* - |q - c|. The margin is the greatest such
         bound less the document's own distance. Under 0 a look-up may be right, and the
         more so the nearer to 0. (Under the inner product no vector that is not cached
-        is taken to be longer than those that are.)
-
-        Returns:
-            The margin, in the units of the metric's distance; None where there is no
-            ball.
+        is taken to be longer than those that are.) It is in the units of the metric's
+        distance, and None where there is no ball.
         """
         return self._margin(query, document_id, self._largest)
 
@@ -162,8 +140,8 @@ class SessionCache:
         the wrong order.
 
         Args:
-            query: the query.
-            document_ids: its :meth:`top`, at least one.
+            query: shape ``(dimension,)``.
+            document_ids: the query's :meth:`top`, at least one.
             longest: a length that no vector in the store exceeds.
         """
         margin = self._margin(query, document_ids[-1], longest**2)

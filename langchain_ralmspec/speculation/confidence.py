@@ -27,19 +27,12 @@ _PRIOR_RIGHT, _PRIOR_ALL = 3.8, 4.0  # right ones among sure guesses, before any
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A border that parts guesses by their margins into sure and unsure ones.
+    """A border that parts guesses by their margins into sure and unsure ones."""
 
-    Attributes:
-        trusted: a guess whose margin is less than this is unsure.
-        unsure: share of unsure guesses.
-        accuracy: share of right ones among sure guesses.
-        accuracy_unsure: share of right ones among unsure guesses.
-    """
-
-    trusted: float
-    unsure: float
-    accuracy: float
-    accuracy_unsure: float
+    trusted: float  # a guess whose margin is less is unsure
+    unsure: float  # share of unsure guesses
+    accuracy: float  # share of right ones among sure guesses
+    accuracy_unsure: float  # share of right ones among unsure guesses
 
 
 class Confidence:

@@ -11,12 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Seconds to verify ``s`` queries in one call: *b(s) = b0 + b1·s*.
-
-    Attributes:
-        base: *b0*, seconds.
-        per_query: *b1*, seconds.
-    """
+    """Seconds to verify ``s`` queries in one call: *base + per_query·s*."""
 
     base: float
     per_query: float
@@ -30,9 +25,7 @@ class Line:
         """Least squares through ``(queries, seconds)``; neither term is negative.
 
         Points of one size alone, which say nothing about a slope, give a flat line.
-
-        Raises:
-            ValueError: there are no points.
+        Raises ValueError without points.
         """
         running = RunningLine(forget=0.0)
         for n_queries, seconds in points:
@@ -44,18 +37,20 @@ class Line:
         return line
 
 
-class Mean:
-    """A mean over about the last ``window`` values."""
+_WINDOW = 48  # values of a mean that count
 
-    def __init__(self, window: int = 48) -> None:
+
+class Mean:
+    """A mean over the last values."""
+
+    def __init__(self) -> None:
         """Start without values."""
-        self._window = window
         self._n = 0
         self.value: float | None = None
 
     def add(self, value: float) -> None:
         """Add a value."""
-        self._n = min(self._n + 1, self._window)
+        self._n = min(self._n + 1, _WINDOW)
         before = self.value if self.value is not None else value
         self.value = before + (value - before) / self._n
 
@@ -64,41 +59,35 @@ class RunningLine:
     """A least-squares line through points, in which older points count less."""
 
     def __init__(self, forget: float = 0.04) -> None:
-        """Start without points.
-
-        Args:
-            forget: share of its weight that a point loses with each newer point.
-        """
+        """Start without points; with each, older ones lose the share ``forget``."""
         self._keep = 1.0 - forget
-        self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)  # of w, w·x, w·y, w·x², w·x·y
+        self._sums = [0.0] * 5  # of w, w·x, w·y, w·x², w·x·y
         self.largest = 0
 
     def add(self, n_queries: int, seconds: float) -> None:
         """Add a point."""
         x, y = float(n_queries), seconds
-        self._sums = tuple(  # type: ignore[assignment]  # five stay five
-            self._keep * total + term
-            for total, term in zip(self._sums, (1.0, x, y, x * x, x * y), strict=True)
-        )
+        terms = (1.0, x, y, x * x, x * y)
+        pairs = zip(self._sums, terms, strict=True)
+        self._sums = [self._keep * total + term for total, term in pairs]
         self.largest = max(self.largest, n_queries)
 
     def fade(self, n_points: int) -> float:
         """Age all points a quarter as much as ``n_points`` newer points would.
 
-        What is not measured any more is forgotten more slowly than what is.
-
-        Returns:
-            The weight that is left, in points.
+        What is not measured any more is forgotten more slowly than what is. Returns
+        the weight that is left, in points.
         """
         keep = self._keep ** (n_points / 4)
-        self._sums = tuple(keep * total for total in self._sums)
+        self._sums = [keep * total for total in self._sums]
         return self._sums[0]
 
     @property
-    def has_slope(self) -> bool:
-        """Whether there are points of several sizes."""
+    def variance(self) -> float:
+        """Variance of the sizes; 0, but for rounding, where all are the same."""
         weight, x, _, xx, _ = self._sums
-        return weight > 0 and _spread(weight, x, xx) > 0
+        variance = xx / weight - (x / weight) ** 2 if weight else 0.0
+        return variance if variance > 1e-9 else 0.0  # noqa: PLR2004
 
     @property
     def line(self) -> Line | None:
@@ -107,20 +96,13 @@ class RunningLine:
         if not weight:
             return None
         mean_x, mean_y = x / weight, y / weight
-        variance = _spread(weight, x, xx)
-        if not variance:
+        if not self.variance:
             return Line(mean_y, 0.0)
-        slope = max(0.0, (xy / weight - mean_x * mean_y) / variance)
+        slope = max(0.0, (xy / weight - mean_x * mean_y) / self.variance)
         base = mean_y - slope * mean_x
         if base < 0:  # through the origin, then
             return Line(0.0, xy / xx)
         return Line(base, slope)
-
-
-def _spread(weight: float, x: float, xx: float) -> float:
-    """Variance of the sizes; 0, but for rounding, where all are the same."""
-    variance = xx / weight - (x / weight) ** 2
-    return variance if variance > 1e-9 else 0.0  # noqa: PLR2004
 
 
 class CallCosts:
@@ -149,14 +131,11 @@ class CallCosts:
         return self._lone.fade(n_calls) + self._batches.fade(n_calls)
 
     def __call__(self, n_queries: float, once: float) -> float:
-        """Seconds of a call.
+        """Seconds of a call, whose mean number of queries need not be whole.
 
         Batches are taken for as cheap as one query until one is tried, so that one is.
         Where batches of a single size were tried, larger ones are taken for as cheap.
-
-        Args:
-            n_queries: in the call; a mean number need not be whole.
-            once: seconds of one query, where no lone query was measured.
+        Where no lone query was measured, ``once`` is its seconds.
         """
         alone, line = self._lone.line, self._batches.line
         one = alone(1) if alone else once
@@ -168,7 +147,7 @@ class CallCosts:
         if n_queries < 2:  # noqa: PLR2004  on average: one at times, and more at others
             return one + (n_queries - 1) * (self(2, once) - one)
         largest = self._batches.largest
-        if self._batches.has_slope or n_queries >= largest:
+        if self._batches.variance or n_queries >= largest:
             return line(n_queries)
         share = (n_queries - 1) / (largest - 1)
         return one + share * (line(largest) - one)

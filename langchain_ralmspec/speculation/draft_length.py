@@ -99,16 +99,13 @@ class Trust:
     Whether an answer quotes is a matter of the whole answer, so its tokens are not as
     independent as their chances are taken to be. A long draft would stake too much on
     its quoting, and a short draft costs little where it does quote.
-
-    Attributes:
-        length: tokens of the next draft at most.
     """
 
     _FIRST = 3
 
     def __init__(self) -> None:
         """Start with short drafts."""
-        self.length = self._FIRST
+        self.length = self._FIRST  # tokens of the next draft at most
 
     def earned(self, n_drafted: int, n_right: int) -> None:
         """Double the limit behind a draft all right; reset it behind a mostly wrong."""
@@ -120,20 +117,13 @@ class Trust:
 
 @dataclass(slots=True)
 class DraftEstimates:
-    """What has been measured of one drafter.
+    """What has been measured of one drafter."""
 
-    Attributes:
-        chances: how often its tokens are accepted, by evidence.
-        overall: how often its tokens are accepted, whatever the evidence.
-        step: seconds that drafting one more token takes.
-        call: seconds that asking for a draft takes, however long the draft.
-        trust: how long its drafts may be.
-    """
-
+    # How often its tokens are accepted, by evidence, and whatever the evidence.
     chances: TokenChances = field(default_factory=chances_of_confidence)
     overall: TokenChances = field(default_factory=lambda: TokenChances(((0.0, 0.7),)))
-    step: Mean = field(default_factory=Mean)
-    call: Mean = field(default_factory=Mean)
+    step: Mean = field(default_factory=Mean)  # seconds of drafting one more token
+    call: Mean = field(default_factory=Mean)  # seconds of asking for any draft
     trust: Trust = field(default_factory=Trust)
     _saved: float = 0.0
     _rounds: float = 0.0
@@ -155,27 +145,17 @@ class DraftEstimates:
         self.overall.fade(_FORGET_UNUSED)
 
     def gain(self, expected: float) -> float:
-        """Seconds that a round with this drafter is expected to save.
-
-        Args:
-            expected: what the formulas predict; past rounds correct it.
-        """
+        """Seconds that a round may save: what formulas expect, corrected by rounds."""
         return (self._saved + _PRIOR_ROUNDS * expected) / (self._rounds + _PRIOR_ROUNDS)
 
 
 @dataclass(slots=True)
 class DraftScheduler:
-    """Chooses how many tokens each drafter drafts, and how many of them to verify.
+    """Chooses how many tokens each drafter drafts, and how many of them to verify."""
 
-    Attributes:
-        costs: *v(n)*, of the target at this length of context.
-        drafters: measurements of each drafter, by name.
-        length: ``None`` to choose; a number to verify always as many tokens.
-    """
-
-    costs: BatchCosts
-    drafters: dict[str, DraftEstimates]
-    length: int | None = None
+    costs: BatchCosts  # v(n), of the target at this length of context
+    drafters: dict[str, DraftEstimates]  # by name
+    length: int | None = None  # None to choose; else always as many are verified
 
     def limit(self) -> int:
         """The most tokens that a drafter may propose."""
@@ -216,14 +196,11 @@ class DraftScheduler:
         )
 
     def cut(self, name: str, evidence: Sequence[float], *, causal: bool = False) -> int:
-        """How many tokens of a draft to verify; 0 for none.
+        """How many tokens of a draft, with this evidence for each, to verify.
 
-        Args:
-            name: of the drafter.
-            evidence: the evidence for each drafted token.
-            causal: decide on each token without a look at those behind it. They
-                depend on what was drawn in its place, and a token that is more often
-                verified where it is this one is also kept more often.
+        With ``causal``, decide on each token without a look at those behind it. They
+        depend on what was drawn in its place, and a token that is more often verified
+        where it is this one is also kept more often.
         """
         if self.length is not None:
             return min(self.length, len(evidence))
@@ -257,11 +234,8 @@ class DraftScheduler:
     ) -> None:
         """Add what a round in which a drafter was asked has saved.
 
-        Args:
-            name: of the drafter.
-            drafting: seconds of drafting.
-            kept: drafted tokens that were right, and seconds of the pass that verified
-                them; None where the draft was not verified.
+        ``drafting`` is its seconds; ``kept`` are the drafted tokens that were right,
+        and the seconds of the pass that verified them; None without such a pass.
         """
         saved = -drafting
         if kept is not None:

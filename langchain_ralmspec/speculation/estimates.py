@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import wraps
 from threading import RLock
-from typing import TYPE_CHECKING, Concatenate, ParamSpec
+from typing import TYPE_CHECKING
 
 from langchain_ralmspec.speculation.confidence import Confidence
 from langchain_ralmspec.speculation.costs import CallCosts, Mean
 from langchain_ralmspec.speculation.plan import GuessChances
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from langchain_ralmspec.speculation.plan import Plan
-
-P = ParamSpec("P")
+    from langchain_ralmspec.speculation.plan import Kind, Plan
 
 MAX_ACCURACY = 0.995
 """A guess accuracy beyond this is not believed: it would make strides endless."""
@@ -30,66 +25,41 @@ _MIN_WEIGHT = 0.05  # calls; costs that have faded below this are dropped
 _MAX_LOCAL_WAIT = 0.5  # share of its time a local search waits, for its own threads
 
 
-class _Share:
-    """Share of events of one kind among about the last ``window`` events."""
+class _FadingMean:
+    """A mean over about the last ``window`` events, drawn to a belief while few."""
 
-    def __init__(self, window: int = 128) -> None:
+    def __init__(self, window: int, prior_weight: float) -> None:
         self._keep = 1 - 1 / window
-        self._some = self._all = 0.0
+        self._prior_weight = prior_weight  # events that the belief is worth
+        self._total = self._n = 0.0
 
-    def add(self, *, belongs: bool) -> None:
-        self.fade()
-        self._some += belongs
-        self._all += 1
+    def add(self, value: float, n: int = 1) -> None:
+        self.fade(n)
+        self._total += n * value
+        self._n += n
 
-    def fade(self) -> None:
-        self._some *= self._keep
-        self._all *= self._keep
+    def fade(self, n: int = 1) -> None:
+        keep = self._keep**n
+        self._total *= keep
+        self._n *= keep
 
     def value(self, prior: float) -> float:
-        """The share; the nearer to ``prior`` the fewer events were seen."""
-        some = prior * _PRIOR_GUESSES + self._some
-        return min(MAX_ACCURACY, some / (_PRIOR_GUESSES + self._all))
+        total = prior * self._prior_weight + self._total
+        return total / (self._prior_weight + self._n)
 
 
-class _Bias:
-    """Actual ÷ predicted seconds of a step, over about the last ``window`` steps.
+def _new_share() -> _FadingMean:
+    """Share of guesses that are right, say."""
+    return _FadingMean(128, _PRIOR_GUESSES)
+
+
+def _new_bias() -> _FadingMean:
+    """Actual ÷ predicted seconds of a step.
 
     The formulas leave things out: cores that two threads share, answers that end,
     wrong guesses that come in runs. What they miss is the same next time.
     """
-
-    def __init__(self, window: int = 96) -> None:
-        self._window = window
-        self._ratios = self._steps = 0.0
-
-    def add(self, n_steps: int, ratio: float) -> None:
-        self.fade(n_steps)
-        self._ratios += n_steps * ratio
-        self._steps += n_steps
-
-    def fade(self, n_steps: int) -> None:
-        keep = (1 - 1 / self._window) ** n_steps
-        self._ratios *= keep
-        self._steps *= keep
-
-    def value(self, prior: float) -> float:
-        """The ratio; the nearer to ``prior`` the fewer steps were seen."""
-        ratios = self._ratios + _PRIOR_BIAS_STEPS * prior
-        return ratios / (self._steps + _PRIOR_BIAS_STEPS)
-
-
-def _synchronized(
-    method: Callable[Concatenate[Estimates, P], None],
-) -> Callable[Concatenate[Estimates, P], None]:
-    """Let one thread at a time run the method, under the lock of its object."""
-
-    @wraps(method)
-    def locked(self: Estimates, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        with self.lock:
-            method(self, *args, **kwargs)
-
-    return locked
+    return _FadingMean(96, _PRIOR_BIAS_STEPS)
 
 
 @dataclass(slots=True)
@@ -109,125 +79,104 @@ class Estimates:
     _generation: dict[tuple[bool, bool], Mean] = field(default_factory=dict)
     _guess: dict[str, Mean] = field(default_factory=dict)
     _verification: dict[tuple[str, bool], CallCosts] = field(default_factory=dict)
-    _bias: dict[tuple[str, bool, bool], _Bias] = field(default_factory=dict)
+    _bias: dict[Kind, _FadingMean] = field(default_factory=dict)
     _confidence: Confidence = field(default_factory=Confidence)
     _is_warm: bool = False
-    _proven: _Share = field(default_factory=_Share)  # of look-ups
+    _proven: _FadingMean = field(default_factory=_new_share)  # share of look-ups
     _waiting: Mean = field(default_factory=Mean)
     _retrieval: Mean = field(default_factory=Mean)
     _embedding: Mean = field(default_factory=Mean)
-    _accuracy: dict[str, _Share] = field(
-        default_factory=lambda: {name: _Share() for name in _PRIOR_ACCURACY}
+    _accuracy: dict[str, _FadingMean] = field(
+        default_factory=lambda: {name: _new_share() for name in _PRIOR_ACCURACY}
     )
 
-    @_synchronized
     def generated(self, seconds: float, *, changed: bool, overlapped: bool) -> None:
         """Add the cost of a step.
 
-        Args:
-            seconds: what writing it took.
-            changed: whether its documents are others than those of the step before.
-            overlapped: whether a call was in flight meanwhile.
+        It is ``changed`` when its documents are others than those of the step before,
+        and ``overlapped`` when a call was in flight meanwhile.
         """
-        self._generation.setdefault((changed, overlapped), Mean()).add(seconds)
+        with self.lock:
+            self._generation.setdefault((changed, overlapped), Mean()).add(seconds)
 
-    @_synchronized
     def guessed(self, policy: str, seconds: float) -> None:
         """Add the cost of a guess, embedding its query included."""
-        self._guess.setdefault(policy, Mean()).add(seconds)
+        with self.lock:
+            self._guess.setdefault(policy, Mean()).add(seconds)
 
-    @_synchronized
     def retrieved(self, seconds: float, embedding: float, waiting: float) -> None:
         """Add the cost of one retrieval while the model was idle.
 
-        Args:
-            seconds: the whole retrieval.
-            embedding: its seconds in the query encoder.
-            waiting: its seconds in which this machine had nothing to do.
+        Of its seconds, ``embedding`` passed in the query encoder, and in ``waiting``
+        this machine had nothing to do.
         """
-        if not self._is_warm:  # the first one loads models and opens connections
-            self._is_warm = True
-            return
-        self._retrieval.add(seconds)
-        self._embedding.add(embedding)
-        self._waiting.add(waiting / max(seconds - embedding, 1e-9))
+        with self.lock:
+            if not self._is_warm:  # the first one loads models and opens connections
+                self._is_warm = True
+                return
+            self._retrieval.add(seconds)
+            self._embedding.add(embedding)
+            self._waiting.add(waiting / max(seconds - embedding, 1e-9))
 
-    @_synchronized
     def verified(
         self, policy: str, n_queries: int, seconds: float, *, overlapped: bool
     ) -> None:
         """Add the cost of a verification call; ``overlapped`` if the model wrote on."""
-        costs = self._verification.setdefault((policy, overlapped), CallCosts())
-        costs.add(n_queries, seconds)
+        with self.lock:
+            costs = self._verification.setdefault((policy, overlapped), CallCosts())
+            costs.add(n_queries, seconds)
 
-    @_synchronized
     def judged(self, policy: str, *, right: bool, margin: float | None = None) -> None:
         """Add whether a guess, that a policy made or would have made, was right.
 
-        Args:
-            policy: name of the policy.
-            right: whether its guess was right.
-            margin: by which the cache covered its query, where that is known.
+        ``margin`` is that by which the cache covered its query, where that is known.
         """
-        self._accuracy[policy].add(belongs=right)
-        if policy == "lookup":
-            self._proven.add(belongs=False)
-        if margin is not None:
-            self._confidence.add(margin, right=right)
+        with self.lock:
+            self._accuracy[policy].add(right)
+            if policy == "lookup":
+                self._proven.add(0.0)
+            if margin is not None:
+                self._confidence.add(margin, right=right)
 
-    @_synchronized
     def proved(self) -> None:
         """Add a look-up that was proven: right without a verification."""
-        self._proven.add(belongs=True)
+        with self.lock:
+            self._proven.add(1.0)
 
-    @_synchronized
-    def followed(
-        self, plan: Plan, *, n_steps: int, seconds: float, predicted: float
-    ) -> None:
+    def followed(self, plan: Plan, *, n_steps: int, seconds: float) -> None:
         """Add how a plan turned out between two points where all was verified.
 
-        Args:
-            plan: the plan that was followed.
-            n_steps: steps that were kept.
-            seconds: what they took, all that was rolled back included.
-            predicted: steps per second that the formulas had predicted.
+        ``n_steps`` were kept, in ``seconds`` that include all that was rolled back.
         """
-        assert plan.policy is not None  # noqa: S101  sequential plans predict nothing
-        ratio = seconds * predicted / n_steps
-        kind = plan.policy, plan.in_flight > 0, plan.is_ahead
-        self._bias.setdefault(kind, _Bias()).add(n_steps, ratio)
-        self._fade(n_steps, but=kind)
+        with self.lock:
+            bias = self._bias.setdefault(plan.kind, _new_bias())
+            bias.add(seconds * plan.rate / n_steps, n_steps)
+            self._fade(n_steps, but=plan.kind)
 
     def bias(self, plan: Plan) -> float:
-        """Actual ÷ predicted seconds of plans of this plan's kind, as far as is known.
-
-        What is written ahead may be for nothing. Plans that write nothing ahead have a
-        record of their own: where guesses are proven they still win after bad luck.
-        """
-        assert plan.policy is not None  # noqa: S101  sequential plans predict nothing
-        overlapped = plan.in_flight > 0
-        busy = 1 - self._idle if overlapped else 0.0
+        """Actual ÷ predicted seconds of plans of this kind, as far as is known."""
+        busy = 1 - self._idle if plan.in_flight else 0.0
         prior = 1 + (self.contention - 1) * busy
-        bias = self._bias.get((plan.policy, overlapped, plan.is_ahead))
+        bias = self._bias.get(plan.kind)
         return bias.value(prior) if bias else prior
 
-    @_synchronized
     def decay(self) -> None:
         """Age all estimates about guesses by one sequential step.
 
         So bad luck is forgotten in the end, and a policy tried again.
         """
-        for share in (*self._accuracy.values(), self._proven):
-            share.fade()
-        self._confidence.fade()
-        self._fade(1)
-        # One slow guess must not be the last one.
-        verified = {policy for policy, _ in self._verification}
-        for policy in list(self._guess):
-            if policy not in verified:
-                self._guess.pop(policy, None)
+        with self.lock:
+            for share in (*self._accuracy.values(), self._proven):
+                share.fade()
+            self._confidence.fade()
+            self._fade(1)
+            # One slow guess must not be the last one.
+            verified = {policy for policy, _ in self._verification}
+            for policy in list(self._guess):
+                if policy not in verified:
+                    self._guess.pop(policy, None)
 
-    def _fade(self, n_steps: int, but: tuple[str, bool, bool] | None = None) -> None:
+    def _fade(self, n_steps: int, but: Kind | None = None) -> None:
         """Forget slowly what is not measured any more, so that it is tried again."""
         for kind, bias in self._bias.items():
             if kind != but:
@@ -241,18 +190,16 @@ class Estimates:
 
     def accuracy(self, policy: str) -> float:
         """*γ*: share of a policy's guesses that are right."""
-        return self._accuracy[policy].value(_PRIOR_ACCURACY[policy])
+        share = self._accuracy[policy].value(_PRIOR_ACCURACY[policy])
+        return min(MAX_ACCURACY, share)
 
     def chances(self, policy: str, *, can_prove: bool = False) -> GuessChances:
-        """Chances of a policy's guesses, by margin as soon as margins tell anything.
-
-        Args:
-            policy: name of the policy.
-            can_prove: whether its guesses may be proven.
-        """
+        """Chances of a policy's guesses, by margin as soon as margins tell anything."""
         if policy != "lookup":
             return GuessChances(self.accuracy(policy))
-        proven = self._proven.value(_PRIOR_PROVEN) if can_prove else 0.0
+        proven = 0.0
+        if can_prove:
+            proven = min(MAX_ACCURACY, self._proven.value(_PRIOR_PROVEN))
         split = self._confidence.split
         if split is None:
             return GuessChances(self.accuracy(policy), proven=proven)
@@ -291,7 +238,6 @@ class Estimates:
         return None
 
     def _guessing(self, policy: str) -> float:
-        """Seconds of a guess."""
         known = self._guess.get(policy)
         if known is not None:
             return known.value or 0.0

@@ -2,58 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from langchain_ralmspec.speculation.cache import SessionCache, Vector
 
+Ids: TypeAlias = tuple[str, ...]
 
-class GuessPolicy(Protocol):
-    """A rule that guesses the documents of the next step.
+
+@dataclass(frozen=True, slots=True)
+class GuessPolicy:
+    """A rule that guesses as many ids as the last step's documents are.
 
     Attributes:
-        needs_vector: whether :meth:`guess` looks at the query's vector, which
-            then has to be computed before every guess instead of in one batch at
-            verification.
+        guess: from the cache, the query's vector and the last step's documents.
+        needs_vector: whether the rule looks at the vector, which then is computed
+            before every guess instead of in one batch at verification.
     """
 
+    guess: Callable[[SessionCache, Vector | None, Ids], Ids]
     needs_vector: bool
 
-    def guess(
-        self, cache: SessionCache, vector: Vector | None, current: tuple[str, ...]
-    ) -> tuple[str, ...]:
-        """Guess as many ids as ``current`` (the last step's documents) has."""
-        ...
+
+def _nearest(cache: SessionCache, vector: Vector | None, current: Ids) -> Ids:
+    return current if vector is None else cache.top(vector, len(current))
 
 
-class Lookup:
-    """The paper's: the cached documents nearest to the query (section 3)."""
-
-    needs_vector = True
-
-    def guess(
-        self, cache: SessionCache, vector: Vector | None, current: tuple[str, ...]
-    ) -> tuple[str, ...]:
-        """Look the query up in the cache."""
-        if vector is None:
-            return current
-        return cache.top(vector, len(current))
-
-
-class SameDocument:
-    """The last step's documents again: free, and right four times in five."""
-
-    needs_vector = False
-
-    def guess(
-        self, cache: SessionCache, vector: Vector | None, current: tuple[str, ...]
-    ) -> tuple[str, ...]:
-        """Repeat the current documents."""
-        return current
-
-
-GUESS_POLICIES: dict[str, type[Lookup | SameDocument]] = {
-    "lookup": Lookup,
-    "same": SameDocument,
+GUESS_POLICIES = {
+    # The paper's: the cached documents nearest to the query (section 3).
+    "lookup": GuessPolicy(_nearest, needs_vector=True),
+    # The last step's documents again: free, and right four times in five.
+    "same": GuessPolicy(lambda _cache, _vector, current: current, needs_vector=False),
 }
 """By the name that constructors take as ``guess_policy``."""

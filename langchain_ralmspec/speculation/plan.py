@@ -22,6 +22,10 @@ call. :class:`GuessChances` says what that makes of E and T.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from langchain_ralmspec.speculation.costs import Line
 
 MAX_STEPS_PER_GUESS = 4
 """A call waits for at most this many steps per guess, steps on proven guesses included.
@@ -31,31 +35,32 @@ Else a guess behind a long run of proven ones would wait for its verification fo
 
 STRIDES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
 IN_FLIGHT = (1, 2, 3, 4, 6, 8)
+Kind: TypeAlias = tuple[str | None, bool, bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to go on until the next verification.
+    """How to go on until the next verification."""
 
-    Attributes:
-        policy: name of the guess policy; None runs sequentially.
-        stride: guesses in one verification call.
-        in_flight: calls that may be out while the model writes; 0 waits for each.
-        trusted: a guess whose margin is under this is unsure, and its call leaves at
-            once; None where every call is filled.
-        rate: verified steps per second, E / T, that the formulas predict.
-    """
-
-    policy: str | None = None
-    stride: int = 0
-    in_flight: int = 0
+    policy: str | None = None  # name of the guess policy; None runs sequentially
+    stride: int = 0  # guesses in one verification call
+    in_flight: int = 0  # calls that may be out while the model writes
+    # A guess with a margin under this is unsure, and its call leaves at once; None
+    # where every call is filled.
     trusted: float | None = field(default=None, compare=False)
+    # Verified steps per second, E / T, that the formulas predict.
     rate: float = field(default=0.0, compare=False)
 
     @property
-    def is_ahead(self) -> bool:
-        """Whether a step is written before the guess under it is verified."""
-        return self.stride > 1 or self.in_flight > 0
+    def kind(self) -> Kind:
+        """Policy, whether calls are in flight, and whether any step is written ahead.
+
+        Predictions for plans of a kind are off alike. What is written ahead may be for
+        nothing; plans that write nothing ahead still win after bad luck where guesses
+        are proven.
+        """
+        in_flight = self.in_flight > 0
+        return self.policy, in_flight, self.stride > 1 or in_flight
 
     @property
     def label(self) -> str:
@@ -85,20 +90,13 @@ class GuessChances:
     that are proven are not in the call. With *p* the share of proven guesses among all,
     there are 1 / (1 - p) steps to each guess of a call; no more than
     ``MAX_STEPS_PER_GUESS`` are counted on.
-
-    Attributes:
-        accuracy: *γ*, of a sure guess that is not proven.
-        unsure: *u*.
-        accuracy_unsure: *γ_u*, of an unsure guess.
-        trusted: a margin under this makes a guess unsure; with None no guess is.
-        proven: *p*.
     """
 
-    accuracy: float
-    unsure: float = 0.0
-    accuracy_unsure: float = 0.0
-    trusted: float | None = None
-    proven: float = 0.0
+    accuracy: float  # γ, of a sure guess that is not proven
+    unsure: float = 0.0  # u
+    accuracy_unsure: float = 0.0  # γ_u, of an unsure guess
+    trusted: float | None = None  # a margin under this makes a guess unsure
+    proven: float = 0.0  # p
 
     def kept(self, stride: int) -> float:
         """Steps that a call is expected to keep: E(s), and those on proven guesses."""
@@ -143,7 +141,7 @@ def call_seconds(
     """T(s, d): expected seconds for each verification call.
 
     Args:
-        chances: how likely its guesses are to be right.
+        chances: how likely the call's guesses are to be right.
         stride: *s*.
         in_flight: *d*.
         step: *a*, seconds of a step, its guess included.
@@ -157,3 +155,43 @@ def call_seconds(
     all_right = chances.all_right(stride)
     overlapped = max(writing, verification / in_flight, computing)
     return all_right * overlapped + (1 - all_right) * serial
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Costs of one workload, and the speed-ups that they allow (RaLMSpec section 4)."""
+
+    generation: float  # seconds of writing one step, the paper's a
+    retrieval: float  # seconds of a retrieval of the sequential loop, the paper's b(1)
+    guess: float  # seconds of a guess; 0 when no query is embedded for it
+    verification: Line  # b(s)
+    guess_accuracy: float  # probability that a guess is right, γ
+    max_in_flight: int = 0  # calls that may be out while the model writes
+
+    @property
+    def ceiling(self) -> float:
+        """1 + b/a: the speed-up if retrieval cost nothing."""
+        return 1 + self.retrieval / self.generation
+
+    @property
+    def attainable(self) -> float:
+        """Speed-up of the best fixed plan, were its costs always their mean.
+
+        Never under 1, because not to speculate is a choice.
+        """
+        strides = range(1, STRIDES[-1] + 1)
+        flights = range(self.max_in_flight + 1)
+        return max(1.0, *(self._speedup(s, d) for s in strides for d in flights))
+
+    def _speedup(self, stride: int, in_flight: int) -> float:
+        """E(s)·(a + b(1)) / T(s, d)."""
+        chances = GuessChances(self.guess_accuracy)
+        seconds = call_seconds(
+            chances,
+            stride,
+            in_flight,
+            step=self.generation + self.guess,
+            verification=self.verification(stride),
+        )
+        step = self.generation + self.retrieval
+        return chances.kept(stride) * step / seconds

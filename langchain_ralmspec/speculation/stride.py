@@ -30,22 +30,14 @@ _MIN_GAIN = 1.02  # of the sequential rate; a smaller predicted gain is noise
 
 @dataclass(frozen=True)
 class StrideScheduler:
-    """Chooses how to go on, from measured costs and guess accuracies.
+    """Chooses how to go on, from measured costs and guess accuracies."""
 
-    Attributes:
-        estimates: the measurements; shared with other requests.
-        policies: names of the guess policies to choose from.
-        stride: ``None`` to choose; a number to speculate with that stride always.
-        asynchronous: whether calls may be in flight while the model writes. With a
-            given stride at least one then is.
-        can_prove: whether the store's answers to look-ups may be proven.
-    """
-
-    estimates: Estimates
-    policies: Sequence[str] = ("lookup", "same")
-    stride: int | None = None
+    estimates: Estimates  # shared with other requests
+    policies: Sequence[str] = ("lookup", "same")  # to choose from
+    stride: int | None = None  # None to choose; a number to speculate with it always
+    # Whether calls may be in flight while the model writes; with a given stride one is.
     asynchronous: bool = True
-    can_prove: bool = False
+    can_prove: bool = False  # whether the store's answers to look-ups may be proven
 
     def plan(self) -> Plan:
         """The best plan by the estimates; the sequential one when none is better."""

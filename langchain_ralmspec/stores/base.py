@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, cast
 
 import numpy as np
 
@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
     from numpy.typing import NDArray
 
-__all__ = ["Found", "Hit", "MaxNorm", "Metric", "Query", "Store", "Vector"]
+__all__ = [
+    "ArrayStore",
+    "Found",
+    "Hit",
+    "MaxNorm",
+    "Metric",
+    "Query",
+    "Store",
+    "Vector",
+    "as_array_store",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +116,9 @@ class Store(Protocol):
     * a method ``max_norm()``, which returns a :class:`MaxNorm` where searches are
       exact: documents are ranked by what the vectors that hits carry give in float64,
       and none is missed. Else it returns None. Queries whose answer follows from
-      others' by the triangle inequality are then not asked.
+      others' by the triangle inequality are then not asked;
+    * the methods ``find`` and ``document`` of an :class:`ArrayStore`, which save making
+      a document of every hit.
     """
 
     @property
@@ -150,3 +162,33 @@ class Store(Protocol):
     def count(self) -> int:
         """Number of stored documents."""
         ...
+
+
+class ArrayStore(Store, Protocol):
+    """A store that gives what it finds as arrays, and documents by their ids."""
+
+    def find(
+        self, queries: Sequence[Query], k: int, *, depth: int, with_vectors: bool
+    ) -> list[Found]:
+        """Do as :meth:`search`, but look up the best ``depth`` documents only."""
+        ...
+
+    def document(self, id_: str) -> Document:
+        """The document with that id, as it is now; raises StoreError without one."""
+        ...
+
+
+def as_array_store(store: Store) -> ArrayStore | None:
+    """The store, if what its :meth:`find` gives is what its :meth:`search` gives.
+
+    A subclass may override ``search`` alone, to reorder hits, say. Then the ``find``
+    that it inherits would pass its own search by, and None is returned.
+    """
+    if not hasattr(store, "document"):
+        return None
+    for names in (getattr(store, "__dict__", {}), *map(vars, type(store).__mro__)):
+        if "find" in names:
+            return cast("ArrayStore", store)
+        if "search" in names:
+            return None
+    return None

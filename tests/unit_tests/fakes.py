@@ -1,10 +1,9 @@
-"""A tiny language model and a tiny store, for properties over random runs.
+"""A tiny language model and a tiny store, both harsher than the real ones.
 
-Both are harsher than the real ones. The model's logits depend on the *shapes* of
-all decode calls on a path, not on its tokens alone, so that a loop which rebuilds
-what the other loop continued gives other tokens. The store can be one whose wide
-searches find other documents than its narrow ones, and its encoder adds rounding
-noise to batches.
+The model's logits depend on the *shapes* of all decode calls on a path, not on its
+tokens alone, so that a loop which rebuilds what the other loop continued gives other
+tokens. The store can be one whose wide searches find other documents than its narrow
+ones, and its encoder adds rounding noise to batches.
 """
 
 from __future__ import annotations
@@ -13,8 +12,9 @@ import hashlib
 import itertools
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from langchain_core.documents import Document
@@ -81,10 +81,7 @@ def piece(token: int) -> bytes:
     return b"." if token == N_VOCAB - 1 else bytes([ord("a") + token])
 
 
-@dataclass(frozen=True)
 class FakeVocabulary:
-    """One letter a token."""
-
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         raise AssertionError("nothing is tokenized here")
 
@@ -154,9 +151,7 @@ class FakeStore:
             scores = (vectors * q).sum(axis=1)
         if self.metric == "cosine":
             scores = scores / np.sqrt((vectors**2).sum(axis=1) * (q**2).sum())
-        rows = sorted(
-            range(self.n_documents), key=lambda row: (-scores[row], f"{row:03}")
-        )
+        rows = sorted(range(self.n_documents), key=lambda row: (-scores[row], row))
         if not self.top_k_is_stable:
             # A search of another width misses other documents.
             rows = [row for row in rows if (row + k) % 3] or rows
@@ -178,6 +173,17 @@ class FakeStore:
 
     def count(self) -> int:
         return self.n_documents
+
+
+def wrap(owner: Any, name: str, before: Callable[..., object]) -> None:
+    """Do something with a method's positional arguments before it is called."""
+    method = getattr(owner, name)
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        before(*args)
+        return method(*args, **kwargs)
+
+    setattr(owner, name, wrapped)
 
 
 @dataclass(frozen=True)
@@ -226,9 +232,9 @@ def make_request(
 
     tail = NextQuery(prompt.question, transcript, vocabulary, window)
     policies: dict[str, RetrievalPolicy] = {
-        "stride": FixedStride(stride, tail),
-        "flare": Flare(threshold, tail),
-        "iter-retgen": IterRetGen(rounds, replace(tail, window=0)),
+        "stride": FixedStride(tail, stride),
+        "flare": Flare(tail, threshold),
+        "iter-retgen": IterRetGen(replace(tail, window=0), rounds),
     }
     writer = Writer(prompt, transcript, sampler or Sampler(), open_path)
     session = Session(store, depth=depth, prefetch_k=prefetch_k, stats=stats)

@@ -28,7 +28,7 @@ def test_a_token_depends_on_seed_and_position_only(
     assert one.sample(logits, answer) == other.sample(logits, answer)
 
 
-def test_frequencies_follow_the_softmax() -> None:
+def test_frequencies_and_probabilities_follow_the_softmax() -> None:
     logits = np.array([0.0, 1.0, 2.0], np.float32)
     sampler = Sampler(temperature=0.5, top_k=0, top_p=1.0, seed=7)
     n = 20_000
@@ -36,6 +36,9 @@ def test_frequencies_follow_the_softmax() -> None:
     expected = np.exp(logits / 0.5) / np.exp(logits / 0.5).sum()
     seen = np.bincount(drawn, minlength=3) / n
     assert np.abs(seen - expected).max() < 4 * np.sqrt(0.25 / n)
+    assert sampler.probabilities(logits, []) == pytest.approx(expected, rel=1e-6)
+    greedy = Sampler().probabilities(np.array([1.0, 3.0, 3.0], np.float32), [])
+    assert greedy.tolist() == [0, 1, 0]
 
 
 @settings(max_examples=200)
@@ -98,18 +101,6 @@ def test_tokens_are_drawn_from_the_probabilities(
     drawn = order[min(np.searchsorted(ends, uniform, side="right"), 11)]
     near_an_end = np.abs(ends - uniform).min() < 1e-9
     assert near_an_end or sampler.sample(logits, generated) == drawn
-
-
-def test_probabilities_of_all_tokens_are_the_softmax() -> None:
-    logits = np.array([0.0, 1.0, 2.0], np.float32)
-    row = Sampler(0.5, top_k=0, top_p=1.0).probabilities(logits, [])
-    expected = np.exp(logits / 0.5) / np.exp(logits / 0.5).sum()
-    assert row == pytest.approx(expected, rel=1e-6)
-
-
-def test_greedy_probabilities_are_certain() -> None:
-    row = Sampler().probabilities(np.array([1.0, 3.0, 3.0], np.float32), [])
-    assert row.tolist() == [0, 1, 0]
 
 
 @given(st.integers(0, 99), st.integers(0, 10_000))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -10,6 +11,7 @@ from langchain_ralmspec.answer.transcript import Transcript
 texts = st.text("abé€😀 ", max_size=30)
 stops = st.lists(st.text("abé€😀 ", min_size=1, max_size=3), max_size=3)
 END = 999
+EURO = "€".encode()
 
 
 class Pieces:
@@ -99,29 +101,38 @@ def test_what_was_released_is_never_taken_back(
     assert told == searched(pieces, stop)
 
 
-def test_it_holds_back_what_may_become_a_stop_string() -> None:
-    transcript = transcript_of(b"the E", b"N", b"Z", b"E", stops=["END"])
-    assert shown(transcript, 4) == ["the ", "", "ENZ", "", "E"]
+@pytest.mark.parametrize(
+    ("pieces", "stops", "expected"),
+    [
+        # What may become a stop string is held back, and nothing comes after one.
+        ((b"the E", b"N", b"Z", b"E"), ["END"], ["the ", "", "ENZ", "", "E"]),
+        ((b"one. two", b"three"), ["."], ["one", ""]),
+        # No character is cut; one that never ends is replaced.
+        ((EURO[:2], EURO[2:]), [], ["", "€", ""]),
+        ((EURO[:2],), [], ["", "\ufffd"]),
+    ],
+)
+def test_it_shows(
+    pieces: tuple[bytes, ...], stops: list[str], expected: list[str]
+) -> None:
+    assert shown(transcript_of(*pieces, stops=stops), len(pieces)) == expected
 
 
-def test_it_never_cuts_a_character() -> None:
-    euro = "€".encode()
-    assert shown(transcript_of(euro[:2], euro[2:]), 2) == ["", "€", ""]
-
-
-def test_it_replaces_a_character_that_never_ends() -> None:
-    assert shown(transcript_of("€".encode()[:2]), 1) == ["", "\ufffd"]
-
-
-def test_nothing_comes_after_a_stop_string() -> None:
-    transcript = transcript_of(b"one. two", b"three", stops=["."])
-    assert shown(transcript, 2) == ["one", ""]
-
-
-def test_it_notices_a_stop_string_across_tokens() -> None:
-    transcript = transcript_of(b"xE", b"N", b"D.", stops=["END"])
-    assert [transcript.append(token) for token in range(3)] == [None, None, "stop"]
-    assert transcript.finish_reason == "stop"
+@pytest.mark.parametrize(
+    ("pieces", "stops", "reasons"),
+    [
+        ((b"xE", b"N", b"D."), ["END"], [None, None, "stop"]),
+        ((b"a", b"b"), [], [None, "length"]),
+        ((b"a", b"b", b"c"), ["a"], ["stop", None, "length"]),  # it stops not again
+    ],
+)
+def test_it_ends(
+    pieces: tuple[bytes, ...], stops: list[str], reasons: list[str | None]
+) -> None:
+    max_tokens = 99 if reasons[-1] == "stop" else len(pieces)
+    transcript = transcript_of(*pieces, stops=stops, max_tokens=max_tokens)
+    for token, reason in enumerate(reasons):
+        assert transcript.append(token) == transcript.finish_reason == reason
 
 
 def test_it_ends_with_an_end_token_that_is_no_part_of_it() -> None:
@@ -131,11 +142,6 @@ def test_it_ends_with_an_end_token_that_is_no_part_of_it() -> None:
     assert transcript.tokens == [0]
     transcript.truncate(1)
     assert transcript.finish_reason is None
-
-
-def test_it_ends_at_its_length_limit() -> None:
-    transcript = transcript_of(b"a", b"b", max_tokens=2)
-    assert [transcript.append(token) for token in range(2)] == [None, "length"]
 
 
 def test_it_forgets_what_is_truncated() -> None:
@@ -150,9 +156,3 @@ def test_it_forgets_what_is_truncated() -> None:
     assert transcript.append(2) is None
     assert transcript.text_bytes(0, 2) == b"ED"
     assert transcript.text_bytes(1, 2) == b"D"
-
-
-def test_an_old_stop_string_does_not_stop_again() -> None:
-    transcript = transcript_of(b"a", b"b", stops=["a"])
-    assert transcript.append(0) == "stop"
-    assert transcript.append(1) is None

@@ -8,9 +8,12 @@ import time
 import weakref
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.errors import StoreError
@@ -19,21 +22,31 @@ from langchain_ralmspec.ralm.writer import N_RECENT, ids_of
 from langchain_ralmspec.speculation import Plan
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
 from langchain_ralmspec.stores.base import Hit, Query
-from tests.unit_tests.fakes import FakeStore, always, follow, make_request
+from tests.unit_tests.fakes import (
+    FakePath,
+    FakeStore,
+    always,
+    follow,
+    make_request,
+    wrap,
+)
 from tests.unit_tests.ralm.test_identity import story
 
-PATIENCE = 10.0  # seconds; only a broken loop waits so long
+PATIENCE = 30.0  # seconds; only a broken loop waits so long
+SHORT: dict[str, Any] = {"max_tokens": 40, "end_bias": -9}
+LONG: dict[str, Any] = {"max_tokens": 60, "stride": 2, "end_bias": -9}
 
 
 @dataclass
 class GatedStore(FakeStore):
-    """Answers the first call at once, and every later one when told to.
+    """Answers the first call at once, and every later one when the gate opens.
 
-    With ``in_pairs`` the second call is answered when the third has come.
+    A call with the query ``early`` is answered as soon as ``late`` is asked.
     """
 
-    in_pairs: bool = False
-    third: threading.Event = field(default_factory=threading.Event)
+    early: str | None = None
+    late: str | None = None
+    late_is_asked: threading.Event = field(default_factory=threading.Event)
     gate: threading.Event = field(default_factory=threading.Event)
     asked: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     n_calls: int = 0
@@ -48,15 +61,15 @@ class GatedStore(FakeStore):
             self.n_inside += 1
             self.most_inside = max(self.most_inside, self.n_inside)
             self.n_calls += 1
-            number = self.n_calls
+            is_first = self.n_calls == 1
         self.asked.release()
         try:
             found = super().search(queries, k, with_vectors=with_vectors)
-            if number == 3:
-                self.third.set()
-            if number > 1:
-                gate = self.third if self.in_pairs and number == 2 else self.gate
-                assert gate.wait(PATIENCE), "nobody opened the gate"
+            texts = [query.text for query in queries]
+            if self.late in texts:
+                self.late_is_asked.set()
+            gate = self.late_is_asked if self.early in texts else self.gate
+            assert is_first or gate.wait(PATIENCE), "nobody opened the gate"
             return found
         finally:
             with self.lock:
@@ -74,18 +87,20 @@ def none_left() -> bool:
     return not workers()
 
 
-def test_the_model_writes_while_a_verification_is_out() -> None:
+def test_the_model_writes_while_a_verification_is_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     store = GatedStore(n_documents=1)
     request = make_request(store, max_tokens=32, end_bias=-9)
-    write, written = request.writer.write, []
+    extend, written = FakePath.extend, []
 
-    def watched(*args: Any, **kwargs: Any) -> Any:
+    def watched(path: FakePath, tokens: Sequence[int]) -> NDArray[np.float32]:
         if len(store.searches) > 1 and store.n_inside:
             written.append(len(store.searches))  # while the store is being asked
             store.gate.set()
-        return write(*args, **kwargs)
+        return extend(path, tokens)
 
-    object.__setattr__(request, "writer", _Watched(request.writer, watched))
+    monkeypatch.setattr(FakePath, "extend", watched)
     # Synchronously this would wait for the gate that only writing opens.
     events = list(speculative(request, always(2, in_flight=1)))
     assert written
@@ -93,32 +108,21 @@ def test_the_model_writes_while_a_verification_is_out() -> None:
     assert none_left()
 
 
-class _Watched:
-    """A writer whose ``write`` is seen."""
-
-    def __init__(self, writer: Any, write: Any) -> None:
-        self._writer, self.write = writer, write
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._writer, name)
-
-
 def test_no_more_calls_are_out_than_the_plan_allows() -> None:
     store = GatedStore(n_documents=1)
-    request = make_request(store, max_tokens=60, stride=2, end_bias=-9)
-    opener = threading.Thread(target=_open_when_asked, args=(store, 4))
+
+    def open_when_asked() -> None:
+        for _ in range(4):  # the first retrieval and three in flight
+            assert store.asked.acquire(timeout=PATIENCE)
+        time.sleep(0.05)  # a fourth would come now
+        store.gate.set()
+
+    opener = threading.Thread(target=open_when_asked)
     opener.start()
-    list(speculative(request, always(1, "same", in_flight=3)))
+    list(speculative(make_request(store, **LONG), always(1, "same", in_flight=3)))
     opener.join()
     assert store.most_inside == 3
     assert none_left()
-
-
-def _open_when_asked(store: GatedStore, n_calls: int) -> None:
-    for _ in range(n_calls):  # the first retrieval and three in flight
-        assert store.asked.acquire(timeout=PATIENCE)
-    time.sleep(0.05)  # a fourth would come now
-    store.gate.set()
 
 
 def test_a_synchronous_plan_makes_no_thread() -> None:
@@ -128,15 +132,13 @@ def test_a_synchronous_plan_makes_no_thread() -> None:
 
 
 def test_a_store_that_dies_in_flight_is_an_error_and_leaves_no_thread() -> None:
-    store = FakeStore(n_documents=4, fail_after=2, seconds=0.002)
-    request = make_request(store, max_tokens=60, stride=2, end_bias=-9)
+    request = make_request(FakeStore(4, fail_after=2, seconds=0.002), **LONG)
     told: list[int] = []
     with pytest.raises(StoreError, match="the store died"):
         _collect(speculative(request, always(2, "same", in_flight=2)), told)
     assert none_left()
     expected: list[int] = []
-    slow = make_request(FakeStore(n_documents=4), max_tokens=60, stride=2, end_bias=-9)
-    _collect(sequential(slow), expected)
+    _collect(sequential(make_request(FakeStore(n_documents=4), **LONG)), expected)
     assert told == expected[: len(told)], "what was told before is right"
 
 
@@ -148,76 +150,68 @@ def _collect(events: Iterable[Event], tokens: list[int]) -> None:
 
 def with_a_call_out(store: GatedStore) -> Generator[Event, None, None]:
     """An answer whose first verification was judged; the second hangs at the gate."""
-    request = make_request(store, max_tokens=60, stride=2, end_bias=-9)
-    events = speculative(request, always(1, "same", in_flight=2))
+    plain = make_request(FakeStore(n_documents=1), **LONG)
+    asked, _ = watch(plain)
+    list(sequential(plain))
+    _, store.early, store.late, *_ = asked
+    events = speculative(make_request(store, **LONG), always(1, "same", in_flight=2))
     while not isinstance(next(events), Verified):
         pass
     return events
 
 
 def test_an_abandoned_answer_waits_for_no_call_and_starts_none() -> None:
-    store = GatedStore(n_documents=1, in_pairs=True)
-    events = with_a_call_out(store)
-    events.close()
+    store = GatedStore(n_documents=1)
+    with_a_call_out(store).close()
     assert workers(), "closing waited for the store"
     store.gate.set()
     assert none_left()
     assert len(store.searches) == 3
 
 
-@dataclass
-class PickyStore(FakeStore):
-    """Refuses queries that the sequential loop does not ask."""
-
-    known: frozenset[str] = frozenset()
-    n_refused: int = 0
-
-    def search(
-        self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
-    ) -> list[list[Hit]]:
-        if any(query.text not in self.known for query in queries):
-            self.n_refused += 1
-            msg = "no such query"
-            raise ConnectionError(msg)
-        return super().search(queries, k, with_vectors=with_vectors)
+def test_leaving_waits_for_calls_that_read_memory_of_the_callers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flights, "_PATIENCE", PATIENCE)
+    store = GatedStore(n_documents=1)
+    store.reads_shared_memory = True  # type: ignore[attr-defined]  # as FAISS does
+    events = with_a_call_out(store)
+    threading.Timer(0.2, store.gate.set).start()
+    events.close()
+    assert store.gate.is_set(), "closing did not wait for the store"
+    assert not store.n_inside
+    assert none_left()
 
 
-@pytest.mark.parametrize("plan", [(1, "same", 4), (3, "same", 0), (3, "same", 2)])
-def test_what_fails_behind_a_wrong_guess_is_nobodys_business(plan: Any) -> None:
+def test_leaving_waits_for_nothing_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A garbage collector that leaves may hold what the call waits for."""
+    monkeypatch.setattr(flights, "_PATIENCE", 0.2)
+    store = GatedStore(n_documents=1)
+    store.reads_shared_memory = True  # type: ignore[attr-defined]
+    with_a_call_out(store).close()
+    assert workers(), "it went on without the call"
+    store.gate.set()
+    assert none_left()
+
+
+@pytest.mark.parametrize(
+    ("where", "plan"),
+    [
+        *product(["searches"], [(1, "same", 4), (3, "same", 0), (3, "same", 2)]),
+        # Under a wrong document a template, or behind it an encoder, may fail.
+        *product(["documents", "queries"], [(3, "lookup", 0), (3, "lookup", 2)]),
+    ],
+)
+def test_what_fails_behind_a_wrong_guess_is_nobodys_business(
+    where: str, plan: Any
+) -> None:
     refused = 0
     for seed in range(20):
-        asked: set[str] = set()
-        plain = FakeStore(n_documents=9, seed=seed)
-        encode = plain.encode
-        plain.encode = lambda t, e=encode, a=asked: a.update(t) or e(t)  # type: ignore[method-assign,misc]
-        settings: dict[str, Any] = {"max_tokens": 40, "end_bias": -9}
-        slow = make_request(plain, **settings)
+        slow = make_request(FakeStore(n_documents=9, seed=seed), **SHORT)
+        asked, shown = watch(slow)
         expected = story(slow, sequential(slow))
-        picky = PickyStore(n_documents=9, seed=seed, known=frozenset(asked))
-        fast = make_request(picky, **settings)
-        assert story(fast, speculative(fast, always(*plan))) == expected
-        refused += picky.n_refused
-    assert refused, "no call was ever made behind a wrong guess"
-
-
-@pytest.mark.parametrize("plan", [(3, "lookup", 0), (3, "lookup", 2)])
-@pytest.mark.parametrize("where", ["documents", "queries"])
-def test_nor_is_what_cannot_be_written_or_embedded(plan: Any, where: str) -> None:
-    """Under a wrong document a template, or behind it an encoder, may fail."""
-    refused = 0
-    for seed in range(20):
-        asked: set[str] = set()
-        shown: set[Any] = set()
-        settings: dict[str, Any] = {"max_tokens": 40, "end_bias": -9}
-        slow = make_request(FakeStore(n_documents=9, seed=seed), **settings)
-        watch(slow, asked, shown)
-        expected = story(slow, sequential(slow))
-        dawdling = FakeStore(n_documents=9, seed=seed, seconds=0.003)
-        fast = make_request(dawdling, **settings)
-        if where == "documents":
-            refusals = refuse(fast.writer, "open_path", Shown(fast.writer, shown))
-        else:
-            refusals = refuse(fast.session._store, "encode", asked.issuperset)
+        fast = make_request(FakeStore(9, seed=seed, seconds=0.003), **SHORT)
+        refusals = refuse_others(fast, where, asked, shown)
         assert story(fast, speculative(fast, always(*plan))) == expected
         refused += len(refusals)
     assert refused, "nothing was ever tried behind a wrong guess"
@@ -228,45 +222,37 @@ def place(writer: Any, hits: Any) -> tuple[Any, ...]:
     return ids_of(hits), tuple(writer.transcript.tokens)
 
 
-@dataclass
-class Shown:
-    """Accepts documents where the sequential loop has shown them."""
-
-    writer: Any
-    places: set[Any]
-
-    def __call__(self, hits: Any) -> bool:
-        return place(self.writer, hits) in self.places
+def watch(request: Any) -> tuple[list[str], set[Any]]:
+    """The texts that will be embedded, and the places of documents that are shown."""
+    asked: list[str] = []
+    shown: set[Any] = set()
+    wrap(request.session._store, "encode", asked.extend)
+    wrap(request.writer, "open_path", lambda h: shown.add(place(request.writer, h)))
+    return asked, shown
 
 
-def watch(request: Any, asked: set[str], shown: set[Any]) -> None:
-    """Note the texts that are embedded and the documents that are shown."""
-    encode, open_path = request.session._store.encode, request.writer.open_path
+def refuse_others(
+    request: Any, where: str, asked: list[str], shown: set[Any]
+) -> list[Any]:
+    """Make a request fail on what another had not; returns what will be refused."""
+    refused: list[Any] = []
+    store, writer = request.session._store, request.writer
 
-    def encoding(texts: Any) -> Any:
-        asked.update(texts)
-        return encode(texts)
-
-    def opening(hits: Any) -> Any:
-        shown.add(place(request.writer, hits))
-        return open_path(hits)
-
-    request.session._store.encode = encoding
-    request.writer.open_path = opening
-
-
-def refuse(owner: Any, name: str, accepts: Any) -> list[Any]:
-    """Make a method fail on what is not accepted; returns what was refused."""
-    method, refused = getattr(owner, name), []
-
-    def picky(argument: Any) -> Any:
-        if not accepts(argument):
+    def require(right: bool, argument: Any) -> None:
+        if not right:
             refused.append(argument)
             msg = f"cannot take {argument}"
             raise ValueError(msg)
-        return method(argument)
 
-    setattr(owner, name, picky)
+    def require_asked(queries: list[Query], _: int) -> None:
+        require({query.text for query in queries} <= set(asked), queries)
+
+    if where == "searches":
+        wrap(store, "search", require_asked)
+    elif where == "queries":
+        wrap(store, "encode", lambda texts: require(set(texts) <= set(asked), texts))
+    else:
+        wrap(writer, "open_path", lambda h: require(place(writer, h) in shown, h))
     return refused
 
 
@@ -287,7 +273,7 @@ def opened_paths(request: Any) -> list[weakref.ref[Any]]:
 def test_an_answer_leaves_no_kv_behind() -> None:
     gc.disable()  # a cycle would keep it until the collector comes
     try:
-        request = make_request(FakeStore(n_documents=9), max_tokens=40, end_bias=-9)
+        request = make_request(FakeStore(n_documents=9), **SHORT)
         paths = opened_paths(request)
         for _ in speculative(request, always(2, "same", in_flight=1)):
             pass
@@ -308,34 +294,10 @@ def test_a_long_answer_keeps_no_more_kv_for_having_been_guessed() -> None:
         assert sum(path() is not None for path in paths) <= N_RECENT + 1
 
 
-def test_leaving_waits_for_calls_that_read_memory_of_the_callers() -> None:
-    store = GatedStore(n_documents=1, in_pairs=True)
-    store.reads_shared_memory = True  # type: ignore[attr-defined]  # as FAISS does
-    events = with_a_call_out(store)
-    opener = threading.Timer(0.2, store.gate.set)
-    opener.start()
-    events.close()
-    assert store.gate.is_set(), "closing did not wait for the store"
-    assert not workers()
-
-
-def test_leaving_waits_for_nothing_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A garbage collector that leaves may hold what the call waits for."""
-    monkeypatch.setattr(flights, "_PATIENCE", 0.2)
-    store = GatedStore(n_documents=1, in_pairs=True)
-    store.reads_shared_memory = True  # type: ignore[attr-defined]
-    events = with_a_call_out(store)
-    events.close()
-    assert workers(), "it went on without the call"
-    store.gate.set()
-    assert none_left()
-
-
 def test_plans_may_change_while_calls_are_out() -> None:
     for seed in range(20):
-        settings: dict[str, Any] = {"max_tokens": 60, "stride": 2, "end_bias": -9}
-        slow = make_request(FakeStore(9, seed=seed), **settings)
-        fast = make_request(FakeStore(9, seed=seed, seconds=0.003), **settings)
+        slow = make_request(FakeStore(9, seed=seed), **LONG)
+        fast = make_request(FakeStore(9, seed=seed, seconds=0.003), **LONG)
         plans = follow(
             Plan("same", 1, 4), Plan("lookup", 3, 1), Plan(), Plan("same", 2, 0)
         )
@@ -345,12 +307,12 @@ def test_plans_may_change_while_calls_are_out() -> None:
 
 def test_a_store_is_told_of_batches_before_they_come_and_not_else() -> None:
     store = FakeStore(n_documents=4)
-    request = make_request(store, max_tokens=60, stride=2, end_bias=-9)
-    list(speculative(request, follow(SEQUENTIAL, SEQUENTIAL, Plan("lookup", 3))))
+    batches = follow(SEQUENTIAL, SEQUENTIAL, Plan("lookup", 3))
+    list(speculative(make_request(store, **LONG), batches))
     first_batch = next(n for n, size in enumerate(store.searches) if size > 1)
     assert 1 < store.prepared[0] <= first_batch
     store = FakeStore(n_documents=4)
-    request = make_request(store, max_tokens=60, stride=2, end_bias=-9)
-    list(speculative(request, follow(SEQUENTIAL, Plan("same", 1, 1))))
+    lone = follow(SEQUENTIAL, Plan("same", 1, 1))
+    list(speculative(make_request(store, **LONG), lone))
     assert store.searches
     assert not store.prepared, "of lone queries"

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from langchain_ralmspec.answer.transcript import Transcript
-from langchain_ralmspec.ralm import Session, Writer, sequential, speculative
+from langchain_ralmspec.ralm import (
+    Session,
+    Writer,
+    loop,
+    sequential,
+    speculative,
+    writer,
+)
 from langchain_ralmspec.ralm.flights import Flight
 from langchain_ralmspec.ralm.writer import Branch
 from tests.unit_tests.fakes import FakeStore, always, make_request
@@ -43,7 +50,7 @@ def test_unbroken_nothing_differs() -> None:
 def test_what_open_steps_need_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     prune = Writer.prune
     monkeypatch.setattr(Writer, "prune", lambda self, mark: prune(self, self.mark))
-    monkeypatch.setattr("langchain_ralmspec.ralm.writer.N_RECENT", 1)
+    monkeypatch.setattr(writer, "N_RECENT", 1)
     assert differs((1, "lookup", 8))
 
 
@@ -53,50 +60,41 @@ def test_steps_of_wrong_guesses_in_flight_kept(monkeypatch: pytest.MonkeyPatch) 
         self.group, self.tentative = [], type(self.tentative)()
         yield from ()
 
-    monkeypatch.setattr(
-        "langchain_ralmspec.ralm.loop._Speculation._roll_back", first_only
-    )
+    monkeypatch.setattr(loop._Speculation, "_roll_back", first_only)
     assert differs(PIPELINE)
 
 
-def test_tokens_not_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Transcript, "truncate", lambda self, length: None)
-    assert differs()
+def one_token_too_few(
+    self: Any, length: int, truncate: Any = Transcript.truncate
+) -> None:
+    truncate(self, min(length + 1, len(self)))
 
 
-def test_one_token_too_few_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    truncate = Transcript.truncate
-    monkeypatch.setattr(
-        Transcript,
-        "truncate",
-        lambda self, length: truncate(self, min(length + 1, len(self))),
-    )
-    assert differs()
+def kv_rebuilt(self: Any, mark: int, rewind: Any = Writer.rewind) -> None:
+    rewind(self, mark)
+    self._branches.clear()  # the next stride opens afresh: other call shapes
 
 
-def test_kv_not_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Branch, "rewind", lambda self, n_decoded: None)
-    assert differs()
-
-
-def test_kv_rebuilt_instead_of_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    rewind = Writer.rewind
-
-    def rebuild(self: Writer, mark: int) -> None:
-        rewind(self, mark)
-        self._branches.clear()  # the next stride opens afresh: other call shapes
-
-    monkeypatch.setattr(Writer, "rewind", rebuild)
-    assert differs()
-
-
-def test_guesses_never_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Flight, "n_right", property(lambda self: len(self.guesses)))
-    assert differs()
-
-
-def test_near_ties_not_settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        Session, "_settled", lambda self, _, found, __: tuple(found.hits[: self.depth])
-    )
+@pytest.mark.parametrize(
+    ("owner", "name", "broken"),
+    [
+        pytest.param(Transcript, "truncate", lambda *_: None, id="no token taken back"),
+        pytest.param(Transcript, "truncate", one_token_too_few, id="one too few"),
+        pytest.param(Branch, "rewind", lambda *_: None, id="KV not rolled back"),
+        pytest.param(Writer, "rewind", kv_rebuilt, id="KV rebuilt instead"),
+        pytest.param(
+            Flight, "n_right", property(lambda self: len(self.guesses)), id="unchecked"
+        ),
+        pytest.param(
+            Session,
+            "_settled",
+            lambda self, _, found, __: tuple(found.hits[: self.depth]),
+            id="near ties not settled",
+        ),
+    ],
+)
+def test_broken_it_differs(
+    owner: type, name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, name, broken)
     assert differs()

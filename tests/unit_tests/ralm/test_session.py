@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from langchain_ralmspec.ralm import Session, Verified, speculative
 from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.retrievers import RetrieverSession
 from langchain_ralmspec.speculation import Plan
-from langchain_ralmspec.stores.base import MaxNorm, Query
-from tests.unit_tests.fakes import FakeStore, always, follow, make_request
+from langchain_ralmspec.stores.base import Found, Hit, MaxNorm, Query, as_array_store
+from tests.unit_tests.fakes import FakeStore, always, follow, make_request, wrap
 
 TEXTS = ["a", "b", "c", "d", "e", "f"]
 LETTERS = [chr(ord("a") + n) for n in range(26)]
@@ -29,25 +30,22 @@ def asking(*texts: str) -> list[Query]:
 def batches_of(store: FakeStore) -> list[int]:
     """How many texts are encoded in each call from now on."""
     batches: list[int] = []
-    encode = store.encode
-    store.encode = lambda texts: batches.append(len(texts)) or encode(texts)  # type: ignore[method-assign,func-returns-value]
+    wrap(store, "encode", lambda texts: batches.append(len(texts)))
     return batches
 
 
 def widths_of(store: FakeStore) -> list[int]:
     """How many hits are asked for in each search from now on."""
     widths: list[int] = []
-    search = store.search
-    store.search = lambda q, k, **kw: widths.append(k) or search(q, k, **kw)  # type: ignore[method-assign,func-returns-value]
+    wrap(store, "search", lambda _, k: widths.append(k))
     return widths
 
 
 def test_verify_gives_what_retrieve_gives() -> None:
     for seed in range(30):
         store = FakeStore(n_documents=9, seed=seed)
-        session = Session(store, depth=2)
         one_by_one = [Session(store, depth=2).retrieve(text).truth[0] for text in TEXTS]
-        batch = session.verify(asking(*TEXTS), with_vectors=False)
+        batch = Session(store, depth=2).verify(asking(*TEXTS), with_vectors=False)
         assert [ids_of(hits) for hits in batch] == [ids_of(h) for h in one_by_one]
 
 
@@ -55,13 +53,11 @@ def test_same_document_encodes_all_queries_in_one_batch() -> None:
     store = FakeStore(n_documents=9)
     batches = batches_of(store)
     session = Session(store)
-
     (current,) = session.verify(asking("a"), with_vectors=False)
     batches.clear()
     guesses = [session.guess("same", text, current) for text in TEXTS]
     assert batches == []
     session.verify([guess.query for guess in guesses], with_vectors=False)
-
     assert batches[0] == len(TEXTS)
     assert set(batches[1:]) <= {1}, "only near ties are encoded again, alone"
 
@@ -70,30 +66,27 @@ def test_look_up_encodes_each_query_once() -> None:
     store = FakeStore(n_documents=9)
     batches = batches_of(store)
     session = Session(store)
-
     (current,) = session.verify(asking("a"))
     batches.clear()
     store.searches.clear()
     guesses = [session.guess("lookup", text, current) for text in TEXTS]
     session.verify([guess.query for guess in guesses])
-
     assert batches == [1] * len(TEXTS)
     assert store.searches == [len(TEXTS)]
 
 
 def test_a_look_up_is_the_less_sure_the_farther_it_leads_away() -> None:
-    store = FakeStore(n_documents=40)
-    session = Session(store, prefetch_k=20)
+    session = Session(FakeStore(n_documents=40), prefetch_k=20)
     (current,) = session.verify(asking("a"))
-    margins = {t: session.guess("lookup", t, current).margin for t in ["a", *TEXTS]}
-    assert None not in margins.values()
-    assert max(margins, key=lambda text: margins[text] or 0.0) == "a"
+    margins: dict[str, float] = {}
     for text in TEXTS:
         guess = session.guess("lookup", text, current)
         assert guess.margin is not None
+        margins[text] = guess.margin
         assert not guess.is_unsure(None)
         assert not guess.is_unsure(guess.margin)
         assert guess.is_unsure(guess.margin + 0.01)
+    assert max(margins, key=margins.__getitem__) == "a"
     assert session.guess("same", "b", current).margin is None
     assert not session.guess("same", "b", current).is_unsure(9.0)
 
@@ -153,9 +146,8 @@ def test_only_what_enters_the_cache_covers_anything() -> None:
     session.verify(asking("b"), with_vectors=False)
     assert session.guess("lookup", "b", current).margin == margin
     session.verify(asking("b"))
-    new = session.guess("lookup", "b", current).margin
-    assert None not in (margin, new)
-    assert new != margin
+    assert None not in (margin, session.guess("lookup", "b", current).margin)
+    assert session.guess("lookup", "b", current).margin != margin
 
 
 @pytest.mark.parametrize("in_flight", [0, 2])
@@ -188,9 +180,7 @@ def test_look_up_stays_where_the_cache_does_not_know_the_current_document() -> N
     session.verify(asking("b"), with_vectors=True)
     for text in TEXTS:
         (current,) = Session(store).verify(asking(text), with_vectors=False)
-        stranger = tuple(
-            type(hit)(f"{hit.id}-new", hit.document, hit.score) for hit in current
-        )
+        stranger = tuple(Hit(f"{h.id}-new", h.document, h.score) for h in current)
         assert session.guess("lookup", text, stranger).hits == stranger
 
 
@@ -202,8 +192,9 @@ def test_callers_go_on_from_their_first_wrong_guess() -> None:
     others.sort(key=lambda text: ids_of(found[text]) != here)  # right ones first
     wrong = next(text for text in others if ids_of(found[text]) != here)
     assert ids_of(found[others[-1]]) != ids_of(found[wrong]), "or it shows nothing"
-    session = RetrieverSession(Session(store), "same")
-    assert session.speculate(first) == [], "nothing is known yet"
+    for policy in ("lookup", "same"):
+        session = RetrieverSession(Session(store), policy)
+        assert session.speculate(first) == [], "nothing is known yet"
     session.verify([first])
     for text in others:
         session.speculate(text)
@@ -213,20 +204,13 @@ def test_callers_go_on_from_their_first_wrong_guess() -> None:
     assert session.speculate(first) == [hit.document for hit in found[others[-1]]]
 
 
-def test_a_look_up_before_any_verification_finds_nothing() -> None:
-    session = RetrieverSession(Session(FakeStore(n_documents=9)), "lookup")
-    assert session.speculate("a") == []
-
-
 def test_look_up_embeds_alone_even_where_it_stays() -> None:
-    store = FakeStore(n_documents=9)
-    session = Session(store, prefetch_k=1)
+    session = Session(FakeStore(n_documents=9), prefetch_k=1)
     (current,) = session.retrieve("a").truth  # which the cache does not learn of
     guess = session.guess("lookup", "b", current)
-    assert (guess.policy, guess.hits) == ("same", current)
-    assert guess.query is not None
+    assert (guess.policy, guess.hits, guess.margin) == ("same", current, None)
+    assert guess.query.vector is not None
     assert not guess.query.batched
-    assert guess.margin is None
 
 
 def test_two_sessions_share_nothing() -> None:
@@ -244,8 +228,7 @@ def test_two_sessions_share_nothing() -> None:
 def test_asking_changes_nothing_until_it_is_learnt() -> None:
     session = Session(FakeStore(n_documents=9))
     answer = session.ask(asking(*TEXTS), with_vectors=True)
-    assert session.stats.store_calls == 0
-    assert len(session._cache) == 0
+    assert session.stats.store_calls == len(session._cache) == 0
     session.learn(answer)
     assert session.stats.store_calls == answer.n_calls >= 1
     assert len(session._cache) > 0
@@ -255,10 +238,8 @@ def test_asking_changes_nothing_until_it_is_learnt() -> None:
 def test_both_loops_search_alike_where_the_width_matters(is_stable: bool) -> None:
     store = FakeStore(n_documents=40, top_k_is_stable=is_stable)
     widths = widths_of(store)
-
     Session(store, prefetch_k=20).verify(asking("a", "b"), with_vectors=False)
     Session(store, prefetch_k=20).retrieve("a")
-
     if is_stable:
         assert widths[-1] == 1, "the sequential loop asks for no more than it needs"
     else:
@@ -272,23 +253,15 @@ def test_the_width_depends_on_the_store_unless_it_is_given(
     store = FakeStore(n_documents=120, top_k_is_stable=is_stable)
     widths = widths_of(store)
     retriever = RaLMSpecRetriever(vectorstore=store)
-
     Session(store).verify(asking("a"))
     retriever.session().verify(["a"])
     retriever.new_session(k=1).verify(asking("a"))
-    assert widths == [width] * 3
-    widths.clear()
-
     Session(store, prefetch_k=7).verify(asking("a"))
     retriever.session(prefetch_k=7).verify(["a"])
     Session(store, depth=width + 1).verify(asking("a"))
-    assert widths == [7, 7, width + 2]
-
-
-@pytest.mark.parametrize("face", [RaLMSpecLLM, ChatRaLMSpec])
-def test_the_faces_leave_the_width_to_the_store(face: Any) -> None:
-    retriever = RaLMSpecRetriever(vectorstore=FakeStore(n_documents=9))
-    assert face(model_path="m.gguf", retriever=retriever).prefetch_k is None
+    assert widths == [width] * 3 + [7, 7, width + 2]
+    for face in (RaLMSpecLLM, ChatRaLMSpec):  # which leave it to the store
+        assert face(model_path="m.gguf", retriever=retriever).prefetch_k is None
 
 
 def test_an_empty_store_is_an_error_that_quotes_the_query() -> None:
@@ -299,20 +272,58 @@ def test_an_empty_store_is_an_error_that_quotes_the_query() -> None:
         session.verify(asking("who"))
 
 
-def test_the_cache_forgets_and_the_guess_with_it() -> None:
+def test_the_cache_forgets_the_worst_first_and_the_hits_with_it() -> None:
     store = FakeStore(n_documents=9)
     session = Session(store, prefetch_k=9)
     session._cache._capacity = 2
     session.verify(embedded(store, TEXTS))
     assert len(session._cache) == len(session._hits) == 2
-
-
-def test_the_best_hits_are_the_last_to_be_forgotten() -> None:
-    store = FakeStore(n_documents=9)
     session = Session(store, prefetch_k=9)
     session._cache._capacity = 3
     (hits,) = session.verify(asking("a"))
     assert ids_of(session.guess("lookup", "a", hits).hits) == ids_of(hits)
+
+
+class ArrayStore(FakeStore):
+    """Gives arrays, as FAISS does; they are told from hits by their scores."""
+
+    def find(
+        self, queries: Sequence[Query], k: int, *, depth: int, with_vectors: bool
+    ) -> list[Found]:
+        found = super().search(queries, k, with_vectors=with_vectors)
+        return [Found([Hit(h.id, h.document, 7.0) for h in hits]) for hits in found]
+
+    def document(self, id_: str) -> Any:
+        raise AssertionError
+
+
+class Reordering(ArrayStore):
+    """Has a search of its own, and inherits what gives arrays."""
+
+    def search(self, *args: Any, **kwargs: Any) -> list[list[Hit]]:
+        return [hits[::-1] for hits in super().search(*args, **kwargs)]
+
+
+class ReorderingArrays(Reordering):
+    """Has a search of its own, and arrays to match."""
+
+    def find(self, *args: Any, **kwargs: Any) -> list[Found]:
+        return super().find(*args, **kwargs)
+
+
+def test_arrays_are_asked_for_where_they_are_what_a_search_gives() -> None:
+    patched, both = ArrayStore(9), ArrayStore(9)
+    patched.search = FakeStore(9).search  # type: ignore[method-assign]
+    both.search, both.find = FakeStore(9).search, ArrayStore(9).find  # type: ignore[method-assign]
+    lacking: Any = type("Finds", (FakeStore,), {"find": ArrayStore.find})(9)
+    for store, has_arrays in (
+        *((FakeStore(9), False), (ArrayStore(9), True), (Reordering(9), False)),
+        *((ReorderingArrays(9), True), (patched, False), (both, True)),
+        (lacking, False),
+    ):
+        assert as_array_store(store) is (store if has_arrays else None)
+        ((hit,),) = Session(store).retrieve("a").truth
+        assert (hit.score == 7) == has_arrays
 
 
 def test_a_store_need_not_know_how_to_prepare() -> None:
@@ -323,18 +334,13 @@ def test_a_store_need_not_know_how_to_prepare() -> None:
 
         def __init__(self) -> None:
             inner = FakeStore(n_documents=4)
-            self.encode, self.search, self.count = (
-                inner.encode,
-                inner.search,
-                inner.count,
-            )
+            self.encode, self.search = inner.encode, inner.search
+            self.count = inner.count
 
-    store: Any = Minimal()
-    request = make_request(store, max_tokens=30, end_bias=-9)
+    minimal: Any = Minimal()
+    request = make_request(minimal, max_tokens=30, end_bias=-9)
     assert list(speculative(request, always(3)))
-
-
-def test_a_loop_of_somebody_else_s_prepares_with_its_first_batch() -> None:
+    # Loops of somebody else's prepare with their first batch.
     store = FakeStore(n_documents=4)
     session = Session(store)
     session.verify(asking("a"))

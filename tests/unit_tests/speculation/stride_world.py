@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -146,12 +146,8 @@ class World:
         kept = min(n_right + 1, len(right)) + n_proven
         expected = self.chances(plan).kept(plan.stride)
         seconds = expected / self.rate(plan) * self.hidden.get(overlapped, 1.0)
-        estimates.followed(
-            plan,
-            n_steps=kept,
-            seconds=seconds * kept / expected,
-            predicted=plan.rate or self.rate(plan),
-        )
+        rated = replace(plan, rate=plan.rate or self.rate(plan))
+        estimates.followed(rated, n_steps=kept, seconds=seconds * kept / expected)
         self.clock += seconds
         return kept
 

@@ -60,8 +60,7 @@ def boundary(holds: Callable[[float], bool]) -> float:
 def law(acceptance: Acceptance, p: Array, q: Array, p_hat: Array) -> Array:
     """P(out = t) = Σ_x q(x)·[acc(x)·1(t = x) + (1 - acc(x))·residual_x(t)].
 
-    Acceptance and residual are read off ``judge``, as lengths of intervals of its
-    random numbers.
+    Acceptance and residual are lengths of intervals of ``judge``'s random numbers.
     """
 
     def judge(token: int, *uniforms: float) -> tuple[bool, int]:
@@ -103,18 +102,19 @@ def chi_square(counts: NDArray[np.int64], probabilities: Array) -> float:
     return float((np.square(counts - expected) / expected).sum())
 
 
-# -- the laws of the three transfers ---------------------------------------------------
-
-
 @settings(max_examples=40)
 @given(distributions(3))
-def test_the_output_follows_the_target_or_exactly_the_enriched_target(
+def test_how_far_the_output_is_from_the_target_and_the_enriched_target(
     rows: list[Array],
 ) -> None:
     p, q, p_hat = rows
     assert same(law(Acceptance(), p, q, p), p)
     assert same(law(Acceptance(eta=9.0), p, q, p_hat), p)  # not even by mistake
     assert same(law(Acceptance("exact", 5.0), p, q, p_hat), p_hat)
+    paper = law(Acceptance("paper", 5.0), p, q, p_hat)
+    distance = np.maximum(np.minimum(q, p_hat) - p, 0).sum()
+    assert paper.sum() == pytest.approx(1)
+    assert np.abs(paper - p).sum() / 2 == pytest.approx(distance, abs=1e-8)
 
 
 @settings(max_examples=40)
@@ -126,16 +126,6 @@ def test_exact_follows_what_enriched_returns(
     p, q = map(softmax, rows)
     p_hat = acceptance.enriched(p, q, rows[0])
     assert same(law(acceptance, p, q, p_hat), p_hat)
-
-
-@settings(max_examples=40)
-@given(distributions(3))
-def test_paper_is_as_far_from_the_target_as_it_says(rows: list[Array]) -> None:
-    p, q, p_hat = rows
-    out = law(Acceptance("paper", 5.0), p, q, p_hat)
-    distance = np.maximum(np.minimum(q, p_hat) - p, 0).sum()
-    assert out.sum() == pytest.approx(1)
-    assert np.abs(out - p).sum() / 2 == pytest.approx(distance, abs=1e-8)
 
 
 def test_paper_follows_neither() -> None:
@@ -174,9 +164,6 @@ def test_samples_follow_the_law(transfer: Transfer) -> None:
     assert chi_square(counts, law(acceptance, p, q, p_hat)) < 50
     wrong = p if transfer != "off" else q
     assert chi_square(counts, wrong) > 500
-
-
-# -- one drafted token -----------------------------------------------------------------
 
 
 @given(distributions(2), st.sampled_from(TRANSFERS), st.floats(0, ALMOST_ONE))
@@ -237,12 +224,9 @@ def test_tokens_that_were_taken_out_are_never_kept() -> None:
         assert out == 0
 
 
-# -- the greedy choice -----------------------------------------------------------------
-
-
-@given(logits(2), st.sampled_from(TRANSFERS))
-def test_the_greedy_choice_without_eta_is_the_targets(
-    rows: list[Array], transfer: Transfer
+@given(logits(2), st.sampled_from(TRANSFERS), etas)
+def test_the_greedy_choice_is_the_formulas_and_without_eta_the_targets(
+    rows: list[Array], transfer: Transfer, eta: float
 ) -> None:
     z, draft = rows
     best = int(np.argmax(z))
@@ -250,32 +234,21 @@ def test_the_greedy_choice_without_eta_is_the_targets(
     assert Acceptance("off", 50.0).choice(z, softmax(draft)) == best
     assert Acceptance(transfer, 50.0).choice(z) == best
     assert Acceptance("exact", 5.0).choice(z, softmax(z)) == best
-
-
-def test_transfer_changes_a_greedy_choice() -> None:
-    z = np.array([1.0, 0.9, -4.0], np.float32)
-    draft = np.array([-3.0, 3.0, 0.0], np.float32)
-    for transfer in ("paper", "exact"):
-        assert Acceptance(transfer, 5.0).choice(z, softmax(draft)) == 1
-        assert Acceptance(transfer, 0.01).choice(z, softmax(draft)) == 0
-
-
-@given(logits(2), etas)
-def test_the_greedy_choice_is_the_formulas(rows: list[Array], eta: float) -> None:
-    z, draft = rows
     chosen = Acceptance("paper", eta).choice(z, softmax(draft))
     q1, p1 = (np.exp(row) / np.exp(row).sum() for row in (draft, z))
     score = z + eta * (q1 - p1)
     assert score[chosen] == pytest.approx(score.max())
 
 
-def test_the_smaller_id_wins_a_tie() -> None:
-    z = np.array([0.0, 2.0, 2.0, 1.0])
-    assert Acceptance().choice(z) == 1
-    assert Acceptance("exact", 5.0).choice(z, softmax(z)) == 1
-
-
-# -- the enriched target ---------------------------------------------------------------
+def test_transfer_changes_a_greedy_choice_and_the_smaller_id_wins_a_tie() -> None:
+    z = np.array([1.0, 0.9, -4.0], np.float32)
+    draft = np.array([-3.0, 3.0, 0.0], np.float32)
+    for transfer in ("paper", "exact"):
+        assert Acceptance(transfer, 5.0).choice(z, softmax(draft)) == 1
+        assert Acceptance(transfer, 0.01).choice(z, softmax(draft)) == 0
+    tie = np.array([0.0, 2.0, 2.0, 1.0])
+    assert Acceptance().choice(tie) == 1
+    assert Acceptance("exact", 5.0).choice(tie, softmax(tie)) == 1
 
 
 @given(logits(2), etas, tails)
@@ -293,10 +266,10 @@ def test_enriched_is_the_formula_of_the_paper() -> None:
     z = np.array([1.0, 0.5, 0.0])
     p, q = softmax(z), np.array([0.2, 0.3, 0.5])
     p_hat = Acceptance("paper", 2.0, tail=0.0).enriched(p, q, z)
-    weights = [
-        math.exp(a + 2 * (b - c)) for a, b, c in zip(z, q.tolist(), p, strict=True)
-    ]
-    assert p_hat == pytest.approx(np.array(weights) / sum(weights))
+    weights = np.exp(z + 2 * (q - p))
+    assert p_hat == pytest.approx(weights / weights.sum())
+    assert Acceptance("exact", 5.0).enriched(p, None, z) is p, "nothing to transfer"
+    assert Acceptance("off", 5.0).enriched(p, q, z) is p
 
 
 def test_the_tail_keeps_the_targets_probabilities() -> None:
@@ -312,13 +285,6 @@ def test_the_tail_keeps_the_targets_probabilities() -> None:
     assert guarded[1] > 2 * free[1]
 
 
-def test_nothing_is_enriched_without_draft_probabilities_or_transfer() -> None:
-    z = np.array([1.0, 0.5, 0.0])
-    p, q = softmax(z), np.array([0.2, 0.3, 0.5])
-    assert Acceptance("exact", 5.0).enriched(p, None, z) is p
-    assert Acceptance("off", 5.0).enriched(p, q, z) is p
-
-
 def test_a_large_eta_overshoots() -> None:
     # Both models prefer token 0; the drafter likes 2 only a bit more than the target.
     z = np.log([0.6, 0.3, 0.1])
@@ -329,9 +295,6 @@ def test_a_large_eta_overshoots() -> None:
     # The guard gives the others back what the target gave them: half of it at least.
     guarded = Acceptance("exact", 1e4).enriched(p, q, z)
     assert guarded == pytest.approx(np.array([0.6, 0.3, 1.0]) / 1.9)
-
-
-# -- softmax and draw ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("temperature", [1e-310, 0.5, 1.0, 3.0])
@@ -363,9 +326,6 @@ def test_draw_survives_a_sum_below_1() -> None:
     assert draw(short, ALMOST_ONE) == 2
 
 
-# -- arguments -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -388,8 +348,7 @@ def test_values_that_make_no_sense_are_refused(
 
 
 def test_only_what_transfers_nothing_is_lossless() -> None:
-    assert Acceptance().is_lossless
-    assert Acceptance("off", 5.0).is_lossless
-    assert Acceptance("exact", 0.0).is_lossless
+    for lossless in (Acceptance(), Acceptance("off", 5.0), Acceptance("exact", 0.0)):
+        assert lossless.is_lossless
     assert not Acceptance("paper", 5.0).is_lossless
     assert not Acceptance("exact", 5.0).is_lossless

@@ -30,11 +30,6 @@ measured = st.dictionaries(
 evidences = st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.7, 1.0]), max_size=12)
 
 
-def costs_of(points: dict[int, float]) -> BatchCosts:
-    """Costs that are known, on lines between these."""
-    return GivenCosts(points)
-
-
 def scheduler_of(
     points: dict[int, float], step: float | None = 0.0, *, length: int | None = None
 ) -> DraftScheduler:
@@ -42,18 +37,14 @@ def scheduler_of(
     estimates = DraftEstimates(chances=TokenChances(TABLE))
     if step is not None:
         estimates.step.add(step)
-    return DraftScheduler(costs_of(points), {NAME: estimates}, length)
-
-
-def chances_in(evidence: Sequence[float]) -> list[float]:
-    edges = [edge for edge, _ in TABLE]
-    return [TABLE[bisect_right(edges, value) - 1][1] for value in evidence]
+    return DraftScheduler(GivenCosts(points), {NAME: estimates}, length)
 
 
 def gains_of(points: dict[int, float], evidence: Sequence[float]) -> list[float]:
     """The formula, for every number of tokens."""
-    v = costs_of(points)
-    together = np.cumprod(chances_in(evidence))
+    v, edges = GivenCosts(points), [edge for edge, _ in TABLE]
+    chances = [TABLE[bisect_right(edges, value) - 1][1] for value in evidence]
+    together = np.cumprod(chances)
     return [
         v(1) * sum(together[:n]) - (v(n + 1) - v(1)) for n in range(len(evidence) + 1)
     ]
@@ -125,7 +116,7 @@ def test_sweet_spots_are_used_where_tokens_are_worth_them(
 def test_a_fixed_length_is_obeyed_whatever_it_costs(
     points: dict[int, float], evidence: list[float], length: int
 ) -> None:
-    for costs in (costs_of(points), BatchCosts()):
+    for costs in (GivenCosts(points), BatchCosts()):
         scheduler = scheduler_of(points, 9.0, length=length)
         scheduler.costs = costs
         scheduler.drafters[NAME].call.add(99.0)
@@ -207,20 +198,14 @@ def test_chances_start_at_what_is_usual() -> None:
     assert chances_of_confidence()(-1.0) == pytest.approx(0.47)
 
 
-def test_chances_are_learnt_each_for_its_evidence() -> None:
+def test_chances_are_learnt_each_for_its_evidence_and_forgotten() -> None:
     chances = TokenChances(TABLE)
-    for _ in range(1000):
+    for _ in range(5000):
         chances.add(0.4, right=True)
         chances.add(0.1, right=False)
     assert 0.97 < chances(0.5) <= 0.995, "never certain"
     assert chances(0.2) < 0.01
     assert chances(0.7) == pytest.approx(0.9)
-
-
-def test_chances_are_forgotten() -> None:
-    chances = TokenChances(TABLE)
-    for _ in range(5000):
-        chances.add(0.4, right=True)
     for _ in range(1000):
         chances.add(0.4, right=False)
     assert chances(0.4) < 0.04

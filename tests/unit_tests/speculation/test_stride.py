@@ -27,6 +27,22 @@ worlds = st.builds(
 )
 
 
+def measured(
+    retrieval: float,
+    step: float,
+    *,
+    embedding: float = 0.0,
+    waiting: float = 0.0,
+    contention: float = 1.0,
+) -> Estimates:
+    """What is known after a step and two retrievals; the first does not count."""
+    estimates = Estimates(contention=contention)
+    for _ in range(2):
+        estimates.retrieved(retrieval, embedding, waiting)
+    estimates.generated(step, changed=False, overlapped=False)
+    return estimates
+
+
 def share_of_best(world: World, *, asynchronous: bool) -> float:
     """What plans are worth after some learning, ÷ the best rate there is."""
     scheduler = run(world, 400, asynchronous=asynchronous)
@@ -101,21 +117,18 @@ def test_crowded_cores_are_not_shared_for_a_gain_that_they_would_eat_up() -> Non
         (1.5, False, 0),
         (1.5, True, 1),
     ):
-        estimates = Estimates(contention=contention)
-        for _ in range(2):
-            estimates.retrieved(0.5, 0.0, 0.5 if waits else 0.0)
-        estimates.generated(0.05, changed=False, overlapped=False)
+        waiting = 0.5 if waits else 0.0
+        estimates = measured(0.5, 0.05, waiting=waiting, contention=contention)
         plan = StrideScheduler(estimates).plan()
         assert min(plan.in_flight, 1) == expected
 
 
 def test_of_a_search_that_waits_and_computes_calls_share_the_waiting() -> None:
-    computing = []
-    for waits in (0.0, 0.2, 0.4, 0.5):  # of half a second; up to half, its own threads
-        estimates = Estimates()
-        for _ in range(2):
-            estimates.retrieved(0.5, 0.0, waits)
-        computing.append(estimates.computing("lookup", 1.0))
+    # Of half a second; up to half of that, a search waits for its own threads.
+    computing = [
+        measured(0.5, 0.05, waiting=waiting).computing("lookup", 1.0)
+        for waiting in (0.0, 0.2, 0.4, 0.5)
+    ]
     assert computing == pytest.approx([1.0, 1.0, 0.4, 0.0])
 
 
@@ -192,10 +205,6 @@ def test_threads_may_share_what_is_known() -> None:
     assert not failures(use)
 
 
-def test_it_begins_sequentially_and_knows_nothing_of_other_requests() -> None:
-    assert StrideScheduler(Estimates()).plan() == SEQUENTIAL
-
-
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_a_given_stride_is_always_followed(asynchronous: bool) -> None:
     scheduler = StrideScheduler(Estimates(), stride=7, asynchronous=asynchronous)
@@ -210,6 +219,7 @@ def test_a_given_stride_is_always_followed(asynchronous: bool) -> None:
 def test_strides_grow_by_doubling_from_what_was_measured() -> None:
     world = World(0.01, 0.0, Line(1.0, 0.0), {"lookup": 0.98, "same": 0.5})
     scheduler = StrideScheduler(Estimates(), asynchronous=False)
+    assert scheduler.plan() == SEQUENTIAL, "nothing is known of other requests"
     world.retrieve(scheduler.estimates)
     largest = 1
     for _ in range(40):
@@ -221,11 +231,7 @@ def test_strides_grow_by_doubling_from_what_was_measured() -> None:
 
 
 def test_what_is_proven_pays_however_wrong_the_rest_is() -> None:
-    world = World(0.05, 0.01, Line(0.3, 0.0), {"lookup": 0.1, "same": 0.1})
-    estimates = Estimates()
-    world.retrieve(estimates)
-    world.retrieve(estimates)
-    estimates.generated(0.05, changed=False, overlapped=False)
+    estimates = measured(0.31, 0.05, embedding=0.01)
     scheduler = StrideScheduler(estimates, asynchronous=False, can_prove=True)
     for _ in range(200):
         estimates.judged("lookup", right=False)
@@ -250,7 +256,7 @@ def test_after_bad_luck_what_is_proven_still_pays() -> None:
     scheduler = run(world, 300, asynchronous=False)
     plan = scheduler.plan()
     assert plan.stride > 1
-    scheduler.estimates.followed(plan, n_steps=20, seconds=60.0, predicted=10.0)
+    scheduler.estimates.followed(replace(plan, rate=10.0), n_steps=20, seconds=60.0)
     assert scheduler.plan() == Plan("lookup", 1), "nothing is written in vain by that"
     for _ in range(400):
         world.tell(scheduler.estimates, scheduler.plan())
@@ -258,10 +264,7 @@ def test_after_bad_luck_what_is_proven_still_pays() -> None:
 
 
 def test_proven_guesses_make_no_call_dearer() -> None:
-    estimates = Estimates()
-    for _ in range(2):
-        estimates.retrieved(1.0, 0.0, 0.0)
-    estimates.generated(0.1, changed=False, overlapped=False)
+    estimates = measured(1.0, 0.1)
     for n_queries in (1, 2, 4):
         estimates.verified("lookup", n_queries, 1.0 * n_queries, overlapped=False)
     for _ in range(60):
