@@ -70,7 +70,7 @@ class Weights:
         for name, value in vars(self._lib).items():
             for prefix in ("LLAMA_FTYPE_MOSTLY_", "LLAMA_FTYPE_ALL_"):
                 if name.startswith(prefix) and str(value) == kind:
-                    return name.removeprefix(prefix)
+                    return str(name).removeprefix(prefix)
         return None
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
