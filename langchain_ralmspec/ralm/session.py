@@ -288,7 +288,8 @@ class Session:
         return Verification(truth, found, queries, 1, 1, seconds, embedding, waiting)
 
     def _remember(self, query: Query, found: Found) -> None:
-        if found.vectors is not None:
+        # A filter, or a search that misses rows, may leave nothing to remember.
+        if found.vectors is not None and found.ids:
             ids = found.ids[: self._prefetch_k]
             for evicted in self._cache.add(ids, found.vectors[: self._prefetch_k]):
                 self._hits.pop(evicted, None)
