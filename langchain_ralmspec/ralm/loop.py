@@ -133,8 +133,7 @@ class _Speculation:
         session = self.request.session
         # Now, so that their seconds are not counted as those of guesses and calls.
         if self._may_look_up:
-            session.measure()
-            self.scheduler = replace(self.scheduler, can_prove=session.can_prove)
+            self.scheduler = replace(self.scheduler, can_prove=session.measure())
         self.plan = self.scheduler.plan()
         if self.plan.stride > 1:
             session.prepare()
@@ -325,9 +324,8 @@ class _Speculation:
     ) -> tuple[list[TentativeStep], list[Hits]]:
         """Remove the steps under right guesses, and under proven ones after each.
 
-        ``right`` has what the store found for these guesses, with true scores: the
-        steps get that. Returned, too, is what no step was written under yet: at most
-        the documents of the newest guess.
+        The steps get what the store found for the guesses, with true scores. What no
+        step was written under yet, at most that of the newest guess, is returned, too.
         """
         final = []
         while self.tentative and (right or self.tentative[0].proven):
