@@ -38,7 +38,7 @@ class RetrieverSession:
 
             session = retriever.session()
             truth = session.verify([first_query])  # fills the cache
-            guess = session.speculate(next_query)  # no store call
+            guess = session.speculate(next_query)  # no search
             truth = session.verify([next_query])   # one store call for all queries
             if guess != truth[0]: ...              # roll back what relied on it
     """
@@ -55,7 +55,9 @@ class RetrieverSession:
         return self._session.stats
 
     def speculate(self, query: str) -> list[Document]:
-        """Guess what :meth:`verify` would return, without asking the store.
+        """Guess what :meth:`verify` would return, without a search.
+
+        Over FAISS the guessed documents are looked up in the docstore by their ids.
 
         Returns:
             As many documents as the last verification returned; none before that.

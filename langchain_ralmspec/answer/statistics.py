@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)  # so that subclasses' fields come first
 class AnswerStats:
     """Seconds of one call.
 

@@ -23,7 +23,7 @@ from langchain_ralmspec.ralm import (
     Flare,
     IterRetGen,
     Prompt,
-    Query,
+    QueryText,
     Request,
     Writer,
     require_room,
@@ -189,7 +189,7 @@ class RetrievalGeneration(SpeculativeGeneration):
     ) -> RetrievalPolicy:
         is_whole = self.retrieval_policy == "iter-retgen"
         window = 0 if is_whole else self.query_window
-        query = Query(prompt.question, transcript, model.weights, window)
+        query = QueryText(prompt.question, transcript, model.weights, window)
         if is_whole:
             return IterRetGen(query, self.retrieval_rounds)
         if self.retrieval_policy == "flare":

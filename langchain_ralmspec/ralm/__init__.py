@@ -12,7 +12,7 @@ from langchain_ralmspec.ralm.policies import (
 from langchain_ralmspec.ralm.prompt import (
     DocumentLayout,
     Prompt,
-    Query,
+    QueryText,
     require_room,
 )
 from langchain_ralmspec.ralm.request import Request
@@ -26,7 +26,7 @@ __all__ = [
     "Flare",
     "IterRetGen",
     "Prompt",
-    "Query",
+    "QueryText",
     "Request",
     "RetrievalPolicy",
     "RolledBack",

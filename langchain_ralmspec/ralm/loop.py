@@ -10,6 +10,7 @@ commit the same tokens under the same documents.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -132,8 +133,7 @@ class _Speculation:
         session = self.request.session
         # Now, so that their seconds are not counted as those of guesses and calls.
         if self._may_look_up:
-            session.measure()
-            self.scheduler = replace(self.scheduler, can_prove=session.can_prove)
+            self.scheduler = replace(self.scheduler, can_prove=session.measure())
         self.plan = self.scheduler.plan()
         if self.plan.stride > 1:
             session.prepare()
@@ -236,10 +236,10 @@ class _Speculation:
         self.scheduler.estimates.guessed(policy, time.perf_counter() - start)
         if guess.is_proven:
             self._proven = guess
-        else:
-            if not self.group:
-                self._n_before_group = self._n_written
-            self.group.append(guess)
+            return tuple(replace(hit, score=math.nan) for hit in guess.hits)
+        if not self.group:
+            self._n_before_group = self._n_written
+        self.group.append(guess)
         return guess.hits
 
     @property
@@ -294,8 +294,9 @@ class _Speculation:
     def _judge(self, n_left: int) -> Generator[Event, None, Hits | None]:
         """Judge verifications, oldest first, until at most ``n_left`` are in flight.
 
-        Returns the true documents in the place of the first wrong guess, under which
-        writing has to go on; None when all guesses were right.
+        Returns the true documents under which writing has to go on: those of the first
+        wrong guess, or of the newest guess if it was right and has no step yet. Else
+        None.
         """
         while len(self.flights) > n_left or self.flights.has_landed:
             flight = self.flights.land()
@@ -303,7 +304,7 @@ class _Speculation:
             assert n_right is not None  # noqa: S101  it has landed
             self._learn(flight, n_right)
             yield Verified(len(flight.guesses), n_right)
-            final = self._pop_verified(n_right)
+            final, unwritten = self._pop_verified(truth[:n_right])
             all_right = n_right == len(flight.guesses)
             if not all_right:
                 yield from self._roll_back()
@@ -314,20 +315,27 @@ class _Speculation:
                 text = flight.guesses[n_right].query.text
                 self.request.session.require(text, truth[n_right])
                 return truth[n_right]
+            if unwritten:
+                return unwritten[0]
         return None
 
-    def _pop_verified(self, n_right: int) -> list[TentativeStep]:
-        """Remove the steps under ``n_right`` right guesses and proven ones after each.
+    def _pop_verified(
+        self, right: list[Hits]
+    ) -> tuple[list[TentativeStep], list[Hits]]:
+        """Remove the steps under right guesses, and under proven ones after each.
 
-        The newest guess may be right and have no step yet.
+        The steps get what the store found for the guesses, with true scores. What no
+        step was written under yet, at most that of the newest guess, is returned, too.
         """
         final = []
-        while self.tentative and (n_right or self.tentative[0].proven):
+        while self.tentative and (right or self.tentative[0].proven):
             written = self.tentative.popleft()
             if not written.proven:
-                n_right -= 1
+                hits, *right = right
+                if written.step:
+                    written = replace(written, step=replace(written.step, hits=hits))
             final.append(written)
-        return final
+        return final, right
 
     def _roll_back(self) -> Iterator[RolledBack]:
         """Take back everything that was written after a wrong guess."""

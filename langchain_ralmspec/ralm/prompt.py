@@ -27,7 +27,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class QueryText:
     """Makes the text of the next query: the end of question + answer so far."""
 
     question: tuple[int, ...]

@@ -117,8 +117,7 @@ class Session:
                 with self.stats.timing("embedding"):
                     (query,) = self._encode([text])
             vector = query.vector
-            rule = GUESS_POLICIES[policy]
-            ids = rule.guess(self._cache, vector, ids_of(current))
+            ids = GUESS_POLICIES[policy].guess(self._cache, vector, ids_of(current))
             known = {hit.id: hit for hit in current}
             try:
                 hits = tuple(known.get(id_) or self._hit(id_) for id_ in ids)
@@ -207,19 +206,20 @@ class Session:
             with reported_as_store_error(type(self._store).__name__, "prepare"):
                 prepare()
 
-    def measure(self) -> None:
-        """Learn what it takes to prove guesses, where the store is an exact one.
+    def measure(self) -> bool:
+        """Learn what it takes to prove guesses; tells whether any may be proven.
 
         What was seen of the store before it changed is forgotten.
         """
         max_norm = getattr(self._store, "max_norm", None)
         if max_norm is None or not self._store.top_k_is_stable:
-            return
+            return False
         with reported_as_store_error(type(self._store).__name__, "max_norm"):
             known = max_norm()
         if known is not self._max_norm:
             self._max_norm = known
             self._forget()
+        return known is not None
 
     def _forget(self) -> None:
         """Start with an empty cache."""
@@ -227,11 +227,6 @@ class Session:
         self._cache = SessionCache(self._store.metric, capacity)
         # Of cached documents, where the store cannot give a document by its id.
         self._hits: dict[str, Hit] = {}
-
-    @property
-    def can_prove(self) -> bool:
-        """Whether guesses may be proven."""
-        return self._max_norm is not None
 
     def count(self, answer: Verification) -> None:
         """Count an answer's calls and seconds."""
@@ -288,7 +283,8 @@ class Session:
         return Verification(truth, found, queries, 1, 1, seconds, embedding, waiting)
 
     def _remember(self, query: Query, found: Found) -> None:
-        if found.vectors is not None:
+        # A filter, or a search that misses rows, may leave nothing to remember.
+        if found.vectors is not None and found.ids:
             ids = found.ids[: self._prefetch_k]
             for evicted in self._cache.add(ids, found.vectors[: self._prefetch_k]):
                 self._hits.pop(evicted, None)

@@ -52,7 +52,7 @@ class Hit:
         id: the document's id in its store; unique and stable while it is stored.
         document: the document itself.
         score: how near it is. Higher is better, whatever the store's metric. Not a
-            number where the document was guessed, not found.
+            number where nothing was searched, as in a step under a proven guess.
         vector: its stored vector, when asked for: shape ``(dimension,)``, float32.
     """
 

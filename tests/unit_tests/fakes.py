@@ -28,12 +28,12 @@ from langchain_ralmspec.ralm import (
     Flare,
     IterRetGen,
     Prompt,
+    QueryText,
     Request,
     RetrievalPolicy,
     Session,
     Writer,
 )
-from langchain_ralmspec.ralm import Query as NextQuery
 from langchain_ralmspec.speculation import Estimates, Plan, StrideScheduler
 from langchain_ralmspec.stores.base import Hit, MaxNorm, Metric, Query
 
@@ -230,7 +230,7 @@ def make_request(
     def open_path(hits: tuple[Hit, ...]) -> FakePath:
         return FakePath((*prompt.head, *(int(hit.id) for hit in hits)), end_bias)
 
-    tail = NextQuery(prompt.question, transcript, vocabulary, window)
+    tail = QueryText(prompt.question, transcript, vocabulary, window)
     policies: dict[str, RetrievalPolicy] = {
         "stride": FixedStride(tail, stride),
         "flare": Flare(tail, threshold),

@@ -5,7 +5,12 @@ from typing import Any
 
 import pytest
 
-from langchain_ralmspec import ChatRaLMSpec, RaLMSpecLLM, RaLMSpecRetriever
+from langchain_ralmspec import (
+    ChatRaLMSpec,
+    RaLMSpecLLM,
+    RaLMSpecRetriever,
+    SpeculationStats,
+)
 from langchain_ralmspec.errors import EmptyStoreError
 from langchain_ralmspec.ralm import Session, Verified, speculative
 from langchain_ralmspec.ralm.writer import ids_of
@@ -324,6 +329,11 @@ def test_arrays_are_asked_for_where_they_are_what_a_search_gives() -> None:
         assert as_array_store(store) is (store if has_arrays else None)
         ((hit,),) = Session(store).retrieve("a").truth
         assert (hit.score == 7) == has_arrays
+
+
+def test_positional_counts_begin_with_the_steps() -> None:
+    stats = SpeculationStats(5, 4, 3)
+    assert (stats.steps, stats.guesses, stats.right_guesses) == (5, 4, 3)
 
 
 def test_a_store_need_not_know_how_to_prepare() -> None:

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
-from langchain_ralmspec.ralm import Session
+from langchain_ralmspec import RaLMSpecRetriever
+from langchain_ralmspec.answer.events import Committed
+from langchain_ralmspec.errors import EmptyStoreError
+from langchain_ralmspec.ralm import (
+    Request,
+    RolledBack,
+    Session,
+    sequential,
+    speculative,
+)
+from langchain_ralmspec.speculation import Plan
 from langchain_ralmspec.stores import FaissStore, Hit, Query, faiss_index
-from tests.unit_tests.stores.faiss_toys import N_QUERIES, N_ROWS, langchain_faiss
-from tests.unit_tests.stores.toys import DIMENSION, some_queries, table
+from tests.unit_tests.fakes import follow, make_request
+from tests.unit_tests.stores.faiss_toys import (
+    KINDS,
+    N_QUERIES,
+    N_ROWS,
+    langchain_faiss,
+)
+from tests.unit_tests.stores.toys import (
+    DIMENSION,
+    BatchTableEmbeddings,
+    some_queries,
+    table,
+)
 
 
 @pytest.mark.parametrize("kind", ["flat_ip", "flat_l2"])
@@ -163,3 +186,103 @@ def test_a_search_of_a_subclass_is_not_passed_by() -> None:
     session, current = session_at_q0(store, prefetch_k=5)
     assert [hit.id for hit in current] == [best.ids[-1]]
     assert len(session._hits) == len(session._cache) > 0
+
+
+@pytest.mark.parametrize("kind", ["flat_ip", "flat_l2", "ivf", "hnsw"])
+@pytest.mark.parametrize("texts", [["q"], ["q", "r"]])
+def test_a_filter_that_lets_nothing_pass_is_an_empty_store(
+    kind: str, texts: list[str]
+) -> None:
+    retriever = RaLMSpecRetriever(
+        vectorstore=langchain_faiss(kind), filter=lambda _metadata: False
+    )
+    session = retriever.session()
+    with pytest.raises(EmptyStoreError, match="'q'"):
+        session.verify(texts)
+    assert len(session._session._cache) == 0
+
+
+def request_over(
+    index: Any, vectors: Any, vector_of: Callable[[str], Any], condition: Any = None
+) -> Request:
+    """A request whose documents are the rows of an index, and its queries' vectors."""
+    index.add(vectors)
+    texts = [Document(page_content=str(row)) for row in range(len(vectors))]
+    store: Any = FaissStore(index, texts, BatchTableEmbeddings(vectors))
+    if condition is not None:
+        store._rows.allowed = lambda _n_rows: condition
+    store.encode = lambda asked: [Query(text, vector_of(text)) for text in asked]
+    return make_request(store, max_tokens=80, end_bias=-9, prefetch_k=12)
+
+
+def committed(events: Any) -> list[Committed]:
+    return [event for event in events if isinstance(event, Committed)]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan("lookup", 1),
+        Plan("lookup", 3),
+        Plan("lookup", 2, 2),
+        Plan("same", 1),
+        Plan("same", 3),
+    ],
+)
+@pytest.mark.parametrize("kind", ["flat_l2", "ivf", "hnsw"])
+def test_both_loops_give_the_scores_that_the_store_gave(kind: str, plan: Plan) -> None:
+    def vector_of(text: str) -> Any:
+        rng = np.random.default_rng(list(text.encode()))
+        near = table(N_ROWS)[rng.integers(3)]
+        return (near + 0.6 * rng.normal(size=DIMENSION)).astype(np.float32)
+
+    slow, fast = (
+        request_over(KINDS[kind][0](), table(N_ROWS), vector_of) for _ in range(2)
+    )
+    truth = [hit for e in committed(sequential(slow)) for hit in e.hits]
+    given = [hit for e in committed(speculative(fast, follow(plan))) for hit in e.hits]
+    assert [hit.id for hit in given] == [hit.id for hit in truth]
+    searched = [n for n, hit in enumerate(given) if not math.isnan(hit.score)]
+    assert [given[n] for n in searched] == [truth[n] for n in searched]
+    assert len(given) - len(searched) == fast.stats.proven_guesses
+    assert fast.stats.right_guesses > fast.stats.proven_guesses, "or it shows nothing"
+
+
+@pytest.mark.parametrize("in_flight", [0, 2])
+def test_a_query_behind_a_wrong_guess_may_find_nothing(in_flight: int) -> None:
+    near, far = table(N_ROWS), table(N_ROWS) + 100
+    asked: list[str] = []
+
+    def note(text: str) -> Any:
+        asked.append(text)
+        return vector_near(text)
+
+    def vector_near(text: str) -> Any:
+        return near[np.random.default_rng(list(text.encode())).integers(6)]
+
+    def strange(text: str) -> Any:
+        return vector_near(text) + (0 if text in truly_asked else 100)
+
+    def index() -> Any:
+        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(DIMENSION), DIMENSION, 2)
+        index.train(np.vstack([near, far]))
+        return index  # which looks into one of its two lists
+
+    rows, is_near = np.vstack([near, far]), np.arange(2 * N_ROWS) < N_ROWS
+    slow = request_over(index(), rows, note, is_near)
+    truth = [(e.tokens, e.hits) for e in committed(sequential(slow))]
+    truly_asked = set(asked)
+    fast = request_over(index(), rows, strange, is_near)
+    empty: list[str] = []
+    learn = fast.session.learn
+
+    def learning(answer: Any) -> None:
+        pairs = zip(answer.queries, answer.found, strict=True)
+        empty.extend(q.text for q, f in pairs if not f.ids)
+        learn(answer)
+
+    fast.session.learn = learning  # type: ignore[method-assign]
+    events = list(speculative(fast, follow(Plan("lookup", 4, in_flight))))
+    assert empty, "the example must contain such a query"
+    assert any(isinstance(event, RolledBack) for event in events)
+    assert [(e.tokens, e.hits) for e in committed(events)] == truth
