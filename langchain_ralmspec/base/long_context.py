@@ -177,7 +177,9 @@ class LongContextGeneration(LocalGeneration):
         """
         stats, question = DraftStats(), conversation.question
         with stats.preparing():
-            target, context = self.engine, _found_for(question, context)
+            target = self.engine
+            if isinstance(context, BaseRetriever):
+                context = context.invoke(question)
             head, document, tail = self._read(
                 target, conversation, context, sampling.max_tokens
             )
@@ -304,11 +306,6 @@ def digest_of(context: Any) -> str:
     if isinstance(context, BaseRetriever):
         return f"{type(context).__name__} at {id(context)} of {_PROCESS}"
     return sha256_of(documents.context_text(context))
-
-
-def _found_for(question: str, context: Any) -> Any:
-    """What a retriever finds for the question; any other context as it is."""
-    return context.invoke(question) if isinstance(context, BaseRetriever) else context
 
 
 def _may_have_probabilities(drafter: str | Path | Drafter) -> bool:
