@@ -10,13 +10,12 @@ from pydantic import Field
 
 from langchain_ralmspec.base.chat import LocalChat
 from langchain_ralmspec.base.local import PreparedAnswer, info_of, usage_of
-from langchain_ralmspec.base.long_context import LongContextGeneration
+from langchain_ralmspec.base.long_context import LongContextGeneration, digest_of
 from langchain_ralmspec.base.messages import question_of, turns_of
 from langchain_ralmspec.base.retrieval import RetrievalGeneration
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm import Prompt
 from langchain_ralmspec.rapid import Conversation, to_documents
-from langchain_ralmspec.rapid.context import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

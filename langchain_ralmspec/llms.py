@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -118,7 +119,16 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
 
     def _accept(self, model: Model) -> None:
         super()._accept(model)
-        self.datastore.require_model(model)
+        store = self.datastore
+        store.require_model(model)
+        if self.speculation and store.is_worth_probing and not store.can_probe:
+            warnings.warn(
+                "guesses come from probing the datastore with faiss, which is not "
+                "installed: running token by token "
+                "(pip install 'langchain-ralmspec[faiss]')",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     @property
     def mixture(self) -> Mixture:

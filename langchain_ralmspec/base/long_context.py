@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from langchain_core.embeddings import Embeddings
+from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from langchain_ralmspec.answer.run import Run
@@ -25,7 +27,7 @@ from langchain_ralmspec.rapid import (
     documents,
     generate,
 )
-from langchain_ralmspec.rapid.context import ContextCache, LongContext, found_for
+from langchain_ralmspec.rapid.context import ContextCache, LongContext, sha256_of
 from langchain_ralmspec.rapid.drafter_factory import (
     LOOKUP,
     SELF,
@@ -46,6 +48,7 @@ LONG_KV_BYTES = 2 * 2**30
 """Host memory for the KV of documents, per model."""
 
 _N_SLOTS = 2
+_PROCESS = secrets.token_hex(8)
 
 
 class LongContextGeneration(LocalGeneration):
@@ -174,7 +177,9 @@ class LongContextGeneration(LocalGeneration):
         """
         stats, question = DraftStats(), conversation.question
         with stats.preparing():
-            target, context = self.engine, found_for(question, context)
+            target = self.engine
+            if isinstance(context, BaseRetriever):
+                context = context.invoke(question)
             head, document, tail = self._read(
                 target, conversation, context, sampling.max_tokens
             )
@@ -267,11 +272,8 @@ class LongContextGeneration(LocalGeneration):
         # Costs grow with the context: those of another length tell little.
         costs = self._costs.setdefault(round(2 * math.log2(n_prompt)), BatchCosts())
         for name in drafters:
-            of_match, usual = (
-                DraftEstimates(chances=chances_of_match()),
-                DraftEstimates(),
-            )
-            self._estimates.setdefault(name, of_match if name == LOOKUP else usual)
+            lookup, usual = DraftEstimates(chances=chances_of_match()), DraftEstimates()
+            self._estimates.setdefault(name, lookup if name == LOOKUP else usual)
         estimates = {name: self._estimates[name] for name in drafters}
         length = None if self.draft_length == "auto" else self.draft_length
         return DraftScheduler(costs, estimates, length)
@@ -297,6 +299,13 @@ class LongContextGeneration(LocalGeneration):
             "embeddings": type(self.embeddings).__name__,
             "drafter": str(self.drafter),
         }
+
+
+def digest_of(context: Any) -> str:
+    """Text that tells one context from another; a retriever is only itself."""
+    if isinstance(context, BaseRetriever):
+        return f"{type(context).__name__} at {id(context)} of {_PROCESS}"
+    return sha256_of(documents.context_text(context))
 
 
 def _may_have_probabilities(drafter: str | Path | Drafter) -> bool:

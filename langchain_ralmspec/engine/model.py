@@ -166,7 +166,8 @@ class Model:
 
     def new_sequence(self, snapshot: Snapshot | None = None) -> Sequence:
         """Start an empty sequence, or one that continues from a snapshot."""
-        return Sequence(self._slots, snapshot)
+        # It keeps the model alive, so that the next load shares this context.
+        return Sequence(self._slots, snapshot, owner=self)
 
     def open(self, prefix: Tokens[int], *, keep: bool = True) -> Sequence:
         """Start a sequence that holds ``prefix``, which must fit the context.

@@ -25,8 +25,11 @@ class Sequence:
     the object is gone; there is nothing to close.
     """
 
-    def __init__(self, slots: Slots, snapshot: Snapshot | None = None) -> None:
-        self._slots = slots
+    def __init__(
+        self, slots: Slots, snapshot: Snapshot | None = None, owner: object = None
+    ) -> None:
+        """Start empty or from a snapshot; ``owner`` lives as long as this object."""
+        self._slots, self._owner = slots, owner
         self._kv = KV(snapshot.length, parked=snapshot.state) if snapshot else KV()
 
     @property

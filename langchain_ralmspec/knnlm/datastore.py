@@ -35,6 +35,8 @@ INDEX_KINDS: tuple[IndexKind, ...] = ("flat", "ivf", "hnsw")
 PROBED_FROM = 20_000
 """Entries from which guesses come from probing a part of them."""
 
+_BLOCK = 1 << 14  # keys whose distances are computed at once
+
 
 class KNNDatastore:
     """Keys, the tokens that followed them, and an index over the keys.
@@ -216,10 +218,17 @@ class KNNDatastore:
 
         Raises:
             InvalidValueError: ``k`` is out of range.
+            DatastoreError: a query has numbers that are not finite.
         """
         self.require(k)
         candidates = self._searched.candidates(queries, k)
         if candidates is None:
+            if not np.isfinite(queries).all():
+                msg = (
+                    f"the datastore {str(self.path)!r} cannot be searched: the query, "
+                    "the model's hidden state, has numbers that are not finite"
+                )
+                raise DatastoreError(msg)
             candidates = [np.arange(len(self))] * len(queries)
         return [
             self._nearest(query, rows, k)
@@ -227,12 +236,16 @@ class KNNDatastore:
         ]
 
     @property
-    def can_probe(self) -> bool:
-        """Whether neighbours can be had by looking through a part of the keys."""
+    def is_worth_probing(self) -> bool:
+        """Whether a part of the keys is looked through much sooner than a search."""
         # Approximate indexes do little else in a search, and all of a few keys are
         # looked through as soon.
-        is_worth_it = self.index_kind == "flat" and len(self) >= PROBED_FROM
-        return is_worth_it and importlib.util.find_spec("faiss") is not None
+        return self.index_kind == "flat" and len(self) >= PROBED_FROM
+
+    @property
+    def can_probe(self) -> bool:
+        """Whether it is worth probing, and ``faiss`` is installed for it."""
+        return self.is_worth_probing and importlib.util.find_spec("faiss") is not None
 
     def probe(self, query: NDArray[np.float32], k: int) -> Neighbours:
         """About the ``k`` nearest entries of a query, much sooner than by a search.
@@ -285,13 +298,18 @@ class KNNDatastore:
     ) -> Neighbours:
         """The ``k`` nearest of some rows, by distances of the keys themselves."""
         rows = np.sort(rows)
-        keys, tokens = self._entries.read(rows)
-        keys -= query
-        np.square(keys, out=keys)
-        # Each on its own and in one order: neither the batch nor other rows show.
-        distances = keys.sum(axis=1)
+        distances = np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            keys, _ = self._entries.read(rows[block])
+            keys -= query
+            np.square(keys, out=keys)
+            # Each on its own and in one order: neither the batch nor other rows show.
+            distances[block] = keys.sum(axis=1)
         order = np.argsort(distances, kind="stable")[:k]  # equals by the lower row
-        return Neighbours(rows[order], distances[order], tokens[order])
+        nearest = rows[order]
+        tokens = np.asarray(self._entries.tokens[nearest])
+        return Neighbours(nearest, distances[order], tokens)
 
 
 def _require_kind(index: str) -> None:

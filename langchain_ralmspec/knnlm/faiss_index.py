@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,13 +30,7 @@ _THREAD_PER_QUERY = 3  # FAISS's parallel_mode; 0 searches given lists by one th
 class FaissKeyIndex:
     """A FAISS index over the keys of a datastore, kept in a file beside them."""
 
-    def __init__(
-        self,
-        kind: Kind,
-        keys: NDArray[Any],
-        file: Path,
-        progress: Callable[[int], None] | None = None,
-    ) -> None:
+    def __init__(self, kind: Kind, keys: NDArray[Any], file: Path) -> None:
         """Read the index, and add the keys that it does not hold yet.
 
         Args:
@@ -45,7 +38,6 @@ class FaissKeyIndex:
             keys: shape ``(n, dimension)``.
             file: where the index is kept. One that is there is over these keys, or
                 the first of them, or more of which these are the first.
-            progress: is told the number of keys just added.
 
         Raises:
             MissingExtraError: faiss is not installed.
@@ -56,12 +48,11 @@ class FaissKeyIndex:
         except ImportError as cause:
             raise MissingExtraError.of("faiss", "faiss") from cause
         self._faiss: Any = faiss  # its stubs know few of its arguments
-        self._kind = kind
-        self._n = len(keys)
+        self._kind, self._n = kind, len(keys)
         self._lock = threading.Lock()  # of the search width, which the index holds
         self._index = self._read(file, keys) if file.exists() else self._made(keys)
         if self._index.ntotal < len(keys):
-            self._add(keys, progress)
+            self._add(keys)
             with replacing_file(file) as new:
                 faiss.write_index(self._index, str(new))
         if kind == "ivf":
@@ -132,17 +123,14 @@ class FaissKeyIndex:
         index.nprobe = min(_PROBES, n_lists)
         return index
 
-    def _add(self, keys: NDArray[Any], progress: Callable[[int], None] | None) -> None:
+    def _add(self, keys: NDArray[Any]) -> None:
         index = self._index
         if not index.is_trained:
             n_lists = getattr(index, "nlist", 1)
             step = max(1, len(keys) // (2 * _TRAINED_PER_LIST * n_lists))
             index.train(keys[::step].astype(np.float32))
         for start in range(index.ntotal, len(keys), _ROWS_ADDED):
-            part = keys[start : start + _ROWS_ADDED]
-            index.add(part.astype(np.float32))
-            if progress:
-                progress(len(part))
+            index.add(keys[start : start + _ROWS_ADDED].astype(np.float32))
 
     def _read(self, file: Path, keys: NDArray[Any]) -> Any:
         try:

@@ -29,10 +29,6 @@ class Neighbours:
     distances: NDArray[np.float32]
     tokens: NDArray[np.int32]
 
-    def first(self, k: int) -> Neighbours:
-        """The nearest ``k`` of these entries."""
-        return Neighbours(self.rows[:k], self.distances[:k], self.tokens[:k])
-
 
 @dataclass(frozen=True, slots=True)
 class Mixture:

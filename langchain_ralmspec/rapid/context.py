@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import secrets
 import threading
 import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-from langchain_core.retrievers import BaseRetriever
 
 from langchain_ralmspec.errors import ContextOverflowError
 from langchain_ralmspec.rapid.documents import ContextIndex, chunk, context_text
@@ -21,7 +18,6 @@ if TYPE_CHECKING:
 
     from langchain_ralmspec.engine import Model
 
-_PROCESS = secrets.token_hex(8)
 _N_KEPT = 16  # contexts whose chunks and vectors are kept
 _RESERVE, _ROUND = 1024, 256  # tokens for question and answer beside a cut context
 
@@ -93,7 +89,7 @@ class ContextCache:
                 stacklevel=2,
             )
             tokens = tokens[:room]
-        key = (_sha256(text), len(tokens), chunk_tokens, id(embeddings))
+        key = (sha256_of(text), len(tokens), chunk_tokens, id(embeddings))
         with self._lock:
             found = self._kept.pop(key, None)
         if found is None:
@@ -109,17 +105,6 @@ class ContextCache:
         return found
 
 
-def found_for(question: str, context: Any) -> Any:
-    """What a retriever finds for the question; any other context as it is."""
-    return context.invoke(question) if isinstance(context, BaseRetriever) else context
-
-
-def digest_of(context: Any) -> str:
-    """Text that tells one context from another; a retriever is only itself."""
-    if isinstance(context, BaseRetriever):
-        return f"{type(context).__name__} at {id(context)} of {_PROCESS}"
-    return _sha256(context_text(context))
-
-
-def _sha256(text: str) -> str:
+def sha256_of(text: str) -> str:
+    """SHA-256 of a text, in hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()

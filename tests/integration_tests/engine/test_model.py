@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -138,6 +140,17 @@ def test_what_a_sequence_cannot_do_is_refused(model: Model) -> None:
 def test_models_are_shared(gguf: str, model: Model) -> None:
     assert Model.load(gguf) is model
     assert Model.load(gguf, n_ctx=512).weights is model.weights
+
+
+def test_a_model_is_shared_while_a_sequence_of_it_lives(gguf: str) -> None:
+    model = Model.load(gguf, n_ctx=320)
+    known, sequence = weakref.ref(model), model.new_sequence()
+    del model
+    gc.collect()
+    assert Model.load(gguf, n_ctx=320) is known()
+    del sequence
+    gc.collect()
+    assert known() is None
 
 
 def test_two_threads_get_what_one_gets(model: Model, tokens: list[int]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from langchain_ralmspec import KNNDatastore, KNNLMSpecLLM
 from langchain_ralmspec.assets.corpus import stdlib_passages
 from langchain_ralmspec.engine import Model
-from langchain_ralmspec.knnlm import Neighbours, datastore
+from langchain_ralmspec.knnlm import datastore
 from langchain_ralmspec.knnlm.keys import load_reader
 from tests.integration_tests.conftest import QUESTIONS
 
@@ -54,17 +53,10 @@ def store_of(folder: Path) -> Callable[[Any], KNNDatastore]:
     return cache(lambda index: KNNDatastore.load(folder, index=index.split(",")[0]))
 
 
-@pytest.fixture(autouse=True)
-def _few_entries_are_probed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every third probe finds nothing, so that guesses are right and wrong in turn."""
-    probe, count = KNNDatastore.probe, itertools.count()
-
-    def fickle(self: KNNDatastore, query: Any, k: int) -> Neighbours:
-        near = probe(self, query, k)
-        return near.first(0) if next(count) % 3 == 2 else near
-
+@pytest.fixture
+def few_are_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have few entries guessed from as many would be."""
     monkeypatch.setattr(datastore, "PROBED_FROM", 1)
-    monkeypatch.setattr(KNNDatastore, "probe", fickle)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,12 @@ import pytest
 
 from langchain_ralmspec import KNNDatastore, KNNLMSpecLLM
 from langchain_ralmspec.engine import Model, selftest
-from langchain_ralmspec.knnlm import INDEX_KINDS, datastore
+from langchain_ralmspec.knnlm import INDEX_KINDS, Neighbours, datastore
 from tests.integration_tests.knnlm.conftest import N_PROMPTS
 from tests.integration_tests.test_identity import cells, name_of
+from tests.unit_tests.knnlm.fakes import first_of
+
+pytestmark = pytest.mark.usefixtures("few_are_probed")
 
 SEEDED = {"temperature": 0.9, "top_k": 30, "top_p": 0.97, "seed": 5}
 AXES: dict[str, list[Any]] = {
@@ -47,8 +51,20 @@ def told(llm: KNNLMSpecLLM, prompt: str, number: int) -> tuple[Any, ...]:
     return (text, run.tokens, run.finish_reason), run.stats
 
 
+@pytest.fixture
+def fickle_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third probe finds nothing, so that guesses are right and wrong in turn."""
+    probe, count = KNNDatastore.probe, itertools.count()
+
+    def fickle(self: KNNDatastore, query: Any, k: int) -> Neighbours:
+        return first_of(probe(self, query, k), 0 if next(count) % 3 == 2 else k)
+
+    monkeypatch.setattr(KNNDatastore, "probe", fickle)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("fickle_probes")
 @pytest.mark.parametrize("cell", cells(AXES), ids=name_of)
 def test_same_tokens_with_guessed_neighbours(
     cell: dict[str, Any],

@@ -19,6 +19,8 @@ from langchain_ralmspec import (
     UnknownArgumentError,
 )
 
+pytestmark = pytest.mark.usefixtures("few_are_probed")
+
 
 def test_every_way_in_gives_one_text(make: Any, prompts: list[str]) -> None:
     llm, prompt = make(speculation_stride=4), prompts[0]

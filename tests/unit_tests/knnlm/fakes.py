@@ -104,6 +104,7 @@ class FakeDatastore:
     is_rounded: bool = False
     can_probe: bool = True
     searches: list[int] = field(default_factory=list)
+    ks: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         rng = random_of("entries", self.seed)
@@ -126,6 +127,7 @@ class FakeDatastore:
     def search(self, queries: NDArray[np.float32], k: int) -> list[Neighbours]:
         assert 1 <= k <= self.n_entries
         self.searches.append(len(queries))
+        self.ks.add(k)
         return [
             self._nearest(query, self._candidates(query, k, len(queries)), k)
             for query in queries
@@ -156,6 +158,11 @@ class FakeDatastore:
                 scores[:] = np.inf
         limit = np.partition(scores, k - 1)[k - 1] + MARGIN
         return np.flatnonzero((scores <= limit) & np.isfinite(scores))
+
+
+def first_of(near: Neighbours, k: int) -> Neighbours:
+    """The nearest ``k`` of some neighbours."""
+    return Neighbours(near.rows[:k], near.distances[:k], near.tokens[:k])
 
 
 def write_entries(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import numpy as np
 import pytest
 from langchain_core.documents import Document
 
+from langchain_ralmspec import KNNLMSpecLLM
+from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import (
     DatastoreError,
     InvalidValueError,
@@ -302,6 +306,31 @@ def test_an_approximate_index_without_faiss(
         store.prepare()
     flat = KNNDatastore.load(tmp_path)
     assert flat.search(np.eye(1, 9, dtype=np.float32), 1)[0].rows.tolist() == [0]
+
+
+def test_where_only_faiss_is_missing_for_guesses_it_is_said_once(
+    reader: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_entries(tmp_path, np.eye(20, dtype=np.float16))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.setattr(Model, "load", lambda **_: reader)
+
+    def warned(**settings: Any) -> list[str]:
+        given = {"model_path": "tiny.gguf", "datastore": tmp_path} | settings
+        llm = KNNLMSpecLLM(**given)
+        with warnings.catch_warnings(record=True, action="always") as caught:
+            assert llm.engine is llm.engine
+        assert all(one.category is RuntimeWarning for one in caught)
+        return [str(one.message) for one in caught]
+
+    assert not warned(), "few entries are searched as soon"
+    monkeypatch.setattr(datastore, "PROBED_FROM", 20)
+    (message,) = warned()
+    assert "pip install 'langchain-ralmspec[faiss]'" in message
+    assert not warned(speculation=False)
+    assert not warned(datastore=KNNDatastore.load(tmp_path, index="ivf"))
+    monkeypatch.setitem(sys.modules, "faiss", importlib.import_module("json"))
+    assert not warned()
 
 
 def test_typical_distance_is_of_the_nearest_key_elsewhere() -> None:

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from langchain_ralmspec.knnlm import KNNDatastore, Neighbours
+from langchain_ralmspec.errors import DatastoreError
+from langchain_ralmspec.knnlm import KNNDatastore, Neighbours, datastore
 from langchain_ralmspec.scans import BATCHES, Scan
-from tests.unit_tests.knnlm.fakes import write_entries
+from tests.unit_tests.knnlm.fakes import first_of, write_entries
 from tests.unit_tests.scans.test_scan import FORMS, SHAPES, drawn_rows
 
 Keys = NDArray[Any]
@@ -57,13 +58,13 @@ def test_a_search_is_brute_force_whatever_comes_with_it(
     for k in (1, 16, n):
         for query, line in zip(queries, expected, strict=True):
             (alone,) = store.search(query[np.newaxis], k)
-            assert_same(alone, line.first(k))
+            assert_same(alone, first_of(line, k))
         for size in (2, 3, 8, 17, 40):
             together = store.search(queries[:size], k)
             for found, line in zip(together, expected[:size], strict=True):
-                assert_same(found, line.first(k))
+                assert_same(found, first_of(line, k))
     for found, line in zip(store.search(queries, 64), expected, strict=True):
-        assert_same(found.first(5), line.first(5))
+        assert_same(first_of(found, 5), first_of(line, 5))
 
 
 @settings(max_examples=150)
@@ -99,5 +100,30 @@ def test_batches_and_wider_searches_find_the_same_bits(
         together = store.search(queries, min(n, k + wider))
         for query, found in zip(queries, together, strict=True):
             (alone,) = store.search(query[np.newaxis], k)
-            assert_same(found.first(k), alone)
+            assert_same(first_of(found, k), alone)
             assert_same(alone, by_hand(keys, query, k))
+
+
+def test_what_no_scan_finds_is_found_a_block_at_a_time(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = drawn_rows("plain", 100, 5, 0).astype(np.float16)
+    store = KNNDatastore(write_entries(tmp_path, keys, np.arange(100) + 7))
+    query = keys[3].astype(np.float32)
+    monkeypatch.setattr(Scan, "candidates", lambda *_: None)
+    monkeypatch.setattr(datastore, "_BLOCK", 7)
+    read, sizes = store._entries.read, list[int]()
+    monkeypatch.setattr(
+        store._entries, "read", lambda rows: sizes.append(len(rows)) or read(rows)
+    )
+    assert_same(store.search(query[np.newaxis], 9)[0], by_hand(keys, query, 9))
+    assert max(sizes) == 7
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_query_that_is_not_finite_is_refused(number: float, tmp_path: Any) -> None:
+    store = KNNDatastore(write_entries(tmp_path, np.eye(9, dtype=np.float16)))
+    queries = np.eye(2, 9, dtype=np.float32)
+    queries[1, 4] = number
+    with pytest.raises(DatastoreError, match=r"query.*not finite"):
+        store.search(queries, 1)

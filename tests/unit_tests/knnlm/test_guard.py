@@ -146,6 +146,18 @@ def what_was_found_in_another_order(
     return search(store, queries, k)[::-1]
 
 
+@breaks(NeighbourLoop, "verify", GOOD)
+def one_more_neighbour_votes(
+    verify: Any, loop: NeighbourLoop, proposal: _Guesses
+) -> Any:
+    request = loop._request
+    loop._request = replace(request, k=request.k + 1)
+    try:
+        return verify(loop, proposal)
+    finally:
+        loop._request = request
+
+
 @breaks(NeighbourLoop, "propose", GOOD)
 def states_of_the_token_before(propose: Any, loop: NeighbourLoop) -> Any:
     guesses = propose(loop)

@@ -155,6 +155,7 @@ def check_books(text: Text, *, n_told: int) -> None:
     assert stats.steps == n_told
     assert stats.store_calls == len(searches) == len(text.written)
     assert stats.queries == sum(searches)
+    assert text.datastore.ks == {text.request.k}, "the voters that were asked for"
     assert stats.rounds == len(stats.verifications)
     n_alone = stats.store_calls - stats.rounds  # tokens that were not guessed
     assert stats.queries == n_alone + sum(n for n, _ in stats.verifications)

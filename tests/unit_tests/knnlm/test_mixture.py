@@ -127,14 +127,3 @@ def test_any_temperature_above_0_gives_probabilities(temperature: float) -> None
     assert p == pytest.approx(
         [0.125, 0.125 + (0.5 if cold else 0.25), 0.125 + (0 if cold else 0.25), 0.125]
     )
-
-
-@given(pairs, st.integers(1, 12))
-def test_the_first_neighbours_are_the_nearest(
-    given_pairs: list[tuple[float, int]], k: int
-) -> None:
-    near = neighbours(given_pairs)
-    first = near.first(k)
-    assert first.rows.tolist() == near.rows.tolist()[:k]
-    assert first.distances.tolist() == sorted(d for d, _ in given_pairs)[:k]
-    assert first.tokens.tolist() == near.tokens.tolist()[:k]

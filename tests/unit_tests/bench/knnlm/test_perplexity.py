@@ -15,6 +15,7 @@ from langchain_ralmspec.bench.knnlm.perplexity import (
 )
 from langchain_ralmspec.knnlm import Mixture, Neighbours
 from tests.unit_tests.bench.knnlm.fakes import FakeSequence, fake_model, write_datastore
+from tests.unit_tests.knnlm.fakes import first_of
 
 INFINITE = math.inf
 
@@ -81,7 +82,7 @@ def test_it_is_the_mixture_of_the_generator(
     for k, share, temperature in ((1, 0.25, 1.0), (8, 0.1, 20.0), (32, 0.4, 5.0)):
         mixture = Mixture(share, temperature)
         log_p = [
-            mixture.log_probabilities(line, near.first(k))[token]
+            mixture.log_probabilities(line, first_of(near, k))[token]
             for line, near, token in zip(logits, found, tokens[1:], strict=True)
         ]
         expected = math.exp(-np.mean(log_p))
