@@ -1,8 +1,10 @@
 """Fill the tables of README.md and docs/ from the result files in docs/results.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->``. Its figures
-are what ``ralmspec bench … --json`` wrote: to renew a row, replace its file and run
-this script. With ``--check`` nothing is written, and a page that differs is an error.
+are what ``ralmspec bench … --json`` wrote, or were transcribed from an earlier page,
+which the table then says below. To renew a row, replace its file and run this script,
+except for ``scan-faiss-1m.json``, which no command writes. With ``--check`` nothing is
+written, and a page that differs is an error.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Table:
         headings = (*self.labels, *self.cells, "file")
         lines = [headings, ("---",) * len(headings)]
         for row in self.rows:
-            figures = json.loads((RESULTS / f"{row.file}.json").read_text("utf-8"))
+            figures = _read(row.file)
             shown = (
                 "" if (row.at, heading) in self.empty else cell(figures, row.at)
                 for heading, cell in self.cells.items()
@@ -46,9 +46,35 @@ class Table:
             link = f"[{row.file}]({folder}/{row.file}.json)"
             lines.append((*row.labels, *shown, link))
         return [
-            f"|{'|'.join(line)}|" if line[0] == "---" else f"| {' | '.join(line)} |"
-            for line in lines
+            *(
+                f"|{'|'.join(line)}|" if line[0] == "---" else f"| {' | '.join(line)} |"
+                for line in lines
+            ),
+            *self._notes(),
         ]
+
+    def _notes(self) -> list[str]:
+        """What a reader has to know of the files, a line each."""
+        told = {row.file: _read(row.file)["provenance"] for row in self.rows}
+        pages = {
+            f"`{each['transcribed_from']}` at commit {each['page_commit']}": None
+            for each in told.values()
+            if "transcribed_from" in each
+        }
+        notes = [
+            f"- *{file}*: {each['note']}."
+            for file, each in told.items()
+            if "note" in each
+        ]
+        if pages:
+            typed = "Transcribed, not written by a benchmark; before the redesign these"
+            shown = f"*{typed} figures stood in {', '.join(pages)}.*"
+            notes = [shown, *(["", *notes] if notes else [])]
+        return ["", *notes] if notes else []
+
+
+def _read(file: str) -> Any:
+    return json.loads((RESULTS / f"{file}.json").read_text("utf-8"))
 
 
 def find(figures: Any, path: str) -> Any:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from langchain_ralmspec.bench.provenance import provenance
+from langchain_ralmspec.bench.provenance import provenance, running_commit
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import replacing_file
 
@@ -23,6 +23,7 @@ def check_file(path: Path | None) -> None:
             f"{str(path)!r} cannot be written; name a file in a folder that exists "
             "and may be written to"
         )
+    running_commit()  # now: by the end of a long run another may be checked out
 
 
 def check_folder(path: Path | None) -> None:

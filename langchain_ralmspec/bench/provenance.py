@@ -9,11 +9,12 @@ import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from langchain_ralmspec.machine import wait_policy
+from langchain_ralmspec.machine import cores, cpu_quota, wait_policy
 
 _PACKAGES = (
     "llama-cpp-python", "faiss-cpu", "chromadb", "bm25s", "sentence-transformers",
@@ -26,11 +27,17 @@ def provenance() -> dict[str, Any]:
     """Say where the figures of this process come from, for a JSON file."""
     return {
         "version": version("langchain-ralmspec"),
-        "commit": commit(_ROOT),
+        "commit": running_commit(),
         "machine": machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["ralmspec", *sys.argv[1:]]),
     }
+
+
+@cache
+def running_commit() -> str | None:
+    """Name the commit of this code at the first call, whatever comes later."""
+    return commit(_ROOT)
 
 
 def commit(root: Path) -> str | None:
@@ -55,6 +62,8 @@ def machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "usable_cores": cores(),
+        "cpu_quota": cpu_quota(),
         "memory_bytes": _memory_bytes(),
         "system": platform.platform(),
         "omp_wait_policy": wait_policy(),

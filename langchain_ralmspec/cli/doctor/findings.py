@@ -308,26 +308,18 @@ def _scan(facts: Facts) -> Finding | None:
         "(faiss.cvar.distance_compute_blas_threshold)"
     )
     if store.scans_by_product:
-        what = f"{itself}; this store takes one matrix product in torch for a batch"
+        what = f"{itself}; batches here are one matrix product, the fastest in a trial"
         return Finding("fine", what)
-    return _scan_by_faiss(facts, itself)
-
-
-def _scan_by_faiss(facts: Facts, itself: str) -> Finding:
-    """Judge batches of a flat index that torch does not scan."""
+    what = f"{itself}; batches here are left to that scan"
     one, eight = facts.costs.call(1).searching, facts.costs.call(BATCH).searching
-    what = (
-        f"{itself}; this store spreads a batch over the cores, and sets the threshold "
-        "around larger ones"
-    )
     if one < _SCAN_WORTH_BATCHING or eight < BATCH / 2 * one:
         return Finding("fine", what)
     return Finding(
         "worth knowing",
         what,
         f"{BATCH} queries take {_ms(eight)}, one takes {_ms(one)}",
-        "an IndexFlatIP over vectors of length 1 in a process with torch: batches are "
-        "then one matrix product",
+        "a plain IndexFlatIP or IndexFlatL2, and torch in the process: batches are one "
+        "matrix product (numpy, torch or bfloat16) where a trial finds that faster",
     )
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from langchain_ralmspec import machine
+from langchain_ralmspec.bench import provenance as provenances
 from langchain_ralmspec.bench.figures import (
     check_file,
     check_folder,
@@ -47,9 +49,26 @@ def test_figures_are_written_with_where_they_come_from(tmp_path: Path) -> None:
     provenance = told["provenance"]
     assert set(provenance) == {"version", "commit", "machine", "date", "command"}
     assert provenance["machine"]["cores"]
+    assert provenance["machine"]["usable_cores"] == machine.cores()
+    assert provenance["machine"]["cpu_quota"] == machine.cpu_quota()
     assert provenance["machine"]["packages"]["numpy"]
     assert provenance["date"].endswith("+00:00")
     assert provenance["command"].startswith("ralmspec")
+
+
+def test_the_commit_is_that_of_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenances, "commit", lambda _: "before")
+    provenances.running_commit.cache_clear()
+    try:
+        check_file(tmp_path / "a.json")
+        monkeypatch.setattr(provenances, "commit", lambda _: "after")
+        write_figures(tmp_path / "a.json", {})
+    finally:
+        provenances.running_commit.cache_clear()
+    told = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    assert told["provenance"]["commit"] == "before"
 
 
 def test_a_checkout_is_named_by_its_commit_and_whether_files_differ(

@@ -24,6 +24,10 @@ def test_the_pages_show_what_the_files_say() -> None:
     assert fill_tables(ROOT, "--check") == 0
 
 
+def lines_of(page: Path) -> list[str]:
+    return page.read_text(encoding="utf-8").splitlines()
+
+
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """Pages, files and scripts, to be changed."""
@@ -44,6 +48,23 @@ def test_a_page_that_differs_is_an_error_until_it_is_filled(copy: Path) -> None:
     assert fill_tables(copy) == 0
     assert fill_tables(copy, "--check") == 0
     assert "**9.87**" in (copy / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_table_says_what_was_transcribed_or_is_older_than_the_code(
+    copy: Path,
+) -> None:
+    page = copy / "docs" / "speed.md"
+    assert "*ralm-bm25-200k*: measured before" in page.read_text(encoding="utf-8")
+    for file in (copy / "docs" / "results").glob("*.json"):
+        figures = json.loads(file.read_text(encoding="utf-8"))
+        figures["provenance"] = {"commit": "0123456789ab"}  # as a benchmark says it
+        file.write_text(json.dumps(figures), encoding="utf-8")
+    before = page.read_text(encoding="utf-8").count("*Transcribed, ")
+    assert before == sum(line.startswith("<!-- table") for line in lines_of(page))
+    assert fill_tables(copy) == 0
+    after = page.read_text(encoding="utf-8")
+    assert "*Transcribed, " not in after
+    assert "measured before look-ups" not in after
 
 
 def test_every_table_and_every_file_is_shown() -> None:
