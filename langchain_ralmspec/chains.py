@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Generator, Iterator
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from langchain_core.outputs import Generation, LLMResult
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from langchain_ralmspec.rapid.context import LongContext
 
 _INPUTS = ("question", "context")
+_Configs: TypeAlias = RunnableConfig | list[RunnableConfig] | None
 
 
 class RapidChain(
@@ -92,30 +94,16 @@ class RapidChain(
         )
 
     def batch(
-        self,
-        inputs: list[dict[str, Any]],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
+        self, inputs: list[dict[str, Any]], config: _Configs = None, **kwargs: Any
     ) -> list[dict[str, Any]]:
         """Answer several questions, one after the other: there is one model."""
-        return super().batch(
-            inputs, _one_by_one(config), return_exceptions=return_exceptions, **kwargs
-        )
+        return super().batch(inputs, _one_by_one(config), **kwargs)
 
     async def abatch(
-        self,
-        inputs: list[dict[str, Any]],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
+        self, inputs: list[dict[str, Any]], config: _Configs = None, **kwargs: Any
     ) -> list[dict[str, Any]]:
         """Do what ``batch`` does, beside other tasks."""
-        return await super().abatch(
-            inputs, _one_by_one(config), return_exceptions=return_exceptions, **kwargs
-        )
+        return await super().abatch(inputs, _one_by_one(config), **kwargs)
 
     async def astream(
         self,
@@ -143,16 +131,24 @@ class RapidChain(
             ContextOverflowError: it does not fit.
             InvalidValueError: it is empty, or no text.
         """
-        conversation = Conversation.of("?", self.system_prompt, self.prompt_template)
-        return self._prefill(conversation, context)
+        model = self.engine
+        head, read, _ = self._read(model, self._asking("?"), context, self.max_tokens)
+        model.open((*head, *read.tokens))
+        return len(read.tokens)
 
     def start(self, question: str, context: Any) -> Run[DraftStats]:
         """Prepare an answer that can be watched: iterate over it for its text.
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
         """
-        conversation = _conversation(question, self.system_prompt, self.prompt_template)
+        conversation = self._asking(question)
         return self._prepare(conversation, context, None, self._sampling({}))[0]
+
+    def _asking(self, question: Any) -> Conversation:
+        if not isinstance(question, str) or not question.strip():
+            msg = f"the question is empty, got {question!r}; ask something"
+            raise InvalidValueError(msg)
+        return Conversation.of(question, self.system_prompt, self.prompt_template)
 
     def _answer(
         self,
@@ -163,32 +159,25 @@ class RapidChain(
         **overrides: Any,
     ) -> Iterator[AddableDict]:
         question, context = _checked(next(inputs))
-        conversation = _conversation(question, self.system_prompt, self.prompt_template)
-
-        def retrieve(document: LongContext, question: str) -> list[Chunk]:
-            return self._retrieved(document, question, run_manager)
-
-        sampling = self._sampling(overrides)
+        conversation, sampling = self._asking(question), self._sampling(overrides)
+        retrieve = partial(self._retrieved, run_manager)
         run, chunks = self._prepare(conversation, context, stop, sampling, retrieve)
         yield AddableDict(source_documents=to_documents(chunks))
-        yield from (
-            AddableDict(answer=text)
-            for text in self._generated(run, question, run_manager)
-        )
+        for text in self._generated(run, question, run_manager):
+            yield AddableDict(answer=text)
         yield AddableDict(speculation=run.stats.as_dict())
 
     def _retrieved(
         self,
+        run_manager: CallbackManagerForChainRun,
         document: LongContext,
         question: str,
-        run_manager: CallbackManagerForChainRun,
     ) -> list[Chunk]:
         """What the drafter reads, as a run of its own in traces."""
         if document.index is None:
             return []
-        serialized = {"name": "RapidRetriever"}
-        child = run_manager.get_child("retrieve")
-        run = child.on_retriever_start(serialized, question, name="RapidRetriever")
+        name, child = "RapidRetriever", run_manager.get_child("retrieve")
+        run = child.on_retriever_start({"name": name}, question, name=name)
         try:
             chunks = self._retrieve(document, question)
         except BaseException as error:
@@ -204,10 +193,9 @@ class RapidChain(
         run_manager: CallbackManagerForChainRun,
     ) -> Iterator[str]:
         """The answer's text, as a run of its own in traces."""
-        serialized = {"name": "RapidLLM"}
-        child = run_manager.get_child("generate")
+        name, child = "RapidLLM", run_manager.get_child("generate")
         (trace,) = child.on_llm_start(
-            serialized, [question], name="RapidLLM", invocation_params={}
+            {"name": name}, [question], name=name, invocation_params={}
         )
         text = ""
         try:
@@ -224,9 +212,7 @@ class RapidChain(
         trace.on_llm_end(LLMResult(generations=[[generation]], llm_output=output))
 
 
-def _one_by_one(
-    config: RunnableConfig | list[RunnableConfig] | None,
-) -> RunnableConfig | list[RunnableConfig]:
+def _one_by_one(config: _Configs) -> _Configs:
     """A config under which nothing of a batch runs beside another."""
     if isinstance(config, list):
         return [RunnableConfig(**{**one, "max_concurrency": 1}) for one in config]
@@ -246,12 +232,3 @@ def _checked(inputs: Any) -> tuple[Any, Any]:
             msg = f"the input has no {name!r}; it has {sorted(inputs)}"
             raise InvalidValueError(msg)
     return inputs["question"], inputs["context"]
-
-
-def _conversation(
-    question: Any, instructions: str, template: str | None
-) -> Conversation:
-    if not isinstance(question, str) or not question.strip():
-        msg = f"the question is empty, got {question!r}; ask something"
-        raise InvalidValueError(msg)
-    return Conversation.of(question, instructions, template)

@@ -21,7 +21,6 @@ from langchain_ralmspec.rapid.context import digest_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from langchain_core.messages import BaseMessage
     from langchain_core.messages.ai import UsageMetadata
 
     from langchain_ralmspec.answer.run import Run
@@ -61,22 +60,10 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
         """
-        model = self.engine
-        return self._run(model, self._prompt(model, [HumanMessage(question)]), None, {})
+        return self._run(self.engine, [HumanMessage(question)])
 
-    def _answer(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None,
-        overrides: dict[str, Any],
-    ) -> PreparedAnswer:
-        model = self.engine
-        prompt = self._prompt(model, messages)
-        return self._prepared(model, prompt, stop, overrides)
-
-    def _prompt(self, model: Model, messages: Sequence[BaseMessage]) -> Prompt:
-        weights = model.weights
-        turns = turns_of(messages)
+    def _prompt(self, model: Model, asked: Sequence[BaseMessage]) -> Prompt:
+        weights, turns = model.weights, turns_of(asked)
         before, after = model.template.around(turns, self.system_prompt)
         return Prompt(
             head=tuple(weights.tokenize(before, special=True)),
@@ -115,12 +102,12 @@ class ChatRapid(LongContextGeneration, LocalChat):
 
     def _answer(
         self,
-        messages: list[BaseMessage],
+        asked: list[BaseMessage],
         stop: list[str] | None,
         overrides: dict[str, Any],
     ) -> PreparedAnswer:
         sampling = self._sampling(overrides)
-        conversation, context = self._split(turns_of(messages))
+        conversation, context = self._split(turns_of(asked))
         run, chunks = self._prepare(conversation, context, stop, sampling)
         return PreparedAnswer(run, partial(_info, run, chunks), partial(_usage, run))
 
@@ -167,11 +154,10 @@ def part(turns: Sequence[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
 
 def _info(run: Run[DraftStats], chunks: Sequence[Chunk]) -> dict[str, Any]:
     """What is told about a finished answer."""
-    told = info_of(run, run.request.target)
-    return told | {"documents": to_documents(chunks)}
+    return info_of(run, run.request.target) | {"documents": to_documents(chunks)}
 
 
 def _usage(run: Run[DraftStats]) -> UsageMetadata:
     """Tokens in and out, and those in whose KV was kept from before."""
-    usage = usage_of(run.stats.prompt_tokens, run.stats.tokens)
-    return {**usage, "input_token_details": {"cache_read": run.stats.cached_tokens}}
+    read = run.stats.cached_tokens
+    return {**usage_of(run), "input_token_details": {"cache_read": read}}

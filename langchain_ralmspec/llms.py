@@ -11,22 +11,14 @@ from pydantic import Field, field_validator, model_validator
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.base.completion import LocalCompletion
-from langchain_ralmspec.base.local import PreparedAnswer, info_of, usage_of
+from langchain_ralmspec.base.local import PreparedAnswer, Sampling, info_of, usage_of
 from langchain_ralmspec.base.retrieval import RetrievalGeneration
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
-from langchain_ralmspec.knnlm import (
-    KNNDatastore,
-    Mixture,
-    NeighbourRequest,
-    generate,
-)
+from langchain_ralmspec.knnlm import KNNDatastore, Mixture, NeighbourRequest, generate
 from langchain_ralmspec.ralm import Prompt
 
 if TYPE_CHECKING:
-    from langchain_core.messages.ai import UsageMetadata
-
-    from langchain_ralmspec.base.local import Sampling
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.ralm.run import RetrievalRun
 
@@ -58,24 +50,12 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
         """
-        model = self.engine
-        return self._run(model, _prompt(model, prompt), None, {})
+        return self._run(self.engine, prompt)
 
-    def _answer(
-        self, prompt: str, stop: list[str] | None, overrides: dict[str, Any]
-    ) -> PreparedAnswer:
-        model = self.engine
-        return self._prepared(model, _prompt(model, prompt), stop, overrides)
-
-
-def _prompt(model: Model, text: str) -> Prompt:
-    question = tuple(model.weights.tokenize(text))
-    return Prompt(head=_head(model), tail=question, question=question)
-
-
-def _head(model: Model) -> tuple[int, ...]:
-    """Tokens that a plain text begins with."""
-    return (model.weights.bos,) if model.weights.adds_bos else ()
+    def _prompt(self, model: Model, asked: str) -> Prompt:
+        question = tuple(model.weights.tokenize(asked))
+        head = model.weights.text_start
+        return Prompt(head=head, tail=question, question=question)
 
 
 DISTANCES_PER_TEMPERATURE = 5.0
@@ -128,9 +108,8 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        names = set(type(self).model_fields) - set(BaseLLM.model_fields) - {"datastore"}
-        settings = {name: getattr(self, name) for name in sorted(names)}
-        store = self.datastore
+        store, names = self.datastore, type(self).model_fields
+        settings = self._values_of(names, "datastore", *BaseLLM.model_fields)
         return settings | {
             "datastore": store.id,
             "entries": len(store),
@@ -157,11 +136,12 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
         return self._run(self._sampling({}), self.engine, prompt, None)
 
     def _answer(
-        self, prompt: str, stop: list[str] | None, overrides: dict[str, Any]
+        self, asked: str, stop: list[str] | None, overrides: dict[str, Any]
     ) -> PreparedAnswer:
         sampling, model = self._sampling(overrides), self.engine
-        run = self._run(sampling, model, prompt, stop)
-        return PreparedAnswer(run, partial(info_of, run, model), partial(_usage, run))
+        run = self._run(sampling, model, asked, stop)
+        info, usage = partial(info_of, run, model), partial(usage_of, run)
+        return PreparedAnswer(run, info, usage)
 
     def _run(
         self, sampling: Sampling, model: Model, prompt: str, stop: list[str] | None
@@ -175,7 +155,7 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
         if not prompt:
             msg = "the prompt is empty; give the text to be continued"
             raise InvalidValueError(msg)
-        tokens = (*_head(model), *model.weights.tokenize(prompt))
+        tokens = (*model.weights.text_start, *model.weights.tokenize(prompt))
         if len(tokens) + sampling.max_tokens > model.n_ctx:
             msg = (
                 f"the prompt's {len(tokens)} tokens and max_tokens="
@@ -197,7 +177,3 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
         if self._may_speculate(model, instead="token by token"):
             scheduler = self._scheduler(("lookup",), asynchronous=False)
         return Run(generate(request, scheduler), request)
-
-
-def _usage(run: Run[SpeculationStats]) -> UsageMetadata:
-    return usage_of(run.stats.prompt_tokens, len(run.tokens))

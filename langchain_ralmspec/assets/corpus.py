@@ -15,75 +15,44 @@ from typing import Any
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import read_json_lines
 
-MIN_WORDS = 18
-"""Docstrings shorter than this say too little to be worth finding."""
+MIN_WORDS = 18  # docstrings shorter than this say too little to be worth finding
+MAX_WORDS = 120  # about a paragraph: a few of them fit the prompt of a small model
 
-MAX_WORDS = 120
-"""About a paragraph: a few of them fit the prompt of a small model."""
+QUESTIONS = [
+    "How do I run a command in a new process and read what it prints?",
+    "How do I find the most common elements of a list?",
+    "How do I parse command line arguments?",
+    "How do I make a temporary directory that is removed afterwards?",
+    "How do I cache the results of a function?",
+    "How do I read a ZIP archive?",
+]
+"""Questions that Python's documentation answers."""
 
 # Other people's packages, tests, and what is not in every Python 3.11 or later.
-_SKIPPED = frozenset(
-    {
-        "dist-packages",
-        "distutils",
-        "idle_test",
-        "idlelib",
-        "lib2to3",
-        "site-packages",
-        "test",
-        "tests",
-        "tkinter",
-        "turtle",
-        "turtledemo",
-    }
-)
+_SKIPPED = {
+    "dist-packages", "distutils", "idle_test", "idlelib", "lib2to3", "site-packages",
+    "test", "tests", "tkinter", "turtle", "turtledemo",
+}  # fmt: skip
 
 # Written in C, so only an import shows their docstrings; none does anything else
 # when imported. Keyed by import name, valued by the name that people know.
 _C_MODULES = {
-    "_bisect": "bisect",
-    "_collections": "collections",
-    "_csv": "csv",
-    "_datetime": "datetime",
-    "_functools": "functools",
-    "_heapq": "heapq",
-    "_io": "io",
-    "_operator": "operator",
-    "_random": "random",
-    "_socket": "socket",
-    "_struct": "struct",
-    "_thread": "threading",
-    "_weakref": "weakref",
-    "array": "array",
-    "atexit": "atexit",
-    "binascii": "binascii",
-    "builtins": "builtins",
-    "cmath": "cmath",
-    "errno": "errno",
-    "faulthandler": "faulthandler",
-    "gc": "gc",
-    "itertools": "itertools",
-    "marshal": "marshal",
-    "math": "math",
-    "mmap": "mmap",
-    "posix": "os",
-    "select": "select",
-    "sys": "sys",
-    "time": "time",
-    "unicodedata": "unicodedata",
+    "_bisect": "bisect", "_collections": "collections", "_csv": "csv",
+    "_datetime": "datetime", "_functools": "functools", "_heapq": "heapq", "_io": "io",
+    "_operator": "operator", "_random": "random", "_socket": "socket",
+    "_struct": "struct", "_thread": "threading", "_weakref": "weakref",
+    "array": "array", "atexit": "atexit", "binascii": "binascii",
+    "builtins": "builtins", "cmath": "cmath", "errno": "errno",
+    "faulthandler": "faulthandler", "gc": "gc", "itertools": "itertools",
+    "marshal": "marshal", "math": "math", "mmap": "mmap", "posix": "os",
+    "select": "select", "sys": "sys", "time": "time", "unicodedata": "unicodedata",
     "zlib": "zlib",
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A piece of text that a store can hold.
-
-    Attributes:
-        id: unique among the passages it came with.
-        title: what the passage is about; empty if nobody said.
-        text: the passage itself.
-    """
+    """A piece of text that a store can hold, by an id that is unique in its corpus."""
 
     id: str
     title: str
@@ -91,14 +60,12 @@ class Passage:
 
 
 def stdlib_passages() -> list[Passage]:
-    """Cut the standard library's docstrings into passages.
+    """Cut the standard library's docstrings into a few thousand passages.
 
-    The modules written in Python are parsed, not imported, for some act when
-    imported. The same Python gives the same passages in the same order.
-
-    Returns:
-        A few thousand passages of about ``MIN_WORDS`` to ``MAX_WORDS`` words, no
-        two with the same text, titled with the qualified name they document.
+    They have about ``MIN_WORDS`` to ``MAX_WORDS`` words, no two the same text, and as
+    title the qualified name that they document. The modules written in Python are
+    parsed, not imported, for some act when imported. The same Python gives the same
+    passages in the same order.
     """
     passages: list[Passage] = []
     titles: set[str] = set()
@@ -116,13 +83,10 @@ def stdlib_passages() -> list[Passage]:
 
 
 def load_passages(path: str | Path) -> list[Passage]:
-    """Read passages from JSON lines.
+    """Read passages from JSON lines, a ``.jsonl`` or ``.jsonl.gz`` file in UTF-8.
 
     Every line is an object with a ``text`` and, if wanted, an ``id`` and a
     ``title``. A passage without an id is called after its line number.
-
-    Args:
-        path: a ``.jsonl`` or ``.jsonl.gz`` file in UTF-8.
 
     Raises:
         InvalidValueError: the file cannot be read, holds nothing, has a bad line
@@ -265,11 +229,7 @@ def _passage(record: dict[str, Any], default_id: str, where: str) -> Passage:
 
 
 def load_questions(path: str | Path) -> list[str]:
-    """Read questions from JSON lines, an object with a ``question`` each.
-
-    Raises:
-        InvalidValueError: the file cannot be read, or a line has no question.
-    """
+    """Read questions from JSON lines, an object with a ``question`` each."""
     questions = []
     for number, record in read_json_lines(Path(path)):
         if "question" not in record:

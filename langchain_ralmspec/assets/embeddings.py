@@ -36,7 +36,7 @@ def embed_cached(
     texts: Sequence[str],
     embeddings: Embeddings,
     model_name: str,
-    folder: str | Path,
+    folder: Path,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """Embed texts, computing only what the cache has not seen.
@@ -44,7 +44,7 @@ def embed_cached(
     What was computed is kept even when the call is interrupted.
 
     Args:
-        texts: the texts, repeated ones allowed.
+        texts: repeated ones are allowed.
         embeddings: computes what is missing.
         model_name: keeps the vectors of different models apart.
         folder: where the cache lives; it is made if need be.
@@ -52,8 +52,8 @@ def embed_cached(
             counting equal ones once.
 
     Returns:
-        One row for each text, in their order: shape ``(len(texts), dimension)``;
-        ``(0, 0)`` when there is no text.
+        One row for each text, shape ``(len(texts), dimension)``; ``(0, 0)`` when
+        there is no text.
 
     Raises:
         DimensionMismatchError: the model gave vectors of different lengths.
@@ -61,20 +61,20 @@ def embed_cached(
     """
     keys = [_key(text) for text in texts]
     by_key = dict(zip(keys, texts, strict=True))
-    stem = Path(folder) / _file_stem(model_name)
-    known = _load(stem)
+    stem = folder / _file_stem(model_name)
+    known, computed = _load(stem), False
     missing = deque(key for key in by_key if key not in known)
-    computed = False
     try:
         while missing:
             if progress:
                 progress(len(by_key) - len(missing), len(by_key))
             batch = [missing.popleft() for _ in range(min(BATCH_SIZE, len(missing)))]
             rows = _embed([by_key[key] for key in batch], embeddings, model_name)
-            if known and rows.shape[1] != (dimension := _dimension(known)):
+            before = len(next(iter(known.values()), rows[0]))
+            if rows.shape[1] != before:
                 message = (
                     f"model {model_name!r} gave vectors of {rows.shape[1]} numbers, "
-                    f"but had given {dimension} before"
+                    f"but had given {before} before"
                 )
                 if computed:
                     raise DimensionMismatchError(message)
@@ -104,10 +104,6 @@ def _file_stem(model_name: str) -> str:
     return f"{readable}-{_key(model_name)[:8]}"
 
 
-def _dimension(known: dict[str, NDArray[np.float32]]) -> int:
-    return len(next(iter(known.values())))
-
-
 def _embed(
     texts: list[str], embeddings: Embeddings, model_name: str
 ) -> NDArray[np.float32]:
@@ -125,27 +121,23 @@ def _embed(
 
 
 def _load(stem: Path) -> dict[str, NDArray[np.float32]]:
-    index_path, _ = _paths(stem)
+    index_path, rows_path = _paths(stem)
     if not index_path.exists():
         return {}
     try:
-        return _read(stem)
+        index = json.loads(index_path.read_text(encoding="utf-8"))
+        with rows_path.open("rb") as file:
+            rows = np.lib.format.read_array(file, allow_pickle=False)
+        keys = index["keys"]
+        rows = rows[: len(keys)]  # may be more than the index has: they go first
+        is_right = rows.dtype == np.float32 and _checksum(rows) == index["rows_sha256"]
     except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
         _warn(f"embedding cache {str(index_path)!r} is discarded: {error!r}")
         return {}
-
-
-def _read(stem: Path) -> dict[str, NDArray[np.float32]]:
-    index_path, rows_path = _paths(stem)
-    index = json.loads(index_path.read_text(encoding="utf-8"))
-    with rows_path.open("rb") as file:
-        rows = np.lib.format.read_array(file, allow_pickle=False)
-    keys = index["keys"]
-    # There may be rows beyond the index: they are written first.
-    rows = rows[: len(keys)]
-    if rows.dtype != np.float32 or _checksum(rows) != index["rows_sha256"]:
-        message = f"{rows_path.name} is not what {index_path.name} describes"
-        raise ValueError(message)
+    if not is_right or len(keys) != len(rows):
+        what = f"{rows_path.name} is not what it describes"
+        _warn(f"embedding cache {str(index_path)!r} is discarded: {what}")
+        return {}
     return dict(zip(keys, rows, strict=True))
 
 

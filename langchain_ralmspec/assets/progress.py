@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
@@ -18,10 +17,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-
-from langchain_ralmspec.assets.models import MODELS, model_path
-from langchain_ralmspec.engine.binding import check_file
-from langchain_ralmspec.errors import InvalidValueError
 
 _SECONDS_BETWEEN_LINES = 10
 
@@ -69,21 +64,3 @@ def _lines(what: str, console: Console) -> Callable[[int, int], None]:
             console.print(f"{what}: {share}", highlight=False, markup=False)
 
     return advance
-
-
-def find_gguf(model: str) -> str:
-    """Path of a model that is given by path or by packaged name.
-
-    Raises:
-        InvalidValueError: it is neither.
-        ModelFileError: the file is not a GGUF.
-    """
-    if model not in MODELS:
-        if not Path(model).exists():
-            known = ", ".join(MODELS)
-            raise InvalidValueError(
-                f"{model!r} is neither a GGUF file nor a known model: {known}"
-            )
-        return str(check_file(model))
-    with bar(f"preparing {model}", unit="bytes") as advance:
-        return str(model_path(model, progress=advance))

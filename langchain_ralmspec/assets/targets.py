@@ -5,42 +5,44 @@ from __future__ import annotations
 from pathlib import Path
 
 from langchain_ralmspec.assets.models import MODELS, model_path
-from langchain_ralmspec.assets.progress import bar, find_gguf
+from langchain_ralmspec.assets.progress import bar
+from langchain_ralmspec.engine.binding import check_file
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.stores import SentenceTransformerEmbeddings
 
 _ENCODERS = "sentence-transformers"
 
 
-def find_target(model: str) -> str:
-    """Path of a GGUF that is given as a path, ``NAME``, or ``NAME:QUANTISATION``.
-
-    Raises:
-        InvalidValueError: it is none of these.
-        ModelFileError: the file is not a GGUF.
-    """
-    name, colon, quantization = model.partition(":")
-    if name in MODELS and MODELS[name].kind != "gguf":
+def find_gguf(model: str) -> str:
+    """Path of a GGUF that is given as a path, ``NAME``, or ``NAME:QUANTISATION``."""
+    name, _, quantization = model.partition(":")
+    if name not in MODELS:
+        if not Path(model).exists():
+            known = ", ".join(MODELS)
+            raise InvalidValueError(
+                f"{model!r} is neither a GGUF file nor a known model: {known}"
+            )
+        return str(check_file(model))
+    if MODELS[name].kind != "gguf":
         raise InvalidValueError(f"{name!r} writes no text; name a GGUF model")
-    if not colon or name not in MODELS:
-        return find_gguf(model)
     with bar(f"preparing {model}", unit="bytes") as advance:
-        return str(model_path(name, quantization, progress=advance))
+        return str(model_path(name, quantization or None, progress=advance))
 
 
-def find_embeddings(embedding: str) -> SentenceTransformerEmbeddings:
-    """An encoder that is given by packaged name or by folder.
-
-    Raises:
-        InvalidValueError: it is neither.
-    """
+def find_encoder(embedding: str) -> Path:
+    """Folder of an encoder that is given by packaged name or by folder."""
     known = [name for name, model in MODELS.items() if model.kind == _ENCODERS]
     if embedding in known:
-        return SentenceTransformerEmbeddings(str(model_path(embedding)))
+        return model_path(embedding)
     folder = Path(embedding)
     if not (folder / "config.json").is_file():
         raise InvalidValueError(
             f"{embedding!r} is neither a folder with a sentence-transformers model "
             f"nor one of {', '.join(known)}"
         )
-    return SentenceTransformerEmbeddings(str(folder.resolve()))
+    return folder.resolve()
+
+
+def find_embeddings(embedding: str) -> SentenceTransformerEmbeddings:
+    """The encoder that :func:`find_encoder` finds."""
+    return SentenceTransformerEmbeddings(str(find_encoder(embedding)))

@@ -12,14 +12,12 @@ from langchain_core.language_models.chat_models import (
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
-from langchain_ralmspec.base.local import LocalGeneration
+from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from langchain_core.callbacks import CallbackManagerForLLMRun
-
-    from langchain_ralmspec.base.local import PreparedAnswer
 
 
 class LocalChat(LocalGeneration, BaseChatModel):
@@ -31,7 +29,7 @@ class LocalChat(LocalGeneration, BaseChatModel):
     @abstractmethod
     def _answer(
         self,
-        messages: list[BaseMessage],
+        asked: list[BaseMessage],
         stop: list[str] | None,
         overrides: dict[str, Any],
     ) -> PreparedAnswer:

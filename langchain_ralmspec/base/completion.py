@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
-from langchain_ralmspec.base.local import LocalGeneration
+from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from langchain_core.callbacks import CallbackManagerForLLMRun
-
-    from langchain_ralmspec.base.local import PreparedAnswer
 
 
 class LocalCompletion(LocalGeneration, BaseLLM):
@@ -24,7 +22,7 @@ class LocalCompletion(LocalGeneration, BaseLLM):
 
     @abstractmethod
     def _answer(
-        self, prompt: str, stop: list[str] | None, overrides: dict[str, Any]
+        self, asked: str, stop: list[str] | None, overrides: dict[str, Any]
     ) -> PreparedAnswer:
         """Prepare an answer to a prompt."""
 

@@ -24,17 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PreparedAnswer:
-    """An answer that is written while its text is read.
+    """An answer that is written while its text is read; then more can be told."""
 
-    Attributes:
-        text: the text in pieces, none of which is taken back.
-        metadata: tells, once the text has ended, how it came about.
-        usage: counts, once the text has ended, tokens in and out.
-    """
-
-    text: Iterable[str]
-    metadata: Callable[[], dict[str, Any]]
-    usage: Callable[[], UsageMetadata]
+    text: Iterable[str]  # in pieces, none of which is taken back
+    metadata: Callable[[], dict[str, Any]]  # how the answer came about
+    usage: Callable[[], UsageMetadata]  # tokens in and out
 
 
 class Sampling(BaseModel):
@@ -54,14 +48,8 @@ class Sampling(BaseModel):
     """Of the random numbers; None draws a fresh one for every call."""
 
     def sampler(self) -> Sampler:
-        """The sampler for these settings."""
-        return Sampler(
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            repeat_penalty=self.repeat_penalty,
-            seed=self.seed,
-        )
+        """What chooses tokens by these settings."""
+        return Sampler(**self.model_dump(exclude={"max_tokens"}))
 
 
 class LocalGeneration(StrictArguments, Sampling):
@@ -102,13 +90,8 @@ class LocalGeneration(StrictArguments, Sampling):
 
     def _engine_settings(self) -> dict[str, Any]:
         """Arguments of :meth:`Model.load`."""
-        return {
-            "path": self.model_path,
-            "n_ctx": self.n_ctx,
-            "n_batch": self.n_batch,
-            "n_threads": self.n_threads,
-            "n_gpu_layers": self.n_gpu_layers,
-        }
+        names = ("n_ctx", "n_batch", "n_threads", "n_gpu_layers")
+        return {"path": self.model_path} | {name: getattr(self, name) for name in names}
 
     def _accept(self, model: Model) -> None:
         """Check a model that was just loaded, and forget what belongs to another."""
@@ -122,11 +105,8 @@ class LocalGeneration(StrictArguments, Sampling):
         return len(self.get_token_ids(text))
 
     def _sampling(self, overrides: dict[str, Any]) -> Sampling:
-        known = Sampling.model_fields
-        for name in overrides:
-            if name in known:
-                continue
-            owner = type(self).__name__
+        known, owner = Sampling.model_fields, type(self).__name__
+        for name in [name for name in overrides if name not in known]:
             if name in type(self).model_fields:
                 msg = (
                     f"{name!r} cannot be given per call; give it when {owner} is "
@@ -146,12 +126,14 @@ class LocalGeneration(StrictArguments, Sampling):
             stops=[*stops_of(self.stop), *stops_of(stop)],
         )
 
+    def _values_of(self, names: Iterable[str], *without: str) -> dict[str, Any]:
+        """Some arguments, in order: the cache key of a configured model, for traces."""
+        return {name: getattr(self, name) for name in sorted({*names} - {*without})}
+
     def _tracing_params(self) -> dict[str, Any]:
         # The file's name as given: params are asked for before anything is loaded.
-        return {
-            "ls_provider": "ralmspec",
-            "ls_model_name": Path(self.model_path).stem,
-        }
+        name = Path(self.model_path).stem
+        return {"ls_provider": "ralmspec", "ls_model_name": name}
 
 
 def info_of(run: Run[Any], model: Model) -> dict[str, Any]:
@@ -163,8 +145,9 @@ def info_of(run: Run[Any], model: Model) -> dict[str, Any]:
     }
 
 
-def usage_of(n_input: int, n_output: int) -> UsageMetadata:
-    """Tokens in and out."""
+def usage_of(run: Run[Any], n_beside: int = 0) -> UsageMetadata:
+    """Tokens in, ``n_beside`` of which the prompt does not count, and out."""
+    n_input, n_output = run.stats.prompt_tokens + n_beside, len(run.tokens)
     return {
         "input_tokens": n_input,
         "output_tokens": n_output,

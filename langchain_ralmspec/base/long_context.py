@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from langchain_core.embeddings import Embeddings
-from pydantic import (
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    field_validator,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.base.local import LocalGeneration, Sampling
@@ -26,15 +22,10 @@ from langchain_ralmspec.rapid import (
     Drafter,
     DraftStats,
     LongRequest,
+    documents,
     generate,
 )
 from langchain_ralmspec.rapid.context import ContextCache, LongContext, found_for
-from langchain_ralmspec.rapid.documents import (
-    CHUNK_TOKENS,
-    FLOOR,
-    LEAST_SIMILARITY,
-    SHARE,
-)
 from langchain_ralmspec.rapid.drafter_factory import (
     LOOKUP,
     SELF,
@@ -50,9 +41,6 @@ from langchain_ralmspec.speculation import (
     Transfer,
     chances_of_match,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 LONG_KV_BYTES = 2 * 2**30
 """Host memory for the KV of documents, per model."""
@@ -95,13 +83,13 @@ class LongContextGeneration(LocalGeneration):
     eta: float = Field(default=5.0, ge=0)
     """Strength of the transfer; nothing where it is off."""
 
-    chunk_tokens: int = Field(default=CHUNK_TOKENS, ge=1)
+    chunk_tokens: int = Field(default=documents.CHUNK_TOKENS, ge=1)
     """Tokens of a chunk that can be retrieved for the drafter."""
-    draft_context_share: float = Field(default=SHARE, ge=0, le=1)
+    draft_context_share: float = Field(default=documents.SHARE, ge=0, le=1)
     """Share of the context that the drafter reads."""
-    draft_context_tokens: int = Field(default=FLOOR, ge=1)
+    draft_context_tokens: int = Field(default=documents.FLOOR, ge=1)
     """Tokens that the drafter reads of any context."""
-    least_similarity: float = Field(default=LEAST_SIMILARITY, ge=-1, le=1)
+    least_similarity: float = Field(default=documents.LEAST_SIMILARITY, ge=-1, le=1)
     """Chunks less similar to the question than this are left out."""
 
     kv_cache_bytes: int = Field(default=LONG_KV_BYTES, ge=0)
@@ -112,7 +100,7 @@ class LongContextGeneration(LocalGeneration):
     # What is known of the loaded model: the contexts that it has read, the models that
     # draft for it, and what drafts bring and passes take.
     _contexts: ContextCache = PrivateAttr(default_factory=ContextCache)
-    _drafter_factory: DrafterFactory | None = PrivateAttr(default=None)
+    _drafters: DrafterFactory = PrivateAttr()
     _estimates: dict[str, DraftEstimates] = PrivateAttr(default_factory=dict)
     _costs: dict[int, BatchCosts] = PrivateAttr(default_factory=dict)
 
@@ -129,8 +117,8 @@ class LongContextGeneration(LocalGeneration):
 
     @model_validator(mode="after")
     def _has_what_to_transfer(self) -> Self:
-        lossless = self._acceptance.is_lossless
-        if not (lossless or any(map(_may_have_probabilities, self._chosen))):
+        needs_some = not self._acceptance.is_lossless
+        if needs_some and not any(map(_may_have_probabilities, self._chosen)):
             msg = (
                 f"transfer={self.transfer!r} takes the drafter's probabilities, and "
                 f"drafter={self.drafter!r} has none here; take 'self' or the path of a "
@@ -150,10 +138,10 @@ class LongContextGeneration(LocalGeneration):
     @field_validator("drafter")
     @classmethod
     def _known_drafter(cls, value: Any) -> Any:
-        for one in value if isinstance(value, list | tuple) else [value]:
-            if not isinstance(one, str | Path | Drafter):
-                msg = "must be a name, a path, a Drafter, or a list of these"
-                raise ValueError(msg)  # noqa: TRY004  pydantic wants a ValueError
+        drafters = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(one, str | Path | Drafter) for one in drafters):
+            msg = "must be a name, a path, a Drafter, or a list of these"
+            raise ValueError(msg)
         return value
 
     def _engine_settings(self) -> dict[str, Any]:
@@ -168,17 +156,9 @@ class LongContextGeneration(LocalGeneration):
 
     def _accept(self, model: Model) -> None:
         super()._accept(model)
-        self._contexts, self._drafter_factory = ContextCache(), None
+        self._contexts = ContextCache()
+        self._drafters = DrafterFactory(self._load_drafter)
         self._estimates, self._costs = {}, {}
-
-    def _prefill(self, conversation: Conversation, context: Any) -> int:
-        """Compute the KV of a context ahead of questions; returns its tokens."""
-        model = self.engine
-        head, tail = conversation.around(model)
-        n_other = len(head) + len(tail) + self.max_tokens
-        read = self._read(context, model, n_other)
-        model.open((*head, *read.tokens))
-        return len(read.tokens)
 
     def _prepare(
         self,
@@ -190,76 +170,23 @@ class LongContextGeneration(LocalGeneration):
     ) -> tuple[Run[DraftStats], list[Chunk]]:
         """Prepare an answer; returns it, and what its drafter reads.
 
-        Args:
-            conversation: what is asked.
-            context: what it is asked about.
-            stop: strings that end the answer, besides the face's own.
-            sampling: settings of this call.
-            retrieve: does what :meth:`_retrieve` does.
+        ``retrieve`` does what :meth:`_retrieve` does, which is the default.
         """
         stats, question = DraftStats(), conversation.question
         with stats.preparing():
-            model = self.engine
-            head, tail = conversation.around(model)
-            n_other = len(head) + len(tail) + sampling.max_tokens
-            document = self._read(found_for(question, context), model, n_other)
-            chunks = (retrieve or self._retrieve)(document, question)
-            run = self._run(
-                model,
-                conversation,
-                document,
-                chunks,
-                head=head,
-                tail=tail,
-                stop=stop,
-                sampling=sampling,
-                stats=stats,
+            target, context = self.engine, found_for(question, context)
+            head, document, tail = self._read(
+                target, conversation, context, sampling.max_tokens
             )
-        return run, chunks
-
-    def _read(self, context: Any, model: Model, n_other: int) -> LongContext:
-        """The context as the model reads it, beside ``n_other`` tokens."""
-        return self._contexts.read(
-            context,
-            model,
-            n_other=n_other,
-            may_truncate=self.truncation == "end",
-            chunk_tokens=self.chunk_tokens,
-            embeddings=self.embeddings,
-        )
-
-    def _retrieve(self, document: LongContext, question: str) -> list[Chunk]:
-        """What the drafter reads; nothing without embeddings."""
-        return document.retrieve(
-            question,
-            share=self.draft_context_share,
-            n_tokens=self.draft_context_tokens,
-            least_similarity=self.least_similarity,
-        )
-
-    def _run(
-        self,
-        target: Model,
-        conversation: Conversation,
-        document: LongContext,
-        chunks: list[Chunk],
-        *,
-        head: tuple[int, ...],
-        tail: tuple[int, ...],
-        stop: Sequence[str] | None,
-        sampling: Sampling,
-        stats: DraftStats,
-    ) -> Run[DraftStats]:
-        """Put an answer together."""
-        stats.dropped_tokens = document.n_dropped
-        n_prompt = len(head) + len(document.tokens) + len(tail)
-        sampler, acceptance = sampling.sampler(), self._acceptance
-        can_draft = self.draft_length != 0 and self._can_draft(target)
-        chosen = self._chosen if can_draft else []
-        scheduler = self._scheduler(n_prompt, names_of(chosen))
-        drafters = tuple(
-            self._factory.open(
-                one,
+            stats.dropped_tokens = document.n_dropped
+            chunks = (retrieve or self._retrieve)(document, question)
+            n_prompt = len(head) + len(document.tokens) + len(tail)
+            sampler, acceptance = sampling.sampler(), self._acceptance
+            can_draft = self.draft_length != 0 and self._can_draft(target)
+            chosen = self._chosen if can_draft else []
+            scheduler = self._scheduler(n_prompt, names_of(chosen))
+            open_drafter = partial(
+                self._drafters.open,
                 target=target.weights,
                 n_prompt=n_prompt,
                 n_beside=len(tail) + sampling.max_tokens,
@@ -268,31 +195,53 @@ class LongContextGeneration(LocalGeneration):
                 sampler=None if acceptance.is_lossless else sampler,
                 is_enough=scheduler.is_enough,
             )
-            for one in chosen
+            request = LongRequest(
+                target=target,
+                document=(*head, *document.tokens),
+                tail=tail,
+                transcript=self._transcript(target, sampling, stop),
+                sampler=sampler,
+                acceptance=acceptance,
+                scheduler=scheduler,
+                drafters=tuple(map(open_drafter, chosen)),
+                longest_draft=self._longest_draft(target),
+                stats=stats,
+            )
+        return Run(generate(request), request), chunks
+
+    def _read(
+        self, model: Model, conversation: Conversation, context: Any, max_tokens: int
+    ) -> tuple[tuple[int, ...], LongContext, tuple[int, ...]]:
+        """A prompt as the model reads it: head, context, and tail."""
+        head, tail = conversation.around(model)
+        document = self._contexts.read(
+            context,
+            model,
+            n_other=len(head) + len(tail) + max_tokens,
+            may_truncate=self.truncation == "end",
+            chunk_tokens=self.chunk_tokens,
+            embeddings=self.embeddings,
         )
-        request = LongRequest(
-            target=target,
-            document=(*head, *document.tokens),
-            tail=tail,
-            transcript=self._transcript(target, sampling, stop),
-            sampler=sampler,
-            acceptance=acceptance,
-            scheduler=scheduler,
-            drafters=drafters,
-            longest_draft=self._longest_draft(target),
-            stats=stats,
-        )
-        return Run(generate(request), request)
+        return head, document, tail
+
+    def _retrieve(self, document: LongContext, question: str) -> list[Chunk]:
+        """What the drafter reads; nothing without embeddings."""
+        if document.index is None:
+            return []
+        share, floor = self.draft_context_share, self.draft_context_tokens
+        n_tokens = documents.budget(len(document.tokens), share, floor)
+        return document.index.retrieve(question, n_tokens, self.least_similarity)
 
     def _can_draft(self, target: Model) -> bool:
-        if not selftest.can_roll_back(target):
+        can_roll_back = selftest.can_roll_back(target)
+        if not can_roll_back:
             warnings.warn(
                 f"the memory of {target.path.name!r} cannot be rolled back, so nothing "
                 "can be drafted for it: decoding token by token",
                 RuntimeWarning,
                 stacklevel=2,
             )
-        return selftest.can_roll_back(target)
+        return can_roll_back
 
     def _longest_draft(self, target: Model) -> int | None:
         """Tokens of a draft that can be verified exactly; None where it need not be."""
@@ -311,18 +260,20 @@ class LongContextGeneration(LocalGeneration):
 
     @property
     def _acceptance(self) -> Acceptance:
-        if self.transfer == "off":
-            return Acceptance()
-        return Acceptance(self.transfer, self.eta)
+        is_off = self.transfer == "off"
+        return Acceptance() if is_off else Acceptance(self.transfer, self.eta)
 
     def _scheduler(self, n_prompt: int, drafters: Sequence[str]) -> DraftScheduler:
         # Costs grow with the context: those of another length tell little.
         costs = self._costs.setdefault(round(2 * math.log2(n_prompt)), BatchCosts())
+        for name in drafters:
+            of_match, usual = (
+                DraftEstimates(chances=chances_of_match()),
+                DraftEstimates(),
+            )
+            self._estimates.setdefault(name, of_match if name == LOOKUP else usual)
+        estimates = {name: self._estimates[name] for name in drafters}
         length = None if self.draft_length == "auto" else self.draft_length
-        estimates = {
-            name: self._estimates.setdefault(name, _estimates(name))
-            for name in drafters
-        }
         return DraftScheduler(costs, estimates, length)
 
     @property
@@ -335,36 +286,20 @@ class LongContextGeneration(LocalGeneration):
         on_gpu = self.n_gpu_layers != 0 and self.embeddings is not None
         return [LOOKUP, SELF] if on_gpu else [LOOKUP]
 
-    @property
-    def _factory(self) -> DrafterFactory:
-        """What opens drafters, and holds their models."""
-        if self._drafter_factory is None:
-            self._drafter_factory = DrafterFactory(self._load_drafter)
-        return self._drafter_factory
-
     def _load_drafter(self, path: str, n_ctx: int) -> Model:
         own = {"path": path, "n_ctx": n_ctx, "n_slots": _N_SLOTS}
         return Model.load(**super()._engine_settings() | own)
 
     def _fingerprint(self) -> dict[str, Any]:
         """Scalars that tell one configured model from another (cache key, traces)."""
-        names = set(LongContextGeneration.model_fields) - {"embeddings", "drafter"}
-        settings = {name: getattr(self, name) for name in sorted(names)}
-        return settings | {
+        names = LongContextGeneration.model_fields
+        return self._values_of(names, "embeddings", "drafter") | {
             "embeddings": type(self.embeddings).__name__,
             "drafter": str(self.drafter),
         }
 
 
 def _may_have_probabilities(drafter: str | Path | Drafter) -> bool:
-    """Whether a drafter can have probabilities."""
     if not isinstance(drafter, str | Path):
         return True  # only its drafts can tell
     return drafter != LOOKUP and not str(drafter).startswith(TEXT)
-
-
-def _estimates(name: str) -> DraftEstimates:
-    """What is believed of a drafter at first."""
-    if name == LOOKUP:
-        return DraftEstimates(chances=chances_of_match())
-    return DraftEstimates()

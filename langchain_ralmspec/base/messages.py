@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from langchain_core.messages import (
     AIMessage,
@@ -13,9 +13,6 @@ from langchain_core.messages import (
 )
 
 from langchain_ralmspec.errors import InvalidValueError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _ROLES: list[tuple[type[BaseMessage], str]] = [
     (SystemMessage, "system"),
@@ -28,11 +25,12 @@ def turns_of(messages: Sequence[BaseMessage]) -> list[dict[str, str]]:
     """Messages as role and content; neighbours of one role are merged.
 
     Raises:
-        InvalidValueError: no user message, or something in a message is not text.
+        InvalidValueError: there is no user message, or a message that is not text, or
+            that templates have no turn for.
     """
     turns: list[dict[str, str]] = []
     for message in messages:
-        role, content = role_of(message), text_of(message)
+        role, content = _role_of(message), _text_of(message)
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += f"\n\n{content}"
         else:
@@ -48,12 +46,8 @@ def question_of(turns: Sequence[dict[str, str]]) -> str:
     return next(turn["content"] for turn in reversed(turns) if turn["role"] == "user")
 
 
-def role_of(message: BaseMessage) -> str:
-    """Who speaks, in the words of chat templates.
-
-    Raises:
-        InvalidValueError: templates have no turn for such a message.
-    """
+def _role_of(message: BaseMessage) -> str:
+    """Who speaks, in the words of chat templates."""
     if isinstance(message, ChatMessage):
         return message.role
     for kind, role in _ROLES:
@@ -63,12 +57,7 @@ def role_of(message: BaseMessage) -> str:
     raise InvalidValueError(msg)
 
 
-def text_of(message: BaseMessage) -> str:
-    """What is said.
-
-    Raises:
-        InvalidValueError: something in it is not text.
-    """
+def _text_of(message: BaseMessage) -> str:
     for block in message.content if isinstance(message.content, list) else []:
         kind = "text" if isinstance(block, str) else block.get("type")
         if kind != "text":

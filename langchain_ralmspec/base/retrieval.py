@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +13,7 @@ from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
-from langchain_ralmspec.base.local import PreparedAnswer, Sampling, info_of, usage_of
+from langchain_ralmspec.base.local import PreparedAnswer, info_of, usage_of
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.machine import cores
@@ -50,11 +51,9 @@ FEW_CORES = 2
 
 
 def _new_estimates() -> Estimates:
-    """Estimates that know of this machine's cores, and of nothing else.
-
-    On two cores, model and exact scan took 1.3 to 2 times as long side by side; at
-    twice as long nothing is won.
-    """
+    """Estimates that know of this machine's cores, and of nothing else."""
+    # On two cores, model and exact scan took 1.3 to 2 times as long side by side; at
+    # twice as long nothing is won.
     return Estimates(contention=2.0 if cores() <= FEW_CORES else 1.0)
 
 
@@ -123,34 +122,35 @@ class RetrievalGeneration(SpeculativeGeneration):
             raise ValueError(msg)
         return value
 
-    def _prepared(
-        self,
-        model: Model,
-        prompt: Prompt,
-        stop: Sequence[str] | None,
-        overrides: dict[str, Any],
+    @abstractmethod
+    def _prompt(self, model: Model, asked: Any) -> Prompt:
+        """Tokens of what the face was asked."""
+
+    def _answer(
+        self, asked: Any, stop: list[str] | None, overrides: dict[str, Any]
     ) -> PreparedAnswer:
-        """Prepare an answer with what is told about it (see :meth:`_run`)."""
-        run = self._run(model, prompt, stop, overrides)
+        model = self.engine
+        run = self._run(model, asked, stop, overrides)
         return PreparedAnswer(
-            run, partial(_info, run, model), partial(self._usage, run, model, prompt)
+            run, partial(_info, run, model), partial(self._usage, run, model)
         )
 
     def _run(
         self,
         model: Model,
-        prompt: Prompt,
-        stop: Sequence[str] | None,
-        overrides: dict[str, Any],
+        asked: Any,
+        stop: Sequence[str] | None = None,
+        overrides: dict[str, Any] | None = None,
     ) -> RetrievalRun:
-        """Prepare an answer to ``prompt``.
+        """Prepare an answer.
 
         Raises:
             ContextOverflowError: the longest possible run does not fit.
             InvalidValueError: the prompt is empty.
             UnknownArgumentError: an override that does not exist.
         """
-        sampling = self._sampling(overrides)
+        prompt = self._prompt(model, asked)
+        sampling = self._sampling(overrides or {})
         if not prompt.tail:
             msg = "the prompt is empty; ask something"
             raise InvalidValueError(msg)
@@ -162,11 +162,14 @@ class RetrievalGeneration(SpeculativeGeneration):
             max_tokens=sampling.max_tokens,
             n_ctx=model.n_ctx,
         )
-        transcript = self._transcript(model, sampling, stop)
-        n_prompt = len(prompt.head) + len(prompt.tail)
-        stats = SpeculationStats(prompt_tokens=n_prompt)
+        transcript, layout = self._transcript(model, sampling, stop), self._layout
+        stats = SpeculationStats(prompt_tokens=len(prompt.head) + len(prompt.tail))
+
+        def open_path(hits: tuple[Hit, ...]) -> Any:
+            return model.open((*prompt.head, *layout.tokens(model.weights, hits)))
+
         request = Request(
-            writer=self._writer(model, prompt, transcript, sampling),
+            writer=Writer(prompt, transcript, sampling.sampler(), open_path),
             session=self.retriever.new_session(
                 k=self.documents_per_step, prefetch_k=self.prefetch_k, stats=stats
             ),
@@ -193,16 +196,6 @@ class RetrievalGeneration(SpeculativeGeneration):
             return Flare(self.flare_threshold, query)
         return FixedStride(self.retrieval_stride, query)
 
-    def _writer(
-        self, model: Model, prompt: Prompt, transcript: Transcript, sampling: Sampling
-    ) -> Writer:
-        layout = self._layout
-
-        def open_path(hits: tuple[Hit, ...]) -> Any:
-            return model.open((*prompt.head, *layout.tokens(model.weights, hits)))
-
-        return Writer(prompt, transcript, sampling.sampler(), open_path)
-
     @property
     def _layout(self) -> DocumentLayout:
         def render(document: Document) -> str:
@@ -210,17 +203,15 @@ class RetrievalGeneration(SpeculativeGeneration):
 
         return DocumentLayout(render, self.max_document_tokens)
 
-    def _usage(self, run: RetrievalRun, model: Model, prompt: Prompt) -> UsageMetadata:
+    def _usage(self, run: RetrievalRun, model: Model) -> UsageMetadata:
         """Tokens in and out; the documents counted are those of the last step."""
         hits = run.steps[-1].hits if run.steps else ()
-        documents = self._layout.tokens(model.weights, hits)
-        n_input = len(prompt.head) + len(documents) + len(prompt.tail)
-        return usage_of(n_input, len(run.tokens))
+        return usage_of(run, len(self._layout.tokens(model.weights, hits)))
 
     def _fingerprint(self) -> dict[str, Any]:
         """Scalars that tell one configured model from another (cache key, traces)."""
-        names = set(RetrievalGeneration.model_fields) - {"retriever", "document_prompt"}
-        settings = {name: getattr(self, name) for name in sorted(names)}
+        names = RetrievalGeneration.model_fields
+        settings = self._values_of(names, "retriever", "document_prompt")
         # A cached answer is stale once the store has grown; but counting may be a
         # request to a server, so it is only done where answers are cached at all.
         caches = get_llm_cache() is not None or getattr(self, "cache", None)

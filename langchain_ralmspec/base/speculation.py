@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import PrivateAttr, field_validator
 
 from langchain_ralmspec.base.local import LocalGeneration
-from langchain_ralmspec.engine import selftest
+from langchain_ralmspec.engine import Model, selftest
 from langchain_ralmspec.speculation import Estimates, StrideScheduler
-
-if TYPE_CHECKING:
-    from langchain_ralmspec.engine import Model
 
 
 class SpeculativeGeneration(LocalGeneration):

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import gc
-import os
-import platform
 import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
 
-from langchain_ralmspec.machine import wait_policy
+from langchain_ralmspec.answer.statistics import SpeculationStats
+from langchain_ralmspec.chat_models import ChatRaLMSpec
+from langchain_ralmspec.llms import KNNLMSpecLLM, RaLMSpecLLM
 from langchain_ralmspec.ralm.flights import THREADS
 from langchain_ralmspec.speculation import Bounds, Line
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
 
-if TYPE_CHECKING:
-    from langchain_ralmspec.answer.statistics import SpeculationStats
-    from langchain_ralmspec.chat_models import ChatRaLMSpec
-    from langchain_ralmspec.llms import RaLMSpecLLM
+Row = TypeVar("Row", bound="Comparison")
 
 _PATIENCE = 10.0  # seconds; a call that takes longer will not end soon
 
@@ -35,48 +31,73 @@ class Answer:
     """One answer by one loop.
 
     Attributes:
-        text: the answer.
-        steps: tokens and document ids of every step.
-        stats: counts and seconds.
+        steps: tokens and document ids of every step; of a kNN-LM all tokens at once.
         seconds: from the question to the end of the answer, on the wall clock.
-        timeline: what was done when: see :func:`_timeline`.
     """
 
     text: str
     steps: list[dict[str, Any]]
     stats: SpeculationStats
     seconds: float
-    timeline: list[dict[str, Any]]
 
 
 def ask(
-    model: ChatRaLMSpec | RaLMSpecLLM,
+    model: ChatRaLMSpec | RaLMSpecLLM | KNNLMSpecLLM,
     question: str,
     show: Callable[[str], None] | None = None,
 ) -> Answer:
-    """Answer a question as if it were the first: no document's KV is there yet.
+    """Answer a question as if it were the first: no text's KV is there yet.
 
-    Args:
-        model: whom to ask.
-        question: what to ask.
-        show: called with every piece of the answer as it comes.
+    ``show`` is called with every piece of the answer as it comes.
     """
     _wait_for_calls()
     model.engine.forget_prefixes()  # what the loop before has prefilled
     gc.collect()  # what it has left lying about
     parts = []
     start = time.perf_counter()
-    run = model.start(question)
+    run: Any = model.start(question)
     for text in run:
         parts.append(text)
         if show:
             show(text)
     seconds = time.perf_counter() - start
-    steps = [
+    return Answer("".join(parts), _steps(run), run.stats, seconds)
+
+
+def _steps(run: Any) -> list[dict[str, Any]]:
+    if not any(step.hits for step in run.steps):  # a kNN-LM has no documents
+        return [{"tokens": list(run.tokens)}]
+    return [
         {"tokens": list(step.tokens), "documents": [hit.id for hit in step.hits]}
         for step in run.steps
     ]
-    return Answer("".join(parts), steps, run.stats, seconds, [])
+
+
+def mean_seconds(answers: list[Answer]) -> dict[str, float]:
+    """Mean seconds of an answer: in all, and by part.
+
+    Generating, guessing and waiting follow one another. Embedding and searching are
+    inside of guessing and waiting, or beside them in a thread.
+    """
+    seconds = {"all": statistics.fmean(answer.seconds for answer in answers)}
+    for part in PARTS:
+        spent = (getattr(answer.stats, f"seconds_{part}") for answer in answers)
+        seconds[part] = statistics.fmean(spent)
+    return seconds
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """The quartiles of one value or more; the second one is the median."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, method="inclusive")
+    return low, middle, high
+
+
+def beside_rivals(rows: dict[str, Row]) -> dict[str, Row]:
+    """The rows of a run, each knowing all of them."""
+    rivals = tuple(rows.values())
+    return {name: replace(row, rivals=rivals) for name, row in rows.items()}
 
 
 def _wait_for_calls() -> None:
@@ -91,12 +112,9 @@ class Pair:
     """One question, answered by both loops in the same process.
 
     Attributes:
-        question: what was asked.
-        sequential: the answer to be faster than.
-        speculative: the other.
-        reference: the sequential answer to be equal to, where that is another
-            one: in a store whose hits depend on how many are asked for, it is that
-            of a sequential loop which asks for as many.
+        reference: the sequential answer to be equal to, where it is not the one to be
+            faster than: in a store whose hits depend on how many are asked for, it is
+            that of a sequential loop which asks for as many.
     """
 
     question: str
@@ -121,7 +139,6 @@ class Comparison:
     """All questions of one workload, by the sequential loop and one speculative one.
 
     Attributes:
-        pairs: the questions.
         max_in_flight: verifications that may be out while the model writes; 0 for a
             synchronous loop.
         rivals: the other speculative rows of the run.
@@ -155,23 +172,17 @@ class Comparison:
     @property
     def quartiles(self) -> tuple[float, float, float]:
         """Of the questions' speed-ups; the second one is the median."""
-        speedups = [pair.speedup for pair in self.pairs]
-        if len(speedups) == 1:
-            return speedups[0], speedups[0], speedups[0]
-        low, middle, high = statistics.quantiles(speedups, method="inclusive")
-        return low, middle, high
+        return quartiles([pair.speedup for pair in self.pairs])
 
     @property
     def guess_accuracy(self) -> float:
-        """Share of judged guesses that were right; 0 when there were none."""
-        guesses = self.total("guesses")
-        return self.total("right_guesses") / guesses if guesses else 0.0
+        """Share of judged guesses that were right; 0 without any."""
+        return self.total("right_guesses") / (self.total("guesses") or 1.0)
 
     @property
     def proven(self) -> float:
         """Share of judged guesses that needed no verification; 0 without any."""
-        guesses = self.total("guesses")
-        return self.total("proven_guesses") / guesses if guesses else 0.0
+        return self.total("proven_guesses") / (self.total("guesses") or 1.0)
 
     @property
     def plans(self) -> dict[str, float]:
@@ -182,13 +193,17 @@ class Comparison:
         return {plan: n / counts.total() for plan, n in counts.most_common()}
 
     @property
-    def bounds(self) -> Bounds:
-        """The costs measured in this run."""
-        verifications = [
+    def verifications(self) -> list[tuple[int, float]]:
+        """Queries and seconds of every verification that was used."""
+        return [
             point
             for pair in self.pairs
             for point in pair.speculative.stats.verifications
         ]
+
+    @property
+    def bounds(self) -> Bounds:
+        """The costs measured in this run."""
         # All that were made, not only those before a wrong one, which are judged.
         guesses = sum(
             n
@@ -205,7 +220,7 @@ class Comparison:
             guess=self.total("seconds_guessing") / guesses if guesses else 0.0,
             # Where nothing was verified, either nothing was guessed, and the bound is
             # 1, or all was proven.
-            verification=Line.fit(verifications or [(1, retrieval)]),
+            verification=Line.fit(self.verifications or [(1, retrieval)]),
             guess_accuracy=self.guess_accuracy,
             max_in_flight=self.max_in_flight,
         )
@@ -250,6 +265,7 @@ class Comparison:
         bounds = self.bounds
         return {
             "speedup_median": self.quartiles[1],
+            "speedup_sums": self.speedup,
             "ceiling": bounds.ceiling,
             "attainable": self.attainable,
             "identical": self.n_identical == len(self.pairs),
@@ -262,7 +278,6 @@ class Comparison:
         return {
             "summary": self.summary(),
             "speedup_quartiles": self.quartiles,
-            "speedup_of_totals": self.speedup,
             "reached": self.reached,
             "attainable_at_length": self.attainable_at_length,
             "retrieval_share": self.retrieval_share,
@@ -285,43 +300,3 @@ class Comparison:
 
 def _figures(answer: Answer) -> dict[str, Any]:
     return {"seconds_on_the_wall": answer.seconds, **answer.stats.as_dict()}
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    packages = (
-        "langchain-ralmspec",
-        "llama-cpp-python",
-        "faiss-cpu",
-        "chromadb",
-        "bm25s",
-        "sentence-transformers",
-        "torch",
-        "numpy",
-    )
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "omp_wait_policy": wait_policy(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in packages},
-    }
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123  a device
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from rich import box
+import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from langchain_ralmspec.assets.progress import find_gguf
-from langchain_ralmspec.bench.comparison import Comparison, Pair, ask, machine
+from langchain_ralmspec.assets.corpus import QUESTIONS, load_questions
+from langchain_ralmspec.assets.targets import find_gguf
+from langchain_ralmspec.bench.comparison import Comparison, Pair, ask
 from langchain_ralmspec.bench.figures import check_file, write_figures
+from langchain_ralmspec.bench.options import (
+    CorpusOption,
+    JsonOption,
+    LengthOption,
+    ModelOption,
+    auto_or_number,
+)
 from langchain_ralmspec.bench.ralm.workload import Corpus, StoreName, Workload
+from langchain_ralmspec.bench.table import new_table
 from langchain_ralmspec.chat_models import ChatRaLMSpec
 from langchain_ralmspec.errors import MissingExtraError
 from langchain_ralmspec.retrievers import RaLMSpecRetriever
@@ -23,14 +31,6 @@ from langchain_ralmspec.speculation.plan import IN_FLIGHT, SEQUENTIAL
 
 _WORTHWHILE = 1.1  # speed-up, under which little can be won
 
-QUESTIONS = [
-    "How do I run a command in a new process and read what it prints?",
-    "How do I find the most common elements of a list?",
-    "How do I parse command line arguments?",
-    "How do I make a temporary directory that is removed afterwards?",
-    "How do I cache the results of a function?",
-    "How do I read a ZIP archive?",
-]
 _WARM_UP = "What is it about?"
 _PLANS = (
     "A plan says how documents are guessed (look-up in a cache, or the same again), "
@@ -44,62 +44,75 @@ _REMOTE_QUESTIONS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """What to ask, of whom, and how.
+    """Answer with retrieval inside generation, by both loops in turn."""
 
-    Attributes:
-        store: ``"faiss-flat"`` or ``"chroma"``.
-        questions: what to ask; questions about Python when None.
-        limit: ask so many at most; all of them when None.
-        corpus: JSON lines of passages; Python's docstrings when None.
-        model: a GGUF file or the name of a packaged model.
-        max_tokens: length of an answer.
-        speculation_stride: guesses verified in one store call, or ``"auto"``.
-        guess_policy: ``"lookup"``, ``"same"`` or ``"auto"``.
-    """
+    store: Annotated[
+        Literal["faiss", "chroma"], typer.Option(help="Vector store to ask.")
+    ] = "faiss"
+    question: Annotated[
+        list[str] | None, typer.Option(help="Ask this instead; may be repeated.")
+    ] = None
+    questions: Annotated[
+        Path | None,
+        typer.Option(help='JSON lines with a "question" each.', dir_okay=False),
+    ] = None
+    limit: Annotated[int | None, typer.Option(help="Ask so many at most.", min=1)] = (
+        None
+    )
+    corpus: CorpusOption = None
+    model: ModelOption = "smollm2-135m"
+    max_tokens: LengthOption = 96
+    speculation_stride: Annotated[
+        str,
+        typer.Option(help='Guesses verified in one store call; "auto" measures.'),
+    ] = "auto"
+    guess_policy: Annotated[
+        Literal["auto", "lookup", "same"],
+        typer.Option(help="How documents are guessed."),
+    ] = "auto"
+    json: JsonOption = None
 
-    store: StoreName
-    questions: list[str] | None
-    limit: int | None
-    corpus: Path | None
-    model: str
-    max_tokens: int
-    speculation_stride: int | Literal["auto"]
-    guess_policy: str
-
-    def run(self, json_file: Path | None = None) -> bool:
+    def run(self) -> bool:
         """Answer every question with both loops; print and write the figures.
 
-        First from a store of this process, then from a server at a distance.
-
-        Returns:
-            Whether all answers were identical.
+        First from a store of this process, then from a server at a distance. Returns
+        whether all answers were identical.
         """
-        check_file(json_file)
+        asked = self.question or []
+        if self.questions:
+            asked = [*asked, *load_questions(self.questions)]
+        _ = self._stride  # what may be mistyped goes before what is long
+        check_file(self.json)
         console = Console()
-        gguf = find_gguf(self.model)  # what may be mistyped goes before what is long
+        gguf = find_gguf(self.model)
         corpus = Corpus.load(self.corpus)
-        questions = (self.questions or QUESTIONS)[: self.limit]
+        questions = (asked or QUESTIONS)[: self.limit]
+        store: StoreName = "faiss-flat" if self.store == "faiss" else "chroma"
         console.print(
-            f"{len(corpus.passages)} passages in {self.store}, model "
+            f"{len(corpus.passages)} passages in {store}, model "
             f"{Path(gguf).name}, guess policy {self.guess_policy!r}, speculation "
-            f"stride {self.speculation_stride!r}. A small model: judge its speed only.",
+            f"stride {self._stride!r}. A small model: judge its speed only.",
             style="dim",
         )
-        near = self._compare(
-            Workload(store=self.store), gguf, corpus, questions, console
-        )
-        _report(near, f"sequential against speculative, {self.store}", console)
+        near = self._compare(Workload(store=store), gguf, corpus, questions, console)
+        _report(near, f"sequential against speculative, {store}", console)
         try:
             far = self._compare_remote(gguf, corpus, questions, console)
         except MissingExtraError as error:
             said = f"No second table, of a store at a distance: {error}"
             console.print(said, markup=False, soft_wrap=True)
             far = None
-        if json_file:
+        if self.json:
             remote = {"remote": far.as_dict()} if far else {}
-            write_figures(json_file, near.as_dict() | {"machine": machine()} | remote)
-            console.print(f"figures written to {json_file}", style="dim", markup=False)
-        return _say_identical([near, far] if far else [near], console)
+            write_figures(self.json, near.as_dict() | remote)
+        both = [near, far] if far else [near]
+        identical = all(each.summary()["identical"] for each in both)
+        console.print(f"identical: {'yes' if identical else 'NO'}")
+        return identical
+
+    @property
+    def _stride(self) -> int | Literal["auto"]:
+        return auto_or_number("speculation stride", self.speculation_stride)
 
     def _compare_remote(
         self, gguf: str, corpus: Corpus, questions: list[str], console: Console
@@ -131,7 +144,7 @@ class Demo:
                 model_path=gguf,
                 retriever=RaLMSpecRetriever(vectorstore=store),
                 max_tokens=self.max_tokens,
-                speculation_stride=self.speculation_stride,
+                speculation_stride=self._stride,
                 guess_policy=self.guess_policy,
             )
             ask(chat, _WARM_UP)  # untimed: pages in the model, learns what things cost
@@ -162,17 +175,10 @@ def _answered_by_both(
 
 
 def _report(comparison: Comparison, title: str, console: Console) -> None:
-    table = Table(title=title, box=box.SIMPLE_HEAD)
-    for heading in (
-        "",
-        "sequential",
-        "speculative",
-        "speed-up",
-        "identical",
-        "right guesses",
-        "store calls",
-    ):
-        table.add_column(heading.replace(" ", "\n"), justify="right")
+    table = new_table(
+        title, "", "sequential", "speculative", "speed-up", "identical",
+        "right guesses", "store calls",
+    )  # fmt: skip
     for number, pair in enumerate(comparison.pairs, start=1):
         slow, fast = pair.sequential, pair.speculative
         table.add_row(
@@ -224,9 +230,3 @@ def _explain(comparison: Comparison, console: Console) -> None:
     console.print(f"plans: {plans}", highlight=False)
     if not is_sequential:
         console.print(_PLANS, style="dim", highlight=False)
-
-
-def _say_identical(comparisons: list[Comparison], console: Console) -> bool:
-    same = all(each.summary()["identical"] for each in comparisons)
-    console.print(f"identical: {'yes' if same else 'NO'}")
-    return same

@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from langchain_ralmspec.answer.sampling import Sampler
-from langchain_ralmspec.bench.comparison import machine
+from langchain_ralmspec.assets.targets import find_gguf
+from langchain_ralmspec.bench.figures import check_file, write_figures
+from langchain_ralmspec.bench.options import JsonOption, ModelOption
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine.model import default_threads
 from langchain_ralmspec.errors import MissingExtraError
 
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds for one prompt and for the tokens after it."""
-
-    prompt: float
-    decode: float
+Timing = dict[str, float]
+"""Seconds for one ``prompt``, and to ``decode`` the tokens after it."""
 
 
-def run(
-    gguf: str, *, n_prompt: int, n_decode: int, rounds: int, json_file: Path | None
-) -> dict[str, Any]:
-    """Time both, in turn, ``rounds`` times; print and return the figures.
-
-    Greedy, the same tokens, threads, context and batch size for both, in turn
-    first; neither stops at EOS. The ratios are the rival's seconds ÷ ours, pair by
-    pair.
-    """
+def engine(
+    *,
+    model: ModelOption = "smollm2-135m",
+    n_prompt: Annotated[int, typer.Option(help="Tokens of the prompt.", min=2)] = 512,
+    n_decode: Annotated[int, typer.Option(help="Tokens after it.", min=1)] = 64,
+    rounds: Annotated[int, typer.Option(help="Pairs of timings.", min=1)] = 9,
+    json: JsonOption = None,
+) -> None:
+    """Time our decode loop against llama_cpp.Llama's, one after the other."""
+    # Greedy, the same tokens, threads, context and batch size for both, in turn
+    # first; neither stops at EOS. The ratios are the rival's seconds ÷ ours, pair by
+    # pair.
     try:
         import llama_cpp
     except ImportError as error:
         raise MissingExtraError.of("llama_cpp", "llama") from error
+    check_file(json)
+    gguf = find_gguf(model)
     single, batch = default_threads()
-    model = Model.load(gguf, n_ctx=2048, n_batch=512)
+    own = Model.load(gguf, n_ctx=2048, n_batch=512)
     rival = llama_cpp.Llama(
         gguf,
         n_ctx=2048,
@@ -52,30 +52,25 @@ def run(
         verbose=False,
     )
     text = " ".join(f"{number} is a number." for number in range(n_prompt))
-    prompt = model.weights.tokenize(text)[:n_prompt]
+    prompt = own.weights.tokenize(text)[:n_prompt]
     pairs = []
     for number in range(rounds + 1):  # no progress bar: its thread would be timed too
         if number % 2:
-            ours = _ours(model, prompt, n_decode)
+            ours = _ours(own, prompt, n_decode)
             theirs = _theirs(rival, prompt, n_decode)
         else:
             theirs = _theirs(rival, prompt, n_decode)
-            ours = _ours(model, prompt, n_decode)
+            ours = _ours(own, prompt, n_decode)
         if number:  # the first one warms both up
             pairs.append((ours, theirs))
     summary = {
-        "prompt_ratio": statistics.median(b.prompt / a.prompt for a, b in pairs),
-        "decode_ratio": statistics.median(b.decode / a.decode for a, b in pairs),
+        f"{part}_ratio": statistics.median(b[part] / a[part] for a, b in pairs)
+        for part in ("prompt", "decode")
     }
     _report(pairs, summary, n_prompt, n_decode)
-    figures = {
-        "summary": summary,
-        "machine": machine(),
-        "seconds": [{"ours": asdict(a), "theirs": asdict(b)} for a, b in pairs],
-    }
-    if json_file:
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
-    return figures
+    if json:
+        seconds = [{"ours": ours, "theirs": theirs} for ours, theirs in pairs]
+        write_figures(json, {"summary": summary, "seconds": seconds})
 
 
 def _ours(model: Model, prompt: list[int], n_decode: int) -> Timing:
@@ -86,7 +81,7 @@ def _ours(model: Model, prompt: list[int], n_decode: int) -> Timing:
     middle = time.perf_counter()
     for _ in range(n_decode):
         answer.append(sampler.sample(sequence.extend(answer[-1:]), answer))
-    return Timing(middle - start, time.perf_counter() - middle)
+    return {"prompt": middle - start, "decode": time.perf_counter() - middle}
 
 
 def _theirs(rival: Any, prompt: list[int], n_decode: int) -> Timing:
@@ -97,7 +92,7 @@ def _theirs(rival: Any, prompt: list[int], n_decode: int) -> Timing:
     middle = time.perf_counter()
     for _ in range(n_decode):
         next(tokens)
-    return Timing(middle - start, time.perf_counter() - middle)
+    return {"prompt": middle - start, "decode": time.perf_counter() - middle}
 
 
 def _report(
@@ -108,8 +103,8 @@ def _report(
 ) -> None:
     table = Table("", "ours, tokens/s", "llama_cpp.Llama, tokens/s", "ratio")
     for name, n_tokens in (("prompt", n_prompt), ("decode", n_decode)):
-        ours = statistics.median(getattr(pair[0], name) for pair in pairs)
-        theirs = statistics.median(getattr(pair[1], name) for pair in pairs)
+        ours = statistics.median(pair[0][name] for pair in pairs)
+        theirs = statistics.median(pair[1][name] for pair in pairs)
         ratio = summary[f"{name}_ratio"]
         table.add_row(
             name, f"{n_tokens / ours:.0f}", f"{n_tokens / theirs:.0f}", f"{ratio:.2f}"

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
+from langchain_ralmspec.bench.provenance import provenance
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import replacing_file
 
 
 def check_file(path: Path | None) -> None:
-    """Check that a file can be written; None is no file.
-
-    Raises:
-        InvalidValueError: it cannot.
-    """
+    """Raise ``InvalidValueError`` if a file cannot be written; None is no file."""
     if path is None:
         return
     folder = path.absolute().parent
@@ -28,11 +26,7 @@ def check_file(path: Path | None) -> None:
 
 
 def check_folder(path: Path | None) -> None:
-    """Make a folder if need be, and check that it can be written to.
-
-    Raises:
-        InvalidValueError: it cannot.
-    """
+    """Make a folder if need be; ``InvalidValueError`` if it cannot be written to."""
     if path is None:
         return
     try:
@@ -44,32 +38,13 @@ def check_folder(path: Path | None) -> None:
 
 
 def write_figures(path: Path, figures: dict[str, Any]) -> None:
-    """Write figures, whole or not at all."""
+    """Write figures and where they come from, whole or not at all."""
+    told = json.dumps(figures | {"provenance": provenance()}, indent=2)
     with replacing_file(path) as temporary:
-        temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(f"{told}\n", encoding="utf-8")
+    say(f"figures written to {path}")
 
 
-def read_json(path: Path) -> Any:
-    """Read whatever a file holds.
-
-    Raises:
-        InvalidValueError: it cannot be read, or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidValueError(f"{str(path)!r} cannot be read: {error}") from error
-
-
-def read_figures(path: Path) -> dict[str, Any]:
-    """Read what ``bench ralm`` wrote.
-
-    Raises:
-        InvalidValueError: it cannot be read, or is something else.
-    """
-    figures = read_json(path)
-    if not isinstance(figures, dict) or not {"rows", "workload"} <= figures.keys():
-        raise InvalidValueError(
-            f"{str(path)!r} is not what `ralmspec bench ralm --json` writes"
-        )
-    return figures
+def say(line: str) -> None:
+    """Tell how far a benchmark is, on standard error."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201  no thread, unlike a bar

@@ -7,73 +7,60 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
+
+import typer
 
 from langchain_ralmspec.assets.progress import bar
-from langchain_ralmspec.assets.targets import find_target
+from langchain_ralmspec.assets.targets import find_gguf
 from langchain_ralmspec.bench.knnlm.text import read_text, text_of
+from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.knnlm import KNNDatastore
+from langchain_ralmspec.knnlm import IndexKind, KNNDatastore
+from langchain_ralmspec.knnlm.entries import KeyType
 from langchain_ralmspec.knnlm.keys import load_reader
 
-if TYPE_CHECKING:
-    from langchain_ralmspec.engine import Model
-    from langchain_ralmspec.knnlm import IndexKind
-    from langchain_ralmspec.knnlm.entries import KeyType
 
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """What was done.
-
-    Attributes:
-        added: entries that are new.
-        entries: in all.
-        folder_bytes: that the datastore's files take together.
-        seconds: of reading the texts, without loading the model.
-        index_seconds: of making the index; 0 for the exact one, which has no file.
-    """
-
-    added: int
-    entries: int
-    folder_bytes: int
-    seconds: float
-    index_seconds: float
-
-
-def make(
-    files: Sequence[Path],
-    out: Path | None,
+def datastore(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="A text each, in UTF-8 (or .gz).", dir_okay=False),
+    ],
     *,
-    model: str = "smollm2-135m",
-    index: IndexKind = "flat",
-    key_type: KeyType = "float16",
-    append: bool = False,
-    limit_tokens: int | None = None,
-) -> Built:
-    """Read files into a datastore.
-
-    Args:
-        files: a text each, in UTF-8 or ``.gz``.
-        out: the datastore's folder.
-        model: who reads: a GGUF file, a packaged name, or ``NAME:QUANTISATION``.
-        index: over the keys; an approximate one is made now.
-        key_type: of the numbers on disk, unless they are appended to others.
-        append: to the datastore that is there, instead of replacing it.
-        limit_tokens: read about so many at most, from the first file on.
-
-    Raises:
-        InvalidValueError: a file cannot be read or has no text, or the folder holds
-            something else.
-        DatastoreError: there is nothing to append to, or another model made it.
-    """
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Required: the datastore's folder; one in it is replaced."),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="The model that will generate: a GGUF file, a name that `models list` "
+            "shows, or NAME:F16 and the like."
+        ),
+    ] = "smollm2-135m",
+    index: Annotated[
+        IndexKind,
+        typer.Option(help="Exact, or one of the approximate ones, made now."),
+    ] = "flat",
+    key_type: Annotated[
+        KeyType,
+        typer.Option(help="Numbers of the keys on disk; with --append as they are."),
+    ] = "float16",
+    append: Annotated[
+        bool,
+        typer.Option("--append", help="Add to the datastore instead of replacing it."),
+    ] = False,
+    limit_tokens: Annotated[
+        int | None, typer.Option(help="Read about so many at most.", min=2)
+    ] = None,
+) -> None:
+    """Read texts into the datastore of a kNN-LM."""
     if out is None:
         raise InvalidValueError("a datastore is kept in a folder; name one with --out")
     before = KNNDatastore.load(out, index=index) if append else None
     texts = [read_text(file) for file in files]
-    gguf = find_target(model)
+    gguf = find_gguf(model)
     # With the datastore's own settings, so that it reads with this very object.
     reader = load_reader(gguf)
     texts, n_tokens = _limited(texts, reader, limit_tokens)
@@ -98,18 +85,17 @@ def make(
                 key_type=key_type,
                 progress=progress,
             )
-    read = time.perf_counter()
-    if index != "flat":
-        store.prepare()
-    indexed = time.perf_counter()
-    sizes = (each.stat().st_size for each in store.path.iterdir())
-    return Built(
-        added=len(store) - n_before,
-        entries=len(store),
-        folder_bytes=sum(sizes),
-        seconds=read - start,
-        index_seconds=indexed - read if index != "flat" else 0.0,
+    n_added, seconds = len(store) - n_before, time.perf_counter() - start
+    typer.echo(
+        f"{n_added:,} entries read in {seconds:.1f} s "
+        f"({n_added / seconds:,.0f} tokens/s)"
     )
+    if index != "flat":
+        start = time.perf_counter()
+        store.prepare()
+        typer.echo(f"{index} index made in {time.perf_counter() - start:.1f} s")
+    n_bytes = sum(each.stat().st_size for each in store.path.iterdir())
+    typer.echo(f"{out} holds {len(store):,} entries, {n_bytes / 1e6:.0f} MB")
 
 
 def _limited(

@@ -7,64 +7,49 @@ where the model, its settings and llama.cpp are the same.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from langchain_ralmspec.assets.targets import find_target
+import typer
+
+from langchain_ralmspec.assets.targets import find_gguf
 from langchain_ralmspec.bench.figures import check_folder
+from langchain_ralmspec.bench.knnlm.text import read_text
 from langchain_ralmspec.chains import RapidChain
 from langchain_ralmspec.errors import InvalidValueError
 
 
-@dataclass(frozen=True, slots=True)
-class Preloaded:
-    """What was done.
-
-    Attributes:
-        tokens: of the text.
-        seconds: that it took, without loading the model.
-        folder_bytes: that the folder's files take together.
-    """
-
-    tokens: int
-    seconds: float
-    folder_bytes: int
-
-
 def preload(
-    file: Path,
-    target: str,
-    kv_cache_dir: Path | None,
+    file: Annotated[Path, typer.Argument(help="A text, in UTF-8.")],
     *,
-    n_ctx: int = 8192,
-    n_batch: int = 512,
-    n_threads: int | None = None,
-    exact_batches: bool = False,
-) -> Preloaded:
-    """Read a text file into a folder.
-
-    Args:
-        file: the text, in UTF-8.
-        target: who will be asked about it: a GGUF file, a packaged name, or
-            ``NAME:QUANTISATION``.
-        kv_cache_dir: the folder.
-        n_ctx: as the chain will have it.
-        n_batch: as the chain will have it.
-        n_threads: as the chain will have it.
-        exact_batches: as the chain will have it.
-
-    Raises:
-        InvalidValueError: there is no folder, or no text in the file.
-        ContextOverflowError: the text does not fit.
-    """
+    target: Annotated[
+        str,
+        typer.Option(
+            help="Who will be asked about it: a GGUF file, a name that `models list` "
+            "shows, or NAME:F16 and the like."
+        ),
+    ] = "smollm2-135m",
+    kv_cache_dir: Annotated[
+        Path | None, typer.Option(help="Required: the folder that RapidChain is given.")
+    ] = None,
+    n_ctx: Annotated[int, typer.Option(help="As RapidChain is given.", min=1)] = 8192,
+    n_batch: Annotated[int, typer.Option(help="As RapidChain is given.", min=1)] = 512,
+    n_threads: Annotated[
+        int | None, typer.Option(help="As RapidChain is given.", min=1)
+    ] = None,
+    exact_batches: Annotated[
+        bool, typer.Option("--exact-batches", help="As RapidChain is given.")
+    ] = False,
+) -> None:
+    """Read a long text ahead of its first question."""
     if kv_cache_dir is None:
         raise InvalidValueError(
             "preload keeps what it reads in a folder; name one with --kv-cache-dir"
         )
-    text = _text(file)
+    text = read_text(file)
     check_folder(kv_cache_dir)
     chain = RapidChain(
-        model_path=find_target(target),
+        model_path=find_gguf(target),
         n_ctx=n_ctx,
         n_batch=n_batch,
         n_threads=n_threads,
@@ -76,14 +61,7 @@ def preload(
     tokens = chain.preload(text)
     seconds = time.perf_counter() - start
     sizes = (each.stat().st_size for each in kv_cache_dir.rglob("*") if each.is_file())
-    return Preloaded(tokens, seconds, sum(sizes))
-
-
-def _text(file: Path) -> str:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidValueError(f"{str(file)!r} cannot be read: {error}") from error
-    if not text.strip():
-        raise InvalidValueError(f"{str(file)!r} is empty; give a text to be read")
-    return text
+    typer.echo(
+        f"{tokens:,} tokens read in {seconds:.1f} s; {kv_cache_dir} holds "
+        f"{sum(sizes) / 1e6:.0f} MB"
+    )

@@ -37,7 +37,9 @@ class Weights:
         self.n_ctx_train: int = lib.llama_model_n_ctx_train(self.handle)
         self.bos: int = lib.llama_vocab_bos(self._vocab)
         self.eos: int = lib.llama_vocab_eos(self._vocab)
-        self.adds_bos: bool = lib.llama_vocab_get_add_bos(self._vocab)
+        adds_bos = lib.llama_vocab_get_add_bos(self._vocab)
+        # Tokens before a plain text: BOS, where the model wants it.
+        self.text_start: tuple[int, ...] = (self.bos,) if adds_bos else ()
         self._pieces: dict[int, bytes] = {}
 
     def metadata(self, key: str) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from langchain_ralmspec.errors import DatastoreError, MissingExtraError
 from langchain_ralmspec.files import replacing_file
-from langchain_ralmspec.scans.faiss import one_thread
+from langchain_ralmspec.scans import one_thread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

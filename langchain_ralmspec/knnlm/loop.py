@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -34,48 +34,12 @@ if TYPE_CHECKING:
     from langchain_ralmspec.answer.sampling import Sampler
     from langchain_ralmspec.answer.token_loop import Verdict
     from langchain_ralmspec.answer.transcript import Transcript
+    from langchain_ralmspec.engine import Sequence as Path
+    from langchain_ralmspec.knnlm.datastore import KNNDatastore
     from langchain_ralmspec.knnlm.mixture import Mixture
     from langchain_ralmspec.speculation import StrideScheduler
 
 _POLICY = "lookup"
-
-
-class Path(Protocol):
-    """A sequence of the engine."""
-
-    @property
-    def length(self) -> int:
-        """Tokens decoded so far."""
-        ...
-
-    def observe(
-        self, tokens: Sequence[int], *, n_logits: int = 1
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Decode; the logits behind the last tokens, and all hidden states."""
-        ...
-
-    def truncate(self, length: int) -> None:
-        """Roll back."""
-        ...
-
-
-class Datastore(Protocol):
-    """What the loop asks of a datastore."""
-
-    can_probe: bool
-    """Whether ``probe`` is worth a call; without it there is nothing to guess from."""
-
-    def prepare(self) -> None:
-        """Make what the first searches and probes would make."""
-        ...
-
-    def probe(self, query: NDArray[np.float32], k: int) -> Neighbours:
-        """About the ``k`` nearest entries, much sooner than by a search."""
-        ...
-
-    def search(self, queries: NDArray[np.float32], k: int) -> list[Neighbours]:
-        """The ``k`` nearest entries of every query."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +59,7 @@ class NeighbourRequest:
 
     prompt: tuple[int, ...]
     open_path: Callable[[tuple[int, ...]], Path]
-    datastore: Datastore
+    datastore: KNNDatastore
     k: int
     mixture: Mixture
     transcript: Transcript
@@ -144,6 +108,7 @@ class NeighbourLoop(TokenLoop[_Guesses, _Found]):
         """Read the prompt."""
         super().__init__(request.transcript)
         self._request, self._scheduler = request, scheduler
+        # Without probing there is nothing to guess from.
         self._can_guess = request.datastore.can_probe
         self._plan = Plan()
         self._round_start = self._search_start = 0.0

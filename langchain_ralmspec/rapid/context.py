@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.retrievers import BaseRetriever
 
 from langchain_ralmspec.errors import ContextOverflowError
-from langchain_ralmspec.rapid.documents import (
-    Chunk,
-    ContextIndex,
-    budget,
-    chunk,
-    context_text,
-)
+from langchain_ralmspec.rapid.documents import ContextIndex, chunk, context_text
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -46,28 +40,11 @@ class LongContext:
     n_dropped: int
     index: ContextIndex | None
 
-    def retrieve(
-        self, question: str, *, share: float, n_tokens: int, least_similarity: float
-    ) -> list[Chunk]:
-        """Find the chunks that a drafter reads; none without embeddings.
-
-        Args:
-            question: what they should answer.
-            share: share of the context that is read,
-            n_tokens: and the tokens that are read of any context.
-            least_similarity: chunks less similar to the question are left out.
-        """
-        if self.index is None:
-            return []
-        size = budget(len(self.tokens), share, n_tokens)
-        return self.index.retrieve(question, size, least_similarity)
-
 
 class ContextCache:
     """The contexts that one model has read lately, for further questions."""
 
     def __init__(self) -> None:
-        """Start with none."""
         self._kept: OrderedDict[tuple[object, ...], LongContext] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -87,7 +64,7 @@ class ContextCache:
             context: a text, a ``Document``, or a sequence of these.
             model: reads it; always the same one.
             n_other: tokens of question, template and answer.
-            may_truncate: whether the end of a context that is too long is dropped.
+            may_truncate: whether a context that is too long loses its end.
             chunk_tokens: length of a chunk.
             embeddings: embeds the chunks; without them there is no index.
 
@@ -103,8 +80,18 @@ class ContextCache:
             reserved = max(n_other, min(_RESERVE, n_ctx // 4))
             room = n_ctx - math.ceil(reserved / _ROUND) * _ROUND
             if not may_truncate or room < 1:
-                raise _overflow(n_tokens, n_other, n_ctx)
-            _warn_of_truncation(n_tokens, n_ctx, room)
+                msg = (
+                    f"the context has {n_tokens} tokens, and question, template and "
+                    f"max_tokens take {n_other}, but n_ctx={n_ctx}; raise n_ctx, "
+                    "shorten the context, or let truncation='end' drop its end"
+                )
+                raise ContextOverflowError(msg)
+            warnings.warn(
+                f"the last {n_tokens - room} of the context's {n_tokens} tokens were "
+                f"dropped: n_ctx={n_ctx} has room for {room}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
             tokens = tokens[:room]
         key = (_sha256(text), len(tokens), chunk_tokens, id(embeddings))
         with self._lock:
@@ -120,24 +107,6 @@ class ContextCache:
             while len(self._kept) > _N_KEPT:
                 self._kept.popitem(last=False)
         return found
-
-
-def _overflow(n_tokens: int, n_other: int, n_ctx: int) -> ContextOverflowError:
-    return ContextOverflowError(
-        f"the context has {n_tokens} tokens, and question, template and "
-        f"max_tokens take {n_other}, but n_ctx={n_ctx}; "
-        f"raise n_ctx, shorten the context, or let truncation='end' drop "
-        f"its end"
-    )
-
-
-def _warn_of_truncation(n_tokens: int, n_ctx: int, room: int) -> None:
-    warnings.warn(
-        f"the last {n_tokens - room} of the context's {n_tokens} tokens were "
-        f"dropped: n_ctx={n_ctx} has room for {room}",
-        RuntimeWarning,
-        stacklevel=2,
-    )
 
 
 def found_for(question: str, context: Any) -> Any:

@@ -9,9 +9,9 @@ sees, so that the drafter cannot know what the target does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from langchain_core.documents import Document
@@ -34,12 +34,10 @@ CHUNK_TOKENS = 512
 SHARE = 1 / 24
 """The part of the document that the drafter may read, as in the paper."""
 
+# The paper's 4096 is for inputs of 32 K tokens and more. Documents are shorter here,
+# and a drafter that reads all of one costs as much a token as the target.
 FLOOR = 512
-"""Tokens that the drafter may read of any document.
-
-The paper's 4096 is for inputs of 32 K tokens and more. Documents are shorter here,
-and a drafter that reads all of one costs as much a token as the target.
-"""
+"""Tokens that the drafter may read of any document."""
 
 LEAST_SIMILARITY = 0.3
 """A chunk less similar to the question than this is dropped, as in the paper."""
@@ -49,7 +47,7 @@ _SENTENCE_ENDS = tuple(mark.encode() for mark in ".!?。！？")
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some consecutive tokens of a document.
+    """Consecutive tokens of a document.
 
     Attributes:
         start: position of the first token in the document.
@@ -72,14 +70,14 @@ class Chunk:
         return _text(self.pieces)
 
     def first(self, n_tokens: int) -> Chunk:
-        """The chunk without what follows its first ``n_tokens`` tokens."""
+        """The chunk's first ``n_tokens`` tokens."""
         return Chunk(self.start, self.tokens[:n_tokens], self.pieces[:n_tokens])
 
 
 def chunk(
     tokens: Sequence[int], piece: Callable[[int], bytes], size: int = CHUNK_TOKENS
 ) -> list[Chunk]:
-    """Cut a document into consecutive chunks (section 3.1 of the paper).
+    """Cut a document into consecutive chunks; together they are exactly ``tokens``.
 
     A chunk ends with the last sentence or line that ends in its last quarter. The
     paper cuts after ``size`` tokens, wherever that is.
@@ -88,9 +86,6 @@ def chunk(
         tokens: the document as the target sees it, truncated if it was.
         piece: the bytes of a token.
         size: tokens of a chunk at most, at least 1.
-
-    Returns:
-        The chunks in order; together they are exactly ``tokens``.
 
     Raises:
         InvalidValueError: ``size`` is below 1.
@@ -129,25 +124,7 @@ def _continues_character(piece: bytes) -> bool:
 
 
 def budget(n_tokens: int, share: float = SHARE, floor: int = FLOOR) -> int:
-    """Tokens that the drafter may read of a document of ``n_tokens``.
-
-    Args:
-        n_tokens: the document's tokens.
-        share: the part of them that it may read, from 0 to 1.
-        floor: what it may read of a document of any length, at least 1.
-
-    Returns:
-        The greater of ``n_tokens * share``, rounded down, and ``floor``.
-
-    Raises:
-        InvalidValueError: ``share`` or ``floor`` is out of its range.
-    """
-    if not 0 <= share <= 1:
-        msg = f"share must be between 0 and 1, got {share}"
-        raise InvalidValueError(msg)
-    if floor < 1:
-        msg = f"floor must be at least 1, got {floor}"
-        raise InvalidValueError(msg)
+    """Tokens that the drafter may read of a document: a share, or ``floor`` if more."""
     return max(int(n_tokens * share), floor)
 
 
@@ -156,32 +133,31 @@ class ContextIndex:
 
     Nothing changes after it is built, so threads may share one as far as they may
     share the embeddings, which are called on the thread that asks.
+
+    Both methods raise a StoreError where the encoder raises, or returns something of
+    another shape, or a vector that has no direction.
     """
 
     def __init__(self, chunks: Sequence[Chunk], embeddings: Embeddings) -> None:
         """Embed all chunks in one call.
 
-        Args:
-            chunks: the document's chunks. Blank ones are left out: there is nothing
-                in them to read, and some encoders refuse an empty text.
-            embeddings: embeds the chunks now and each question later.
-
         Raises:
             InvalidValueError: no chunk has any text.
-            StoreError: the encoder raised, or returned something of another shape,
-                or a vector that has no direction.
         """
-        texts = [chunk.text for chunk in chunks]
-        self._chunks = [
-            chunk for chunk, text in zip(chunks, texts, strict=True) if text.strip()
-        ]
-        texts = [text for text in texts if text.strip()]
+        # In blank ones is nothing to read, and some encoders refuse an empty text.
+        self._chunks = [chunk for chunk in chunks if chunk.text.strip()]
+        texts = [chunk.text for chunk in self._chunks]
         if not texts:
             msg = f"none of the {len(chunks)} chunks has any text; give a longer one"
             raise InvalidValueError(msg)
         self._embeddings = embeddings
-        vectors = _embed_chunks(embeddings, texts)
-        self._units = _normalized(vectors, texts, type(embeddings).__name__)
+        name = type(embeddings).__name__
+        with reported_as_store_error(name, "embed the chunks"):
+            vectors = np.asarray(embeddings.embed_documents(texts), dtype=np.float32)
+        if vectors.ndim != 2 or len(vectors) != len(texts):  # noqa: PLR2004
+            msg = f"{name} gave shape {vectors.shape} for {len(texts)} chunks"
+            raise StoreError(msg)
+        self._units = _normalized(vectors, texts, name)
 
     def retrieve(
         self,
@@ -189,7 +165,7 @@ class ContextIndex:
         max_tokens: int,
         least_similarity: float = LEAST_SIMILARITY,
     ) -> list[Chunk]:
-        """Find what the drafter reads for a question (section 3.1 of the paper).
+        """Find what the drafter reads for a question, in document order.
 
         The most similar chunks come first while the budget has room. One that does
         not fit any more is skipped; the best one is cut to the budget instead. Of
@@ -203,23 +179,9 @@ class ContextIndex:
             max_tokens: tokens of the kept chunks together, at least 1.
             least_similarity: chunks of a lower cosine are dropped, from -1 to 1.
 
-        Returns:
-            The kept chunks in document order, at least one.
-
         Raises:
-            InvalidValueError: ``max_tokens`` or ``least_similarity`` is out of its
-                range.
-            DimensionMismatchError: the question's vector is not as long as those of
-                the chunks.
-            StoreError: the encoder raised, or returned something of another shape,
-                or a vector that has no direction.
+            DimensionMismatchError: the question's vector has another length.
         """
-        if max_tokens < 1:
-            msg = f"max_tokens must be at least 1, got {max_tokens}"
-            raise InvalidValueError(msg)
-        if not -1 <= least_similarity <= 1:
-            msg = f"least_similarity must be between -1 and 1, got {least_similarity}"
-            raise InvalidValueError(msg)
         similarities = self._similarities(question)
         best, *others = np.argsort(-similarities, kind="stable").tolist()
         kept = [self._chunks[best].first(max_tokens)]
@@ -249,16 +211,6 @@ class ContextIndex:
         return similarities
 
 
-def _embed_chunks(embeddings: Embeddings, texts: list[str]) -> NDArray[np.float32]:
-    name = type(embeddings).__name__
-    with reported_as_store_error(name, "embed the chunks"):
-        vectors = np.asarray(embeddings.embed_documents(texts), dtype=np.float32)
-    if vectors.ndim != 2 or len(vectors) != len(texts):  # noqa: PLR2004
-        msg = f"{name} gave shape {vectors.shape} for {len(texts)} chunks"
-        raise StoreError(msg)
-    return vectors
-
-
 def _normalized(
     vectors: NDArray[np.float32], texts: Sequence[str], name: str
 ) -> NDArray[np.float32]:
@@ -277,10 +229,7 @@ def _normalized(
 
 
 def join(chunks: Sequence[Chunk]) -> str:
-    """Put retrieved chunks together, with blank lines as in the paper.
-
-    Neighbours are not parted: there the document just goes on.
-    """
+    """Put chunks together, with blank lines (as in the paper) where text is missing."""
     runs: list[list[bytes]] = []
     end: int | None = None
     for chunk in chunks:
@@ -291,45 +240,23 @@ def join(chunks: Sequence[Chunk]) -> str:
     return "\n\n".join(_text(run).strip() for run in runs)
 
 
-def to_documents(
-    chunks: Sequence[Chunk], metadata: Mapping[str, Any] | None = None
-) -> list[Document]:
-    """Show chunks as LangChain documents.
-
-    Args:
-        chunks: what to show.
-        metadata: goes into every document, under its ``start`` and ``end``: the
-            chunk's token positions.
-
-    Returns:
-        One document a chunk, its text stripped.
-    """
+def to_documents(chunks: Sequence[Chunk]) -> list[Document]:
+    """Chunks as LangChain documents that know their places, in tokens."""
     return [
-        Document(
-            page_content=chunk.text.strip(),
-            metadata={**(metadata or {}), "start": chunk.start, "end": chunk.end},
-        )
+        Document(chunk.text.strip(), metadata={"start": chunk.start, "end": chunk.end})
         for chunk in chunks
     ]
 
 
 def context_text(context: object) -> str:
-    """The text of what a user passes as the context of a question.
-
-    Args:
-        context: a str, a LangChain ``Document``, or a sequence of either, which is
-            joined by blank lines.
-
-    Returns:
-        The text, as it is.
+    """The text of a str, a ``Document``, or a sequence of them, joined by blank lines.
 
     Raises:
         InvalidValueError: it is something else, or there is no text in it.
     """
-    if isinstance(context, Sequence) and not isinstance(
-        context, (str, bytes, bytearray, memoryview)
-    ):
-        text = "\n\n".join(_part_text(part) for part in context)
+    no_sequence = (str, bytes, bytearray, memoryview)
+    if isinstance(context, Sequence) and not isinstance(context, no_sequence):
+        text = "\n\n".join(map(_part_text, context))
     else:
         text = _part_text(context)
     if not text.strip():

@@ -39,12 +39,14 @@ _ROOM = 1024  # contexts of drafters are multiples of this, so that they are sha
 class DrafterFactory:
     """Opens drafters, and holds their models from answer to answer.
 
+    A held model needs its file no more, as long as it has the context that is needed.
+
     Attributes:
         load: loads the model at a path with a number of tokens of context.
     """
 
     load: Callable[[str, int], Model]
-    _models: dict[str, Model] = field(default_factory=dict)
+    _models: dict[str, tuple[int, Model]] = field(default_factory=dict)  # with n_ctx
     _fitting: set[str] = field(default_factory=set)  # that have the target's vocabulary
 
     def open(
@@ -68,64 +70,58 @@ class DrafterFactory:
             n_beside: tokens that a drafter's context must hold beside the chunks.
             conversation: what a drafter that is a model is asked.
             chunks: what it reads.
-            sampler: draws its tokens where their probabilities are needed, else None.
-            is_enough: whether the drafter of this name shall stop behind tokens of
-                these probabilities.
+            sampler: draws its tokens if their probabilities are needed, else None.
+            is_enough: whether a drafter stops behind tokens of these probabilities.
 
         Raises:
-            InvalidValueError: it needs chunks and there are none, or has another
+            InvalidValueError: there are no chunks to read, or the drafter has another
                 vocabulary than the target.
         """
         if not isinstance(wanted, str | Path):
             return wanted
         if wanted == LOOKUP:
             return PromptLookupDrafter(n_prompt)
-        _require_known(str(wanted))
+        path = str(target.path if wanted == SELF else wanted).removeprefix(TEXT)
+        if wanted != SELF and path not in self._models:
+            _require_known(str(wanted))
         if not chunks:
             msg = (
                 f"drafter={str(wanted)!r} reads what is retrieved from the context, "
                 "which takes embeddings; give embeddings=…, or drafter='lookup'"
             )
             raise InvalidValueError(msg)
-        path = str(wanted).removeprefix(TEXT)
-        if wanted == SELF:
-            path = str(target.path)
         model = self._load(path, n_beside, chunks)
-        name = name_of(wanted)
+
+        is_text = str(wanted).startswith(TEXT)
+        if not is_text and path not in self._fitting:
+            require_same_vocabulary(target, model.weights)
+            self._fitting.add(path)
 
         def prompt() -> tuple[int, ...]:
             head, tail = conversation.around(model)
             return (*head, *model.weights.tokenize(join(chunks)), *tail)
 
-        if str(wanted).startswith(TEXT):
-            return TextDrafter(
-                model,
-                prompt,
-                target=target,
-                n_prompt=n_prompt,
-                is_enough=partial(is_enough, name),
-                name=name,
-            )
-        if path not in self._fitting:
-            require_same_vocabulary(target, model.weights)
-            self._fitting.add(path)
-        return RagDrafter(
-            model,
-            prompt,
-            n_prompt=n_prompt,
-            n_vocab=target.n_vocab,
-            is_enough=partial(is_enough, name),
-            sampler=sampler,
+        name = name_of(wanted)
+        own = partial(RagDrafter, sampler=sampler)
+        make: Callable[..., Drafter] = TextDrafter if is_text else own
+        return make(
             name=name,
+            model=model,
+            prompt=prompt,
+            target=target,
+            n_prompt=n_prompt,
+            is_enough=partial(is_enough, name),
         )
 
     def _load(self, path: str, n_beside: int, chunks: Sequence[Chunk]) -> Model:
         """The drafter's model, with a context of its own and no longer than needed."""
         # Another vocabulary may need more tokens for the same text.
         n_chunks = 2 * sum(len(chunk.tokens) for chunk in chunks)
-        needed = n_chunks + n_beside + _ROOM // 2
-        self._models[path] = self.load(path, math.ceil(needed / _ROOM) * _ROOM)
-        return self._models[path]
+        n_ctx = math.ceil((n_chunks + n_beside + _ROOM // 2) / _ROOM) * _ROOM
+        held = self._models.get(path)
+        if held is None or held[0] != n_ctx:
+            held = self._models[path] = n_ctx, self.load(path, n_ctx)
+        return held[1]
 
 
 def names_of(drafters: Sequence[str | Path | Drafter]) -> list[str]:
@@ -155,7 +151,7 @@ def name_of(drafter: str | Path | Drafter) -> str:
 def _require_known(wanted: str) -> None:
     """Check that what is neither a name nor a path was not meant to be one of them."""
     known = [LOOKUP, SELF, "auto"]
-    if wanted == SELF or Path(wanted.removeprefix(TEXT)).expanduser().is_file():
+    if Path(wanted.removeprefix(TEXT)).expanduser().is_file():
         return
     near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

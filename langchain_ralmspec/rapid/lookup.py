@@ -11,12 +11,9 @@ about to quote it. A long match says so whoever wrote it, and whatever was repla
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from langchain_ralmspec.rapid.draft import Draft
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _GRAM = 3  # tokens of the shortest match
 _MAX_MATCH = 32  # a longer one is no surer
@@ -35,11 +32,7 @@ class PromptLookupDrafter:
     name = "lookup"
 
     def __init__(self, n_prompt: int = 0) -> None:
-        """Start without tokens.
-
-        Args:
-            n_prompt: tokens at the beginning that the model has not written.
-        """
+        """Start without tokens; the model has not written the first ``n_prompt``."""
         self._n_prompt = n_prompt
         self._places: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         self._n_indexed = 0
@@ -74,12 +67,7 @@ def _match(prefix: Sequence[int], place: int, most: int) -> int:
 
     Those in common, less ``_REPLACED`` for each between them that differs: who quotes
     puts one word in the place of another at times, and goes on quoting. Words of other
-    numbers of tokens end a match.
-
-    Args:
-        prefix: all tokens.
-        place: in them.
-        most: tokens to look at.
+    numbers of tokens end a match. ``most`` tokens are looked at.
     """
     best = score = 0
     most = min(place, most)

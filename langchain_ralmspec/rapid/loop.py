@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from langchain_ralmspec.answer.token_loop import Verdict
     from langchain_ralmspec.answer.transcript import Transcript
     from langchain_ralmspec.engine import Model
-    from langchain_ralmspec.engine import Sequence as Path
     from langchain_ralmspec.rapid.draft import Drafter
     from langchain_ralmspec.speculation.acceptance import Acceptance
     from langchain_ralmspec.speculation.draft_length import DraftScheduler
@@ -80,51 +79,45 @@ class _Proposal:
 
 def generate(request: LongRequest) -> Generator[Committed, None, None]:
     """Write the answer, round by round."""
-    path, logits = _read_prompt(request)
-    loop = DraftLoop(request, path)
-    yield loop.first_token(logits)
+    loop = DraftLoop(request)
+    yield loop.first_token()
     yield from loop.run()
-
-
-def _read_prompt(request: LongRequest) -> tuple[Path, NDArray[np.float32]]:
-    """The target's path behind the prompt, and the logits there."""
-    document, stats = request.document, request.stats
-    stats.prompt_tokens = len(document) + len(request.tail)
-    with stats.timing("prefilling"):
-        path, was_kept = request.target.find_or_open(document)
-        logits = path.extend(request.tail)
-    stats.cached_tokens = len(document) if was_kept else 0
-    return path, logits
 
 
 class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):
     """An answer that drafters propose and the target verifies."""
 
-    def __init__(self, request: LongRequest, path: Path) -> None:
-        """Go on behind the prompt, which ``path`` holds."""
+    def __init__(self, request: LongRequest) -> None:
+        """Read the prompt."""
         super().__init__(request.transcript)
-        self._request, self._path = request, path
+        self._request = request
         self._drafters = list(request.drafters)
         # Prompt and answer in one list, as drafters take them.
         self._prefix = [*request.document, *request.tail]
-        self._n_prompt = len(self._prefix)
+        self._n_prompt = request.stats.prompt_tokens = len(self._prefix)
         self._passed_over: list[_Proposal] = []
         self._begun: set[str] = set()  # drafters that have read their prompts
         self._spent: dict[str, float] = {}  # seconds of drafters in this round
         self._pass_seconds = 0.0
+        with request.stats.timing("prefilling"):
+            self._path, was_kept = request.target.find_or_open(request.document)
+            self._logits = self._path.extend(request.tail)
+        request.stats.cached_tokens = len(request.document) if was_kept else 0
 
-    def first_token(self, logits: NDArray[np.float32]) -> Committed:
+    def first_token(self) -> Committed:
         """Write the token that the prompt's logits tell."""
-        committed = self.keep(_Proposal(), [logits]).committed
+        committed = self.keep(_Proposal(), [self._logits]).committed
         self._request.stats.tokens += len(committed.tokens)
         return committed
 
     def propose(self) -> _Proposal:
         """Take the first draft that is worth a pass, cut to the best length."""
-        transcript, scheduler = self.transcript, self._request.scheduler
+        request, transcript = self._request, self.transcript
+        scheduler, is_drawn = request.scheduler, request.sampler.temperature > 0
+        may_be_random = is_drawn and not request.acceptance.is_lossless
         self._prefix += transcript.tokens[len(self._prefix) - self._n_prompt :]
         self._passed_over, self._spent = [], {}
-        with self._request.stats.timing("drafting"):
+        with request.stats.timing("drafting"):
             for drafter in list(self._drafters):
                 limit = self._limit(drafter.name)
                 if limit < 1 or not scheduler.worth_drafting(drafter.name):
@@ -132,9 +125,9 @@ class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):
                 draft = self._ask(drafter, limit)
                 if not draft.tokens:
                     continue
-                length = scheduler.cut(
-                    drafter.name, draft.evidence, causal=self._is_random(draft)
-                )
+                # Whether what is verified bears on the law of what comes out.
+                causal = may_be_random and draft.probabilities is not None
+                length = scheduler.cut(drafter.name, draft.evidence, causal=causal)
                 if length:
                     return _Proposal(draft.cut(length), drafter.name)
                 self._passed_over.append(_Proposal(draft, drafter.name))
@@ -168,23 +161,17 @@ class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):
             )
             return Draft()
         seconds, n = time.perf_counter() - start, len(draft.tokens)
+        # The first draft takes the drafter's own prompt, which is paid for once.
         if drafter.name in self._begun:
             self._spent[drafter.name] = seconds
             estimates = self._request.scheduler.drafters[drafter.name]
             estimates.call.add(seconds)
             if n:
                 estimates.step.add(seconds / n)
-        # The first draft takes the drafter's own prompt, which is paid for once.
         self._begun.add(drafter.name)
         if n and not draft.evidence:
             draft = replace(draft, evidence=(_NO_EVIDENCE,) * n)
         return draft
-
-    def _is_random(self, draft: Draft) -> bool:
-        """Whether which tokens are verified bears on the law of what comes out."""
-        sampler, acceptance = self._request.sampler, self._request.acceptance
-        is_transferred = draft.probabilities is not None and not acceptance.is_lossless
-        return is_transferred and sampler.temperature > 0
 
     def verify(self, proposal: _Proposal) -> list[NDArray[np.float32]]:
         """The target's logits before each drafted token, and behind the last."""

@@ -37,19 +37,15 @@ class Conversation:
         return cls(turns, instructions, question, template)
 
     def around(self, model: Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Tokens before and behind the context, by the model's own chat template.
-
-        A model that has none is asked to complete a plain text.
-        """
+        """Tokens before and behind the context, by a chat template or a plain text."""
         weights = model.weights
         if self.template is None and weights.has_chat_template:
             before, after = model.template.around(list(self.turns), self.instructions)
             head = tuple(weights.tokenize(before, special=True))
             return head, tuple(weights.tokenize(after, special=True))
         before, _, after = (self.template or self._plain).partition(CONTEXT)
-        head = (weights.bos,) if weights.adds_bos else ()
         tail = weights.tokenize(after.replace(QUESTION, self.question))
-        return (*head, *weights.tokenize(before)), tuple(tail)
+        return (*weights.text_start, *weights.tokenize(before)), tuple(tail)
 
     @property
     def _plain(self) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from langchain_ralmspec.answer.statistics import AnswerStats
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @dataclass(slots=True)
@@ -81,10 +79,8 @@ class DraftStats(AnswerStats):
             self.accepted[name] = self.accepted.get(name, 0) + num_accepted_tokens
 
     def as_dict(self) -> dict[str, Any]:
-        """For metadata, and JSON."""
+        """Plain numbers and dicts, for metadata and JSON."""
         figures = asdict(self)
         del figures["rounds"]
-        return figures | {
-            "acceptance": self.acceptance,
-            "tokens_per_pass": self.tokens_per_pass,
-        }
+        more = ("acceptance", "tokens_per_pass")
+        return figures | {name: getattr(self, name) for name in more}

@@ -1,6 +1,15 @@
 """Exact search over the rows of a matrix, in the form that is fastest here."""
 
+from langchain_ralmspec.scans.libraries import installed_torch, loaded_torch, one_thread
+from langchain_ralmspec.scans.rows import ROUNDING
 from langchain_ralmspec.scans.scan import BATCHES, Metric, Scan
-from langchain_ralmspec.scans.torch import installed_torch, loaded_torch
 
-__all__ = ["BATCHES", "Metric", "Scan", "installed_torch", "loaded_torch"]
+__all__ = [
+    "BATCHES",
+    "ROUNDING",
+    "Metric",
+    "Scan",
+    "installed_torch",
+    "loaded_torch",
+    "one_thread",
+]

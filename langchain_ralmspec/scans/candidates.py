@@ -8,14 +8,15 @@ exact numbers, computed for those alone, decide.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
 
 GROUPS = 2048
 """Groups of rows in a block whose lowest scores bound the best ones from above."""
@@ -27,32 +28,28 @@ FLOAT32_ERROR = 1e-4
 class Candidates:
     """Rows that may be among the best of one query.
 
-    Attributes:
+    Args:
         width: number of best rows that are wanted.
+        reach: highest score of a row that may be as good as one with this score.
+
+    Attributes:
         rows: numbers of the candidates.
         scores: one for each candidate.
     """
 
     def __init__(self, width: int, reach: Callable[[float], float]) -> None:
-        """Start without rows.
-
-        Args:
-            width: number of best rows that are wanted.
-            reach: highest score of a row that may be as good as one with this score.
-        """
-        self.width = width
+        self.width, self._reach = width, reach
         self.rows = np.empty(0, np.int64)
         self.scores = np.empty(0, np.float32)
-        self._reach = reach
 
-    def limit(self, lowest: NDArray[np.float32]) -> float:
+    def limit(self, lowest: Floats) -> float:
         """No candidate has a higher score, given the lowest scores of some groups."""
         known = np.concatenate([self.scores, lowest])
         if len(known) < self.width:
             return np.inf
         return self._reach(float(np.partition(known, self.width - 1)[self.width - 1]))
 
-    def add(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
+    def add(self, rows: NDArray[np.int64], scores: Floats) -> None:
         """Take rows of a block in; those that are too far now go."""
         self.rows = np.concatenate([self.rows, rows])
         self.scores = np.concatenate([self.scores, scores])
@@ -60,9 +57,7 @@ class Candidates:
         self.rows, self.scores = self.rows[kept], self.scores[kept]
 
 
-def take_block(
-    candidates: Sequence[Candidates], scores: NDArray[np.float32], start: int
-) -> None:
+def take_block(candidates: Sequence[Candidates], scores: Floats, start: int) -> None:
     """Take the candidates of a block in.
 
     Args:

@@ -7,13 +7,7 @@ from typing import Any, cast
 from langchain_core.vectorstores import VectorStore
 
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.stores.base import (
-    Hit,
-    Metric,
-    Query,
-    Store,
-    Vector,
-)
+from langchain_ralmspec.stores.base import Hit, Metric, Query, Store, Vector
 from langchain_ralmspec.stores.bm25_store import BM25Store
 from langchain_ralmspec.stores.chroma_store import ChromaStore
 from langchain_ralmspec.stores.embedding import (
@@ -51,13 +45,9 @@ def open_store(vectorstore: object, *, filter: Any = None) -> Store:  # noqa: A0
 
     Args:
         vectorstore: LangChain's FAISS or Chroma, any other LangChain
-            ``VectorStore``, or an object that follows ``Store`` already, which is
-            returned as it is.
+            ``VectorStore``, or an object that follows ``Store``: it is returned.
         filter: restricts every search, in the form the store's own
             ``similarity_search`` takes.
-
-    Returns:
-        The store.
 
     Raises:
         InvalidValueError: the object is no vector store, or lacks a part of one, or
@@ -68,36 +58,29 @@ def open_store(vectorstore: object, *, filter: Any = None) -> Store:  # noqa: A0
     if _has(type(vectorstore), _STORE_PARTS):
         for name in _STORE_TRAITS:
             if not hasattr(vectorstore, name):
-                msg = (
+                raise InvalidValueError(
                     f"{type(vectorstore).__name__} has no {name!r}; a store needs it, "
                     "see langchain_ralmspec.stores.Store"
                 )
-                raise InvalidValueError(msg)
         if filter is not None:
-            msg = (
+            raise InvalidValueError(
                 f"a filter ({filter!r}) cannot be added to a "
                 f"{type(vectorstore).__name__}; give it when that store is made"
             )
-            raise InvalidValueError(msg)
         return cast("Store", vectorstore)
     # By shape for the others, so that neither package has to be installed.
     if _has(vectorstore, _FAISS_PARTS):
         return FaissStore.from_langchain(vectorstore, filter)
-    if _is_chroma(vectorstore):
+    bases = {base.__name__ for base in type(vectorstore).__mro__}
+    if "Chroma" in bases and _has(vectorstore, _CHROMA_PARTS):
         return ChromaStore(vectorstore, filter)
     if isinstance(vectorstore, VectorStore):
         return GenericStore(vectorstore, filter)
-    msg = (
+    raise InvalidValueError(
         f"{type(vectorstore).__name__} is no vector store; give a LangChain "
         "VectorStore or an object with encode, search and count"
     )
-    raise InvalidValueError(msg)
 
 
 def _has(owner: object, names: tuple[str, ...]) -> bool:
     return all(hasattr(owner, name) for name in names)
-
-
-def _is_chroma(vectorstore: object) -> bool:
-    names = {base.__name__ for base in type(vectorstore).__mro__}
-    return "Chroma" in names and _has(vectorstore, _CHROMA_PARTS)

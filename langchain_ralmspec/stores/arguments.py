@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,8 +10,6 @@ import numpy as np
 from langchain_ralmspec.errors import DimensionMismatchError, InvalidValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from langchain_ralmspec.stores.base import Query
@@ -23,22 +22,18 @@ def check_k(k: int) -> None:
         InvalidValueError: ``k`` is below 1.
     """
     if k < 1:
-        msg = f"k must be at least 1, got {k}"
-        raise InvalidValueError(msg)
+        raise InvalidValueError(f"k must be at least 1, got {k}")
 
 
 def query_matrix(
     queries: Sequence[Query], dimension: int | None, store: str
 ) -> NDArray[np.float32]:
-    """Stack the query vectors.
+    """Stack the vectors of queries: shape ``(len(queries), dimension)``, C-contiguous.
 
     Args:
-        queries: at least one query; all must carry a vector.
+        queries: at least one; all must carry a vector.
         dimension: length of the stored vectors; None when nothing is stored yet.
         store: name of the store, for the error message.
-
-    Returns:
-        The vectors, shape ``(len(queries), dimension)``, float32, C-contiguous.
 
     Raises:
         InvalidValueError: a query has no vector.
@@ -47,17 +42,15 @@ def query_matrix(
     vectors: list[NDArray[np.float32]] = []
     for query in queries:
         if not isinstance(query.vector, np.ndarray):
-            msg = (
+            raise InvalidValueError(
                 f"query {query.text!r} has no vector that {store} can compare; "
                 "make it with its encode()"
             )
-            raise InvalidValueError(msg)
         if dimension is not None and query.vector.shape != (dimension,):
-            msg = (
+            raise DimensionMismatchError(
                 f"the query vector has shape {query.vector.shape}, but {store} holds "
                 f"vectors of dimension {dimension}; query it with the embeddings "
                 "it was built with"
             )
-            raise DimensionMismatchError(msg)
         vectors.append(query.vector)
     return np.ascontiguousarray(np.stack(vectors), dtype=np.float32)

@@ -139,6 +139,11 @@ class Store(Protocol):
 
         Equal scores are ordered by the smaller id. The answer to a query does
         not depend on which other queries are in the call.
+
+        Args:
+            queries: made by :meth:`encode`.
+            k: hits per query; fewer come back when the store holds fewer.
+            with_vectors: whether the hits carry their stored vectors, if there are any.
         """
         ...
 

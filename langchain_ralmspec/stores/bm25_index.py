@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +14,6 @@ import numpy as np
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-    from types import ModuleType
-
     from numpy.typing import NDArray
 
 # Written out, so that another release of bm25s cannot split queries otherwise than
@@ -29,26 +28,23 @@ class Analyzer:
     Attributes:
         stopwords: words left out; the name of one of bm25s's lists, or the words.
         stemmer: name of a Snowball algorithm; None leaves the words as they are.
+
+    Raises:
+        MissingExtraError: bm25s, or the stemmer's package, is not installed.
+        InvalidValueError: there is no such list or algorithm.
     """
 
     stopwords: str | Sequence[str] | None
     stemmer: str | None
 
     def __post_init__(self) -> None:
-        """Refuse names that nobody knows.
-
-        Raises:
-            MissingExtraError: bm25s, or the stemmer's package, is not installed.
-            InvalidValueError: there is no such list or algorithm.
-        """
         try:
             self.tokenize(["word"])
         except (KeyError, TypeError, ValueError) as cause:
-            msg = (
+            raise InvalidValueError(
                 f"stopwords={self.stopwords!r} with stemmer={self.stemmer!r} cannot "
                 f"be used: {cause}; give names such as 'english' and 'porter', or None"
-            )
-            raise InvalidValueError(msg) from cause
+            ) from cause
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[str]]:
         """Cut texts into tokens.
@@ -78,12 +74,12 @@ class BM25Index:
     order of the token ids, a token that comes twice added twice. As nothing else
     enters into it, it is the same in every batch.
 
-    Attributes:
+    Args:
+        model: a ``bm25s.BM25`` that holds an index.
         analyzer: how documents and queries become tokens.
     """
 
     def __init__(self, model: Any, analyzer: Analyzer) -> None:
-        """Take a ``bm25s.BM25`` that holds an index, and how its texts were cut."""
         self._model = model
         self.analyzer = analyzer
         self._token_ids: dict[str, int] = model.vocab_dict
@@ -99,11 +95,10 @@ class BM25Index:
         """
         ids, tokens = analyzer.tokenize(texts)
         if not tokens:
-            msg = (
+            raise InvalidValueError(
                 f"none of the {len(texts)} documents, such as {texts[0][:40]!r}, has a "
                 "word to search by; give documents with text, or fewer stopwords"
             )
-            raise InvalidValueError(msg)
         vocabulary = {token: number for number, token in enumerate(tokens)}
         model = _bm25s().BM25(k1=k1, b=b, method="lucene")
         model.index((ids, vocabulary), create_empty_token=False, show_progress=False)
@@ -128,16 +123,9 @@ class BM25Index:
         ]
 
     def best(self, query: NDArray[np.int32], k: int) -> list[tuple[int, float]]:
-        """Find the ``k`` best documents, equal scores by the smaller row.
+        """Row and score of the ``k`` best documents, equal scores by the smaller row.
 
-        Documents without any token of the query score 0 and come last.
-
-        Args:
-            query: its :meth:`tokens`.
-            k: how many documents.
-
-        Returns:
-            Row, counted from 0, and score of each.
+        Documents without any of the query's :meth:`tokens` score 0 and come last.
         """
         scores: NDArray[np.float32] = self._model.get_scores_from_ids(query)
         floor = _floor(scores, k)

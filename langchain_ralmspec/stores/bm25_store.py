@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from langchain_core.documents import Document
 
@@ -17,9 +18,6 @@ from langchain_ralmspec.stores.base import Hit, Metric, Query
 from langchain_ralmspec.stores.bm25_index import Analyzer, BM25Index
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import FixedRows
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
 
 _FORMAT = "langchain-ralmspec BM25Store 1"
 _MANIFEST = "bm25_store.json"
@@ -33,6 +31,13 @@ class BM25Store:
     store does not change: build it anew for other documents. A query none of whose
     words is in the store finds the documents with the smallest ids, at score 0; a
     search never finds nothing.
+
+    Made by :meth:`from_documents` or :meth:`load`.
+
+    Args:
+        index: one row for each document.
+        documents: in the order of the rows.
+        ids: one per document, ascending, so that the order of rows is theirs.
 
     Attributes:
         metric: None: there are no vectors to compare. A score is the sum of the weights
@@ -48,16 +53,7 @@ class BM25Store:
     def __init__(
         self, index: BM25Index, documents: Sequence[Document], ids: Sequence[str]
     ) -> None:
-        """Put documents before an index; see :meth:`from_documents`, :meth:`load`.
-
-        Args:
-            index: one row for each document.
-            documents: in the order of the rows.
-            ids: one per document, ascending, so that the order of rows is theirs.
-        """
-        self._index = index
-        self._documents = documents
-        self._ids = ids
+        self._index, self._documents, self._ids = index, documents, ids
 
     @classmethod
     def from_documents(
@@ -89,16 +85,13 @@ class BM25Store:
                 not unique, or an argument is none of the above.
         """
         if not (k1 >= 0 and math.isfinite(k1)):
-            msg = f"k1 must be a number of at least 0, got {k1!r}"
-            raise InvalidValueError(msg)
+            raise InvalidValueError(f"k1 must be a number of at least 0, got {k1!r}")
         if not 0 <= b <= 1:
-            msg = f"b must be from 0 to 1, got {b!r}"
-            raise InvalidValueError(msg)
+            raise InvalidValueError(f"b must be from 0 to 1, got {b!r}")
         rows = FixedRows(list(documents))
         ids = sorted(rows.ids().values())
         if not ids:
-            msg = "documents is empty; give at least one document"
-            raise InvalidValueError(msg)
+            raise InvalidValueError("documents is empty; give at least one document")
         ordered = [rows.document(id_) for id_ in ids]
         texts = [document.page_content for document in ordered]
         index = BM25Index.build(texts, Analyzer(stopwords, stemmer), k1=k1, b=b)
@@ -106,10 +99,7 @@ class BM25Store:
 
     @classmethod
     def load(cls, folder: str | Path) -> BM25Store:
-        """Read a store that :meth:`save` wrote. Nothing is unpickled.
-
-        Args:
-            folder: where it was saved.
+        """Read a store that :meth:`save` wrote to a folder. Nothing is unpickled.
 
         Raises:
             MissingExtraError: the extra ``bm25`` is not installed.
@@ -119,16 +109,17 @@ class BM25Store:
         try:
             manifest = _read_manifest(path)
             analyzer = Analyzer(manifest["stopwords"], manifest["stemmer"])
-            pairs = list(_read_documents(path / _DOCUMENTS))
+            lines = read_json_lines(path / _DOCUMENTS)
+            documents = [Document(**fields) for _, fields in lines]
+            ids = [str(document.id) for document in documents]
             index = BM25Index.load(path, analyzer)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as cause:
-            msg = (
+            raise StoreError(
                 f"no BM25Store can be loaded from {str(folder)!r}: "
                 f"{type(cause).__name__}: {cause}; build it with "
                 "BM25Store.from_documents() and save() it there"
-            )
-            raise StoreError(msg) from cause
-        return cls(index, [pair[1] for pair in pairs], [pair[0] for pair in pairs])
+            ) from cause
+        return cls(index, documents, ids)
 
     def save(self, folder: str | Path) -> None:
         """Write the store to disk, in place of one that was saved there before.
@@ -145,17 +136,24 @@ class BM25Store:
         """
         path = Path(folder)
         if path.exists() and not _is_replaceable(path):
-            msg = f"{str(folder)!r} exists and is no saved BM25Store; give a new folder"
-            raise InvalidValueError(msg)
+            raise InvalidValueError(
+                f"{str(folder)!r} exists and is no saved BM25Store; give a new folder"
+            )
         with (
             reported_as_store_error("BM25Store", f"save to {str(folder)!r}"),
             replacing_folder(path) as new,
         ):
             self._index.save(new)
             with (new / _DOCUMENTS).open("x", encoding="utf-8") as file:
-                pairs = zip(self._ids, self._documents, strict=True)
-                file.writelines(_line(*pair) for pair in pairs)
-            _write_manifest(new, self._index.analyzer)
+                file.writelines(map(_line, self._ids, self._documents))
+            manifest = {
+                "format": _FORMAT,
+                "stopwords": self._index.analyzer.stopwords,
+                "stemmer": self._index.analyzer.stemmer,
+                "sha256": {each.name: _sha256(each) for each in sorted(new.iterdir())},
+            }
+            text = json.dumps(manifest, indent=2)
+            (new / _MANIFEST).write_text(text, encoding="utf-8")
 
     def encode(self, texts: Sequence[str]) -> list[Query]:
         """Turn query texts into queries, which are searched by text."""
@@ -164,17 +162,9 @@ class BM25Store:
     def search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
     ) -> list[list[Hit]]:
-        """Find the ``k`` best documents for every query, best first, in one call.
+        """Find the ``k`` best documents for every query, as :meth:`Store.search` does.
 
         The queries are scored one after the other: threads gained nothing.
-
-        Args:
-            queries: made by ``encode``.
-            k: hits per query; fewer come back when the store holds fewer.
-            with_vectors: changes nothing: there are none.
-
-        Returns:
-            One list of hits per query; equal scores by the smaller id.
 
         Raises:
             InvalidValueError: ``k`` is below 1.
@@ -208,47 +198,22 @@ def _line(id_: str, document: Document) -> str:
     except (TypeError, ValueError) as cause:
         lost = str(cause)
     if lost:
-        msg = (
+        raise InvalidValueError(
             f"document {id_!r} cannot be saved: its metadata {document.metadata!r} "
             f"is not JSON ({lost}); turn it into text, numbers, lists and dicts"
         )
-        raise InvalidValueError(msg)
     return f"{line}\n"
 
 
-def _read_documents(path: Path) -> Iterator[tuple[str, Document]]:
-    for _, fields in read_json_lines(path):
-        yield fields["id"], Document(**fields)
-
-
-def _write_manifest(folder: Path, analyzer: Analyzer) -> None:
-    """Say what the folder is, with a checksum of every file in it."""
-    manifest = {
-        "format": _FORMAT,
-        "stopwords": analyzer.stopwords,
-        "stemmer": analyzer.stemmer,
-        "sha256": {path.name: _sha256(path) for path in sorted(folder.iterdir())},
-    }
-    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-
-
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    """What the folder says it is, if that is true of every file.
-
-    Raises:
-        OSError: a file is missing or unreadable.
-        ValueError: the folder is something else, or a file is not as it was saved.
-    """
-    manifest: dict[str, Any] = json.loads(
-        (folder / _MANIFEST).read_text(encoding="utf-8")
-    )
+    """What the folder says it is, if it is that and every file is as it was saved."""
+    text = (folder / _MANIFEST).read_text(encoding="utf-8")
+    manifest: dict[str, Any] = json.loads(text)
     if manifest["format"] != _FORMAT:
-        msg = f"its format is {manifest['format']!r}, not {_FORMAT!r}"
-        raise ValueError(msg)
+        raise ValueError(f"its format is {manifest['format']!r}, not {_FORMAT!r}")
     for name, checksum in manifest["sha256"].items():
         if _sha256(folder / name) != checksum:
-            msg = f"{name} is not as it was saved"
-            raise ValueError(msg)
+            raise ValueError(f"{name} is not as it was saved")
     return manifest
 
 

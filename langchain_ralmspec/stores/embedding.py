@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,8 +22,6 @@ from langchain_ralmspec.stores.base import Query
 from langchain_ralmspec.stores.failures import reported_as_store_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
 
@@ -55,13 +53,12 @@ def check_encoder(embeddings: object) -> Encoder:
     Raises:
         InvalidValueError: it cannot.
     """
-    if callable(getattr(embeddings, "embed_query", None)) or callable(embeddings):
-        return cast("Encoder", embeddings)
-    msg = (
-        f"embeddings must be LangChain Embeddings, got {embeddings!r}; for a model of "
-        "sentence-transformers use SentenceTransformerEmbeddings(...)"
-    )
-    raise InvalidValueError(msg)
+    if not callable(getattr(embeddings, "embed_query", embeddings)):
+        raise InvalidValueError(
+            f"embeddings must be LangChain Embeddings, got {embeddings!r}; for a model "
+            "of sentence-transformers use SentenceTransformerEmbeddings(...)"
+        )
+    return cast("Encoder", embeddings)
 
 
 def embeds_in_batches(embeddings: Encoder) -> bool:
@@ -76,10 +73,10 @@ def encode_queries(embeddings: Encoder, texts: Sequence[str]) -> NDArray[np.floa
         embeddings: LangChain embeddings; a method ``embed_queries(list[str])`` is
             used when it exists. A plain function of one text is accepted too,
             since LangChain's FAISS store still takes one.
-        texts: the query texts, at least one.
+        texts: at least one.
 
     Returns:
-        The vectors, shape ``(len(texts), dimension)``, float32.
+        Vectors of float32, shape ``(len(texts), dimension)``.
 
     Raises:
         StoreError: the encoder raised, or returned something of another shape.
@@ -93,17 +90,14 @@ def encode_queries(embeddings: Encoder, texts: Sequence[str]) -> NDArray[np.floa
             one: Any = getattr(embeddings, "embed_query", embeddings)
             vectors = np.asarray([one(text) for text in texts], dtype=np.float32)
     if vectors.ndim != 2 or len(vectors) != len(texts):  # noqa: PLR2004
-        msg = f"{name} gave shape {vectors.shape} for {len(texts)} query texts"
-        raise StoreError(msg)
+        raise StoreError(
+            f"{name} gave shape {vectors.shape} for {len(texts)} query texts"
+        )
     return vectors
 
 
 def make_queries(embeddings: Encoder, texts: Sequence[str]) -> list[Query]:
-    """Embed query texts and say for each whether its vector came from a batch.
-
-    Raises:
-        StoreError: the encoder raised, or returned something of another shape.
-    """
+    """Embed query texts and say for each whether its vector came from a batch."""
     if not texts:
         return []
     vectors = encode_queries(embeddings, texts)
@@ -118,7 +112,22 @@ class SentenceTransformerEmbeddings(Embeddings):
     """A sentence-transformers model that embeds many queries in one batch.
 
     The model is loaded at the first use. One object may be used from several
-    threads; its calls then run one after the other.
+    threads; its calls then run one after the other. They raise MissingExtraError where
+    sentence-transformers is not installed, ModelFileError where the model is not there.
+
+    Args:
+        model_path: folder of the model, or its name on the Hugging Face hub. A folder
+            is never looked up online.
+        batch_size: texts per forward pass, at least 1.
+        normalize: whether vectors are scaled to length 1.
+        n_threads: torch threads used during a call. None takes half of the usable
+            cores at most for queries, which are embedded beside a model that writes,
+            and keeps torch's setting for documents. The earlier number is restored
+            after each call.
+        device: torch device, e.g. ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        InvalidValueError: ``batch_size`` or ``n_threads`` is below 1.
     """
 
     def __init__(
@@ -130,26 +139,9 @@ class SentenceTransformerEmbeddings(Embeddings):
         n_threads: int | None = None,
         device: str = "cpu",
     ) -> None:
-        """Remember how to load the model; nothing is imported yet.
-
-        Args:
-            model_path: folder of the model, or its name on the Hugging Face hub.
-                A folder is never looked up online.
-            batch_size: texts per forward pass, at least 1.
-            normalize: whether vectors are scaled to length 1.
-            n_threads: torch threads used during a call. None takes half of the
-                usable cores at most for queries, which are embedded beside a model
-                that writes, and keeps torch's setting for documents. The earlier
-                number is restored after each call.
-            device: torch device, e.g. ``"cpu"`` or ``"cuda"``.
-
-        Raises:
-            InvalidValueError: ``batch_size`` or ``n_threads`` is below 1.
-        """
         for argument, value in (("batch_size", batch_size), ("n_threads", n_threads)):
             if value is not None and value < 1:
-                msg = f"{argument} must be at least 1, got {value}"
-                raise InvalidValueError(msg)
+                raise InvalidValueError(f"{argument} must be at least 1, got {value}")
         self.model_path = str(model_path)
         self.batch_size = batch_size
         self.normalize = normalize
@@ -160,30 +152,15 @@ class SentenceTransformerEmbeddings(Embeddings):
         self._lock = threading.Lock()
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents, in batches.
-
-        Raises:
-            MissingExtraError: sentence-transformers is not installed.
-            ModelFileError: the model is not there.
-        """
+        """Embed documents, in batches."""
         return self._encode("encode_document", texts)
 
     def embed_query(self, text: str) -> list[float]:
-        """Embed one query.
-
-        Raises:
-            MissingExtraError: sentence-transformers is not installed.
-            ModelFileError: the model is not there.
-        """
+        """Embed one query."""
         return self._encode("encode_query", [text])[0]
 
     def embed_queries(self, texts: list[str]) -> list[list[float]]:
-        """Embed queries, in batches.
-
-        Raises:
-            MissingExtraError: sentence-transformers is not installed.
-            ModelFileError: the model is not there.
-        """
+        """Embed queries, in batches."""
         return self._encode("encode_query", texts)
 
     def _encode(self, method: str, texts: list[str]) -> list[list[float]]:
@@ -192,10 +169,8 @@ class SentenceTransformerEmbeddings(Embeddings):
         with self._lock:
             if self._model is None:
                 self._model = self._load()
-            n_threads = self.n_threads
-            if n_threads is None and method == "encode_query":
-                n_threads = _query_threads()
-            with _torch_threads(n_threads):
+            for_queries = method == "encode_query"
+            with _torch_threads(self.n_threads, for_queries=for_queries):
                 vectors = getattr(self._model, method)(
                     texts,
                     batch_size=self.batch_size,
@@ -209,8 +184,7 @@ class SentenceTransformerEmbeddings(Embeddings):
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError as cause:
-            module = "sentence_transformers"
-            raise MissingExtraError.of(module, "embeddings") from cause
+            raise MissingExtraError.of("sentence_transformers", "embeddings") from cause
         try:
             with _no_progress_bar():
                 return SentenceTransformer(
@@ -243,32 +217,24 @@ def _no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _query_threads() -> int:
-    """Half of the usable cores, or fewer if torch is set to fewer.
-
-    One thread embeds one short query as fast as two do (18 ms, MiniLM on two cores),
-    and leaves the other core to the thread that generates.
-    """
-    import torch
-
-    return min(torch.get_num_threads(), max(1, cores() // 2))
-
-
 @contextmanager
-def _torch_threads(wanted: int | None) -> Iterator[None]:
+def _torch_threads(wanted: int | None, *, for_queries: bool) -> Iterator[None]:
     """Use ``wanted`` torch threads inside the block, and the earlier number after.
+
+    Without a wish queries get half of the usable cores, or fewer if torch is set to
+    fewer: one thread embeds one short query as fast as two do (18 ms, MiniLM on two
+    cores), and leaves the other core to the thread that generates.
 
     The number belongs to the calling thread, but a new thread starts with the one
     that was set last, in whatever thread. So one that starts meanwhile has
     ``wanted`` already, and must not put that back for all those that come later.
     """
-    if wanted is None:
-        yield
-        return
     import torch
 
     earlier = torch.get_num_threads()
-    if earlier == wanted:
+    if wanted is None:
+        wanted = min(earlier, max(1, cores() // 2)) if for_queries else earlier
+    if wanted == earlier:
         yield
         return
     torch.set_num_threads(wanted)

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import threading
 from contextlib import nullcontext
+from functools import partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from langchain_ralmspec import machine
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
-from langchain_ralmspec.scans import BATCHES, Metric, Scan, loaded_torch
-from langchain_ralmspec.scans.faiss import one_thread
-from langchain_ralmspec.scans.memory import has_room
+from langchain_ralmspec.scans import BATCHES, Metric, Scan, loaded_torch, one_thread
 from langchain_ralmspec.stores.base import MaxNorm
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
 
 # Numbers compared in about 5 ms by one thread. Below that a second thread gains
 # little, and waiting for it on a busy machine costs a time slice (12 ms).
 SMALL_SCAN = 30_000_000
 _MOST_FAILURES = 3
+_MEMORY_SHARE = 0.75  # of the free memory that a copy may take
 _ROWS_MEASURED = 1 << 16
 _LENGTH_ERROR = 1e-4  # of a length in float32, relative: at least so much is added
 _ADDITION_ERROR = 2.0**-24  # of it, for every number that is added up
@@ -32,7 +34,7 @@ class Found(NamedTuple):
     """Rows per query and their vectors; row -1 means there were no more."""
 
     rows: NDArray[np.int64]  # (queries, width)
-    vectors: NDArray[np.float32]  # (queries, width, dimension)
+    vectors: Floats  # (queries, width, dimension)
 
 
 class _Known(NamedTuple):
@@ -44,16 +46,14 @@ class _Known(NamedTuple):
     is_prepared: bool  # whether a copy in bfloat16 was tried as well
 
 
-class _Measured(NamedTuple):
-    """How far the first rows reach."""
-
-    extent: MaxNorm
-    n_rows: int
-    layout: object
-
-
 class FaissIndex:
     """What a store asks of an index, the same for every kind of index.
+
+    The ``layout`` that methods take is another object whenever rows were renumbered,
+    not only added.
+
+    Args:
+        index: a FAISS index whose vectors can be reconstructed.
 
     Attributes:
         metric: how the index compares vectors.
@@ -61,44 +61,42 @@ class FaissIndex:
         ranks_by_score: whether FAISS ranks by the very score that the stored
             vectors give, among rows that do not depend on how many are asked for.
             Then asking for more only adds rows at the end.
+
+    Raises:
+        MissingExtraError: faiss is not installed.
+        InvalidValueError: it is no FAISS index, or has neither the inner product nor
+            the L2 distance as its metric.
     """
 
     def __init__(self, index: Any) -> None:
-        """Look at an index.
-
-        Args:
-            index: a FAISS index whose vectors can be reconstructed.
-
-        Raises:
-            MissingExtraError: faiss is not installed.
-            InvalidValueError: the index has neither the inner product nor the L2
-                distance as its metric.
-        """
-        self._faiss = faiss = _import_faiss()
+        try:
+            import faiss
+        except ImportError as cause:
+            raise MissingExtraError.of("faiss", "faiss") from cause
+        self._faiss: ModuleType = faiss
         self._index = index
         self._is_flat = isinstance(index, faiss.IndexFlat)
-        self._is_ivf = isinstance(index, faiss.IndexIVF)
         self.metric: Metric = _metric_of(faiss, index)
         self.dimension = int(index.d)
         # Of these types only: a subclass may lay its vectors out in another way, as
         # IndexFlatPanorama does.
         matrices = {faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2}
         self._is_matrix = type(index) in matrices
-        # One attribute, so that no thread takes one scan for another.
-        self._known: _Known | None = None
-        self._making = threading.Lock()
-        self._measured: _Measured | None = None
-        self._measuring = threading.Lock()
         # Not HNSW: among many equal vectors, asking for more finds others.
-        self.ranks_by_score = isinstance(
+        self.ranks_by_score = self._is_flat or isinstance(
             index,
             (
-                faiss.IndexFlat,
                 faiss.IndexScalarQuantizer,
                 faiss.IndexIVFFlat,
                 faiss.IndexIVFScalarQuantizer,
             ),
         )
+        # One attribute, so that no thread takes one scan for another.
+        self._known: _Known | None = None
+        self._making = threading.Lock()
+        # The bound of the norms of the first rows of a layout.
+        self._measured: tuple[MaxNorm, int, object] = MaxNorm(0.0), 0, None
+        self._measuring = threading.Lock()
         # Making a direct map rebuilds shared state of the index.
         self._direct_map_lock = threading.Lock()
 
@@ -107,19 +105,21 @@ class FaissIndex:
         """Number of stored vectors."""
         return int(self._index.ntotal)
 
-    def normalized(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The vectors scaled to length 1, to the bit as LangChain scales them.
+    @property
+    def scans_by_product(self) -> bool:
+        """Whether batches are scanned by one matrix product."""
+        scan = self._known and self._known.scan
+        return bool(scan and set(scan.chosen.values()) > {"rival"})
 
-        Args:
-            vectors: shape ``(queries, dimension)``; left as they are.
-        """
+    def normalized(self, vectors: Floats) -> Floats:
+        """Vectors scaled to length 1, to the bit as LangChain scales them; copies."""
         units = vectors.copy()
         self._faiss.normalize_L2(units)
         return units
 
     def candidates(
         self,
-        vectors: NDArray[np.float32],
+        vectors: Floats,
         width: int,
         allowed: NDArray[np.bool_] | None,
         layout: object = None,
@@ -130,7 +130,7 @@ class FaissIndex:
             vectors: the queries, shape ``(queries, dimension)``, at least one.
             width: rows per query, at least 1.
             allowed: which rows may be found, shape ``(n_rows,)``; None means all.
-            layout: another object whenever rows were renumbered, not only added.
+            layout: as the class says.
 
         Returns:
             ``width`` rows per query. Exact for a flat index, filtered or not; an
@@ -143,7 +143,7 @@ class FaissIndex:
             if found is not None:
                 return found
         params = None if allowed is None else self._restricted_to(allowed)
-        if params is not None and self._is_ivf:
+        if params is not None and isinstance(self._index, self._faiss.IndexIVF):
             # FAISS refuses to give the vectors during such a search.
             _, rows = self._index.search(vectors, width, params=params)
             return Found(rows, self._vectors_of(rows))
@@ -161,19 +161,13 @@ class FaissIndex:
 
         It may take memory and seconds at first, and is for nothing after that but for
         rows that are new. Where there is no memory for a copy there is none.
-
-        Args:
-            layout: as in :meth:`candidates`.
         """
         n_numbers = self.n_rows * self.dimension * BATCHES[-1]
         if self._is_matrix and n_numbers >= max(1, SMALL_SCAN):
             self._scan_of(self._matrix(), layout, is_prepared=True)
 
-    def extent(self, layout: object) -> MaxNorm | None:
-        """How far the rows reach; those that are known are not read again.
-
-        Args:
-            layout: as in :meth:`candidates`.
+    def max_norm(self, layout: object) -> MaxNorm | None:
+        """Bound of the rows' norms; rows that are known are not read again.
 
         Returns:
             One object until rows are added or removed. None where an index may miss
@@ -182,28 +176,17 @@ class FaissIndex:
         if not (self._is_matrix and self.n_rows):
             return None
         with self._measuring:
-            known, matrix = self._measured, self._matrix()
-            if (
-                known is None
-                or known.layout is not layout
-                or known.n_rows > len(matrix)
-            ):
-                known = _Measured(MaxNorm(0.0), 0, layout)
-            if known.n_rows < len(matrix):
-                longest = _longest(matrix[known.n_rows :])
-                longest = float(np.maximum(known.extent.longest, longest))  # or a NaN
-                known = _Measured(MaxNorm(longest), len(matrix), layout)
-            self._measured = known
-        return known.extent if np.isfinite(known.extent.longest) else None
-
-    @property
-    def scans_by_product(self) -> bool:
-        """Whether batches are scanned by one matrix product."""
-        scan = self._known and self._known.scan
-        return bool(scan and set(scan.chosen.values()) > {"rival"})
+            (norm, n_rows, earlier), matrix = self._measured, self._matrix()
+            if earlier is not layout or n_rows > len(matrix):
+                norm, n_rows = MaxNorm(0.0), 0
+            if n_rows < len(matrix):
+                longest = _longest(matrix[n_rows:])
+                norm = MaxNorm(float(np.maximum(norm.longest, longest)))  # or a NaN
+            self._measured = norm, len(matrix), layout
+        return norm if np.isfinite(norm.longest) else None
 
     def _scan_of(
-        self, matrix: NDArray[np.float32], layout: object, *, is_prepared: bool
+        self, matrix: Floats, layout: object, *, is_prepared: bool
     ) -> Scan | None:
         """A scan of the matrix, a new one where the last one is of no use any more.
 
@@ -211,6 +194,7 @@ class FaissIndex:
         tells of what somebody has done to the index itself.
         """
         torch = loaded_torch()
+        knn, metric = self._faiss.knn, self._index.metric_type
         with self._making:
             known = self._known
             if (
@@ -221,37 +205,32 @@ class FaissIndex:
             ):
                 return known.scan
             self._known = None  # before another one takes the memory of its copy
+            make = partial(
+                Scan,
+                matrix,
+                self.metric,
+                torch,
+                rival=lambda rows, queries: knn(queries, rows, 1, metric=metric),
+            )
             rounded = is_prepared and has_room(2 * matrix.size)
-            scan = self._made(matrix, torch, rounded=rounded)
+            scan = make(rounded=rounded)
             if rounded:
                 try:
                     scan.prepare()
                 except (RuntimeError, MemoryError):  # torch's own is the former
-                    scan = self._made(matrix, torch, rounded=False)
+                    scan = make(rounded=False)
             self._known = _Known(scan, layout, torch, is_prepared)
             return scan
 
-    def _made(
-        self, matrix: NDArray[np.float32], torch: ModuleType | None, *, rounded: bool
-    ) -> Scan:
-        knn, metric = self._faiss.knn, self._index.metric_type
-
-        def by_faiss(rows: NDArray[np.float32], queries: NDArray[np.float32]) -> object:
-            return knn(queries, rows, 1, metric=metric)
-
-        return Scan(matrix, self.metric, torch, rounded=rounded, rival=by_faiss)
-
-    def _matrix(self) -> NDArray[np.float32]:
+    def _matrix(self) -> Floats:
         """FAISS's own memory, shape ``(n_rows, dimension)``."""
-        n_rows = self.n_rows
-        numbers = self._faiss.rev_swig_ptr(
-            self._index.get_xb(), n_rows * self.dimension
-        )
-        matrix: NDArray[np.float32] = numbers.reshape(n_rows, self.dimension)
+        shape = self.n_rows, self.dimension
+        numbers = self._faiss.rev_swig_ptr(self._index.get_xb(), shape[0] * shape[1])
+        matrix: Floats = numbers.reshape(shape)
         return matrix
 
     def _found_by_scan(
-        self, vectors: NDArray[np.float32], width: int, layout: object
+        self, vectors: Floats, width: int, layout: object
     ) -> Found | None:
         """What a scan of FAISS's own memory finds; None where FAISS is to search."""
         if not self._is_matrix or width > self.n_rows:
@@ -272,12 +251,8 @@ class FaissIndex:
         return Found(np.stack([r for r, _ in best]), np.stack([v for _, v in best]))
 
     def _best(
-        self,
-        matrix: NDArray[np.float32],
-        query: NDArray[np.float32],
-        rows: NDArray[np.int64],
-        width: int,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        self, matrix: Floats, query: Floats, rows: NDArray[np.int64], width: int
+    ) -> tuple[NDArray[np.int64], Floats]:
         """The best of some rows, equal ones by the lower row, and their vectors."""
         found = matrix[rows]
         if self.metric == "inner_product":
@@ -288,7 +263,7 @@ class FaissIndex:
         order = np.lexsort((rows, exact))[:width]
         return rows[order], found[order]
 
-    def _vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _vectors_of(self, rows: NDArray[np.int64]) -> Floats:
         """Vectors of rows of an IVF index; those of row -1 are arbitrary.
 
         The first call makes the direct map that this takes. FAISS then refuses to
@@ -298,23 +273,28 @@ class FaissIndex:
             if self._index.direct_map.no():
                 self._index.make_direct_map()
         found = np.maximum(rows, 0).reshape(-1)
-        vectors: NDArray[np.float32] = self._index.reconstruct_batch(found)
+        vectors: Floats = self._index.reconstruct_batch(found)
         return vectors.reshape(*rows.shape, self.dimension)
 
     def _restricted_to(self, allowed: NDArray[np.bool_]) -> Any:
         """Search parameters that admit some rows and change nothing else."""
-        faiss = self._faiss
+        faiss, index = self._faiss, self._index
         selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
-        if self._is_ivf:
-            return faiss.SearchParametersIVF(sel=selector, nprobe=self._index.nprobe)
-        if isinstance(self._index, faiss.IndexHNSW):
-            return faiss.SearchParametersHNSW(
-                sel=selector, efSearch=self._index.hnsw.efSearch
-            )
+        if isinstance(index, faiss.IndexIVF):
+            return faiss.SearchParametersIVF(sel=selector, nprobe=index.nprobe)
+        if isinstance(index, faiss.IndexHNSW):
+            width = index.hnsw.efSearch
+            return faiss.SearchParametersHNSW(sel=selector, efSearch=width)
         return faiss.SearchParameters(sel=selector)
 
 
-def _longest(rows: NDArray[np.float32]) -> float:
+def has_room(n_bytes: int) -> bool:
+    """Whether there is memory for a copy, and a quarter of what is free left."""
+    spare = machine.free_memory()
+    return spare is None or n_bytes <= _MEMORY_SHARE * spare
+
+
+def _longest(rows: Floats) -> float:
     """A length that no row exceeds; not finite where a row is not."""
     parts = np.split(rows, range(_ROWS_MEASURED, len(rows), _ROWS_MEASURED))
     squares = [np.einsum("nd,nd->n", part, part).max() for part in parts]
@@ -322,37 +302,22 @@ def _longest(rows: NDArray[np.float32]) -> float:
     return float(np.sqrt(np.max(squares)) * (1 + error))
 
 
-def _follows(scan: Scan, matrix: NDArray[np.float32]) -> bool:
+def _follows(scan: Scan, matrix: Floats) -> bool:
     """Whether a scan takes in what was appended, and there is memory for it."""
-    n_bytes = (len(matrix) - len(scan)) * scan.bytes_per_row
+    n_bytes = scan.growth(len(matrix))
     return (n_bytes <= 0 or has_room(n_bytes)) and scan.follow(matrix)
 
 
-def _import_faiss() -> ModuleType:
-    try:
-        import faiss
-    except ImportError as cause:
-        module = "faiss"
-        raise MissingExtraError.of(module, "faiss") from cause
-    faiss_module: ModuleType = faiss
-    return faiss_module
-
-
 def _metric_of(faiss: ModuleType, index: Any) -> Metric:
-    """How the index compares vectors.
-
-    Raises:
-        InvalidValueError: neither by inner product nor by L2 distance, or no index.
-    """
     if not isinstance(index, faiss.Index):
-        msg = f"index must be a FAISS index, got a {type(index).__name__}"
-        raise InvalidValueError(msg)
+        raise InvalidValueError(
+            f"index must be a FAISS index, got a {type(index).__name__}"
+        )
     if index.metric_type == faiss.METRIC_INNER_PRODUCT:
         return "inner_product"
     if index.metric_type == faiss.METRIC_L2:
         return "squared_l2"
-    msg = (
+    raise InvalidValueError(
         f"the FAISS index has metric_type {index.metric_type}; "
         "use one built for the inner product or the L2 distance"
     )
-    raise InvalidValueError(msg)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -11,8 +11,6 @@ from langchain_core.documents import Document
 from langchain_ralmspec.errors import InvalidValueError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
 Filter = dict[str, Any] | Callable[[dict[str, Any]], bool]
@@ -35,39 +33,39 @@ class Rows(Protocol):
 
 
 class FixedRows:
-    """Documents given once, in the order of the rows."""
+    """Documents given once, in the order of the rows.
+
+    Args:
+        documents: one per row, in row order.
+        ids: one per row; the document's own id, else the row number, when None.
+
+    Raises:
+        InvalidValueError: the ids are not unique, or not one per document, or
+            something is no document.
+    """
 
     def __init__(
         self, documents: Sequence[Document], ids: Sequence[str] | None = None
     ) -> None:
-        """Pair rows with ids.
-
-        Args:
-            documents: one per row, in row order.
-            ids: one per row; the document's own id, else the row number, when None.
-
-        Raises:
-            InvalidValueError: the ids are not unique, or not one per document, or
-                something is no document.
-        """
         for document in documents:
             if not isinstance(document, Document):
-                msg = (
+                raise InvalidValueError(
                     f"documents must be LangChain Documents, got {document!r}; "
                     "wrap a text in Document(page_content=...)"
                 )
-                raise InvalidValueError(msg)
         if ids is None:
             ids = [doc.id or str(row) for row, doc in enumerate(documents)]
         if len(ids) != len(documents):
-            msg = f"got {len(ids)} ids for {len(documents)} documents"
-            raise InvalidValueError(msg)
+            raise InvalidValueError(
+                f"got {len(ids)} ids for {len(documents)} documents"
+            )
         self._ids = dict(enumerate(ids))
         self._documents = dict(zip(ids, documents, strict=True))
-        if len(self._documents) != len(self._ids):
+        if len(self._documents) != len(ids):
             twice = next(id_ for row, id_ in self._ids.items() if id_ in ids[:row])
-            msg = f"document ids must be unique, got {twice!r} more than once"
-            raise InvalidValueError(msg)
+            raise InvalidValueError(
+                f"document ids must be unique, got {twice!r} more than once"
+            )
 
     def ids(self) -> Mapping[int, str]:
         """Document id of every row."""
@@ -75,11 +73,10 @@ class FixedRows:
 
     def document(self, id_: str) -> Document:
         """The document with that id."""
-        return complete(self._documents[id_], id_)
+        return _complete(self._documents[id_], id_)
 
-    def allowed(self, n_rows: int) -> NDArray[np.bool_] | None:
+    def allowed(self, n_rows: int) -> None:
         """All rows may be found."""
-        return None
 
 
 class LangChainRows:
@@ -87,19 +84,17 @@ class LangChainRows:
 
     LangChain renumbers the rows when documents are deleted, so nothing about a
     row number may be remembered.
+
+    Args:
+        store: a LangChain FAISS store.
+        filter_: a condition on the metadata as LangChain's FAISS takes it: a dict
+            with its operators, or a function of the metadata.
+
+    Raises:
+        InvalidValueError: the store cannot make sense of the filter.
     """
 
     def __init__(self, store: Any, filter_: Filter | None = None) -> None:
-        """Watch a store.
-
-        Args:
-            store: a LangChain FAISS store.
-            filter_: a condition on the metadata as LangChain's FAISS takes it: a
-                dict with its operators, or a function of the metadata.
-
-        Raises:
-            InvalidValueError: the store cannot make sense of the filter.
-        """
         self._store = store
         self._accepts = None if filter_ is None else _condition(store, filter_)
         # One attribute, so that a second thread never sees half of an update.
@@ -118,9 +113,10 @@ class LangChainRows:
         """
         found = self._store.docstore.search(id_)
         if not isinstance(found, Document):
-            msg = f"the FAISS document store has no document {id_!r}: {found}"
-            raise StoreError(msg)
-        return complete(found, id_)
+            raise StoreError(
+                f"the FAISS document store has no document {id_!r}: {found}"
+            )
+        return _complete(found, id_)
 
     def allowed(self, n_rows: int) -> NDArray[np.bool_] | None:
         """Which of the first ``n_rows`` rows may be found; None means all.
@@ -149,16 +145,14 @@ def _condition(store: Any, filter_: Filter) -> Callable[[dict[str, Any]], bool]:
     try:
         accepts: Callable[[dict[str, Any]], bool] = store._create_filter_func(filter_)  # noqa: SLF001
     except (AttributeError, ValueError) as cause:
-        msg = f"{type(store).__name__} cannot use the filter {filter_!r}: {cause}"
-        raise InvalidValueError(msg) from cause
+        raise InvalidValueError(
+            f"{type(store).__name__} cannot use the filter {filter_!r}: {cause}"
+        ) from cause
     return accepts
 
 
-def complete(document: Document, id_: str) -> Document:
-    """Give a document its id and a metadata dict where they are missing.
-
-    The stored document is left as it is.
-    """
+def _complete(document: Document, id_: str) -> Document:
+    """Give a document its id and metadata where they are missing, but in a copy."""
     if document.id is not None and document.metadata is not None:
         return document
     return Document(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from langchain_ralmspec.errors import InvalidValueError, StoreError
-from langchain_ralmspec.scans.forms import ROUNDING
+from langchain_ralmspec.scans import ROUNDING
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Found, Hit, MaxNorm, Metric, Query
 from langchain_ralmspec.stores.embedding import Encoder, check_encoder, make_queries
@@ -18,10 +18,10 @@ from langchain_ralmspec.stores.faiss_index import FaissIndex
 from langchain_ralmspec.stores.faiss_rows import Filter, FixedRows, LangChainRows, Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from langchain_core.documents import Document
     from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
 
 # Candidates fetched beyond k: rounding may place a true hit just behind the cut.
 MARGIN = 8
@@ -35,12 +35,25 @@ class FaissStore:
     query at a time, and equal scores ordered by the smaller id. So neither the
     number of queries in the call nor the route FAISS takes can change an answer.
 
+    Args:
+        index: a FAISS index whose vectors can be reconstructed.
+        documents: one per row of the index, in row order, or what else says which
+            rows there are.
+        embeddings: embeds the queries.
+        ids: one per document; the document's own id, else its row number, when None.
+        normalize: whether query vectors are scaled to length 1.
+
     Attributes:
         metric: ``"inner_product"`` or ``"squared_l2"``, from the index. A score
             is the inner product or the negated squared distance.
         dimension: length of the stored vectors.
         top_k_is_stable: True for flat and IVF indexes over whole or scalar-quantised
             vectors; False for HNSW and for indexes that rank by coarser codes.
+
+    Raises:
+        MissingExtraError: faiss is not installed.
+        InvalidValueError: the ids are not unique, documents and rows differ in number,
+            the index has another metric, or an argument is of another kind.
     """
 
     reads_shared_memory = True
@@ -55,23 +68,6 @@ class FaissStore:
         ids: Sequence[str] | None = None,
         normalize: bool = False,
     ) -> None:
-        """Put documents behind an index.
-
-        Args:
-            index: a FAISS index whose vectors can be reconstructed.
-            documents: one per row of the index, in row order, or what else says
-                which rows there are.
-            embeddings: embeds the queries.
-            ids: one per document; the document's own id, else its row number,
-                when None.
-            normalize: whether query vectors are scaled to length 1.
-
-        Raises:
-            MissingExtraError: faiss is not installed.
-            InvalidValueError: the ids are not unique, documents and rows differ
-                in number, the index has another metric, or an argument is of another
-                kind.
-        """
         self._index = FaissIndex(index)
         self._embeddings = check_encoder(embeddings)
         self._normalize = normalize
@@ -80,8 +76,9 @@ class FaissStore:
         )
         n_documents = len(self._rows.ids())
         if n_documents != self.count():
-            msg = f"the index has {self.count()} rows for {n_documents} documents"
-            raise InvalidValueError(msg)
+            raise InvalidValueError(
+                f"the index has {self.count()} rows for {n_documents} documents"
+            )
         self.metric: Metric = self._index.metric
         self.dimension: int | None = self._index.dimension
         self.top_k_is_stable = self._index.ranks_by_score
@@ -109,35 +106,20 @@ class FaissStore:
         )
 
     def encode(self, texts: Sequence[str]) -> list[Query]:
-        """Turn query texts into queries, in one batch.
-
-        Raises:
-            StoreError: the encoder raised, or returned something unusable.
-            DimensionMismatchError: the vectors do not fit an index of unit vectors.
-        """
+        """Turn query texts into queries, in one batch; StoreError where that fails."""
         queries = make_queries(self._embeddings, texts)
         if not (self._normalize and queries):
             return queries
-        vectors = query_matrix(queries, self.dimension, _NAME)
-        units = self._index.normalized(vectors)
-        return [
-            replace(query, vector=unit)
-            for query, unit in zip(queries, units, strict=True)
-        ]
+        units = self._index.normalized(query_matrix(queries, self.dimension, _NAME))
+        pairs = zip(queries, units, strict=True)
+        return [replace(query, vector=unit) for query, unit in pairs]
 
     def search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
     ) -> list[list[Hit]]:
-        """Find the ``k`` best documents for every query, best first, in one call.
+        """Find the ``k`` best documents for every query, as :meth:`Store.search` does.
 
-        Args:
-            queries: made by ``encode``.
-            k: hits per query; fewer come back when the store holds fewer, or an
-                approximate index finds fewer.
-            with_vectors: whether the hits carry their stored vectors.
-
-        Returns:
-            One list of hits per query; equal scores by the smaller id.
+        Fewer come back where an approximate index finds fewer.
 
         Raises:
             InvalidValueError: ``k`` is below 1, or a query has no vector.
@@ -162,11 +144,7 @@ class FaissStore:
             ]
 
     def document(self, id_: str) -> Document:
-        """The document with that id, as it is now.
-
-        Raises:
-            StoreError: there is none any more.
-        """
+        """The document with that id, as it is now; StoreError where there is none."""
         with reported_as_store_error("FAISS", "look up a document"):
             return self._rows.document(id_)
 
@@ -183,7 +161,7 @@ class FaissStore:
 
         Rows that are new are read, and all rows after a deletion.
         """
-        return self._index.extent(self._rows.ids())
+        return self._index.max_norm(self._rows.ids())
 
     def count(self) -> int:
         """Number of stored documents, those that a filter hides included."""
@@ -197,7 +175,7 @@ class FaissStore:
         kept = vectors if with_vectors else None
         return Found(hits, found.ids[:k], found.scores[:k], kept)
 
-    def _ranked(self, vectors: NDArray[np.float32], k: int) -> list[Found]:
+    def _ranked(self, vectors: Floats, k: int) -> list[Found]:
         """The best ``k`` rows of every query, and more, without their documents."""
         n_rows = self.count()
         ranked = [Found()] * len(vectors)
@@ -209,28 +187,26 @@ class FaissStore:
             found = self._index.candidates(vectors[pending], width, allowed, ids)
             undecided = []
             for number, rows, stored in zip(pending, *found, strict=True):
-                there = rows >= 0
-                scored = self._scored(vectors[number], rows[there], stored[there], ids)
+                query, there = vectors[number], rows >= 0
+                scored = self._scored(query, rows[there], stored[there], ids)
                 ranked[number] = scored
-                if len(scored.ids) == width < n_rows and self._cut_is_open(
-                    vectors[number], scored, k
-                ):
+                is_full = len(scored.ids) == width < n_rows
+                if is_full and self._cut_is_open(query, scored, k):
                     undecided.append(number)
             pending, width = undecided, min(4 * width, n_rows)
         return ranked
 
     def _scored(
         self,
-        query: NDArray[np.float32],
+        query: Floats,
         rows: NDArray[np.int64],
-        stored: NDArray[np.float32],
+        stored: Floats,
         ids: Mapping[int, str],
     ) -> Found:
         """Candidates of one query with their exact scores, best first."""
         missing = [row for row in rows.tolist() if row not in ids]
         if missing:
-            msg = f"the FAISS rows {missing} stand for no document"
-            raise StoreError(msg)
+            raise StoreError(f"the FAISS rows {missing} stand for no document")
         # Element by element and row by row: BLAS would round differently for
         # different numbers of rows.
         if self.metric == "inner_product":
@@ -247,7 +223,7 @@ class FaissStore:
             vectors=stored[order],
         )
 
-    def _cut_is_open(self, query: NDArray[np.float32], scored: Found, k: int) -> bool:
+    def _cut_is_open(self, query: Floats, scored: Found, k: int) -> bool:
         """Whether a row that was not fetched may still belong to the best ``k``.
 
         It may when the last candidate scores like the k-th: many copies of one

@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +18,7 @@ from langchain_ralmspec.stores.embedding import encode_queries
 from langchain_ralmspec.stores.failures import reported_as_store_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from langchain_core.documents import Document
-    from numpy.typing import NDArray
 
     from langchain_ralmspec.stores.base import Vector
 
@@ -33,6 +31,10 @@ class GenericStore:
 
     Nothing is known about how such a store ranks, so its own order is kept.
 
+    Args:
+        vectorstore: any LangChain vector store.
+        filter: handed to the store's own search as ``filter=`` when not None.
+
     Attributes:
         metric: ``"cosine"``: how this class compares vectors for scores.
         top_k_is_stable: False, since nothing is known about other values of ``k``.
@@ -42,12 +44,6 @@ class GenericStore:
     top_k_is_stable = False
 
     def __init__(self, vectorstore: VectorStore, filter: Any = None) -> None:  # noqa: A002 (LangChain's name)
-        """Wrap a store.
-
-        Args:
-            vectorstore: any LangChain vector store.
-            filter: handed to the store's own search as ``filter=`` when not None.
-        """
         self._store = vectorstore
         self._name = type(vectorstore).__name__
         self._options = {} if filter is None else {"filter": filter}
@@ -57,7 +53,7 @@ class GenericStore:
             is not VectorStore.similarity_search_by_vector
         )
         self._dimension: int | None = None
-        self._vectors: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._vectors: OrderedDict[str, Vector] = OrderedDict()
         self._vectors_lock = threading.Lock()
 
     @property
@@ -65,9 +61,6 @@ class GenericStore:
         """Length of the vectors; None when the store shows no embeddings.
 
         The first reading may embed a word to find out.
-
-        Raises:
-            StoreError: the encoder raised.
         """
         if self._dimension is None and self._embeddings is not None:
             self._dimension = encode_queries(self._embeddings, ["length"]).shape[1]
@@ -78,9 +71,6 @@ class GenericStore:
 
         A store that searches by text embeds once more on its own; the vector made
         here is then for scores and caches only.
-
-        Raises:
-            StoreError: the encoder raised, or returned something unusable.
         """
         embeddings = self._embeddings
         if embeddings is None:
@@ -95,34 +85,25 @@ class GenericStore:
     ) -> list[list[Hit]]:
         """Find the ``k`` best documents for every query, each searched alone.
 
-        Args:
-            queries: made by ``encode``.
-            k: hits per query; fewer come back when the store holds fewer.
-            with_vectors: whether the hits carry vectors. Those of an
-                InMemoryVectorStore are the stored ones; else the documents are
-                embedded again, when the store shows its embeddings.
-
-        Returns:
-            One list of hits per query, in the store's own order. The score is
-            the cosine similarity when the vectors of query and document are
-            known, which ``with_vectors`` decides; else it is ordinal only:
-            minus the rank, counted from 0.
+        They are in the store's own order. The vectors are the stored ones of an
+        InMemoryVectorStore; else the documents are embedded again, if the store shows
+        its embeddings. The score is the cosine similarity when both vectors are known,
+        which ``with_vectors`` decides; else it is ordinal only: minus the rank,
+        counted from 0.
 
         Raises:
             InvalidValueError: ``k`` is below 1, or a query has no vector.
             StoreError: the store or the encoder raised.
         """
         check_k(k)
-        return [
-            self._search_one(query, k, with_vectors=with_vectors) for query in queries
-        ]
+        return [self._hits(query, k, with_vectors=with_vectors) for query in queries]
 
     def count(self) -> int:
         """Number of stored documents; -1 when the store does not tell."""
         stored = getattr(self._store, "store", None)
         return len(stored) if isinstance(stored, dict) else -1
 
-    def _search_one(self, query: Query, k: int, *, with_vectors: bool) -> list[Hit]:
+    def _hits(self, query: Query, k: int, *, with_vectors: bool) -> list[Hit]:
         """Hits of one query in the store's order, each document once."""
         with reported_as_store_error(self._name, "search"):
             if self._by_vector:
@@ -134,51 +115,39 @@ class GenericStore:
                 found = self._store.similarity_search(query.text, k=k, **self._options)
         documents = {_id_of(document): document for document in found[:k]}
         vectors = self._vectors_of(documents) if with_vectors else {}
-        return [
-            Hit(
-                id_,
-                document,
-                _score(query.vector, vectors.get(id_), rank),
-                vectors.get(id_),
-            )
-            for rank, (id_, document) in enumerate(documents.items())
-        ]
+        hits = []
+        for rank, (id_, document) in enumerate(documents.items()):
+            vector = vectors.get(id_)
+            hits.append(Hit(id_, document, _score(query.vector, vector, rank), vector))
+        return hits
 
-    def _vectors_of(
-        self, documents: dict[str, Document]
-    ) -> dict[str, NDArray[np.float32]]:
+    def _vectors_of(self, documents: dict[str, Document]) -> dict[str, Vector]:
         """Vectors of documents by id: stored ones if public, else made anew."""
         stored = getattr(self._store, "store", None)
         if isinstance(stored, dict) and all(id_ in stored for id_ in documents):
-            return {
-                id_: np.asarray(stored[id_]["vector"], dtype=np.float32)
-                for id_ in documents
-            }
+            return {id_: _floats(stored[id_]["vector"]) for id_ in documents}
         if self._embeddings is None:
             return {}
         with self._vectors_lock:
-            known = {
-                id_: self._vectors[id_] for id_ in documents if id_ in self._vectors
-            }
+            known = {i: self._vectors[i] for i in documents if i in self._vectors}
         missing = {id_: doc for id_, doc in documents.items() if id_ not in known}
         if missing:
             with reported_as_store_error(self._name, "embed the documents"):
                 made = self._embeddings.embed_documents(
                     [document.page_content for document in missing.values()]
                 )
-            for id_, vector in zip(missing, made, strict=True):
-                known[id_] = np.asarray(vector, dtype=np.float32)
-        self._remember(known)
-        return known
-
-    def _remember(self, vectors: dict[str, NDArray[np.float32]]) -> None:
-        """Keep the vectors used last, up to a bound."""
-        with self._vectors_lock:
-            self._vectors.update(vectors)
-            for id_ in vectors:
+            known.update(zip(missing, map(_floats, made), strict=True))
+        with self._vectors_lock:  # those used last are kept
+            self._vectors.update(known)
+            for id_ in known:
                 self._vectors.move_to_end(id_)
             while len(self._vectors) > MAX_CACHED_VECTORS:
                 self._vectors.popitem(last=False)
+        return known
+
+
+def _floats(vector: Iterable[float]) -> Vector:
+    return np.asarray(vector, dtype=np.float32)
 
 
 def _id_of(document: Document) -> str:
@@ -191,9 +160,7 @@ def _id_of(document: Document) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _score(
-    query: Vector | None, vector: NDArray[np.float32] | None, rank: int
-) -> float:
+def _score(query: Vector | None, vector: Vector | None, rank: int) -> float:
     """Cosine similarity when both vectors are known, else minus the rank."""
     if query is None or vector is None:
         return float(-rank)

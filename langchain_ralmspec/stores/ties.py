@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from langchain_ralmspec.stores.base import Metric
 
 # Encoders give vectors that differ by ~2e-7 per component between batch sizes;
@@ -16,10 +15,7 @@ BATCH_NOISE = 1e-5
 
 
 def is_near_tie(
-    scores: Sequence[float],
-    depth: int,
-    metric: Metric | None,
-    query_norm: float = 1.0,
+    scores: Sequence[float], depth: int, metric: Metric | None, query_norm: float = 1.0
 ) -> bool:
     """Whether noise of batched embedding could reorder the best ``depth`` hits.
 
@@ -28,11 +24,11 @@ def is_near_tie(
     then encodes that query again, alone.
 
     Args:
-        scores: scores of one query's hits, best first, higher is better. Pass at
-            least ``depth + 1`` when there are as many: the pair at the cut counts.
+        scores: of one query's hits, best first, higher is better; at least
+            ``depth + 1`` when there are as many: the pair at the cut counts.
         depth: how many of the first hits must be in a trusted order, at least 1.
-        metric: how the scores were computed. A squared distance moves twice as
-            much as a similarity for the same change of the query.
+        metric: of the scores. A squared distance moves twice as much as a similarity
+            for the same change of the query.
         query_norm: length of the query vector. The noise grows with it, and with
             that of the documents, taken to be alike.
 

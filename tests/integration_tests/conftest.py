@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import faiss
 import numpy as np
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from numpy.typing import NDArray
 
-from langchain_ralmspec import SentenceTransformerEmbeddings
+from langchain_ralmspec import (
+    FaissStore,
+    RaLMSpecRetriever,
+    SentenceTransformerEmbeddings,
+)
 from langchain_ralmspec.assets.corpus import stdlib_passages
 from langchain_ralmspec.assets.models import model_path
 from langchain_ralmspec.engine import Model
@@ -75,6 +82,65 @@ def model(gguf: str) -> Model:
 @pytest.fixture(scope="session")
 def corpus() -> Corpus:
     return make_corpus()
+
+
+@pytest.fixture(scope="session")
+def retriever(corpus: Corpus) -> RaLMSpecRetriever:
+    index = faiss.IndexFlatIP(corpus.vectors.shape[1])
+    index.add(corpus.vectors)
+    store = FaissStore(index, corpus.documents, corpus.embeddings)
+    return RaLMSpecRetriever(vectorstore=store, k=3)
+
+
+class Listener(BaseCallbackHandler):
+    """Notes what runs begin, say and find, and how they end."""
+
+    def __init__(self) -> None:
+        self.began: list[tuple[str, bool]] = []  # and whether under a parent
+        self.ended: list[str] = []
+        self.failed: list[str] = []
+        self.errors: list[BaseException] = []
+        self.metadata: dict[str, Any] = {}
+        self.tokens = ""
+        self.queries: list[str] = []
+        self.n_found = 0
+
+    def on_chain_start(self, *_: Any, parent_run_id: Any = None, **__: Any) -> None:
+        self.began.append(("chain", parent_run_id is not None))
+
+    def on_retriever_start(
+        self, serialized: Any, query: str, *, parent_run_id: Any = None, **_: Any
+    ) -> None:
+        self.began.append(("retriever", parent_run_id is not None))
+        self.queries.append(query)
+
+    def on_llm_start(
+        self, *_: Any, parent_run_id: Any = None, metadata: Any = None, **__: Any
+    ) -> None:
+        self.began.append(("llm", parent_run_id is not None))
+        self.metadata = metadata
+
+    on_chat_model_start = on_llm_start
+
+    def on_llm_new_token(self, token: Any, **_: Any) -> None:
+        self.tokens += token
+
+    def on_chain_end(self, *_: Any, **__: Any) -> None:
+        self.ended.append("chain")
+
+    def on_retriever_end(self, documents: Any, **_: Any) -> None:
+        self.ended.append("retriever")
+        self.n_found += len(documents)
+
+    def on_llm_end(self, *_: Any, **__: Any) -> None:
+        self.ended.append("llm")
+
+    def on_llm_error(self, error: BaseException, **_: Any) -> None:
+        self.failed.append("llm")
+        self.errors.append(error)
+
+    def on_chain_error(self, *_: Any, **__: Any) -> None:
+        self.failed.append("chain")
 
 
 @cache

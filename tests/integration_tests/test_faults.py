@@ -37,7 +37,7 @@ def chat(server: ChromaServer, corpus: Corpus, gguf: str) -> Iterator[ChatRaLMSp
     direct.create_collection("faults").add(
         ids=corpus.ids, documents=corpus.texts, embeddings=corpus.vectors
     )
-    with Relay(server.host, server.port, LATENCY) as relay:
+    with Relay(server.port, LATENCY) as relay:
         client = chromadb.HttpClient(host=relay.host, port=relay.port)
         store = Chroma(
             client=client,

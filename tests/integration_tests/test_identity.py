@@ -181,52 +181,56 @@ def sequential(
     return run
 
 
+@pytest.fixture
+def chat_of(
+    gguf: str, model: Model, retriever_of: Callable[[str], RaLMSpecRetriever]
+) -> Callable[..., ChatRaLMSpec]:
+    def make(store: str, **settings: Any) -> ChatRaLMSpec:
+        return ChatRaLMSpec(model_path=gguf, retriever=retriever_of(store), **settings)
+
+    return make
+
+
+def check(chat: ChatRaLMSpec, number: int) -> tuple[Any, ...]:
+    """What the caller sees, if it is what the sequential loop gives."""
+    answer = told(chat, number)
+    assert answer == told(chat.model_copy(update={"speculation": False}), number)
+    return answer
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("cell", cells(AXES), ids=name_of)
 def test_same_tokens_under_the_same_documents(
     cell: dict[str, Any],
-    gguf: str,
-    model: Model,
-    retriever_of: Callable[[str], RaLMSpecRetriever],
+    chat_of: Callable[..., ChatRaLMSpec],
     sequential: Callable[[str, int, int], tuple[Any, ...]],
 ) -> None:
     assert len(QUESTIONS) >= 20
-    arguments = dict(cell)
-    store = arguments.pop("store")
     # One object for all questions, as in an application: "auto" learns on the way.
-    chat = ChatRaLMSpec(model_path=gguf, retriever=retriever_of(store), **arguments)
+    chat = chat_of(**cell)
     for number in range(len(QUESTIONS)):
         for name, value in ({"stop": None} | settings_of(number)).items():
             setattr(chat, name, value)
-        assert told(chat, number) == sequential(store, cell["prefetch_k"], number)
+        expected = sequential(cell["store"], cell["prefetch_k"], number)
+        assert told(chat, number) == expected
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("cell", cells(POLICY_AXES), ids=name_of)
 def test_whenever_it_retrieves(
-    cell: dict[str, Any],
-    gguf: str,
-    model: Model,
-    retriever_of: Callable[[str], RaLMSpecRetriever],
+    cell: dict[str, Any], chat_of: Callable[..., ChatRaLMSpec]
 ) -> None:
-    arguments = cell | {"retriever": retriever_of(cell["store"]), "max_tokens": 32}
-    del arguments["store"]
-    chat = ChatRaLMSpec(model_path=gguf, **arguments)
-    slow = chat.model_copy(update={"speculation": False})
-    n_steps = 0
-    for number in range(0, len(QUESTIONS), 4):
-        answer = told(chat, number)
-        assert answer == told(slow, number)
-        n_steps += len(answer[1])
+    chat = chat_of(**cell, max_tokens=32)
+    numbers = range(0, len(QUESTIONS), 4)
+    n_steps = sum(len(check(chat, number)[1]) for number in numbers)
     assert n_steps > len(QUESTIONS) // 4, "it never retrieved again"
 
 
 def test_the_questions_exercise_what_they_should(
-    retriever_of: Callable[[str], RaLMSpecRetriever],
     sequential: Callable[[str, int, int], tuple[Any, ...]],
-    gguf: str,
+    chat_of: Callable[..., ChatRaLMSpec],
 ) -> None:
     answers = [sequential("faiss-ip", 20, number) for number in range(len(QUESTIONS))]
     assert any(reason == "length" for _, _, reason in answers)
@@ -235,48 +239,24 @@ def test_the_questions_exercise_what_they_should(
     assert any("stop" in settings_of(n) and not ends_early(n) for n in stopped)
     changes = [len({tuple(s["documents"]) for s in steps}) for _, steps, _ in answers]
     assert max(changes) > 1, "no document ever changed"
-    chat = ChatRaLMSpec(
-        model_path=gguf,
-        retriever=retriever_of("faiss-ip"),
-        guess_policy="same",
-        speculation_stride=3,
-    )
+    chat = chat_of("faiss-ip", guess_policy="same", speculation_stride=3)
     infos = [chat.invoke(q, max_tokens=32).response_metadata for q in QUESTIONS[:8]]
     rolled_back = sum(info["speculation"]["tokens_rolled_back"] for info in infos)
     assert rolled_back, "no guess was ever wrong"
 
 
-def test_seeded_sampling_is_the_same_too(
-    gguf: str, retriever_of: Callable[[str], RaLMSpecRetriever]
-) -> None:
+def test_seeded_sampling_is_the_same_too(chat_of: Callable[..., ChatRaLMSpec]) -> None:
     for seed in range(8):
-        chat = ChatRaLMSpec(
-            model_path=gguf,
-            retriever=retriever_of("faiss-ip"),
-            max_tokens=32,
-            temperature=0.8,
-            seed=seed,
-        )
-        slow = chat.model_copy(update={"speculation": False})
-        assert told(chat, seed) == told(slow, seed)
+        check(chat_of("faiss-ip", max_tokens=32, temperature=0.8, seed=seed), seed)
 
 
 @pytest.mark.parametrize("policy", ["lookup", "same"])
 def test_several_documents_a_step_must_all_match(
-    policy: str, gguf: str, retriever_of: Callable[[str], RaLMSpecRetriever]
+    policy: str, chat_of: Callable[..., ChatRaLMSpec]
 ) -> None:
+    own = {"documents_per_step": 3, "max_document_tokens": 80, "guess_policy": policy}
     for number in range(8):
-        chat = ChatRaLMSpec(
-            model_path=gguf,
-            retriever=retriever_of("faiss-ip"),
-            documents_per_step=3,
-            max_document_tokens=80,
-            guess_policy=policy,
-            **settings_of(number),
-        )
-        slow = chat.model_copy(update={"speculation": False})
-        answer = told(chat, number)
-        assert answer == told(slow, number)
+        answer = check(chat_of("faiss-ip", **own, **settings_of(number)), number)
         assert all(len(step["documents"]) == 3 for step in answer[1])
 
 
@@ -301,15 +281,10 @@ def test_many_equal_passages(
         "chroma-equal": lambda c: chroma(chromadb.EphemeralClient(), c, "equal"),
     }
     retriever = RaLMSpecRetriever(vectorstore=builders[store](copies))
+    own: dict[str, Any] = {"retriever": retriever, "guess_policy": policy}
     for number in range(6):
-        chat = ChatRaLMSpec(
-            model_path=gguf,
-            retriever=retriever,
-            guess_policy=policy,
-            **settings_of(number),
-        )
-        slow = chat.model_copy(update={"speculation": False})
-        assert told(chat, number) == told(slow, number)
+        chat = ChatRaLMSpec(model_path=gguf, **own, **settings_of(number))
+        check(chat, number)
 
 
 @pytest.mark.parametrize("strategy", ["MAX_INNER_PRODUCT", "EUCLIDEAN_DISTANCE"])
@@ -334,31 +309,20 @@ def test_batches_of_a_large_index_take_other_routes(
     monkeypatch.setattr(Scan, "_fastest", lambda _: chosen)
     monkeypatch.setattr(Scan, "_found", watched)
     build = langchain_faiss(DistanceStrategy[strategy])
-    retriever = RaLMSpecRetriever(vectorstore=build(corpus))
+    own: dict[str, Any] = {"speculation_stride": 8, "guess_policy": "lookup"}
+    own["retriever"] = RaLMSpecRetriever(vectorstore=build(corpus))
     for number in range(0, len(QUESTIONS), 4):
-        chat = ChatRaLMSpec(
-            model_path=gguf,
-            retriever=retriever,
-            speculation_stride=8,
-            guess_policy="lookup",
-            asynchronous=number % 8 == 0,
-            **settings_of(number),
-        )
-        slow = chat.model_copy(update={"speculation": False})
-        assert told(chat, number) == told(slow, number)
+        more = {"asynchronous": number % 8 == 0, **settings_of(number)}
+        check(ChatRaLMSpec(model_path=gguf, **own, **more), number)
     assert routes == {form}
 
 
 def test_calls_that_leave_at_unsure_guesses(
-    gguf: str,
-    retriever_of: Callable[[str], RaLMSpecRetriever],
-    monkeypatch: pytest.MonkeyPatch,
+    chat_of: Callable[..., ChatRaLMSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = Split(trusted=-0.2, unsure=0.1, accuracy=0.98, accuracy_unsure=0.5)
     monkeypatch.setattr(Confidence, "split", property(lambda self: split))
-    chat = ChatRaLMSpec(
-        model_path=gguf, retriever=retriever_of("faiss-ip"), guess_policy="lookup"
-    )
+    chat = chat_of("faiss-ip", guess_policy="lookup")
     # As if searches took so long that long calls pay, if only their guesses are right.
     monkeypatch.setattr(Estimates, "retrieval", lambda self: 9.0)
     monkeypatch.setattr(Estimates, "verification", lambda self, *_, **__: 9.0)
@@ -387,17 +351,10 @@ def test_what_is_proven_over_an_exact_index_is_not_asked(
     store: str,
     is_exact: bool,
     asynchronous: bool,
-    gguf: str,
-    retriever_of: Callable[[str], RaLMSpecRetriever],
+    chat_of: Callable[..., ChatRaLMSpec],
 ) -> None:
-    chat = ChatRaLMSpec(
-        model_path=gguf,
-        retriever=retriever_of(store),
-        guess_policy="lookup",
-        speculation_stride=3,
-        asynchronous=asynchronous,
-        max_tokens=32,
-    )
+    own = {"guess_policy": "lookup", "speculation_stride": 3, "max_tokens": 32}
+    chat = chat_of(store, asynchronous=asynchronous, **own)
     slow = chat.model_copy(update={"speculation": False})
     n_proven = n_queries = n_sequential = 0
     for number in range(0, len(QUESTIONS), 2):

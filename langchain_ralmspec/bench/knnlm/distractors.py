@@ -8,18 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from langchain_ralmspec.assets.progress import bar
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.knnlm import KNNDatastore
 from langchain_ralmspec.knnlm.entries import EntryWriter, Manifest
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from langchain_ralmspec.knnlm import KNNDatastore
 
 _SEED = 20240125
 _ROWS = 1 << 15  # written at a time
@@ -30,20 +26,17 @@ _SPREAD = 3.0
 
 
 def check_entries(store: KNNDatastore, n_entries: int | None) -> None:
-    """Check that a datastore can be brought to a size; None is its own.
+    """Refuse a size that a datastore exceeds, or the disk has no room for.
 
-    Raises:
-        InvalidValueError: it has more entries, or the disk has no room.
+    None is the datastore's own.
     """
-    if n_entries is None:
+    if n_entries is None or n_entries == len(store):
         return
     if n_entries < len(store):
         raise InvalidValueError(
             f"the datastore {str(store.path)!r} has {len(store)} entries already, "
             f"got --entries {n_entries}"
         )
-    if n_entries == len(store):
-        return
     manifest = Manifest.read(store.path)
     a_row = manifest.dimension * np.dtype(manifest.key_type).itemsize + 4
     free = shutil.disk_usage(store.path).free
@@ -56,16 +49,12 @@ def check_entries(store: KNNDatastore, n_entries: int | None) -> None:
 
 @contextmanager
 def distracted(store: KNNDatastore, n_entries: int | None) -> Iterator[Path]:
-    """Give a folder with a datastore's entries, and noise up to a size behind them.
+    """Give a folder with a datastore's entries, and noise behind them, ``n_entries``.
 
     Noise keys have the mean and three times the deviations of the real ones, number
     by number, so that none is ever a neighbour; their tokens are real ones, drawn at
     random. The folder lies beside that of the datastore and is removed in the end;
-    without noise it is the datastore's own.
-
-    Args:
-        store: the real entries.
-        n_entries: in all; None for the real ones alone.
+    without noise (``n_entries`` is None) it is the datastore's own.
     """
     if n_entries is None or n_entries == len(store):
         yield store.path

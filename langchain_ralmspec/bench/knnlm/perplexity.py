@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from langchain_ralmspec.assets.progress import bar
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence as Tokens
-
-    from numpy.typing import NDArray
-
-    from langchain_ralmspec.engine import Model
-    from langchain_ralmspec.knnlm import KNNDatastore, Neighbours
+from langchain_ralmspec.engine import Model
+from langchain_ralmspec.knnlm import KNNDatastore
 
 INTERPOLATIONS = (0.0, 0.05, 0.1, 0.15, 0.25, 0.4)
 """λ that are tried."""
@@ -31,7 +27,7 @@ class SeenText:
     """What model and datastore said of the true token at every place of a text.
 
     Attributes:
-        p_lm: the model's probability of it, shape ``(n,)``.
+        p_lm: the model's probability of the true token, shape ``(n,)``.
         distances: of the neighbours, nearest first, shape ``(n, k)``; infinite where
             an approximate search found fewer.
         right: whether a neighbour's token is the true one, shape ``(n, k)``.
@@ -45,14 +41,9 @@ class SeenText:
     def of(
         cls, tokens: Tokens[int], model: Model, datastore: KNNDatastore, k: int
     ) -> Self:
-        """Read a text, each token behind the true ones before it.
+        """Read a text of two tokens or more, each behind the true ones before it.
 
-        Args:
-            tokens: of the text, at least two; those that fill a context are read
-                together, and know nothing of those before.
-            model: to read with.
-            datastore: to search at every token.
-            k: neighbours.
+        Those that fill a context are read together, and know nothing of those before.
         """
         p_lm, distances, right = [], [], []
         n_places = len(tokens) - 1
@@ -65,13 +56,15 @@ class SeenText:
                     part, true = tokens[first:last], tokens[first + 1 : last + 1]
                     logits, hidden = sequence.observe(part, n_logits=len(part))
                     p_lm.append(_probabilities(logits, true))
-                    for found, token in zip(
-                        _found(datastore, hidden, k), true, strict=True
-                    ):
-                        distances.append(_padded(found, k))
-                        right.append(_is(found, token, k))
+                    for n in range(0, len(part), _QUERIES_A_SEARCH):
+                        queries = slice(n, n + _QUERIES_A_SEARCH)
+                        found = datastore.search(hidden[queries], k)
+                        for near, token in zip(found, true[queries], strict=True):
+                            distances.append(_padded(near.distances, k, np.inf))
+                            right.append(_padded(near.tokens == token, k, 0))
                     advance(last, n_places)
-        return cls(np.concatenate(p_lm), np.stack(distances), np.stack(right))
+        exact = np.stack(distances).astype(np.float64)
+        return cls(np.concatenate(p_lm), exact, np.stack(right))
 
     def perplexity(self, k: int, interpolation: float, temperature: float) -> float:
         """Of the mixture p = λ·p_kNN + (1 - λ)·p_LM: exp of the mean of -ln p."""
@@ -92,10 +85,7 @@ def perplexities(
 ) -> list[dict[str, Any]]:
     """Perplexity by k, T and λ, and which λ is the best of its k and T.
 
-    Args:
-        seen: the text.
-        ks: numbers of neighbours.
-        temperature: the T that a model has by default.
+    ``temperature`` is the T that a model has by default.
     """
     rows = []
     for k in ks:
@@ -130,23 +120,5 @@ def _probabilities(
     return p
 
 
-def _found(
-    datastore: KNNDatastore, queries: NDArray[np.float32], k: int
-) -> list[Neighbours]:
-    return [
-        found
-        for first in range(0, len(queries), _QUERIES_A_SEARCH)
-        for found in datastore.search(queries[first : first + _QUERIES_A_SEARCH], k)
-    ]
-
-
-def _padded(found: Neighbours, k: int) -> NDArray[np.float64]:
-    distances = np.full(k, np.inf)
-    distances[: len(found.distances)] = found.distances
-    return distances
-
-
-def _is(found: Neighbours, token: int, k: int) -> NDArray[np.bool_]:
-    right = np.zeros(k, np.bool_)
-    right[: len(found.tokens)] = found.tokens == token
-    return right
+def _padded(values: NDArray[Any], k: int, fill: float) -> NDArray[Any]:
+    return np.pad(values, (0, k - len(values)), constant_values=fill)

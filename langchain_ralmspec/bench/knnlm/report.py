@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
-from langchain_ralmspec.bench.knnlm.contest import PARTS, SEQUENTIAL
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.console import Console
+from langchain_ralmspec.bench.contest import SEQUENTIAL
+from langchain_ralmspec.bench.table import print_plainly, spread
 
 PAPER = {"exact": {1: 7.59, 1024: 3.88}, "approximate": {1: 2.45, 1024: 2.37}}
 """The speed-ups that the paper has, up to, by kind of search and k."""
+
+_PARTS = ("generating", "guessing", "waiting", "searching")
 
 _COUNTED = (
     ("tokens", "tokens_kept"),
@@ -34,10 +34,7 @@ _EXPLAINED = (
 
 def report(figures: dict[str, Any], console: Console) -> None:
     """Print the figures of one run."""
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
-
+    say = partial(print_plainly, console)
     console.print()
     say(_described(figures["workload"]))
     console.print(_speedups(figures))
@@ -76,26 +73,19 @@ def _table(title: str, *headings: str) -> Table:
     return table
 
 
-def _rows(by_k: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for k, of_k in by_k.items():
-        for name, row in of_k["rows"].items():
-            yield k, name, row
-
-
 def _speedups(figures: dict[str, Any]) -> Table:
     table = _table(
         "speed-up over the sequential loop", "k", "", "median", "quartiles",
         "of\ntotals", "attain-\nable", "reached", "identical", "right\nguesses",
     )  # fmt: skip
-    for k, name, row in _rows(figures["by_k"]):
-        low, middle, high = row["speedup_quartiles"]
+    by_k = figures["by_k"].items()
+    for k, name, row in ((k, *row) for k, of_k in by_k for row in of_k["rows"].items()):
         n_identical = sum(answer["identical"] for answer in row["answers"])
         table.add_row(
             k,
             name,
-            f"{middle:.2f}×",
-            f"{low:.2f}–{high:.2f}",
-            f"{row['speedup_of_totals']:.2f}×",
+            *spread(row["speedup_quartiles"]),
+            f"{row['summary']['speedup_sums']:.2f}×",
             f"{row['summary']['attainable']:.2f}×",
             f"{row['reached']:.0%}",
             f"{n_identical} of {len(row['answers'])}",
@@ -111,10 +101,10 @@ def _speedups(figures: dict[str, Any]) -> Table:
 
 
 def _milliseconds(by_k: dict[str, Any]) -> Table:
-    table = _table("milliseconds of a continuation", "k", "", "all", *PARTS)
+    table = _table("milliseconds of a continuation", "k", "", "all", *_PARTS)
     for k, of_k in by_k.items():
         for name, row in {SEQUENTIAL: of_k[SEQUENTIAL], **of_k["rows"]}.items():
-            seconds = (row["seconds"][part] for part in ("all", *PARTS))
+            seconds = (row["seconds"][part] for part in ("all", *_PARTS))
             table.add_row(k, name, *(f"{1e3 * each:.0f}" for each in seconds))
     table.caption = "searching is part of waiting"
     return table

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from langchain_ralmspec.engine.weights import Weights
 from langchain_ralmspec.errors import InvalidValueError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from langchain_ralmspec.engine.weights import Weights
 
 
 def read_text(file: Path) -> str:
-    """Read a text in UTF-8; one whose name ends in ``.gz`` is unpacked.
-
-    Raises:
-        InvalidValueError: it cannot be read, or there is nothing in it.
-    """
+    """Read a text in UTF-8; one whose name ends in ``.gz`` is unpacked."""
     try:
         data = file.read_bytes()
         if file.suffix == ".gz":
@@ -39,19 +31,11 @@ def text_of(tokens: Sequence[int], weights: Weights) -> str:
 
 
 def prompts(text: str, weights: Weights, *, limit: int, n_tokens: int) -> list[str]:
-    """Take pieces of a text, evenly over all of it.
+    """Take ``limit`` pieces of ``n_tokens`` from a text, evenly over all of it.
 
     They are beginnings of paragraphs (lines) where there are enough that are long
-    enough, else they begin anywhere.
-
-    Args:
-        text: to take them from.
-        weights: whose tokens count.
-        limit: pieces.
-        n_tokens: of each.
-
-    Raises:
-        InvalidValueError: the text is too short.
+    enough, else they begin anywhere. A text that is too short is an
+    ``InvalidValueError``.
     """
     lines = [weights.tokenize(line) for line in text.splitlines()]
     pieces = [line[:n_tokens] for line in lines if len(line) >= n_tokens]

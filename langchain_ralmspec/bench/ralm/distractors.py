@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from langchain_core.documents import Document
+from numpy.typing import NDArray
 
 from langchain_ralmspec.stores.faiss_rows import FixedRows
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _PREFIX = "distractor-"
 _SEED = 20240125
@@ -19,15 +16,7 @@ _CHUNK_ROWS = 1 << 16
 
 
 def distractor_vectors(n_rows: int, dimension: int) -> Iterator[NDArray[np.float32]]:
-    """Yield random directions, the same ones every time, some rows at a time.
-
-    Args:
-        n_rows: how many in all.
-        dimension: length of each.
-
-    Yields:
-        Vectors of length 1, shape ``(rows, dimension)``.
-    """
+    """Yield ``n_rows`` random vectors of length 1, always the same, in some arrays."""
     random = np.random.default_rng(_SEED)
     for first in range(0, n_rows, _CHUNK_ROWS):
         size = min(_CHUNK_ROWS, n_rows - first), dimension
@@ -40,19 +29,11 @@ class DistractedRows:
     """Documents in the order of their rows, and distractors in all rows after them.
 
     A distractor has an id and a document like any other, should one ever be found,
-    but they are made when they are asked for: millions cost no memory.
+    but they are made when they are asked for: millions cost no memory. The documents'
+    own ids must be unique, else it is an ``InvalidValueError``.
     """
 
     def __init__(self, documents: Sequence[Document], n_distractors: int) -> None:
-        """Put distractors behind documents.
-
-        Args:
-            documents: one per row, from the first on; their ids must be unique.
-            n_distractors: rows after them.
-
-        Raises:
-            InvalidValueError: the ids are not unique.
-        """
         self._real = FixedRows(documents)
         self._ids = _Ids(self._real.ids(), n_distractors)
 

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
-from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from langchain_ralmspec.bench.comparison import PARTS
-from langchain_ralmspec.bench.ralm.contest import NARROW, SEQUENTIAL
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from langchain_ralmspec.bench.contest import SEQUENTIAL
+from langchain_ralmspec.bench.ralm.contest import NARROW
+from langchain_ralmspec.bench.table import new_table, print_plainly, spread
 
 
 def report(figures: dict[str, Any], console: Console) -> None:
     """Print the figures of one run."""
     workload, summary = figures["workload"], figures["summary"]
+    say = partial(print_plainly, console)
     console.print()
-    console.print(_described(workload), highlight=False, soft_wrap=True)
+    say(_described(workload))
     console.print(_speedups(figures))
     console.print(_seconds(figures))
     console.print(_plans(figures))
     costs = next(reversed(figures["rows"].values()))["costs_seconds"]
-    console.print(
+    say(
         f"a = {1e3 * costs['generation']:.0f} ms to generate a step, "
         f"b = {1e3 * costs['retrieval']:.0f} ms to retrieve: retrieval is "
         f"{figures['retrieval_share']:.0%} of the sequential time, the ceiling 1 + b/a "
@@ -33,25 +34,19 @@ def report(figures: dict[str, Any], console: Console) -> None:
         "or in a row with fewer boosters where that makes it more; reached compares "
         f"sums of seconds with it. {workload['warm_up_questions']} untimed questions "
         "warmed up every row.",
-        highlight=False,
-        soft_wrap=True,
     )
     if workload["distractors"]:
-        console.print(
+        say(
             f"{workload['distractors']:,} distractors are random unit vectors: they "
             "make the search cost what a corpus of that size costs, and are "
             "practically never what a query finds.",
-            highlight=False,
-            soft_wrap=True,
         )
     if figures[NARROW]:
-        console.print(
+        say(
             "In this store the hits may depend on how many are asked for. "
             f"'{NARROW}' is the sequential loop that asks for as few as the rows "
             "without prefetching: these must give its answers. All speed-ups are over "
             f"'{SEQUENTIAL}'.",
-            highlight=False,
-            soft_wrap=True,
         )
     console.print(f"identical: {'yes' if summary['identical'] else 'NO'}")
 
@@ -70,25 +65,17 @@ def _described(workload: dict[str, Any]) -> str:
 
 
 def _speedups(figures: dict[str, Any]) -> Table:
-    table = Table(title="speed-up over the sequential loop", box=box.SIMPLE_HEAD)
-    for heading in (
-        "",
-        "median",
-        "quartiles",
-        "attainable",
-        "reached",
-        "identical",
-        "right guesses",
-        "proven",
-    ):
-        table.add_column(heading.replace(" ", "\n"), justify="right")
+    table = new_table(
+        "speed-up over the sequential loop", "", "median", "quartiles", "attainable",
+        "reached", "identical", "right guesses", "proven",
+    )  # fmt: skip
     if figures[NARROW]:
-        table.add_row(NARROW, *_spread(figures[NARROW]))
+        table.add_row(NARROW, *spread(figures[NARROW]["speedup_quartiles"]))
     for name, row in figures["rows"].items():
         n_identical = sum(answer["identical"] for answer in row["answers"])
         table.add_row(
             name,
-            *_spread(row),
+            *spread(row["speedup_quartiles"]),
             f"{row['summary']['attainable']:.2f}×",
             f"{row['reached']:.0%}",
             f"{n_identical} of {len(row['answers'])}",
@@ -98,15 +85,9 @@ def _speedups(figures: dict[str, Any]) -> Table:
     return table
 
 
-def _spread(row: dict[str, Any]) -> tuple[str, str]:
-    low, middle, high = row["speedup_quartiles"]
-    return f"{middle:.2f}×", f"{low:.2f}–{high:.2f}"
-
-
 def _plans(figures: dict[str, Any]) -> Table:
     """What each row did: the guess policy, queries in a call × calls in flight."""
-    table = Table(title="plans followed most often", box=box.SIMPLE_HEAD)
-    table.add_column("", justify="right")
+    table = new_table("plans followed most often", "")
     table.add_column("")
     for name, row in figures["rows"].items():
         shown = [f"{plan} {share:.0%}" for plan, share in row["plans"].items()]
@@ -115,10 +96,7 @@ def _plans(figures: dict[str, Any]) -> Table:
 
 
 def _seconds(figures: dict[str, Any]) -> Table:
-    table = Table(title="milliseconds of an answer", box=box.SIMPLE_HEAD)
-    table.add_column("", justify="right")
-    for heading in ("all", *PARTS):
-        table.add_column(heading, justify="right")
+    table = new_table("milliseconds of an answer", "", "all", *PARTS)
     sequential = {name: figures[name] for name in (SEQUENTIAL, NARROW)}
     for name, row in (sequential | figures["rows"]).items():
         if row:

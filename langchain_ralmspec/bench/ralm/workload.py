@@ -11,37 +11,38 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
+import numpy as np
 from langchain_core.documents import Document
+from numpy.typing import NDArray
 
 from langchain_ralmspec.assets.cache import cache_dir
 from langchain_ralmspec.assets.corpus import Passage, load_passages, stdlib_passages
 from langchain_ralmspec.assets.embeddings import embed_cached
-from langchain_ralmspec.assets.models import MODELS, model_path
+from langchain_ralmspec.assets.models import MODELS
 from langchain_ralmspec.assets.progress import bar
+from langchain_ralmspec.assets.targets import find_encoder
 from langchain_ralmspec.bench.ralm.distractors import DistractedRows, distractor_vectors
 from langchain_ralmspec.bench.servers.chroma import ChromaServer
-from langchain_ralmspec.bench.servers.relay import MAX_LATENCY, Relay
+from langchain_ralmspec.bench.servers.relay import Relay
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
 from langchain_ralmspec.files import replacing_folder
 from langchain_ralmspec.machine import free_memory
-from langchain_ralmspec.stores import FaissStore, SentenceTransformerEmbeddings
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from langchain_ralmspec.stores import (
+    BM25Store,
+    FaissStore,
+    SentenceTransformerEmbeddings,
+)
 
 StoreName = Literal["faiss-flat", "faiss-hnsw", "chroma", "chroma-http", "bm25"]
 
-_EXTRAS = {
-    "faiss-flat": ("faiss", "faiss"),
-    "faiss-hnsw": ("faiss", "faiss"),
-    "chroma": ("langchain_chroma", "chroma"),
-    "chroma-http": ("langchain_chroma", "chroma"),
-    "bm25": ("bm25s", "bm25"),
-}
+_MODULES = {"faiss": "faiss", "chroma": "langchain_chroma", "bm25": "bm25s"}
+"""What the extra of a store installs; the store's name begins with the extra's."""
+
+_MAX_LATENCY = 10.0  # seconds each way; no store is as far as that
 # The paper's (section 5.1), for both the links and the width of building.
 _HNSW_LINKS = 64
 _HNSW_CONSTRUCTION = 40
@@ -50,13 +51,7 @@ _COLLECTION = "ralmspec"
 
 @dataclass(frozen=True)
 class Corpus:
-    """Passages, and what embeds them.
-
-    Attributes:
-        passages: in their order.
-        embeddings: embeds passages and queries.
-        embedding: its name, which keeps its cached vectors apart.
-    """
+    """Passages, and what embeds them; ``embedding`` names the encoder in the cache."""
 
     passages: list[Passage]
     embeddings: SentenceTransformerEmbeddings
@@ -64,17 +59,11 @@ class Corpus:
 
     @classmethod
     def load(cls, path: Path | None = None, embedding: str = "minilm") -> Corpus:
-        """Read a corpus.
+        """Read JSON lines of passages, or Python's docstrings when there is no path.
 
-        Args:
-            path: JSON lines of passages; Python's docstrings when None.
-            embedding: a sentence-transformers model: a packaged one's name, or a
-                folder.
-
-        Raises:
-            InvalidValueError: there is no such file or model.
+        ``embedding`` is a packaged encoder's name or a folder.
         """
-        folder = _embedding_folder(embedding)
+        folder = find_encoder(embedding)
         passages = load_passages(path) if path else stdlib_passages()
         name = embedding if embedding in MODELS else str(folder)
         return cls(passages, SentenceTransformerEmbeddings(str(folder)), name)
@@ -101,7 +90,6 @@ class Workload:
     """A store to measure.
 
     Attributes:
-        store: which kind.
         distractors: random vectors in it beside the passages; FAISS only.
         latency: seconds that a request takes each way; a Chroma server only.
     """
@@ -111,12 +99,7 @@ class Workload:
     latency: float = 0.0
 
     def check(self) -> None:
-        """Refuse, before any work, what cannot be built.
-
-        Raises:
-            InvalidValueError: the parts do not go together, or are out of range.
-            MissingExtraError: the store's package is not installed.
-        """
+        """Refuse, before any work, what cannot be built or is not installed."""
         if self.store not in get_args(StoreName):
             known = ", ".join(get_args(StoreName))
             raise InvalidValueError(f"unknown store {self.store!r}; known: {known}")
@@ -130,14 +113,14 @@ class Workload:
                 f"a latency needs a server to be far from, but the store is "
                 f"{self.store!r}; use chroma-http"
             )
-        if not 0 <= self.latency <= MAX_LATENCY:
+        if not 0 <= self.latency <= _MAX_LATENCY:
             raise InvalidValueError(
-                f"the latency must be between 0 and {1e3 * MAX_LATENCY:g} ms, "
+                f"the latency must be between 0 and {1e3 * _MAX_LATENCY:g} ms, "
                 f"got {1e3 * self.latency:g}"
             )
-        module, extra = _EXTRAS[self.store]
-        if importlib.util.find_spec(module) is None:
-            raise MissingExtraError.of(module, extra)
+        extra = self.store.partition("-")[0]
+        if importlib.util.find_spec(_MODULES[extra]) is None:
+            raise MissingExtraError.of(_MODULES[extra], extra)
 
     @property
     def is_remote(self) -> bool:
@@ -146,12 +129,7 @@ class Workload:
 
     @contextmanager
     def opened(self, corpus: Corpus) -> Iterator[Any]:
-        """Give the filled store, for ``RaLMSpecRetriever``, until the block ends.
-
-        Raises:
-            InvalidValueError: there is not enough memory for the distractors.
-            StoreError: a server did not start.
-        """
+        """Give the filled store, for ``RaLMSpecRetriever``, until the block ends."""
         if self.store == "chroma":
             with _chroma(corpus) as store:
                 yield store
@@ -159,29 +137,17 @@ class Workload:
             with _chroma_http(corpus, self.latency) as store:
                 yield store
         elif self.store == "bm25":
-            yield _bm25(corpus)
+            yield BM25Store.from_documents(corpus.documents)
         else:
             yield _faiss(corpus, self.distractors, graph=self.store == "faiss-hnsw")
-
-
-def _embedding_folder(embedding: str) -> Path:
-    if embedding in MODELS and MODELS[embedding].kind == "sentence-transformers":
-        return model_path(embedding)
-    folder = Path(embedding)
-    if not (folder / "config.json").is_file():
-        known = [m.name for m in MODELS.values() if m.kind == "sentence-transformers"]
-        raise InvalidValueError(
-            f"{embedding!r} is neither a folder with a sentence-transformers model "
-            f"nor one of {', '.join(known)}"
-        )
-    return folder.resolve()
 
 
 def _faiss(corpus: Corpus, n_distractors: int, *, graph: bool) -> FaissStore:
     import faiss
 
-    n_passages, dimension = corpus.vectors.shape
-    _require_memory(n_passages + n_distractors, dimension)
+    dimension = corpus.vectors.shape[1]
+    n_rows = len(corpus.vectors) + n_distractors
+    _require_memory(n_rows, dimension)
     index: Any
     if graph:
         index = faiss.IndexHNSWFlat(dimension, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
@@ -189,13 +155,14 @@ def _faiss(corpus: Corpus, n_distractors: int, *, graph: bool) -> FaissStore:
         put = index.add
     else:
         index = faiss.IndexFlatIP(dimension)
-        put = _in_place(index, n_passages + n_distractors)
+        put = _in_place(index, n_rows)
+    distractors = distractor_vectors(n_distractors, dimension)
     with bar("indexing") as advance:
         done = 0
-        for vectors in _all_vectors(corpus, n_distractors):
+        for vectors in chain([corpus.vectors], distractors):
             put(vectors)
             done += len(vectors)
-            advance(done, n_passages + n_distractors)
+            advance(done, n_rows)
     rows = DistractedRows(corpus.documents, n_distractors)
     return FaissStore(index, rows, corpus.embeddings)
 
@@ -223,11 +190,6 @@ def _in_place(index: Any, n_rows: int) -> Any:
     return put
 
 
-def _all_vectors(corpus: Corpus, n_distractors: int) -> Iterator[NDArray[np.float32]]:
-    yield corpus.vectors
-    yield from distractor_vectors(n_distractors, corpus.vectors.shape[1])
-
-
 def _require_memory(n_rows: int, dimension: int) -> None:
     needed = n_rows * dimension * 4
     free = free_memory()
@@ -236,12 +198,6 @@ def _require_memory(n_rows: int, dimension: int) -> None:
             f"{n_rows} vectors of {dimension} numbers take {needed / 1e9:.1f} GB, but "
             f"only {free / 1e9:.1f} GB are free; use fewer distractors"
         )
-
-
-def _bm25(corpus: Corpus) -> Any:
-    from langchain_ralmspec.stores.bm25_store import BM25Store
-
-    return BM25Store.from_documents(corpus.documents)
 
 
 @contextmanager
@@ -268,7 +224,7 @@ def _chroma_http(corpus: Corpus, latency: float) -> Iterator[Any]:
         shutil.copytree(_chroma_folder(corpus), folder)
         at: ChromaServer | Relay = stack.enter_context(ChromaServer(folder))
         if latency:
-            at = stack.enter_context(Relay(at.host, at.port, latency))
+            at = stack.enter_context(Relay(at.port, latency))
         client = chromadb.HttpClient(at.host, at.port, settings=_settings())
         yield _langchain_chroma(client, corpus, _COLLECTION)
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -20,13 +17,7 @@ QUOTED_RUN = 8
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One answer against those that are right.
-
-    Attributes:
-        f1: of the words in common with the nearest right answer.
-        exact: whether it is one of them.
-        contains: whether one of them stands in it.
-    """
+    """One answer against the right ones: F1 of words, and if it is or contains one."""
 
     f1: float
     exact: bool

@@ -10,36 +10,27 @@ import gc
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
+from langchain_core.embeddings import Embeddings
 
+from langchain_ralmspec.answer.run import Run
+from langchain_ralmspec.bench.contest import rotated
 from langchain_ralmspec.bench.rapid.answers import quoted_share
-from langchain_ralmspec.bench.rapid.pass_costs import PassCosts
-from langchain_ralmspec.rapid import ContextIndex, Conversation, budget, chunk, join
-
-if TYPE_CHECKING:
-    from langchain_core.embeddings import Embeddings
-
-    from langchain_ralmspec.answer.run import Run
-    from langchain_ralmspec.bench.rapid.documents import Sample
-    from langchain_ralmspec.chains import RapidChain
-from langchain_ralmspec.rapid import DraftStats, LongRequest
+from langchain_ralmspec.bench.rapid.documents import Sample
+from langchain_ralmspec.bench.rapid.policies import PassCosts
+from langchain_ralmspec.chains import RapidChain
+from langchain_ralmspec.rapid import Conversation, DraftStats, LongRequest
+from langchain_ralmspec.rapid.documents import ContextIndex, budget, chunk, join
 
 PLAIN, RAG, SD, RAPID = "plain", "rag", "SD", "RAPID"
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What was learnt of a drafter.
-
-    Attributes:
-        acceptance: of its tokens.
-        step: seconds that it takes for a token; None if it never drafted.
-    """
+    """What was learnt of a drafter: seconds a token are None if it never drafted."""
 
     acceptance: float
     step: float | None
@@ -50,19 +41,14 @@ class LongAnswer:
     """One answer by one row.
 
     Attributes:
-        text: the answer.
-        tokens: its ids.
-        pieces: their texts.
-        sources: who proposed them, or ``"target"``.
+        pieces: the tokens' texts.
         ended: whether the model ended it, not the limit.
-        stats: counts and seconds.
         drafters: who drafted, and what is known of them since.
     """
 
     text: str
     tokens: tuple[int, ...]
     pieces: tuple[str, ...]
-    sources: tuple[str, ...]
     ended: bool
     stats: DraftStats
     drafters: dict[str, Estimate] = field(default_factory=dict)
@@ -95,13 +81,12 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """Where an answer leaves the plain one.
+    """Where a row's answer leaves the plain one.
 
     Attributes:
-        row: whose answer.
         position: in tokens.
         plain: the plain token's text; None where that answer has ended.
-        other: the other's.
+        other: the row's.
         margin: between the target's two best logits there, by plain decoding.
     """
 
@@ -117,9 +102,8 @@ class Asked:
     """A question and its answers.
 
     Attributes:
-        sample: the question.
-        opening: of its context.
-        is_first: whether it is the first about its context.
+        opening: of the question's context.
+        is_first: whether it is the first question about its context.
         prompt: the target's tokens before an answer.
         answers: by row.
         costs: of the target's passes at the time.
@@ -178,14 +162,13 @@ class LongContest:
     _opening: Opening | None = None
 
     def ask(self, sample: Sample, warm_up: Sample) -> Asked:
-        """Let every row answer.
+        """Let every row answer; before the first question also ``warm_up``, untimed.
 
-        Args:
-            sample: what is asked.
-            warm_up: what is asked first, untimed, if nothing was asked before; it
-                shall not be measured, for what rows learn may be its very answer.
+        That shall not be measured later: what rows learn may be its very answer.
         """
-        with _silent_about_truncation():
+        with warnings.catch_warnings():
+            # The figures say how much was dropped; a warning a question would not help.
+            warnings.filterwarnings("ignore", r"the last \d+ of the context's")
             return self._ask(sample, warm_up)
 
     def _ask(self, sample: Sample, warm_up: Sample) -> Asked:
@@ -198,7 +181,7 @@ class LongContest:
         before = self._time_passes(request)
         answers = {
             row: self._answer(row, sample)
-            for row in in_turn(list(self.chains), len(self.asked))
+            for row in rotated(list(self.chains), len(self.asked))
         }
         after = self._time_passes(request)
         assert self._opening is not None  # noqa: S101  no document is empty
@@ -339,10 +322,10 @@ class LongContest:
 def _costs(
     before: dict[int, float], after: dict[int, float], plain: LongAnswer
 ) -> PassCosts:
-    """Of a question: as timed around its answers, v(1) by plain decoding itself.
+    """Pass costs of a question, timed around its answers; v(1) by plain decoding.
 
-    That has all the passes of the plain answer, which every row is compared with, and
-    not two that may have met a slow moment.
+    Plain decoding has all the passes of the answer that every row is compared with,
+    and not two that may have met a slow moment.
     """
     known = {size: (before[size] + after[size]) / 2 for size in before}
     if plain.n_decoded:
@@ -359,13 +342,6 @@ _WARM_TOKENS = 32
 def length_class(prompt: Sequence[int]) -> int:
     """Prompts of about one length, for which passes cost about the same."""
     return round(2 * math.log2(max(1, len(prompt))))
-
-
-def in_turn(rows: Sequence[str], number: int) -> list[str]:
-    """Rows in an order in which each goes first and last in turn."""
-    first = number % len(rows)
-    turned = [*rows[first:], *rows[:first]]
-    return turned if number // len(rows) % 2 == 0 else turned[::-1]
 
 
 def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
@@ -391,7 +367,6 @@ def _answer(run: Run[DraftStats]) -> LongAnswer:
         pieces=tuple(
             weights.piece(token).decode("utf-8", "replace") for token in run.tokens
         ),
-        sources=tuple(source for part in run.steps for source in part.sources),
         ended=run.finish_reason == "stop",
         stats=run.stats,
         drafters={
@@ -399,11 +374,3 @@ def _answer(run: Run[DraftStats]) -> LongAnswer:
             for name in names
         },
     )
-
-
-@contextmanager
-def _silent_about_truncation() -> Iterator[None]:
-    """The figures say how much was dropped; a warning a question would not help."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"the last \d+ of the context's")
-        yield

@@ -13,11 +13,8 @@ from langchain_ralmspec.assets.corpus import stdlib_passages
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import read_json_lines
 
-LEAST_WORDS = 60
-"""Of a paragraph that is worth quoting."""
-
-QUOTED_WORDS = 24
-"""Of it that are given; the others are asked for."""
+LEAST_WORDS = 60  # of a paragraph that is worth quoting
+QUOTED_WORDS = 24  # of these, that are given; the others are asked for
 
 QUOTE_TEMPLATE = (
     '{context}\n\nA passage of the text above, word for word:\n\n"{question}'
@@ -63,12 +60,9 @@ _PYTHON = {
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A question about a long text.
+    """A question about a long text, or how a quotation from it begins.
 
-    Attributes:
-        context: the text.
-        question: what is asked, or how a quotation begins.
-        answers: that are right; none where nobody knows.
+    ``answers`` are right; there are none where nobody knows.
     """
 
     context: str
@@ -77,14 +71,10 @@ class Sample:
 
 
 def load_samples(path: str | Path, *, with_questions: bool = True) -> list[Sample]:
-    """Read samples from JSON lines.
+    """Read samples from JSON lines, that may be gzipped (``.gz``).
 
-    Every line is an object with a ``context``, a ``question`` and, if known, a list
-    of ``answers``; what else it holds is not looked at.
-
-    Args:
-        path: a file in UTF-8, compressed if its name ends in ``.gz``.
-        with_questions: whether a question is needed.
+    Every line is an object with a ``context``, a ``question``, if it is needed, and,
+    if known, a list of ``answers``; what else it holds is not looked at.
 
     Raises:
         InvalidValueError: the file cannot be read, holds nothing, or has a bad line.
@@ -103,8 +93,10 @@ def _sample(record: dict[str, Any], where: str, *, with_questions: bool) -> Samp
     context = _text(record, "context", where)
     if not with_questions:
         return Sample(context, "")
-    question = _text(record, "question", where)
-    return Sample(context, question, _answers(record, where))
+    question, answers = _text(record, "question", where), record.get("answers") or []
+    if not isinstance(answers, list) or any(not isinstance(a, str) for a in answers):
+        raise InvalidValueError(f"{where}: 'answers' is {answers!r}, no list of texts")
+    return Sample(context, question, tuple(answers))
 
 
 def _text(record: dict[str, Any], key: str, where: str) -> str:
@@ -114,13 +106,6 @@ def _text(record: dict[str, Any], key: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InvalidValueError(f"{where}: {key!r} is {value!r}, no text")
     return value
-
-
-def _answers(record: dict[str, Any], where: str) -> tuple[str, ...]:
-    answers = record.get("answers") or []
-    if not isinstance(answers, list) or any(not isinstance(a, str) for a in answers):
-        raise InvalidValueError(f"{where}: 'answers' is {answers!r}, no list of texts")
-    return tuple(answers)
 
 
 def python_samples() -> list[Sample]:
@@ -142,14 +127,8 @@ def quotes(samples: list[Sample], seen: Callable[[str], str]) -> list[Sample]:
     """Ask for the rest of a paragraph instead of what is asked.
 
     A context that comes again is asked for another paragraph. One without any that
-    is left and long enough is passed over.
-
-    Args:
-        samples: whose contexts are quoted.
-        seen: gives the part of a context that the model sees.
-
-    Raises:
-        InvalidValueError: nothing is left.
+    is left and long enough is passed over; if all are, it is an ``InvalidValueError``.
+    ``seen`` gives the part of a context that the model sees.
     """
     turns: Counter[str] = Counter()
     asked = []

@@ -6,8 +6,9 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from langchain_ralmspec.bench.comparison import quartiles
 from langchain_ralmspec.bench.rapid.answers import score
 from langchain_ralmspec.bench.rapid.contest import (
     PLAIN,
@@ -15,6 +16,7 @@ from langchain_ralmspec.bench.rapid.contest import (
     SD,
     Asked,
     LongAnswer,
+    LongContest,
     length_class,
 )
 from langchain_ralmspec.bench.rapid.policies import (
@@ -28,9 +30,6 @@ from langchain_ralmspec.bench.rapid.policies import (
     model_attainable,
     oracle,
 )
-
-if TYPE_CHECKING:
-    from langchain_ralmspec.bench.rapid.contest import LongContest
 
 _LOOKUP = "lookup"
 _MOSTLY = 0.5  # of an answer
@@ -70,12 +69,7 @@ def _batch_costs(all_asked: Sequence[Asked]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """All answers of a row, against the plain ones.
-
-    Attributes:
-        name: of the row.
-        asked: the questions.
-    """
+    """All answers of a row, against the plain ones."""
 
     name: str
     asked: Sequence[Asked]
@@ -103,8 +97,7 @@ class Row:
     def speedup(self, seconds: Seconds) -> dict[str, Any] | None:
         """Plain seconds ÷ this row's; None where nothing was decoded.
 
-        Args:
-            seconds: what is compared; questions for which either is 0 are left out.
+        Questions for which either is 0 are left out.
         """
         pairs = [
             (seconds(each, PLAIN), seconds(each, self.name)) for each in self.asked
@@ -112,7 +105,7 @@ class Row:
         pairs = [pair for pair in pairs if all(part > 0 for part in pair)]
         if not pairs:
             return None
-        return {"quartiles": _quartiles([plain / ours for plain, ours in pairs])}
+        return {"quartiles": quartiles([plain / ours for plain, ours in pairs])}
 
     @property
     def decode_of_totals(self) -> float | None:
@@ -137,8 +130,11 @@ class Row:
             return None, ""
         allowed = [(1.0, "never draft")]
         for name in sorted({name for a in self.answers for name in a.drafters}):
-            by = self._by_lookup() if name == _LOOKUP else self._by_model(name)
-            allowed.append(by)
+            if name == _LOOKUP:
+                policy, gain = best_policy(self._looked_up)
+                allowed.append((gain, policy.label))
+            else:
+                allowed.append(self._by_model(name))
         return max(allowed, key=lambda one: one[0])
 
     @property
@@ -147,10 +143,6 @@ class Row:
         if not any(_LOOKUP in answer.drafters for answer in self.answers):
             return None
         return oracle(self._looked_up)
-
-    def _by_lookup(self) -> tuple[float, str]:
-        policy, gain = best_policy(self._looked_up)
-        return gain, policy.label
 
     @property
     def _looked_up(self) -> list[Answered]:
@@ -200,9 +192,8 @@ class Row:
         if not scores:
             return None
         return {
-            "f1": statistics.fmean(one.f1 for one in scores),
-            "exact": statistics.fmean(one.exact for one in scores),
-            "contains": statistics.fmean(one.contains for one in scores),
+            measure: statistics.fmean(getattr(one, measure) for one in scores)
+            for measure in ("f1", "exact", "contains")
         }
 
     def summary(self) -> dict[str, Any]:
@@ -211,6 +202,7 @@ class Row:
         first_token = self.first_token()
         return {
             "speedup_median": decode["quartiles"][1] if decode else None,
+            "speedup_sums": self.decode_of_totals,
             "ceiling": ceiling(self.mean_cost),
             "attainable": self.attainable[0],
             "identical": self.n_identical == len(self.asked),
@@ -224,6 +216,7 @@ class Row:
         attainable, policy = self.attainable
         return {
             "n_answers": len(self.asked),
+            "n_identical": self.n_identical,
             "decode": self.speedup(_decode_a_token),
             "decode_of_totals": self.decode_of_totals,
             "decode_tokens_a_second": _ratio(1.0, _a_token(self.asked, self.name)),
@@ -242,19 +235,19 @@ class Row:
             **self.decoding(),
             "where_quoting": self.where(quoting=True).decoding(),
             "where_not_quoting": self.where(quoting=False).decoding(),
-            "second_question": self.speedup(_second_question),
+            "second_question": self.speedup(
+                lambda each, row: each.answers[row].stats.seconds
+            ),
             "first_question": self.speedup(
                 lambda each, row: sum(_first_question(each, row))
             ),
             "first_token_seconds": self.first_token(),
             "acceptance": self.acceptance,
-            "acceptance_by_position": acceptance_by_position(rounds),
             "tokens_per_pass": _ratio(n_decoded, len(rounds)),
             "lengths": dict(sorted(lengths.items())),
             "drafted": _summed(answer.stats.drafted for answer in self.answers),
             "accepted": _summed(answer.stats.accepted for answer in self.answers),
             "quality": self.quality(),
-            "n_identical": self.n_identical,
             "divergences": [
                 {"sample": number, **asdict(divergence)}
                 for number, asked in enumerate(self.asked, start=1)
@@ -268,10 +261,6 @@ def _decode_a_token(asked: Asked, row: str) -> float:
     # Answers of different lengths compare by the token.
     answer = asked.answers[row]
     return answer.decoding / answer.n_decoded if answer.n_decoded else 0.0
-
-
-def _second_question(asked: Asked, row: str) -> float:
-    return asked.answers[row].stats.seconds
 
 
 def _first_question(asked: Asked, row: str) -> tuple[float, float]:
@@ -293,13 +282,6 @@ def _a_token(asked: Iterable[Asked], row: str) -> float | None:
 
 def _ratio(one: float | None, other: float | None) -> float | None:
     return one / other if one is not None and other else None
-
-
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    low, middle, high = statistics.quantiles(values, method="inclusive")
-    return low, middle, high
 
 
 def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
@@ -335,8 +317,6 @@ def _answer(asked: Asked, row: str) -> dict[str, Any]:
         "identical": answer.tokens == asked.answers[PLAIN].tokens,
         "decoding_seconds": answer.decoding,
         "decoded_tokens": answer.n_decoded,
-        "pieces": list(answer.pieces),
-        "sources": list(answer.sources),
         "drafters": {name: asdict(one) for name, one in answer.drafters.items()},
         "stats": answer.stats.as_dict(),
         "rounds": [list(each) for each in answer.stats.rounds],

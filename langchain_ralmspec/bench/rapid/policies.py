@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import accumulate, product, takewhile
 from operator import mul
 
+import numpy as np
+
 from langchain_ralmspec.rapid import PromptLookupDrafter
 
 Cost = Callable[[int], float]
@@ -29,13 +31,38 @@ END = -1
 
 
 @dataclass(frozen=True, slots=True)
+class PassCosts:
+    """*v(n)*: the cost of a pass over n tokens, on lines between ``known`` sizes.
+
+    Nothing is believed beforehand, unlike by the scheduler: a benchmark judges it.
+    """
+
+    known: dict[int, float]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The sizes that are known, ascending."""
+        return sorted(self.known)
+
+    def __call__(self, n_tokens: int) -> float:
+        """The cost; beyond the largest size the last slope goes on, if it rises."""
+        if n_tokens in self.known:
+            return self.known[n_tokens]
+        sizes = self.sizes
+        if n_tokens < sizes[-1] or len(sizes) == 1:
+            costs = [self.known[size] for size in sizes]
+            return float(np.interp(n_tokens, sizes, costs))
+        low, high = sizes[-2:]
+        slope = (self.known[high] - self.known[low]) / (high - low)
+        return self.known[high] + max(0.0, slope) * (n_tokens - high)
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """A position of an answer, and the draft that there was for it.
 
-    Attributes:
-        evidence: of look-up for its first token.
-        drafted: tokens of the draft.
-        right: the first of them that the answer goes on with.
+    ``evidence`` is look-up's for the first of the ``drafted`` tokens, of which the
+    first ``right`` ones are the answer's.
     """
 
     evidence: int = 0
@@ -45,12 +72,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Verify always so many tokens of a draft, if there is enough evidence for it.
-
-    Attributes:
-        least_evidence: None for never.
-        length: of a draft.
-    """
+    """Verify ``length`` tokens of a draft of enough evidence; None is never enough."""
 
     least_evidence: int | None = None
     length: int = 0
@@ -73,12 +95,7 @@ POLICIES = (
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer to play through.
-
-    Attributes:
-        places: behind its first token, which comes with the prompt.
-        cost: of passes at its length of context.
-    """
+    """An answer to play through, from its second token on: the prompt gives one."""
 
     places: tuple[Place, ...]
     cost: Cost
@@ -130,9 +147,7 @@ def _draft(places: Sequence[Place], position: int, policy: Policy) -> tuple[int,
 def lookup_places(prompt: Sequence[int], answer: Sequence[int]) -> tuple[Place, ...]:
     """What look-up would have drafted behind every token of a finished answer.
 
-    Args:
-        prompt: all tokens before the answer.
-        answer: its tokens, ``END`` behind them if it ended by itself.
+    ``END`` stands behind an answer's tokens if it ended by itself.
     """
     drafter, places = PromptLookupDrafter(len(prompt)), []
     prefix = [*prompt, *answer[:1]]
@@ -154,9 +169,7 @@ def _n_agreeing(one: Sequence[int], other: Sequence[int]) -> int:
 def best_policy(answers: Sequence[Answered]) -> tuple[Policy, float]:
     """The fixed policy that is best for all answers together, and its speed-up.
 
-    Returns:
-        The policy, and plain seconds ÷ its seconds: at least 1, for one of them is
-        never to draft.
+    That is at least 1, for one of the policies is never to draft.
     """
     plain = sum(answer.plain for answer in answers)
     if not plain:
@@ -200,17 +213,16 @@ def acceptance_by_position(rounds: Iterable[Round]) -> list[tuple[int, int]]:
 def model_attainable(
     judged: Sequence[tuple[int, int]], typical: float, step: float, cost: Cost
 ) -> float:
-    """What drafts by a model allow: the best length, were it fixed.
+    """What drafts by a model allow: the best length, were it fixed; at least 1.
+
+    It is the max of E(n)·v(1) / (n·step + v(n + 1)), with E(n) the tokens that a round
+    gives.
 
     Args:
-        judged: its :func:`acceptance_by_position`.
+        judged: the model's :func:`acceptance_by_position`.
         typical: acceptance where a position was never judged.
-        step: seconds that it takes for a token.
-        cost: of passes.
-
-    Returns:
-        max of E(n)·v(1) / (n·step + v(n + 1)), with E(n) the tokens that a round
-        gives; at least 1.
+        step: seconds of a drafted token.
+        cost: of the target's passes.
     """
     chances = [
         judged[n][1] / judged[n][0] if n < len(judged) else typical

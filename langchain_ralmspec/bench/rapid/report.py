@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
-from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from langchain_ralmspec.bench.rapid.contest import PLAIN, RAG, SD
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from langchain_ralmspec.bench.table import new_table, print_plainly, spread
 
 _MAX_LISTED = 12
 _NOTHING = "–"
@@ -37,10 +36,7 @@ _EXPLAINED = (
 
 def report(figures: dict[str, Any], console: Console) -> None:
     """Print the figures of one run."""
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
-
+    say = partial(print_plainly, console)
     console.print()
     say(_described(figures))
     console.print(_decoding("decoding, speed-up over plain", figures["rows"]))
@@ -79,16 +75,9 @@ def _described(figures: dict[str, Any]) -> str:
     )
 
 
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD)
-    for heading in ("", *headings):
-        table.add_column(heading.replace(" ", "\n"), justify="right")
-    return table
-
-
 def _decoding(title: str, rows: dict[str, Any]) -> Table:
-    table = _table(
-        title, "tokens /s", "median", "quartiles", "of totals", "best fixed",
+    table = new_table(
+        title, "", "tokens /s", "median", "quartiles", "of totals", "best fixed",
         "reached", "oracle",
     )  # fmt: skip
     for name, row in rows.items():
@@ -105,8 +94,8 @@ def _decoding(title: str, rows: dict[str, Any]) -> Table:
 
 
 def _questions(rows: dict[str, Any]) -> Table:
-    table = _table(
-        "end to end: speed-up over plain, and seconds to the first token",
+    table = new_table(
+        "end to end: speed-up over plain, and seconds to the first token", "",
         "second question", "first question", "first: s", "second: s",
         "from folder: s",
     )  # fmt: skip
@@ -122,8 +111,8 @@ def _questions(rows: dict[str, Any]) -> Table:
 
 
 def _answers(rows: dict[str, Any], n_samples: int) -> Table:
-    table = _table(
-        "answers", "identical", "acceptance", "tokens a pass", "F1", "exact match",
+    table = new_table(
+        "answers", "", "identical", "acceptance", "tokens a pass", "F1", "exact match",
         "contains it",
     )  # fmt: skip
     for name, row in rows.items():
@@ -141,10 +130,9 @@ def _answers(rows: dict[str, Any], n_samples: int) -> Table:
 
 
 def _costs(batch_costs: list[dict[str, Any]]) -> Table:
-    table = Table(title="v(n) ÷ v(1): a pass of n tokens", box=box.SIMPLE_HEAD)
     sizes = sorted({n for costs in batch_costs for n in costs["seconds"]})
-    for heading in ("behind", "v(1), ms", *(f"n = {n}" for n in sizes)):
-        table.add_column(heading, justify="right")
+    headings = ("behind", "v(1), ms", *(f"n={n}" for n in sizes))
+    table = new_table("v(n) ÷ v(1): a pass of n tokens", *headings)
     for costs in batch_costs:
         seconds = costs["seconds"]
         shown = (
@@ -203,8 +191,7 @@ def _token(piece: str | None) -> str:
 def _spread(speedup: dict[str, Any] | None) -> tuple[str, str]:
     if speedup is None:
         return _NOTHING, _NOTHING
-    low, middle, high = speedup["quartiles"]
-    return f"{middle:.2f}×", f"{low:.2f}–{high:.2f}"
+    return spread(speedup["quartiles"])
 
 
 def _number(value: float | None, form: str) -> str:

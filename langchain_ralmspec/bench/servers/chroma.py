@@ -12,7 +12,6 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from langchain_ralmspec.errors import MissingExtraError, StoreError
@@ -23,23 +22,12 @@ START_SECONDS = 60.0
 class ChromaServer:
     """``chroma run`` as a child process on a free port of this machine.
 
-    It ends with :meth:`stop`, with the ``with`` block, or when Python exits.
-
-    Attributes:
-        host: where it listens.
-        port: on which port.
+    It keeps its data in ``folder``, listens at ``host`` and ``port``, and ends with
+    :meth:`stop`, with the ``with`` block, or when Python exits. Without the command
+    ``chroma`` it is a ``MissingExtraError``, without an answer a ``StoreError``.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Start the server and wait until it answers.
-
-        Args:
-            folder: where it keeps its data.
-
-        Raises:
-            MissingExtraError: the command ``chroma`` is not installed.
-            StoreError: it ended at once, or does not answer.
-        """
         self.host = "127.0.0.1"
         self.port = _free_port()
         program = _program()
@@ -59,16 +47,9 @@ class ChromaServer:
             raise
 
     def __enter__(self) -> Self:
-        """Do nothing more; it is running."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Stop."""
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def stop(self) -> None:

@@ -1,6 +1,6 @@
 """The program behind :class:`langchain_ralmspec.bench.servers.relay.Relay`.
 
-It runs by itself, as ``python relay_process.py HOST PORT SECONDS``, and imports
+It runs by itself, as ``python relay_process.py PORT SECONDS``, and imports
 nothing of this package, so that it starts at once and shares no interpreter lock
 with what is being measured. It prints the port it listens on, and ends when its
 standard input does: a parent that dies, however suddenly, leaves nothing behind.
@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 import sys
 from collections import deque
+
+HOST = "127.0.0.1"
 
 MAX_CONNECTIONS = 128
 """A client beyond this many is hung up on."""
@@ -31,11 +33,6 @@ class DelayLine:
     """
 
     def __init__(self, latency: float) -> None:
-        """Start empty.
-
-        Args:
-            latency: seconds from in to out.
-        """
         self._latency = latency
         self._chunks: deque[tuple[float, bytes]] = deque()  # due when, what
         self._size = 0
@@ -83,15 +80,8 @@ class DelayLine:
 class Switchboard:
     """Connects every client to the target, over two delay lines."""
 
-    def __init__(self, host: str, port: int, latency: float) -> None:
-        """Remember where to.
-
-        Args:
-            host: address of the target.
-            port: its port.
-            latency: seconds each way.
-        """
-        self._target = host, port
+    def __init__(self, port: int, latency: float) -> None:
+        self._port = port
         self._latency = latency
         self._n_connections = 0
 
@@ -115,7 +105,7 @@ class Switchboard:
     async def _bridge(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        far_reader, far_writer = await asyncio.open_connection(*self._target)
+        far_reader, far_writer = await asyncio.open_connection(HOST, self._port)
         try:
             async with asyncio.TaskGroup() as group:
                 there, back = DelayLine(self._latency), DelayLine(self._latency)
@@ -128,10 +118,10 @@ class Switchboard:
             far_writer.transport.abort()
 
 
-async def serve(host: str, port: int, latency: float) -> None:
-    """Relay to ``host:port`` until standard input ends."""
-    switchboard = Switchboard(host, port, latency)
-    server = await asyncio.start_server(switchboard.connect, "127.0.0.1", 0)
+async def serve(port: int, latency: float) -> None:
+    """Relay to a port until standard input ends."""
+    switchboard = Switchboard(port, latency)
+    server = await asyncio.start_server(switchboard.connect, HOST, 0)
     print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201  for the parent
     loop, orphaned = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(sys.stdin.fileno(), orphaned.set)
@@ -139,4 +129,4 @@ async def serve(host: str, port: int, latency: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))
+    asyncio.run(serve(int(sys.argv[1]), float(sys.argv[2])))

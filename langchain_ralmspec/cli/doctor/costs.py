@@ -9,16 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from langchain_ralmspec.cli.doctor.target import Target
+from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.ralm import Session
+from langchain_ralmspec.ralm.run import RetrievalRun
 from langchain_ralmspec.stores import Query
-
-if TYPE_CHECKING:
-    from langchain_ralmspec.cli.doctor.target import Target
-    from langchain_ralmspec.engine import Model
-    from langchain_ralmspec.ralm import Session
-    from langchain_ralmspec.ralm.run import RetrievalRun
 
 _T = TypeVar("_T")
 
@@ -40,11 +38,10 @@ class Call:
     """A call of the store.
 
     Attributes:
-        n_queries: queries in it.
         with_vectors: whether its answer fills the cache that guesses look into.
-        seconds: of all of it.
-        embedding: seconds of it in the query encoder.
-        waiting: seconds of it in which the searching thread had nothing to do.
+        seconds: of the whole call.
+        embedding: of these, seconds in the query encoder.
+        waiting: of these, seconds in which the searching thread had nothing to do.
     """
 
     n_queries: int
@@ -61,7 +58,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """Guesses, and how many of them were right."""
+    """How many of ``n`` guesses were right."""
 
     right: int
     n: int
@@ -121,7 +118,12 @@ def measure(target: Target, question: str) -> Costs:
     session.prepare()
     texts = _queries(run, question)
     prompt = _tokens(target.engine, min(_PROMPT_TOKENS, target.engine.n_ctx // 2))
-    prefill, write = _prefiller(target.engine, prompt), _writer(target.engine, prompt)
+
+    def prefill() -> None:
+        target.engine.forget_prefixes()
+        target.engine.open(prompt)
+
+    write = _writer(target.engine, prompt)
     alone = _median(write)
     queries = target.retriever.store.encode(texts)
     beside = {}
@@ -178,16 +180,6 @@ def _queries(run: RetrievalRun, question: str) -> list[str]:
     # Round and round, where there are few words.
     padded = words * (1 + (_QUERY_WORDS + BATCH) // len(words))
     return [" ".join(padded[n : n + _QUERY_WORDS]) for n in range(BATCH)]
-
-
-def _prefiller(model: Model, prompt: list[int]) -> Callable[[], None]:
-    """A function that reads a prompt as if for the first time."""
-
-    def prefill() -> None:
-        model.forget_prefixes()
-        model.open(prompt)
-
-    return prefill
 
 
 def _tokens(model: Model, n: int) -> list[int]:

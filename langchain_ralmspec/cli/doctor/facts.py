@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from langchain_ralmspec.cli.doctor.costs import Costs
+from langchain_ralmspec.cli.doctor.target import Target
 from langchain_ralmspec.engine.selftest import is_repeatable
 from langchain_ralmspec.machine import (
     cpu_quota,
@@ -14,13 +16,14 @@ from langchain_ralmspec.machine import (
     wait_policy,
     whole_cores,
 )
-from langchain_ralmspec.stores import BM25Store, ChromaStore, FaissStore, GenericStore
+from langchain_ralmspec.stores import (
+    BM25Store,
+    ChromaStore,
+    FaissStore,
+    GenericStore,
+    Store,
+)
 from langchain_ralmspec.stores.embedding import embeds_in_batches
-
-if TYPE_CHECKING:
-    from langchain_ralmspec.cli.doctor.costs import Costs
-    from langchain_ralmspec.cli.doctor.target import Target
-    from langchain_ralmspec.stores import Store
 
 _OPENMP_USERS = {"torch": "torch", "faiss": "FAISS", "llama_cpp": "llama.cpp"}
 
@@ -29,14 +32,9 @@ _OPENMP_USERS = {"torch": "torch", "faiss": "FAISS", "llama_cpp": "llama.cpp"}
 class ModelFacts:
     """The model, and how llama.cpp runs it.
 
-    Attributes:
-        file: path of the GGUF.
-        size: its length in bytes.
-        quantization: how most tensors are stored; None where the file is silent.
-        n_gpu_layers: layers on a GPU.
-        n_ctx: tokens per sequence.
-        flash_attention: how llama.cpp was asked for it.
-        repeatable: whether decoding gives the same bits again.
+    ``quantization`` is how most tensors are stored, None where the file is silent;
+    ``flash_attention`` is how llama.cpp was asked for it; ``repeatable`` says whether
+    decoding gives the same bits again.
     """
 
     file: str
@@ -55,10 +53,9 @@ class ThreadFacts:
     Attributes:
         usable_cores: cores that the process may be scheduled on.
         cpu_quota: cores' worth of time that a container grants; None without limit.
-        single: llama.cpp's threads for single tokens.
-        batch: llama.cpp's threads for batches.
+        single: llama.cpp's threads for single tokens; ``batch`` are those for batches.
         wait_policy: ``OMP_WAIT_POLICY``; None when unset.
-        wait_policy_is_ours: whether it was this command that set it.
+        wait_policy_is_ours: whether this command set it.
         openmp_users: libraries in the process that compute with OpenMP.
         openmp_copies: files of the OpenMP runtimes in the process; None when
             threadpoolctl, which finds them, is not installed.
@@ -81,20 +78,18 @@ class ThreadFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreFacts:
-    """The store.
+    """The store; None stands where nothing is known.
 
     Attributes:
         name: class of the store as speculation sees it.
-        n_documents: documents in it.
-        index: kind of index; None where nothing is known.
-        is_exact: whether a search looks at every document; None where nothing is
-            known.
-        is_remote: whether it answers over the network; None where nothing is known.
+        index: kind of index.
+        is_exact: whether a search looks at every document.
+        is_remote: whether it answers over the network.
         one_by_one: whether queries are sent one at a time.
-        embeddings: class that embeds queries; None without, or where it is not known.
+        embeddings: class that embeds queries; None also without one.
         embeds_in_batches: whether several queries are known to be embedded in one call.
         blas_threshold: queries from which on FAISS itself scans with one matrix
-            product; None for other stores, and releases that do not say.
+            product; None also for other stores.
         scans_by_product: whether batches are scanned with one matrix product of
             ours, instead of a scan for every query.
     """
@@ -132,8 +127,23 @@ class Facts:
     costs: Costs
 
 
-def inspect_model(target: Target) -> ModelFacts:
-    """Look at a model; loads it."""
+def inspect(target: Target, costs: Costs, *, wait_policy_is_ours: bool) -> Facts:
+    """Look at a stack whose costs were measured, so that all libraries are loaded."""
+    return Facts(
+        model=_inspect_model(target),
+        threads=_inspect_threads(target, wait_policy_is_ours=wait_policy_is_ours),
+        store=inspect_store(target.retriever.store),
+        settings=Settings(
+            speculation=target.speculation,
+            speculation_stride=target.speculation_stride,
+            asynchronous=target.asynchronous,
+            guess_policy=target.guess_policy,
+        ),
+        costs=costs,
+    )
+
+
+def _inspect_model(target: Target) -> ModelFacts:
     engine = target.engine
     return ModelFacts(
         file=str(engine.path),
@@ -146,8 +156,7 @@ def inspect_model(target: Target) -> ModelFacts:
     )
 
 
-def inspect_threads(target: Target, *, wait_policy_is_ours: bool) -> ThreadFacts:
-    """Look at cores, threads and their runtimes; all libraries must be loaded."""
+def _inspect_threads(target: Target, *, wait_policy_is_ours: bool) -> ThreadFacts:
     single, batch = target.engine.n_threads
     return ThreadFacts(
         usable_cores=schedulable_cores(),

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from langchain_ralmspec.assets.models import MODELS
 from langchain_ralmspec.cli.doctor.costs import BATCH
+from langchain_ralmspec.cli.doctor.facts import Facts
 from langchain_ralmspec.cli.doctor.gains import expect, is_remote
-
-if TYPE_CHECKING:
-    from langchain_ralmspec.cli.doctor.facts import Facts
 
 Severity = Literal["slow", "worth knowing", "fine"]
 
@@ -34,26 +32,25 @@ _STRONG_CONTENTION = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing about a stack.
+    """One thing about a stack: what is the case, why that matters, and what to set.
 
-    Attributes:
-        about: which thing.
-        severity: whether it costs speed.
-        what: what is the case.
-        why: why that is slow, or worth knowing; empty when all is fine.
-        advice: what to set; empty when there is nothing to set.
+    ``why`` and ``advice`` are empty where all is fine.
     """
 
-    about: str
     severity: Severity
     what: str
     why: str = ""
     advice: str = ""
+    about: str = ""
 
 
 def findings(facts: Facts) -> list[Finding]:
     """Judge every part of a stack, the slow ones first."""
-    found = [judged for check in _CHECKS if (judged := check(facts)) is not None]
+    found = [
+        replace(judged, about=about)
+        for about, check in _CHECKS.items()
+        if (judged := check(facts)) is not None
+    ]
     order: list[Severity] = ["slow", "worth knowing", "fine"]
     return sorted(found, key=lambda finding: order.index(finding.severity))
 
@@ -64,14 +61,13 @@ def _gain(facts: Facts) -> Finding:
     what = f"retrieval is {share:.0%} of a step of the sequential loop"
     if gains.best < WORTHWHILE:
         return Finding(
-            "gain",
             "worth knowing",
             f"{what}: there is nothing to win with this stack",
             f"no schedule is expected to be more than {gains.best:.2f}× as fast",
             'nothing: speculation_stride="auto", the default, turns speculation down; '
             "it pays with exact search in many documents and remote stores",
         )
-    return Finding("gain", "fine", f"{what}; up to {gains.best:.1f}× can be won")
+    return Finding("fine", f"{what}; up to {gains.best:.1f}× can be won")
 
 
 def _quantization(facts: Facts) -> Finding | None:
@@ -81,10 +77,9 @@ def _quantization(facts: Facts) -> Finding | None:
     kind, rate = model.quantization, facts.costs.prefill_rate
     what = f"{Path(model.file).name} is {kind or 'of an unknown quantization'}"
     if kind in _FAST:
-        return Finding("quantization", "fine", f"{what}, which has a fast kernel")
+        return Finding("fine", f"{what}, which has a fast kernel")
     if kind in _SLOW:
         return Finding(
-            "quantization",
             "slow",
             f"{what}: llama.cpp has no fast CPU kernel for it",
             f"prompts are read at {rate:.0f} tokens/s; as Q4_0 a model of this size "
@@ -92,7 +87,6 @@ def _quantization(facts: Facts) -> Finding | None:
             _requantize(model.file),
         )
     return Finding(
-        "quantization",
         "worth knowing",
         f"{what}: llama.cpp may have no fast CPU kernel for it",
         f"prompts are read at {rate:.0f} tokens/s, and every new document is one",
@@ -116,9 +110,8 @@ def _flash_attention(facts: Facts) -> Finding | None:
         return None
     what = f"flash attention is {model.flash_attention!r}, at n_ctx={model.n_ctx}"
     if model.flash_attention == "disabled" or model.n_ctx < _LONG_CONTEXT:
-        return Finding("flash attention", "fine", what)
+        return Finding("fine", what)
     return Finding(
-        "flash attention",
         "worth knowing",
         what,
         "on a CPU it makes short batches behind a long context slower (8 tokens "
@@ -140,7 +133,6 @@ def _threads(facts: Facts) -> Finding | None:
     if threads.batch > threads.cores:
         limited = threads.cores < threads.usable_cores
         return Finding(
-            "threads",
             "slow",
             what,
             "threads wait for one another at the end of each of hundreds of operations "
@@ -150,14 +142,14 @@ def _threads(facts: Facts) -> Finding | None:
         )
     if threads.batch < threads.cores:
         why = "documents are read in batches, and could be read on all cores"
-        return Finding("threads", "worth knowing", what, why, unset)
+        return Finding("worth knowing", what, why, unset)
     if threads.single > max(1, threads.cores // 2):
         why = (
             "a token is bound by memory and gains little from the second half of the "
             "cores, which verifications need meanwhile"
         )
-        return Finding("threads", "worth knowing", what, why, unset)
-    return Finding("threads", "fine", what)
+        return Finding("worth knowing", what, why, unset)
+    return Finding("fine", what)
 
 
 def _wait_policy(facts: Facts) -> Finding | None:
@@ -179,19 +171,18 @@ def _wait_policy(facts: Facts) -> Finding | None:
         "libraries are loaded neither you nor this package can set it"
     )
     if given is None or given.upper() != "PASSIVE":
-        return Finding("wait policy", "slow", what + runtimes, why, advice)
+        return Finding("slow", what + runtimes, why, advice)
     if threads.wait_policy_is_ours:
         what = "OMP_WAIT_POLICY=PASSIVE was set by this command; in your shell it isn't"
-        return Finding("wait policy", "worth knowing", what + runtimes, why, advice)
-    return Finding("wait policy", "fine", what + runtimes)
+        return Finding("worth knowing", what + runtimes, why, advice)
+    return Finding("fine", what + runtimes)
 
 
 def _repeatable(facts: Facts) -> Finding:
     if facts.model.repeatable:
-        return Finding("repeatable", "fine", "decoding gives the same bits again")
+        return Finding("fine", "decoding gives the same bits again")
     layers = facts.model.n_gpu_layers
     return Finding(
-        "repeatable",
         "slow",
         "decoding the same tokens again gives other numbers",
         "speculation could change answers, so it stays off",
@@ -202,15 +193,12 @@ def _repeatable(facts: Facts) -> Finding:
 
 
 def _speculation(facts: Facts) -> Finding | None:
-    settings, gains = facts.settings, expect(facts)
-    if settings.speculation:
+    if facts.settings.speculation:
         return None
-    if gains.best < WORTHWHILE:
-        return Finding("speculation", "fine", "speculation=False loses nothing here")
-    why = f"the same answers could come up to {gains.best:.1f}× as fast"
-    return Finding(
-        "speculation", "slow", "speculation=False", why, "leave speculation unset"
-    )
+    if (best := expect(facts).best) < WORTHWHILE:
+        return Finding("fine", "speculation=False loses nothing here")
+    why = f"the same answers could come up to {best:.1f}× as fast"
+    return Finding("slow", "speculation=False", why, "leave speculation unset")
 
 
 def _asynchronous(facts: Facts) -> Finding | None:
@@ -218,13 +206,12 @@ def _asynchronous(facts: Facts) -> Finding | None:
     if not settings.speculation:
         return None
     if settings.asynchronous:
-        return Finding("asynchronous", "fine", "the model writes on while it verifies")
+        return Finding("fine", "the model writes on while it verifies")
     won = gains.asynchronous / gains.synchronous
     if won < WORTHWHILE:
-        return Finding("asynchronous", "fine", "asynchronous=False loses nothing here")
+        return Finding("fine", "asynchronous=False loses nothing here")
     where = "the store is remote: " if is_remote(facts) else ""
     return Finding(
-        "asynchronous",
         "slow",
         "asynchronous=False",
         f"{where}the model waits where it could write; {gains.asynchronous:.1f}× "
@@ -234,13 +221,11 @@ def _asynchronous(facts: Facts) -> Finding | None:
 
 
 def _stride(facts: Facts) -> Finding | None:
-    settings = facts.settings
-    stride = settings.speculation_stride
+    settings, stride = facts.settings, facts.settings.speculation_stride
     if not settings.speculation or stride == "auto":
         return None
     useless = expect(facts).best < WORTHWHILE
     return Finding(
-        "stride",
         "slow" if useless else "worth knowing",
         f"speculation_stride={stride}",
         "a fixed stride speculates even where that costs more than it saves"
@@ -250,15 +235,13 @@ def _stride(facts: Facts) -> Finding | None:
 
 
 def _guess_policy(facts: Facts) -> Finding | None:
-    settings = facts.settings
-    chosen = settings.guess_policy
+    settings, chosen = facts.settings, facts.settings.guess_policy
     if not settings.speculation or chosen == "auto":
         return None
     alone, both = expect(facts, [chosen]).best, expect(facts).best
     if both < WORTHWHILE * alone:
-        return Finding("guess policy", "fine", f"guess_policy={chosen!r} suits")
+        return Finding("fine", f"guess_policy={chosen!r} suits")
     return Finding(
-        "guess policy",
         "slow",
         f"guess_policy={chosen!r}",
         f"it can reach {alone:.1f}×, another one {both:.1f}×: looking up needs every "
@@ -273,7 +256,6 @@ def _one_by_one(facts: Facts) -> Finding | None:
         return None
     large = costs.retrieval > _LARGE_SHARE * costs.step
     return Finding(
-        "queries one by one",
         "slow" if large else "worth knowing",
         f"{store.name} sends queries one at a time, embedding included",
         f"{BATCH} of them cost {_ms(costs.call(BATCH).seconds)}, one "
@@ -289,10 +271,9 @@ def _embeddings(facts: Facts) -> Finding | None:
         return None
     if store.embeds_in_batches:
         what = f"{store.embeddings} embeds many queries in one call"
-        return Finding("embeddings", "fine", what)
+        return Finding("fine", what)
     large = call.embedding > _LARGE_SHARE * call.seconds
     return Finding(
-        "embeddings",
         "slow" if large else "worth knowing",
         f"{store.embeddings} embeds queries one at a time",
         f"of {_ms(call.seconds)} for {BATCH} queries, {_ms(call.embedding)} are theirs",
@@ -307,9 +288,8 @@ def _index(facts: Facts) -> Finding | None:
     if store.index is None or is_remote(facts):
         return None
     if store.is_exact:
-        return Finding("index", "fine", f"{what}: exact")
+        return Finding("fine", f"{what}: exact")
     return Finding(
-        "index",
         "worth knowing",
         f"{what}: approximate",
         f"a search takes {_ms(costs.call(1).searching)} and many in one call save "
@@ -329,7 +309,7 @@ def _scan(facts: Facts) -> Finding | None:
     )
     if store.scans_by_product:
         what = f"{itself}; this store takes one matrix product in torch for a batch"
-        return Finding("FAISS threshold", "fine", what)
+        return Finding("fine", what)
     return _scan_by_faiss(facts, itself)
 
 
@@ -341,9 +321,8 @@ def _scan_by_faiss(facts: Facts, itself: str) -> Finding:
         "around larger ones"
     )
     if one < _SCAN_WORTH_BATCHING or eight < BATCH / 2 * one:
-        return Finding("FAISS threshold", "fine", what)
+        return Finding("fine", what)
     return Finding(
-        "FAISS threshold",
         "worth knowing",
         what,
         f"{BATCH} queries take {_ms(eight)}, one takes {_ms(one)}",
@@ -355,9 +334,9 @@ def _scan_by_faiss(facts: Facts, itself: str) -> Finding:
 def _remote(facts: Facts) -> Finding | None:
     if not is_remote(facts):
         return None
-    seconds = facts.costs.call(1).searching
-    what = f"the store is remote: a search takes {_ms(seconds)}, most of it waiting"
-    return Finding("remote", "fine", what)
+    took = _ms(facts.costs.call(1).searching)
+    what = f"the store is remote: a search takes {took}, most of it waiting"
+    return Finding("fine", what)
 
 
 def _contention(facts: Facts) -> Finding | None:
@@ -367,9 +346,8 @@ def _contention(facts: Facts) -> Finding | None:
     overlap = min(costs.overlap.values())  # the scheduler may choose
     what = f"beside a verification a token takes {overlap:.1f}× as long"
     if overlap < _CONTENTION:
-        return Finding("overlap", "fine", what)
+        return Finding("fine", what)
     return Finding(
-        "overlap",
         "slow" if overlap >= _STRONG_CONTENTION else "worth knowing",
         what,
         "model, embeddings and search want the same cores, so that writing on while "
@@ -383,21 +361,21 @@ def _ms(seconds: float) -> str:
     return f"{1e3 * seconds:.3g} ms"
 
 
-_CHECKS = (
-    _gain,
-    _quantization,
-    _threads,
-    _wait_policy,
-    _repeatable,
-    _speculation,
-    _asynchronous,
-    _stride,
-    _guess_policy,
-    _one_by_one,
-    _embeddings,
-    _index,
-    _scan,
-    _remote,
-    _contention,
-    _flash_attention,
-)
+_CHECKS = {
+    "gain": _gain,
+    "quantization": _quantization,
+    "threads": _threads,
+    "wait policy": _wait_policy,
+    "repeatable": _repeatable,
+    "speculation": _speculation,
+    "asynchronous": _asynchronous,
+    "stride": _stride,
+    "guess policy": _guess_policy,
+    "queries one by one": _one_by_one,
+    "embeddings": _embeddings,
+    "index": _index,
+    "FAISS threshold": _scan,
+    "remote": _remote,
+    "overlap": _contention,
+    "flash attention": _flash_attention,
+}

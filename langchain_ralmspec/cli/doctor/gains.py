@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from langchain_ralmspec.cli.doctor.costs import BATCH
+from langchain_ralmspec.cli.doctor.costs import BATCH, Costs
+from langchain_ralmspec.cli.doctor.facts import Facts
 from langchain_ralmspec.speculation import (
     GUESS_POLICIES,
     Bounds,
@@ -14,12 +15,6 @@ from langchain_ralmspec.speculation import (
     StrideScheduler,
 )
 from langchain_ralmspec.speculation.plan import IN_FLIGHT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from langchain_ralmspec.cli.doctor.costs import Call, Costs
-    from langchain_ralmspec.cli.doctor.facts import Facts
 
 _WAITING = 0.7  # share of a search in which nothing computes, if it is remote
 _NETWORK = 0.005  # seconds; a shorter search tells nothing about that
@@ -50,12 +45,7 @@ class Gains:
 
 
 def expect(facts: Facts, policies: Iterable[str] = GUESS_POLICIES) -> Gains:
-    """Work out what can be won.
-
-    Args:
-        facts: of the stack.
-        policies: guess policies to choose from.
-    """
+    """Work out what can be won with a stack, and these guess policies."""
     costs, estimates, in_flight = facts.costs, estimated(facts), calls_in_flight(facts)
     accuracy = {policy: estimates.accuracy(policy) for policy in policies}
 
@@ -104,10 +94,9 @@ def estimated(facts: Facts) -> Estimates:
         estimates.guessed(policy, _guess_seconds(costs, policy))
         for n in range(judged.n):
             estimates.judged(policy, right=n < judged.right)
-        for call in _verifications(costs, policy):
-            spent = _verification_seconds(call, policy)
+        for n_queries, spent in _verifications(costs, policy):
             for overlapped in (False, True):
-                estimates.verified(policy, call.n_queries, spent, overlapped=overlapped)
+                estimates.verified(policy, n_queries, spent, overlapped=overlapped)
     return estimates
 
 
@@ -119,10 +108,7 @@ def _bounds(costs: Costs, policy: str, accuracy: float, in_flight: int) -> Bound
         generation=costs.step,
         retrieval=costs.retrieval,
         guess=guess,
-        verification=Line.fit(
-            (call.n_queries, _verification_seconds(call, policy))
-            for call in _verifications(costs, policy)
-        ),
+        verification=Line.fit(_verifications(costs, policy)),
         guess_accuracy=accuracy,
         max_in_flight=in_flight,
     )
@@ -134,15 +120,11 @@ def _guess_seconds(costs: Costs, policy: str) -> float:
     return costs.call(1).embedding if needed else 0.0
 
 
-def _verifications(costs: Costs, policy: str) -> list[Call]:
+def _verifications(costs: Costs, policy: str) -> list[tuple[int, float]]:
+    """Queries and seconds; a guess that has embedded its query spares that."""
     looks_up = GUESS_POLICIES[policy].needs_vector
-    return [costs.call(n, with_vectors=looks_up) for n in (1, BATCH)]
-
-
-def _verification_seconds(call: Call, policy: str) -> float:
-    """Seconds of a verification; a guess that has embedded its query spares that."""
-    looks_up = GUESS_POLICIES[policy].needs_vector
-    return call.searching if looks_up else call.seconds
+    calls = (costs.call(n, with_vectors=looks_up) for n in (1, BATCH))
+    return [(c.n_queries, c.searching if looks_up else c.seconds) for c in calls]
 
 
 def _plan(facts: Facts, estimates: Estimates) -> str:

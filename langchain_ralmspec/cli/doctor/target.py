@@ -16,9 +16,7 @@ Target = ChatRaLMSpec | RaLMSpecLLM
 def load_target(name: str) -> Target:
     """Import what ``module:attribute`` names, with the current directory in the path.
 
-    Raises:
-        InvalidValueError: there is no such module or attribute, importing it failed,
-            or it is something else than a ``ChatRaLMSpec`` or ``RaLMSpecLLM``.
+    All but a ``ChatRaLMSpec`` or ``RaLMSpecLLM`` is an ``InvalidValueError``.
     """
     module_name, colon, path = name.partition(":")
     if not (module_name and colon and path):
@@ -46,19 +44,11 @@ def load_target(name: str) -> Target:
 def _import(module: str, name: str) -> object:
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        # The module itself, or a package that it is in; else one that it imports.
-        if error.name and f"{module}.".startswith(f"{error.name}."):
-            raise InvalidValueError(
-                f"{name!r}: there is no module {module!r} in {str(Path.cwd())!r} or "
-                "among the installed ones"
-            ) from error
-        raise _failed(module, name, error) from error
     except (Exception, SystemExit) as error:  # whatever the app raises
-        raise _failed(module, name, error) from error
-
-
-def _failed(module: str, name: str, error: BaseException) -> InvalidValueError:
-    return InvalidValueError(
-        f"{name!r}: importing {module!r} failed: {type(error).__name__}: {error}"
-    )
+        said = f"importing {module!r} failed: {type(error).__name__}: {error}"
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        # The module itself, or a package that it is in; else one that it imports.
+        if missing and f"{module}.".startswith(f"{missing}."):
+            where = f"{str(Path.cwd())!r} or among the installed ones"
+            said = f"there is no module {module!r} in {where}"
+        raise InvalidValueError(f"{name!r}: {said}") from error

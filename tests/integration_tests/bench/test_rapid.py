@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from langchain_ralmspec import RapidChain, cli
+from langchain_ralmspec import RapidChain
 from langchain_ralmspec.bench.rapid.documents import python_samples
+from tests.unit_tests.bench.rapid.test_benchmark import SUMMARY
+from tests.unit_tests.cli.shell import run
 
 _LETTERS = 1100  # about 300 tokens
 
@@ -30,34 +31,17 @@ def documents(tmp_path: Path) -> Path:
     return file
 
 
-def ralmspec(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["ralmspec", *options])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert not caught.value.code
-
-
-def test_all_rows_answer_and_all_is_written(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, documents: Path
-) -> None:
-    written, kv, plots = (tmp_path / name for name in ("a.json", "kv", "plots"))
-    ralmspec(
-        monkeypatch, "bench", "rapid", "--documents", str(documents),
+def test_all_rows_answer_and_all_is_written(tmp_path: Path, documents: Path) -> None:
+    written, kv = tmp_path / "a.json", tmp_path / "kv"
+    assert not run(
+        "bench", "rapid", "--documents", str(documents),
         "--n-ctx", "1024", "--max-tokens", "16", "--exact-batches",
         "--drafter", "self", "--draft-length", "3", "--n-threads", "1",
-        "--kv-cache-dir", str(kv), "--json", str(written), "--plot", str(plots),
+        "--kv-cache-dir", str(kv), "--json", str(written),
     )  # fmt: skip
     figures: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
     summary = figures["summary"]
-    assert set(summary) == {
-        "speedup_median",
-        "ceiling",
-        "attainable",
-        "identical",
-        "questions",
-        "acceptance",
-        "second_ttft_speedup",
-    }
+    assert set(summary) == SUMMARY
     assert summary["questions"] == 2
     assert summary["identical"] is True  # or the command would have failed
     assert 0 < summary["acceptance"] <= 1
@@ -72,32 +56,16 @@ def test_all_rows_answer_and_all_is_written(
             stats = sample["rows"][row]["stats"]
             assert 0 < stats["cached_tokens"] < stats["prompt_tokens"]
     assert list(kv.iterdir()) == []
-    for picture in ("acceptance.png", "costs.png", "answer.png"):
-        assert (plots / picture).stat().st_size > 0
-    _replayed(monkeypatch, written, tmp_path / "replayed.json")
-
-
-def _replayed(monkeypatch: pytest.MonkeyPatch, traces: Path, written: Path) -> None:
-    """What was recorded can be replayed at other costs."""
-    ralmspec(monkeypatch, "bench", "replay", str(traces), "--json", str(written))
-    recorded = json.loads(traces.read_text(encoding="utf-8"))
-    replayed = json.loads(written.read_text(encoding="utf-8"))
-    assert list(replayed["rows"]) == ["SD", "RAPID η=5"]
-    row = replayed["rows"]["SD"]
-    answers = [sample["rows"]["SD"] for sample in recorded["samples"]]
-    assert row["tokens"] == sum(answer["decoded_tokens"] for answer in answers)
-    assert row["accepted_of_drafted"] == recorded["summary"]["acceptance"]
-    assert all(point["replayed"] > 0 for point in row["points"])
 
 
 def test_what_was_preloaded_is_there_for_a_chain(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gguf: str, capsys: Any
+    tmp_path: Path, gguf: str, capsys: Any
 ) -> None:
     file, kv = tmp_path / "text.txt", tmp_path / "kv"
     text = python_samples()[12].context[:_LETTERS]
     file.write_text(text, encoding="utf-8")
     options = ("--n-ctx", "1024", "--kv-cache-dir", str(kv))
-    ralmspec(monkeypatch, "preload", str(file), *options)
+    assert not run("preload", str(file), *options)
     assert "tokens read in" in capsys.readouterr().out
     chain = RapidChain(model_path=gguf, n_ctx=1024, kv_cache_dir=str(kv), max_tokens=2)
     said = chain.invoke({"question": "What is it?", "context": text})

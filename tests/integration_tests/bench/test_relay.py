@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import socket
 import subprocess
@@ -13,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from langchain_ralmspec.bench.servers.relay import MAX_LATENCY, Relay
+from langchain_ralmspec.bench.servers.relay import Relay
 from langchain_ralmspec.bench.servers.relay_process import MAX_CONNECTIONS
-from langchain_ralmspec.errors import InvalidValueError
 
 LATENCY = 0.15
 
@@ -69,19 +67,15 @@ def receive(connection: socket.socket, size: int) -> bytes:
     return b"".join(parts)
 
 
-def test_a_round_trip_takes_the_latency_twice(echo: Echo) -> None:
-    with Relay("127.0.0.1", echo.port, LATENCY) as relay, connect(relay) as client:
+def test_a_round_trip_takes_the_latency_twice_however_many_chunks(echo: Echo) -> None:
+    with Relay(echo.port, LATENCY) as relay, connect(relay) as client:
         for _ in range(2):
             start = time.perf_counter()
             client.sendall(b"ping")
             assert receive(client, 4) == b"ping"
             assert 2 * LATENCY <= time.perf_counter() - start < 4 * LATENCY
-
-
-def test_chunks_are_under_way_together(echo: Echo) -> None:
-    # In turn, the sixteen or more chunks of a megabyte would take seconds.
-    sent = os.urandom(1 << 20)
-    with Relay("127.0.0.1", echo.port, LATENCY) as relay, connect(relay) as client:
+        # In turn, the sixteen or more chunks of a megabyte would take seconds.
+        sent = os.urandom(1 << 20)
         start = time.perf_counter()
         threading.Thread(target=client.sendall, args=[sent]).start()
         assert receive(client, len(sent)) == sent
@@ -89,7 +83,7 @@ def test_chunks_are_under_way_together(echo: Echo) -> None:
 
 
 def test_many_tiny_messages_keep_their_order_and_overlap(echo: Echo) -> None:
-    with Relay("127.0.0.1", echo.port, LATENCY) as relay, connect(relay) as client:
+    with Relay(echo.port, LATENCY) as relay, connect(relay) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         start = time.perf_counter()
         for number in range(200):
@@ -100,32 +94,26 @@ def test_many_tiny_messages_keep_their_order_and_overlap(echo: Echo) -> None:
         assert time.perf_counter() - start < 20 * LATENCY
 
 
-def test_one_side_may_finish_first(echo: Echo) -> None:
-    with Relay("localhost", echo.port, 0.01) as relay, connect(relay) as client:
-        client.sendall(b"last words")
-        client.shutdown(socket.SHUT_WR)
-        assert receive(client, 100) == b"last wordsbye"
+def test_one_side_may_finish_first_or_be_dead(echo: Echo) -> None:
+    with Relay(echo.port, 0.01) as relay:
+        with connect(relay) as client:
+            client.sendall(b"last words")
+            client.shutdown(socket.SHUT_WR)
+            assert receive(client, 100) == b"last wordsbye"
+        echo.close()
+        with connect(relay) as client, contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""  # a reset is as good
 
 
 def test_a_sender_waits_when_nobody_reads() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
-        Relay("127.0.0.1", silent.getsockname()[1], 0.0) as relay,
+        Relay(silent.getsockname()[1], 0.0) as relay,
         connect(relay) as client,
     ):
         client.settimeout(1.0)
         with pytest.raises(TimeoutError):
             client.sendall(bytes(1 << 28))
-
-
-def test_a_dead_target_hangs_up(echo: Echo) -> None:
-    echo.close()
-    with (
-        Relay("127.0.0.1", echo.port, 0.0) as relay,
-        connect(relay) as client,
-        contextlib.suppress(ConnectionResetError),
-    ):  # as good
-        assert client.recv(1) == b""
 
 
 def echoes(client: socket.socket) -> bool:
@@ -138,7 +126,7 @@ def echoes(client: socket.socket) -> bool:
 
 
 def test_more_clients_than_it_serves_are_hung_up_on(echo: Echo) -> None:
-    with Relay("127.0.0.1", echo.port, 0.0) as relay, contextlib.ExitStack() as stack:
+    with Relay(echo.port, 0.0) as relay, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connect(relay)) for _ in range(MAX_CONNECTIONS)]
         assert all(map(echoes, clients))
         with connect(relay) as late:
@@ -153,7 +141,7 @@ def test_more_clients_than_it_serves_are_hung_up_on(echo: Echo) -> None:
 
 
 def test_stop_leaves_nothing(echo: Echo) -> None:
-    relay = Relay("127.0.0.1", echo.port, 0.01)
+    relay = Relay(echo.port, 0.01)
     with connect(relay) as client:
         assert echoes(client)
         relay.stop()
@@ -168,7 +156,7 @@ def test_stop_leaves_nothing(echo: Echo) -> None:
 def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     program = (
         "import os, sys; from langchain_ralmspec.bench.servers.relay import Relay; "
-        "relay = Relay('127.0.0.1', 9, 0.0); "
+        "relay = Relay(9, 0.0); "
         "print(relay._process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     said = subprocess.run(  # noqa: S603  our own program
@@ -188,21 +176,3 @@ def _runs(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state.rpartition(")")[2].split()[0] != "Z"
-
-
-@pytest.mark.parametrize(
-    ("host", "port", "latency"),
-    [
-        ("192.168.0.1", 80, 0.0),
-        ("example.com", 80, 0.0),
-        ("0.0.0.0", 80, 0.0),  # noqa: S104  refused
-        ("127.0.0.1", 0, 0.0),
-        ("127.0.0.1", 1 << 16, 0.0),
-        ("127.0.0.1", 80, -0.1),
-        ("127.0.0.1", 80, math.nan),
-        ("127.0.0.1", 80, MAX_LATENCY + 1),
-    ],
-)
-def test_what_cannot_be_is_refused(host: str, port: int, latency: float) -> None:
-    with pytest.raises(InvalidValueError):
-        Relay(host, port, latency)

@@ -25,7 +25,7 @@ def test_every_token_but_a_text_s_last_is_an_entry(
     folder: Path, model: Model, texts: list[str]
 ) -> None:
     tokenized = [model.weights.tokenize(text) for text in texts]
-    head = int(model.weights.adds_bos)
+    head = len(model.weights.text_start)
     store = KNNDatastore.load(folder)
     assert len(store) == sum(len(tokens) - 1 + head for tokens in tokenized)
     _, following = store.read(np.arange(len(store)))

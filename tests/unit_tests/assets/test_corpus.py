@@ -34,18 +34,12 @@ def _write(path: Path, source: str) -> None:
     path.write_text(source, encoding="utf-8")
 
 
-def test_there_are_a_few_thousand_passages(passages: list[Passage]) -> None:
+def test_there_are_thousands_of_passages_no_two_alike(passages: list[Passage]) -> None:
     assert 2000 <= len(passages) <= 4000
-
-
-def test_no_id_and_no_text_comes_twice(passages: list[Passage]) -> None:
     assert len({passage.id for passage in passages}) == len(passages)
     assert len({passage.text for passage in passages}) == len(passages)
-
-
-def test_passages_are_neither_short_nor_long(passages: list[Passage]) -> None:
+    # Neither are they short nor long.
     lengths = sorted(len(passage.text.split()) for passage in passages)
-
     assert lengths[0] >= corpus.MIN_WORDS
     # What one line holds more, and a short rest, may come on top.
     assert lengths[-1] <= corpus.MAX_WORDS + 2 * corpus.MIN_WORDS
@@ -64,7 +58,6 @@ def test_a_title_is_the_qualified_name(
     passages: list[Passage], title: str, said: str
 ) -> None:
     found = [passage for passage in passages if passage.title == title]
-
     assert said in found[0].text
     assert [passage.id for passage in found] == [
         f"{title}#{number}" for number in range(len(found))
@@ -74,7 +67,6 @@ def test_a_title_is_the_qualified_name(
 def test_nothing_private_tested_or_optional(passages: list[Passage]) -> None:
     titles = [passage.title.split(".") for passage in passages]
     modules = {title[0] for title in titles}
-
     assert {"json", "http", "builtins"} <= modules
     assert not {"test", "idlelib", "tkinter", "turtle", "lib2to3"} & modules
     assert not [part for title in titles for part in title if part.startswith("_")]
@@ -94,15 +86,15 @@ def test_reading_python_sources_imports_none_of_them() -> None:
     result = subprocess.run(  # noqa: S603 - our own program, our own Python
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-
     assert result.stdout == "[]\n"
 
 
 def test_the_same_library_gives_the_same_passages(stdlib: Path) -> None:
     for name in ("b", "a", "c.d"):
-        _write(stdlib / f"{name.replace('.', '/')}.py", f'"""{name} {WORDS}"""')
+        # An old escape in a source does not warn.
+        source = f'"""{name} {WORDS}"""\npattern = "\\d"'
+        _write(stdlib / f"{name.replace('.', '/')}.py", source)
         _write(stdlib / "c" / "__init__.py", "")
-
     assert [passage.id for passage in stdlib_passages()] == ["a#0", "b#0", "c.d#0"]
 
 
@@ -137,7 +129,6 @@ def copy():
     """5 {WORDS}"""
 ''',
     )
-
     assert [(p.title, p.text.split()[0]) for p in stdlib_passages()] == [
         ("shop.Till", "1"),
         ("shop.Till.unlock", "2"),
@@ -154,14 +145,7 @@ def test_folders_and_files_that_are_passed_over(stdlib: Path) -> None:
             _write(stdlib / folder / "__init__.py", f'"""{WORDS}"""')
     _write(stdlib / "_private.py", f'"""{WORDS}"""')
     _write(stdlib / "turtle.py", f'"""{WORDS}"""')
-
     assert stdlib_passages() == []
-
-
-def test_old_escapes_in_sources_do_not_warn(stdlib: Path) -> None:
-    _write(stdlib / "old.py", f'"""{WORDS}"""\npattern = "\\d"')
-
-    assert len(stdlib_passages()) == 1
 
 
 def test_a_module_written_in_c_is_shown_without_aliases_and_values(
@@ -183,7 +167,6 @@ def test_a_module_written_in_c_is_shown_without_aliases_and_values(
     vars(module).update(Alias=Till, Till=Till, price=Value(), Till_unlock=Till.unlock)
     monkeypatch.setitem(sys.modules, "_shop", module)
     monkeypatch.setattr(corpus, "_C_MODULES", {"_shop": "shop", "_not_here": "no"})
-
     assert [(p.title, p.text.split()[0]) for p in stdlib_passages()] == [
         ("shop.Till", "1"),
         ("shop.Till.amount", "3"),
@@ -195,34 +178,22 @@ def test_a_long_docstring_is_cut_at_its_paragraphs(stdlib: Path) -> None:
     paragraphs = [f"{number} " + "w " * 49 + "end" for number in range(5)]
     body = "\n\n".join(paragraphs)
     _write(stdlib / "long.py", f'"""{body}"""')
-
-    found = stdlib_passages()
-
-    assert [passage.id for passage in found] == ["long#0", "long#1", "long#2"]
-    assert [passage.text for passage in found] == [
-        "\n\n".join(paragraphs[:2]),
-        "\n\n".join(paragraphs[2:4]),
-        paragraphs[4],
-    ]
+    pairs = ["\n\n".join(paragraphs[first : first + 2]) for first in (0, 2, 4)]
+    expected = [(f"long#{number}", text) for number, text in enumerate(pairs)]
+    assert [(passage.id, passage.text) for passage in stdlib_passages()] == expected
 
 
-def test_a_long_paragraph_is_cut_between_its_lines(stdlib: Path) -> None:
+def test_a_long_paragraph_is_cut_between_its_lines_but_for_a_short_rest(
+    stdlib: Path,
+) -> None:
     lines = [f"{number} " + "w " * 48 + "end" for number in range(4)]
-    body = "\n".join(lines)
-    _write(stdlib / "long.py", f'"""{body}"""')
-
-    assert [passage.text for passage in stdlib_passages()] == [
-        "\n".join(lines[:2]),
-        "\n".join(lines[2:]),
-    ]
-
-
-def test_a_short_rest_stays_with_what_it_ends(stdlib: Path) -> None:
-    body = "w " * 118 + "end\n\nSee also the other one."
-    _write(stdlib / "long.py", f'"""{body}"""')
-
-    (passage,) = stdlib_passages()
-    assert passage.text == body
+    rest = "w " * 118 + "end\n\nSee also the other one."
+    for body, pieces in (
+        ("\n".join(lines), ["\n".join(lines[:2]), "\n".join(lines[2:])]),
+        (rest, [rest]),
+    ):
+        _write(stdlib / "long.py", f'"""{body}"""')
+        assert [passage.text for passage in stdlib_passages()] == pieces
 
 
 @pytest.mark.parametrize("name", ["some.jsonl", "some.jsonl.gz"])
@@ -231,7 +202,6 @@ def test_passages_of_a_file(tmp_path: Path, name: str) -> None:
     lines = '{"text": "é", "id": "x", "title": "T", "more": 1}\n\n{"text": "b"}\n'
     data = lines.encode()
     path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-
     assert load_passages(path) == [Passage("x", "T", "é"), Passage("3", "", "b")]
     assert load_passages(str(path)) == load_passages(path)
 
@@ -240,7 +210,6 @@ def test_passages_of_a_file(tmp_path: Path, name: str) -> None:
     ("line", "wrong"),
     [
         ('{"text": ', "not JSON, .* at column 9"),
-        ("[1, 2]", r"\[1, 2\] is not a JSON object"),
         ("{}", "there is no 'text'"),
         ('{"text": 7}', "'text' is 7, no string"),
         ('{"text": null}', "'text' is None, no string"),
@@ -254,16 +223,7 @@ def test_passages_of_a_file(tmp_path: Path, name: str) -> None:
 def test_a_bad_line_is_named(tmp_path: Path, line: str, wrong: str) -> None:
     path = tmp_path / "some.jsonl"
     path.write_text(json.dumps({"text": "a", "id": "first"}) + "\n" + line + "\n")
-
     with pytest.raises(InvalidValueError, match=rf"some\.jsonl, line 2: {wrong}"):
-        load_passages(path)
-
-
-def test_a_line_number_is_no_free_id_when_a_passage_has_it(tmp_path: Path) -> None:
-    path = tmp_path / "some.jsonl"
-    path.write_text('{"text": "a", "id": "2"}\n{"text": "b"}\n')
-
-    with pytest.raises(InvalidValueError, match="line 2: id '2' was used on line 1"):
         load_passages(path)
 
 
@@ -272,11 +232,14 @@ def test_a_line_number_is_no_free_id_when_a_passage_has_it(tmp_path: Path) -> No
     [
         ("some.jsonl", b"", "has no passage"),
         ("some.jsonl", b"\n \n", "has no passage"),
-        ("some.jsonl", b'{"text": "\xff"}', "cannot be read: .*utf-8"),
         ("some.jsonl.gz", b"not gzip", "cannot be read: Not a gzipped file"),
-        ("some.jsonl.gz", gzip.compress(b"{}" * 99)[:-9], "cannot be read"),
-        ("some.jsonl.gz", gzip.compress(b"{}")[:10] + b"\xff" * 20, "cannot be read"),
         ("some.csv", b"a,b", "not from 'some.csv'"),
+        # A line's number is no free id where a passage has it.
+        (
+            "some.jsonl",
+            b'{"text": "a", "id": "2"}\n{"text": "b"}\n',
+            "line 2: id '2' was used on line 1",
+        ),
         ("some.jsonl", None, "cannot be read: .*No such file"),
     ],
 )
@@ -286,7 +249,6 @@ def test_a_bad_file_is_named(
     path = tmp_path / name
     if data is not None:
         path.write_bytes(data)
-
     with pytest.raises(InvalidValueError, match=wrong) as caught:
         load_passages(path)
     assert name in str(caught.value)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,9 +9,9 @@ import pytest
 from langchain_ralmspec.bench.figures import (
     check_file,
     check_folder,
-    read_figures,
     write_figures,
 )
+from langchain_ralmspec.bench.provenance import commit
 from langchain_ralmspec.errors import InvalidValueError
 
 
@@ -21,22 +23,16 @@ def test_a_file_that_can_be_written_is_left_alone(tmp_path: Path) -> None:
     check_file(old)
     assert old.read_text(encoding="utf-8") == "kept"
     assert [file.name for file in tmp_path.iterdir()] == ["old.json"]
-
-
-def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     for wrong in (tmp_path, tmp_path / "nowhere" / "new.json"):
         with pytest.raises(InvalidValueError, match="cannot be written"):
             check_file(wrong)
 
 
-def test_a_folder_is_made(tmp_path: Path) -> None:
+def test_a_folder_is_made_or_refused(tmp_path: Path) -> None:
     check_folder(None)
     check_folder(tmp_path / "a" / "b")
     check_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
-
-
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     for wrong in (file, file / "under"):
@@ -44,16 +40,35 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
             check_folder(wrong)
 
 
-def test_figures_come_back(tmp_path: Path) -> None:
-    figures = {"rows": {"+PSA": 1}, "workload": {"store": "×"}}
-    write_figures(tmp_path / "a.json", figures)
-    assert read_figures(tmp_path / "a.json") == figures
+def test_figures_are_written_with_where_they_come_from(tmp_path: Path) -> None:
+    write_figures(tmp_path / "a.json", {"rows": {"+PSA": 1}})
+    told = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    assert told["rows"] == {"+PSA": 1}
+    provenance = told["provenance"]
+    assert set(provenance) == {"version", "commit", "machine", "date", "command"}
+    assert provenance["machine"]["cores"]
+    assert provenance["machine"]["packages"]["numpy"]
+    assert provenance["date"].endswith("+00:00")
+    assert provenance["command"].startswith("ralmspec")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"rows": 1}', None])
-def test_other_files_are_refused(tmp_path: Path, content: str | None) -> None:
-    file = tmp_path / "a.json"
-    if content is not None:
-        file.write_text(content, encoding="utf-8")
-    with pytest.raises(InvalidValueError, match=r"a\.json"):
-        read_figures(file)
+def test_a_checkout_is_named_by_its_commit_and_whether_files_differ(
+    tmp_path: Path,
+) -> None:
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=x", "-c", "user.email=x@x"]
+        command = ["git", *who, *arguments]
+        done = subprocess.run(  # noqa: S603  our own command
+            command, cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert commit(tmp_path) is None
+    git("init")
+    (tmp_path / "a").write_text("one", encoding="utf-8")
+    git("add", "a")
+    git("commit", "-m", "x")
+    known = git("rev-parse", "--short=12", "HEAD")
+    assert commit(tmp_path) == known
+    (tmp_path / "a").write_text("two", encoding="utf-8")
+    assert commit(tmp_path) == f"{known}-dirty"

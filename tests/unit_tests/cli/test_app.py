@@ -10,67 +10,77 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from langchain_ralmspec import cli
+from langchain_ralmspec.assets.corpus import QUESTIONS
 from langchain_ralmspec.assets.models import MODELS
 from langchain_ralmspec.bench.comparison import Comparison
-from langchain_ralmspec.bench.demo import QUESTIONS, Demo
-from langchain_ralmspec.bench.figures import write_figures
+from langchain_ralmspec.bench.demo import Demo
 from langchain_ralmspec.bench.ralm.workload import Corpus
 from langchain_ralmspec.cli.app import app
 from langchain_ralmspec.errors import MissingExtraError
 from tests.unit_tests.bench.test_comparison import DIFFERENT, pair
-from tests.unit_tests.bench.test_plots import run as a_run
+from tests.unit_tests.cli.shell import run
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
 
 
 def test_the_version_is_told() -> None:
-    result = CliRunner().invoke(app, ["--version"])
-    assert (result.exit_code, result.output) == (
-        0,
-        f"{version('langchain-ralmspec')}\n",
-    )
+    result = invoke("--version")
+    assert result.output == f"{version('langchain-ralmspec')}\n"
+    assert result.exit_code == 0
 
 
 def test_models_are_listed() -> None:
-    result = CliRunner().invoke(app, ["models", "list"], env={"COLUMNS": "200"})
+    result = invoke("models", "list")
     assert result.exit_code == 0
     assert all(name in result.stdout for name in MODELS)
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["ralmspec", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return str(caught.value.code)
-
-
-def test_our_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = run(monkeypatch, "models", "path", "smollm2-135")
+def test_our_errors_are_one_line() -> None:
+    said = run("models", "path", "smollm2-135")
     assert said.startswith("ralmspec: unknown model 'smollm2-135'")
     assert "smollm2-135m" in said
 
 
-def test_a_file_without_questions_is_quoted(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["demo", "--questions", "{folder}/questions.jsonl"], "line 2"),
+        (["demo", "--model", "nonsense"], "'nonsense' is neither a GGUF file nor"),
+        (["demo", "--json", "{folder}/nowhere/a.json"], "cannot be written"),
+        *(
+            (["demo", "--speculation-stride", given], f"got {given!r}")
+            for given in ("0", "-1", "many", "1.5", "²")
+        ),
+        (
+            ["bench", "ralm", "--store", "bm25", "--distractors", "9"],
+            "faiss-flat or faiss-hnsw",
+        ),
+        (["bench", "ralm", "--latency-ms", "9"], "use chroma-http"),
+        (["bench", "ralm", "--rows", "Spec,+X"], "'+X'"),
+        (["bench", "ralm", "--embedding", "nowhere"], "'nowhere'"),
+        (["bench", "ralm", "--model", "nonsense"], "'nonsense'"),
+        (["bench", "ralm", "--json", "{folder}/nowhere/a.json"], "nowhere"),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list[str], said: str
 ) -> None:
+    monkeypatch.setattr(
+        "langchain_ralmspec.bench.ralm.workload.stdlib_passages",
+        lambda: pytest.fail("too late"),
+    )
+    if "--embedding" not in options:  # that is looked for after the model
+        monkeypatch.setattr(
+            "langchain_ralmspec.assets.targets.model_path",
+            lambda *_, **__: pytest.fail("too late"),
+        )
     file = tmp_path / "questions.jsonl"
     file.write_text('{"question": "why?"}\n{"answer": 42}\n')
-    assert "line 2" in run(monkeypatch, "demo", "--questions", str(file))
-
-
-def test_a_model_that_is_not_there_is_noticed_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(Corpus, "load", lambda path: pytest.fail("too late"))
-    said = run(monkeypatch, "demo", "--model", "nonsense")
-    assert said.startswith("ralmspec: 'nonsense' is neither a GGUF file nor")
-
-
-@pytest.mark.parametrize("given", ["0", "-1", "many", "1.5", "²"])
-def test_a_stride_is_auto_or_a_number(
-    monkeypatch: pytest.MonkeyPatch, given: str
-) -> None:
-    said = run(monkeypatch, "demo", "--speculation-stride", given)
-    assert f"got {given!r}" in said
+    error = run(*(option.format(folder=tmp_path) for option in options))
+    assert error.startswith("ralmspec: ")
+    assert said in error
 
 
 @pytest.mark.parametrize("identical", [True, False])
@@ -80,14 +90,14 @@ def test_a_stride_reaches_the_demo_and_its_verdict_the_shell(
 ) -> None:
     demos: list[Demo] = []
 
-    def ran(self: Demo, json: object) -> bool:
+    def ran(self: Demo) -> bool:
         demos.append(self)
         return identical
 
     monkeypatch.setattr(Demo, "run", ran)
-    result = CliRunner().invoke(app, ["demo", "--speculation-stride", given])
+    result = invoke("demo", "--speculation-stride", given)
     assert result.exit_code == (0 if identical else 1)
-    assert demos[0].speculation_stride == meant
+    assert demos[0]._stride == meant
 
 
 @pytest.fixture
@@ -101,10 +111,9 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, list[str]]]:
         compared.append((workload, rest[0]))
         return Comparison([pair()])
 
+    corpus = SimpleNamespace(passages=["passage"])
     monkeypatch.setattr(Demo, "_compare", compare)
-    monkeypatch.setattr(
-        Corpus, "load", lambda path: SimpleNamespace(passages=["passage"])
-    )
+    monkeypatch.setattr(Corpus, "load", lambda path: corpus)
     monkeypatch.setattr(
         "langchain_ralmspec.bench.demo.find_gguf", lambda model: "m.gguf"
     )
@@ -112,8 +121,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, list[str]]]:
 
 
 def test_limit_holds_for_the_demos_own_questions(compared: list[Any]) -> None:
-    result = CliRunner().invoke(app, ["demo", "--limit", "2"])
-    assert result.exit_code == 0
+    assert invoke("demo", "--limit", "2").exit_code == 0
     assert [questions for _, questions in compared] == [QUESTIONS[:2]] * 2
 
 
@@ -121,7 +129,7 @@ def test_the_demo_ends_with_a_store_at_a_distance(
     compared: list[Any], tmp_path: Path
 ) -> None:
     file = tmp_path / "demo.json"
-    result = CliRunner().invoke(app, ["demo", "--store", "chroma", "--json", str(file)])
+    result = invoke("demo", "--store", "chroma", "--json", str(file))
     assert result.exit_code == 0
     near, far = (workload for workload, _ in compared)
     assert (near.store, near.latency) == ("chroma", 0)
@@ -139,8 +147,7 @@ def test_one_table_that_differs_is_enough(
 ) -> None:
     different = Comparison([pair(DIFFERENT[0])])
     monkeypatch.setattr(Demo, "_compare_remote", lambda *args: different)
-    result = CliRunner().invoke(app, ["demo"])
-    assert result.stdout.endswith("identical: NO\n")
+    assert invoke("demo").stdout.endswith("identical: NO\n")
 
 
 def test_without_chroma_the_demo_shows_one_table(
@@ -151,55 +158,14 @@ def test_without_chroma_the_demo_shows_one_table(
 
     monkeypatch.setattr(Demo, "_compare_remote", missing)
     file = tmp_path / "demo.json"
-    result = CliRunner().invoke(app, ["demo", "--json", str(file)])
+    result = invoke("demo", "--json", str(file))
     assert result.exit_code == 0
     assert "langchain-ralmspec[chroma]" in result.stdout
     assert result.stdout.endswith("identical: yes\n")
     assert "remote" not in json.loads(file.read_text(encoding="utf-8"))
 
 
-def test_figures_that_cannot_be_written_are_noticed_first(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(Corpus, "load", lambda path: pytest.fail("too late"))
-    said = run(monkeypatch, "demo", "--json", str(tmp_path / "nowhere" / "a.json"))
-    assert "cannot be written" in said
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--store", "bm25", "--distractors", "9"], "faiss-flat or faiss-hnsw"),
-        (["--latency-ms", "9"], "use chroma-http"),
-        (["--rows", "Spec,+X"], "'+X'"),
-        (["--embedding", "nowhere"], "'nowhere'"),
-        (["--model", "nonsense"], "'nonsense'"),
-    ],
-)
-def test_options_of_the_benchmark_are_checked(
-    monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
-) -> None:
-    monkeypatch.setattr(
-        "langchain_ralmspec.bench.ralm.workload.stdlib_passages",
-        lambda: pytest.fail("too late"),
-    )
-    assert said in run(monkeypatch, "bench", "ralm", *options)
-
-
-def test_runs_are_plotted_side_by_side(tmp_path: Path) -> None:
-    files = []
-    for store in ("bm25", "chroma"):
-        files.append(str(tmp_path / f"{store}.json"))
-        write_figures(Path(files[-1]), a_run(store))
-    folder = tmp_path / "pictures"
-    result = CliRunner().invoke(app, ["bench", "plot", *files, "--plot", str(folder)])
-    assert result.exit_code == 0
-    names = ["speedups.png", "timeline-1.png", "timeline-2.png"]
-    assert sorted(file.name for file in folder.iterdir()) == names
-    assert all(name in result.stdout for name in names)
-
-
 def test_without_typer_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "langchain_ralmspec.cli.app")
     monkeypatch.setitem(sys.modules, "typer", None)
-    assert "langchain-ralmspec[cli]" in run(monkeypatch, "--help")
+    assert "langchain-ralmspec[cli]" in run("--help")

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from langchain_ralmspec.cli import datastore as making
-from langchain_ralmspec.cli.app import app
-from langchain_ralmspec.cli.datastore import Built, make
+from langchain_ralmspec.cli.datastore import datastore
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import DatastoreError, InvalidValueError
 from langchain_ralmspec.knnlm import KNNDatastore
 from tests.unit_tests.bench.knnlm.fakes import fake_model, write_datastore
+from tests.unit_tests.cli.shell import run
+
+Seen = pytest.CaptureFixture[str]
 
 
 class Reading:
@@ -38,7 +40,7 @@ class Reading:
 @pytest.fixture
 def reading(monkeypatch: pytest.MonkeyPatch) -> Reading:
     reading = Reading()
-    monkeypatch.setattr(making, "find_target", lambda name: f"{name}.gguf")
+    monkeypatch.setattr(making, "find_gguf", lambda name: f"{name}.gguf")
     monkeypatch.setattr(Model, "load", lambda *_, **__: fake_model())
     monkeypatch.setattr(KNNDatastore, "build", reading.build)
     monkeypatch.setattr(KNNDatastore, "append", reading.append)
@@ -54,19 +56,17 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 def test_every_file_is_a_text(
-    reading: Reading, files: list[Path], tmp_path: Path
+    reading: Reading, files: list[Path], tmp_path: Path, capsys: Seen
 ) -> None:
     out = tmp_path / "out"
-    done = make(files, out, key_type="float32")
+    datastore(files, out=out, key_type="float32")
     assert reading.texts == ["one two three four", "five six seven"]
-    assert reading.settings == {
-        "model_path": "smollm2-135m.gguf",
-        "index": "flat",
-        "key_type": "float32",
-    }
-    assert (done.added, done.entries, done.index_seconds) == (5, 5, 0.0)
-    assert done.folder_bytes == sum(file.stat().st_size for file in out.iterdir())
-    assert done.seconds > 0
+    expected = {"index": "flat", "key_type": "float32"}
+    assert reading.settings == {"model_path": "smollm2-135m.gguf", **expected}
+    read, holds = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"5 entries read in \d\.\d s \([\d,]+ tokens/s\)", read)
+    n_bytes = sum(file.stat().st_size for file in out.iterdir())
+    assert holds == f"{out} holds 5 entries, {n_bytes / 1e6:.0f} MB"
 
 
 @pytest.mark.parametrize(
@@ -81,69 +81,41 @@ def test_every_file_is_a_text(
 def test_a_limit_holds_for_all_files_together(
     reading: Reading, files: list[Path], tmp_path: Path, limit: int, texts: list[str]
 ) -> None:
-    make(files, tmp_path / "out", limit_tokens=limit)
+    datastore(files, out=tmp_path / "out", limit_tokens=limit)
     assert reading.texts == texts
 
 
-def test_texts_are_added_to_what_is_there(
-    reading: Reading, files: list[Path], tmp_path: Path
-) -> None:
-    write_datastore(tmp_path / "out", 30)
-    done = make(files[1:], tmp_path / "out", append=True)
-    assert reading.texts == ["five six seven"]
-    assert (done.added, done.entries) == (0, 30)  # nothing was really read
-
-
-def test_an_approximate_index_is_made_at_once(
+def test_options_of_the_command_reach_what_is_there(
     reading: Reading,
     files: list[Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: Seen,
 ) -> None:
     prepared: list[int] = []
     monkeypatch.setattr(
         KNNDatastore, "prepare", lambda store: prepared.append(len(store))
     )
-    assert make(files, tmp_path / "out", index="ivf").index_seconds > 0
-    assert prepared == [5]
+    out = tmp_path / "out"
+    write_datastore(out, 30)
+    options = ["--out", str(out), "--index", "ivf", "--append", "--limit-tokens", "9"]
+    assert not run("datastore", str(files[1]), *options)
+    assert reading.texts == ["five six seven"]
+    assert reading.settings == {"model_path": "smollm2-135m.gguf"}
+    assert prepared == [30]  # nothing was really read
+    read, indexed, holds = capsys.readouterr().out.splitlines()
+    assert read.startswith("0 entries read in ")
+    assert indexed.startswith("ivf index made in ")
+    assert holds.startswith(f"{out} holds 30 entries, ")
 
 
 def test_what_cannot_be_served_is_refused_before_any_work(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(making, "find_target", lambda name: pytest.fail("too late"))
+    monkeypatch.setattr(making, "find_gguf", lambda name: pytest.fail("too late"))
     with pytest.raises(InvalidValueError, match="--out"):
-        make(files, None)
+        datastore(files)
     with pytest.raises(InvalidValueError, match=r"c\.txt"):
-        make([*files, tmp_path / "c.txt"], tmp_path / "out")
+        datastore([*files, tmp_path / "c.txt"], out=tmp_path / "out")
     with pytest.raises(DatastoreError, match="out"):
-        make(files, tmp_path / "out", append=True)
-
-
-def test_the_command_says_what_was_read(
-    monkeypatch: pytest.MonkeyPatch, files: list[Path]
-) -> None:
-    given: dict[str, Any] = {}
-
-    def made(texts: Any, out: Any, **settings: Any) -> Built:
-        given.update(settings, files=texts, out=out)
-        return Built(3000, 4000, 5_000_000, 2.0, 1.5)
-
-    monkeypatch.setattr(making, "make", made)
-    options = ["--out", "o", "--index", "ivf", "--append", "--limit-tokens", "9"]
-    result = CliRunner().invoke(app, ["datastore", *map(str, files), *options])
-    assert result.exit_code == 0
-    assert result.stdout == (
-        "3,000 entries read in 2.0 s (1,500 tokens/s)\n"
-        "ivf index made in 1.5 s\n"
-        "o holds 4,000 entries, 5 MB\n"
-    )
-    assert given == {
-        "files": files,
-        "out": Path("o"),
-        "model": "smollm2-135m",
-        "index": "ivf",
-        "key_type": "float16",
-        "append": True,
-        "limit_tokens": 9,
-    }
+        datastore(files, out=tmp_path / "out", append=True)

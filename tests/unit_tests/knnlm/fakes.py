@@ -22,13 +22,12 @@ from langchain_ralmspec.engine import Sequence as TokenSequence
 from langchain_ralmspec.errors import DecodeError
 from langchain_ralmspec.knnlm import Neighbours
 from langchain_ralmspec.knnlm.entries import EntryWriter, Manifest
+from tests.unit_tests import fakes
+from tests.unit_tests.fakes import DIMENSION, END, N_VOCAB
 
 if TYPE_CHECKING:
     from langchain_ralmspec.engine.slots import KV, Slots
 
-N_VOCAB = 16
-END = 0
-DIMENSION = 3
 N_CLUSTERS = 10
 NOISE = 0.4  # a batch adds or takes so much; true distances are whole numbers
 MARGIN = 2 * NOISE  # what is so far behind may be nearest all the same
@@ -83,23 +82,11 @@ class FakePath:
         return logits[-n_logits:], hidden.astype(np.float32)
 
 
-def piece(token: int) -> bytes:
+class FakeVocabulary(fakes.FakeVocabulary):
     """One letter a token, the end too: it must not get into the text."""
-    return bytes([ord("a") + token])
-
-
-@dataclass(frozen=True)
-class FakeVocabulary:
-    """One letter a token."""
-
-    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
-        raise AssertionError("nothing is tokenized here")
 
     def piece(self, token: int) -> bytes:
-        return piece(token)
-
-    def is_end(self, token: int) -> bool:
-        return token == END
+        return bytes([ord("a") + token])
 
 
 @dataclass
@@ -202,16 +189,13 @@ class FakeReader:
     and how many of those are in the model's memory. Letters are tokens.
     """
 
-    def __init__(
-        self, *, n_ctx: int = 8, n_batch: int = 4, adds_bos: bool = False
-    ) -> None:
+    def __init__(self, *, n_ctx: int = 8, n_batch: int = 4) -> None:
         self.n_ctx, self.n_batch = n_ctx, n_batch
         self.path = Path("tiny.gguf")
         self.weights = SimpleNamespace(
             sha256="0" * 64,
             n_embd=DIMENSION,
-            bos=1,
-            adds_bos=adds_bos,
+            text_start=(),
             tokenize=lambda text: [*text.encode()],
         )
         self.can_forget = True

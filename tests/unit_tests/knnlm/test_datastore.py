@@ -81,7 +81,7 @@ def test_entries_are_in_the_order_of_the_texts(store: KNNDatastore) -> None:
 def test_a_text_begins_as_the_model_wants_it(
     reader: FakeReader, tmp_path: Path
 ) -> None:
-    reader.weights.adds_bos = True
+    reader.weights.text_start = (1,)
     store = build(tmp_path / "store", ["ab", Document(page_content="c"), ""])
     keys, tokens = store.read(np.arange(3))
     assert keys[:, 0].tolist() == [1, ord("a"), 1]

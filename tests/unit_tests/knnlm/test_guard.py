@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.answer.token_loop import Verdict
 from langchain_ralmspec.answer.transcript import Transcript
-from langchain_ralmspec.knnlm import Neighbours
-from langchain_ralmspec.knnlm.loop import NeighbourLoop, _Found, _Guesses
+from langchain_ralmspec.knnlm.loop import NeighbourLoop, _Guesses
 from langchain_ralmspec.speculation import Plan
+from tests.unit_tests.breaks import Breaks, apply
 from tests.unit_tests.knnlm.fakes import FakeDatastore, FakePath
 from tests.unit_tests.knnlm.test_identity import Case, check
 
@@ -27,7 +27,8 @@ APPROXIMATE = replace(GOOD, is_approximate=True)
 ROUNDED = replace(GOOD, is_rounded=True)
 
 Queries = NDArray[np.float32]
-Found = Sequence[_Found]
+
+breaks = Breaks()
 
 
 def is_noticed(some: Case = GOOD) -> bool:
@@ -57,164 +58,131 @@ def test_kv_of_wrong_guesses_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_noticed()
 
 
-def test_kv_of_one_wrong_guess_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    truncate = FakePath.truncate
-
-    def less(self: FakePath, length: int) -> None:
-        truncate(self, min(length + 1, self.length))
-
-    monkeypatch.setattr(FakePath, "truncate", less)
-    assert is_noticed()
+@breaks(FakePath, "truncate", GOOD)
+def kv_of_one_wrong_guess_kept(truncate: Any, path: FakePath, length: int) -> None:
+    truncate(path, min(length + 1, path.length))
 
 
-def test_kv_of_a_right_guess_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    truncate = FakePath.truncate
-
-    def more(self: FakePath, length: int) -> None:
-        truncate(self, max(length - 1, len(self.prefix)))
-
-    monkeypatch.setattr(FakePath, "truncate", more)
-    assert is_noticed()
+@breaks(FakePath, "truncate", GOOD)
+def kv_of_a_right_guess_dropped(truncate: Any, path: FakePath, length: int) -> None:
+    truncate(path, max(length - 1, len(path.prefix)))
 
 
-def test_kv_rebuilt_instead_of_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    def rebuilt(self: FakePath, length: int) -> None:
-        calls = [token for call in self.calls for token in call]
-        self.calls = [tuple(calls[: length - len(self.prefix)])]
-
-    monkeypatch.setattr(FakePath, "truncate", rebuilt)
-    assert is_noticed()
-
-
-def test_guesses_not_verified(monkeypatch: pytest.MonkeyPatch) -> None:
-    choose = NeighbourLoop.choose
-
-    def trusting(
-        self: NeighbourLoop, truth: _Found, proposal: _Guesses, number: int
-    ) -> int:
-        token = choose(self, truth, proposal, number)
-        return proposal.tokens[number] if proposal.tokens else token
-
-    monkeypatch.setattr(NeighbourLoop, "choose", trusting)
-    assert is_noticed()
+@breaks(FakePath, "truncate", GOOD)
+def kv_rebuilt_instead_of_rolled_back(
+    truncate: Any, path: FakePath, length: int
+) -> None:
+    calls = [token for call in path.calls for token in call]
+    path.calls = [tuple(calls[: length - len(path.prefix)])]
 
 
-def test_first_wrong_guess_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    keep = NeighbourLoop.keep
-
-    def generous(self: NeighbourLoop, proposal: _Guesses, truths: Found) -> Verdict:
-        n_before = len(self.transcript)
-        verdict = keep(self, proposal, truths)
-        if not proposal.tokens:
-            return verdict
-        # Again, with the guesses up to the wrong one as what was found.
-        self.transcript.truncate(n_before)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                NeighbourLoop, "choose", lambda *given: proposal.tokens[given[-1]]
-            )
-            return keep(self, proposal, truths[: verdict.num_chosen_tokens])
-
-    monkeypatch.setattr(NeighbourLoop, "keep", generous)
-    assert is_noticed()
+@breaks(NeighbourLoop, "choose", GOOD)
+def guesses_not_verified(
+    choose: Any, loop: NeighbourLoop, truth: Any, proposal: _Guesses, number: int
+) -> Any:
+    token = choose(loop, truth, proposal, number)
+    return proposal.tokens[number] if proposal.tokens else token
 
 
-def test_right_token_of_a_mismatch_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    keep = NeighbourLoop.keep
-
-    def stingy(self: NeighbourLoop, proposal: _Guesses, truths: Found) -> Verdict:
-        n_before = len(self.transcript)
-        verdict = keep(self, proposal, truths)
-        n_right = verdict.num_accepted_tokens
-        if 0 < n_right < verdict.num_chosen_tokens:
-            # The text is the same, but what the search told of it was for nothing.
-            self.transcript.truncate(n_before)
-            return keep(self, proposal, truths[:n_right])
+@breaks(NeighbourLoop, "keep", GOOD)
+def first_wrong_guess_kept(
+    keep: Any, loop: NeighbourLoop, proposal: _Guesses, truths: Any
+) -> Any:
+    n_before = len(loop.transcript)
+    verdict = keep(loop, proposal, truths)
+    if not proposal.tokens:
         return verdict
-
-    monkeypatch.setattr(NeighbourLoop, "keep", stingy)
-    assert is_noticed()
-
-
-def test_guesses_left_in_the_transcript(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Transcript, "truncate", lambda self, length: None)
-    assert is_noticed()
+    # Again, with the guesses up to the wrong one as what was found.
+    loop.transcript.truncate(n_before)
+    with pytest.MonkeyPatch.context() as patch:
+        by_guess = lambda *given: proposal.tokens[given[-1]]  # noqa: E731
+        patch.setattr(NeighbourLoop, "choose", by_guess)
+        return keep(loop, proposal, truths[: verdict.num_chosen_tokens])
 
 
-def test_one_guess_left_in_the_transcript(monkeypatch: pytest.MonkeyPatch) -> None:
-    truncate = Transcript.truncate
-
-    def less(self: Transcript, length: int) -> None:
-        truncate(self, min(length + 1, len(self)))
-
-    monkeypatch.setattr(Transcript, "truncate", less)
-    assert is_noticed()
-
-
-def test_random_numbers_by_count_of_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw, drawn = Sampler.draw, [0]
-
-    def counted(self: Sampler, logits: NDArray[np.float32], position: int) -> int:
-        drawn[0] += 1  # the guesses among them
-        return draw(self, logits, drawn[0])
-
-    monkeypatch.setattr(Sampler, "draw", counted)
-    assert is_noticed(DRAWN)
+@breaks(NeighbourLoop, "keep", GOOD)
+def right_token_of_a_mismatch_dropped(
+    keep: Any, loop: NeighbourLoop, proposal: _Guesses, truths: Any
+) -> Any:
+    n_before = len(loop.transcript)
+    verdict = keep(loop, proposal, truths)
+    n_right = verdict.num_accepted_tokens
+    if 0 < n_right < verdict.num_chosen_tokens:
+        # The text is the same, but what the search told of it was for nothing.
+        loop.transcript.truncate(n_before)
+        return keep(loop, proposal, truths[:n_right])
+    return verdict
 
 
-def test_queries_one_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    search = FakeDatastore.search
-
-    def shifted(self: FakeDatastore, queries: Queries, k: int) -> list[Neighbours]:
-        return search(self, np.roll(queries, 1, axis=0), k)
-
-    monkeypatch.setattr(FakeDatastore, "search", shifted)
-    assert is_noticed()
+@breaks(Transcript, "truncate", GOOD)
+def guesses_left_in_the_transcript(truncate: Any, text: Any, length: int) -> None:
+    pass
 
 
-def test_what_was_found_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    search = FakeDatastore.search
-
-    def reversed_(self: FakeDatastore, queries: Queries, k: int) -> list[Neighbours]:
-        return search(self, queries, k)[::-1]
-
-    monkeypatch.setattr(FakeDatastore, "search", reversed_)
-    assert is_noticed()
+@breaks(Transcript, "truncate", GOOD)
+def one_guess_left_in_the_transcript(truncate: Any, text: Any, length: int) -> None:
+    truncate(text, min(length + 1, len(text)))
 
 
-def test_states_of_the_token_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    propose = NeighbourLoop.propose
-
-    def late(self: NeighbourLoop) -> _Guesses:
-        guesses = propose(self)
-        return replace(guesses, states=(guesses.states[0], *guesses.states[:-1]))
-
-    monkeypatch.setattr(NeighbourLoop, "propose", late)
-    assert is_noticed()
+_draws = itertools.count(1)  # those of guesses among them
 
 
-def test_distances_that_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    search = FakeDatastore.search
+@breaks(Sampler, "draw", DRAWN)
+def random_numbers_by_count_of_draws(
+    draw: Any, sampler: Sampler, logits: Any, position: int
+) -> Any:
+    return draw(sampler, logits, next(_draws))
 
-    def rounded(self: FakeDatastore, queries: Queries, k: int) -> list[Neighbours]:
-        found = search(self, queries, k)
-        apart = np.float32(len(queries) - 1)
-        return [replace(one, distances=one.distances * apart) for one in found]
 
-    monkeypatch.setattr(FakeDatastore, "search", rounded)
-    assert is_noticed()
+@breaks(FakeDatastore, "search", GOOD)
+def queries_one_off(search: Any, store: FakeDatastore, queries: Queries, k: int) -> Any:
+    return search(store, np.roll(queries, 1, axis=0), k)
+
+
+@breaks(FakeDatastore, "search", GOOD)
+def what_was_found_in_another_order(
+    search: Any, store: FakeDatastore, queries: Queries, k: int
+) -> Any:
+    return search(store, queries, k)[::-1]
+
+
+@breaks(NeighbourLoop, "propose", GOOD)
+def states_of_the_token_before(propose: Any, loop: NeighbourLoop) -> Any:
+    guesses = propose(loop)
+    return replace(guesses, states=(guesses.states[0], *guesses.states[:-1]))
+
+
+@breaks(FakeDatastore, "search", GOOD)
+def distances_that_depend_on_the_batch(
+    search: Any, store: FakeDatastore, queries: Queries, k: int
+) -> Any:
+    apart = np.float32(len(queries) - 1)
+    found = search(store, queries, k)
+    return [replace(one, distances=one.distances * apart) for one in found]
+
+
+@breaks(Transcript, "append", GOOD)
+def guesses_behind_an_end(append: Any, text: Transcript, token: int) -> Any:
+    reason = append(text, token)
+    return None if reason == "length" else reason
+
+
+@breaks(NeighbourLoop, "_learn_from_search", GOOD)
+def right_guesses_miscounted(
+    learn: Any, loop: NeighbourLoop, proposal: _Guesses, verdict: Verdict, seconds: Any
+) -> None:
+    n = len(proposal.tokens)
+    more = replace(verdict, num_chosen_tokens=n, num_accepted_tokens=n)
+    learn(loop, proposal, more, seconds)
+
+
+@pytest.mark.parametrize("broken", breaks.cases)
+def test_broken_it_is(broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_noticed(apply(broken, monkeypatch))
 
 
 def test_candidates_picked_without_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
-    candidates = FakeDatastore._candidates
-
-    def strict(
-        self: FakeDatastore, query: Queries, k: int, batch: int
-    ) -> NDArray[np.int64]:
-        monkeypatch.setattr("tests.unit_tests.knnlm.fakes.MARGIN", 0.0)
-        return candidates(self, query, k, batch)
-
-    monkeypatch.setattr(FakeDatastore, "_candidates", strict)
+    monkeypatch.setattr("tests.unit_tests.knnlm.fakes.MARGIN", 0.0)
     assert not is_noticed()
     assert is_noticed(ROUNDED)
 
@@ -227,7 +195,7 @@ def test_stop_inside_a_stride_missed(monkeypatch: pytest.MonkeyPatch) -> None:
         if reason == "stop" and not self._vocabulary.is_end(token):
             self.finish_reason = None
 
-    def late(self: NeighbourLoop, proposal: _Guesses, truths: Found) -> Verdict:
+    def late(self: NeighbourLoop, proposal: _Guesses, truths: Any) -> Verdict:
         verdict = keep(self, proposal, truths)
         text = verdict.committed.text
         if any(stop.encode() in text for stop in STOPPING.stops):
@@ -237,28 +205,3 @@ def test_stop_inside_a_stride_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Transcript, "append", deaf)
     monkeypatch.setattr(NeighbourLoop, "keep", late)
     assert is_noticed(STOPPING)
-
-
-def test_guesses_behind_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    append = Transcript.append
-
-    def restless(self: Transcript, token: int) -> Any:
-        reason = append(self, token)
-        return None if reason == "length" else reason
-
-    monkeypatch.setattr(Transcript, "append", restless)
-    assert is_noticed()
-
-
-def test_right_guesses_miscounted(monkeypatch: pytest.MonkeyPatch) -> None:
-    learn = NeighbourLoop._learn_from_search
-
-    def boastful(
-        self: NeighbourLoop, proposal: _Guesses, verdict: Verdict, seconds: float
-    ) -> None:
-        n = len(proposal.tokens)
-        more = replace(verdict, num_chosen_tokens=n, num_accepted_tokens=n)
-        learn(self, proposal, more, seconds)
-
-    monkeypatch.setattr(NeighbourLoop, "_learn_from_search", boastful)
-    assert is_noticed()

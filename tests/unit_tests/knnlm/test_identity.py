@@ -26,9 +26,8 @@ from langchain_ralmspec.knnlm import (
 )
 from langchain_ralmspec.speculation import Estimates, Plan, StrideScheduler
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
-from tests.unit_tests.fakes import follow
+from tests.unit_tests.fakes import END, follow
 from tests.unit_tests.knnlm.fakes import (
-    END,
     FakeDatastore,
     FakePath,
     FakeVocabulary,
@@ -61,18 +60,22 @@ class Case:
     end_bias: float = -9.0
 
 
+def datastore_of(case: Case) -> Any:
+    return FakeDatastore(
+        case.n_entries,
+        case.seed,
+        case.is_approximate,
+        case.is_rounded,
+        case.can_probe,
+    )
+
+
 class Text:
     """A text that is written, and all that it leaves behind."""
 
     def __init__(self, case: Case, datastore: Any = None) -> None:
         self.case = case
-        self.datastore = datastore or FakeDatastore(
-            case.n_entries,
-            case.seed,
-            case.is_approximate,
-            case.is_rounded,
-            case.can_probe,
-        )
+        self.datastore = datastore or datastore_of(case)
         self.paths: list[FakePath] = []
         self.written: list[Committed] = []
         self.request = NeighbourRequest(

@@ -55,9 +55,10 @@ def test_what_does_not_fit_is_dropped_with_a_warning_or_refused() -> None:
         read(cache, text, n_other=2000)
 
 
-def test_only_an_index_retrieves() -> None:
-    budget: Any = {"share": 0.1, "n_tokens": 50, "least_similarity": -1.0}
+def test_there_is_an_index_where_there_are_embeddings() -> None:
     cache, text = ContextCache(), "One sentence. " * 30
-    found = read(cache, text).retrieve("Which?", **budget)
+    index = read(cache, text).index
+    assert index is not None
+    found = index.retrieve("Which?", 50, -1.0)
     assert 0 < sum(len(chunk.tokens) for chunk in found) <= 50
-    assert read(cache, text, embeddings=None).retrieve("Which?", **budget) == []
+    assert read(cache, text, embeddings=None).index is None

@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,10 +19,9 @@ from langchain_ralmspec.rapid import (
     Drafter,
     DraftStats,
     PromptLookupDrafter,
-    RagDrafter,
-    TextDrafter,
     generate,
 )
+from langchain_ralmspec.rapid.model_drafters import RagDrafter, TextDrafter
 from langchain_ralmspec.speculation import (
     BatchCosts,
     DraftEstimates,
@@ -143,16 +143,17 @@ def make_drafter(
     # One whose context is full before the answer is ready fails then.
     room = case.max_tokens // 2 if kind.what == "narrow" else 999
     model: Any = FakeModel(kind.seed, weights=weights, n_ctx=3 + room)
-    arguments: dict[str, Any] = {
-        "n_prompt": n_prompt,
-        "is_enough": lambda evidence: scheduler.is_enough(name, evidence),
-        "name": name,
-    }
     target: Any = FakeWeights()
-    if kind.what == "text":
-        return TextDrafter(model, lambda: (2, 3, 4), target=target, **arguments)
-    n_vocab = target.n_vocab
-    return RagDrafter(model, lambda: (2, 3, 4), n_vocab=n_vocab, **arguments)
+    make: Any = TextDrafter if kind.what == "text" else RagDrafter
+    drafter: Drafter = make(
+        name=name,
+        model=model,
+        prompt=lambda: (2, 3, 4),
+        target=target,
+        n_prompt=n_prompt,
+        is_enough=partial(scheduler.is_enough, name),
+    )
+    return drafter
 
 
 def check(case: Case) -> Run[DraftStats]:

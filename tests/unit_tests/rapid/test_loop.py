@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import pytest
 
 from langchain_ralmspec.answer.run import Run
-from langchain_ralmspec.rapid import (
-    Draft,
-    DraftStats,
-    LongRequest,
-    RagDrafter,
-    generate,
-)
+from langchain_ralmspec.rapid import Draft, DraftStats, LongRequest, generate
+from langchain_ralmspec.rapid.model_drafters import RagDrafter
 from langchain_ralmspec.speculation import BatchCosts, DraftEstimates, DraftScheduler
 from langchain_ralmspec.speculation.draft_length import TokenChances
 from tests.unit_tests.rapid.fakes import (
@@ -58,10 +54,15 @@ class Slow:
         return Draft((2,) * min(n, len(self.evidence)), evidence=self.evidence[:n])
 
 
-def plain(**settings: Any) -> list[int]:
-    request = make_request(FakeModel(end_bias=-9), **settings)
+def written(target: FakeModel | None = None, **settings: Any) -> LongRequest:
+    """A request whose answer is written."""
+    request = make_request(target or FakeModel(end_bias=-9), **settings)
     list(generate(request))
-    return request.transcript.tokens
+    return request
+
+
+def plain(**settings: Any) -> list[int]:
+    return written(**settings).transcript.tokens
 
 
 def scheduler_of(costs: BatchCosts, **chances: float) -> DraftScheduler:
@@ -111,8 +112,7 @@ def test_the_first_pass_is_plain_and_all_are_learnt_from(clock: Clock) -> None:
     target = FakeModel(clock=clock, cost=lambda n: 1 + n / 100, end_bias=-9)
     scheduler = DraftScheduler(BatchCosts(), {})
     oracle = Oracle([*plain(), 0], N_PROMPT, accuracy=1.0, shape="evidence", length=9)
-    request = make_request(target, scheduler=scheduler, drafters=[oracle])
-    list(generate(request))
+    request = written(target, scheduler=scheduler, drafters=[oracle])
 
     sizes = [1 + n for _, n, _ in request.stats.rounds]
     assert sizes[0] == 1
@@ -125,10 +125,8 @@ def test_the_first_pass_is_plain_and_all_are_learnt_from(clock: Clock) -> None:
 
 def test_a_model_without_roll_back_writes_alone() -> None:
     for own, bias in (0, -9.0), (2, 0.0):  # the latter ends after eleven tokens
-        answer = make_request(FakeModel(own, end_bias=bias))
-        alone = make_request(FakeModel(own, end_bias=bias, is_recurrent=True))
-        for request in (answer, alone):
-            list(generate(request))
+        answer = written(FakeModel(own, end_bias=bias))
+        alone = written(FakeModel(own, end_bias=bias, is_recurrent=True))
         assert alone.transcript.finish_reason == ("length" if bias < 0 else "stop")
         assert len(alone.transcript) > 3
         assert alone.transcript.tokens == answer.transcript.tokens
@@ -160,14 +158,9 @@ def test_a_slow_drafter_that_says_nothing_is_given_up(
     scheduler = DraftScheduler(BatchCosts(), {})
     asked = list[int]()
     for _ in range(40):
-        request = make_request(
-            FakeModel(clock=clock, cost=lambda _: 1.0, end_bias=-9),
-            scheduler=scheduler,
-            drafters=[slow],
-            max_tokens=100,
-        )
-        before = slow.n_asked
-        list(generate(request))
+        before, target = slow.n_asked, FakeModel(clock=clock, cost=lambda _: 1.0)
+        target.end_bias = -9
+        written(target, scheduler=scheduler, drafters=[slow], max_tokens=100)
         asked.append(slow.n_asked - before)
     assert asked[0] <= 4
     assert sum(asked[1:20]) <= 40, "its prompt is read in a new answer"
@@ -200,10 +193,7 @@ def test_a_drafter_pays_for_drafts_that_are_of_no_use(
     free = Oracle([*plain(), 0], N_PROMPT, "free", shape="evidence", accuracy=1.0)
     scheduler = scheduler_of(GivenCosts({1: 1.0, 2: 1.2, 8: 3.0}), slow=0.1, free=0.9)
     target = FakeModel(clock=clock, cost=lambda n: {1: 1.0}.get(n, 1.1), end_bias=-9)
-    request = make_request(
-        target, scheduler=scheduler, drafters=[slow, free], max_tokens=60
-    )
-    list(generate(request))
+    written(target, scheduler=scheduler, drafters=[slow, free], max_tokens=60)
 
     saved = {name: one._saved for name, one in scheduler.drafters.items()}
     assert saved["slow"] < 0 < saved["free"]
@@ -215,10 +205,7 @@ def test_behind_a_stop_nothing_is_judged(stops: tuple[str, ...]) -> None:
     answer = plain(stops=stops, max_tokens=60)
     after = [*answer, *[2] * 20]
     oracle = Oracle(after, N_PROMPT, accuracy=1.0, length=99)
-    request = make_request(
-        FakeModel(end_bias=-9), stops=stops, drafters=[oracle], length=50, max_tokens=60
-    )
-    list(generate(request))
+    request = written(stops=stops, drafters=[oracle], length=50, max_tokens=60)
 
     assert request.transcript.finish_reason == "stop"
     estimates = request.scheduler.drafters["oracle"]
@@ -243,14 +230,8 @@ def test_drafters_are_asked_for_no_more_than_can_be_used(clock: Clock) -> None:
     for n_batch, length, longest, most in limits:
         modest = Modest()
         target = FakeModel(n_batch=n_batch, end_bias=-9, clock=clock)
-        request = make_request(
-            target,
-            drafters=[modest],
-            length=length,
-            longest_draft=longest,
-            max_tokens=40,
-        )
-        list(generate(request))
+        more = {"length": length, "longest_draft": longest, "max_tokens": 40}
+        written(target, drafters=[modest], **more)
         # The last token needs no draft: a pass brings one anyway.
         # Nor does the first pass, which tells what one token costs.
         first = 38 if length else 37
@@ -261,9 +242,8 @@ def test_drafters_are_asked_for_no_more_than_can_be_used(clock: Clock) -> None:
 def test_a_drafter_that_fails_is_warned_of_and_left_out(shape: str) -> None:
     answer = plain()
     oracle = Oracle([*answer, 0], N_PROMPT, shape=shape, fails_at=2, length=2)
-    request = make_request(FakeModel(end_bias=-9), drafters=[oracle])
     with pytest.warns(RuntimeWarning, match="drafter 'oracle' failed") as said:
-        list(generate(request))
+        request = written(drafters=[oracle])
     assert len(said) == 1
     assert oracle._calls == 3
     assert request.transcript.tokens == answer
@@ -279,7 +259,7 @@ def test_the_warning_says_what_is_wrong() -> None:
     }.items():
         oracle = Oracle([2] * 30, N_PROMPT, shape=shape)
         with pytest.warns(RuntimeWarning, match=words):
-            list(generate(make_request(FakeModel(end_bias=-9), drafters=[oracle])))
+            written(drafters=[oracle])
 
 
 def test_a_model_may_draft_in_a_context_where_nothing_was_measured(
@@ -287,26 +267,17 @@ def test_a_model_may_draft_in_a_context_where_nothing_was_measured(
 ) -> None:
     scheduler = DraftScheduler(BatchCosts(), {})
     model: Any = FakeModel(1, clock=clock, cost=lambda n: n / 100, end_bias=-9)
-
-    def is_enough(evidence: Sequence[float]) -> bool:
-        return scheduler.is_enough("self", evidence)
-
-    def request() -> LongRequest:
+    for _ in range(2):
         drafter = RagDrafter(
-            model,
-            lambda: (2, 3, 4),
+            name="self",
+            model=model,
+            prompt=lambda: (2, 3, 4),
+            target=model.weights,
             n_prompt=N_PROMPT,
-            n_vocab=N_VOCAB,
-            is_enough=is_enough,
+            is_enough=partial(scheduler.is_enough, "self"),
         )
         target = FakeModel(clock=clock, cost=lambda n: 1 + n / 100, end_bias=-9)
-        return make_request(
-            target, scheduler=scheduler, drafters=[drafter], max_tokens=60
-        )
-
-    for _ in range(2):
-        asked = request()
-        list(generate(asked))
+        asked = written(target, scheduler=scheduler, drafters=[drafter], max_tokens=60)
         assert asked.transcript.tokens == plain(max_tokens=60)
         assert asked.stats.drafted["self"] > 20, "it is of use here"
         # Another length of context: all costs are to be learnt again.
@@ -321,10 +292,7 @@ def test_drafters_are_asked_in_order_and_the_first_worth_a_pass_is_taken() -> No
     drafters = [
         Oracle(answer, N_PROMPT, name, accuracy=0.8) for name in scheduler.drafters
     ]
-    request = make_request(
-        FakeModel(end_bias=-9), scheduler=scheduler, drafters=drafters
-    )
-    list(generate(request))
+    request = written(scheduler=scheduler, drafters=drafters)
 
     assert {name for name, n, _ in request.stats.rounds if n} == {"good"}
     assert not drafters[2]._calls
@@ -334,14 +302,12 @@ def test_drafters_are_asked_in_order_and_the_first_worth_a_pass_is_taken() -> No
 
 def test_an_end_token_drafted_is_an_end() -> None:
     target = FakeModel(end_bias=0)
-    answer = make_request(target)
-    list(generate(answer))
+    answer = written(target)
     assert answer.transcript.finish_reason == "stop"
     known = [*answer.transcript.tokens, ENDS[0]]
     for end in ENDS:
         known[-1] = end
         oracle = Oracle(known, N_PROMPT, accuracy=1.0)
-        request = make_request(target, drafters=[oracle], length=8)
-        list(generate(request))
+        request = written(target, drafters=[oracle], length=8)
         assert request.transcript.tokens == answer.transcript.tokens
         assert request.transcript.finish_reason == "stop"

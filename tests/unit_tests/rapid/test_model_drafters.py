@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
-from langchain_ralmspec.rapid import (
-    Draft,
-    Drafter,
+from langchain_ralmspec.rapid import Draft, Drafter
+from langchain_ralmspec.rapid.model_drafters import (
     RagDrafter,
     TextDrafter,
     require_same_vocabulary,
@@ -46,26 +45,25 @@ def unsure(limit: float) -> Callable[[Sequence[float]], bool]:
     return lambda confidences: float(np.prod(confidences)) < limit
 
 
-def rag(
-    model: Any, limit: float = 0.0, sampler: Sampler | None = None, **more: Any
-) -> RagDrafter:
-    arguments: dict[str, Any] = {
-        "n_prompt": len(TARGET_PROMPT),
-        "n_vocab": N_VOCAB,
-        "is_enough": unsure(limit),
-        "sampler": sampler,
-    }
-    return RagDrafter(model, lambda: PROMPT, **arguments | more)
+def drafter_of(kind: Any, model: Any, limit: float, **more: Any) -> Any:
+    usual: dict[str, Any] = {"n_prompt": len(TARGET_PROMPT), "is_enough": unsure(limit)}
+    usual |= {"name": "own", "model": model, "prompt": lambda: PROMPT, "target": TARGET}
+    return kind(**usual | more)
+
+
+def rag(model: Any, limit: float = 0.0, **more: Any) -> RagDrafter:
+    drafter: RagDrafter = drafter_of(RagDrafter, model, limit, **more)
+    return drafter
 
 
 def text(model: Any, limit: float = 0.0) -> TextDrafter:
-    return TextDrafter(
-        model,
-        lambda: PROMPT,
-        target=TARGET,
-        n_prompt=len(TARGET_PROMPT),
-        is_enough=unsure(limit),
-    )
+    drafter: TextDrafter = drafter_of(TextDrafter, model, limit)
+    return drafter
+
+
+def model_for(make: Any, **settings: Any) -> FakeModel:
+    """A model whose drafts ``rag`` or ``text`` can use."""
+    return FakeModel(weights=OTHER if make is text else FakeWeights(), **settings)
 
 
 def behind(answer: Sequence[int]) -> list[int]:
@@ -97,12 +95,12 @@ def test_rag_catches_up_with_whatever_was_kept_of_its_drafts(
     seed: int, n_rounds: int, n: int, limit: float, temperature: float | None
 ) -> None:
     sampler = None if temperature is None else Sampler(temperature, seed=seed)
-    drafter = rag(FakeModel(seed, weights=PADDED), limit, sampler)
+    drafter = rag(FakeModel(seed, weights=PADDED), limit, sampler=sampler)
     answer = grown(drafter, seed, n_rounds, n)
 
     draft = drafter.propose(behind(answer), n)
 
-    fresh = rag(FakeModel(seed, weights=PADDED), limit, sampler)
+    fresh = rag(FakeModel(seed, weights=PADDED), limit, sampler=sampler)
     assert same(draft, fresh.propose(behind(answer), n))
 
 
@@ -185,16 +183,11 @@ def test_greedy_transfer_penalises_repetition_as_the_target_does(
 
 
 def test_a_penalty_changes_what_greedy_transfer_drafts() -> None:
-    drafts = [
-        rag(FakeModel(seed), sampler=Sampler(repeat_penalty=penalty)).propose(
-            behind([2, 3, 4, 5]), 6
-        )
-        for seed in range(20)
-        for penalty in (1.0, 3.0)
-    ]
-    assert any(
-        one.tokens != two.tokens for one, two in zip(*[iter(drafts)] * 2, strict=True)
-    )
+    def drafted(seed: int, penalty: float) -> Draft:
+        drafter = rag(FakeModel(seed), sampler=Sampler(repeat_penalty=penalty))
+        return drafter.propose(behind([2, 3, 4, 5]), 6)
+
+    assert any(drafted(n, 1.0).tokens != drafted(n, 3.0).tokens for n in range(20))
 
 
 def test_rag_stops_behind_an_end_token() -> None:
@@ -241,16 +234,10 @@ def test_a_smaller_vocabulary_has_no_probability_for_the_rest() -> None:
 
 
 @pytest.mark.parametrize("make", [rag, text])
-def test_the_kv_of_the_prompt_is_not_kept(make: Any) -> None:
-    model = FakeModel(weights=OTHER if make is text else FakeWeights())
-    make(model).propose(behind([2]), 3)
-    assert model.paths
-    assert not model.kept
-
-
-@pytest.mark.parametrize("make", [rag, text])
-def test_the_prompt_is_made_once_and_not_before_it_is_needed(make: Any) -> None:
-    model = FakeModel(weights=OTHER if make is text else FakeWeights())
+def test_the_prompt_is_made_once_when_it_is_needed_and_its_kv_not_kept(
+    make: Any,
+) -> None:
+    model = model_for(make)
     drafter = make(model)
     assert not model.paths
 
@@ -258,6 +245,7 @@ def test_the_prompt_is_made_once_and_not_before_it_is_needed(make: Any) -> None:
         drafter.propose(behind(answer), 3)
 
     assert len(model.paths) == 1
+    assert not model.kept
 
 
 @pytest.mark.parametrize("make", [rag, text])
@@ -280,9 +268,8 @@ def test_no_more_is_decoded_than_is_needed(make: Any) -> None:
 
 @pytest.mark.parametrize("make", [rag, text])
 def test_a_full_context_is_said(make: Any) -> None:
-    model = FakeModel(n_ctx=5, weights=OTHER if make is text else FakeWeights())
     with pytest.raises(ContextOverflowError):
-        make(model).propose(behind([2, 3, 4]), 3)
+        make(model_for(make, n_ctx=5)).propose(behind([2, 3, 4]), 3)
 
 
 @settings(max_examples=400)
@@ -390,11 +377,8 @@ def test_vocabularies_may_differ_in_padding_only() -> None:
     padded: Any = PADDED
     require_same_vocabulary(TARGET, padded)
     require_same_vocabulary(padded, TARGET)
-
-
-def test_a_file_is_like_itself() -> None:
-    odd: Any = FakeWeights(OTHER_PIECES)
-    require_same_vocabulary(TARGET, odd)
+    same_file: Any = FakeWeights(OTHER_PIECES)
+    require_same_vocabulary(TARGET, same_file)
 
 
 def test_another_vocabulary_is_refused_with_a_way_out() -> None:

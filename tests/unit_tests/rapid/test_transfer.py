@@ -15,14 +15,8 @@ from numpy.typing import NDArray
 
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.sampling import Sampler
-from langchain_ralmspec.rapid import (
-    Draft,
-    Drafter,
-    DraftStats,
-    LongRequest,
-    RagDrafter,
-    generate,
-)
+from langchain_ralmspec.rapid import Draft, Drafter, DraftStats, generate
+from langchain_ralmspec.rapid.model_drafters import RagDrafter
 from langchain_ralmspec.speculation import Acceptance, DraftScheduler
 from langchain_ralmspec.speculation.acceptance import Transfer, draw, softmax
 from langchain_ralmspec.speculation.draft_length import DraftEstimates, TokenChances
@@ -82,8 +76,12 @@ class Drawing:
         return Draft((self._token,), Q[np.newaxis], (float(Q[self._token]),))
 
 
-def run_of(request: LongRequest) -> Run[DraftStats]:
-    return Run(generate(request), request)
+def run_of(target: FakeModel, **settings: Any) -> Run[DraftStats]:
+    """An answer, written to its end."""
+    request = make_request(target, **settings)
+    run = Run(generate(request), request)
+    list(run)
+    return run
 
 
 def points(n: int) -> Array:
@@ -106,7 +104,7 @@ def law_of_second(acceptance: Acceptance) -> Array:
     """How often each token comes behind the first, with a draft of one token."""
     counts = np.zeros(3)
     for numbers in points(N_POINTS):
-        request = make_request(
+        run = run_of(
             Fixed(weights=LETTERS),
             document=(0,),
             tail=(1,),
@@ -116,8 +114,6 @@ def law_of_second(acceptance: Acceptance) -> Array:
             drafters=[Drawing(numbers[2])],
             max_tokens=3,
         )
-        run = run_of(request)
-        list(run)
         assert run.stats.rounds[0][1] == 1
         counts[run.tokens[1]] += 1
     return counts / N_POINTS
@@ -165,15 +161,12 @@ def transferred(
     seed: int, acceptance: Acceptance, sampler: Sampler, *, shape: str = "probabilities"
 ) -> tuple[Run[DraftStats], list[Draft]]:
     """A run with a drafter that has distributions, and what it proposed."""
-    plain = run_of(make_request(FakeModel(seed), sampler=sampler))
-    list(plain)
+    plain = run_of(FakeModel(seed), sampler=sampler)
     oracle = Oracle([*plain.tokens, ENDS[0]], 6, seed=seed, shape=shape)
     recording = Recording(oracle)
-    request = make_request(
+    run = run_of(
         FakeModel(seed), sampler=sampler, acceptance=acceptance, drafters=[recording]
     )
-    run = run_of(request)
-    list(run)
     return run, recording.drafts
 
 
@@ -217,25 +210,16 @@ def test_greedy_transfer_takes_the_best_of_the_shifted_logits(
 
 @settings(max_examples=200)
 @given(st.integers(0, 9999), st.sampled_from(["off", "paper", "exact"]), st.booleans())
-def test_without_strength_tokens_are_those_of_plain_decoding(
+def test_without_strength_or_distributions_tokens_are_those_of_plain_decoding(
     seed: int, transfer: Transfer, drawn: bool
 ) -> None:
     sampler = Sampler(temperature=float(drawn), seed=seed)
-    plain = run_of(make_request(FakeModel(seed), sampler=sampler))
-    list(plain)
+    plain = run_of(FakeModel(seed), sampler=sampler)
     assert transferred(seed, Acceptance(transfer), sampler)[0].tokens == plain.tokens
-
-
-@settings(max_examples=100)
-@given(st.integers(0, 9999), st.sampled_from(["paper", "exact"]), st.booleans())
-def test_without_distributions_nothing_is_transferred(
-    seed: int, transfer: Transfer, drawn: bool
-) -> None:
-    sampler = Sampler(temperature=float(drawn), seed=seed)
-    plain = run_of(make_request(FakeModel(seed), sampler=sampler))
-    list(plain)
-    run, _ = transferred(seed, Acceptance(transfer, 9.0), sampler, shape="evidence")
-    assert run.tokens == plain.tokens
+    strong = Acceptance(transfer, 9.0)
+    assert (
+        transferred(seed, strong, sampler, shape="evidence")[0].tokens == plain.tokens
+    )
 
 
 @settings(max_examples=100)
@@ -252,10 +236,8 @@ def test_a_seed_repeats_itself(seed: int, transfer: Transfer, drawn: bool) -> No
 def test_transfer_changes_answers(transfer: Transfer) -> None:
     changed = 0
     for seed in range(20):
-        plain = run_of(make_request(FakeModel(seed)))
-        list(plain)
         run, _ = transferred(seed, Acceptance(transfer, 20.0), Sampler())
-        changed += run.tokens != plain.tokens
+        changed += run.tokens != run_of(FakeModel(seed)).tokens
     assert changed > 3
 
 
@@ -267,34 +249,33 @@ def test_a_model_s_distributions_are_the_target_s_size(
     sampler = Sampler(temperature=temperature, top_k=0, top_p=1.0, seed=1)
     weights = FakeWeights((*FakeWeights().pieces, *[b"x"] * padding))
     model: Any = FakeModel(weights=weights)
+    target: Any = FakeWeights()
     drafter = Recording(
         RagDrafter(
-            model,
-            lambda: (2, 3),
+            name="self",
+            model=model,
+            prompt=lambda: (2, 3),
+            target=target,
             n_prompt=6,
-            n_vocab=N_VOCAB,
             is_enough=lambda _: False,
             sampler=sampler,
         )
     )
-    request = make_request(
+    run = run_of(
         FakeModel(end_bias=-9),
         sampler=sampler,
         acceptance=Acceptance("exact", 5.0),
         drafters=[drafter],
         max_tokens=60,
     )
-    run = run_of(request)
-    list(run)
-    rows = [draft.probabilities for draft in drafter.drafts if draft.tokens]
-    assert rows
-    for draft in drafter.drafts:
-        if draft.tokens:
-            q = draft.probabilities
-            assert q is not None
-            assert q.shape == (len(draft.tokens), N_VOCAB)
-            assert q.sum(axis=1) == pytest.approx(1.0)
-            assert all(q[i][token] > 0 for i, token in enumerate(draft.tokens))
+    drafts = [draft for draft in drafter.drafts if draft.tokens]
+    assert drafts
+    for draft in drafts:
+        q = draft.probabilities
+        assert q is not None
+        assert q.shape == (len(draft.tokens), N_VOCAB)
+        assert q.sum(axis=1) == pytest.approx(1.0)
+        assert all(q[i][token] > 0 for i, token in enumerate(draft.tokens))
     assert any(right for _, _, right in run.stats.rounds)
 
 
@@ -315,14 +296,15 @@ def test_which_drafts_are_verified_leaves_the_law_alone() -> None:
         sampler = Given(numbers=tuple(numbers))
         model: Any = Fixed(weights=LETTERS, probabilities=q, after=after)
         drafter = RagDrafter(
-            model,
-            lambda: (0,),
+            name="self",
+            model=model,
+            prompt=lambda: (0,),
+            target=model.weights,
             n_prompt=2,
-            n_vocab=3,
             is_enough=partial(scheduler.is_enough, "self"),
             sampler=sampler,
         )
-        request = make_request(
+        run = run_of(
             Fixed(weights=LETTERS),
             document=(0,),
             tail=(1,),
@@ -332,8 +314,6 @@ def test_which_drafts_are_verified_leaves_the_law_alone() -> None:
             drafters=[drafter],
             max_tokens=6,
         )
-        run = run_of(request)
-        list(run)
         counts[run.tokens[1]] += 1
         lengths.add(run.stats.rounds[0][1])
     assert counts / N_POINTS == pytest.approx(P, abs=0.01)

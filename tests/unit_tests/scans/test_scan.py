@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 import numpy as np
@@ -18,11 +18,10 @@ from langchain_ralmspec.scans import (
     Metric,
     Scan,
     candidates,
-    forms,
     installed_torch,
     loaded_torch,
-    memory,
 )
+from langchain_ralmspec.scans import rows as rows_module
 from langchain_ralmspec.scans import scan as scan_module
 
 Rows = NDArray[Any]
@@ -35,12 +34,21 @@ each_form = pytest.mark.parametrize("form", FORMS)
 each_metric = pytest.mark.parametrize("metric", METRICS)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads that wait for one another take longer than such small products."""
+    earlier = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(earlier)
+
+
 def scan_by(
     form: Any, rows: Rows, metric: Metric = "squared_l2", **arguments: Any
 ) -> Scan:
     """A scan by a given form, of rows in place or centred."""
     scan = Scan(rows, metric, torch, **arguments)
-    scan._chosen = dict.fromkeys(BATCHES, form)
+    scan.chosen = dict.fromkeys(BATCHES, form)
     return scan
 
 
@@ -88,12 +96,12 @@ def drawn_rows(shape: str, n: int, dimension: int, seed: int) -> Rows:
     return rows
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(data=st.data(), shape=st.sampled_from(SHAPES), seed=st.integers(0, 999))
 def test_the_best_rows_are_among_the_candidates(
     data: st.DataObject, shape: str, seed: int
 ) -> None:
-    n, n_queries = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 33))
+    n, n_queries = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 5))
     form, is_centred = data.draw(st.sampled_from(FORMS)), data.draw(st.booleans())
     dimension = data.draw(st.sampled_from([1, 3, 16, 70]))
     types = ["float16", "float32"] if is_centred else ["float32"]
@@ -105,13 +113,12 @@ def test_the_best_rows_are_among_the_candidates(
     noise = rng.choice([0, 0, 0.1, 1], (n_queries, 1)).astype(np.float32)
     queries += noise * rng.standard_normal(queries.shape).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            candidates, "GROUPS", data.draw(st.sampled_from([1, 3, 16, 2048]))
-        )
-        patch.setattr(forms, "BLOCK_ROWS", data.draw(st.integers(1, 320)))
-        scores = data.draw(st.sampled_from([1, 50, 700, 1 << 22]))
+        groups = data.draw(st.sampled_from([1, 3, 16, 2048]))
+        patch.setattr(candidates, "GROUPS", groups)
+        patch.setattr(rows_module, "BLOCK_ROWS", data.draw(st.integers(20, 320)))
+        scores = data.draw(st.sampled_from([60, 200, 700, 1 << 22]))
         patch.setattr(scan_module, "_SCORES_PER_BLOCK", scores)
-        patch.setattr(scan_module, "_CONVERTED_ROWS", data.draw(st.integers(1, 99)))
+        patch.setattr(scan_module, "_CONVERTED_ROWS", data.draw(st.integers(5, 99)))
         metric = data.draw(st.sampled_from(METRICS[is_centred:]))
         n_before = data.draw(st.integers(1, n))
         k = data.draw(st.integers(1, n))
@@ -162,12 +169,12 @@ def test_without_its_bound_rounding_would_hide_some(
         return np.zeros(len(queries))
 
     monkeypatch.setattr(Scan, "_is_as_exact", lambda *_: True)
-    monkeypatch.setattr(forms.BFloat16Form, "errors", none)
+    monkeypatch.setattr(rows_module.BFloat16Rows, "errors", none)
     rows, queries = poles()
     assert missed(scan_by("bfloat16", rows, centred=True), rows, queries, 16) > 0
     rows, queries = poles(size=20_000)
     assert missed(scan_by("numpy", rows, centred=True), rows, queries, 16) == 0
-    monkeypatch.setattr(forms.Form, "errors", none)
+    monkeypatch.setattr(rows_module.Rows, "errors", none)
     monkeypatch.setattr(candidates, "FLOAT32_ERROR", 0.0)
     assert missed(scan_by("numpy", rows, centred=True), rows, queries, 16) > 0
 
@@ -200,10 +207,13 @@ def test_no_score_is_further_off_than_said(data: st.DataObject, seed: int) -> No
     # Near the middle between two numbers of bfloat16.
     numbers = powers * (1 + 2**-8 + generator.integers(-9, 10, shape) * 2.0**-16)
     rows = (numbers * generator.choice(signs, shape)).astype(np.float32)
-    form = scan_by("numpy", rows)._form(data.draw(st.sampled_from(FORMS)))
-    off = form.scores(-rows, 2, 9, None) + rows.astype(float) @ rows[2:].T.astype(float)
+    form = data.draw(st.sampled_from(FORMS))
+    kept = scan_by("numpy", rows)._rows(form)
+    by = torch if form == "torch" else None
+    scores = kept.scores(-rows, kept.part(2, 9), None, by)
+    off = scores + rows.astype(float) @ rows[2:].T.astype(float)
     lengths = np.linalg.norm(rows.astype(float), axis=1)
-    allowed = form.errors(rows)[:, np.newaxis] * np.outer(lengths, lengths[2:])
+    allowed = kept.errors(rows)[:, np.newaxis] * np.outer(lengths, lengths[2:])
     assert (np.abs(off) <= allowed).all()
 
 
@@ -213,9 +223,10 @@ DOWN, UP = 1 + 2**-8 - 2**-20, 1 + 2**-8 + 2**-20  # round to 1 and to 1 + 2**-7
 def test_a_bound_is_no_larger_than_it_must_be() -> None:
     # Both vectors lose as much as numbers can, and so does the product, 257.
     rows = np.full((1, 257), DOWN, np.float32)
-    form = scan_by("bfloat16", rows)._form("bfloat16")
-    (error,) = form.errors(rows) * 257 * DOWN**2
-    off = abs(float(form.scores(rows, 0, 1, None)[0, 0]) - 257 * DOWN**2)
+    kept = scan_by("bfloat16", rows)._rows("bfloat16")
+    (error,) = kept.errors(rows) * 257 * DOWN**2
+    scores = kept.scores(rows, kept.part(0, 1), None, None)
+    off = abs(float(scores[0, 0]) - 257 * DOWN**2)
     assert 0.98 * error < off <= error
 
 
@@ -226,7 +237,8 @@ def test_the_best_row_may_be_off_one_way_and_another_the_other() -> None:
     queries = np.ones((1, 259), np.float32)
     scan = scan_by("bfloat16", rows, "inner_product")
     assert missed(scan, rows, queries, 1) == 0
-    scored = scan._forms["bfloat16"].scores(-queries, 0, 2, None)
+    kept = scan._rows("bfloat16")
+    scored = kept.scores(-queries, kept.part(0, 2), None, None)
     assert scored.tolist() == [[-256, -260]]
 
 
@@ -240,8 +252,7 @@ def test_numbers_that_are_not_finite_are_left_to_others(
     rows, queries = (drawn_rows("plain", n, 16, n).astype("f") for n in (20, 2))
     (rows, queries)[where][1, 0] = bad
     scan = scan_by(form, rows, metric)
-    assert scan.candidates(queries, 3) is None
-    assert scan.failures == 1
+    assert (scan.candidates(queries, 3), scan.failures) == (None, 1)
     if where == 1:
         assert missed(scan, rows, queries[:1], 3) == 0
         assert scan.failures == 0
@@ -342,7 +353,7 @@ def test_what_a_rival_does_fastest_is_left_to_it_until_there_are_more_rows() -> 
         for n in (20, 30, 39, 40, 50):
             assert scan.follow(rows[:n])
             assert scan.candidates(rows[:3], 2) is None
-    assert tried == [20] * 3 + [40] * 3
+    assert tried == [20] * 2 + [40] * 2
     assert scan.failures == 0
 
 
@@ -387,13 +398,3 @@ def test_torch_is_used_where_it_is_loaded_or_installed_only(
     scan.prepare()
     assert scan.chosen == dict.fromkeys(BATCHES, "numpy")
     assert missed(scan, rows, rows[:3], 2) == 0
-
-
-def test_a_copy_takes_three_quarters_of_the_free_memory_at_most(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(memory, "_spare_bytes", lambda: 400)
-    assert memory.has_room(300)
-    assert not memory.has_room(301)
-    monkeypatch.setattr(memory, "_spare_bytes", lambda: None)
-    assert memory.has_room(1 << 60), "who knows"

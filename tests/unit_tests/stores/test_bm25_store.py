@@ -84,18 +84,10 @@ def test_scores_and_order_are_those_of_the_formula(
     # None that was left out is better than one that was found.
     left_out = [expected[id_] for id_ in expected if id_ not in {h.id for h in hits}]
     assert max(left_out, default=0) <= hits[-1].score + 1e-5
-    # Equal scores, the zeros too, are in the order of their ids.
+    # Equal scores, the zeros too, are in the order of their ids, at the cut as well.
     assert hits == sorted(hits, key=lambda hit: (-hit.score, hit.id))
-
-
-@settings(max_examples=200)
-@given(corpora, queries, st.integers(1, 40))
-def test_a_cut_takes_the_smaller_ids_of_equals(
-    contents: list[str], query: str, k: int
-) -> None:
-    store = store_of(contents)
     everything = store.search(store.encode([query]), len(contents))[0]
-    assert store.search(store.encode([query]), k)[0] == everything[:k]
+    assert hits == everything[:k]
 
 
 def test_a_cut_among_thousands_is_exact() -> None:
@@ -128,9 +120,8 @@ def test_batch_equals_each_alone(contents: list[str], asked: list[str], k: int) 
 def test_a_query_without_known_words_finds_the_smallest_ids(query: str) -> None:
     store = store_of(["aa"] * 10)
     (hits,) = store.search(store.encode([query]), 3)
-    assert [hit.id for hit in hits] == sorted(
-        d.id or "" for d in documents_of([""] * 10)
-    )[:3]
+    ids = sorted(str(document.id) for document in documents_of([""] * 10))
+    assert [hit.id for hit in hits] == ids[:3]
     assert [hit.score for hit in hits] == [0, 0, 0]
 
 
@@ -139,11 +130,8 @@ def test_words_are_brought_to_their_stem_and_stopwords_left_out() -> None:
     documents = [Document(page_content=content) for content in contents]
     store = BM25Store.from_documents(documents)
     (hits,) = store.search(store.encode(["The Running WHALES the"]), 3)
-    assert [(hit.id, hit.score > 0) for hit in hits] == [
-        ("0", True),
-        ("1", True),
-        ("2", False),
-    ]
+    scored = [(hit.id, hit.score > 0) for hit in hits]
+    assert scored == [("0", True), ("1", True), ("2", False)]
     assert hits[0].score == pytest.approx(hits[1].score)  # "the" counts nowhere
     own = BM25Store.from_documents(documents, stopwords=["whale"], stemmer=None)
     assert own.search(own.encode(["whale"]), 1)[0][0].score == 0
@@ -381,10 +369,8 @@ def test_a_save_replaces_a_save_and_nothing_else(saved: Path, tmp_path: Path) ->
 
 
 def test_a_retriever_is_made_from_documents() -> None:
-    documents = [
-        Document(id=i, page_content=t)
-        for i, t in zip("ab", ["cat", "dog"], strict=True)
-    ]
+    cat = Document(id="a", page_content="cat")
+    documents = [cat, Document(id="b", page_content="dog")]
     retriever = RaLMSpecRetriever.from_documents(documents, k=1, stemmer=None, k1=1.2)
     assert [d.id for d in retriever.invoke("a dog")] == ["b"]
     assert isinstance(retriever.store, BM25Store)
@@ -396,9 +382,8 @@ def test_over_bm25_the_same_documents_are_guessed(policy: str) -> None:
     retriever = RaLMSpecRetriever.from_documents(documents, **PLAIN, k=2)
     session = retriever.session(guess_policy=policy)
     (found,) = session.verify(["aa"])
-    assert [d.id for d in found] == found_ids(
-        store_of(["aa", "bb", "aa bb", "cc"]), "aa", 2
-    )
+    store = store_of(["aa", "bb", "aa bb", "cc"])
+    assert [d.id for d in found] == found_ids(store, "aa", 2)
     assert session.speculate("bb") == found
     assert session.verify(["bb"]) == [retriever.invoke("bb")]
 

@@ -102,8 +102,10 @@ def test_queries_say_whether_they_came_from_a_batch(
 
 
 def test_failing_encoder_keeps_its_cause() -> None:
-    with pytest.raises(StoreError, match="BrokenEmbeddings") as caught:
-        encode_queries(BrokenEmbeddings(), ["a"])
+    with pytest.raises(
+        StoreError, match=r"BrokenEmbeddings .*encoder is down"
+    ) as caught:
+        make_queries(BrokenEmbeddings(), ["a"])
     assert isinstance(caught.value.__cause__, ConnectionError)
 
 
@@ -215,17 +217,26 @@ def test_queries_and_documents_go_their_own_ways(models: list[FakeModel]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("given", "torchs", "used"),
+    ("n_cores", "given", "torchs", "used"),
     [
-        (None, 8, [3, 3, 8]),
-        (None, 2, [2, 2, 2]),  # set to fewer already
-        (5, 8, [5, 5, 5]),
-        (12, 8, [12, 12, 12]),
+        (6, None, 8, [3, 3, 8]),
+        (6, None, 2, [2, 2, 2]),  # set to fewer already
+        (6, None, 3, [3, 3, 3]),  # as another thread's call had it, which began first
+        (1, None, 8, [1, 1, 8]),
+        (6, 5, 8, [5, 5, 5]),
+        (6, 12, 8, [12, 12, 12]),
     ],
 )
 def test_queries_leave_half_of_the_cores_to_the_model(
-    models: list[FakeModel], given: int | None, torchs: int, used: list[int]
+    *,
+    n_cores: int,
+    given: int | None,
+    torchs: int,
+    used: list[int],
+    models: list[FakeModel],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(embedding, "cores", lambda: n_cores)
     TORCH.n_threads = torchs
     embeddings = SentenceTransformerEmbeddings("m", n_threads=given)
     embeddings.embed_query("a")
@@ -233,14 +244,8 @@ def test_queries_leave_half_of_the_cores_to_the_model(
     embeddings.embed_documents(["c"])
     assert TORCH.used == used
     assert TORCH.n_threads == torchs
-
-
-def test_one_core_is_one_thread(
-    models: list[FakeModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(embedding, "cores", lambda: 1)
-    SentenceTransformerEmbeddings("m").embed_query("a")
-    assert TORCH.used == [1]
+    # What is set last is what new threads begin with, so it is not set for nothing.
+    assert TORCH.set == [n for each in used if each != torchs for n in (each, torchs)]
 
 
 def test_threads_are_restored_after_a_failure(
@@ -254,14 +259,6 @@ def test_threads_are_restored_after_a_failure(
     with pytest.raises(ConnectionError):
         SentenceTransformerEmbeddings("m").embed_query("a")
     assert TORCH.n_threads == 8
-
-
-def test_a_thread_that_began_with_fewer_does_not_pass_them_on(
-    models: list[FakeModel],
-) -> None:
-    TORCH.n_threads = 3  # as another thread's call had it when this one started
-    SentenceTransformerEmbeddings("m").embed_query("a")
-    assert TORCH.set == []
 
 
 def test_the_number_of_threads_changes_only_between_calls(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import faiss
@@ -10,10 +12,12 @@ import torch  # noqa: F401 (forms need it loaded)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_community.vectorstores.faiss import FAISS
-from langchain_core.documents import Document
 
+from langchain_ralmspec import machine
+from langchain_ralmspec.errors import StoreError
 from langchain_ralmspec.scans import BATCHES, Scan
 from langchain_ralmspec.stores import FaissStore, Query, faiss_index
+from tests.unit_tests.stores.faiss_toys import FLAT, IDS, N_ROWS, store_over
 from tests.unit_tests.stores.toys import (
     DIMENSION,
     TableEmbeddings,
@@ -22,9 +26,6 @@ from tests.unit_tests.stores.toys import (
     some_queries,
     table,
 )
-
-N_ROWS = 200
-IDS = [f"id{row:03d}" for row in range(N_ROWS)]
 
 Scanned = list[tuple[str, int]]
 
@@ -79,7 +80,7 @@ def expected_ids(n_queries: int, k: int, metric: str = "inner_product") -> Any:
 
 
 @pytest.mark.parametrize("form", ["rival", "numpy", "torch", "bfloat16"])
-@pytest.mark.parametrize("metric", ["inner_product", "squared_l2"])
+@pytest.mark.parametrize("metric", FLAT)
 @pytest.mark.parametrize("is_generic", [False, True])
 def test_every_form_finds_the_same(
     form: str,
@@ -89,10 +90,7 @@ def test_every_form_finds_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     take(monkeypatch, form)
-    index: Any = {
-        "inner_product": faiss.IndexFlatIP(DIMENSION),
-        "squared_l2": faiss.IndexFlatL2(DIMENSION),
-    }[metric]
+    index = FLAT[metric](DIMENSION)
     if is_generic:
         index = faiss.IndexFlat(DIMENSION, index.metric_type)
     index.add(table(N_ROWS))
@@ -117,36 +115,42 @@ def test_a_scan_finds_all_rows_there_are(scanned: Scanned, k: int) -> None:
     assert scanned == [("torch", 3)]
 
 
-@settings(max_examples=100)
-@given(data=st.data(), form=st.sampled_from(["numpy", "torch", "bfloat16"]))
+@settings(max_examples=30)
+@given(data=st.data())
+@pytest.mark.parametrize("metric", FLAT)
+@pytest.mark.parametrize("form", ["faiss", "numpy", "torch", "bfloat16"])
 def test_a_batch_equals_each_query_alone_with_duplicates(
-    data: st.DataObject, form: str
+    form: str, metric: str, data: st.DataObject
 ) -> None:
     n_rows = data.draw(st.integers(1, 80))
     n_distinct = data.draw(st.integers(1, 12))
+    n_queries = data.draw(st.integers(1, 24))
     k = data.draw(st.integers(1, 40))
     generator = np.random.default_rng(data.draw(st.integers(0, 2**31)))
     distinct = generator.standard_normal((n_distinct, 8)).astype(np.float32)
     vectors = distinct[generator.integers(0, n_distinct, n_rows)]
     # Ids in an order of their own, so that row order cannot pass for id order.
     ids = [f"{number:03d}" for number in generator.permutation(n_rows)]
-    index: Any = faiss.IndexFlatIP(8)
-    index.add(vectors)
-    docs = [Document(page_content=id_) for id_ in ids]
-    store = FaissStore(index, docs, TableEmbeddings(vectors), ids=ids)
-    wanted = generator.standard_normal((data.draw(st.integers(2, 20)), 8))
-    queries = [Query("q", vector) for vector in wanted.astype(np.float32)]
+    store = store_over(FLAT[metric](8), vectors, ids)
+    wanted = generator.standard_normal((n_queries, 8)).astype(np.float32)
+    queries = [Query("q", vector) for vector in wanted]
     with pytest.MonkeyPatch.context() as patch:
-        take(patch, form)
-        store.prepare()
-        together = store.search(queries, k)
-    for query, hits in zip(queries, together, strict=True):
-        alone = store.search([query], k)[0]
-        assert [(h.id, h.score) for h in hits] == [(h.id, h.score) for h in alone]
-        assert isinstance(query.vector, np.ndarray)
-        assert [h.id for h in hits] == best_ids(
-            query.vector, vectors, ids, k, "inner_product"
-        )
+        if form != "faiss":
+            take(patch, form)
+            store.prepare()
+        together = store.search(queries, k, with_vectors=True)
+        arrays = store.find(queries, k, depth=2, with_vectors=True)
+    for query, hits, found in zip(queries, together, arrays, strict=True):
+        scored = [(hit.id, hit.score) for hit in hits]
+        assert scored == [(h.id, h.score) for h in store.search([query], k)[0]]
+        assert query.vector is not None
+        assert len({hit.score for hit in hits}) <= n_distinct
+        assert [h.id for h in hits] == best_ids(query.vector, vectors, ids, k, metric)
+        # The same, as arrays.
+        assert scored == list(zip(found.ids, found.scores, strict=True))
+        assert list(found.hits) == hits[:2]
+        assert found.vectors is not None
+        np.testing.assert_array_equal(found.vectors, [hit.vector for hit in hits])
 
 
 def test_a_small_scan_is_left_to_faiss(
@@ -310,9 +314,13 @@ def test_without_memory_there_is_no_copy_and_no_harm(
     assert scanned == [("torch", 4)] * 3
 
 
-def test_threads_searching_at_once_get_their_own_answers(scanned: Scanned) -> None:
+@pytest.mark.parametrize("form", ["rival", "bfloat16"])
+def test_threads_searching_at_once_get_their_own_answers(
+    form: str, scanned: Scanned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(monkeypatch, form)
     store = store_of(flat())
-    expected = {n: expected_ids(n, 5) for n in (2, 5, 8, 16)}
+    expected = {n: expected_ids(n, 5) for n in (2, 5, 8, 40)}
     wrong: list[int] = []
 
     def work(n_queries: int) -> None:
@@ -328,4 +336,46 @@ def test_threads_searching_at_once_get_their_own_answers(scanned: Scanned) -> No
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert len(scanned) == 4 * 30
+    assert len(scanned) == (4 * 30 if form == "bfloat16" else 0)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    earlier = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+    yield
+    faiss.omp_set_num_threads(earlier)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_lone_or_small_search_takes_one_thread_and_gives_the_others_back(
+    fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    class SpyIndex(faiss.IndexFlatL2):
+        def search_and_reconstruct(self, x: Any, k: int, **kwargs: Any) -> Any:
+            seen.append(faiss.omp_get_max_threads())
+            if fails:
+                raise MemoryError("no room")
+            return super().search_and_reconstruct(x, k, **kwargs)
+
+    store = store_over(SpyIndex(DIMENSION), table(N_ROWS))
+    failure = "FAISS failed to search: MemoryError"
+    for small, n_queries in ((faiss_index.SMALL_SCAN, 8), (0, 1), (0, 8)):
+        monkeypatch.setattr(faiss_index, "SMALL_SCAN", small)
+        with pytest.raises(StoreError, match=failure) if fails else nullcontext():
+            store.search(some_queries(n_queries), 1)
+        assert faiss.omp_get_max_threads() == 2
+    assert seen == [1, 1, 2]
+
+
+def test_a_copy_takes_three_quarters_of_the_free_memory_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "free_memory", lambda: 400)
+    assert faiss_index.has_room(300)
+    assert not faiss_index.has_room(301)
+    monkeypatch.setattr(machine, "free_memory", lambda: None)
+    assert faiss_index.has_room(1 << 60), "who knows"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.knnlm import KNNDatastore
 from langchain_ralmspec.knnlm.entries import EntryWriter, Manifest
@@ -38,8 +39,7 @@ def write_datastore(
 class Words:
     """Weights whose tokens are words, numbered as they are met."""
 
-    adds_bos = False
-    bos = -1
+    text_start = ()
     sha256 = SHA256
 
     def __init__(self) -> None:
@@ -82,8 +82,7 @@ def fake_model(n_ctx: int = 6) -> Any:
 class Clock:
     """Stands in for the module ``time``: only runs make it go on."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
+    now = 0.0
 
     def perf_counter(self) -> float:
         return self.now
@@ -97,32 +96,28 @@ class Continued:
 
     def __init__(self, stats: SpeculationStats, tokens: list[int]) -> None:
         self.stats, self.tokens = stats, tokens
+        self.steps = [Committed((token,), b"") for token in tokens]
 
     def __iter__(self) -> Any:
         CLOCK.now += self.stats.seconds
         return iter(["some ", "text"])
 
 
+@dataclass
 class FakeLLM:
     """Continues any prompt in the same seconds, and remembers who was asked."""
 
-    log: list[tuple[str, str]]
+    name: str
+    stats: SpeculationStats
+    tokens: Sequence[int] = (1, 2, 3)
+    log: list[tuple[str, str]] = field(default_factory=list)
 
-    def __init__(
-        self,
-        name: str,
-        stats: SpeculationStats,
-        log: list[tuple[str, str]] | None = None,
-        tokens: Sequence[int] = (1, 2, 3),
-    ) -> None:
-        self.name, self._stats, self._tokens = name, stats, list(tokens)
-        self.log = [] if log is None else log
-        self.engine = SimpleNamespace(forget_prefixes=lambda: None)
-        self.mixture = SimpleNamespace(temperature=2.0)
+    engine = SimpleNamespace(forget_prefixes=lambda: None)
+    mixture = SimpleNamespace(temperature=2.0)
 
     def start(self, prompt: str) -> Any:
         self.log.append((self.name, prompt))
-        return Continued(self._stats, self._tokens)
+        return Continued(self.stats, list(self.tokens))
 
 
 SLOW = SpeculationStats(

@@ -1,46 +1,39 @@
 from __future__ import annotations
 
-import gc
-from collections import Counter
 from typing import Any
 
 import pytest
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
-from langchain_ralmspec.bench.comparison import Pair
-from langchain_ralmspec.bench.knnlm import contest as knnlm_contest
+from langchain_ralmspec.bench.comparison import Pair, ask
+from langchain_ralmspec.bench.contest import SEQUENTIAL
 from langchain_ralmspec.bench.knnlm.contest import (
-    SEQUENTIAL,
     TokenComparison,
     TokenContest,
-    answer,
+    figures,
     sums,
 )
-from langchain_ralmspec.bench.knnlm.figures import figures
-from tests.unit_tests.bench.knnlm.fakes import AUTO, CLOCK, SLOW, SPEC, FakeLLM
+from tests.unit_tests.bench.knnlm.fakes import AUTO, SLOW, SPEC, FakeLLM
 
-
-@pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers cost nothing here, but collecting garbage before each would."""
-    monkeypatch.setattr(gc, "collect", lambda: 0)
-    monkeypatch.setattr(knnlm_contest, "time", CLOCK)
+pytestmark = pytest.mark.usefixtures("fake_time")
 
 
 def said(stats: SpeculationStats = SLOW, tokens: tuple[int, ...] = (1, 2, 3)) -> Any:
     llm: Any = FakeLLM("", stats, tokens=tokens)
-    return answer(llm, "prompt")
+    return ask(llm, "prompt")
 
 
-def a_contest(
-    log: list[tuple[str, str]] | None = None, spec_tokens: tuple[int, ...] = (1, 2, 3)
-) -> TokenContest:
+def a_contest(*prompts: str, tokens: tuple[int, ...] = (1, 2, 3)) -> TokenContest:
+    """What was asked; ``tokens`` are what Spec says."""
     models: Any = {
-        SEQUENTIAL: FakeLLM(SEQUENTIAL, SLOW, log),
-        "Spec": FakeLLM("Spec", SPEC, log, spec_tokens),
-        "+S": FakeLLM("+S", AUTO, log),
+        SEQUENTIAL: FakeLLM(SEQUENTIAL, SLOW),
+        "Spec": FakeLLM("Spec", SPEC, tokens=tokens),
+        "+S": FakeLLM("+S", AUTO),
     }
-    return TokenContest(models)
+    contest = TokenContest(models)
+    for prompt in prompts:
+        contest.ask(prompt)
+    return contest
 
 
 def test_an_answer_takes_what_the_clock_on_the_wall_says() -> None:
@@ -50,24 +43,9 @@ def test_an_answer_takes_what_the_clock_on_the_wall_says() -> None:
     assert one.steps == [{"tokens": [1, 2, 3]}]
 
 
-def test_every_row_goes_first_as_often() -> None:
-    log: list[tuple[str, str]] = []
-    contest = a_contest(log)
-    contest.warm_up("warm")
-    assert Counter(log) == {(row, "warm"): 1 for row in (SEQUENTIAL, "Spec", "+S")}
-    assert (contest.prompts, contest.answers) == ([], {})
-    log.clear()
-    for number in range(9):
-        contest.ask(f"prompt {number}")
-    firsts = Counter(row for row, _ in log[::3])
-    assert firsts == {SEQUENTIAL: 3, "Spec": 3, "+S": 3}
-    assert contest.last_speedups() == "Spec 1.25×  +S 2.00×"
-
-
 def test_costs_are_those_of_the_run() -> None:
-    contest = a_contest()
-    contest.ask("one")
-    contest.ask("two")
+    contest = a_contest("one", "two")
+    assert contest.last_speedups() == "Spec 1.25×  +S 2.00×"
     rows = contest.comparisons()
     assert list(rows) == ["Spec", "+S"]
     for row in rows.values():
@@ -88,9 +66,7 @@ def test_costs_are_those_of_the_run() -> None:
 
 
 def test_attainable_is_the_best_that_a_row_could_have_been() -> None:
-    contest = a_contest()
-    contest.ask("one")
-    rows = contest.comparisons()
+    rows = a_contest("one").comparisons()
     # By hand: E(s)·(a + b(1)) / (s·(a + guess) + b(s)), with γ = 8/9, for any s.
     right = 8 / 9
 
@@ -103,21 +79,10 @@ def test_attainable_is_the_best_that_a_row_could_have_been() -> None:
     assert rows["+S"].bounds.attainable < best
     assert rows["+S"].attainable == pytest.approx(best)
     assert rows["+S"].reached == pytest.approx(2.0 / best)
-
-
-def test_a_row_that_never_guessed_could_attain_nothing() -> None:
+    # A row that never guessed could attain nothing.
     row = TokenComparison([Pair("prompt", said(), said())])
     assert row.bounds.guess == 0
     assert row.attainable == 1
-    assert row.as_dict()["own_verification"] is None
-
-
-def test_a_row_keeps_the_line_of_its_own_verifications() -> None:
-    contest = a_contest()
-    contest.ask("one")
-    told = contest.comparisons()["Spec"].as_dict()
-    assert told["own_verification"] == {"base": pytest.approx(0.7), "per_query": 0.0}
-    assert told["costs_seconds"]["verification"]["per_query"] == pytest.approx(0.1)
 
 
 def test_sums_are_of_all_and_seconds_of_one() -> None:
@@ -127,6 +92,7 @@ def test_sums_are_of_all_and_seconds_of_one() -> None:
         "generating": 1.0,
         "guessing": 0.045,
         "waiting": 3.25,
+        "embedding": 0.0,
         "searching": 2.75,
     }
     assert told["counts"] == {
@@ -139,12 +105,10 @@ def test_sums_are_of_all_and_seconds_of_one() -> None:
 
 
 def test_the_row_that_chooses_its_stride_is_quoted_at_the_first_k() -> None:
-    contests = {k: a_contest() for k in (16, 1)}
-    for contest in contests.values():
-        contest.ask("one")
-    told = figures(contests)
+    told = figures({k: a_contest("one") for k in (16, 1)})
     assert told["summary"] == {
         "speedup_median": 2.0,
+        "speedup_sums": 2.0,
         "ceiling": pytest.approx(5.0),
         "attainable": told["by_k"]["16"]["attainable"],
         "identical": True,
@@ -155,21 +119,18 @@ def test_the_row_that_chooses_its_stride_is_quoted_at_the_first_k() -> None:
     of_k = told["by_k"]["1"]
     assert list(of_k["rows"]) == ["Spec", "+S"]
     assert of_k["retrieval_share"] == pytest.approx(0.8)
+    assert of_k["search_share"] == pytest.approx(3.5 / 5)
     assert of_k[SEQUENTIAL]["seconds"]["all"] == 5.0
     assert of_k["rows"]["Spec"]["plans"] == {"lookup 3": 0.75, "sequential": 0.25}
 
 
 def test_one_token_that_differs_anywhere_is_said() -> None:
-    contests = {1: a_contest(), 16: a_contest(spec_tokens=(1, 2, 4))}
-    for contest in contests.values():
-        contest.ask("one")
-    told = figures(contests)
+    told = figures({1: a_contest("one"), 16: a_contest("one", tokens=(1, 2, 4))})
     assert told["summary"]["identical"] is False
     assert told["by_k"]["16"]["rows"]["+S"]["summary"]["identical"] is True
 
 
 def test_without_it_the_last_row_is_quoted() -> None:
-    contest = a_contest()
+    contest = a_contest("one")
     del contest.models["+S"]
-    contest.ask("one")
     assert figures({1: contest})["summary"]["speedup_median"] == 1.25

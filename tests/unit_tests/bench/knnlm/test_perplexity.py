@@ -35,15 +35,11 @@ def test_perplexity_by_hand() -> None:
     expected = 1 / math.sqrt((0.5 + 0.25) * 0.1)
     assert text.perplexity(1, 0.5, 9.0) == pytest.approx(expected)
     assert text.perplexity(2, 0.0, 1.0) == pytest.approx(1 / math.sqrt(0.1))
-
-
-def test_places_without_neighbours_are_the_models() -> None:
+    # Places without neighbours are the model's.
     text = seen([0.5, 0.5], [[INFINITE] * 2, [3, INFINITE]], [[False] * 2, [True] * 2])
     expected = 1 / math.sqrt(0.5 * (0.25 + 0.75 * 0.5))
     assert text.perplexity(2, 0.25, 1.0) == pytest.approx(expected)
-
-
-def test_a_true_token_without_a_chance_is_infinitely_surprising() -> None:
+    # A true token without a chance is infinitely surprising.
     text = seen([0.5], [[1.0]], [[False]])
     assert text.perplexity(1, 1.0, 1.0) == INFINITE
 
@@ -96,8 +92,9 @@ def test_fewer_neighbours_than_wanted_are_padded() -> None:
     near = Neighbours(
         np.arange(2), np.array([1, 2], np.float32), np.array([7, 8], np.int32)
     )
-    assert knnlm_perplexity._padded(near, 4).tolist() == [1, 2, INFINITE, INFINITE]
-    assert knnlm_perplexity._is(near, 8, 4).tolist() == [False, True, False, False]
+    padded, infinite = knnlm_perplexity._padded, [INFINITE, INFINITE]
+    assert padded(near.distances, 4, INFINITE).tolist() == [1, 2, *infinite]
+    assert padded(near.tokens == 8, 4, 0).tolist() == [False, True, False, False]
 
 
 def test_the_best_share_of_each_line_is_marked() -> None:

@@ -56,16 +56,9 @@ def test_prompts_begin_paragraphs_all_over_the_text() -> None:
     taken = prompts(paragraphs(10), weights, limit=5, n_tokens=4)
     assert taken == [f" p{number} is a paragraph" for number in (1, 3, 5, 7, 9)]
     assert len(prompts(paragraphs(10), weights, limit=10, n_tokens=4)) == 10
-
-
-def test_without_paragraphs_they_begin_anywhere() -> None:
-    weights: Any = Words()
+    # Without paragraphs they begin anywhere.
     text = " ".join(str(number) for number in range(21))
     taken = prompts(text, weights, limit=2, n_tokens=5)
     assert taken == [" 5 6 7 8 9", " 15 16 17 18 19"]
-
-
-def test_a_text_that_is_too_short_is_measured() -> None:
-    weights: Any = Words()
     with pytest.raises(InvalidValueError, match="has 9 tokens, too few for 3"):
         prompts("a b c d e f g h i", weights, limit=3, n_tokens=4)

@@ -24,41 +24,26 @@ def test_vectors_are_directions_and_always_the_same() -> None:
     assert len(np.unique(vectors, axis=0)) == n_rows
     again = np.concatenate(list(distractor_vectors(7, 3)))
     assert (again == vectors[:7]).all()
-
-
-def test_no_distractors_are_no_vectors() -> None:
     assert list(distractor_vectors(0, 3)) == []
 
 
-def test_real_rows_come_first() -> None:
+def test_real_rows_come_first_and_distractors_are_documents_when_found() -> None:
     rows = DistractedRows(DOCUMENTS, MANY)
     ids = rows.ids()
     assert len(ids) == 3 + MANY
     assert [ids[row] for row in range(3)] == ["id 0", "id 1", "id 2"]
     assert rows.document("id 1").page_content == "text 1"
     assert rows.allowed(3 + MANY) is None
-
-
-def test_a_distractor_is_a_document_when_it_is_found() -> None:
-    rows = DistractedRows(DOCUMENTS, MANY)
-    ids = rows.ids()
     assert 3 in ids
     assert MANY + 2 in ids
     assert ids[3] != ids[MANY + 2]
     found = rows.document(ids[MANY + 2])
     assert found.id == ids[MANY + 2]
     assert found.page_content
-
-
-@pytest.mark.parametrize("row", [-1, 3 + MANY])
-def test_other_rows_stand_for_nothing(row: int) -> None:
-    ids = DistractedRows(DOCUMENTS, MANY).ids()
-    assert row not in ids
-    with pytest.raises(KeyError):
-        ids[row]
-
-
-def test_ids_must_be_unique() -> None:
+    for row in (-1, 3 + MANY):
+        assert row not in ids
+        with pytest.raises(KeyError):
+            ids[row]
     with pytest.raises(InvalidValueError, match="id 0"):
         DistractedRows([*DOCUMENTS, DOCUMENTS[0]], 2)
 

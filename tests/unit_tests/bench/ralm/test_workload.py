@@ -106,21 +106,15 @@ def test_a_flat_index_written_in_place_searches_like_any_other() -> None:
     with Workload(store="faiss-flat").opened(given) as opened:
         ours = opened._index._index
         for k in (1, 4):
-            expected, found = (
-                plain.search(given.vectors, k),
-                ours.search(given.vectors, k),
-            )
+            expected, found = (one.search(given.vectors, k) for one in (plain, ours))
             assert (expected[0] == found[0]).all()
             assert (expected[1] == found[1]).all()
 
 
 def test_more_than_the_machine_holds_is_refused() -> None:
     workload = Workload(store="faiss-flat", distractors=10**12)
-    with (
-        pytest.raises(InvalidValueError, match="use fewer distractors"),
-        workload.opened(corpus()),
-    ):
-        pass
+    with pytest.raises(InvalidValueError, match="use fewer distractors"):
+        workload.opened(corpus()).__enter__()
 
 
 def test_the_key_of_a_filled_folder_tells_contents_apart() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -21,34 +20,28 @@ from langchain_ralmspec.bench.rapid.documents import (
 from langchain_ralmspec.errors import InvalidValueError
 
 
-def written(folder: Path, *records: Any, name: str = "a.jsonl") -> Path:
-    file = folder / name
+def written(folder: Path, *records: Any) -> Path:
+    file = folder / "a.jsonl"
     text = "\n".join(r if isinstance(r, str) else json.dumps(r) for r in records)
-    if name.endswith(".gz"):
-        file.write_bytes(gzip.compress(text.encode()))
-    else:
-        file.write_text(text, encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
     return file
 
 
 RECORD = {"context": "some text", "question": "why?", "answers": ["so"], "id": 7}
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
-def test_samples_are_read(tmp_path: Path, name: str) -> None:
-    bare = {"context": "more", "question": "how?"}
-    file = written(tmp_path, RECORD, "", bare, name=name)
-    assert load_samples(file) == [
-        Sample("some text", "why?", ("so",)),
-        Sample("more", "how?"),
-    ]
+def test_samples_are_read_and_quotations_need_no_questions(tmp_path: Path) -> None:
+    file = written(tmp_path, RECORD, "", {"context": "more", "question": "how?"})
+    samples = [Sample("some text", "why?", ("so",)), Sample("more", "how?")]
+    assert load_samples(file) == samples
+    file = written(tmp_path, {"context": "a"})
+    assert load_samples(file, with_questions=False) == [Sample("a", "")]
 
 
 @pytest.mark.parametrize(
     ("record", "said"),
     [
         ("{", "line 2: not JSON"),
-        ("[1]", "line 2: .* not a JSON object"),
         ({"question": "why?"}, "line 2: there is no 'context'"),
         ({"context": "a"}, "line 2: there is no 'question'"),
         ({"context": "  ", "question": "why?"}, "line 2: 'context' is '  '"),
@@ -65,17 +58,8 @@ def test_bad_lines_are_quoted(tmp_path: Path, record: Any, said: str) -> None:
 def test_files_that_hold_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match="no sample"):
         load_samples(written(tmp_path, "", ""))
-    with pytest.raises(InvalidValueError, match=r"nowhere\.jsonl' cannot|cannot be"):
+    with pytest.raises(InvalidValueError, match=r"nowhere\.jsonl cannot be read"):
         load_samples(tmp_path / "nowhere.jsonl")
-    broken = tmp_path / "a.jsonl.gz"
-    broken.write_bytes(b"no gzip")
-    with pytest.raises(InvalidValueError, match="cannot be read"):
-        load_samples(broken)
-
-
-def test_quotations_need_no_questions(tmp_path: Path) -> None:
-    file = written(tmp_path, {"context": "a"})
-    assert load_samples(file, with_questions=False) == [Sample("a", "")]
 
 
 def test_the_default_questions_are_answered_in_their_texts() -> None:
@@ -99,9 +83,7 @@ def test_paragraphs_in_the_middle_come_first() -> None:
     # The middle of the text lies between the second and the third of four.
     assert set(quotable(text)[:2]) == {middle, last}
     assert quotable(text)[2:] == [first]
-
-
-def test_lines_are_paragraphs_where_there_are_no_others() -> None:
+    # Lines are paragraphs where there are no others.
     text = "\n\n".join((words("a", 30), words("b", 20) + "\n" + words("c", 20)))
     assert quotable(text) == []
     long = "\n".join((words("a", 70), words("b", 61)))

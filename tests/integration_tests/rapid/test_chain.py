@@ -1,0 +1,211 @@
+"""RapidChain and ChatRapid over a real model, as an application uses them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.runnables import RunnableLambda
+from pydantic import ValidationError
+
+from langchain_ralmspec import (
+    ChatRapid,
+    ContextOverflowError,
+    InvalidValueError,
+    RaLMSpecRetriever,
+    RapidChain,
+    UnknownArgumentError,
+)
+from tests.integration_tests.conftest import QUESTIONS, Corpus, Listener
+from tests.integration_tests.rapid.conftest import N_CTX, answer
+
+
+def test_an_answer_its_sources_and_its_counts(make: Any, context: str) -> None:
+    listener = Listener()
+    result = make().invoke(
+        {"question": QUESTIONS[0], "context": context}, {"callbacks": [listener]}
+    )
+    assert result.keys() == {"answer", "source_documents", "speculation"}
+    assert result["answer"]
+    assert all(part.page_content for part in result["source_documents"])
+    assert result["speculation"]["tokens"] <= 24
+    assert listener.began == [("chain", False), ("retriever", True), ("llm", True)]
+    assert listener.ended == ["retriever", "llm", "chain"]
+    assert listener.tokens == result["answer"]
+
+
+async def test_it_streams_and_batches(make: Any, context: str) -> None:
+    chain = make()
+    given = {"question": QUESTIONS[3], "context": context}
+    whole = chain.invoke(given)
+    parts = list(chain.stream(given))
+    assert list(parts[0]) == ["source_documents"]
+    assert list(parts[-1]) == ["speculation"]
+    assert "".join(part.get("answer", "") for part in parts) == whole["answer"]
+    later = [part async for part in chain.astream(given)]
+    assert len(later) == len(parts) > 3
+    assert "".join(part.get("answer", "") for part in later) == whole["answer"]
+    other = {"question": QUESTIONS[4], "context": context}
+    both = chain.batch([given, other])
+    assert both[0]["answer"] == whole["answer"]
+    assert (await chain.ainvoke(other))["answer"] == both[1]["answer"]
+    assert [r["answer"] for r in await chain.abatch([given, other], [{}, {}])] == [
+        r["answer"] for r in both
+    ]
+    piped = RunnableLambda(lambda q: {"question": q, "context": context}) | chain
+    assert piped.invoke(QUESTIONS[3])["answer"] == whole["answer"]
+
+
+def test_an_abandoned_stream_blocks_nobody(make: Any, context: str) -> None:
+    listener, chain = Listener(), make()
+    given = {"question": QUESTIONS[3], "context": context}
+    stream = chain.stream(given, {"callbacks": [listener]})
+    next(stream)
+    next(stream)
+    stream.close()
+    assert listener.failed[0] == "llm"
+    assert chain.invoke(given)["answer"]
+
+
+def test_documents_and_retrievers_are_contexts(make: Any, corpus: Corpus) -> None:
+    chain = make()
+    documents = corpus.documents[:4]
+    text = "\n\n".join(document.page_content for document in documents)
+    given = {"question": QUESTIONS[0], "context": text}
+    expected = chain.invoke(given)["answer"]
+    assert chain.invoke({**given, "context": documents})["answer"] == expected
+    one = Document(page_content=text)
+    assert chain.invoke({**given, "context": one})["answer"] == expected
+    retriever = RaLMSpecRetriever.from_documents(corpus.documents, kind="bm25")
+    assert chain.invoke({**given, "context": retriever})["answer"]
+
+
+def test_stop_and_settings_of_a_call(make: Any, context: str) -> None:
+    chain = make()
+    given = {"question": QUESTIONS[0], "context": context}
+    whole = chain.invoke(given)["answer"]
+    stop = whole[10:14]
+    assert chain.invoke(given, stop=[stop])["answer"] == whole[: whole.index(stop)]
+    assert chain.invoke(given, max_tokens=3)["speculation"]["tokens"] == 3
+    with pytest.raises(UnknownArgumentError, match="max_tokens"):
+        chain.invoke(given, max_token=3)
+
+
+def test_a_plain_prompt(make: Any, context: str) -> None:
+    chain = make(prompt_template="{context}\n\nQ: {question}\nA:", draft_length=0)
+    assert answer(chain, QUESTIONS[0], context) != answer(
+        make(draft_length=0), QUESTIONS[0], context
+    )
+
+
+def test_a_model_without_a_template_completes(
+    templateless_gguf: str, context: str
+) -> None:
+    chain = RapidChain(model_path=templateless_gguf, max_tokens=4, n_ctx=N_CTX)
+    result = chain.invoke({"question": QUESTIONS[0], "context": context})
+    assert result["answer"]
+    assert result["source_documents"] == []
+
+
+def test_chat_about_a_bound_context(make: Any, context: str) -> None:
+    chat = make(ChatRapid, context=context)
+    message = chat.invoke(QUESTIONS[0])
+    assert message.text
+    assert message.response_metadata["model_name"]
+    assert message.response_metadata["documents"]
+    assert message.usage_metadata["input_tokens"] > 500
+    again = chat.invoke(QUESTIONS[0])
+    assert again.usage_metadata["input_token_details"]["cache_read"] > 500
+    assert "".join(chunk.text for chunk in chat.stream(QUESTIONS[0])) == message.text
+
+
+def test_the_context_may_be_in_the_messages(make: Any, context: str) -> None:
+    chat = make(ChatRapid)
+    question = QUESTIONS[0]
+    bound = make(ChatRapid, context=context).invoke(question).text
+    assert chat.invoke([SystemMessage(context), HumanMessage(question)]).text == bound
+    assert chat.invoke(f"{context}\n\n{question}").text == bound
+    turns = [HumanMessage(context), AIMessage("Yes?"), HumanMessage(question)]
+    assert chat.invoke(turns).text
+    with pytest.raises(InvalidValueError, match="no context in"):
+        chat.invoke(question)
+
+
+def test_a_second_turn_reads_nothing_again(make: Any, context: str) -> None:
+    chat = make(ChatRapid)
+    turns: list[Any] = [HumanMessage(f"{context}\n\n{QUESTIONS[0]}")]
+    chat.engine.forget_prefixes()
+    first = chat.invoke(turns)
+    assert first.response_metadata["speculation"]["cached_tokens"] == 0
+    turns += [first, HumanMessage(QUESTIONS[1])]
+    stats = chat.invoke(turns).response_metadata["speculation"]
+    assert stats["cached_tokens"] > chat.get_num_tokens(context)
+    # Neighbours of one role are one turn, so here it is the same text.
+    apart = [HumanMessage(context), HumanMessage(QUESTIONS[0]), *turns[1:]]
+    assert chat.invoke(apart).response_metadata["speculation"]["cached_tokens"] > 500
+
+
+def test_a_bound_context_is_not_in_traces(make: Any) -> None:
+    assert "a secret" not in repr(make(ChatRapid, context="a secret"))
+
+
+def test_a_context_that_is_too_long(make: Any, context: str) -> None:
+    chain = make(n_ctx=512)
+    given = {"question": QUESTIONS[0], "context": context}
+    with pytest.raises(ContextOverflowError, match="n_ctx=512"):
+        chain.invoke(given)
+    short = make(n_ctx=512, truncation="end")
+    with pytest.warns(RuntimeWarning, match="tokens were dropped"):
+        result = short.invoke(given)
+    dropped = result["speculation"]["dropped_tokens"]
+    assert dropped > 0
+    longer = {"question": QUESTIONS[0] * 3, "context": context}
+    with pytest.warns(RuntimeWarning, match=f"last {dropped} of"):
+        again = short.invoke(longer)
+    assert again["speculation"]["cached_tokens"] > 0, "it is the same text still"
+
+
+@pytest.mark.parametrize("given", ["", "  \n", []])
+def test_an_empty_context(make: Any, given: Any) -> None:
+    with pytest.raises(InvalidValueError, match="context is empty"):
+        make().invoke({"question": "Why?", "context": given})
+    with pytest.raises(InvalidValueError, match="context is empty"):
+        make().preload(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"question": " ", "context": "x"}, InvalidValueError, "question is empty"),
+        ({"question": "Why?"}, InvalidValueError, "no 'context'"),
+        (
+            {"questoin": "Why?", "context": "x"},
+            UnknownArgumentError,
+            "did you mean 'question'",
+        ),
+        (3, InvalidValueError, "got int"),
+    ],
+)
+def test_input_that_is_refused(
+    make: Any, given: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make().invoke(given)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"eta": -1}, ValidationError, "eta"),
+        ({"transfer": "on"}, ValidationError, "transfer"),
+        ({"draftr": "self"}, UnknownArgumentError, "did you mean 'drafter'"),
+        ({"prompt_template": "{question} {context}"}, ValidationError, "behind it"),
+    ],
+)
+def test_arguments_that_are_refused(
+    make: Any, settings: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make(**settings)

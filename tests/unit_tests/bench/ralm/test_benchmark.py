@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from langchain_ralmspec.bench import contest
+from langchain_ralmspec.bench.comparison import Answer
+from langchain_ralmspec.bench.ralm import benchmark
+from langchain_ralmspec.bench.ralm.benchmark import ROWS, Benchmark
+from langchain_ralmspec.bench.ralm.contest import WidthContest
+from langchain_ralmspec.bench.ralm.report import report
+from langchain_ralmspec.bench.ralm.workload import Workload
+from tests.unit_tests.bench.test_comparison import FAST, SLOW, STEPS, SUMMARY
+from tests.unit_tests.scripts.cells import cells
+
+QUESTIONS = [f"question {number}" for number in range(9)]
+
+
+class Asked:
+    """Answers at once, and remembers who was asked what."""
+
+    def __init__(self, texts: dict[str, str] | None = None) -> None:
+        self.log: list[tuple[str, str]] = []
+        self._texts = texts or {}
+
+    def __call__(self, model: Any, question: str) -> Answer:
+        self.log.append((model.name, question))
+        stats = FAST if model.speculation else SLOW
+        text = self._texts.get(model.name, "x")
+        return Answer(text, STEPS, stats, stats.seconds)
+
+
+def fake_llm(name: str, prefetch_k: int = 20) -> Any:
+    return SimpleNamespace(
+        name=name,
+        speculation=name not in ("sequential", "narrow"),
+        asynchronous="A" in name,
+        prefetch_k=prefetch_k,
+    )
+
+
+def a_contest(*names: str) -> WidthContest:
+    narrow = ("narrow", "Spec")
+    return WidthContest(
+        {name: fake_llm(name, 1 if name in narrow else 20) for name in names}
+    )
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    asked = Asked()
+    monkeypatch.setattr(contest, "ask", asked)
+    return asked
+
+
+def test_every_row_goes_first_as_often(asked: Asked) -> None:
+    ring = a_contest("sequential", "Spec", "+PSA")
+    for question in QUESTIONS:
+        ring.ask(question)
+    firsts = Counter(name for name, _ in asked.log[::3])
+    assert firsts == {"sequential": 3, "Spec": 3, "+PSA": 3}
+    assert set(Counter(name for name, _ in asked.log).values()) == {9}
+    # Nobody always comes after the same one.
+    neighbours = zip(asked.log, asked.log[1:], strict=False)
+    pairs = {(one[0], two[0]) for one, two in neighbours if one[1] == two[1]}
+    assert ("sequential", "Spec") in pairs
+    assert ("Spec", "sequential") in pairs
+
+
+def test_warm_up_is_asked_of_all_and_kept_of_none(asked: Asked) -> None:
+    ring = a_contest("sequential", "+PSA")
+    ring.warm_up(["a", "b"])
+    assert Counter(name for name, _ in asked.log) == {"sequential": 2, "+PSA": 2}
+    assert (ring.questions, ring.answers, ring.n_warm) == ([], {}, 2)
+
+
+def test_only_asynchronous_rows_may_have_calls_in_flight(asked: Asked) -> None:
+    ring = a_contest("sequential", "Spec", "+PSA")
+    ring.ask("q")
+    rows = ring.comparisons(max_in_flight=8)
+    assert list(rows) == ["Spec", "+PSA"]
+    assert (rows["Spec"].max_in_flight, rows["+PSA"].max_in_flight) == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("texts", "identical"),
+    [
+        ({}, {"Spec": True, "+PSA": True}),
+        ({"narrow": "y", "Spec": "y"}, {"Spec": True, "+PSA": True}),
+        ({"narrow": "y"}, {"Spec": False, "+PSA": True}),
+        ({"sequential": "y"}, {"Spec": True, "+PSA": False}),
+    ],
+)
+def test_rows_equal_the_sequential_loop_of_their_width(
+    monkeypatch: pytest.MonkeyPatch,
+    texts: dict[str, str],
+    identical: dict[str, bool],
+) -> None:
+    monkeypatch.setattr(contest, "ask", Asked(texts))
+    ring = a_contest("sequential", "narrow", "Spec", "+PSA")
+    ring.ask("q")
+    rows = ring.comparisons(1)
+    assert {name: row.n_identical == 1 for name, row in rows.items()} == identical
+
+
+def test_seconds_are_means(asked: Asked) -> None:
+    ring = a_contest("sequential", "+PSA")
+    ring.ask("q")
+    ring.ask("r")
+    assert ring.seconds("sequential") == {
+        "all": 3.0,
+        "generating": 1.0,
+        "guessing": 0.0,
+        "waiting": 2.0,
+        "embedding": 0.5,
+        "searching": 1.5,
+    }
+    assert ring.last_speedups() == "+PSA 1.50×"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> Benchmark:
+    """A benchmark whose models and stores are not there."""
+
+    @contextmanager
+    def opened(self: Workload, corpus: Any) -> Any:
+        yield "a store"
+
+    def make_llm(**settings: Any) -> Any:
+        nested = settings.pop("retriever").store.top_k_is_stable
+        assert nested is False
+        name = next((n for n, row in ROWS.items() if row.items() <= settings.items()))
+        if not settings.get("speculation", True):
+            name = "narrow" if settings.get("prefetch_k") == 1 else "sequential"
+        return fake_llm(name, settings.get("prefetch_k", 20))
+
+    retriever = SimpleNamespace(store=SimpleNamespace(top_k_is_stable=False))
+    corpus = SimpleNamespace(passages=[1, 2, 3])
+    monkeypatch.setattr(Workload, "opened", opened)
+    monkeypatch.setattr(benchmark, "find_gguf", lambda model: "m.gguf")
+    monkeypatch.setattr(benchmark, "Corpus", SimpleNamespace(load=lambda *_: corpus))
+    monkeypatch.setattr(benchmark, "RaLMSpecRetriever", lambda **_: retriever)
+    monkeypatch.setattr(benchmark, "RaLMSpecLLM", make_llm)
+    monkeypatch.setattr(benchmark, "QUESTIONS", QUESTIONS)
+    return Benchmark(store="chroma-http", latency_ms=100, limit=4)
+
+
+def test_the_figures_say_what_was_measured(
+    bench: Benchmark, asked: Asked, tmp_path: Path
+) -> None:
+    replace(bench, json=tmp_path / "a.json").run()
+    figures = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    assert list(figures["rows"]) == list(ROWS)
+    assert set(figures["summary"]) == SUMMARY
+    assert figures["summary"]["questions"] == 4
+    assert figures["summary"]["identical"] is True
+    assert figures["retrieval_share"] == pytest.approx(2 / 3)
+    expected = {"store": "chroma-http", "latency": 0.1, "passages": 3}
+    assert expected.items() <= figures["workload"].items()
+    assert figures["workload"]["warm_up_questions"] == 2
+    assert figures["provenance"]["machine"]["cores"]
+    for row in figures["rows"].values():
+        assert len(row["answers"]) == 4
+        assert row["seconds"]["all"] == 2.0
+    assert figures["sequential"]["seconds"]["all"] == 3.0
+    assert figures["narrow"]["speedup_quartiles"] == [1.0, 1.0, 1.0]
+    shown = cells("ralm", figures)  # in the docs
+    assert {
+        "*a*": "100 ms",
+        "*b*": "200 ms",
+        "retrieval": "67%",
+    }.items() <= shown.items()
+    assert shown["speed-up, median (quartiles)"] == "**1.50** (1.50–1.50)"
+    assert (shown["right"], shown["of sums"]) == ("75%", "1.50")
+    assert cells("boosters", figures)["+A"] == "1.50"
+    assert cells("ralm-short", figures)["speed-up"] == "**1.50**"
+
+
+def test_the_warm_up_takes_other_questions_where_there_are_any(
+    bench: Benchmark, asked: Asked, capsys: Any
+) -> None:
+    bench.run()
+    n_rows = 2 + len(ROWS)
+    warm = {question for _, question in asked.log[: 2 * n_rows]}
+    timed = {question for _, question in asked.log[2 * n_rows :]}
+    # The prompt of a plain completion; the lines of progress leave it out.
+    assert timed == {f"Question: question {n}\nAnswer:" for n in range(4)}
+    assert warm == {f"Question: question {n}\nAnswer:" for n in (4, 5)}
+    progress = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[0] for line in progress] == [
+        f"{n + 1}. question {n}" for n in range(4)
+    ]
+
+
+def test_one_answer_that_differs_is_said(
+    bench: Benchmark, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(contest, "ask", Asked({"+S": "other"}))
+    figures = bench.run()
+    assert figures["summary"]["identical"] is False
+    assert capsys.readouterr().out.endswith("identical: NO\n")
+
+
+def reported(figures: dict[str, Any]) -> str:
+    file = io.StringIO()
+    report(figures, Console(file=file, width=100))
+    return file.getvalue()
+
+
+def test_the_report_names_every_row_and_reads_without_colours(
+    bench: Benchmark,
+) -> None:
+    figures = bench.run()
+    said = reported(figures)
+    for row in ("sequential", "narrow", *ROWS):
+        assert f" {row} " in said
+    assert "100 ms away each way" in said
+    assert "lookup 4 75%, lookup 2 25%" in said
+    assert "4 of 4" in said
+    assert said.endswith("identical: yes\n")
+    figures["workload"]["distractors"] = 1_000_000
+    assert "1,000,000 distractors are random unit vectors" in reported(figures)

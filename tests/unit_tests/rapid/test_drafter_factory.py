@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.rapid import Chunk, Conversation
+from langchain_ralmspec.rapid.drafter_factory import DrafterFactory
+from tests.unit_tests.rapid.fakes import FakeModel, FakeWeights
+
+
+@pytest.mark.parametrize("kind", ["self", "path", "text"])
+def test_a_held_model_needs_its_file_no_more(kind: str, tmp_path: Path) -> None:
+    loads: list[tuple[str, int]] = []
+
+    def load(path: str, n_ctx: int) -> Any:
+        loads.append((path, n_ctx))
+        return FakeModel(n_ctx=n_ctx)
+
+    factory, target, file = DrafterFactory(load), FakeWeights(), tmp_path / "x.gguf"
+    file.touch()
+    path = str(target.path if kind == "self" else file)
+    wanted = {"self": kind, "path": path, "text": f"text:{path}"}[kind]
+
+    def opened(n_tokens: int, wanted: str = wanted) -> Any:
+        given: dict[str, Any] = {"target": target, "sampler": None}
+        return factory.open(
+            wanted,
+            n_prompt=1,
+            n_beside=8,
+            conversation=Conversation.of("?", ""),
+            chunks=[Chunk(0, (2,) * n_tokens, (b"a",) * n_tokens)],
+            is_enough=lambda *_: False,
+            **given,
+        )
+
+    first = opened(10)
+    file.unlink()
+    assert opened(20).model is first.model
+    assert opened(600).model is not first.model, "it needs a longer context"
+    assert loads == [(path, 1024), (path, 2048)]
+    with pytest.raises(InvalidValueError, match=r"'other\.gguf' is neither"):
+        opened(10, "other.gguf")
