@@ -125,8 +125,7 @@ def _tokens(model: Model, text: str | Document) -> Tokens[int]:
     if not isinstance(content, str):
         msg = f"a text must be a string or a Document, got {content!r:.60}"
         raise InvalidValueError(msg)
-    weights = model.weights
-    return [*weights.text_start, *weights.tokenize(content)]
+    return [*model.weights.text_start, *model.weights.tokenize(content)]
 
 
 def typical_distance(keys: NDArray[Any]) -> float:
