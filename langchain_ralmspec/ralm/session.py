@@ -285,7 +285,7 @@ class Session:
     def _remember(self, query: Query, found: Found) -> None:
         # A filter, or a search that misses rows, may leave nothing to remember.
         if found.vectors is not None and found.ids:
-            ids = found.ids[: self._prefetch_k]
+            ids = found.ids[: min(self._prefetch_k, len(found.vectors))]
             for evicted in self._cache.add(ids, found.vectors[: self._prefetch_k]):
                 self._hits.pop(evicted, None)
             if query.vector is not None and ids[-1] in self._cache:

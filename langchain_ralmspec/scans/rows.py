@@ -26,7 +26,6 @@ subtracts numbers of that size. A product stays below a quarter of it.
 
 _FLOAT32_ROUNDING = 2.0**-23  # of a sum, at every number added
 _BFLOAT16_ROUNDING = 2.0**-8  # of a number, relative: 8 bits are kept
-_LENGTH_ERROR = 1e-4  # of a length in float32, relative
 
 
 class Rows:
@@ -52,16 +51,13 @@ class Rows:
             self._squares = [np.concatenate(self._squares)]
         return self._squares[0]
 
-    def append(self, chunk: Floats) -> None:
-        """Take more rows in, all of one block."""
+    def append(self, chunk: Floats, n_known: int) -> None:
+        """Take more rows in, all of one block, of the ``n_known`` there are to take."""
         with np.errstate(over="ignore"):
             squares = np.einsum("nd,nd->n", chunk, chunk)
-        longest = float(np.sqrt(squares.max())) * (1 + _LENGTH_ERROR)
+        longest = longest_of(squares, chunk.shape[1])
         if self.matrix is None:  # without memory this raises, and nothing has changed
-            number, first = divmod(self.n_rows, BLOCK_ROWS)
-            if number == len(self._blocks):
-                self._blocks.append(self._empty((BLOCK_ROWS, chunk.shape[1])))
-            self._write(self._blocks[number][first : first + len(chunk)], chunk)
+            self._write(self._room_for(chunk, n_known), chunk)
         self._squares.append(squares)
         # A length that is no number stays one, which is looked at later.
         self.longest = float(np.maximum(self.longest, longest))
@@ -104,8 +100,21 @@ class Rows:
             out.add_(torch.from_numpy(added)[:, None])
         return products.T
 
+    def _room_for(self, chunk: Floats, n_known: int) -> Any:
+        """The part of the last block to write to; a full block grows by copying."""
+        number, first = divmod(self.n_rows, BLOCK_ROWS)
+        stop = first + len(chunk)
+        if number == len(self._blocks) or len(self._blocks[number]) < stop:
+            # Twice as many, so that rows that come one by one are seldom copied.
+            size = min(BLOCK_ROWS, max(n_known - number * BLOCK_ROWS, 2 * first))
+            block = self._empty((size, chunk.shape[1]))
+            if first:
+                block[:first] = self._blocks[number][:first]
+            self._blocks[number:] = [block]
+        return self._blocks[number][first:stop]
+
     def _empty(self, shape: tuple[int, int]) -> Any:
-        """A new block; the system hands memory out as it is written to."""
+        """Memory for a new block, of the type that rows are kept in."""
         return np.empty(shape, np.float32)
 
     def _write(self, part: Any, chunk: Floats) -> None:
@@ -168,6 +177,12 @@ class BFloat16Rows(Rows):
         part[:] = exact
         lost = float(_lost_by_rounding(self._torch, exact, part).max())
         self.most_lost = max(self.most_lost, lost)
+
+
+def longest_of(squares: Floats, dimension: int) -> float:
+    """A length that none exceeds, by squared lengths that were summed in float32."""
+    error = max(FLOAT32_ERROR, dimension * _FLOAT32_ROUNDING / 2)
+    return float(np.sqrt(squares.max())) * (1 + error)
 
 
 def block_end(start: int) -> int:

@@ -51,7 +51,7 @@ _SAMPLED = 8  # rows
 class Scan:
     """All rows of a matrix, compared with every query.
 
-    The first searches choose forms and make copies.
+    :meth:`prepare` chooses forms and makes copies, or else the first search does.
 
     Args:
         vectors: float32, or float16 if centred, shape ``(n_rows, dimension)``.
@@ -61,7 +61,7 @@ class Scan:
             alone: distances stay, and lengths, which rounding grows with, shrink.
         rounded: whether there may be a copy in bfloat16.
         rival: another exact search, of given rows by given queries. Lone queries are
-            left to it, and batches where it is the fastest.
+            left to it, batches where it is the fastest, and all that come unprepared.
 
     Attributes:
         chosen: the form that was chosen for each size of batches so far.
@@ -129,17 +129,20 @@ class Scan:
             k: at most the number of rows.
 
         Returns:
-            None where the rival is to search: it is faster, or numbers are not finite,
-            or too many rows score alike.
+            None where the rival is to search: it is faster, or nothing is prepared, or
+            numbers are not finite, or too many rows score alike.
         """
         queries = queries - self._centre  # or a copy, which torch may write to
         with self._lock:
+            if self._rival and not self.chosen:
+                return None  # a trial takes longer than its search
             name = self._form_for(len(queries))
             if name == "rival":
                 return None
             found = self._found(name, queries, k)
-            if found is not None and not self._is_as_exact(name, queries, found):
-                self.chosen = dict.fromkeys(BATCHES, "numpy")
+            if not (found is None or self._is_as_exact(name, queries, found)):
+                for size, chosen in self.chosen.items():
+                    self.chosen[size] = "numpy" if chosen == name else chosen
                 found = self._found("numpy", queries, k)
             self.failures = self.failures + 1 if found is None else 0
         return None if found is None else [each.rows for each in found]
@@ -189,7 +192,7 @@ class Scan:
             rows.matrix = self._vectors
         while (start := rows.n_rows) < len(self._vectors):
             stop = min(start + _CONVERTED_ROWS, block_end(start), len(self._vectors))
-            rows.append(self._read(slice(start, stop)))
+            rows.append(self._read(slice(start, stop)), len(self._vectors))
         return rows
 
     def _read(self, rows: slice | NDArray[np.int64]) -> Floats:
@@ -238,6 +241,8 @@ class Scan:
         A process may let torch round to bfloat16 or TF32, in several ways that no one
         function of torch reports (``set_float32_matmul_precision`` is one).
         """
+        if name == "numpy":
+            return True
         errors = self._rows(name).errors(queries)
         if name == "torch":  # twice what is relative to the sum of squared lengths
             errors = np.full(len(queries), 2 * ROUNDING)

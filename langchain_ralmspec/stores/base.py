@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol, Self, cast
 
 import numpy as np
@@ -71,8 +72,8 @@ class Found:
             these, or more.
         ids: ids of all that was found.
         scores: one per id; higher is better.
-        vectors: the stored vectors, shape ``(len(ids), dimension)``, float32; None
-            when they were not asked for, or when not every hit has one.
+        vectors: the stored vectors of the first ids, up to one without a vector, shape
+            ``(n, dimension)``, float32; None when there are none.
     """
 
     hits: Sequence[Hit] = ()
@@ -83,12 +84,12 @@ class Found:
     @classmethod
     def of(cls, hits: Sequence[Hit]) -> Self:
         """Put the hits of a store that knows no arrays into arrays."""
-        vectors = [hit.vector for hit in hits if hit.vector is not None]
+        vectors = list(takewhile(lambda v: v is not None, (h.vector for h in hits)))
         return cls(
             hits,
             [hit.id for hit in hits],
             [hit.score for hit in hits],
-            np.array(vectors, np.float32) if 0 < len(vectors) == len(hits) else None,
+            np.array(vectors, np.float32) if vectors else None,
         )
 
 

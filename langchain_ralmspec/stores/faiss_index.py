@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextlib import nullcontext
-from functools import partial
+from contextlib import nullcontext, suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +11,14 @@ import numpy as np
 
 from langchain_ralmspec import machine
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
-from langchain_ralmspec.scans import BATCHES, Metric, Scan, loaded_torch, one_thread
+from langchain_ralmspec.scans import (
+    BATCHES,
+    Metric,
+    Scan,
+    loaded_torch,
+    longest_of,
+    one_thread,
+)
 from langchain_ralmspec.stores.base import MaxNorm
 
 if TYPE_CHECKING:
@@ -26,11 +32,9 @@ SMALL_SCAN = 30_000_000
 _MOST_FAILURES = 3
 _MEMORY_SHARE = 0.75  # of the free memory that a copy may take
 _ROWS_MEASURED = 1 << 16
-_LENGTH_ERROR = 1e-4  # of a length in float32, relative: at least so much is added
-_ADDITION_ERROR = 2.0**-24  # of it, for every number that is added up
 
 
-class Found(NamedTuple):
+class NearestRows(NamedTuple):
     """Rows per query and their vectors; row -1 means there were no more."""
 
     rows: NDArray[np.int64]  # (queries, width)
@@ -38,12 +42,11 @@ class Found(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """A scan of the index, or None where FAISS is to search."""
+    """A prepared scan of the index, or None where FAISS is to search."""
 
     scan: Scan | None
     layout: object
     torch: ModuleType | None
-    is_prepared: bool  # whether a copy in bfloat16 was tried as well
 
 
 class FaissIndex:
@@ -93,7 +96,8 @@ class FaissIndex:
         )
         # One attribute, so that no thread takes one scan for another.
         self._known: _Known | None = None
-        self._making = threading.Lock()
+        self._making = threading.Lock()  # held for seconds, which no search waits for
+        self._publishing = threading.Lock()
         # The bound of the norms of the first rows of a layout.
         self._measured: tuple[MaxNorm, int, object] = MaxNorm(0.0), 0, None
         self._measuring = threading.Lock()
@@ -109,7 +113,9 @@ class FaissIndex:
     def scans_by_product(self) -> bool:
         """Whether batches are scanned by one matrix product."""
         scan = self._known and self._known.scan
-        return bool(scan and set(scan.chosen.values()) > {"rival"})
+        return scan is not None and any(
+            form != "rival" for form in scan.chosen.values()
+        )
 
     def normalized(self, vectors: Floats) -> Floats:
         """Vectors scaled to length 1, to the bit as LangChain scales them; copies."""
@@ -123,7 +129,7 @@ class FaissIndex:
         width: int,
         allowed: NDArray[np.bool_] | None,
         layout: object = None,
-    ) -> Found:
+    ) -> NearestRows:
         """Find the nearest rows of every query, and their vectors.
 
         Args:
@@ -146,7 +152,7 @@ class FaissIndex:
         if params is not None and isinstance(self._index, self._faiss.IndexIVF):
             # FAISS refuses to give the vectors during such a search.
             _, rows = self._index.search(vectors, width, params=params)
-            return Found(rows, self._vectors_of(rows))
+            return NearestRows(rows, self._vectors_of(rows))
         # FAISS 1.15 splits the rows over the threads for a lone query and is then 4
         # times slower than on one thread (500k x 384: 160 against 34 ms).
         is_single = self._is_flat and is_lone
@@ -154,17 +160,30 @@ class FaissIndex:
             _, rows, stored = self._index.search_and_reconstruct(
                 vectors, width, params=params
             )
-        return Found(rows, stored)
+        return NearestRows(rows, stored)
 
     def prepare(self, layout: object) -> None:
         """Try which scan is fastest for batches, and copy the rows where that pays.
 
         It may take memory and seconds at first, and is for nothing after that but for
-        rows that are new. Where there is no memory for a copy there is none.
+        rows that are new. Where there is no memory for a copy there is none. Batches
+        are FAISS's until it has returned, in this or another thread.
         """
         n_numbers = self.n_rows * self.dimension * BATCHES[-1]
-        if self._is_matrix and n_numbers >= max(1, SMALL_SCAN):
-            self._scan_of(self._matrix(), layout, is_prepared=True)
+        if not self._is_matrix or n_numbers < max(1, SMALL_SCAN):
+            return
+        if not self._making.acquire(blocking=False):
+            return
+        try:
+            matrix, torch = self._matrix(), loaded_torch()
+            if not self._is_prepared(matrix, layout, torch):
+                with self._publishing:  # before another one takes the memory of a copy
+                    self._known = None
+                known = _Known(self._new_scan(matrix, torch), layout, torch)
+                with self._publishing:
+                    self._known = known
+        finally:
+            self._making.release()
 
     def max_norm(self, layout: object) -> MaxNorm | None:
         """Bound of the rows' norms; rows that are known are not read again.
@@ -185,42 +204,40 @@ class FaissIndex:
             self._measured = norm, len(matrix), layout
         return norm if np.isfinite(norm.longest) else None
 
-    def _scan_of(
-        self, matrix: Floats, layout: object, *, is_prepared: bool
-    ) -> Scan | None:
-        """A scan of the matrix, a new one where the last one is of no use any more.
+    def _is_prepared(
+        self, matrix: Floats, layout: object, torch: ModuleType | None
+    ) -> bool:
+        """Whether what is known of the index holds for all rows it has now.
 
         Rows only change when documents are deleted, which makes a new layout; a sample
         tells of what somebody has done to the index itself.
         """
-        torch = loaded_torch()
+        known = self._known
+        if known is None or known.layout is not layout or known.torch is not torch:
+            return False
+        scan = known.scan
+        return scan is None or (_follows(scan, matrix) and bool(scan.chosen))
+
+    def _new_scan(self, matrix: Floats, torch: ModuleType | None) -> Scan:
+        """A scan that has chosen its forms, with a copy where there is memory."""
         knn, metric = self._faiss.knn, self._index.metric_type
-        with self._making:
-            known = self._known
-            if (
-                known
-                and known.layout is layout
-                and (not is_prepared or (known.is_prepared and known.torch is torch))
-                and (known.scan is None or _follows(known.scan, matrix))
-            ):
-                return known.scan
-            self._known = None  # before another one takes the memory of its copy
-            make = partial(
-                Scan,
+
+        def prepared(*, rounded: bool) -> Scan:
+            scan = Scan(
                 matrix,
                 self.metric,
                 torch,
+                rounded=rounded,
                 rival=lambda rows, queries: knn(queries, rows, 1, metric=metric),
             )
-            rounded = is_prepared and has_room(2 * matrix.size)
-            scan = make(rounded=rounded)
-            if rounded:
-                try:
-                    scan.prepare()
-                except (RuntimeError, MemoryError):  # torch's own is the former
-                    scan = make(rounded=False)
-            self._known = _Known(scan, layout, torch, is_prepared)
+            scan.prepare()
             return scan
+
+        if has_room(2 * matrix.size):
+            # RuntimeError is how torch says that there is no memory.
+            with suppress(RuntimeError, MemoryError):
+                return prepared(rounded=True)
+        return prepared(rounded=False)
 
     def _matrix(self) -> Floats:
         """FAISS's own memory, shape ``(n_rows, dimension)``."""
@@ -231,24 +248,28 @@ class FaissIndex:
 
     def _found_by_scan(
         self, vectors: Floats, width: int, layout: object
-    ) -> Found | None:
+    ) -> NearestRows | None:
         """What a scan of FAISS's own memory finds; None where FAISS is to search."""
-        if not self._is_matrix or width > self.n_rows:
+        known = self._known
+        if not (known and known.scan and known.layout is layout):
             return None
-        matrix = self._matrix()
-        scan = self._scan_of(matrix, layout, is_prepared=False)
-        candidates = scan and scan.candidates(vectors, width)
-        if scan and scan.failures >= _MOST_FAILURES:
-            with self._making:  # it would scan for nothing again
-                if self._known and self._known.scan is scan:
-                    self._known = self._known._replace(scan=None)
-        if not candidates:
+        scan, matrix = known.scan, self._matrix()
+        if width > len(matrix) or not _follows(scan, matrix):
             return None
+        candidates = scan.candidates(vectors, width)
+        if scan.failures >= _MOST_FAILURES:  # it would scan for nothing again
+            with self._publishing:
+                if self._known is known:
+                    self._known = known._replace(scan=None)
+        if candidates is None:
+            return None
+        matrix = self._matrix()  # another thread may have added rows that were scanned
         best = [
             self._best(matrix, query, rows, width)
             for query, rows in zip(vectors, candidates, strict=True)
         ]
-        return Found(np.stack([r for r, _ in best]), np.stack([v for _, v in best]))
+        rows, stored = zip(*best, strict=True)
+        return NearestRows(np.stack(rows), np.stack(stored))
 
     def _best(
         self, matrix: Floats, query: Floats, rows: NDArray[np.int64], width: int
@@ -298,8 +319,7 @@ def _longest(rows: Floats) -> float:
     """A length that no row exceeds; not finite where a row is not."""
     parts = np.split(rows, range(_ROWS_MEASURED, len(rows), _ROWS_MEASURED))
     squares = [np.einsum("nd,nd->n", part, part).max() for part in parts]
-    error = max(_LENGTH_ERROR, rows.shape[1] * _ADDITION_ERROR)
-    return float(np.sqrt(np.max(squares)) * (1 + error))
+    return longest_of(np.array(squares), rows.shape[1])
 
 
 def _follows(scan: Scan, matrix: Floats) -> bool:

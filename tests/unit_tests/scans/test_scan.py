@@ -273,13 +273,54 @@ def test_where_torch_rounds_more_coarsely_numpy_takes_over(
             out.copy_(left.to(how).float() @ right.to(how).float())
 
     rows, queries = (drawn_rows("plain", n, 16, n).astype("f") for n in (200, 3))
-    scan = scan_by(form, rows, metric)
+    scan = scan_by(form, rows, metric, rival=no_rival)
+    scan.chosen |= {1: "rival", 32: "torch" if form == "bfloat16" else "bfloat16"}
+    before = dict(scan.chosen)
     assert missed(scan, rows, queries, 3) == 0
-    assert scan.chosen[8] == form
+    assert scan.chosen == before
     monkeypatch.setattr(torch, "mm", coarse)
     assert missed(scan, rows, queries, 3) == 0
     if form == "torch" or isinstance(how, float):  # bfloat16 is what it says
-        assert scan.chosen[8] == "numpy"
+        assert scan.chosen == before | {8: "numpy"}
+
+
+def test_numpy_is_what_others_are_checked_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = drawn_rows("plain", 20, 3, 0).astype("f")
+    scan, calls, found = scan_by("numpy", rows), [], Scan._found
+
+    def off(*arguments: Any) -> Any:
+        calls.append(arguments)
+        for each in (answer := found(*arguments) or []):
+            each.scores += 1
+        return answer
+
+    monkeypatch.setattr(Scan, "_found", off)
+    assert scan.candidates(rows[:2], 3)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("form", ["numpy", "bfloat16"])
+def test_a_copy_takes_the_memory_of_its_rows(
+    form: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_module, "BLOCK_ROWS", 50)
+    rows = drawn_rows("plain", 120, 6, 0).astype("f")
+    scan = scan_by(form, rows[:20], centred=True)
+    for n, sizes in [(20, [20]), (21, [40]), (45, [50]), (120, [50, 50, 20])]:
+        assert scan.follow(rows[:n])
+        assert missed(scan, rows[:n], rows[:2], 3) == 0
+        assert [len(block) for block in scan._rows(form)._blocks] == sizes
+        kept = np.concatenate([scan._rows(form).part(i, i + 1) for i in range(n)])
+        np.testing.assert_allclose(kept, rows[:n] - scan._centre, rtol=0.01)
+
+
+def test_the_bound_of_a_length_grows_with_the_numbers_summed() -> None:
+    for dimension, error in [(16, 1e-4), (4096, 2.0**-12)]:
+        kept = rows_module.Rows()
+        chunk = np.zeros((1, dimension), np.float32)
+        chunk[0, 0] = 3
+        kept.append(chunk, 1)
+        assert kept.longest == 3 * (1 + error)
 
 
 @each_form
@@ -352,6 +393,10 @@ def test_what_a_rival_does_fastest_is_left_to_it_until_there_are_more_rows() -> 
         patch.setattr(scan_module, "fastest", lambda works: works["rival"]() or "rival")
         for n in (20, 30, 39, 40, 50):
             assert scan.follow(rows[:n])
+            n_tried = len(tried)
+            assert scan.candidates(rows[:3], 2) is None
+            assert len(tried) == n_tried, "no user waits for a trial"
+            scan.prepare()
             assert scan.candidates(rows[:3], 2) is None
     assert tried == [20] * 2 + [40] * 2
     assert scan.failures == 0
