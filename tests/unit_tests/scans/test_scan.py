@@ -306,7 +306,7 @@ def test_a_copy_takes_the_memory_of_its_rows(
     monkeypatch.setattr(rows_module, "BLOCK_ROWS", 50)
     rows = drawn_rows("plain", 120, 6, 0).astype("f")
     scan = scan_by(form, rows[:20], centred=True)
-    for n, sizes in [(20, [20]), (21, [40]), (45, [50]), (120, [50, 50, 20])]:
+    for n, sizes in [(20, [20]), (21, [40]), (45, [45]), (120, [50, 50, 20])]:
         assert scan.follow(rows[:n])
         assert missed(scan, rows[:n], rows[:2], 3) == 0
         assert [len(block) for block in scan._rows(form)._blocks] == sizes
