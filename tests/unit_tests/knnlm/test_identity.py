@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_ralmspec.answer.events import Committed
-from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.knnlm import (
@@ -378,27 +377,3 @@ def test_no_neighbours_leave_the_model_on_its_own(
         text = check(case)
         assert text.story == check(alone).story
     assert text.story != check(case).story
-
-
-def test_the_text_is_cut_at_a_stop_string_and_the_clock_runs() -> None:
-    case = Case(max_tokens=60)
-    _, whole, _ = Text(case).write(None).story
-    stop = whole[20:22].decode()
-    text = Text(replace(case, stops=(stop,)))
-    run = Run(generate(text.request, follow(Plan("lookup", 4))), text.request)
-
-    assert "".join(run) == whole.decode().partition(stop)[0]
-    assert run.finish_reason == "stop"
-    assert run.tokens == [letter - ord("a") for letter in whole[: len(run.tokens)]]
-    stats = run.stats
-    parts = stats.seconds_generating + stats.seconds_waiting + stats.seconds_guessing
-    assert 0 < parts < stats.seconds
-    assert stats.seconds_searching < stats.seconds_waiting
-
-
-def test_nothing_happens_before_the_first_iteration() -> None:
-    text = Text(Case())
-    run = iter(Run(generate(text.request, None), text.request))
-    assert not text.paths
-    next(run)
-    assert text.paths
