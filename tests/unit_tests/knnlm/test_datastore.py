@@ -316,8 +316,8 @@ def test_where_only_faiss_is_missing_for_guesses_it_is_said_once(
     monkeypatch.setattr(Model, "load", lambda **_: reader)
 
     def warned(**settings: Any) -> list[str]:
-        given = {"model_path": "tiny.gguf", "datastore": tmp_path} | settings
-        llm = KNNLMSpecLLM(**given)
+        given: dict[str, Any] = {"model_path": "tiny.gguf", "datastore": tmp_path}
+        llm = KNNLMSpecLLM(**given | settings)
         with warnings.catch_warnings(record=True, action="always") as caught:
             assert llm.engine is llm.engine
         assert all(one.category is RuntimeWarning for one in caught)

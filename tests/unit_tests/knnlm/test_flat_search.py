@@ -113,9 +113,12 @@ def test_what_no_scan_finds_is_found_a_block_at_a_time(
     monkeypatch.setattr(Scan, "candidates", lambda *_: None)
     monkeypatch.setattr(datastore, "_BLOCK", 7)
     read, sizes = store._entries.read, list[int]()
-    monkeypatch.setattr(
-        store._entries, "read", lambda rows: sizes.append(len(rows)) or read(rows)
-    )
+
+    def watched(rows: Any) -> Any:
+        sizes.append(len(rows))
+        return read(rows)
+
+    monkeypatch.setattr(store._entries, "read", watched)
     assert_same(store.search(query[np.newaxis], 9)[0], by_hand(keys, query, 9))
     assert max(sizes) == 7
 
