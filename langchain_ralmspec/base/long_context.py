@@ -272,8 +272,12 @@ class LongContextGeneration(LocalGeneration):
         # Costs grow with the context: those of another length tell little.
         costs = self._costs.setdefault(round(2 * math.log2(n_prompt)), BatchCosts())
         for name in drafters:
-            lookup, usual = DraftEstimates(chances=chances_of_match()), DraftEstimates()
-            self._estimates.setdefault(name, lookup if name == LOOKUP else usual)
+            if name not in self._estimates:
+                self._estimates[name] = (
+                    DraftEstimates(chances=chances_of_match())
+                    if name == LOOKUP
+                    else DraftEstimates()
+                )
         estimates = {name: self._estimates[name] for name in drafters}
         length = None if self.draft_length == "auto" else self.draft_length
         return DraftScheduler(costs, estimates, length)

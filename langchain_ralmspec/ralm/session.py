@@ -284,9 +284,10 @@ class Session:
 
     def _remember(self, query: Query, found: Found) -> None:
         # A filter, or a search that misses rows, may leave nothing to remember.
-        if found.vectors is not None and found.ids:
-            ids = found.ids[: min(self._prefetch_k, len(found.vectors))]
-            for evicted in self._cache.add(ids, found.vectors[: self._prefetch_k]):
+        if found.vectors is not None and len(found.vectors):
+            vectors = found.vectors[: self._prefetch_k]
+            ids = found.ids[: len(vectors)]
+            for evicted in self._cache.add(ids, vectors):
                 self._hits.pop(evicted, None)
             if query.vector is not None and ids[-1] in self._cache:
                 self._cache.add_ball(query.vector, ids[-1])
