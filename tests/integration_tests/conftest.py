@@ -1,7 +1,5 @@
 """Real parts, made once: SmolLM2, MiniLM, and passages about Python."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A failure is an answer: typed, quoting the value, and the next call works."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The code that we show runs as shown."""
 
-from __future__ import annotations
-
 import re
 import runpy
 from pathlib import Path

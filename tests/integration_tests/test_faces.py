@@ -1,7 +1,5 @@
 """The LLM and the chat model, as an application uses them."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A real server that dies, and callers that leave, with verifications in flight."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator

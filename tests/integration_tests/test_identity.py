@@ -5,8 +5,6 @@
     RALMSPEC_GRID=full pytest tests/integration_tests/test_identity.py
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The retriever and its session, as an application uses them."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

@@ -1,7 +1,5 @@
 """LangChain's own standard tests."""
 
-from __future__ import annotations
-
 from abc import ABC
 from collections.abc import Iterator
 from typing import Any

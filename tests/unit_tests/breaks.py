@@ -1,7 +1,5 @@
 """Code that is broken on purpose, to see whether a check would notice."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

@@ -6,8 +6,6 @@ tokens. The store can be one whose wide searches find other documents than its n
 ones, and its encoder adds rounding noise to batches.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import random

@@ -1,7 +1,5 @@
 """LangChain's own standard tests, as far as they need no model."""
 
-from __future__ import annotations
-
 from abc import ABC
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Both commands, over some of Python's documentation, with a real model."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

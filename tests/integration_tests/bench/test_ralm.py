@@ -1,7 +1,5 @@
 """The whole command, over a small corpus; what it measures is nobody's promise."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The whole command, on short texts; what it measures is nobody's promise."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What the loops rely on, with a real model: the same calls, the same bits."""
 
-from __future__ import annotations
-
 import gc
 import shutil
 import weakref

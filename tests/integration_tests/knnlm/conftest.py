@@ -1,7 +1,5 @@
 """A datastore of passages about Python, and models that generate with it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path

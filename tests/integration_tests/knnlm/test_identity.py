@@ -5,8 +5,6 @@
     RALMSPEC_GRID=full pytest tests/integration_tests/knnlm/test_identity.py
 """
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """``KNNLMSpecLLM`` with a real model: every way in, and what it refuses."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """A long context, and faces of RAPID over a real model."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """RapidChain and ChatRapid over a real model, as an application uses them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

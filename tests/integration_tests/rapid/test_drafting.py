@@ -1,7 +1,5 @@
 """RAPID over a real model: the same tokens, a KV that is kept, drafters that fail."""
 
-from __future__ import annotations
-
 import gc
 import struct
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What is told of work that takes its time."""
 
-from __future__ import annotations
-
 import pytest
 
 from langchain_ralmspec.assets import progress

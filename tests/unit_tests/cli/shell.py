@@ -1,7 +1,5 @@
 """Run ``ralmspec`` in this process."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -6,27 +6,23 @@ some of them only, so that guesses are right and wrong in turn. They are of smal
 integers, so that neighbours are often equally near.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from langchain_ralmspec.engine import Sequence as TokenSequence
+from langchain_ralmspec.engine.slots import KV, Slots
 from langchain_ralmspec.errors import DecodeError
 from langchain_ralmspec.knnlm import Neighbours
 from langchain_ralmspec.knnlm.entries import EntryWriter, Manifest
 from tests.unit_tests import fakes
 from tests.unit_tests.fakes import DIMENSION, END, N_VOCAB
-
-if TYPE_CHECKING:
-    from langchain_ralmspec.engine.slots import KV, Slots
 
 N_CLUSTERS = 10
 NOISE = 0.4  # a batch adds or takes so much; true distances are whole numbers
@@ -212,7 +208,7 @@ class FakeReader:
         self._memory: dict[Any, list[int]] = {}
 
     def new_sequence(self) -> TokenSequence:
-        return TokenSequence(cast("Slots", self))
+        return TokenSequence(cast(Slots, self))
 
     def observe(
         self,

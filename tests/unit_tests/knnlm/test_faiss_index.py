@@ -1,7 +1,5 @@
 """Approximate search: batches find what lone queries find, and files are kept."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """An exact search finds, bit for bit, what brute force finds for each query alone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

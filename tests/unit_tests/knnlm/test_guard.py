@@ -1,7 +1,5 @@
 """The identity suite would notice: broken on purpose, the loop fails its check."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 from typing import Any

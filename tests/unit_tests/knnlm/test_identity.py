@@ -1,7 +1,5 @@
 """The headline: guessed neighbours change nothing but the clock."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, Self

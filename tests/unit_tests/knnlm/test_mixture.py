@@ -1,7 +1,5 @@
 """p = λ·p_kNN + (1 - λ)·p_LM, against the formula in plain float64."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

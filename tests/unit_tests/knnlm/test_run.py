@@ -1,7 +1,5 @@
 """A text that is being continued, piece by piece."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from langchain_ralmspec.answer.run import Run

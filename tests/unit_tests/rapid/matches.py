@@ -1,7 +1,5 @@
 """Matches of look-up, by a look at every place and every length."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 

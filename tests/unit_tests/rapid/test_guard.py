@@ -1,7 +1,5 @@
 """The identity suite would notice: broken on purpose, the loop fails its check."""
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The headline: without transfer a drafter changes nothing but the clock."""
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What the loop tells the scheduler and the caller, by a clock that we set."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice

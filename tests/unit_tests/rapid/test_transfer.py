@@ -1,7 +1,5 @@
 """Knowledge transfer: what comes out of the loop is what the formulas say."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial

@@ -1,7 +1,5 @@
 """Candidates leave none of the best rows out, whatever rounding does to scores."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, get_args
 

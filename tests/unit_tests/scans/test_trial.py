@@ -1,7 +1,5 @@
 """Which form of a scan is taken: a trial tells which is the fastest."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """What a table of the docs shows of a result file."""
 
-from __future__ import annotations
-
 import runpy
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The tables of the docs show what the result files say."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """A simulated world in which true costs and guess accuracies are known."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass, field, replace
 

@@ -1,7 +1,5 @@
 """Laws of what comes out, measured on ``judge`` itself rather than sampled."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What passes of every size are taken to cost, from those that were measured."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Lines through measured costs, and what calls of other sizes are taken to cost."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """The draft scheduler in simulated worlds, where acceptance and costs are known."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What the formulas say of a call's guesses, against enumeration."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

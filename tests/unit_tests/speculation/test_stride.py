@@ -1,7 +1,5 @@
 """The scheduler against brute force, in simulated worlds."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Threads that hardly leave one another in peace."""
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A datastore without a model, and a model of words without weights."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
