@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 from langchain_core.documents import Document
 from numpy.typing import NDArray
 
@@ -39,8 +40,17 @@ N_VOCAB = 16
 END = 0
 DIMENSION = 3
 
+samplers = st.builds(
+    Sampler,
+    temperature=st.sampled_from([0.0, 0.7, 2.0]),
+    top_k=st.integers(0, 5),
+    top_p=st.sampled_from([0.5, 1.0]),
+    repeat_penalty=st.sampled_from([1.0, 1.3]),
+    seed=st.integers(0, 100),
+)
 
-def _random(*parts: object) -> np.random.Generator:
+
+def random_of(*parts: object) -> np.random.Generator:
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
@@ -66,7 +76,7 @@ class FakePath:
     def extend(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         assert tokens, "an empty batch"
         self.chunks.append(tuple(tokens))
-        rng = _random(self.prefix, self.chunks)
+        rng = random_of(self.prefix, self.chunks)
         logits = rng.normal(size=N_VOCAB).astype(np.float32)
         logits[END] += self.end_bias
         return logits
@@ -107,7 +117,7 @@ class FakeStore:
     dimension: int | None = DIMENSION
 
     def __post_init__(self) -> None:
-        rng = _random("documents", self.seed)
+        rng = random_of("documents", self.seed)
         self.vectors = rng.integers(-2, 3, (self.n_documents, DIMENSION))
         self.vectors[:, 0] = 1  # none is zero: cosine stays defined
         jitter = self.jitter * rng.normal(size=self.vectors.shape)
@@ -121,11 +131,11 @@ class FakeStore:
         return [Query(t, self._vector(t, len(texts)), batched) for t in texts]
 
     def _vector(self, text: str, batch: int) -> NDArray[np.float32]:
-        rng = _random("query", text)
+        rng = random_of("query", text)
         vector = rng.integers(-2, 3, DIMENSION).astype(np.float32)
         vector[0] = 1
         if batch > 1:
-            noise = _random("noise", text, batch).normal(size=DIMENSION)
+            noise = random_of("noise", text, batch).normal(size=DIMENSION)
             vector += 1e-7 * noise.astype(np.float32)
         return vector
 

@@ -6,7 +6,6 @@ some of them only, so that guesses are right and wrong in turn. They are of smal
 integers, so that neighbours are often equally near.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,16 +21,11 @@ from langchain_ralmspec.errors import DecodeError
 from langchain_ralmspec.knnlm import Neighbours
 from langchain_ralmspec.knnlm.entries import EntryWriter, Manifest
 from tests.unit_tests import fakes
-from tests.unit_tests.fakes import DIMENSION, END, N_VOCAB
+from tests.unit_tests.fakes import DIMENSION, END, N_VOCAB, random_of
 
 N_CLUSTERS = 10
 NOISE = 0.4  # a batch adds or takes so much; true distances are whole numbers
 MARGIN = 2 * NOISE  # what is so far behind may be nearest all the same
-
-
-def random_of(*parts: object) -> np.random.Generator:
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 
 def centres(seed: int) -> NDArray[np.float32]:

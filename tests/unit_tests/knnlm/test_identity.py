@@ -23,7 +23,7 @@ from langchain_ralmspec.knnlm import (
 )
 from langchain_ralmspec.speculation import Estimates, Plan, StrideScheduler
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
-from tests.unit_tests.fakes import END, follow
+from tests.unit_tests.fakes import END, follow, samplers
 from tests.unit_tests.knnlm.fakes import (
     FakeDatastore,
     FakePath,
@@ -175,17 +175,6 @@ plans = st.lists(
     min_size=1,
     max_size=4,
 ).map(tuple)
-samplers = st.one_of(
-    st.just(Sampler()),
-    st.builds(
-        Sampler,
-        temperature=st.sampled_from([0.0, 0.7, 2.0]),
-        top_k=st.integers(0, 5),
-        top_p=st.sampled_from([0.5, 1.0]),
-        repeat_penalty=st.sampled_from([1.0, 1.3]),
-        seed=st.integers(0, 100),
-    ),
-)
 a_case: dict[str, Any] = {
     "seed": st.integers(0, 10_000),
     "n_entries": st.sampled_from([1, 2, 7, 60, 200, 400]),
@@ -201,7 +190,7 @@ a_case: dict[str, Any] = {
     "stops": st.lists(
         st.text("abcdefghijklmnop", min_size=1, max_size=2), max_size=2
     ).map(tuple),
-    "sampler": samplers,
+    "sampler": st.just(Sampler()) | samplers,
     "max_tokens": st.integers(1, 40),
     "end_bias": st.sampled_from([-9.0, 0.0, 1.0]),
 }

@@ -25,7 +25,7 @@ from langchain_ralmspec.ralm import (
 from langchain_ralmspec.speculation import Estimates, Plan, StrideScheduler
 from langchain_ralmspec.speculation.cache import SessionCache
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
-from tests.unit_tests.fakes import FakeStore, always, follow, make_request
+from tests.unit_tests.fakes import FakeStore, always, follow, make_request, samplers
 
 
 def story(request: Request, events: Iterable[Event]) -> list[Any]:
@@ -78,14 +78,6 @@ plans = st.lists(
     ),
     min_size=1,
     max_size=4,
-)
-samplers = st.builds(
-    Sampler,
-    temperature=st.sampled_from([0.0, 0.7, 2.0]),
-    top_k=st.integers(0, 5),
-    top_p=st.sampled_from([0.5, 1.0]),
-    repeat_penalty=st.sampled_from([1.0, 1.3]),
-    seed=st.integers(0, 100),
 )
 
 

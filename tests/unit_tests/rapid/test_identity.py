@@ -26,6 +26,7 @@ from langchain_ralmspec.speculation import (
     DraftScheduler,
     chances_of_match,
 )
+from tests.unit_tests.fakes import samplers
 from tests.unit_tests.rapid.fakes import (
     BROKEN,
     ENDS,
@@ -232,14 +233,6 @@ kinds = st.builds(
     length=st.integers(0, 9),
     fails_at=st.integers(0, 3),
     seed=st.integers(0, 99),
-)
-samplers = st.builds(
-    Sampler,
-    temperature=st.sampled_from([0.0, 0.7, 2.0]),
-    top_k=st.integers(0, 5),
-    top_p=st.sampled_from([0.5, 1.0]),
-    repeat_penalty=st.sampled_from([1.0, 1.3]),
-    seed=st.integers(0, 100),
 )
 cases = st.builds(
     Case,

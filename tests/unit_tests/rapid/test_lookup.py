@@ -65,14 +65,6 @@ def test_asking_in_between_tells_nothing_of_what_comes(
     assert asked.propose(growing, n) == fresh.propose(growing, n)
 
 
-@pytest.mark.parametrize(
-    "prefix",
-    [(), (1,), (1, 2, 3), (1, 2, 1, 2), (1, 2, 3, 4, 5, 6), (1, 2, 3, 9, 2, 3)],
-)
-def test_nothing_is_proposed_where_nothing_matches(prefix: tuple[int, ...]) -> None:
-    assert PromptLookupDrafter().propose(prefix, 5) == Draft()
-
-
 @given(prefixes, st.integers(0, 130), lengths)
 def test_evidence_is_what_was_written_of_the_match_or_that_it_is_long(
     prefix: list[int], n_prompt: int, n: int
@@ -89,72 +81,46 @@ def test_evidence_is_what_was_written_of_the_match_or_that_it_is_long(
         assert draft.evidence == tuple(first + i for i in range(len(every.tokens)))
 
 
-def test_behind_a_replaced_token_a_few_words_of_the_question_are_no_evidence() -> None:
-    text = tuple(range(100, 120))
-    prompt = (*text, 1, *text[:6])
-    # The question has six words of the text; the model replaces one, and goes on.
-    prefix = (*prompt, 7, *text[7:10])
-    assert PromptLookupDrafter().propose(prefix, 1).evidence == (6 - 2 + 3,)
-    assert PromptLookupDrafter(len(prompt)).propose(prefix, 1).evidence == (3,)
-    assert PromptLookupDrafter(len(prompt) - 3).propose(prefix, 1).evidence == (4,)
+TEXT = tuple(range(100, 150))
+ASKED = (*TEXT, 1, *TEXT[:6])  # the question has six words of the text
+ASKED_MORE = (*TEXT, 1, *TEXT[:24])
+WORDS = (1, 2, 3, 4, 7, 8, 5, 1, 2, 3, 4)  # the last one was written
+QUOTED_TWICE = (*range(10, 20), 1, 17, 18, 19, 5, 6, 2, *range(10, 16), 3, 17, 18, 19)
 
 
-def test_behind_a_replaced_token_many_words_of_the_question_are() -> None:
-    text = tuple(range(100, 140))
-    prompt = (*text, 1, *text[:24])
-    prefix = (*prompt, 7, *text[25:28])
-    draft = PromptLookupDrafter(len(prompt)).propose(prefix, 1)
-    assert draft.evidence == (24 - 2 + 3 - 8,)
-
-
-def test_a_token_replaced_by_two_ends_a_match() -> None:
-    text = tuple(range(100, 120))
-    draft = PromptLookupDrafter().propose((*text, 1, *text[:8], 7, 7, *text[9:12]), 1)
-    assert draft.evidence == (3,)
-
-
-def test_a_quotation_goes_on_behind_tokens_that_were_replaced() -> None:
-    text = tuple(range(100, 120))
-    written = (*text[:8], 7, *text[9:13])
-    draft = PromptLookupDrafter().propose((*text, 1, *written), 2)
-    assert draft == Draft(text[13:15], evidence=(8 - 2 + 4, 8 - 2 + 5))
-    # Not at any price: these four agree, those before them do not enough.
-    far = (*text[:4], 7, 7, 7, *text[7:11])
-    draft = PromptLookupDrafter().propose((*text, 1, *far), 2)
-    assert draft == Draft(text[11:13], evidence=(4, 5))
-
-
-def test_of_two_places_the_one_that_was_being_quoted_is_continued() -> None:
-    prefix = (*range(10, 20), 1, 17, 18, 19, 5, 6, 2, *range(10, 16), 3, 17, 18, 19)
-    assert PromptLookupDrafter().propose(prefix, 1).tokens == (1,)
-
-
-def test_a_few_words_of_the_question_are_no_evidence() -> None:
-    prefix = (1, 2, 3, 4, 7, 8, 5, 1, 2, 3, 4)  # the last one was written
-    assert PromptLookupDrafter().propose(prefix, 3).evidence == (4, 5, 6)
-    assert PromptLookupDrafter(10).propose(prefix, 3).evidence == (1, 2, 3)
-    assert PromptLookupDrafter(11).propose(prefix, 3).evidence == (0, 1, 2)
-
-
-def test_many_words_of_the_question_are() -> None:
-    quoted = tuple(range(100, 120))
-    prefix = (*quoted, 7, 8, *quoted)
-    assert PromptLookupDrafter().propose(prefix, 2).evidence == (20, 21)
-    assert PromptLookupDrafter(len(prefix)).propose(prefix, 2).evidence == (12, 13)
-
-
-def test_three_tokens_are_a_match() -> None:
-    draft = PromptLookupDrafter().propose((9, 1, 2, 3, 7, 8, 1, 2, 3), 3)
-    assert draft.tokens == (7, 8, 1)
-    assert draft.evidence == (3, 4, 5)
-
-
-def test_a_match_may_reach_to_the_end() -> None:
-    draft = PromptLookupDrafter().propose((5,) * 6, 9)
-    assert draft == Draft((5,), evidence=(5,)), "the latest of those of five tokens"
-
-
-def test_a_longer_match_is_no_surer() -> None:
-    text = tuple(range(100, 150))
-    draft = PromptLookupDrafter().propose((*text, 1, 2, *text), 2)
-    assert draft == Draft((1, 2), evidence=(32, 33))
+@pytest.mark.parametrize(
+    ("prefix", "n_prompt", "tokens", "evidence"),
+    [
+        # Nothing is proposed where nothing matches; three tokens are a match.
+        *((tokens, 0, (), 0) for tokens in ((), (1,), (1, 2, 3), (1, 2, 1, 2))),
+        *((tokens, 0, (), 0) for tokens in ((1, 2, 3, 4, 5, 6), (1, 2, 3, 9, 2, 3))),
+        ((9, 1, 2, 3, 7, 8, 1, 2, 3), 0, (7, 8, 1), 3),
+        # It may reach to the end: the latest of those of five tokens.
+        ((5,) * 6, 0, (5,), 5),
+        # A longer match is no surer.
+        ((*TEXT, 1, 2, *TEXT), 0, (1, 2), 32),
+        # A few words of the question are no evidence, many are.
+        (WORDS, 0, (7, 8, 5), 4),
+        (WORDS, 10, (7, 8, 5), 1),
+        (WORDS, 11, (7, 8, 5), 0),
+        ((*TEXT[:20], 7, 8, *TEXT[:20]), 0, (7, 8), 20),
+        ((*TEXT[:20], 7, 8, *TEXT[:20]), 42, (7, 8), 12),
+        # So it is where the model replaces a token, and goes on.
+        ((*ASKED, 7, *TEXT[7:10]), 0, TEXT[10:12], 6 - 2 + 3),
+        ((*ASKED, 7, *TEXT[7:10]), len(ASKED), TEXT[10:12], 3),
+        ((*ASKED, 7, *TEXT[7:10]), len(ASKED) - 3, TEXT[10:12], 4),
+        ((*ASKED_MORE, 7, *TEXT[25:28]), len(ASKED_MORE), TEXT[28:30], 24 - 2 + 3 - 8),
+        ((*TEXT, 1, *TEXT[:8], 7, *TEXT[9:13]), 0, TEXT[13:15], 8 - 2 + 4),
+        # Two in the place of one end a match, and so do too many that differ.
+        ((*TEXT, 1, *TEXT[:8], 7, 7, *TEXT[9:12]), 0, TEXT[12:14], 3),
+        ((*TEXT, 1, *TEXT[:4], 7, 7, 7, *TEXT[7:11]), 0, TEXT[11:13], 4),
+        # Of two places, the one that was being quoted is continued.
+        (QUOTED_TWICE, 0, (1, 17), 7),
+    ],
+)
+def test_examples(
+    prefix: tuple[int, ...], n_prompt: int, tokens: tuple[int, ...], evidence: int
+) -> None:
+    drafter = PromptLookupDrafter(n_prompt)
+    expected = Draft(tokens, evidence=tuple(evidence + i for i in range(len(tokens))))
+    assert drafter.propose(prefix, len(tokens) or 5) == expected

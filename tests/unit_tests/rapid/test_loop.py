@@ -13,7 +13,6 @@ from langchain_ralmspec.rapid.model_drafters import RagDrafter
 from langchain_ralmspec.speculation import BatchCosts, DraftEstimates, DraftScheduler
 from langchain_ralmspec.speculation.draft_length import TokenChances
 from tests.unit_tests.rapid.fakes import (
-    BROKEN,
     ENDS,
     N_VOCAB,
     Clock,
@@ -234,17 +233,6 @@ def test_drafters_are_asked_for_no_more_than_can_be_used(clock: Clock) -> None:
         # Nor does the first pass, which tells what one token costs.
         first = 38 if length else 37
         assert modest.asked == [min(most, left) for left in range(first, 0, -1)]
-
-
-@pytest.mark.parametrize("shape", BROKEN)
-def test_a_drafter_that_fails_is_warned_of_and_left_out(shape: str) -> None:
-    answer = plain()
-    oracle = Oracle([*answer, 0], N_PROMPT, shape=shape, fails_at=2, length=2)
-    with pytest.warns(RuntimeWarning, match="drafter 'oracle' failed") as said:
-        request = written(drafters=[oracle])
-    assert len(said) == 1
-    assert oracle._calls == 3
-    assert request.transcript.tokens == answer
 
 
 def test_the_warning_says_what_is_wrong() -> None:

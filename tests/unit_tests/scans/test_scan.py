@@ -132,17 +132,6 @@ def poles(size: float = 200.0) -> tuple[Rows, Queries]:
     return rows, (rows[::400] + noise).astype(np.float32)
 
 
-@pytest.mark.parametrize("k", [1, 16, 500])
-@each_metric
-@each_form
-def test_rounding_reorders_scores_but_hides_nobody(
-    form: str, metric: Metric, k: int
-) -> None:
-    rows, queries = poles()
-    scan = scan_by(form, rows, metric, centred=metric == "squared_l2")
-    assert missed(scan, rows, queries, k) == 0
-
-
 @pytest.mark.parametrize("length", [1e-3, 1.0, 300.0])
 @each_metric
 def test_rows_that_rounding_cannot_tell_apart(metric: Metric, length: float) -> None:

@@ -103,29 +103,6 @@ def test_nothing_documents_found_twice_and_zero_vectors() -> None:
     assert cache.top(np.ones(2, np.float32)) == ("a",)
 
 
-@settings(max_examples=300)
-@given(metrics, st.integers(1, 20), st.floats(0.001, 1.0), st.integers(0, 10_000))
-def test_a_margin_above_zero_is_a_proof(
-    metric: Metric, k: int, step: float, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    vectors = {f"{i:02}": rng.normal(size=4).astype(np.float32) for i in range(60)}
-    if metric == "inner_product":  # so it is for documents of one length
-        vectors = {i: v / np.linalg.norm(v) for i, v in vectors.items()}
-    cache = SessionCache(metric)
-    query = rng.normal(size=4).astype(np.float32)
-    for _ in range(3):
-        known = reference(metric, vectors, query, k)
-        fill(cache, vectors, known)
-        cache.add_ball(query, known[-1])
-        query = query + step * rng.normal(size=4).astype(np.float32)
-        (guess,) = cache.top(query)
-        margin = cache.margin(query, guess)
-        assert margin is not None
-        if margin > 1e-4:  # rounding
-            assert [guess] == reference(metric, vectors, query, 1)
-
-
 @pytest.mark.parametrize("metric", ["inner_product", "squared_l2", "cosine"])
 def test_margins_are_wide_where_much_is_known_and_shrink_on_the_way(
     metric: Metric,
