@@ -46,24 +46,22 @@ def test_every_error_has_a_builtin_parent_in_the_table_above() -> None:
     assert len(KINDS) == 12
 
 
-def test_an_unknown_argument_is_told_its_nearest_neighbour() -> None:
-    error = errors.UnknownArgumentError.of(
-        "RaLMSpecLLM", "max_token", ["model_path", "max_tokens", "stop"]
-    )
-
-    assert str(error) == (
-        "RaLMSpecLLM has no argument 'max_token'; did you mean 'max_tokens'?"
-    )
-
-
-def test_an_argument_like_no_other_is_told_all_of_them_in_order() -> None:
-    error = errors.UnknownArgumentError.of("RaLMSpecLLM", "zzz", {"stop", "seed"})
-
-    assert str(error) == "RaLMSpecLLM has no argument 'zzz'; known: seed, stop"
-
-
 def test_a_missing_extra_comes_with_the_command_that_installs_it() -> None:
     error = errors.MissingExtraError.of("faiss", "faiss")
 
     assert "'faiss' is not installed" in str(error)
     assert "pip install 'langchain-ralmspec[faiss]'" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("given", "known", "hint"),
+    [
+        ("max_token", ["model_path", "max_tokens"], "did you mean 'max_tokens'?"),
+        ("zzz", {"stop", "seed"}, "known: seed, stop"),  # like no other: all, in order
+    ],
+)
+def test_an_unknown_argument_is_told_its_nearest_neighbour(
+    given: str, known: list[str], hint: str
+) -> None:
+    error = errors.UnknownArgumentError.of("RaLMSpecLLM", given, known)
+    assert str(error) == f"RaLMSpecLLM has no argument {given!r}; {hint}"

@@ -8,35 +8,14 @@ import langchain_ralmspec
 ROOT = Path(__file__).resolve().parents[2]
 
 EXPECTED = {
-    "BM25Store",
-    "ChatRaLMSpec",
-    "ChatRapid",
-    "ChatTemplateError",
-    "ContextOverflowError",
-    "DatastoreError",
-    "DecodeError",
-    "DimensionMismatchError",
-    "Draft",
-    "DraftStats",
-    "Drafter",
-    "EmptyStoreError",
-    "FaissStore",
-    "InvalidValueError",
-    "KNNDatastore",
-    "KNNLMSpecLLM",
-    "MissingExtraError",
-    "ModelFileError",
-    "RaLMSpecError",
-    "RaLMSpecLLM",
-    "RaLMSpecRetriever",
-    "RapidChain",
-    "RetrieverSession",
-    "SentenceTransformerEmbeddings",
-    "SpeculationStats",
-    "StoreError",
-    "UnknownArgumentError",
-    "__version__",
-}
+    "BM25Store", "ChatRaLMSpec", "ChatRapid", "ChatTemplateError",
+    "ContextOverflowError", "DatastoreError", "DecodeError", "DimensionMismatchError",
+    "Draft", "DraftStats", "Drafter", "EmptyStoreError", "FaissStore",
+    "InvalidValueError", "KNNDatastore", "KNNLMSpecLLM", "MissingExtraError",
+    "ModelFileError", "RaLMSpecError", "RaLMSpecLLM", "RaLMSpecRetriever",
+    "RapidChain", "RetrieverSession", "SentenceTransformerEmbeddings",
+    "SpeculationStats", "StoreError", "UnknownArgumentError", "__version__",
+}  # fmt: skip
 
 
 def test_the_public_names_are_these() -> None:

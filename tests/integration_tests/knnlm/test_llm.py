@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from langchain_core.callbacks import BaseCallbackHandler
 from pydantic import ValidationError
 
 from langchain_ralmspec import (
@@ -16,6 +15,7 @@ from langchain_ralmspec import (
     SpeculationStats,
     UnknownArgumentError,
 )
+from tests.integration_tests.conftest import Listener
 
 pytestmark = pytest.mark.usefixtures("few_are_probed")
 
@@ -57,20 +57,9 @@ def test_it_tells_what_it_did(make: Any, prompts: list[str]) -> None:
 
 
 def test_new_tokens_are_called_back(make: Any, prompts: list[str]) -> None:
-    class Listener(BaseCallbackHandler):
-        def __init__(self) -> None:
-            self.heard = ""
-            self.metadata: dict[str, Any] = {}
-
-        def on_llm_start(self, *_: Any, metadata: Any = None, **kwargs: Any) -> None:
-            self.metadata = metadata
-
-        def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
-            self.heard += token
-
     llm, listener = make(), Listener()
     parts = list(llm.stream(prompts[0], config={"callbacks": [listener]}))
-    assert listener.heard == "".join(parts) != ""
+    assert listener.tokens == "".join(parts) != ""
     assert len(parts) > 3
     assert listener.metadata["ls_provider"] == "ralmspec"
     assert listener.metadata["ls_model_name"] == llm.engine.path.stem

@@ -1,4 +1,4 @@
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -54,16 +54,6 @@ def test_torch_threads_are_restored(minilm: SentenceTransformerEmbeddings) -> No
 def test_threads_may_share_one_object() -> None:
     embeddings = SentenceTransformerEmbeddings(get_model_path())
     expected = np.asarray(embeddings.embed_queries(TEXTS))
-    found: list[float] = []
-
-    def work() -> None:
-        vectors = np.asarray(embeddings.embed_queries(TEXTS))
-        found.append(float(np.abs(vectors - expected).max()))
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 4
-    assert max(found) < 1e-5
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(embeddings.embed_queries, [TEXTS] * 4):
+            assert np.abs(np.asarray(found) - expected).max() < 1e-5

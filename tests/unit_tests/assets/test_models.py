@@ -5,6 +5,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -208,19 +209,10 @@ def test_two_that_quantize_at_once_both_get_a_whole_file(
     packages: Path, llama_cpp: FakeLlamaCpp
 ) -> None:
     # Neither goes on before both have written: a shared name would be lost or mixed.
-    barrier = threading.Barrier(2, timeout=10)
-    llama_cpp.meanwhile = barrier.wait
-    found: list[bytes] = []
-
-    def work() -> None:
-        found.append(model_path("single").read_bytes())
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [b"2:GGUF in one piece"] * 2
+    llama_cpp.meanwhile = threading.Barrier(2, timeout=10).wait
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(model_path, ["single"] * 2))
+    assert [path.read_bytes() for path in paths] == [b"2:GGUF in one piece"] * 2
     assert _cached() == ["single.Q4_1.to-Q4_0.gguf"]
 
 

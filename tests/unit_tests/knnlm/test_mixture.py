@@ -92,30 +92,6 @@ def test_with_all_of_it_neighbours_alone_decide(
     assert log_p[given_pairs[0][1]] > -np.inf or given_pairs[0] != min(given_pairs)
 
 
-@given(logit_rows, pairs.filter(bool), st.floats(0, 1e4, width=32))
-def test_only_how_much_further_than_the_nearest_counts(
-    logits: NDArray[np.float32], given_pairs: list[tuple[float, int]], shift: float
-) -> None:
-    mixture = Mixture(0.5, 100.0)
-    moved = [(distance + shift, token) for distance, token in given_pairs]
-    log_p = mixture.log_probabilities(logits, neighbours(given_pairs))
-    assert mixture.log_probabilities(logits, neighbours(moved)) == pytest.approx(
-        log_p, rel=1e-3, abs=1e-3
-    )
-
-
-def test_a_neighbour_further_by_the_temperature_has_an_e_th_of_the_votes() -> None:
-    near = neighbours([(5.0, 1), (12.0, 2)])
-    p = np.exp(Mixture(1.0, 7.0).log_probabilities(np.zeros(3, np.float32), near))
-    assert p[1] / p[2] == pytest.approx(math.e, rel=1e-5)
-
-
-def test_equal_tokens_vote_together() -> None:
-    near = neighbours([(1.0, 1), (1.0, 2), (1.0, 1), (1.0, 1)])
-    p = np.exp(Mixture(0.4, 1.0).log_probabilities(np.zeros(4, np.float32), near))
-    assert p == pytest.approx([0.15, 0.15 + 0.3, 0.15 + 0.1, 0.15])
-
-
 @pytest.mark.parametrize("temperature", [1e-30, 1e-60, 1e60])
 def test_any_temperature_above_0_gives_probabilities(temperature: float) -> None:
     near = neighbours([(0.0, 1), (3.0, 2)])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_ralmspec.speculation import BatchCosts
-from tests.unit_tests.speculation.threads import failures
+from tests.unit_tests.speculation.threads import at_once
 
 
 def learnt(points: Iterable[tuple[int, float]]) -> BatchCosts:
@@ -141,4 +141,4 @@ def test_threads_may_share_what_passes_cost() -> None:
             for n in range(1, 33, 5):
                 assert costs(n) > 0
 
-    assert not failures(use)
+    at_once(use)

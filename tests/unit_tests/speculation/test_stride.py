@@ -11,7 +11,7 @@ from langchain_ralmspec.speculation import Estimates, Line, Plan, StrideSchedule
 from langchain_ralmspec.speculation.estimates import MAX_ACCURACY
 from langchain_ralmspec.speculation.plan import SEQUENTIAL, STRIDES, call_seconds
 from tests.unit_tests.speculation.stride_world import World, run
-from tests.unit_tests.speculation.threads import failures
+from tests.unit_tests.speculation.threads import at_once
 
 worlds = st.builds(
     World,
@@ -200,7 +200,7 @@ def test_threads_may_share_what_is_known() -> None:
             for _ in range(40):  # forgets everything, again and again
                 estimates.decay()
 
-    assert not failures(use)
+    at_once(use)
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])

@@ -1,33 +1,16 @@
 """Threads that hardly leave one another in peace."""
 
 import sys
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 
-def failures(use: Callable[[int], object], n_threads: int = 4) -> list[Exception]:
-    """What was raised by several threads that used something at once.
-
-    Args:
-        use: called once in every thread, with its number.
-        n_threads: how many.
-    """
-    failed: list[Exception] = []
-
-    def run(number: int) -> None:
-        try:
-            use(number)
-        except Exception as error:  # noqa: BLE001  the caller is told
-            failed.append(error)
-
+def at_once(use: Callable[[int], object], n_threads: int = 4) -> None:
+    """Call something in several threads, with their numbers; raises what they do."""
     switching = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        threads = [threading.Thread(target=run, args=(n,)) for n in range(n_threads)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(n_threads) as pool:
+            list(pool.map(use, range(n_threads)))
     finally:
         sys.setswitchinterval(switching)
-    return failed
