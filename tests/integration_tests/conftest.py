@@ -1,5 +1,6 @@
 """Real parts, made once: SmolLM2, MiniLM, and passages about Python."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from langchain_ralmspec import (
 )
 from langchain_ralmspec.assets.corpus import stdlib_passages
 from langchain_ralmspec.assets.models import model_path
+from langchain_ralmspec.bench.servers.chroma import ChromaServer
 from langchain_ralmspec.engine import Model
 
 N_PASSAGES = 400
@@ -88,6 +90,14 @@ def retriever(corpus: Corpus) -> RaLMSpecRetriever:
     index.add(corpus.vectors)
     store = FaissStore(index, corpus.documents, corpus.embeddings)
     return RaLMSpecRetriever(vectorstore=store, k=3)
+
+
+@pytest.fixture
+def chroma_server(tmp_path: Path) -> Iterator[ChromaServer]:
+    """A server of this test alone, so that the test may end it."""
+    server = ChromaServer(tmp_path / "chroma")
+    yield server
+    server.stop()
 
 
 class Listener(BaseCallbackHandler):

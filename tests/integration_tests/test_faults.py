@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import chromadb
@@ -22,20 +21,13 @@ PATIENCE = 20.0
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[ChromaServer]:
-    server = ChromaServer(tmp_path / "chroma")
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def chat(server: ChromaServer, corpus: Corpus, gguf: str) -> Iterator[ChatRaLMSpec]:
+def chat(chroma_server: ChromaServer, corpus: Corpus, gguf: str) -> Iterator[ChatRaLMSpec]:
     """A model over a server at a distance, with several calls always in flight."""
-    direct = chromadb.HttpClient(host=server.host, port=server.port)
+    direct = chromadb.HttpClient(host=chroma_server.host, port=chroma_server.port)
     direct.create_collection("faults").add(
         ids=corpus.ids, documents=corpus.texts, embeddings=corpus.vectors
     )
-    with Relay(server.port, LATENCY) as relay:
+    with Relay(chroma_server.port, LATENCY) as relay:
         client = chromadb.HttpClient(host=relay.host, port=relay.port)
         store = Chroma(
             client=client,
@@ -64,7 +56,7 @@ def wait_until_none_is_left() -> None:
 
 
 def test_a_server_that_dies_is_an_error_and_the_model_is_free(
-    chat: ChatRaLMSpec, server: ChromaServer, corpus: Corpus
+    chat: ChatRaLMSpec, chroma_server: ChromaServer, corpus: Corpus
 ) -> None:
     chunks: list[Any] = []
 
@@ -72,7 +64,7 @@ def test_a_server_that_dies_is_an_error_and_the_model_is_free(
         for chunk in chat.stream(QUESTION):
             chunks.append(chunk)
             assert workers() or len(chunks) == 1
-            server.stop()
+            chroma_server.stop()
 
     with pytest.raises(StoreError, match="faults"):
         read()

@@ -16,7 +16,7 @@ from langchain_ralmspec.engine import Model, Sequence
 from langchain_ralmspec.engine.model import N_SLOTS
 from langchain_ralmspec.engine.selftest import is_repeatable
 from langchain_ralmspec.engine.templates import ChatTemplate
-from langchain_ralmspec.errors import ChatTemplateError, InvalidValueError
+from langchain_ralmspec.errors import InvalidValueError
 
 TEXT = (
     "The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor "
@@ -189,13 +189,6 @@ def test_control_tokens_in_text_are_only_text(model: Model) -> None:
 def test_the_template_of_the_model_is_rendered(model: Model) -> None:
     rendered = ChatTemplate(model.weights).render([{"role": "user", "content": "Hi"}])
     assert rendered.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
-
-
-def test_a_model_without_template_says_so(templateless_gguf: str) -> None:
-    with pytest.raises(
-        ChatTemplateError, match=r"templateless\.gguf.*no chat template"
-    ):
-        ChatTemplate(Model.load(templateless_gguf).weights)
 
 
 def test_a_file_that_is_missing_or_no_gguf_is_named(tmp_path: Path) -> None:

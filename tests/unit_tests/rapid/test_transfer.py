@@ -138,11 +138,6 @@ def test_the_exact_law(eta: float) -> None:
     assert seen == pytest.approx(enriched(P, Q, eta), abs=0.01)
 
 
-@pytest.mark.parametrize("transfer", ["off", "paper", "exact"])
-def test_without_strength_the_law_is_the_target_s(transfer: Transfer) -> None:
-    assert law_of_second(Acceptance(transfer)) == pytest.approx(P, abs=0.01)
-
-
 class Recording:
     """Keeps what a drafter proposed."""
 
