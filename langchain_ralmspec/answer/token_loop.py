@@ -51,7 +51,6 @@ class TokenLoop(ABC, Generic[P, Truth]):
     """An answer being written; a method says how it proposes, verifies and settles."""
 
     def __init__(self, transcript: Transcript) -> None:
-        """Prepare to write."""
         self.transcript = transcript
 
     def run(self) -> Generator[Committed, None, None]:

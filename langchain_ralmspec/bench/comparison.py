@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
+from langchain_ralmspec.bench.bounds import Bounds, fitted
 from langchain_ralmspec.chat_models import ChatRaLMSpec
 from langchain_ralmspec.llms import KNNLMSpecLLM, RaLMSpecLLM
 from langchain_ralmspec.ralm.flights import THREADS
-from langchain_ralmspec.speculation import Bounds, Line
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
 
 Row = TypeVar("Row", bound="Comparison")
@@ -220,7 +220,7 @@ class Comparison:
             guess=self.total("seconds_guessing") / guesses if guesses else 0.0,
             # Where nothing was verified, either nothing was guessed, and the bound is
             # 1, or all was proven.
-            verification=Line.fit(self.verifications or [(1, retrieval)]),
+            verification=fitted(self.verifications or [(1, retrieval)]),
             guess_accuracy=self.guess_accuracy,
             max_in_flight=self.max_in_flight,
         )

@@ -167,15 +167,15 @@ class Scan:
         names += ["bfloat16"] * self._is_rounded
         some = self._vectors[:_TRIAL_ROWS]
         trial = Scan(some, self._metric, self._torch, centred=self._is_centred)
-        chosen: dict[int, FormName] = {}
-        for size in BATCHES:
+        chosen: dict[int, FormName] = {1: "rival"} if self._rival else {}
+        for size in BATCHES[len(chosen) :]:
             queries = trial._some_queries(size)
             works: dict[FormName, Callable[[], object]] = {
                 name: partial(trial._found, name, queries, 1) for name in names
             }
             if self._rival:
                 works["rival"] = partial(self._rival, some, queries)
-            chosen[size] = "rival" if self._rival and size == 1 else fastest(works)
+            chosen[size] = fastest(works)
         return chosen
 
     def _some_queries(self, n_queries: int) -> Floats:

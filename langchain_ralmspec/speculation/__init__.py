@@ -11,14 +11,13 @@ from langchain_ralmspec.speculation.draft_length import (
 )
 from langchain_ralmspec.speculation.estimates import Estimates
 from langchain_ralmspec.speculation.guess import GUESS_POLICIES
-from langchain_ralmspec.speculation.plan import Bounds, Plan
+from langchain_ralmspec.speculation.plan import Plan
 from langchain_ralmspec.speculation.stride import StrideScheduler
 
 __all__ = [
     "GUESS_POLICIES",
     "Acceptance",
     "BatchCosts",
-    "Bounds",
     "DraftEstimates",
     "DraftScheduler",
     "Estimates",

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _MAX_BALLS = 32  # verified queries whose surroundings are kept in mind
 _DOUBT = 1e-6  # of lengths: what rounding may do to a distance in float64, and more

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,22 +16,6 @@ class Line:
         """Seconds of a call with ``n_queries`` queries."""
         return self.base + self.per_query * n_queries
 
-    @classmethod
-    def fit(cls, points: Iterable[tuple[int, float]]) -> Line:
-        """Least squares through ``(queries, seconds)``; neither term is negative.
-
-        Points of one size alone, which say nothing about a slope, give a flat line.
-        Raises ValueError without points.
-        """
-        running = RunningLine(forget=0.0)
-        for n_queries, seconds in points:
-            running.add(n_queries, seconds)
-        line = running.line
-        if line is None:
-            msg = "a line needs at least one point"
-            raise ValueError(msg)
-        return line
-
 
 _WINDOW = 48  # values of a mean that count
 
@@ -44,7 +24,6 @@ class Mean:
     """A mean over the last values."""
 
     def __init__(self) -> None:
-        """Start without values."""
         self._n = 0
         self.value: float | None = None
 
@@ -114,7 +93,6 @@ class CallCosts:
     """
 
     def __init__(self) -> None:
-        """Start without measurements."""
         self._lone, self._batches = RunningLine(), RunningLine()
 
     @property

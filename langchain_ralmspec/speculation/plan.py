@@ -22,10 +22,7 @@ call. :class:`GuessChances` says what that makes of E and T.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
-
-if TYPE_CHECKING:
-    from langchain_ralmspec.speculation.costs import Line
+from typing import TypeAlias
 
 MAX_STEPS_PER_GUESS = 4
 """A call waits for at most this many steps per guess, steps on proven guesses included.
@@ -155,43 +152,3 @@ def call_seconds(
     all_right = chances.all_right(stride)
     overlapped = max(writing, verification / in_flight, computing)
     return all_right * overlapped + (1 - all_right) * serial
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Costs of one workload, and the speed-ups that they allow (RaLMSpec section 4)."""
-
-    generation: float  # seconds of writing one step, the paper's a
-    retrieval: float  # seconds of a retrieval of the sequential loop, the paper's b(1)
-    guess: float  # seconds of a guess; 0 when no query is embedded for it
-    verification: Line  # b(s)
-    guess_accuracy: float  # probability that a guess is right, γ
-    max_in_flight: int = 0  # calls that may be out while the model writes
-
-    @property
-    def ceiling(self) -> float:
-        """1 + b/a: the speed-up if retrieval cost nothing."""
-        return 1 + self.retrieval / self.generation
-
-    @property
-    def attainable(self) -> float:
-        """Speed-up of the best fixed plan, were its costs always their mean.
-
-        Never under 1, because not to speculate is a choice.
-        """
-        strides = range(1, STRIDES[-1] + 1)
-        flights = range(self.max_in_flight + 1)
-        return max(1.0, *(self._speedup(s, d) for s in strides for d in flights))
-
-    def _speedup(self, stride: int, in_flight: int) -> float:
-        """E(s)·(a + b(1)) / T(s, d)."""
-        chances = GuessChances(self.guess_accuracy)
-        seconds = call_seconds(
-            chances,
-            stride,
-            in_flight,
-            step=self.generation + self.guess,
-            verification=self.verification(stride),
-        )
-        step = self.generation + self.retrieval
-        return chances.kept(stride) * step / seconds

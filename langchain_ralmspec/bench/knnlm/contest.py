@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from langchain_ralmspec.bench.bounds import Bounds, fitted
 from langchain_ralmspec.bench.comparison import (
     Answer,
     Comparison,
@@ -14,7 +15,6 @@ from langchain_ralmspec.bench.comparison import (
     mean_seconds,
 )
 from langchain_ralmspec.bench.contest import SEQUENTIAL, Contest
-from langchain_ralmspec.speculation import Bounds, Line
 
 AUTO = "+S"
 """The row whose figures are quoted, if it is there."""
@@ -41,7 +41,7 @@ class TokenComparison(Comparison):
         return replace(
             bounds,
             guess=self.total("seconds_guessing") / n_guesses if n_guesses else 0.0,
-            verification=Line.fit(self.measured or points or [(1, bounds.retrieval)]),
+            verification=fitted(self.measured or points or [(1, bounds.retrieval)]),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from langchain_ralmspec.bench.bounds import Bounds, fitted
 from langchain_ralmspec.cli.doctor.costs import BATCH, Costs
 from langchain_ralmspec.cli.doctor.facts import Facts
 from langchain_ralmspec.speculation import (
     GUESS_POLICIES,
-    Bounds,
     Estimates,
-    Line,
     StrideScheduler,
 )
 from langchain_ralmspec.speculation.plan import IN_FLIGHT
@@ -108,7 +107,7 @@ def _bounds(costs: Costs, policy: str, accuracy: float, in_flight: int) -> Bound
         generation=costs.step,
         retrieval=costs.retrieval,
         guess=guess,
-        verification=Line.fit(_verifications(costs, policy)),
+        verification=fitted(_verifications(costs, policy)),
         guess_accuracy=accuracy,
         max_in_flight=in_flight,
     )

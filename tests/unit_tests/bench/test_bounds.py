@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_ralmspec.speculation import Bounds, Line
+from langchain_ralmspec.bench.bounds import Bounds, fitted
+from langchain_ralmspec.speculation import Line
 
 seconds = st.floats(0.001, 1.0)
 
@@ -78,3 +79,24 @@ def test_attainable_agrees_with_a_simulated_run(stride: int, in_flight: int) -> 
 
 def test_guesses_that_cost_more_than_they_save_are_not_made() -> None:
     assert Bounds(0.1, 0.01, 0.05, Line(0.01, 0.0), 0.9).attainable == 1
+
+
+@given(
+    st.floats(0.002, 1.0), st.floats(0.0, 0.2), st.lists(st.integers(1, 16), min_size=2)
+)
+def test_a_line_is_found_again(base: float, slope: float, sizes: list[int]) -> None:
+    line = fitted((n, base + slope * n) for n in sizes)
+    if len(set(sizes)) == 1:
+        assert line(sizes[0]) == pytest.approx(base + slope * sizes[0])
+    else:
+        assert line.base == pytest.approx(base, abs=1e-6)
+        assert line.per_query == pytest.approx(slope, abs=1e-6)
+
+
+def test_a_line_never_promises_time_back() -> None:
+    falling = fitted([(1, 3.0), (2, 2.0), (3, 1.0)])
+    assert falling.per_query == 0
+    steep = fitted([(1, 0.1), (10, 10.0)])
+    assert steep.base == 0
+    with pytest.raises(ValueError, match="at least one point"):
+        fitted([])
