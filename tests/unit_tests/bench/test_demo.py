@@ -1,11 +1,10 @@
-import io
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from langchain_ralmspec.bench import demo
+from tests.unit_tests.cli.shell import printed
 
 
 def explained(plans: dict[str, float], speedup: float, attainable: float) -> str:
@@ -21,9 +20,7 @@ def explained(plans: dict[str, float], speedup: float, attainable: float) -> str
         total=lambda *_: 4.0,
         plans=plans,
     )
-    file = io.StringIO()
-    demo._explain(comparison, Console(file=file, width=200))
-    return " ".join(file.getvalue().split())
+    return " ".join(printed(demo._explain, comparison, width=200).split())
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,10 @@
 import gzip
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from langchain_ralmspec.bench.contest import SEQUENTIAL
 from langchain_ralmspec.bench.knnlm import benchmark
@@ -24,6 +22,7 @@ from tests.unit_tests.bench.knnlm.fakes import (
     write_datastore,
 )
 from tests.unit_tests.bench.test_comparison import SUMMARY
+from tests.unit_tests.cli.shell import printed
 from tests.unit_tests.scripts.cells import cells
 
 Bench = Callable[..., Benchmark]
@@ -161,9 +160,7 @@ def test_one_token_that_differs_is_said(
 
 def test_the_report_names_every_row_and_the_paper(bench: Bench) -> None:
     figures = bench().run()
-    file = io.StringIO()
-    report(figures, Console(file=file, width=80))
-    said = file.getvalue()
+    said = printed(report, figures)
     for cell in (SEQUENTIAL, "Spec", "+S", "2.00×", "1.25×", "5.00×", "4 of 4"):
         assert f" {cell} " in said
     assert "…" not in said  # nothing is cut off at this width
@@ -174,8 +171,8 @@ def test_the_report_names_every_row_and_the_paper(bench: Bench) -> None:
     assert "perplexity over 19 tokens, by λ" in said
     assert said.endswith("identical: yes\n")
     figures["workload"]["index"] = "hnsw"
-    report(figures, Console(file=file, width=80))
-    assert "approximate search: up to 2.45× at k=1 and 2.37×" in file.getvalue()
+    approximate = "approximate search: up to 2.45× at k=1 and 2.37×"
+    assert approximate in printed(report, figures)
 
 
 @pytest.mark.parametrize(

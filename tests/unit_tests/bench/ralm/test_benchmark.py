@@ -1,4 +1,3 @@
-import io
 import json
 from collections import Counter
 from contextlib import contextmanager
@@ -8,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from langchain_ralmspec.bench import contest
 from langchain_ralmspec.bench.comparison import Answer
@@ -18,6 +16,7 @@ from langchain_ralmspec.bench.ralm.contest import WidthContest
 from langchain_ralmspec.bench.ralm.report import report
 from langchain_ralmspec.bench.ralm.workload import Workload
 from tests.unit_tests.bench.test_comparison import FAST, SLOW, STEPS, SUMMARY
+from tests.unit_tests.cli.shell import printed
 from tests.unit_tests.scripts.cells import cells
 
 QUESTIONS = [f"question {number}" for number in range(9)]
@@ -208,17 +207,11 @@ def test_one_answer_that_differs_is_said(
     assert capsys.readouterr().out.endswith("identical: NO\n")
 
 
-def reported(figures: dict[str, Any]) -> str:
-    file = io.StringIO()
-    report(figures, Console(file=file, width=100))
-    return file.getvalue()
-
-
 def test_the_report_names_every_row_and_reads_without_colours(
     bench: Benchmark,
 ) -> None:
     figures = bench.run()
-    said = reported(figures)
+    said = printed(report, figures, width=100)
     for row in ("sequential", "narrow", *ROWS):
         assert f" {row} " in said
     assert "100 ms away each way" in said
@@ -226,4 +219,4 @@ def test_the_report_names_every_row_and_reads_without_colours(
     assert "4 of 4" in said
     assert said.endswith("identical: yes\n")
     figures["workload"]["distractors"] = 1_000_000
-    assert "1,000,000 distractors are random unit vectors" in reported(figures)
+    assert "1,000,000 distractors are random unit vectors" in printed(report, figures, width=100)

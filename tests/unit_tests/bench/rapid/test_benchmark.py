@@ -1,12 +1,10 @@
 import gc
-import io
 import json
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from langchain_ralmspec.bench.rapid import benchmark
 from langchain_ralmspec.bench.rapid.benchmark import Benchmark, warm_up_question
@@ -15,7 +13,8 @@ from langchain_ralmspec.bench.rapid.documents import QUOTED_WORDS, Sample
 from langchain_ralmspec.bench.rapid.report import report
 from langchain_ralmspec.errors import InvalidValueError
 from tests.unit_tests.bench.rapid.fakes import FakeChain, FakeEngine, Letters
-from tests.unit_tests.cli.shell import run
+from tests.unit_tests.bench.rapid.test_documents import written
+from tests.unit_tests.cli.shell import printed, run
 from tests.unit_tests.scripts.cells import cells
 
 SUMMARY = {
@@ -57,13 +56,9 @@ def settings(monkeypatch: pytest.MonkeyPatch, answers: dict[bool, str]) -> Setti
 
 @pytest.fixture
 def documents(tmp_path: Path) -> Path:
-    file = tmp_path / "documents.jsonl"
-    with file.open("w", encoding="utf-8") as lines:
-        for number in range(3):
-            context = CONTEXT if number < 2 else f"{CONTEXT} again"
-            record = {"context": context, "question": "who?", "answers": ["the cat"]}
-            lines.write(json.dumps(record) + "\n")
-    return file
+    record = {"question": "who?", "answers": ["the cat"]}
+    contexts = (CONTEXT, CONTEXT, f"{CONTEXT} again")
+    return written(tmp_path, *(record | {"context": context} for context in contexts))
 
 
 def test_the_figures_say_what_was_measured(documents: Path, tmp_path: Path) -> None:
@@ -181,15 +176,9 @@ def test_one_answer_that_differs_is_said_with_its_margin(
     assert said.endswith("SD identical to plain decoding: NO\n")
 
 
-def reported(figures: dict[str, Any]) -> str:
-    file = io.StringIO()
-    report(figures, Console(file=file, width=80))
-    return file.getvalue()
-
-
 def test_the_report_reads_without_colours(documents: Path) -> None:
     figures = Benchmark(documents=documents).run()
-    said = reported(figures)
+    said = printed(report, figures)
     assert "…" not in said  # nothing is cut off in a usual terminal
     for part in (
         " plain ", " rag ", " SD ",
@@ -211,7 +200,7 @@ def test_the_report_reads_without_colours(documents: Path) -> None:
         faster, same = {"quartiles": (7.0, 8.25, 9.0)}, {"quartiles": (1.0, 1.5, 2.0)}
         row["where_quoting"] |= {"n_answers": 2, "decode": faster}
         row["where_not_quoting"] |= {"n_answers": 1, "decode": same}
-    whole, quoting, others = reported(figures).split("the same where ")
+    whole, quoting, others = printed(report, figures).split("the same where ")
     assert "8.25×" not in whole
     assert quoting.startswith("answers quote (2 of 3)")
     assert "8.25×" in quoting
@@ -266,10 +255,8 @@ def warmed(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> list[Sample]:
 def test_the_warm_up_is_a_question_beyond_the_limit(
     tmp_path: Path, warmed: list[Sample]
 ) -> None:
-    file = tmp_path / "a.jsonl"
     given = [(CONTEXT, "who?"), ("other", "why?"), (CONTEXT, "who?"), (CONTEXT, "how?")]
-    records = (json.dumps({"context": c, "question": q}) for c, q in given)
-    file.write_text("\n".join(records), encoding="utf-8")
+    file = written(tmp_path, *({"context": c, "question": q} for c, q in given))
     Benchmark(documents=file, limit=2, rows="plain").run()
     assert {(one.context, one.question) for one in warmed} == {(CONTEXT, "how?")}
 
@@ -277,10 +264,8 @@ def test_the_warm_up_is_a_question_beyond_the_limit(
 def test_the_warm_up_of_quotations_is_a_paragraph_that_is_left(
     tmp_path: Path, warmed: list[Sample]
 ) -> None:
-    file = tmp_path / "a.jsonl"
     texts = [" ".join(f"{name}{n}" for n in range(80)) for name in "ab"]
-    record = json.dumps({"context": "\n\n".join(texts)})
-    file.write_text(f"{record}\n{record}\n", encoding="utf-8")
+    file = written(tmp_path, *[{"context": "\n\n".join(texts)}] * 2)
     figures = Benchmark(documents=file, task="quote", limit=1, rows="plain").run()
     (asked,) = [sample["question"] for sample in figures["samples"]]
     assert {asked[0], warmed[0].question[0]} == {"a", "b"}
@@ -301,9 +286,7 @@ def test_no_measured_question_warms_up() -> None:
 def test_quotations_have_a_prompt_of_their_own(
     tmp_path: Path, settings: Settings
 ) -> None:
-    file = tmp_path / "a.jsonl"
-    words = " ".join(f"word{n}" for n in range(80))
-    file.write_text(json.dumps({"context": words}), encoding="utf-8")
+    file = written(tmp_path, {"context": " ".join(f"word{n}" for n in range(80))})
     figures = Benchmark(documents=file, task="quote").run()
     assert settings[0]["prompt_template"].endswith('"{question}')
     (sample,) = figures["samples"]
