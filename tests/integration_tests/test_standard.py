@@ -4,9 +4,7 @@ from abc import ABC
 from collections.abc import Iterator
 from typing import Any
 
-import chromadb
 import pytest
-from langchain_chroma import Chroma
 from langchain_community.vectorstores import FAISS
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables.utils import add
@@ -36,26 +34,6 @@ class TestOverFaiss(_StandardRetriever):
         corpus = make_corpus()
         pairs = list(zip(corpus.texts, corpus.vectors.tolist(), strict=True))
         return {"vectorstore": FAISS.from_embeddings(pairs, corpus.embeddings)}
-
-
-class TestOverChroma(_StandardRetriever):
-    @pytest.fixture(autouse=True)
-    def _fill(self) -> None:
-        corpus = make_corpus()
-        client = chromadb.EphemeralClient()
-        collection = client.get_or_create_collection("standard")
-        collection.upsert(
-            ids=corpus.ids, documents=corpus.texts, embeddings=corpus.vectors
-        )
-        self._store = Chroma(
-            client=client,
-            collection_name="standard",
-            embedding_function=corpus.embeddings,
-        )
-
-    @property
-    def retriever_constructor_params(self) -> dict[str, Any]:
-        return {"vectorstore": self._store}
 
 
 @pytest.fixture(scope="module", autouse=True)

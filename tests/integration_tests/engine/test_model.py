@@ -3,15 +3,12 @@
 import gc
 import shutil
 import weakref
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from langchain_ralmspec import ContextOverflowError, ModelFileError
-from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.engine import Model, Sequence
 from langchain_ralmspec.engine.model import N_SLOTS
 from langchain_ralmspec.engine.selftest import is_repeatable
@@ -135,11 +132,6 @@ def test_what_a_sequence_cannot_do_is_refused(model: Model) -> None:
         model.open(model.weights.tokenize("a b c")[:3]).truncate(4)
 
 
-def test_models_are_shared(gguf: str, model: Model) -> None:
-    assert Model.load(gguf) is model
-    assert Model.load(gguf, n_ctx=512).weights is model.weights
-
-
 def test_a_model_is_shared_while_a_sequence_of_it_lives(gguf: str) -> None:
     model = Model.load(gguf, n_ctx=320)
     known, sequence = weakref.ref(model), model.new_sequence()
@@ -149,24 +141,6 @@ def test_a_model_is_shared_while_a_sequence_of_it_lives(gguf: str) -> None:
     del sequence
     gc.collect()
     assert known() is None
-
-
-def test_two_threads_get_what_one_gets(model: Model, tokens: list[int]) -> None:
-    prompts = [tokens[start : start + 60] for start in (0, 20, 40, 60)]
-    alone = [greedy(model, prompt) for prompt in prompts]
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(partial(greedy, model), prompts)) == alone
-
-
-def greedy(model: Model, prompt: list[int]) -> list[int]:
-    sampler = Sampler()
-    answer: list[int] = []
-    sequence = model.open(prompt[:50])
-    pending = prompt[50:]
-    for _ in range(12):
-        answer.append(sampler.sample(sequence.extend(pending), answer))
-        pending = answer[-1:]
-    return answer
 
 
 @pytest.mark.parametrize(

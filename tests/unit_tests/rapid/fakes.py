@@ -11,7 +11,7 @@ import operator
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from langchain_ralmspec.errors import (
     InvalidValueError,
 )
 from langchain_ralmspec.rapid import Draft, Drafter, LongRequest
+from langchain_ralmspec.rapid.model_drafters import RagDrafter
 from langchain_ralmspec.speculation import (
     Acceptance,
     BatchCosts,
@@ -332,3 +333,14 @@ def make_request(
         drafters=tuple(drafters),
         longest_draft=longest_draft,
     )
+
+
+def model_drafter(kind: Any = RagDrafter, *, name: str = "self", **given: Any) -> Any:
+    """A drafter that is a model, of the target's vocabulary if nothing else is said.
+
+    Without ``is_enough`` a ``scheduler`` says when a draft is long enough.
+    """
+    if scheduler := given.pop("scheduler", None):
+        given["is_enough"] = partial(scheduler.is_enough, name)
+    usual = {"prompt": lambda: (2, 3, 4), "target": FakeWeights(), "n_prompt": 6}
+    return kind(name=name, **usual | given)

@@ -4,7 +4,6 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -38,6 +37,7 @@ from tests.unit_tests.rapid.fakes import (
     Oracle,
     Watched,
     make_request,
+    model_drafter,
 )
 
 MODELS = ("lookup", "self", "padded", "narrow", "text")
@@ -141,16 +141,12 @@ def make_drafter(
         weights = FakeWeights(OTHER_PIECES, (0,))
     # One whose context is full before the answer is ready fails then.
     room = case.max_tokens // 2 if kind.what == "narrow" else 999
-    model: Any = FakeModel(kind.seed, weights=weights, n_ctx=3 + room)
-    target: Any = FakeWeights()
-    make: Any = TextDrafter if kind.what == "text" else RagDrafter
-    drafter: Drafter = make(
+    drafter: Drafter = model_drafter(
+        TextDrafter if kind.what == "text" else RagDrafter,
         name=name,
-        model=model,
-        prompt=lambda: (2, 3, 4),
-        target=target,
+        model=FakeModel(kind.seed, weights=weights, n_ctx=3 + room),
         n_prompt=n_prompt,
-        is_enough=partial(scheduler.is_enough, name),
+        scheduler=scheduler,
     )
     return drafter
 

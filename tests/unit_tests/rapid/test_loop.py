@@ -1,7 +1,6 @@
 """What the loop tells the scheduler and the caller, by a clock that we set."""
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.rapid import Draft, DraftStats, LongRequest, generate
-from langchain_ralmspec.rapid.model_drafters import RagDrafter
 from langchain_ralmspec.speculation import BatchCosts, DraftEstimates, DraftScheduler
 from langchain_ralmspec.speculation.draft_length import TokenChances
 from tests.unit_tests.rapid.fakes import (
@@ -20,6 +18,7 @@ from tests.unit_tests.rapid.fakes import (
     GivenCosts,
     Oracle,
     make_request,
+    model_drafter,
 )
 
 N_PROMPT = 6
@@ -252,16 +251,9 @@ def test_a_model_may_draft_in_a_context_where_nothing_was_measured(
     clock: Clock,
 ) -> None:
     scheduler = DraftScheduler(BatchCosts(), {})
-    model: Any = FakeModel(1, clock=clock, cost=lambda n: n / 100, end_bias=-9)
+    model = FakeModel(1, clock=clock, cost=lambda n: n / 100, end_bias=-9)
     for _ in range(2):
-        drafter = RagDrafter(
-            name="self",
-            model=model,
-            prompt=lambda: (2, 3, 4),
-            target=model.weights,
-            n_prompt=N_PROMPT,
-            is_enough=partial(scheduler.is_enough, "self"),
-        )
+        drafter = model_drafter(model=model, scheduler=scheduler)
         target = FakeModel(clock=clock, cost=lambda n: 1 + n / 100, end_bias=-9)
         asked = written(target, scheduler=scheduler, drafters=[drafter], max_tokens=60)
         assert asked.transcript.tokens == plain(max_tokens=60)

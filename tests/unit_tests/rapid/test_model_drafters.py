@@ -24,6 +24,7 @@ from tests.unit_tests.rapid.fakes import (
     PIECES,
     FakeModel,
     FakeWeights,
+    model_drafter,
 )
 
 PROMPT = (2, 3, 4)  # of the drafter
@@ -45,8 +46,7 @@ def unsure(limit: float) -> Callable[[Sequence[float]], bool]:
 
 def drafter_of(kind: Any, model: Any, limit: float, **more: Any) -> Any:
     usual: dict[str, Any] = {"n_prompt": len(TARGET_PROMPT), "is_enough": unsure(limit)}
-    usual |= {"name": "own", "model": model, "prompt": lambda: PROMPT, "target": TARGET}
-    return kind(**usual | more)
+    return model_drafter(kind, model=model, **usual | more)
 
 
 def rag(model: Any, limit: float = 0.0, **more: Any) -> RagDrafter:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.rapid import Draft, Drafter, DraftStats, generate
-from langchain_ralmspec.rapid.model_drafters import RagDrafter
 from langchain_ralmspec.speculation import Acceptance, DraftScheduler
 from langchain_ralmspec.speculation.acceptance import Transfer, draw, softmax
 from langchain_ralmspec.speculation.draft_length import DraftEstimates, TokenChances
@@ -26,6 +24,7 @@ from tests.unit_tests.rapid.fakes import (
     GivenCosts,
     Oracle,
     make_request,
+    model_drafter,
 )
 
 Array = NDArray[np.float64]
@@ -241,15 +240,9 @@ def test_a_model_s_distributions_are_the_target_s_size(
 ) -> None:
     sampler = Sampler(temperature=temperature, top_k=0, top_p=1.0, seed=1)
     weights = FakeWeights((*FakeWeights().pieces, *[b"x"] * padding))
-    model: Any = FakeModel(weights=weights)
-    target: Any = FakeWeights()
     drafter = Recording(
-        RagDrafter(
-            name="self",
-            model=model,
-            prompt=lambda: (2, 3),
-            target=target,
-            n_prompt=6,
+        model_drafter(
+            model=FakeModel(weights=weights),
             is_enough=lambda _: False,
             sampler=sampler,
         )
@@ -287,14 +280,12 @@ def test_which_drafts_are_verified_leaves_the_law_alone() -> None:
         estimates.step.add(0.0)
         scheduler = DraftScheduler(costs, {"self": estimates})
         sampler = Given(numbers=tuple(numbers))
-        model: Any = Fixed(weights=LETTERS, probabilities=q, after=after)
-        drafter = RagDrafter(
-            name="self",
-            model=model,
+        drafter = model_drafter(
+            model=Fixed(weights=LETTERS, probabilities=q, after=after),
             prompt=lambda: (0,),
-            target=model.weights,
+            target=LETTERS,
             n_prompt=2,
-            is_enough=partial(scheduler.is_enough, "self"),
+            scheduler=scheduler,
             sampler=sampler,
         )
         run = run_of(

@@ -158,25 +158,6 @@ def test_lookups_that_are_right_are_used_nearly_as_well_as_can_be(
     assert world.run(1500) < (1.65 if v is flat else 1.25) * min(fixed)
 
 
-def test_in_a_spiked_world_costs_are_soon_right() -> None:
-    world = World(flat, 0.0, matched(0.9), copies=True, spike=40.0)
-    world.run(400)
-    assert world.run(1000) < 0.5
-
-
-@pytest.mark.parametrize("v", [flat, cpu])
-@pytest.mark.parametrize("call", [0.5, 3.0])
-def test_a_slow_drafter_that_says_nothing_is_given_up(
-    v: Callable[[int], float], call: float
-) -> None:
-    world = World(v, 0.0, always(0.0), call=call, speaks=0.0)
-    assert world.run(5000) < 1.02
-    assert len([at for at in world.asked if at < 300]) <= 4
-    assert world.scheduler.drafters[NAME].gain(0) < 0
-    late = [at for at in world.asked if at > 1000]
-    assert 1 <= len(late) < 20, "it may have found its voice"
-
-
 def test_a_drafter_that_finds_its_voice_is_used() -> None:
     world = World(flat, 0.01, always(0.9), call=0.1, speaks=0.0)
     world.run(200)
@@ -263,10 +244,3 @@ def test_a_drafter_that_gets_worse_is_soon_left_out() -> None:
     assert world.run(3000) < 0.5
     assert world.run(500) < 1.4, "what it had earned is not all lost"
     assert world.run(500) < 1.02
-
-
-def test_one_draft_too_long_is_not_held_against_a_good_drafter() -> None:
-    # Before a step was timed a draft of thirty would seem free.
-    world = World(flat, 0.3, always(0.7))
-    world.run(400)
-    assert len([at for at in world.asked if at < 400]) > 50
