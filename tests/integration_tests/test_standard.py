@@ -18,7 +18,7 @@ from langchain_ralmspec.assets.models import model_path
 from tests.integration_tests.conftest import make_corpus
 
 
-class _StandardRetriever(RetrieversIntegrationTests):
+class TestRaLMSpecRetriever(RetrieversIntegrationTests):
     @property
     def retriever_constructor(self) -> type[RaLMSpecRetriever]:
         return RaLMSpecRetriever
@@ -27,8 +27,6 @@ class _StandardRetriever(RetrieversIntegrationTests):
     def retriever_query_example(self) -> str:
         return "How do I read a ZIP archive?"
 
-
-class TestOverFaiss(_StandardRetriever):
     @property
     def retriever_constructor_params(self) -> dict[str, Any]:
         corpus = make_corpus()
@@ -96,4 +94,4 @@ class TestChatRapid(_StandardChat):
         return message
 
 
-del _StandardRetriever, _StandardChat  # or pytest would collect them on their own
+del _StandardChat  # or pytest would collect it on its own

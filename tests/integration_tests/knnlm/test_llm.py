@@ -91,10 +91,7 @@ def test_threads_share_model_and_datastore(make: Any, prompts: list[str]) -> Non
         ("interpolation", -0.1),
         ("interpolation", 1.5),
         ("knn_temperature", 0),
-        ("speculation_stride", 0),
         ("speculation_stride", "often"),
-        ("max_tokens", 0),
-        ("temperature", -1),
         ("n_threads", 0),
     ],
 )

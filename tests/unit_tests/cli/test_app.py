@@ -51,11 +51,6 @@ def test_our_errors_are_one_line() -> None:
             (["demo", "--speculation-stride", given], f"got {given!r}")
             for given in ("0", "-1", "many", "1.5", "²")
         ),
-        (
-            ["bench", "ralm", "--store", "bm25", "--distractors", "9"],
-            "faiss-flat or faiss-hnsw",
-        ),
-        (["bench", "ralm", "--latency-ms", "9"], "use chroma-http"),
         (["bench", "ralm", "--rows", "Spec,+X"], "'+X'"),
         (["bench", "ralm", "--embedding", "nowhere"], "'nowhere'"),
         (["bench", "ralm", "--model", "nonsense"], "'nonsense'"),

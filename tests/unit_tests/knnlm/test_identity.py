@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_ralmspec.answer.events import Committed
+from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.knnlm import (
@@ -364,3 +365,11 @@ def test_no_neighbours_leave_the_model_on_its_own(
         text = check(case)
         assert text.story == check(alone).story
     assert text.story != check(case).story
+
+
+def test_nothing_happens_before_the_first_iteration() -> None:
+    text = Text(Case())
+    run = iter(Run(generate(text.request, None), text.request))
+    assert not text.paths
+    next(run)
+    assert text.paths

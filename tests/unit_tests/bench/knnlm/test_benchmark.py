@@ -154,7 +154,10 @@ def test_one_token_that_differs_is_said(
     bench: Bench, made: Made, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made.tokens["Spec"] = [1, 3]
-    assert bench().run()["summary"]["identical"] is False
+    figures = bench().run()
+    assert figures["summary"]["identical"] is False
+    for of_k in figures["by_k"].values():
+        assert of_k["rows"]["+S"]["summary"]["identical"] is True
     assert capsys.readouterr().out.endswith("identical: NO\n")
 
 

@@ -122,12 +122,6 @@ def test_the_row_that_chooses_its_stride_is_quoted_at_the_first_k() -> None:
     assert of_k["rows"]["Spec"]["plans"] == {"lookup 3": 0.75, "sequential": 0.25}
 
 
-def test_one_token_that_differs_anywhere_is_said() -> None:
-    told = figures({1: a_contest("one"), 16: a_contest("one", tokens=(1, 2, 4))})
-    assert told["summary"]["identical"] is False
-    assert told["by_k"]["16"]["rows"]["+S"]["summary"]["identical"] is True
-
-
 def test_without_it_the_last_row_is_quoted() -> None:
     contest = a_contest("one")
     del contest.models["+S"]

@@ -43,20 +43,6 @@ def test_what_does_not_go_together_is_refused(
         Workload(**settings).check()
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"store": "faiss-flat", "distractors": 5},
-        {"store": "faiss-hnsw", "distractors": 5},
-        {"store": "chroma"},
-        {"store": "chroma-http", "latency": 0.1},
-        {"store": "bm25"},
-    ],
-)
-def test_what_goes_together_is_not(settings: dict[str, Any]) -> None:
-    Workload(**settings).check()
-
-
 def test_a_missing_package_is_noticed_before_any_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
