@@ -11,7 +11,6 @@ from langchain_ralmspec.rapid import Draft, DraftStats, LongRequest, generate
 from langchain_ralmspec.speculation import BatchCosts, DraftEstimates, DraftScheduler
 from langchain_ralmspec.speculation.draft_length import TokenChances
 from tests.unit_tests.rapid.fakes import (
-    ENDS,
     N_VOCAB,
     Clock,
     FakeModel,
@@ -276,16 +275,3 @@ def test_drafters_are_asked_in_order_and_the_first_worth_a_pass_is_taken() -> No
     assert not drafters[2]._calls
     # What was passed over is judged all the same, by its first token.
     assert scheduler.drafters["poor"].chances(0.5) > 0.3
-
-
-def test_an_end_token_drafted_is_an_end() -> None:
-    target = FakeModel(end_bias=0)
-    answer = written(target)
-    assert answer.transcript.finish_reason == "stop"
-    known = [*answer.transcript.tokens, ENDS[0]]
-    for end in ENDS:
-        known[-1] = end
-        oracle = Oracle(known, N_PROMPT, accuracy=1.0)
-        request = written(target, drafters=[oracle], length=8)
-        assert request.transcript.tokens == answer.transcript.tokens
-        assert request.transcript.finish_reason == "stop"

@@ -140,26 +140,6 @@ def test_without_draft_probabilities_the_drafted_token_does_not_matter(
     ]
 
 
-@settings(max_examples=30)
-@given(distributions(1), st.integers(0, 1))
-def test_without_draft_probabilities_the_output_follows_the_target(
-    rows: list[Array], token: int
-) -> None:
-    (p,) = rows
-    acceptance = Acceptance()
-
-    def out_up_to(limit: int) -> float:
-        return boundary(
-            lambda u: acceptance.judge(token, p, None, p, (u, 0.5))[1] <= limit
-        )
-
-    cdf = [out_up_to(limit) for limit in range(len(p))]
-    assert same(np.diff(cdf, prepend=0.0), p)
-    # The same law as of a drafter that is certain and says so.
-    certain = np.eye(len(p))[token]
-    assert same(law(acceptance, p, certain, p), p)
-
-
 @pytest.mark.parametrize("transfer", TRANSFERS)
 def test_a_residual_of_zero_falls_back_to_the_target(transfer: Transfer) -> None:
     p = np.array([0.25, 0.75, 0.0])
