@@ -21,7 +21,9 @@ PATIENCE = 20.0
 
 
 @pytest.fixture
-def chat(chroma_server: ChromaServer, corpus: Corpus, gguf: str) -> Iterator[ChatRaLMSpec]:
+def chat(
+    chroma_server: ChromaServer, corpus: Corpus, gguf: str
+) -> Iterator[ChatRaLMSpec]:
     """A model over a server at a distance, with several calls always in flight."""
     direct = chromadb.HttpClient(host=chroma_server.host, port=chroma_server.port)
     direct.create_collection("faults").add(

@@ -1,7 +1,5 @@
 """Datastores that a real model has read, and those that a kNN-LM refuses."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.knnlm import KNNDatastore
-from langchain_ralmspec.knnlm.entries import EntryWriter, Manifest
+from tests.unit_tests.knnlm.fakes import write_entries
+from tests.unit_tests.rapid.fakes import Clock
 
 DIMENSION = 32
 SHA256 = "5a" * 32
@@ -22,15 +23,11 @@ def write_datastore(
     folder: Path, n_entries: int = 400, sha256: str = SHA256
 ) -> KNNDatastore:
     """Keys from a normal distribution, and the tokens 0, 1, 2 … behind them."""
-    folder.mkdir()
-    manifest = Manifest(sha256, "fake", DIMENSION, "float16", typical_distance=10.0)
     random = np.random.default_rng(7)
     deviations = np.linspace(0.5, 1.5, DIMENSION)
     keys = random.standard_normal((n_entries, DIMENSION)) * deviations + 3.0
-    writer = EntryWriter(folder, manifest)
-    writer.add(keys.astype(np.float32), np.arange(n_entries, dtype=np.int32))
-    writer.close()
-    replace(manifest, n_entries=n_entries).write(folder)
+    model = {"model_sha256": sha256, "model_name": "fake"}
+    write_entries(folder, keys.astype(np.float16), typical_distance=10.0, **model)
     return KNNDatastore.load(folder)
 
 
@@ -75,15 +72,6 @@ def fake_model(n_ctx: int = 6) -> Any:
         n_batch=4,
         new_sequence=lambda: FakeSequence(n_ctx),
     )
-
-
-class Clock:
-    """Stands in for the module ``time``: only runs make it go on."""
-
-    now = 0.0
-
-    def perf_counter(self) -> float:
-        return self.now
 
 
 CLOCK = Clock()

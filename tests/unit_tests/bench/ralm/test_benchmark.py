@@ -219,4 +219,5 @@ def test_the_report_names_every_row_and_reads_without_colours(
     assert "4 of 4" in said
     assert said.endswith("identical: yes\n")
     figures["workload"]["distractors"] = 1_000_000
-    assert "1,000,000 distractors are random unit vectors" in printed(report, figures, width=100)
+    said = printed(report, figures, width=100)
+    assert "1,000,000 distractors are random unit vectors" in said
