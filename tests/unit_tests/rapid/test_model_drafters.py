@@ -1,5 +1,6 @@
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +45,13 @@ def unsure(limit: float) -> Callable[[Sequence[float]], bool]:
     return lambda confidences: float(np.prod(confidences)) < limit
 
 
-def drafter_of(kind: Any, model: Any, limit: float, **more: Any) -> Any:
+def drafter_of(kind: Any, model: Any, limit: float = 0.0, **more: Any) -> Any:
     usual: dict[str, Any] = {"n_prompt": len(TARGET_PROMPT), "is_enough": unsure(limit)}
     return model_drafter(kind, model=model, **usual | more)
 
 
-def rag(model: Any, limit: float = 0.0, **more: Any) -> RagDrafter:
-    drafter: RagDrafter = drafter_of(RagDrafter, model, limit, **more)
-    return drafter
-
-
-def text(model: Any, limit: float = 0.0) -> TextDrafter:
-    drafter: TextDrafter = drafter_of(TextDrafter, model, limit)
-    return drafter
+rag: Any = partial(drafter_of, RagDrafter)
+text: Any = partial(drafter_of, TextDrafter)
 
 
 def model_for(make: Any, **settings: Any) -> FakeModel:
