@@ -78,7 +78,7 @@ def test_corrupt_model_file(make: Any, tmp_path: Any) -> None:
 
 
 def test_no_chat_template(make: Any, templateless_gguf: str) -> None:
-    with pytest.raises(ChatTemplateError, match="templateless.*no chat template"):
+    with pytest.raises(ChatTemplateError, match=r"templateless.*no chat template"):
         make(ChatRaLMSpec, model_path=templateless_gguf).invoke(PROMPT)
     assert make(model_path=templateless_gguf).invoke(PROMPT)
 

@@ -86,14 +86,15 @@ def same(one: Draft, other: Draft) -> bool:
 @given(
     st.sampled_from([rag, text]),
     seeds,
-    st.integers(0, 6),
-    lengths,
+    st.tuples(st.integers(0, 6), lengths),
     limits,
     st.sampled_from([None, 0.0, 0.9]),
 )
 def test_a_drafter_catches_up_with_whatever_was_kept_of_its_drafts(
-    make: Any, seed: int, n_rounds: int, n: int, limit: float, heat: float | None
+    make: Any, seed: int, sizes: tuple[int, int], limit: float, heat: float | None
 ) -> None:
+    n_rounds, n = sizes
+
     def fresh() -> Any:
         if make is text:
             return text(FakeModel(seed, weights=OTHER), limit)
