@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from collections.abc import Sequence as Tokens
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,13 +67,21 @@ def read_texts(
     """
     if isinstance(texts, str):
         raise InvalidValueError(f"texts must be several, got one string {texts[:40]!r}")
+    if isinstance(texts, Sequence):  # before the first is read, which takes long
+        for place, text in enumerate(texts):
+            with _named(text, place):
+                _tokens(model, text)
     writer = EntryWriter(folder, manifest)
     try:
-        for text in texts:
-            for keys, following in entries_of(model, _tokens(model, text)):
-                writer.add(keys, following)
-                if progress:
-                    progress(len(following))
+        for place, text in enumerate(texts):
+            with _named(text, place):
+                for keys, following in entries_of(model, _tokens(model, text)):
+                    writer.add(keys, following)
+                    if progress:
+                        progress(len(following))
+    except BaseException:
+        writer.undo()
+        raise
     finally:
         writer.close()
     if writer.n_entries == manifest.n_entries:
@@ -87,7 +95,7 @@ def read_texts(
 
 
 def entries_of(
-    model: Model, tokens: Tokens[int]
+    model: Model, tokens: Sequence[int]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
     """Keys and next tokens of one text, call by call.
 
@@ -120,7 +128,19 @@ def entries_of(
         yield keys, np.asarray(following, np.int32)
 
 
-def _tokens(model: Model, text: str | Document) -> Tokens[int]:
+@contextmanager
+def _named(text: str | Document, place: int) -> Iterator[None]:
+    """Say which text it is that cannot be read."""
+    try:
+        yield
+    except (InvalidValueError, DecodeError) as error:
+        id_ = getattr(text, "id", None)
+        name = f"text {place}" if id_ is None else f"text {place}, document {id_!r}"
+        msg = f"{name} (counted from 0): {error}"
+        raise type(error)(msg) from error
+
+
+def _tokens(model: Model, text: str | Document) -> Sequence[int]:
     content = text.page_content if isinstance(text, Document) else text
     if not isinstance(content, str):
         msg = f"a text must be a string or a Document, got {content!r:.60}"
