@@ -12,14 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from langchain_ralmspec.engine.binding import build_info, check_file
+from langchain_ralmspec.engine.binding import build_info, check_file, library
 from langchain_ralmspec.engine.context import Context
 from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder
 from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.engine.slots import Slots, Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.engine.weights import Weights
-from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.errors import DecodeError, InvalidValueError
 from langchain_ralmspec.files import absolute
 from langchain_ralmspec.machine import (
     cores,
@@ -54,6 +54,7 @@ _CELL_BYTES = 48  # that llama.cpp notes of a token's place in the KV, at least
 _shared = weakref.WeakValueDictionary[tuple[object, ...], "Model"]()
 _shared_weights = weakref.WeakValueDictionary[tuple[object, ...], Weights]()
 _sharing = threading.Lock()
+_first_process: int | None = None  # that loaded a model, in this line of forks
 
 
 def _renew_lock() -> None:
@@ -88,6 +89,19 @@ def _require_ranges(**given: int) -> None:
             bounds = f"at least {least}" + (f" and at most {most}" if most < math.inf else "")
             msg = f"{name} must be {bounds}, got {value}"
             raise InvalidValueError(msg)
+
+
+def _require_no_forked_gpu() -> None:
+    """Raise a :class:`DecodeError` where a parent had a GPU, which no fork copies."""
+    global _first_process  # noqa: PLW0603  called with the lock
+    _first_process = _first_process or os.getpid()
+    if _first_process != os.getpid() and library().llama_supports_gpu_offload():
+        msg = (
+            f"a model was loaded by process {_first_process} before this one was forked "
+            "from it, and a GPU cannot be used by both; start processes by 'spawn', or "
+            "load no model before a fork"
+        )
+        raise DecodeError(msg)
 
 
 def _require_memory(weights: Weights, n_ctx: int, n_slots: int) -> None:
@@ -154,6 +168,8 @@ class Model:
 
         Raises:
             ModelFileError: the file is missing, corrupt or not a GGUF.
+            DecodeError: llama.cpp cannot allocate the context, or the process was
+                forked from one that had a GPU.
             InvalidValueError: a number is out of range, or the KV of ``n_slots``
                 sequences takes more memory than there is.
         """
@@ -184,6 +200,7 @@ class Model:
         own = (os.getpid(), kv_cache_bytes, folder)
         key = (*weights_key, *settings.values(), *own)
         with _sharing:
+            _require_no_forked_gpu()
             model = _shared.get(key)
             if model is None:
                 weights = _shared_weights.get(weights_key)
