@@ -5,12 +5,14 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NoReturn, Self, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
-from pydantic.fields import FieldInfo
 
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 
 class StrictArguments(BaseModel):

@@ -68,12 +68,11 @@ def most_memory() -> int | None:
     What a container uses is not taken off its limit: files that can be dropped count.
     """
     told = _meminfo()
-    most = []
+    files = ("memory.max", "memory/memory.limit_in_bytes")
+    limits = (_read(CGROUP / name) for name in files)
+    most = [int(limit) for limit in limits if limit.isdigit()]
     if "MemAvailable" in told:
         most.append(told["MemAvailable"] + told.get("SwapFree", 0))
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        if (limit := _read(CGROUP / name)).isdigit():
-            most.append(int(limit))
     return min(most, default=None)
 
 

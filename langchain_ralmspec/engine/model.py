@@ -86,7 +86,9 @@ def _require_ranges(**given: int) -> None:
             msg = f"{name} must be a whole number, got {value!r}"
             raise InvalidValueError(msg)
         if not least <= value <= most:
-            bounds = f"at least {least}" + (f" and at most {most}" if most < math.inf else "")
+            bounds = f"at least {least}" + (
+                f" and at most {most}" if most < math.inf else ""
+            )
             msg = f"{name} must be {bounds}, got {value}"
             raise InvalidValueError(msg)
 
@@ -97,8 +99,8 @@ def _require_no_forked_gpu() -> None:
     _first_process = _first_process or os.getpid()
     if _first_process != os.getpid() and library().llama_supports_gpu_offload():
         msg = (
-            f"a model was loaded by process {_first_process} before this one was forked "
-            "from it, and a GPU cannot be used by both; start processes by 'spawn', or "
+            f"a model was loaded by process {_first_process}, from which this one was "
+            "forked, and a GPU cannot be used by both; start processes by 'spawn', or "
             "load no model before a fork"
         )
         raise DecodeError(msg)

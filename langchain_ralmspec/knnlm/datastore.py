@@ -88,7 +88,7 @@ class KNNDatastore:
         Args:
             texts: strings or documents; none is the context of another.
             model_path: the GGUF that will generate with this datastore.
-            path: a folder, ``~`` expanded; a datastore that is there is replaced once this is done.
+            path: a folder; a datastore that is there is replaced once this is done.
             index: ``"flat"`` is exact, ``"ivf"`` and ``"hnsw"`` approximate.
             key_type: of the numbers on disk.
             n_threads: of a decode; None takes all cores.

@@ -139,7 +139,7 @@ class FaissKeyIndex:
                 self._faiss.write_index(self._index, str(new))
         except (OSError, RuntimeError) as error:  # FAISS raises the latter
             warnings.warn(
-                f"the index is in memory only and will be made again, for {str(file)!r} "
+                f"the index is in memory only and will be made again: {str(file)!r} "
                 f"cannot be written: {error}; make it once where it can",
                 RuntimeWarning,
                 stacklevel=2,

@@ -62,7 +62,7 @@ print("all answered")
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
 def test_a_forked_process_answers_as_its_parent(gguf: str) -> None:
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603  our own script
         [sys.executable, "-c", _SCRIPT, gguf, "120"],
         check=False,
         capture_output=True,

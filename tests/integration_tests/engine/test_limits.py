@@ -38,9 +38,12 @@ CASES: list[tuple[dict[str, Any], str | None]] = [
         ({"n_ctx": value}, f"InvalidValueError: n_ctx.*at most {_MOST}, got {value}")
         for value in (10**9, 2**31, 10**12)
     ],
-    ({"n_ctx": 2**24}, r"InvalidValueError: n_ctx=16777216 takes .* GiB .*lower n_ctx"),
+    ({"n_ctx": 2**24}, r"InvalidValueError: n_ctx=16777216 .* GiB .*lower"),
     *[({"n_batch": value}, None) for value in (1, 2, 3, 10**6)],
-    ({"n_batch": 10**10}, f"InvalidValueError: n_batch.*at most {_MOST}, got 10{'0' * 9}"),
+    (
+        {"n_batch": 10**10},
+        f"InvalidValueError: n_batch.*at most {_MOST}, got 1{'0' * 10}",
+    ),
     ({"n_batch": 1, "n_slots": 256, "n_ctx": 32}, None),
     ({"n_slots": 257}, "InvalidValueError: n_slots.*at most 256, got 257"),
     *[
@@ -56,7 +59,7 @@ CASES: list[tuple[dict[str, Any], str | None]] = [
 
 def test_no_number_ends_the_process(gguf: str) -> None:
     settings = json.dumps([case for case, _ in CASES])
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603  our own script
         [sys.executable, "-c", _SCRIPT, gguf, settings],
         check=False,
         capture_output=True,
