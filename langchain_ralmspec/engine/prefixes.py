@@ -96,12 +96,13 @@ class PrefixCache:
     def put(self, key: tuple[int, ...], snapshot: Snapshot) -> None:
         """Keep a snapshot; one that is in memory already is not written again.
 
-        One that finds no place is warned about: it will be computed every time.
+        One that finds no place is warned about, unless none was wanted: it will be
+        computed every time.
         """
         is_new = self._remember(key, snapshot)
         if is_new and self._folder is not None:
             self._folder.put(key, snapshot)
-        elif is_new and snapshot.state.nbytes > self._max_bytes:
+        elif is_new and 0 < self._max_bytes < snapshot.state.nbytes:
             warnings.warn(
                 f"the KV of {snapshot.length} tokens takes {snapshot.state.nbytes} "
                 f"bytes, more than kv_cache_bytes={self._max_bytes}, so it is not kept "
