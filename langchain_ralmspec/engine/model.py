@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Sequence as Tokens
 from contextlib import nullcontext
@@ -48,6 +49,8 @@ _RANGES: dict[str, tuple[int, float]] = {
     "n_slots": (1, 256),
     "kv_cache_bytes": (0, math.inf),
 }
+
+_CROWDED = 16  # threads a core; on two cores, 32 threads took 0.4 s a token, two 0.07
 
 _CELL_BYTES = 48  # that llama.cpp notes of a token's place in the KV, at least
 
@@ -183,6 +186,13 @@ class Model:
             n_slots=n_slots,
             kv_cache_bytes=kv_cache_bytes,
         )
+        if n_threads is not None and n_threads > _CROWDED * cores():
+            warnings.warn(
+                f"n_threads={n_threads} on {cores()} usable cores: they will wait for "
+                "one another, for seconds a token; leave it out, or give the cores",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         file = check_file(path)
         threads = (n_threads, n_threads) if n_threads else default_threads()
         if exact_batches:

@@ -121,7 +121,7 @@ class KNNDatastore:
         )
         claim = nullcontext() if is_new else writing(folder)
         with claim, replacing(folder) as new:
-            read_texts(new, manifest, model, texts, progress)
+            read_texts(new, manifest, model, texts, progress, folder)
         store = cls(folder, index)
         store.prepare()
         return store

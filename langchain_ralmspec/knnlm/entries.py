@@ -67,7 +67,6 @@ class Manifest:
         """Put the manifest into a folder, whole or not at all."""
         fields = {"format": _FORMAT, **asdict(self)}
         with (
-            _reported(folder),
             replacing_file(folder / MANIFEST) as new,
             new.open("w", encoding="utf-8") as file,
         ):
@@ -102,7 +101,7 @@ class Manifest:
 
 
 @contextmanager
-def _reported(folder: Path) -> Iterator[None]:
+def reported(folder: Path) -> Iterator[None]:
     """Turn what the disk refuses into a ``DatastoreError``."""
     try:
         yield
@@ -118,10 +117,10 @@ def _reported(folder: Path) -> Iterator[None]:
 def replacing(folder: Path) -> Iterator[Path]:
     """Do what ``replacing_folder`` does, with its own failures ``DatastoreError``."""
     with ExitStack() as stack:
-        with _reported(folder):
+        with reported(folder):
             new = stack.enter_context(replacing_folder(folder))
         yield new  # what fails here is not the disk's, or said to be
-        with _reported(folder):
+        with reported(folder):
             stack.close()
 
 
@@ -179,13 +178,16 @@ class Entries:
 
 
 class EntryWriter:
-    """Adds entries behind those of a manifest, to files made if need be."""
+    """Adds entries behind those of a manifest, to files made if need be.
+
+    What the disk refuses is an ``OSError``: see ``reported``.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._folder, self._manifest = folder, manifest
+        self._manifest = manifest
         self.n_entries = manifest.n_entries
         shape = (self.n_entries, manifest.dimension)
-        with _reported(folder), ExitStack() as opened:
+        with ExitStack() as opened:
             self._keys = _NpyFile(folder / _KEYS, manifest.key_type, shape)
             opened.callback(self._keys.close)  # should the other one not open
             self._tokens = _NpyFile(folder / _TOKENS, "int32", shape[:1])
@@ -196,7 +198,6 @@ class EntryWriter:
 
         Raises:
             InvalidValueError: a number is not finite as it is kept; nothing was added.
-            DatastoreError: the disk is full.
         """
         key_type = self._manifest.key_type
         with np.errstate(over="ignore"):
@@ -209,9 +210,8 @@ class EntryWriter:
                 "another model if it is kept so already"
             )
             raise InvalidValueError(msg)
-        with _reported(self._folder):
-            self._keys.add(kept)
-            self._tokens.add(tokens)
+        self._keys.add(kept)
+        self._tokens.add(tokens)
         self.n_entries += len(tokens)
 
     def undo(self) -> None:
@@ -222,11 +222,10 @@ class EntryWriter:
 
     def close(self) -> None:
         """Finish the files; the manifest is the caller's to write."""
-        with _reported(self._folder):
-            try:
-                self._keys.close()
-            finally:
-                self._tokens.close()
+        try:
+            self._keys.close()
+        finally:
+            self._tokens.close()
 
 
 @contextmanager
@@ -235,7 +234,7 @@ def writing(folder: Path) -> Iterator[None]:
     busy = f"somebody else writes to the datastore {str(folder)!r}; wait for the end"
     if sys.platform == "win32":
         mark = folder / "writing"
-        with _reported(folder):
+        with reported(folder):
             try:
                 mark.touch(exist_ok=False)
             except FileExistsError as error:
@@ -247,7 +246,7 @@ def writing(folder: Path) -> Iterator[None]:
             mark.unlink(missing_ok=True)
     else:
         with ExitStack() as held:
-            with _reported(folder):
+            with reported(folder):
                 # Closing it releases the lock.
                 file = held.enter_context((folder / _TOKENS).open("ab"))
                 try:

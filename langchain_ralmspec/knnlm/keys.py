@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,12 @@ from langchain_core.documents import Document
 
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import DecodeError, InvalidValueError
-from langchain_ralmspec.knnlm.entries import Entries, EntryWriter, Manifest
+from langchain_ralmspec.knnlm.entries import (
+    Entries,
+    EntryWriter,
+    Manifest,
+    reported,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,11 +65,22 @@ def read_texts(
     model: Model,
     texts: Iterable[str | Document],
     progress: Progress | None,
+    target: Path | None = None,
 ) -> None:
     """Add the entries of texts to a folder, and write its manifest.
 
+    Args:
+        folder: with the files; made if need be.
+        manifest: of the entries that are there.
+        model: reads the texts.
+        texts: to be read.
+        progress: as of ``KNNDatastore.build``.
+        target: the folder that it will be, for messages; None for the same.
+
     Raises:
-        InvalidValueError: the texts have no entries, or keys are too large to keep.
+        DatastoreError: the disk is full, or may not be written to.
+        InvalidValueError: a text cannot be read, the texts have no entries, or keys
+            are too large to keep.
     """
     if isinstance(texts, str):
         raise InvalidValueError(f"texts must be several, got one string {texts[:40]!r}")
@@ -71,19 +88,23 @@ def read_texts(
         for place, text in enumerate(texts):
             with _named(text, place):
                 _tokens(model, text)
-    writer = EntryWriter(folder, manifest)
+    on_disk = partial(reported, target or folder)
+    with on_disk():
+        writer = EntryWriter(folder, manifest)
     try:
         for place, text in enumerate(texts):
             with _named(text, place):
                 for keys, following in entries_of(model, _tokens(model, text)):
-                    writer.add(keys, following)
+                    with on_disk():
+                        writer.add(keys, following)
                     if progress:
                         progress(len(following))
     except BaseException:
         writer.undo()
         raise
     finally:
-        writer.close()
+        with on_disk():
+            writer.close()
     if writer.n_entries == manifest.n_entries:
         msg = "the texts have no two tokens in a row, so there is nothing to learn"
         raise InvalidValueError(msg)
@@ -91,7 +112,8 @@ def read_texts(
     if not manifest.n_entries:
         typical = typical_distance(Entries(folder, grown).keys)
         grown = replace(grown, typical_distance=typical)
-    grown.write(folder)
+    with on_disk():
+        grown.write(folder)
 
 
 def entries_of(
