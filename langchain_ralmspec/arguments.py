@@ -1,19 +1,25 @@
-"""Constructor arguments: unknown ones are refused, copies are checked like new."""
+"""Constructor arguments: what no check by type refuses, and copies checked like new."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, get_args
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 
 class StrictArguments(BaseModel):
     """Mixin for pydantic models that must not swallow a mistyped argument."""
+
+    # No bound holds for a number that is none: nan > 0 is as false as nan <= 0.
+    model_config = ConfigDict(allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -24,6 +30,16 @@ class StrictArguments(BaseModel):
             for name in values:
                 if name not in known:
                     raise UnknownArgumentError.of(cls.__name__, name, known)
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_truth_values(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for name, value in values.items():
+                if isinstance(value, bool) and _is_number(cls.model_fields.get(name)):
+                    msg = f"{name} must be a number, got {value}"
+                    raise InvalidValueError(msg)
         return values
 
     def model_copy(
@@ -71,3 +87,11 @@ class StrictArguments(BaseModel):
     def _given(self) -> dict[str, Any]:
         """The arguments that were given."""
         return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+def _is_number(field: FieldInfo | None) -> bool:
+    """Whether a field takes numbers, for which pydantic would take True as 1."""
+    if field is None:
+        return False
+    kinds = {field.annotation, *get_args(field.annotation)}
+    return bool not in kinds and bool(kinds & {int, float})

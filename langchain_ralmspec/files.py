@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import secrets
 import shutil
 import zlib
@@ -13,6 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from langchain_ralmspec.errors import InvalidValueError
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """The absolute path that a user means, ``~`` expanded and links followed.
+
+    Raises:
+        InvalidValueError: it is no path, or there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser().resolve()
+    # A loop of links or no home is a RuntimeError, a null byte a ValueError.
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        msg = f"{path!r:.200} is no path: {error}"
+        raise InvalidValueError(msg) from error
 
 
 @contextmanager

@@ -1,15 +1,18 @@
-"""What this process may use of its machine: cores, memory, how OpenMP's threads wait.
+"""What this process may use of its machine: cores, memory, OpenMP's threads.
 
 A container's limits are those of its control group, in the files of version 2 or 1.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
+_MAPS = Path("/proc/self/maps")
+_PAUSE_HARD = 2  # of OpenMP's omp_pause_resource_t
 
 
 def cores() -> int:
@@ -47,8 +50,8 @@ def cpu_quota() -> float | None:
 
 def free_memory() -> int | None:
     """Bytes that can be had without swapping; None where the system does not say."""
-    lines = (line.split() for line in _read(_MEMINFO).splitlines())
-    free = [1024 * int(line[1]) for line in lines if line[0] == "MemAvailable:"]
+    told = _meminfo()
+    free = [told["MemAvailable"]] if "MemAvailable" in told else []
     for limit, usage in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
@@ -57,6 +60,43 @@ def free_memory() -> int | None:
         if most.isdigit() and used.isdigit():
             free.append(max(0, int(most) - int(used)))
     return min(free, default=None)
+
+
+def most_memory() -> int | None:
+    """Bytes that can be had at the very most, by swapping too; None if not known.
+
+    What a container uses is not taken off its limit: files that can be dropped count.
+    """
+    told = _meminfo()
+    files = ("memory.max", "memory/memory.limit_in_bytes")
+    limits = (_read(CGROUP / name) for name in files)
+    most = [int(limit) for limit in limits if limit.isdigit()]
+    if "MemAvailable" in told:
+        most.append(told["MemAvailable"] + told.get("SwapFree", 0))
+    return min(most, default=None)
+
+
+def _meminfo() -> dict[str, int]:
+    """What the system says of its memory, in bytes."""
+    lines = (line.split() for line in _read(_MEMINFO).splitlines())
+    return {line[0].rstrip(":"): 1024 * int(line[1]) for line in lines}
+
+
+def stop_idle_openmp_threads() -> None:
+    """End the threads that GNU's OpenMP keeps for the calling one; it makes new ones.
+
+    To be called before a fork: the child has none of them, and would wait for ever.
+    """
+    try:
+        lines = _MAPS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    # Packages bring copies of it, each with threads of its own.
+    for file in {line.split(maxsplit=5)[-1] for line in lines if "/libgomp" in line}:
+        try:
+            ctypes.CDLL(file).omp_pause_resource_all(_PAUSE_HARD)
+        except (OSError, AttributeError):  # replaced on disk, or from before GCC 9
+            continue
 
 
 def wait_policy() -> str | None:

@@ -41,7 +41,8 @@ def embed_cached(
 ) -> NDArray[np.float32]:
     """Embed texts, computing only what the cache has not seen.
 
-    What was computed is kept even when the call is interrupted.
+    What was computed is kept even when the call is interrupted. Where it cannot be
+    written, a warning says so.
 
     Args:
         texts: repeated ones are allowed.
@@ -144,12 +145,18 @@ def _load(stem: Path) -> dict[str, NDArray[np.float32]]:
 def _save(stem: Path, known: dict[str, NDArray[np.float32]]) -> None:
     index_path, rows_path = _paths(stem)
     rows = np.stack(list(known.values()))
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_file(rows_path) as temporary, temporary.open("xb") as file:
-        np.lib.format.write_array(file, rows, allow_pickle=False)
     index = {"rows_sha256": _checksum(rows), "keys": list(known)}
-    with replacing_file(index_path) as temporary:
-        temporary.write_text(json.dumps(index), encoding="utf-8")
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_file(rows_path) as temporary, temporary.open("xb") as file:
+            np.lib.format.write_array(file, rows, allow_pickle=False)
+        with replacing_file(index_path) as temporary:
+            temporary.write_text(json.dumps(index), encoding="utf-8")
+    except OSError as error:
+        _warn(
+            f"embeddings are not kept in {str(stem.parent)!r}, and will be computed "
+            f"again: {error}; RALMSPEC_CACHE names another folder"
+        )
 
 
 def _paths(stem: Path) -> tuple[Path, Path]:

@@ -166,15 +166,33 @@ def model_path(
         source = _locate(model, model.parts[0])
         _check_sum(source, model, _read((source,), model.size, progress))
         return source if model.kind == "gguf" else source.parent
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if chosen == ORIGINAL:
-        if not target.is_file() or target.stat().st_size != model.size:
+    if _is_ready(target, model, chosen):
+        return target
+    source = None if chosen == ORIGINAL else model_path(name, ORIGINAL, progress)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source is None:
             _assemble(model, target, progress)
-    elif not target.is_file():
-        source = model_path(name, ORIGINAL, progress)
-        with replacing_file(target) as temporary:
-            requantize(source, temporary, chosen)
+        else:
+            with replacing_file(target) as temporary:
+                requantize(source, temporary, chosen)
+    except ModelFileError:
+        raise
+    except OSError as error:
+        raise ModelFileError(
+            f"cannot make {str(target)!r}: {error}; make room, or name another folder "
+            "with RALMSPEC_CACHE"
+        ) from error
     return target
+
+
+def _is_ready(target: Path, model: PackagedModel, quantization: str) -> bool:
+    """Whether the cache holds a whole model; only originals' sizes are known."""
+    try:
+        size = target.stat().st_size
+    except OSError:
+        return False
+    return quantization != ORIGINAL or size == model.size
 
 
 def _check_quantization(model: PackagedModel, chosen: str) -> None:

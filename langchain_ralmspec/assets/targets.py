@@ -8,6 +8,7 @@ from langchain_ralmspec.assets.models import MODELS, model_path
 from langchain_ralmspec.assets.progress import bar
 from langchain_ralmspec.engine.binding import check_file
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.files import absolute
 from langchain_ralmspec.stores import SentenceTransformerEmbeddings
 
 _ENCODERS = "sentence-transformers"
@@ -17,7 +18,7 @@ def find_gguf(model: str) -> str:
     """Path of a GGUF that is given as a path, ``NAME``, or ``NAME:QUANTISATION``."""
     name, _, quantization = model.partition(":")
     if name not in MODELS:
-        if not Path(model).exists():
+        if not absolute(model).exists():
             known = ", ".join(MODELS)
             raise InvalidValueError(
                 f"{model!r} is neither a GGUF file nor a known model: {known}"
@@ -34,13 +35,13 @@ def find_encoder(embedding: str) -> Path:
     known = [name for name, model in MODELS.items() if model.kind == _ENCODERS]
     if embedding in known:
         return model_path(embedding)
-    folder = Path(embedding)
+    folder = absolute(embedding)
     if not (folder / "config.json").is_file():
         raise InvalidValueError(
             f"{embedding!r} is neither a folder with a sentence-transformers model "
             f"nor one of {', '.join(known)}"
         )
-    return folder.resolve()
+    return folder
 
 
 def find_embeddings(embedding: str) -> SentenceTransformerEmbeddings:

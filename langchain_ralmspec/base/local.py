@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.arguments import StrictArguments
 from langchain_ralmspec.engine import Model
+from langchain_ralmspec.engine.model import (
+    MAX_CONTEXT,
+    MAX_THREADS,
+    PREFIX_CACHE_BYTES,
+)
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 
 if TYPE_CHECKING:
@@ -31,7 +37,7 @@ class PreparedAnswer:
     usage: Callable[[], UsageMetadata]  # tokens in and out
 
 
-class Sampling(BaseModel):
+class Sampling(StrictArguments):
     """Settings that a single call may override."""
 
     max_tokens: int = Field(default=256, ge=1)
@@ -52,45 +58,48 @@ class Sampling(BaseModel):
         return Sampler(**self.model_dump(exclude={"max_tokens"}))
 
 
-class LocalGeneration(StrictArguments, Sampling):
+class LocalGeneration(Sampling):
     """Arguments of every face: llama.cpp's, and those of :class:`Sampling`."""
 
     model_path: str
     """A GGUF file."""
-    n_ctx: int = Field(default=2048, ge=0)
+    n_ctx: int = Field(default=2048, ge=0, le=MAX_CONTEXT)
     """Tokens of prompt and answer together, documents included; 0 takes the model's
     own."""
-    n_batch: int = Field(default=512, ge=1)
+    n_batch: int = Field(default=512, ge=1, le=MAX_CONTEXT)
     """Tokens that are decoded in one call at most."""
-    n_threads: int | None = Field(default=None, ge=1)
+    n_threads: int | None = Field(default=None, ge=1, le=MAX_THREADS)
     """Threads of a decode; None: half the cores for single tokens, all for batches."""
-    n_gpu_layers: int = 0
+    n_gpu_layers: int = Field(default=0, ge=-1, le=2**31 - 1)
     """Layers on a GPU; -1 for all."""
+    kv_cache_bytes: int = Field(default=PREFIX_CACHE_BYTES, ge=0)
+    """Host memory for the KV of what answers begin with, a document above all, so that
+    it need not be read again. It is free once no object with these settings is left."""
     stop: list[str] | None = None
     """Strings that end the answer; they are not part of it."""
 
-    # The model, and the settings that it was loaded with. Models are shared for as
-    # long as somebody holds them: this does.
-    _loaded: tuple[dict[str, Any], Model] | None = PrivateAttr(default=None)
+    # The process and the settings that the model was loaded with, and the model. Models
+    # are shared for as long as somebody holds them: this does.
+    _loaded: tuple[int, dict[str, Any], Model] | None = PrivateAttr(default=None)
 
     @property
     def engine(self) -> Model:
         """The model, loaded on first use and shared by the whole process.
 
         A loaded model needs its file no more. Another one is loaded once an argument
-        that the model was loaded with has changed.
+        that the model was loaded with has changed, and in a forked process.
         """
-        settings = self._engine_settings()
-        if self._loaded is not None and self._loaded[0] == settings:
-            return self._loaded[1]
+        settings, process = self._engine_settings(), os.getpid()
+        if self._loaded is not None and self._loaded[:2] == (process, settings):
+            return self._loaded[2]
         model = Model.load(**settings)
         self._accept(model)
-        self._loaded = settings, model
+        self._loaded = process, settings, model
         return model
 
     def _engine_settings(self) -> dict[str, Any]:
         """Arguments of :meth:`Model.load`."""
-        names = ("n_ctx", "n_batch", "n_threads", "n_gpu_layers")
+        names = ("n_ctx", "n_batch", "n_threads", "n_gpu_layers", "kv_cache_bytes")
         return {"path": self.model_path} | {name: getattr(self, name) for name in names}
 
     def _accept(self, model: Model) -> None:

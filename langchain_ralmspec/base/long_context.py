@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_vali
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.base.local import LocalGeneration, Sampling
 from langchain_ralmspec.engine import Model, selftest
+from langchain_ralmspec.engine.model import MAX_CONTEXT
 from langchain_ralmspec.errors import UnknownArgumentError
 from langchain_ralmspec.rapid import (
     Chunk,
@@ -59,7 +60,7 @@ class LongContextGeneration(LocalGeneration):
     embeddings: Embeddings | None = None
     """For choosing what the drafter reads; drafters that are models need them."""
 
-    n_ctx: int = Field(default=8192, ge=0)
+    n_ctx: int = Field(default=8192, ge=0, le=MAX_CONTEXT)
     """Tokens of context, question and answer together; 0 takes the model's own."""
     exact_batches: bool = False
     """Load the target so that verifying several tokens at once gives the bits that
@@ -153,7 +154,6 @@ class LongContextGeneration(LocalGeneration):
             "exact_batches": self.exact_batches,
             # Without it, verifying several tokens takes half the time on a CPU.
             "flash_attention": False if self.n_gpu_layers == 0 else None,
-            "kv_cache_bytes": self.kv_cache_bytes,
             "kv_cache_dir": self.kv_cache_dir,
         }
 
@@ -293,7 +293,8 @@ class LongContextGeneration(LocalGeneration):
         return [LOOKUP, SELF] if on_gpu else [LOOKUP]
 
     def _load_drafter(self, path: str, n_ctx: int) -> Model:
-        own = {"path": path, "n_ctx": n_ctx, "n_slots": _N_SLOTS}
+        # Nothing that a drafter reads is kept.
+        own = {"path": path, "n_ctx": n_ctx, "n_slots": _N_SLOTS, "kv_cache_bytes": 0}
         return Model.load(**super()._engine_settings() | own)
 
     def _fingerprint(self) -> dict[str, Any]:

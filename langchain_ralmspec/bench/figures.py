@@ -10,7 +10,7 @@ from typing import Any
 
 from langchain_ralmspec.bench.provenance import provenance, running_commit
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.files import replacing_file
+from langchain_ralmspec.files import absolute, replacing_file
 
 
 def check_file(path: Path | None) -> None:
@@ -27,11 +27,16 @@ def check_file(path: Path | None) -> None:
 
 
 def check_folder(path: Path | None) -> None:
-    """Make a folder if need be; ``InvalidValueError`` if it cannot be written to."""
+    """Make a folder, for its owner alone, if need be.
+
+    Raises:
+        InvalidValueError: it cannot be made, or not be written to.
+    """
     if path is None:
         return
+    path = absolute(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidValueError(f"{str(path)!r} cannot be made: {error}") from error
     if not os.access(path, os.W_OK):
@@ -41,8 +46,13 @@ def check_folder(path: Path | None) -> None:
 def write_figures(path: Path, figures: dict[str, Any]) -> None:
     """Write figures and where they come from, whole or not at all."""
     told = json.dumps(figures | {"provenance": provenance()}, indent=2)
-    with replacing_file(path) as temporary:
-        temporary.write_text(f"{told}\n", encoding="utf-8")
+    try:
+        with replacing_file(path) as temporary:
+            temporary.write_text(f"{told}\n", encoding="utf-8")
+    except OSError as error:
+        say(told)  # what took hours is not lost
+        msg = f"{str(path)!r} cannot be written, so the figures are above: {error}"
+        raise InvalidValueError(msg) from error
     say(f"figures written to {path}")
 
 

@@ -17,6 +17,7 @@ from langchain_ralmspec.bench.figures import check_folder
 from langchain_ralmspec.bench.knnlm.text import read_text
 from langchain_ralmspec.chains import RapidChain
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.files import absolute
 
 
 def preload(
@@ -47,20 +48,21 @@ def preload(
             "preload keeps what it reads in a folder; name one with --kv-cache-dir"
         )
     text = read_text(file)
-    check_folder(kv_cache_dir)
+    folder = absolute(kv_cache_dir)
+    check_folder(folder)
     chain = RapidChain(
         model_path=find_gguf(target),
         n_ctx=n_ctx,
         n_batch=n_batch,
         n_threads=n_threads,
         exact_batches=exact_batches,
-        kv_cache_dir=str(kv_cache_dir),
+        kv_cache_dir=str(folder),
     )
     chain.get_num_tokens("")  # loads the model
     start = time.perf_counter()
     tokens = chain.preload(text)
     seconds = time.perf_counter() - start
-    sizes = (each.stat().st_size for each in kv_cache_dir.rglob("*") if each.is_file())
+    sizes = (each.stat().st_size for each in folder.rglob("*") if each.is_file())
     typer.echo(
         f"{tokens:,} tokens read in {seconds:.1f} s; {kv_cache_dir} holds "
         f"{sum(sizes) / 1e6:.0f} MB"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_ralmspec.errors import MissingExtraError, ModelFileError
+from langchain_ralmspec.files import absolute
 
 _GGUF_MAGIC = b"GGUF"
 _logger = logging.getLogger("llama-cpp-python")
@@ -30,7 +31,7 @@ def library() -> Any:
 
 def check_file(path: str | os.PathLike[str]) -> Path:
     """The absolute path of a GGUF; anything else is a :class:`ModelFileError`."""
-    file = Path(path).expanduser()
+    file = absolute(path)
     if not file.is_file():
         msg = f"no model file at {str(file)!r}; give model_path the path of a GGUF"
         raise ModelFileError(msg)
@@ -39,7 +40,7 @@ def check_file(path: str | os.PathLike[str]) -> Path:
     if magic != _GGUF_MAGIC:
         msg = f"{str(file)!r} is not a GGUF file (it starts with {magic!r})"
         raise ModelFileError(msg)
-    return file.resolve()
+    return file
 
 
 def build_info() -> dict[str, str]:

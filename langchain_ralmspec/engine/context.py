@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
@@ -72,10 +73,12 @@ class Context:
         self.n_ctx = n_ctx = n_ctx or weights.n_ctx_train
         self.n_batch = n_batch = min(n_batch, n_ctx)
         self.handle: Any = None
+        self.pid = os.getpid()  # a forked process can have only a part of it
         self._lib = lib = library()
         params = lib.llama_context_default_params()
         params.n_ctx = n_ctx * n_slots
-        params.n_batch = params.n_ubatch = n_batch
+        # llama.cpp ends the process where not every sequence could have a token.
+        params.n_batch = params.n_ubatch = max(n_batch, n_slots)
         params.n_seq_max = n_slots
         params.n_threads, params.n_threads_batch = n_threads
         params.kv_unified = False
@@ -251,7 +254,11 @@ class Context:
             msg = f"llama.cpp restored {read} of {state.size} bytes of a sequence"
             raise DecodeError(msg)
 
+    def length(self, slot: int) -> int:
+        """Tokens of a sequence up to its last one."""
+        return int(self._lib.llama_memory_seq_pos_max(self._memory, slot)) + 1
+
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # the interpreter may be going down
-            if self.handle:
+            if self.handle and self.pid == os.getpid():  # a fork's parent frees it
                 self._lib.llama_free(self.handle)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Sequence as Tokens
 from contextlib import nullcontext
@@ -11,15 +13,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from langchain_ralmspec.engine.binding import build_info, check_file
+from langchain_ralmspec.engine.binding import build_info, check_file, library
 from langchain_ralmspec.engine.context import Context
 from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder
 from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.engine.slots import Slots, Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.engine.weights import Weights
-from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.machine import cores
+from langchain_ralmspec.errors import DecodeError, InvalidValueError
+from langchain_ralmspec.files import absolute
+from langchain_ralmspec.machine import (
+    cores,
+    most_memory,
+    stop_idle_openmp_threads,
+)
 
 N_SLOTS = 4
 """Sequences that are in the context at once; the others wait in host memory."""
@@ -27,9 +34,39 @@ N_SLOTS = 4
 PREFIX_CACHE_BYTES = 512 * 2**20
 """Host memory for the KV of document prefixes, per model."""
 
+MAX_CONTEXT = 2**24
+"""Tokens of a sequence: with the 256 sequences that llama.cpp can have at most, their
+cells are still counted in 32 bits. No model was trained on more than ten million."""
+
+MAX_THREADS = 512
+"""ggml's ``GGML_MAX_N_THREADS``; with more, llama.cpp ends the process."""
+
+_RANGES: dict[str, tuple[int, float]] = {
+    "n_ctx": (0, MAX_CONTEXT),
+    "n_batch": (1, MAX_CONTEXT),
+    "n_threads": (1, MAX_THREADS),
+    "n_gpu_layers": (-1, 2**31 - 1),
+    "n_slots": (1, 256),
+    "kv_cache_bytes": (0, math.inf),
+}
+
+_CROWDED = 16  # threads a core; on two cores, 32 threads took 0.4 s a token, two 0.07
+
+_CELL_BYTES = 48  # that llama.cpp notes of a token's place in the KV, at least
+
 _shared = weakref.WeakValueDictionary[tuple[object, ...], "Model"]()
 _shared_weights = weakref.WeakValueDictionary[tuple[object, ...], Weights]()
 _sharing = threading.Lock()
+_first_process: int | None = None  # that loaded a model, in this line of forks
+
+
+def _renew_lock() -> None:
+    global _sharing  # noqa: PLW0603  another thread may have held it at the fork
+    _sharing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
+    os.register_at_fork(before=stop_idle_openmp_threads, after_in_child=_renew_lock)
 
 
 def default_threads() -> tuple[int, int]:
@@ -42,6 +79,49 @@ def default_threads() -> tuple[int, int]:
     """
     n = cores()
     return max(1, n // 2), n
+
+
+def _require_ranges(**given: int) -> None:
+    """Raise an :class:`InvalidValueError` for what llama.cpp would not survive."""
+    for name, value in given.items():
+        least, most = _RANGES[name]
+        if isinstance(value, bool) or not isinstance(value, int):
+            msg = f"{name} must be a whole number, got {value!r}"
+            raise InvalidValueError(msg)
+        if not least <= value <= most:
+            bounds = f"at least {least}" + (
+                f" and at most {most}" if most < math.inf else ""
+            )
+            msg = f"{name} must be {bounds}, got {value}"
+            raise InvalidValueError(msg)
+
+
+def _require_no_forked_gpu() -> None:
+    """Raise a :class:`DecodeError` where a parent had a GPU, which no fork copies."""
+    global _first_process  # noqa: PLW0603  called with the lock
+    _first_process = _first_process or os.getpid()
+    if _first_process != os.getpid() and library().llama_supports_gpu_offload():
+        msg = (
+            f"a model was loaded by process {_first_process}, from which this one was "
+            "forked, and a GPU cannot be used by both; start processes by 'spawn', or "
+            "load no model before a fork"
+        )
+        raise DecodeError(msg)
+
+
+def _require_memory(weights: Weights, n_ctx: int, n_slots: int) -> None:
+    """Raise an :class:`InvalidValueError` for a KV that the machine cannot hold.
+
+    llama.cpp writes all of it at once, so the system would end the process.
+    """
+    on_host = weights.kv_bytes_per_token if weights.n_gpu_layers == 0 else 0
+    wanted, most = n_ctx * n_slots * (on_host + _CELL_BYTES), most_memory()
+    if most is not None and wanted > most:
+        msg = (
+            f"n_ctx={n_ctx} takes {wanted / 2**30:.1f} GiB for the KV of {n_slots} "
+            f"sequences, and this machine can give {most / 2**30:.1f} GiB; lower n_ctx"
+        )
+        raise InvalidValueError(msg)
 
 
 class Model:
@@ -93,18 +173,26 @@ class Model:
 
         Raises:
             ModelFileError: the file is missing, corrupt or not a GGUF.
-            InvalidValueError: a number is out of range.
+            DecodeError: llama.cpp cannot allocate the context, or the process was
+                forked from one that had a GPU.
+            InvalidValueError: a number is out of range, or the KV of ``n_slots``
+                sequences takes more memory than there is.
         """
-        for name, value, least in (
-            ("n_ctx", n_ctx, 0),
-            ("n_batch", n_batch, 1),
-            ("n_threads", n_threads, 1),
-            ("n_slots", n_slots, 1),
-            ("kv_cache_bytes", kv_cache_bytes, 0),
-        ):
-            if value is not None and value < least:
-                msg = f"{name} must be at least {least}, got {value}"
-                raise InvalidValueError(msg)
+        _require_ranges(
+            n_ctx=n_ctx,
+            n_batch=n_batch,
+            n_threads=default_threads()[1] if n_threads is None else n_threads,
+            n_gpu_layers=n_gpu_layers,
+            n_slots=n_slots,
+            kv_cache_bytes=kv_cache_bytes,
+        )
+        if n_threads is not None and n_threads > _CROWDED * cores():
+            warnings.warn(
+                f"n_threads={n_threads} on {cores()} usable cores: they will wait for "
+                "one another, for seconds a token; leave it out, or give the cores",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         file = check_file(path)
         threads = (n_threads, n_threads) if n_threads else default_threads()
         if exact_batches:
@@ -117,17 +205,21 @@ class Model:
             "flash_attention": flash_attention,
             "hidden_only": hidden_only,
         }
-        folder = None if kv_cache_dir is None else Path(kv_cache_dir).resolve()
+        folder = None if kv_cache_dir is None else absolute(kv_cache_dir)
         stat = file.stat()
         weights_key = (file, stat.st_mtime_ns, stat.st_size, n_gpu_layers)
-        key = (*weights_key, *settings.values(), kv_cache_bytes, folder)
+        # A forked process shares the weights, which nobody changes, and no context.
+        own = (os.getpid(), kv_cache_bytes, folder)
+        key = (*weights_key, *settings.values(), *own)
         with _sharing:
+            _require_no_forked_gpu()
             model = _shared.get(key)
             if model is None:
                 weights = _shared_weights.get(weights_key)
                 if weights is None:
                     weights = Weights(file, n_gpu_layers=n_gpu_layers)
                     _shared_weights[weights_key] = weights
+                _require_memory(weights, n_ctx or weights.n_ctx_train, n_slots)
                 context = Context(weights, **settings)
                 _shared[key] = model = cls(context, kv_cache_bytes, folder)
             return model
@@ -145,7 +237,7 @@ class Model:
         folder = None
         if kv_cache_dir is not None:
             folder = PrefixFolder(kv_cache_dir, self._fingerprint())
-        self._prefixes = PrefixCache(kv_cache_bytes, folder)
+        self._prefixes = PrefixCache(kv_cache_bytes, folder, self._slots.can_restore)
 
     def _fingerprint(self) -> dict[str, str | int]:
         """All that the bits of a KV depend on, besides its tokens."""
@@ -183,6 +275,7 @@ class Model:
     ) -> tuple[Sequence, bool]:
         """Do what :meth:`open` does, and tell whether the KV was there already."""
         key = tuple(prefix)
+        self._slots.require_own_process()  # a lock of another's may never be free
         # One after the other: who waits for a long text finds it in the end.
         with self._opening if keep else nullcontext():
             snapshot = self._prefixes.get(key)

@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,11 @@ STALE_SECONDS = 24 * 3600
 """Age from which a temporary file is taken to be left over from a crash."""
 
 _DATA = re.compile(r"([0-9a-f]{64})\.kv")
+_ENTRY = re.compile(r"[0-9a-f]{64}\.(?:kv|json)")
+_PRIVATE = 0o600
+_WRITERS = stat.S_IWGRP | stat.S_IWOTH
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_HAS_OWNERS = os.name == "posix"  # elsewhere modes say nothing
 # As replacing_file names what it writes to.
 _TEMPORARY = re.compile(r"\.[0-9a-f]{64}\.(?:kv|json)\.[0-9a-f]{16}\.tmp")
 
@@ -47,12 +52,18 @@ class PrefixCache:
     """Snapshots of prefixes by their tokens, safe to use from many threads.
 
     Memory holds at most ``max_bytes``, least recently used out first. What does not fit
-    there, or has left it, is found in the folder, if there is one.
+    there, or has left it, is found in the folder, if there is one. It counts only if
+    ``is_sound`` says that it can be restored.
     """
 
-    def __init__(self, max_bytes: int, folder: PrefixFolder | None = None) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        folder: PrefixFolder | None = None,
+        is_sound: Callable[[Snapshot], bool] = lambda _: True,
+    ) -> None:
         self._max_bytes = max_bytes
-        self._folder = folder
+        self._folder, self._is_sound = folder, is_sound
         self._bytes = 0
         self._snapshots: OrderedDict[tuple[int, ...], Snapshot] = OrderedDict()
         self._lock = threading.Lock()
@@ -68,19 +79,30 @@ class PrefixCache:
             return None
         # Without the lock: who finds theirs in memory need not wait for a disk.
         snapshot = self._folder.get(key)
-        if snapshot is not None:
-            self._remember(key, snapshot)
+        if snapshot is None:
+            return None
+        if not self._is_sound(snapshot):
+            warnings.warn(
+                f"ignoring a prefix: what {self._folder.path} has for "
+                f"{snapshot.length} tokens is not their KV; it will be replaced once "
+                "it is computed again",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
+        self._remember(key, snapshot)
         return snapshot
 
     def put(self, key: tuple[int, ...], snapshot: Snapshot) -> None:
         """Keep a snapshot; one that is in memory already is not written again.
 
-        One that finds no place is warned about: it will be computed every time.
+        One that finds no place is warned about, unless none was wanted: it will be
+        computed every time.
         """
         is_new = self._remember(key, snapshot)
         if is_new and self._folder is not None:
             self._folder.put(key, snapshot)
-        elif is_new and snapshot.state.nbytes > self._max_bytes:
+        elif is_new and 0 < self._max_bytes < snapshot.state.nbytes:
             warnings.warn(
                 f"the KV of {snapshot.length} tokens takes {snapshot.state.nbytes} "
                 f"bytes, more than kv_cache_bytes={self._max_bytes}, so it is not kept "
@@ -116,11 +138,13 @@ class PrefixFolder:
     are. The description comes last, so an entry is whole once it is there.
 
     llama.cpp crashes on a damaged state, so nothing is returned that does not have its
-    checksum. That guards against accidents, not against somebody who forges files:
-    share a folder only with those you trust.
+    checksum. That guards against accidents. Against somebody who forges files guard
+    the modes: a text can be guessed from its KV, so files are their owner's alone, and
+    where others may write, the folder is not used.
 
-    Nothing here makes an answer fail. What cannot be read or written is warned about
-    (``RuntimeWarning``), and then computed as if there were no folder.
+    Nothing here makes an answer fail. What cannot be read or written, and a folder that
+    others may enter, is warned about (``RuntimeWarning``); what is not read is computed
+    as if there were no folder.
 
     Args:
         path: the folder; it is made if need be.
@@ -153,14 +177,43 @@ class PrefixFolder:
             )
             raise InvalidValueError(msg) from error
         self._max_bytes = max_bytes
+        self._is_used = self._is_guarded()
         self._fingerprint = dict(fingerprint)
         canonical = json.dumps(self._fingerprint, sort_keys=True, separators=(",", ":"))
         # JSON has no null byte, so no fingerprint runs over into the tokens.
         self._hash = hashlib.sha256(canonical.encode() + b"\0")
         self._writing = threading.Lock()
 
+    def _is_guarded(self) -> bool:
+        """Whether nobody else may write to the folder; warns if others may enter it."""
+        status = self.path.stat()
+        mode = f"{self.path} has the mode {stat.S_IMODE(status.st_mode):03o}"
+        if _HAS_OWNERS and (status.st_mode & _WRITERS or not _is_own(status)):
+            self._warn(
+                f"no prefix is kept in {self.path}: others can put files there; run "
+                f"chmod 700 on it if it is yours ({mode}), or name a folder in it, "
+                "which will be made for you alone"
+            )
+            return False
+        if _HAS_OWNERS and status.st_mode & _OTHERS:
+            self._warn(
+                f"{mode}, so others can see which prefixes are kept there; run chmod "
+                "700 on it"
+            )
+            self._close_files()
+        return True
+
+    def _close_files(self) -> None:
+        """Take what was written for all to read, as it once was, from others."""
+        with contextlib.suppress(OSError):  # another's, or of a disk that is only read
+            for path in self.path.iterdir():
+                if _ENTRY.fullmatch(path.name) and not path.is_symlink():
+                    path.chmod(_PRIVATE)
+
     def get(self, tokens: tuple[int, ...]) -> Snapshot | None:
         """Return the snapshot of these tokens; None if there is no sound one."""
+        if not self._is_used:
+            return None
         key = self._key(tokens)
         _, file = self._files(key)
         try:
@@ -191,6 +244,8 @@ class PrefixFolder:
 
     def put(self, tokens: tuple[int, ...], snapshot: Snapshot) -> None:
         """Write a snapshot over what there may be, then make room."""
+        if not self._is_used:
+            return
         if snapshot.state.nbytes > self._max_bytes:
             self._warn(
                 f"a prefix of {len(tokens)} tokens is not kept in {self.path}: it "
@@ -238,6 +293,9 @@ class PrefixFolder:
                 raise _UnusableError(
                     f"{file} is for {name} {said.get(name)!r}, not {wanted!r}"
                 )
+        for path in (file, data):  # put there while the folder was open
+            if not _is_own(path.stat()):
+                raise _UnusableError(f"{path} belongs to another user")
         size = data.stat().st_size
         if size != said.get("bytes"):
             raise _UnusableError(
@@ -259,6 +317,8 @@ class PrefixFolder:
         data, file = self._files(key)
         # The inner one takes its place first, so the description comes last.
         with replacing_file(file) as new_file, replacing_file(data) as new_data:
+            for new in (new_file, new_data):
+                new.touch(_PRIVATE, exist_ok=False)
             new_data.write_bytes(state.data)
             new_file.write_text(json.dumps(description, indent=2), encoding="utf-8")
             # Both are on the disk, so it cannot be full any more. The old description
@@ -301,6 +361,11 @@ class PrefixFolder:
     def _warn(message: str) -> None:
         # The level of who called get() or put().
         warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+def _is_own(status: os.stat_result) -> bool:
+    """Whether a file is this user's, or root's, who may do everything anyhow."""
+    return not _HAS_OWNERS or status.st_uid in {os.geteuid(), 0}
 
 
 class _UnusableError(Exception):

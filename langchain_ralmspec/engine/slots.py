@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langchain_ralmspec.errors import ContextOverflowError
+from langchain_ralmspec.errors import ContextOverflowError, DecodeError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,16 +100,43 @@ class Slots:
 
     def truncate(self, kv: KV, length: int) -> None:
         """Roll a sequence back to its first ``length`` tokens."""
-        with self._lock:
+        with self._locked():
             self._context.remove(self._make_resident(kv), length)
             kv.length = length
 
     def save(self, kv: KV) -> Snapshot:
         """Copy a sequence to host memory."""
-        with self._lock:
+        with self._locked():
             if kv.slot is None and kv.parked is not None:
                 return Snapshot(kv.length, kv.parked)
             return Snapshot(kv.length, self._context.save(self._make_resident(kv)))
+
+    def can_restore(self, snapshot: Snapshot) -> bool:
+        """Whether llama.cpp takes a snapshot for what it says that it is."""
+        with self._locked():
+            slot = self._free_slot()  # and free it stays
+            self._context.remove(slot, 0)
+            try:
+                self._context.load(slot, snapshot.state)
+            except DecodeError:
+                return False
+            return self._context.length(slot) == snapshot.length
+
+    def require_own_process(self) -> None:
+        """Raise a :class:`DecodeError` in a process forked from the one that loaded."""
+        if os.getpid() != self._context.pid:
+            msg = (
+                "this model's context was made before the process was forked, and "
+                "cannot be used in both; begin the answer anew, by a model that is "
+                "loaded here"
+            )
+            raise DecodeError(msg)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.require_own_process()  # whose lock may have been held at the fork
+        with self._lock:
+            yield
 
     def _require_room(self, kv: KV, n: int) -> None:
         end, n_ctx = kv.length + n, self._context.n_ctx
@@ -119,7 +147,7 @@ class Slots:
     @contextmanager
     def _growing(self, kv: KV, *, back_to: int) -> Iterator[int]:
         """Give the slot of a sequence; a failure takes it ``back_to`` a length."""
-        with self._lock:
+        with self._locked():
             try:
                 yield self._make_resident(kv)
             except BaseException:

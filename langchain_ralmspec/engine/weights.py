@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import mmap
 import os
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,10 @@ class Weights:
         self.handle: Any = None
         self._lib = lib = library()
         self.path, self.n_gpu_layers = path, n_gpu_layers
+        self._pid = os.getpid()
+        # The content that is loaded, even when the file is deleted or replaced.
+        with path.open("rb") as file:
+            self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         lib.llama_backend_init()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
@@ -59,9 +64,35 @@ class Weights:
 
     @cached_property
     def sha256(self) -> str:
-        """Checksum of the file; ask right after loading, while it is still the same."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        """Checksum of what the file held when it was loaded."""
+        return hashlib.sha256(self._content).hexdigest()
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of a token's keys and values, of 16 bits; 0 if hard to say.
+
+        That is where layers share them, or keep something smaller or nothing.
+        """
+        name = self.metadata("general.architecture")
+
+        def number(key: str, otherwise: int) -> int:
+            told = self.metadata(f"{name}.{key}")
+            return int(told) if told is not None and told.isdigit() else otherwise
+
+        n_layers = number("block_count", 0)
+        n_heads = number("attention.head_count", 0)
+        # Lists, one number a layer, are not told.
+        n_kept = number("attention.head_count_kv", 0)
+        is_plain = not any(
+            self.metadata(f"{name}.{key}")
+            for key in ("attention.kv_lora_rank", "attention.shared_kv_layers")
+        )
+        if not (n_layers and n_heads and is_plain):
+            return 0
+        width = self.n_embd // n_heads
+        width_k = number("attention.key_length", width)
+        width_v = number("attention.value_length", width)
+        return 2 * n_layers * n_kept * (width_k + width_v)
 
     @property
     def quantization(self) -> str | None:
@@ -117,5 +148,5 @@ class Weights:
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # the interpreter may be going down
-            if self.handle:
+            if self.handle and self._pid == os.getpid():  # a fork's parent frees it
                 self._lib.llama_model_free(self.handle)

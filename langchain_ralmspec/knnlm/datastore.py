@@ -13,8 +13,14 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 
 from langchain_ralmspec.errors import DatastoreError, InvalidValueError
-from langchain_ralmspec.files import replacing_folder
-from langchain_ralmspec.knnlm.entries import KEY_TYPES, Entries, Manifest, writing
+from langchain_ralmspec.files import absolute
+from langchain_ralmspec.knnlm.entries import (
+    KEY_TYPES,
+    Entries,
+    Manifest,
+    replacing,
+    writing,
+)
 from langchain_ralmspec.knnlm.faiss_index import FaissKeyIndex
 from langchain_ralmspec.knnlm.keys import load_reader, read_texts
 from langchain_ralmspec.knnlm.mixture import Neighbours
@@ -57,7 +63,7 @@ class KNNDatastore:
         if not isinstance(path, str | os.PathLike):
             msg = f"a datastore is opened by the path of its folder, got {path!r:.80}"
             raise InvalidValueError(msg)
-        self.path = Path(path).resolve()
+        self.path = absolute(path)
         self.index_kind: IndexKind = index
         self._entries = Entries(self.path)
         self._index: Scan | FaissKeyIndex | None = None
@@ -91,11 +97,13 @@ class KNNDatastore:
 
         Raises:
             InvalidValueError: the texts have no two tokens, or the folder holds
-                something else, or the keys are too large for ``key_type``.
-            DatastoreError: somebody else writes to the datastore that is there.
+                something else, or the keys are too large for ``key_type``. A text at
+                fault is named; in a list it is found before any is read.
+            DatastoreError: somebody else writes to the datastore that is there, or the
+                disk is full or may not be written to.
             ModelFileError: ``model_path`` is not a GGUF.
         """
-        folder = Path(path).resolve()
+        folder = absolute(path)
         is_new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
         if not is_new and not _is_datastore(folder):
             msg = f"{str(path)!r} holds something else; name a new folder"
@@ -112,8 +120,8 @@ class KNNDatastore:
             key_type=key_type,
         )
         claim = nullcontext() if is_new else writing(folder)
-        with claim, replacing_folder(folder) as new:
-            read_texts(new, manifest, model, texts, progress)
+        with claim, replacing(folder) as new:
+            read_texts(new, manifest, model, texts, progress, folder)
         store = cls(folder, index)
         store.prepare()
         return store
@@ -124,7 +132,8 @@ class KNNDatastore:
 
         Args:
             path: the folder.
-            index: ``"ivf"`` and ``"hnsw"`` are made at the first search and kept.
+            index: ``"ivf"`` and ``"hnsw"`` are made at the first search and kept, or
+                made anew every time, with a warning, where the folder is only read.
 
         Raises:
             DatastoreError: there is none, or a file is truncated or another one.
@@ -148,7 +157,8 @@ class KNNDatastore:
 
         Raises:
             DatastoreError: another model made this datastore, or it was built anew
-                since this object opened it, or somebody else writes to it.
+                since this object opened it, or somebody else writes to it, or the
+                disk is full or may not be written to.
             InvalidValueError: the texts have no two tokens, or too large keys.
         """
         model = load_reader(model_path, n_threads=n_threads, n_gpu_layers=n_gpu_layers)

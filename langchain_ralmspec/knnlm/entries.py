@@ -15,7 +15,7 @@ import re
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from langchain_ralmspec.errors import DatastoreError, InvalidValueError
-from langchain_ralmspec.files import replacing_file
+from langchain_ralmspec.files import replacing_file, replacing_folder
 from langchain_ralmspec.scans import loaded_torch
 
 if sys.platform != "win32":
@@ -100,6 +100,30 @@ class Manifest:
         return manifest
 
 
+@contextmanager
+def reported(folder: Path) -> Iterator[None]:
+    """Turn what the disk refuses into a ``DatastoreError``."""
+    try:
+        yield
+    except OSError as error:
+        msg = (
+            f"cannot write the datastore {str(folder)!r}: {error}; make room, or name "
+            "a folder in a place that may be written to"
+        )
+        raise DatastoreError(msg) from error
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Do what ``replacing_folder`` does, with its own failures ``DatastoreError``."""
+    with ExitStack() as stack:
+        with reported(folder):
+            new = stack.enter_context(replacing_folder(folder))
+        yield new  # what fails here is not the disk's, or said to be
+        with reported(folder):
+            stack.close()
+
+
 def _broken(file: Path, why: str) -> DatastoreError:
     return DatastoreError(
         f"{str(file)!r} {why}; delete its folder and build the datastore anew"
@@ -154,14 +178,20 @@ class Entries:
 
 
 class EntryWriter:
-    """Adds entries behind those of a manifest, to files made if need be."""
+    """Adds entries behind those of a manifest, to files made if need be.
+
+    What the disk refuses is an ``OSError``: see ``reported``.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._manifest = manifest
         self.n_entries = manifest.n_entries
         shape = (self.n_entries, manifest.dimension)
-        self._keys = _NpyFile(folder / _KEYS, manifest.key_type, shape)
-        self._tokens = _NpyFile(folder / _TOKENS, "int32", shape[:1])
+        with ExitStack() as opened:
+            self._keys = _NpyFile(folder / _KEYS, manifest.key_type, shape)
+            opened.callback(self._keys.close)  # should the other one not open
+            self._tokens = _NpyFile(folder / _TOKENS, "int32", shape[:1])
+            opened.pop_all()
 
     def add(self, keys: NDArray[np.float32], tokens: NDArray[np.int32]) -> None:
         """Add entries: ``(n, dimension)`` keys and the ``(n,)`` tokens behind them.
@@ -184,6 +214,12 @@ class EntryWriter:
         self._tokens.add(tokens)
         self.n_entries += len(tokens)
 
+    def undo(self) -> None:
+        """Forget what was added, so that the files do not keep a disk full."""
+        self.n_entries = self._manifest.n_entries
+        self._keys.cut(self.n_entries)
+        self._tokens.cut(self.n_entries)
+
     def close(self) -> None:
         """Finish the files; the manifest is the caller's to write."""
         try:
@@ -198,21 +234,25 @@ def writing(folder: Path) -> Iterator[None]:
     busy = f"somebody else writes to the datastore {str(folder)!r}; wait for the end"
     if sys.platform == "win32":
         mark = folder / "writing"
-        try:
-            mark.touch(exist_ok=False)
-        except FileExistsError as error:
-            msg = f"{busy}, or delete {str(mark)!r} if it was killed"
-            raise DatastoreError(msg) from error
+        with reported(folder):
+            try:
+                mark.touch(exist_ok=False)
+            except FileExistsError as error:
+                msg = f"{busy}, or delete {str(mark)!r} if it was killed"
+                raise DatastoreError(msg) from error
         try:
             yield
         finally:
             mark.unlink(missing_ok=True)
     else:
-        with (folder / _TOKENS).open("ab") as file:  # closing it releases the lock
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise DatastoreError(busy) from error
+        with ExitStack() as held:
+            with reported(folder):
+                # Closing it releases the lock.
+                file = held.enter_context((folder / _TOKENS).open("ab"))
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise DatastoreError(busy) from error
             yield
 
 
@@ -221,21 +261,34 @@ class _NpyFile:
 
     def __init__(self, path: Path, dtype: str, shape: tuple[int, ...]) -> None:
         self._dtype, self._shape = np.dtype(dtype), shape
-        row_bytes = self._dtype.itemsize * int(np.prod(shape[1:]))
-        self._file = path.open("r+b" if path.exists() else "w+b")
-        self._file.seek(_HEADER_BYTES + shape[0] * row_bytes)
+        self._row_bytes = self._dtype.itemsize * int(np.prod(shape[1:]))
+        # No buffer: what it held when the disk was full would be tried again.
+        self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
+        self._seek_end()
+
+    def _seek_end(self) -> None:
+        self._file.seek(_HEADER_BYTES + self._shape[0] * self._row_bytes)
 
     def add(self, rows: NDArray[Any]) -> None:
-        self._file.write(np.ascontiguousarray(rows, self._dtype).tobytes())
+        self._write(np.ascontiguousarray(rows, self._dtype).tobytes())
         self._shape = (self._shape[0] + len(rows), *self._shape[1:])
+
+    def cut(self, n_rows: int) -> None:
+        """Go back to the first rows."""
+        self._shape = (n_rows, *self._shape[1:])
 
     def close(self) -> None:
         with self._file as file:
+            self._seek_end()
             file.truncate()
             file.seek(0)
-            file.write(_header(self._dtype, self._shape))
-            file.flush()
+            self._write(_header(self._dtype, self._shape))
             os.fsync(file.fileno())
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:

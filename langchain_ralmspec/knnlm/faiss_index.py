@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,8 +37,8 @@ class FaissKeyIndex:
         Args:
             kind: of index.
             keys: shape ``(n, dimension)``.
-            file: where the index is kept. One that is there is over these keys, or
-                the first of them, or more of which these are the first.
+            file: where the index is kept, if it can be. One that is there is over
+                these keys, or the first of them, or more of which these are the first.
 
         Raises:
             MissingExtraError: faiss is not installed.
@@ -53,8 +54,7 @@ class FaissKeyIndex:
         self._index = self._read(file, keys) if file.exists() else self._made(keys)
         if self._index.ntotal < len(keys):
             self._add(keys)
-            with replacing_file(file) as new:
-                faiss.write_index(self._index, str(new))
+            self._keep(file)
         if kind == "ivf":
             self._index.parallel_mode = _THREAD_PER_QUERY  # the file does not keep it
 
@@ -131,6 +131,19 @@ class FaissKeyIndex:
             index.train(keys[::step].astype(np.float32))
         for start in range(index.ntotal, len(keys), _ROWS_ADDED):
             index.add(keys[start : start + _ROWS_ADDED].astype(np.float32))
+
+    def _keep(self, file: Path) -> None:
+        """Write the index for the next time; it serves as well where that fails."""
+        try:
+            with replacing_file(file) as new:
+                self._faiss.write_index(self._index, str(new))
+        except (OSError, RuntimeError) as error:  # FAISS raises the latter
+            warnings.warn(
+                f"the index is in memory only and will be made again: {str(file)!r} "
+                f"cannot be written: {error}; make it once where it can",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _read(self, file: Path, keys: NDArray[Any]) -> Any:
         try:

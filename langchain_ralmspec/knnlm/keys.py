@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from collections.abc import Sequence as Tokens
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,12 @@ from langchain_core.documents import Document
 
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import DecodeError, InvalidValueError
-from langchain_ralmspec.knnlm.entries import Entries, EntryWriter, Manifest
+from langchain_ralmspec.knnlm.entries import (
+    Entries,
+    EntryWriter,
+    Manifest,
+    reported,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,23 +65,46 @@ def read_texts(
     model: Model,
     texts: Iterable[str | Document],
     progress: Progress | None,
+    target: Path | None = None,
 ) -> None:
     """Add the entries of texts to a folder, and write its manifest.
 
+    Args:
+        folder: with the files; made if need be.
+        manifest: of the entries that are there.
+        model: reads the texts.
+        texts: to be read.
+        progress: as of ``KNNDatastore.build``.
+        target: the folder that it will be, for messages; None for the same.
+
     Raises:
-        InvalidValueError: the texts have no entries, or keys are too large to keep.
+        DatastoreError: the disk is full, or may not be written to.
+        InvalidValueError: a text cannot be read, the texts have no entries, or keys
+            are too large to keep.
     """
     if isinstance(texts, str):
         raise InvalidValueError(f"texts must be several, got one string {texts[:40]!r}")
-    writer = EntryWriter(folder, manifest)
+    if isinstance(texts, Sequence):  # before the first is read, which takes long
+        for place, text in enumerate(texts):
+            with _named(text, place):
+                _tokens(model, text)
+    on_disk = partial(reported, target or folder)
+    with on_disk():
+        writer = EntryWriter(folder, manifest)
     try:
-        for text in texts:
-            for keys, following in entries_of(model, _tokens(model, text)):
-                writer.add(keys, following)
-                if progress:
-                    progress(len(following))
+        for place, text in enumerate(texts):
+            with _named(text, place):
+                for keys, following in entries_of(model, _tokens(model, text)):
+                    with on_disk():
+                        writer.add(keys, following)
+                    if progress:
+                        progress(len(following))
+    except BaseException:
+        writer.undo()
+        raise
     finally:
-        writer.close()
+        with on_disk():
+            writer.close()
     if writer.n_entries == manifest.n_entries:
         msg = "the texts have no two tokens in a row, so there is nothing to learn"
         raise InvalidValueError(msg)
@@ -83,11 +112,12 @@ def read_texts(
     if not manifest.n_entries:
         typical = typical_distance(Entries(folder, grown).keys)
         grown = replace(grown, typical_distance=typical)
-    grown.write(folder)
+    with on_disk():
+        grown.write(folder)
 
 
 def entries_of(
-    model: Model, tokens: Tokens[int]
+    model: Model, tokens: Sequence[int]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
     """Keys and next tokens of one text, call by call.
 
@@ -120,7 +150,19 @@ def entries_of(
         yield keys, np.asarray(following, np.int32)
 
 
-def _tokens(model: Model, text: str | Document) -> Tokens[int]:
+@contextmanager
+def _named(text: str | Document, place: int) -> Iterator[None]:
+    """Say which text it is that cannot be read."""
+    try:
+        yield
+    except (InvalidValueError, DecodeError) as error:
+        id_ = getattr(text, "id", None)
+        name = f"text {place}" if id_ is None else f"text {place}, document {id_!r}"
+        msg = f"{name} (counted from 0): {error}"
+        raise type(error)(msg) from error
+
+
+def _tokens(model: Model, text: str | Document) -> Sequence[int]:
     content = text.page_content if isinstance(text, Document) else text
     if not isinstance(content, str):
         msg = f"a text must be a string or a Document, got {content!r:.60}"

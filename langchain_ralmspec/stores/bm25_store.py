@@ -12,7 +12,7 @@ from typing import Any
 from langchain_core.documents import Document
 
 from langchain_ralmspec.errors import InvalidValueError, StoreError
-from langchain_ralmspec.files import read_json_lines, replacing_folder
+from langchain_ralmspec.files import absolute, read_json_lines, replacing_folder
 from langchain_ralmspec.stores.arguments import check_k
 from langchain_ralmspec.stores.base import Hit, Metric, Query
 from langchain_ralmspec.stores.bm25_index import Analyzer, BM25Index
@@ -105,7 +105,7 @@ class BM25Store:
             MissingExtraError: the extra ``bm25`` is not installed.
             StoreError: the folder is missing, damaged, or something else's.
         """
-        path = Path(folder)
+        path = absolute(folder)
         try:
             manifest = _read_manifest(path)
             analyzer = Analyzer(manifest["stopwords"], manifest["stemmer"])
@@ -134,7 +134,7 @@ class BM25Store:
             InvalidValueError: something else is there, or metadata is not JSON.
             StoreError: the files could not be written.
         """
-        path = Path(folder)
+        path = absolute(folder)
         if path.exists() and not _is_replaceable(path):
             raise InvalidValueError(
                 f"{str(folder)!r} exists and is no saved BM25Store; give a new folder"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,11 @@ from langchain_ralmspec.stores.failures import reported_as_store_error
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
+
+MAX_BATCH = 2**20
+"""Texts per forward pass; no memory takes more."""
+MAX_THREADS = 512
+"""As of llama.cpp; each takes memory, and more than there are cores only waits."""
 
 BatchEncoder = Callable[[list[str]], Sequence[Sequence[float]]]
 Encoder = Embeddings | Callable[[str], list[float]]
@@ -127,7 +133,7 @@ class SentenceTransformerEmbeddings(Embeddings):
         device: torch device, e.g. ``"cpu"`` or ``"cuda"``.
 
     Raises:
-        InvalidValueError: ``batch_size`` or ``n_threads`` is below 1.
+        InvalidValueError: ``batch_size`` or ``n_threads`` is out of range.
     """
 
     def __init__(
@@ -139,10 +145,15 @@ class SentenceTransformerEmbeddings(Embeddings):
         n_threads: int | None = None,
         device: str = "cpu",
     ) -> None:
-        for argument, value in (("batch_size", batch_size), ("n_threads", n_threads)):
-            if value is not None and value < 1:
-                raise InvalidValueError(f"{argument} must be at least 1, got {value}")
-        self.model_path = str(model_path)
+        for argument, value, most in (
+            ("batch_size", batch_size, MAX_BATCH),
+            ("n_threads", n_threads, MAX_THREADS),
+        ):
+            if value is not None and not 1 <= value <= most:
+                raise InvalidValueError(
+                    f"{argument} must be from 1 to {most}, got {value!r}"
+                )
+        self.model_path = os.path.expanduser(model_path)  # noqa: PTH111  or a hub name
         self.batch_size = batch_size
         self.normalize = normalize
         self.n_threads = n_threads

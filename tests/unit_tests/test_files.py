@@ -1,4 +1,5 @@
 import gzip
+import re
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,12 @@ import pytest
 
 from langchain_ralmspec.engine import prefixes
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.files import read_json_lines, replacing_file, replacing_folder
+from langchain_ralmspec.files import (
+    absolute,
+    read_json_lines,
+    replacing_file,
+    replacing_folder,
+)
 
 
 def write(place: Path, text: str) -> None:
@@ -92,3 +98,19 @@ def test_a_bad_file_or_line_is_named(
         path.write_bytes(data)
     with pytest.raises(InvalidValueError, match=wrong):
         list(read_json_lines(path))
+
+
+def test_a_path_is_absolute_without_links_and_may_begin_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    for path in ("~/folder", "folder", Path("link"), tmp_path / "a" / ".." / "folder"):
+        assert absolute(path) == tmp_path / "folder"
+
+
+@pytest.mark.parametrize("path", ["nu\0ll", "~nobody-of-this-name/a", 7])
+def test_what_is_no_path_is_quoted(path: Any) -> None:
+    with pytest.raises(InvalidValueError, match=re.escape(repr(path))):
+        absolute(path)

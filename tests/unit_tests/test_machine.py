@@ -80,6 +80,24 @@ def test_free_memory_is_the_machines_or_the_containers(
     assert machine.free_memory() == free
 
 
+@pytest.mark.parametrize(
+    ("said", "most"),
+    [
+        ({}, None),
+        ({"meminfo": "MemTotal: 9 kB\nMemAvailable:   7 kB\n"}, 7 * 1024),
+        ({"meminfo": "MemAvailable: 7 kB\nSwapFree: 2 kB\n"}, 9 * 1024),
+        ({"meminfo": "MemAvailable: 7 kB", "memory.max": "5000"}, 5000),
+        (dict(zip(MEMORY_V1, ("5000\n", "4999\n"), strict=True)), 5000),
+        (dict(zip(MEMORY_V2, ("max\n", "2000\n"), strict=True)), None),
+    ],
+)
+def test_the_most_memory_counts_what_is_swapped_or_dropped(
+    said: dict[str, str], most: int | None, told: Told
+) -> None:
+    told(said)
+    assert machine.most_memory() == most
+
+
 def test_the_wait_policy_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     assert machine.wait_policy() == "ACTIVE"

@@ -12,6 +12,7 @@ from langchain_ralmspec import ContextOverflowError, ModelFileError
 from langchain_ralmspec.engine import Model, Sequence
 from langchain_ralmspec.engine.model import N_SLOTS
 from langchain_ralmspec.engine.selftest import is_repeatable
+from langchain_ralmspec.engine.slots import Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.errors import InvalidValueError
 
@@ -212,9 +213,66 @@ def test_a_loaded_model_needs_neither_its_file_nor_the_working_directory(
     assert loaded.weights.sha256 == model.weights.sha256
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_the_checksum_is_that_of_what_was_loaded(
+    gguf: str, model: Model, tmp_path: Path, replaced: bool
+) -> None:
+    shutil.copy(gguf, tmp_path / "some.gguf")
+    loaded = Model.load(tmp_path / "some.gguf")
+    (tmp_path / "some.gguf").unlink()
+    if replaced:
+        (tmp_path / "some.gguf").write_text("something else")
+    assert loaded.weights.sha256 == model.weights.sha256
+
+
+def test_what_a_token_takes_is_known(model: Model, tokens: list[int]) -> None:
+    sizes = [model.open(tokens[:n], keep=False).save().state.nbytes for n in (20, 60)]
+    # And a place of some bytes in the state.
+    taken = (sizes[1] - sizes[0]) / 40
+    assert 0 <= taken - model.weights.kv_bytes_per_token < 64
+
+
+def test_the_memory_of_prefixes_stays_within_its_bound(
+    gguf: str, tokens: list[int]
+) -> None:
+    one = Model.load(gguf).open(tokens[:50], keep=False).save().state.nbytes
+    small = Model.load(gguf, kv_cache_bytes=3 * one)
+    for start in range(20):
+        small.open(tokens[start : start + 50])
+        kept = small._prefixes._snapshots.values()
+        assert sum(each.state.nbytes for each in kept) <= 3 * one
+    assert len(kept) == 3
+
+
+def forged(state: np.ndarray, how: str) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return {
+        "empty": state[:0],
+        "zeros": np.zeros_like(state),
+        "random": rng.integers(0, 256, len(state), np.uint8),
+        "truncated": state[: len(state) // 2],
+        "longer": np.concatenate([state, state]),
+    }[how]
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("n_ctx", -1), ("n_batch", 0), ("n_threads", 0)]
+    "how", ["empty", "zeros", "random", "truncated", "longer", "no", "another"]
 )
-def test_numbers_out_of_range_are_quoted(gguf: str, name: str, value: int) -> None:
-    with pytest.raises(InvalidValueError, match=f"{name} .*got {value}"):
-        Model.load(gguf, **{name: value})  # type: ignore[arg-type]  # one of those
+def test_a_forged_prefix_is_computed_anew(
+    gguf: str, tokens: list[int], tmp_path: Path, how: str
+) -> None:
+    expected = continue_with(Model.load(gguf).open(tokens[:40]), tokens[40:])
+    first = Model.load(gguf, kv_cache_dir=tmp_path)
+    true = first.open(tokens[:40]).save()
+    other = first.new_sequence()
+    if how == "another":
+        other.prefill(tokens[:30])
+    state = other.save().state if how in {"no", "another"} else forged(true.state, how)
+    first._prefixes._folder.put(tuple(tokens[:40]), Snapshot(40, state))
+    for _ in range(2):
+        first.forget_prefixes()
+        with pytest.warns(RuntimeWarning, match="not their KV"):
+            opened, was_kept = first.find_or_open(tokens[:40])
+        assert not was_kept
+        assert np.array_equal(continue_with(opened, tokens[40:]), expected)
+        first._prefixes._folder.put(tuple(tokens[:40]), Snapshot(40, state))

@@ -83,6 +83,14 @@ def test_an_interruption_keeps_what_is_done(tmp_path: Path) -> None:
     assert rows.tolist() == [fake.vector(text) for text in texts]
 
 
+def test_what_cannot_be_kept_is_computed_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    fake = FakeEmbeddings()
+    with pytest.warns(UserWarning, match=r"file/cache'.*again.*RALMSPEC_CACHE"):
+        rows = embed_cached(["a"], fake, "m", tmp_path / "file" / "cache")
+    assert rows.tolist() == [fake.vector("a")]
+
+
 def test_models_are_kept_apart(tmp_path: Path) -> None:
     small, large = FakeEmbeddings(2), FakeEmbeddings(6)
     embed_cached(["a"], small, "org/model", tmp_path)

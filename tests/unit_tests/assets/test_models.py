@@ -178,6 +178,16 @@ def test_a_quantization_is_made_once(
     assert {"parted.Q4_1.gguf", path.name} <= set(_cached())
 
 
+@pytest.mark.parametrize("name", ["single", "parted"])
+def test_a_cache_that_cannot_be_written_is_named(
+    packages: Path, llama_cpp: FakeLlamaCpp, name: str
+) -> None:
+    cache_dir().parent.mkdir(parents=True, exist_ok=True)
+    cache_dir().write_text("no folder")
+    with pytest.raises(ModelFileError, match=rf"{name}.*make room.*RALMSPEC_CACHE"):
+        model_path(name)
+
+
 def test_a_failed_quantization_leaves_nothing_behind(
     packages: Path, llama_cpp: FakeLlamaCpp, monkeypatch: pytest.MonkeyPatch
 ) -> None:

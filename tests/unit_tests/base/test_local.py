@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import InMemoryVectorStore
+from pydantic import ValidationError
 
 from langchain_ralmspec import (
     ChatRaLMSpec,
@@ -33,10 +35,10 @@ CHANGES: list[tuple[str, Any]] = [
     ("n_batch", 99),
     ("n_threads", 3),
     ("n_gpu_layers", 1),
+    ("kv_cache_bytes", 0),
 ]
 CHANGES_OF_RAPID: list[tuple[str, Any]] = [
     ("exact_batches", True),
-    ("kv_cache_bytes", 0),
     ("kv_cache_dir", "folder"),
 ]
 
@@ -71,6 +73,53 @@ def test_a_model_is_loaded_once_for_its_settings(
     assert settings["path"] == "other.gguf"
     for name, value in changes[1:]:
         assert settings[name] == value
+
+
+NOT_SERVED: list[tuple[str, Any]] = [
+    *[("n_ctx", value) for value in (-1, 2**24 + 1, 2**31, 10**12)],
+    *[("n_batch", value) for value in (0, 10**10)],
+    *[("n_threads", value) for value in (0, 600, 10**6, 2**31)],
+    *[("n_gpu_layers", value) for value in (-2, 2**31)],
+    ("kv_cache_bytes", -1),
+    *[("temperature", value) for value in (math.nan, math.inf, -1)],
+    *[("top_p", value) for value in (math.nan, math.inf, 0)],
+    *[("repeat_penalty", value) for value in (math.nan, math.inf, 0)],
+    *[(name, True) for name in ("n_ctx", "max_tokens", "temperature", "seed")],
+]
+NOT_SERVED_BY_RAPID: list[tuple[str, Any]] = [
+    *[("eta", value) for value in (math.nan, math.inf)],
+    ("draft_context_share", math.nan),
+    *[(name, False) for name in ("draft_length", "chunk_tokens", "kv_cache_bytes")],
+]
+NOT_SERVED_WITH_RETRIEVAL: list[tuple[str, Any]] = [
+    ("flare_threshold", math.nan),
+    *[(name, True) for name in ("prefetch_k", "speculation_stride", "query_window")],
+]
+
+
+@pytest.mark.parametrize(("kind", "own"), FACES)
+def test_what_no_model_serves_is_refused_and_quoted(
+    kind: Any, own: dict[str, Any]
+) -> None:
+    is_rapid = "Rapid" in kind.__name__
+    cases = NOT_SERVED + (
+        NOT_SERVED_BY_RAPID if is_rapid else NOT_SERVED_WITH_RETRIEVAL
+    )
+    for name, value in cases:
+        with pytest.raises(ValidationError, match=f"{name}[^@]*{value}"):
+            kind(model_path="model.gguf", **own, **{name: value})
+    for name, value in [("speculation", True), ("exact_batches", True)]:
+        if name in kind.model_fields:
+            assert kind(model_path="model.gguf", **own, **{name: value})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, True])
+def test_what_no_call_is_served_with_is_refused(
+    value: Any, loads: list[dict[str, Any]]
+) -> None:
+    llm = RaLMSpecLLM(model_path="model.gguf", retriever=STORE)
+    with pytest.raises(ValidationError, match=f"temperature[^@]*{value}"):
+        llm.invoke("Hello", temperature=value)
 
 
 def test_a_datastore_is_checked_with_every_model_that_is_loaded(

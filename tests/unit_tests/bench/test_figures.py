@@ -32,12 +32,20 @@ def test_a_folder_is_made_or_refused(tmp_path: Path) -> None:
     check_folder(None)
     check_folder(tmp_path / "a" / "b")
     check_folder(tmp_path / "a" / "b")
-    assert (tmp_path / "a" / "b").is_dir()
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
     file = tmp_path / "file"
     file.touch()
     for wrong in (file, file / "under"):
         with pytest.raises(InvalidValueError, match="cannot be made"):
             check_folder(wrong)
+
+
+def test_figures_that_cannot_be_written_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InvalidValueError, match=r"gone/a\.json.*above"):
+        write_figures(tmp_path / "gone" / "a.json", {"rows": {"+PSA": 1}})
+    assert json.loads(capsys.readouterr().err)["rows"] == {"+PSA": 1}
 
 
 def test_figures_are_written_with_where_they_come_from(tmp_path: Path) -> None:

@@ -70,6 +70,12 @@ def test_what_finds_no_place_is_warned_about_and_drives_nothing_out() -> None:
     assert held(cache) == [1]
 
 
+def test_no_memory_is_not_warned_about() -> None:
+    cache = PrefixCache(0)
+    put(cache, 1)  # a warning would be an error
+    assert held(cache) == []
+
+
 # --- memory and folder
 
 

@@ -309,17 +309,11 @@ def test_a_folder_that_is_gone_is_reported(tmp_path: Path) -> None:
 # --- the folder: where it is
 
 
-@pytest.mark.skipif(os.name != "posix", reason="modes mean little there")
-def test_a_new_folder_is_its_owner_s_alone(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    umask = os.umask(0)
-    try:
-        a_folder(tmp_path)
-        a_folder(tmp_path / "new")
-    finally:
-        os.umask(umask)
-    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
-    assert tmp_path.stat().st_mode & 0o777 == 0o755, "one that was there keeps its mode"
+def test_the_home_folder_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert a_folder(Path("~/kv")).path == tmp_path / "kv"
 
 
 def test_a_relative_folder_is_made_with_its_parents_and_stays_where_it_was(

@@ -22,6 +22,7 @@ from langchain_ralmspec.errors import (
     MissingExtraError,
 )
 from langchain_ralmspec.knnlm import KNNDatastore, datastore
+from langchain_ralmspec.knnlm.entries import EntryWriter, Manifest
 from langchain_ralmspec.knnlm.keys import typical_distance
 from tests.unit_tests.knnlm.fakes import FakeReader, write_entries
 
@@ -130,11 +131,19 @@ def test_who_has_it_open_sees_what_was_there(store: KNNDatastore) -> None:
     assert store.search(query, 1)[0].rows.tolist() == [17]
 
 
-def test_an_interrupted_append_is_not_seen_and_overwritten(
-    store: KNNDatastore, tmp_path: Path
-) -> None:
+def test_an_interrupted_append_leaves_what_was_there(store: KNNDatastore) -> None:
+    before = contents(store.path)
     with pytest.raises(KeyboardInterrupt):
         append(store, interrupted("something long", "else"))
+    assert contents(store.path) == before
+
+
+def test_what_a_killed_append_left_is_not_seen_and_overwritten(
+    store: KNNDatastore, tmp_path: Path
+) -> None:
+    writer = EntryWriter(store.path, Manifest.read(store.path))
+    writer.add(np.ones((9, 3), np.float32), np.arange(9, dtype=np.int32))
+    writer.close()
     assert len(np.load(store.path / "tokens.npy")) > len(store) == 17
     assert len(KNNDatastore.load(store.path)) == 17
     append(store, ["more"])
