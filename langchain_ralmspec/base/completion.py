@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 class LocalCompletion(LocalGeneration, BaseLLM):
     """A completion model; a subclass prepares the answers."""
 
+    parse_special: bool = True
+    """Whether control tokens that a prompt names count as such, as in llama.cpp's
+    completion; False reads them as text. In documents they are always text."""
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Ids of the tokens that the model reads of a prompt, without its own BOS."""
+        return self.engine.weights.tokenize(text, special=self.parse_special)
+
     @abstractmethod
     def _answer(
         self, asked: str, stop: list[str] | None, overrides: dict[str, Any]
