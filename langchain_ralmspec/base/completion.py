@@ -25,8 +25,10 @@ class LocalCompletion(LocalGeneration, BaseLLM):
     completion; False reads them as text. In documents they are always text."""
 
     def get_token_ids(self, text: str) -> list[int]:
-        """Ids of the tokens that the model reads of a prompt, without its own BOS."""
-        return self.engine.weights.tokenize(text, special=self.parse_special)
+        """Ids of the tokens that the model reads where ``text`` is its prompt."""
+        weights, special = self.engine.weights, self.parse_special
+        start, rest = weights.tokenize_prompt(text, special=special)
+        return [*start, *rest]
 
     @abstractmethod
     def _answer(
