@@ -42,10 +42,11 @@ def part_at_last_blank_line(text: str) -> tuple[str, str]:
     A text without one stands behind it.
     """
     text = text.rstrip()
-    last = None
-    for last in _BLANK_LINES.finditer(text):
-        pass
-    return (text[: last.start()], text[last.end() :]) if last else ("", text)
+    places = [(found.start(), found.end()) for found in _BLANK_LINES.finditer(text)]
+    if not places:
+        return "", text
+    start, end = places[-1]
+    return text[:start], text[end:]
 
 
 def cuts_of_long_runs(text: str) -> Iterator[int]:

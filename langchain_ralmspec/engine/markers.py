@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 from operator import itemgetter
-from os.path import commonprefix
 
 _N_DIGITS = 40  # of a rendering's secret: nobody guesses 130 bits
 
@@ -56,15 +55,17 @@ class Markers:
 
 
 def _one_of(texts: Sequence[str]) -> str:
-    """A pattern for the longest of some sorted texts, no two ways of which begin alike.
+    """A pattern for the longest of some sorted texts.
 
-    An alternation of all would be tried one by one, at every place of a text.
+    No two of its ways begin alike: an alternation of all the texts would be tried one
+    by one, at every place.
     """
     rest = [text for text in texts if text]
     ways = []
     for _, alike in groupby(rest, key=itemgetter(0)):
         group = list(alike)
-        head = commonprefix(group)
+        both = zip(group[0], group[-1], strict=False)  # the farthest apart
+        head = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], both))
         ways.append(re.escape(head) + _one_of([text[len(head) :] for text in group]))
     pattern = ways[0] if len(ways) == 1 else f"(?:{'|'.join(ways)})" if ways else ""
     return f"(?:{pattern})?" if ways and len(rest) < len(texts) else pattern

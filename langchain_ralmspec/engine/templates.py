@@ -40,7 +40,9 @@ class ChatTemplate:
         try:
             self._generate = compiled(source)
         except Exception as error:
-            msg = f"the chat template of {self._name!r} does not compile: {_told(error)}"
+            msg = (
+                f"the chat template of {self._name!r} does not compile: {_told(error)}"
+            )
             raise ChatTemplateError(msg) from error
 
     def render(self, messages: Sequence[dict[str, Any]]) -> str:

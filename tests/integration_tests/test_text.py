@@ -1,10 +1,11 @@
-"""Text becomes tokens: control tokens are those of templates and of one's own prompts."""
+"""Text becomes tokens: those of control are a template's or one's own prompt's."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import pytest
 from langchain_core.documents import Document
@@ -137,23 +138,30 @@ def test_no_prompt_has_two_first_tokens(
         assert brought == ((weights.bos,), plain)
 
 
-@pytest.mark.parametrize("kind", [RaLMSpecLLM, ChatRaLMSpec, RapidChain, KNNLMSpecLLM])
+@pytest.fixture(scope="module")
+def datastore(gguf: str, tmp_path_factory: pytest.TempPathFactory) -> KNNDatastore:
+    folder = tmp_path_factory.mktemp("datastore") / "store"
+    texts = ["A list is a sequence. " * 20]
+    return KNNDatastore.build(texts, model_path=gguf, path=folder)
+
+
+@pytest.fixture(params=[RaLMSpecLLM, ChatRaLMSpec, RapidChain, KNNLMSpecLLM])
+def kind(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
 @pytest.mark.parametrize("speculation", [True, False])
 def test_a_stop_string_may_name_control_tokens(
     make: Any,
     kind: Any,
-    speculation: bool,
-    gguf: str,
+    datastore: KNNDatastore,
     weights: Weights,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Any,
+    speculation: bool,
 ) -> None:
     settings: dict[str, Any] = {"speculation": speculation}
     given: Any = "How do I copy an object?"
     if kind is KNNLMSpecLLM:
-        texts = ["A list is a sequence. " * 20]
-        store = KNNDatastore.build(texts, model_path=gguf, path=tmp_path / "store")
-        settings |= {"datastore": store, "k": 2}
+        settings |= {"datastore": datastore, "k": 2}
     if kind is RapidChain:
         settings = {"draft_length": "auto" if speculation else 0}
         given = {"question": given, "context": "Objects are copied by copy.copy."}
@@ -164,18 +172,20 @@ def test_a_stop_string_may_name_control_tokens(
     token = next(t for t in tokens[3:] if tokens.count(t) == 1)
     text = weights.piece(token).decode()
     assert whole.count(text) >= 1
-    pieces = weights.piece
-    monkeypatch.setattr(weights, "piece", lambda t: b"" if t == token else pieces(t))
-    monkeypatch.setitem(weights.markers.controls, "<|im_start|>", token)  # type: ignore[index]
     before = whole[: whole.index(text)]
-    for stop in ("<|im_start|>", f"{before[-1]}<|im_start|>"):
-        expected = before.removesuffix(stop.removesuffix("<|im_start|>"))
-        assert text_of(face.invoke(given, stop=[stop])) == expected
-        parts = [text_of(part) for part in face.stream(given, stop=[stop])]
-        assert "".join(parts) == expected
-        face.stop = [stop]
-        assert text_of(face.invoke(given)) == expected
-        face.stop = None
+    pieces, controls = weights.piece, {"<|im_start|>": token}
+    with (
+        mock.patch.object(weights, "piece", lambda t: b"" if t == token else pieces(t)),
+        mock.patch.dict(weights.markers.controls, controls),  # type: ignore[arg-type]
+    ):
+        for stop in ("<|im_start|>", f"{before[-1]}<|im_start|>"):
+            expected = before.removesuffix(stop.removesuffix("<|im_start|>"))
+            assert text_of(face.invoke(given, stop=[stop])) == expected
+            parts = [text_of(part) for part in face.stream(given, stop=[stop])]
+            assert "".join(parts) == expected
+            face.stop = [stop]
+            assert text_of(face.invoke(given)) == expected
+            face.stop = None
 
 
 def text_of(answer: Any) -> str:
@@ -202,7 +212,10 @@ def test_what_cannot_fit_is_refused_unread(
     for face in faces:
         with pytest.raises(ContextOverflowError, match=f"{len(huge)} bytes .*2048"):
             face.invoke(huge)
-    for given in ({"question": huge, "context": "x"}, {"question": "?", "context": huge}):
+    for given in (
+        {"question": huge, "context": "x"},
+        {"question": "?", "context": huge},
+    ):
         if given["context"] == "x":
             with pytest.raises(ContextOverflowError, match="bytes"):
                 make(RapidChain).invoke(given)
@@ -221,7 +234,9 @@ def test_halves_of_characters_are_replaced(make: Any, weights: Weights) -> None:
 @pytest.mark.parametrize("role", ["user|>", "<|im_end|>", "", "a\nb"])
 def test_a_role_is_a_word(make: Any, role: str) -> None:
     with pytest.raises(InvalidValueError, match="a role is a word"):
-        make(ChatRaLMSpec).invoke([ChatMessage(role=role, content="x"), HumanMessage("?")])
+        make(ChatRaLMSpec).invoke(
+            [ChatMessage(role=role, content="x"), HumanMessage("?")]
+        )
 
 
 def test_a_document_shows_its_text_and_what_it_has(make: Any) -> None:
@@ -242,7 +257,9 @@ def test_a_document_shows_its_text_and_what_it_has(make: Any) -> None:
         llm._layout.render(documents[0])
 
 
-def test_a_disguise_costs_ordinary_text_nothing(weights: Weights, corpus: Corpus) -> None:
+def test_a_disguise_costs_ordinary_text_nothing(
+    weights: Weights, corpus: Corpus
+) -> None:
     disguise = Disguise(weights.markers)
     for text in corpus.texts:
         assert disguise.reveal(disguise.hide(text)) == [(text, True)]
@@ -250,6 +267,10 @@ def test_a_disguise_costs_ordinary_text_nothing(weights: Weights, corpus: Corpus
 
 def test_a_template_of_its_own_language(weights: Weights, model: Model) -> None:
     """Scaffolding that is no chat template is tokenised in one piece with its text."""
-    conversation = Conversation.of("Why < that [", "", "{context} a<{question}b ]", )
+    conversation = Conversation.of(
+        "Why < that [",
+        "",
+        "{context} a<{question}b ]",
+    )
     _, tail = conversation.around(model)
     assert list(tail) == weights._encode(" a<Why < that [b ]", special=True)

@@ -26,7 +26,7 @@ def load(path: Path) -> Weights:
 def write_bpe(
     path: Path, kind: str, special: Mapping[str, int], template: str = ""
 ) -> Path:
-    """A vocabulary of bytes and special tokens, whose words are cut as ``kind`` says."""
+    """A vocabulary of bytes and special tokens; ``kind`` says how it cuts words."""
     tokens = [*_byte_letters(), *special]
     fields: dict[str, Value] = {
         "tokenizer.ggml.model": "gpt2",

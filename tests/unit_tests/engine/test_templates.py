@@ -59,7 +59,7 @@ def template_of(source: str) -> ChatTemplate:
 
 
 def told(tokens: list[int]) -> str:
-    return "".join(t < FIRST and chr(t) or MARKERS[t - FIRST] for t in tokens)
+    return "".join((t < FIRST and chr(t)) or MARKERS[t - FIRST] for t in tokens)
 
 
 def reference(source: str, messages: list[dict[str, str]]) -> str:
@@ -181,7 +181,10 @@ def test_a_marker_is_found_in_linear_time_and_at_its_longest() -> None:
         ("{% for i in [1, 2] %}{{ i }}{% break %}{% endfor %}", "1"),
         ("{% for i in [7, 8] %}{{ loop.last }}{{ loop.length }}{% endfor %}", None),
         ("{% for i in nothing %}{% else %}none{% endfor %}", None),
-        ("{% for i in [[], [[]]] recursive %}{{ loop.depth ~ loop(i) }}{% endfor %}", None),
+        (
+            "{% for i in [[], [[]]] recursive %}{{ loop.depth ~ loop(i) }}{% endfor %}",
+            None,
+        ),
         ("{% for a, b in {'x': 1}.items() if b %}{{ a ~ b }}{% endfor %}", "x1"),
         ("{{ 'a' * 3 + 'b' }}{{ 2 ** 3 * 2 + 1 }}{{ [1] + [2] }}", None),
     ],
@@ -209,18 +212,26 @@ def test_what_templates_may_use(source: str, expected: str | None) -> None:
         "{{ 'a'.__class__.__mro__ }}",
         # Endless, or as good as
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "{% set r = range(9999) %}{% for i in r %}{% for j in r %}{% endfor %}"
-        "{% endfor %}",
-        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}"
-        "{{ m(60) }}",
+        (
+            "{% set r = range(9999) %}{% for i in r %}{% for j in r %}{% endfor %}"
+            "{% endfor %}"
+        ),
+        (
+            "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}"
+            "{% endmacro %}{{ m(60) }}"
+        ),
         "{{ 'a' * 10 ** 9 }}",
         "{{ 9 ** 9 ** 9 }}",
         "{{ [0] * 10 ** 9 }}",
         "{{ 'a'.ljust(10 ** 9) }}",
-        "{% set ns = namespace(x='a') %}{% for i in range(99) %}"
-        "{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
-        "{% set ns = namespace(x='a') %}{% for i in range(99) %}"
-        "{% set ns.x = ns.x + ns.x %}{% endfor %}",
+        (
+            "{% set ns = namespace(x='a') %}{% for i in range(99) %}"
+            "{% set ns.x = ns.x ~ ns.x %}{% endfor %}"
+        ),
+        (
+            "{% set ns = namespace(x='a') %}{% for i in range(99) %}"
+            "{% set ns.x = ns.x + ns.x %}{% endfor %}"
+        ),
         "{% for i in range(9999) %}{{ 'a' * 9999 }}{% endfor %}",
     ],
 )
