@@ -62,10 +62,11 @@ def _one_of(texts: Sequence[str]) -> str:
     """
     rest = [text for text in texts if text]
     ways = []
-    for _, alike in groupby(rest, key=itemgetter(0)):
-        group = list(alike)
+    for _, beginning in groupby(rest, key=itemgetter(0)):
+        group = list(beginning)
         both = zip(group[0], group[-1], strict=False)  # the farthest apart
-        head = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], both))
+        alike = takewhile(lambda pair: pair[0] == pair[1], both)
+        head = "".join(letter for letter, _ in alike)
         ways.append(re.escape(head) + _one_of([text[len(head) :] for text in group]))
     pattern = ways[0] if len(ways) == 1 else f"(?:{'|'.join(ways)})" if ways else ""
     return f"(?:{pattern})?" if ways and len(rest) < len(texts) else pattern

@@ -162,16 +162,24 @@ class Weights:
         """Markers of the chat template that the file calls user-defined tokens.
 
         Files of old converters call all of them so; llama.cpp parses them even where
-        control tokens do not count.
+        control tokens do not count. Those that the template looks for in contents,
+        as for the end of a thought, are part of these.
         """
         source = self.metadata("tokenizer.chat_template") or ""
         defined = self._of_kind(self._lib.LLAMA_TOKEN_ATTR_USER_DEFINED)
-        names = map(self.token_text, defined)
-        return [name for name in names if name[:1] in "<[" and name in source]
+        names = [name for name in map(self.token_text, defined) if name in source]
+        sought = r"(['\"]){0}\1\s+(not\s+)?in\b|\.\w+\(\s*['\"]{0}"
+        return [
+            name
+            for name in names
+            if len(name) > 1
+            and name[0] in "<["
+            and not re.search(sought.format(re.escape(name)), source)
+        ]
 
     @cached_property
     def _imitations(self) -> re.Pattern[str] | None:
-        names = [name for name in self._defined_markers if len(name) > 1]
+        names = self._defined_markers
         return Markers({}, names).pattern if names else None
 
     def _of_kind(self, kinds: int) -> Iterator[int]:
