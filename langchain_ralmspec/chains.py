@@ -16,6 +16,7 @@ from langchain_ralmspec.base.long_context import LongContextGeneration
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.rapid import Conversation, to_documents
 from langchain_ralmspec.rapid.prompt import CONTEXT, QUESTION
+from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import CallbackManagerForChainRun
@@ -47,6 +48,11 @@ class RapidChain(
     prompt_template: str | None = None
     """A plain prompt, ``{context}`` first and ``{question}`` behind it; None takes the
     model's chat template, or a plain default where it has none."""
+
+    parse_special: bool = True
+    """Whether control tokens that ``prompt_template`` names count as such, as in
+    llama.cpp's completion; False reads them as text. In context and question they are
+    always text."""
 
     @field_validator("prompt_template")
     @classmethod
@@ -148,7 +154,12 @@ class RapidChain(
         if not isinstance(question, str) or not question.strip():
             msg = f"the question is empty, got {question!r}; ask something"
             raise InvalidValueError(msg)
-        return Conversation.of(question, self.system_prompt, self.prompt_template)
+        return Conversation.of(
+            well_formed(question),
+            self.system_prompt,
+            self.prompt_template,
+            parse_special=self.parse_special,
+        )
 
     def _answer(
         self,

@@ -16,6 +16,7 @@ from langchain_ralmspec.base.retrieval import RetrievalGeneration
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm import Prompt
 from langchain_ralmspec.rapid import Conversation, to_documents
+from langchain_ralmspec.text import part_at_last_blank_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,10 +64,11 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
 
     def _prompt(self, model: Model, asked: Sequence[BaseMessage]) -> Prompt:
         weights, turns = model.weights, turns_of(asked)
+        model.require_size(*(turn["content"] for turn in turns))
         before, after = model.template.around(turns, self.system_prompt)
         return Prompt(
-            head=tuple(weights.tokenize(before, special=True)),
-            tail=tuple(weights.tokenize(after, special=True)),
+            head=tuple(before),
+            tail=tuple(after),
             question=tuple(weights.tokenize(question_of(turns))),
         )
 
@@ -138,7 +140,7 @@ def part(turns: Sequence[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
     before, after = turns[:at], turns[at + 1 :]
     if role == "system":
         return content, [*before, *after]
-    context, _, question = content.rstrip().rpartition("\n\n")
+    context, question = part_at_last_blank_line(content)
     if not after and not context.strip():
         msg = (
             f"no context in {content[:60]!r}; bind one with context=…, send it "

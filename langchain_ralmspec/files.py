@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and files of JSON lines."""
+"""Files and folders that are there whole or not at all, and readers of text files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.text import well_formed
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
@@ -77,6 +78,20 @@ def _new_name(target: Path) -> Path:
     return target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
 
 
+def read_text(file: Path) -> str:
+    """Read a text in UTF-8, with line ends of any system; ``.gz`` is unpacked.
+
+    Raises:
+        InvalidValueError: the file cannot be read, or there is no text in it.
+    """
+    with _opened(file) as opened:
+        text = opened.read()
+    if not text.strip():
+        msg = f"{str(file)!r} is empty; name a file with a text"
+        raise InvalidValueError(msg)
+    return text
+
+
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Read a file of JSON objects, one a line, that may be gzipped (``.gz``).
 
@@ -86,24 +101,68 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         InvalidValueError: the file cannot be read, or a line is no JSON object.
     """
-    opened = gzip.open if path.suffix == ".gz" else open
+    with _opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, _json_object(line.rstrip(), f"{path}, line {number}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """A file of text; whatever keeps it from being read is an InvalidValueError."""
     try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, _json_object(line.rstrip(), f"{path}, line {number}")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        msg = f"{path} cannot be read: {error}"
+        # Some editors put a byte order mark in front, which is no text.
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8-sig") as file:
+            yield cast("TextIO", file)
+    except UnicodeDecodeError as error:
+        bad = error.object[error.start : error.start + 1]
+        msg = (
+            f"{str(path)!r} cannot be read: it is not in UTF-8, as {bad!r} in it "
+            "shows; convert it (iconv -t UTF-8)"
+        )
+        raise InvalidValueError(msg) from error
+    except (OSError, EOFError, zlib.error) as error:
+        msg = f"{str(path)!r} cannot be read: {error}"
         raise InvalidValueError(msg) from error
 
 
 def _json_object(line: str, where: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = json.loads(line, object_pairs_hook=_unique)
+        if "\\u" in line:  # it may be half of a character
+            record = _well_formed(record)
     except json.JSONDecodeError as error:
         msg = f"{where}: not JSON, {error.msg} at column {error.colno}"
         raise InvalidValueError(msg) from error
+    except ValueError as error:  # a key twice, a number of thousands of digits
+        msg = f"{where}: {error}"
+        raise InvalidValueError(msg) from error
+    except RecursionError as error:
+        msg = f"{where}: brackets are nested too deeply to be read"
+        raise InvalidValueError(msg) from error
     if not isinstance(record, dict):
-        msg = f"{where}: {record!r} is not a JSON object"
+        msg = f"{where}: {line[:60]!r} is not a JSON object"
         raise InvalidValueError(msg)
     return record
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        msg = f"the key {twice!r} is there twice; which one counts?"
+        raise ValueError(msg)
+    return found
+
+
+def _well_formed(value: Any) -> Any:
+    """A value of JSON whose texts are made of characters."""
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, list):
+        return [_well_formed(item) for item in value]
+    if isinstance(value, dict):
+        return {well_formed(name): _well_formed(item) for name, item in value.items()}
+    return value

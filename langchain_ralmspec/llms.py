@@ -54,9 +54,11 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
         return self._run(self.engine, prompt)
 
     def _prompt(self, model: Model, asked: str) -> Prompt:
-        question = tuple(model.weights.tokenize(asked))
-        head = model.weights.text_start
-        return Prompt(head=head, tail=question, question=question)
+        model.require_size(asked)
+        head, question = model.weights.tokenize_prompt(
+            asked, special=self.parse_special
+        )
+        return Prompt(head=head, tail=tuple(question), question=tuple(question))
 
 
 DISTANCES_PER_TEMPERATURE = 5.0
@@ -165,7 +167,9 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
         if not prompt:
             msg = "the prompt is empty; give the text to be continued"
             raise InvalidValueError(msg)
-        tokens = (*model.weights.text_start, *model.weights.tokenize(prompt))
+        model.require_size(prompt)
+        start, rest = model.weights.tokenize_prompt(prompt, special=self.parse_special)
+        tokens = (*start, *rest)
         if len(tokens) + sampling.max_tokens > model.n_ctx:
             msg = (
                 f"the prompt's {len(tokens)} tokens and max_tokens="

@@ -16,3 +16,21 @@ class Vocabulary(Protocol):
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends an answer; such a token is never part of its text."""
+
+
+_LETTERS_PER_TOKEN = 8  # more than most texts have: the first try is enough
+_MARGIN = 64  # tokens, in which surely a word ends
+
+
+def first_tokens(vocabulary: Vocabulary, text: str, n: int) -> list[int]:
+    """The first ``n`` tokens of a text, of which no more is read than they need.
+
+    Where a text is cut, its last word is another one. That word is not among the
+    tokens that are kept.
+    """
+    size = _LETTERS_PER_TOKEN * (n + _MARGIN)
+    while True:
+        tokens = vocabulary.tokenize(text[:size])
+        if size >= len(text) or len(tokens) >= n + _MARGIN:
+            return tokens[:n]
+        size *= 2

@@ -219,20 +219,23 @@ def _units(text: str) -> Iterator[tuple[str, str]]:
 def _passage(record: dict[str, Any], default_id: str, where: str) -> Passage:
     fields = {"id": default_id, "title": "", **record}
     for key in ("text", "id", "title"):
-        if key not in fields:
-            raise InvalidValueError(f"{where}: there is no {key!r}")
-        if not isinstance(fields[key], str):
-            raise InvalidValueError(f"{where}: {key!r} is {fields[key]!r}, no string")
-        if key != "title" and not fields[key].strip():
+        if _string(fields, key, where).strip() == "" and key != "title":
             raise InvalidValueError(f"{where}: {key!r} is empty")
     return Passage(fields["id"], fields["title"], fields["text"])
 
 
+def _string(fields: dict[str, Any], key: str, where: str) -> str:
+    if key not in fields:
+        raise InvalidValueError(f"{where}: there is no {key!r}")
+    value = fields[key]
+    if not isinstance(value, str):
+        raise InvalidValueError(f"{where}: {key!r} is {value!r}, no string")
+    return value
+
+
 def load_questions(path: str | Path) -> list[str]:
     """Read questions from JSON lines, an object with a ``question`` each."""
-    questions = []
-    for number, record in read_json_lines(Path(path)):
-        if "question" not in record:
-            raise InvalidValueError(f"{path}, line {number}: there is no 'question'")
-        questions.append(str(record["question"]))
-    return questions
+    return [
+        _string(record, "question", f"{path}, line {number}")
+        for number, record in read_json_lines(Path(path))
+    ]

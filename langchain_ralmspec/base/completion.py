@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 class LocalCompletion(LocalGeneration, BaseLLM):
     """A completion model; a subclass prepares the answers."""
 
+    parse_special: bool = True
+    """Whether control tokens that a prompt names count as such, as in llama.cpp's
+    completion; False reads them as text. In documents they are always text."""
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Ids of the tokens that the model reads where ``text`` is its prompt."""
+        weights, special = self.engine.weights, self.parse_special
+        start, rest = weights.tokenize_prompt(text, special=special)
+        return [*start, *rest]
+
     @abstractmethod
     def _answer(
         self, asked: str, stop: list[str] | None, overrides: dict[str, Any]

@@ -19,6 +19,7 @@ from langchain_ralmspec.engine.model import (
     PREFIX_CACHE_BYTES,
 )
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -129,10 +130,15 @@ class LocalGeneration(Sampling):
         self, model: Model, sampling: Sampling, stop: Sequence[str] | None
     ) -> Transcript:
         """An empty answer, which ends at the face's and the call's stop strings."""
+        stops = [*stops_of(self.stop), *stops_of(stop)]
+        spelt = map(model.weights.markers.spelling, stops)
         return Transcript(
             model.weights,
             max_tokens=sampling.max_tokens,
-            stops=[*stops_of(self.stop), *stops_of(stop)],
+            stops=stops,
+            control_stops=[
+                parts for parts in spelt if any(isinstance(part, int) for part in parts)
+            ],
         )
 
     def _values_of(self, names: Iterable[str], *without: str) -> dict[str, Any]:
@@ -171,4 +177,4 @@ def stops_of(given: str | Sequence[str] | None) -> list[str]:
         if not isinstance(stop, str) or not stop:
             msg = f"a stop string must be a string that is not empty, got {stop!r}"
             raise InvalidValueError(msg)
-    return stops
+    return list(map(well_formed, stops))

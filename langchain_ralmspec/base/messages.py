@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from langchain_core.messages import (
@@ -13,6 +14,7 @@ from langchain_core.messages import (
 )
 
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.text import well_formed
 
 _ROLES: list[tuple[type[BaseMessage], str]] = [
     (SystemMessage, "system"),
@@ -49,6 +51,10 @@ def question_of(turns: Sequence[dict[str, str]]) -> str:
 def _role_of(message: BaseMessage) -> str:
     """Who speaks, in the words of chat templates."""
     if isinstance(message, ChatMessage):
+        # Templates put it between brackets, where more than a word would be markup.
+        if not re.fullmatch(r"\w[\w .-]*", message.role):
+            msg = f"a role is a word such as 'user', got {message.role!r}"
+            raise InvalidValueError(msg)
         return message.role
     for kind, role in _ROLES:
         if isinstance(message, kind):
@@ -63,4 +69,4 @@ def _text_of(message: BaseMessage) -> str:
         if kind != "text":
             msg = f"a content block of type {kind!r} cannot be read; send text"
             raise InvalidValueError(msg)
-    return str(message.text)
+    return well_formed(str(message.text))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.globals import get_llm_cache
 from langchain_core.prompts import BasePromptTemplate, PromptTemplate
-from langchain_core.prompts import format_document as render_document
 from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import Field, PrivateAttr, field_validator
 
@@ -199,7 +198,7 @@ class RetrievalGeneration(SpeculativeGeneration):
     @property
     def _layout(self) -> DocumentLayout:
         def render(document: Document) -> str:
-            return render_document(document, self.document_prompt)
+            return _rendered(document, self.document_prompt)
 
         return DocumentLayout(render, self.max_document_tokens)
 
@@ -220,6 +219,29 @@ class RetrievalGeneration(SpeculativeGeneration):
             "retriever": self.retriever.key,
             "n_documents": self.retriever.store.count() if caches else None,
         }
+
+
+def _rendered(document: Document, prompt: BasePromptTemplate[str]) -> str:
+    """A document as the model reads it.
+
+    Raises:
+        InvalidValueError: ``prompt`` names what the document does not have.
+    """
+    known = {**document.metadata, "page_content": document.page_content}
+    name = document.id or document.page_content[:40]
+    for key in prompt.input_variables:
+        if key not in known:
+            msg = (
+                f"document_prompt names {key!r}, but the document {name!r} has only "
+                f"{sorted(map(str, known))}; add it to the document's metadata, or "
+                "leave it out of document_prompt"
+            )
+            raise InvalidValueError(msg)
+    try:
+        return prompt.format(**{key: known[key] for key in prompt.input_variables})
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        msg = f"document_prompt cannot show the document {name!r}: {error}"
+        raise InvalidValueError(msg) from error
 
 
 def _info(run: RetrievalRun, model: Model) -> dict[str, Any]:

@@ -14,9 +14,10 @@ import typer
 
 from langchain_ralmspec.assets.progress import bar
 from langchain_ralmspec.assets.targets import find_gguf
-from langchain_ralmspec.bench.knnlm.text import read_text, text_of
+from langchain_ralmspec.bench.knnlm.text import text_of
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.files import read_text
 from langchain_ralmspec.knnlm import IndexKind, KNNDatastore
 from langchain_ralmspec.knnlm.entries import KeyType
 from langchain_ralmspec.knnlm.keys import load_reader

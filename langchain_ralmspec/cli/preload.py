@@ -14,10 +14,9 @@ import typer
 
 from langchain_ralmspec.assets.targets import find_gguf
 from langchain_ralmspec.bench.figures import check_folder
-from langchain_ralmspec.bench.knnlm.text import read_text
 from langchain_ralmspec.chains import RapidChain
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.files import absolute
+from langchain_ralmspec.files import absolute, read_text
 
 
 def preload(

@@ -20,7 +20,11 @@ from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.engine.slots import Slots, Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.engine.weights import Weights
-from langchain_ralmspec.errors import DecodeError, InvalidValueError
+from langchain_ralmspec.errors import (
+    ContextOverflowError,
+    DecodeError,
+    InvalidValueError,
+)
 from langchain_ralmspec.files import absolute
 from langchain_ralmspec.machine import (
     cores,
@@ -255,6 +259,20 @@ class Model:
     def template(self) -> ChatTemplate:
         """The chat template; raises as :class:`ChatTemplate` does."""
         return ChatTemplate(self.weights)
+
+    def require_size(self, *texts: str) -> None:
+        """Refuse texts that surely do not fit, before any work is done on them.
+
+        Raises:
+            ContextOverflowError: they have more bytes than ``n_ctx`` tokens can have.
+        """
+        size = sum(len(text.encode(errors="replace")) for text in texts)
+        if size > self.n_ctx and size > self.n_ctx * self.weights.longest_token:
+            msg = (
+                f"the request has {size} bytes of text, more than n_ctx={self.n_ctx} "
+                "tokens can have; shorten it, or raise n_ctx"
+            )
+            raise ContextOverflowError(msg)
 
     def new_sequence(self, snapshot: Snapshot | None = None) -> Sequence:
         """Start an empty sequence, or one that continues from a snapshot."""

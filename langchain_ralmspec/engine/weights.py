@@ -7,12 +7,19 @@ import ctypes
 import hashlib
 import mmap
 import os
+import re
+from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from langchain_ralmspec.engine.binding import library
+from langchain_ralmspec.engine.markers import Markers
 from langchain_ralmspec.errors import DecodeError, InvalidValueError, ModelFileError
+from langchain_ralmspec.text import cuts_of_long_runs, well_formed
+
+_MAX_BYTES = 2**31 - 1  # llama.cpp counts them in 32 bits
 
 
 class Weights:
@@ -106,13 +113,64 @@ class Weights:
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """Token ids of ``text``, without BOS; ``special`` parses control tokens."""
-        try:
-            data = text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            msg = f"{text[error.start : error.end]!r} is not a character: {error}"
-            raise InvalidValueError(msg) from error
+        return self.tokenize_runs([(text, special)])
+
+    def tokenize_runs(self, runs: Iterable[tuple[str, bool]]) -> list[int]:
+        """Token ids of a text in runs, and whether control tokens in each one count.
+
+        Raises:
+            InvalidValueError: a run is longer than llama.cpp can count.
+        """
+        tokens: list[int] = []
+        known: dict[tuple[str, bool], list[int]] = {}  # of those that follow others
+        for text, special in runs:
+            for part in self._parts(well_formed(text), special=special):
+                if not tokens:
+                    tokens = self._encode(part, special=special)
+                    continue
+                if (part, special) not in known:
+                    known[part, special] = self._continue(part, special=special)
+                tokens += known[part, special]
+        return tokens
+
+    def tokenize_prompt(
+        self, text: str, *, special: bool
+    ) -> tuple[tuple[int, ...], list[int]]:
+        """BOS, which the model wants or the text brings, and the tokens behind it."""
+        tokens = self.tokenize(text, special=special)
+        if tokens[:1] == [self.bos]:
+            return (self.bos,), tokens[1:]
+        return self.text_start, tokens
+
+    def _parts(self, text: str, *, special: bool) -> Iterator[str]:
+        """A text in parts that llama.cpp reads as they are meant, and survives."""
+        cuts: list[int] = []
+        if self._splits_by_regex:
+            cuts += cuts_of_long_runs(text)
+        if special:
+            cuts = [self.markers.start_of(text, cut) for cut in cuts]
+        elif self._imitations:
+            # Parsed even in plain text: only in two halves they are nothing but text.
+            cuts += (found.start() + 1 for found in self._imitations.finditer(text))
+        for start, end in pairwise(sorted({0, *cuts, len(text)})):
+            yield text[start:end]
+
+    def _continue(self, text: str, *, special: bool) -> list[int]:
+        """Token ids of what follows other text: it gets no space in front."""
+        if self._space_first:
+            line = self._encode("\n", special=False)
+            tokens = self._encode(f"\n{text}", special=special)
+            if tokens[: len(line)] == line:
+                return tokens[len(line) :]
+        return self._encode(text, special=special)
+
+    def _encode(self, text: str, *, special: bool) -> list[int]:
+        data = text.encode()
         # A token is at least one byte; some vocabularies add a space in front.
         size = len(data) + 2
+        if size > _MAX_BYTES:
+            msg = f"a text of {len(data)} bytes is too long; give it in parts"
+            raise InvalidValueError(msg)
         tokens = (self._lib.llama_token * size)()
         count = self._lib.llama_tokenize(
             self._vocab, data, len(data), tokens, size, False, special
@@ -121,6 +179,63 @@ class Weights:
             msg = f"llama.cpp cannot tokenize a text of {len(data)} bytes"
             raise DecodeError(msg)
         return list(tokens[:count])
+
+    @cached_property
+    def markers(self) -> Markers:
+        """The texts that are control tokens, where control tokens count."""
+        lib = self._lib
+        kinds = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
+        controls = {self.token_text(token): token for token in self._of_kind(kinds)}
+        return Markers(controls, self._defined_markers)
+
+    @cached_property
+    def _defined_markers(self) -> list[str]:
+        """Markers of the chat template that the file calls user-defined tokens.
+
+        Files of old converters call all of them so; llama.cpp parses them even where
+        control tokens do not count. Those that the template looks for in contents,
+        as for the end of a thought, are part of these.
+        """
+        source = self.metadata("tokenizer.chat_template") or ""
+        defined = self._of_kind(self._lib.LLAMA_TOKEN_ATTR_USER_DEFINED)
+        names = [name for name in map(self.token_text, defined) if name in source]
+        sought = r"(['\"]){0}\1\s+(not\s+)?in\b|\.\w+\(\s*['\"]{0}"
+        return [
+            name
+            for name in names
+            if len(name) > 1
+            and name[0] in "<["
+            and not re.search(sought.format(re.escape(name)), source)
+        ]
+
+    @cached_property
+    def _imitations(self) -> re.Pattern[str] | None:
+        names = self._defined_markers
+        return Markers({}, names).pattern if names else None
+
+    def _of_kind(self, kinds: int) -> Iterator[int]:
+        """Tokens that have one of some attributes."""
+        for token in range(self.n_vocab):
+            if self._lib.llama_vocab_get_attr(self._vocab, token) & kinds:
+                yield token
+
+    @cached_property
+    def _splits_by_regex(self) -> bool:
+        kind = self._lib.llama_vocab_type(self._vocab)
+        return bool(kind == self._lib.LLAMA_VOCAB_TYPE_BPE)
+
+    @cached_property
+    def _space_first(self) -> bool:
+        """Whether llama.cpp puts a space in front of a text."""
+        pieces = map(self.piece, self._encode("a", special=False))
+        return b"".join(pieces).startswith(b" ")
+
+    @cached_property
+    def longest_token(self) -> int:
+        """No token has more bytes than this."""
+        read = self._lib.llama_vocab_get_text
+        names = (read(self._vocab, token) or b"" for token in range(self.n_vocab))
+        return max(map(len, names), default=1)
 
     def piece(self, token: int) -> bytes:
         """Bytes of one token; empty for control tokens."""

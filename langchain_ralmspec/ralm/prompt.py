@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from langchain_ralmspec.answer.vocabulary import first_tokens
 from langchain_ralmspec.errors import ContextOverflowError
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ class DocumentLayout:
         tokens: list[int] = []
         separator = vocabulary.tokenize(self.separator)
         for hit in hits:
-            document = vocabulary.tokenize(self.render(hit.document))
-            tokens += document[: self.max_tokens]
+            text = self.render(hit.document)
+            tokens += first_tokens(vocabulary, text, self.max_tokens)
             tokens += separator
         return tuple(tokens)
 

@@ -69,6 +69,8 @@ class ContextCache:
             InvalidValueError: the context is empty, or no text.
         """
         text = context_text(context)
+        if not may_truncate:
+            model.require_size(text)
         tokens = model.weights.tokenize(text)
         n_tokens, n_ctx = len(tokens), model.n_ctx
         if n_tokens > n_ctx - n_other:

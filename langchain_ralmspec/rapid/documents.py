@@ -23,6 +23,7 @@ from langchain_ralmspec.errors import (
 )
 from langchain_ralmspec.stores.embedding import encode_queries
 from langchain_ralmspec.stores.failures import reported_as_store_error
+from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -262,7 +263,7 @@ def context_text(context: object) -> str:
     if not text.strip():
         msg = "the context is empty; give the text that the answer is to come from"
         raise InvalidValueError(msg)
-    return text
+    return well_formed(text)
 
 
 def _part_text(part: object) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from langchain_ralmspec.engine.markers import Disguise
+
 if TYPE_CHECKING:
     from langchain_ralmspec.engine import Model
+    from langchain_ralmspec.engine.weights import Weights
 
 
 CONTEXT, QUESTION = "{context}", "{question}"  # in plain templates
@@ -21,33 +24,51 @@ class Conversation:
         instructions: what the system turn says behind the context.
         question: what is looked for in the context.
         template: a plain one, instead of the model's chat template.
+        parse_special: whether the control tokens that ``template`` names count.
     """
 
     turns: tuple[dict[str, str], ...]
     instructions: str
     question: str
     template: str | None = None
+    parse_special: bool = True
 
     @classmethod
     def of(
-        cls, question: str, instructions: str, template: str | None = None
+        cls,
+        question: str,
+        instructions: str,
+        template: str | None = None,
+        *,
+        parse_special: bool = True,
     ) -> Conversation:
         """A single question."""
         turns = ({"role": "user", "content": question},)
-        return cls(turns, instructions, question, template)
+        return cls(turns, instructions, question, template, parse_special)
 
     def around(self, model: Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Tokens before and behind the context, by a chat template or a plain text."""
         weights = model.weights
-        if self.template is None and weights.has_chat_template:
-            before, after = model.template.around(list(self.turns), self.instructions)
-            head = tuple(weights.tokenize(before, special=True))
-            return head, tuple(weights.tokenize(after, special=True))
-        before, _, after = (self.template or self._plain).partition(CONTEXT)
-        tail = weights.tokenize(after.replace(QUESTION, self.question))
-        return (*weights.text_start, *weights.tokenize(before)), tuple(tail)
-
-    @property
-    def _plain(self) -> str:
+        model.require_size(*(turn["content"] for turn in self.turns))
+        if self.template is not None:
+            return self._filled(self.template, weights)
+        if weights.has_chat_template:
+            before, after = model.template.around(self.turns, self.instructions)
+            return tuple(before), tuple(after)
         turns = [f"{turn['role'].title()}: {turn['content']}" for turn in self.turns]
-        return "\n\n".join([CONTEXT, self.instructions, *turns, "Assistant:"])
+        plain = "\n\n".join(["", self.instructions, *turns, "Assistant:"])
+        return weights.text_start, tuple(weights.tokenize(plain))
+
+    def _filled(
+        self, template: str, weights: Weights
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tokens of a plain template; in the question control tokens are text."""
+        before, _, after = template.partition(CONTEXT)
+        start, head = weights.tokenize_prompt(before, special=self.parse_special)
+        if self.parse_special:
+            disguise = Disguise(weights.markers)
+            filled = after.replace(QUESTION, disguise.hide(self.question))
+            tail = weights.tokenize_runs(disguise.reveal(filled))
+        else:
+            tail = weights.tokenize(after.replace(QUESTION, self.question))
+        return (*start, *head), tuple(tail)

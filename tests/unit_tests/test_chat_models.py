@@ -26,6 +26,19 @@ def test_the_question_stands_behind_the_last_blank_line() -> None:
     assert rest == turns("Why?")
 
 
+@pytest.mark.parametrize(
+    "blank", ["\r\n\r\n", "\n \t\n", "\n\n\n", "\r\r", "\n\xa0\r\n", "\u2028\u2028"]
+)
+def test_any_blank_line_parts_text_and_question(blank: str) -> None:
+    lines = "A heap\r\nis a\ntree."
+    assert part(turns(f"{lines}{blank}  What is\na heap?\r\n")) == (
+        lines,
+        turns("  What is\na heap?"),
+    )
+    with pytest.raises(InvalidValueError, match="no context in"):
+        part(turns("One\r\nparagraph,\rin four\nlines."))
+
+
 def test_later_turns_part_the_text_as_the_first_one_did() -> None:
     first = f"{TEXT}\n\nWhy?\n"
     assert part(turns(first, "So.", "And then?", "That.", "Is that all?")) == (

@@ -10,6 +10,7 @@ from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import (
     absolute,
     read_json_lines,
+    read_text,
     replacing_file,
     replacing_folder,
 )
@@ -70,34 +71,77 @@ def test_left_over_temporaries_have_the_name_that_prefixes_are_rid_of(
             new.touch()
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
-def test_json_lines_come_with_their_numbers(name: str, tmp_path: Path) -> None:
-    data = '{"a": "é"}\n \n\n{}'.encode()
-    path = tmp_path / name
-    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    assert list(read_json_lines(path)) == [(1, {"a": "é"}), (4, {})]
+def written(path: Path, data: bytes) -> Path:
+    path.write_bytes(gzip.compress(data) if path.name.endswith(".gz") else data)
+    return path
+
+
+PACKED_OR_NOT = pytest.mark.parametrize("name", ["a", "a.gz"])
+
+
+@PACKED_OR_NOT
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_texts_are_read_from_any_system(
+    name: str, mark: bytes, end: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path / name, mark + f"naïve{end}{end}\u2028.".encode())
+    assert read_text(path) == "naïve\n\n\u2028."
+
+
+@PACKED_OR_NOT
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_json_lines_come_with_their_numbers(
+    name: str, mark: bytes, tmp_path: Path
+) -> None:
+    data = mark + '{"a": "é"}\n \r\n\n{"\\ud83d": ["\\ud83d\\ude00"]}'.encode()
+    expected = [(1, {"a": "é"}), (4, {"\ufffd": ["😀"]})]
+    assert list(read_json_lines(written(tmp_path / name, data))) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "wrong"),
+    [
+        (b'{}\n{"a": ', "not JSON, .* at column 6"),
+        (b"\n[1]", r"'\[1\]' is not a JSON object"),
+        (b"\n" + b"[" * 99999, "nested too deeply"),
+        (b'\n{"a": ' + b"[" * 99999 + b"]" * 99999 + b"}", "nested too deeply"),
+        (b'\n{"a": ' + b"9" * 9999 + b"}", "integer string"),
+        (b'\n{"a": 1, "b": 1, "a": 2}', "the key 'a' is there twice"),
+    ],
+)
+def test_a_bad_line_is_named(data: bytes, wrong: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", data)
+    with pytest.raises(InvalidValueError, match=rf"a\.jsonl, line 2: .*{wrong}"):
+        list(read_json_lines(path))
 
 
 @pytest.mark.parametrize(
     ("name", "data", "wrong"),
     [
-        ("a.jsonl", b'{}\n{"a": ', r"a\.jsonl, line 2: not JSON, .* at column 6"),
-        ("a.jsonl", b"\n[1]", r"a\.jsonl, line 2: \[1\] is not a JSON object"),
-        ("a.jsonl", b"\xff", r"a\.jsonl cannot be read: .*utf-8"),
-        ("a.jsonl", None, r"a\.jsonl cannot be read: .*No such file"),
-        ("a.gz", b"no gzip", r"a\.gz cannot be read: Not a gzipped file"),
-        ("a.gz", gzip.compress(b"{}" * 99)[:-9], r"a\.gz cannot be read"),
-        ("a.gz", gzip.compress(b"{}")[:10] + b"\xff" * 20, r"a\.gz cannot be read"),
+        ("a", "é".encode("latin-1"), r"not in UTF-8, as b'\\xe9' .*iconv"),
+        ("a", "é".encode("utf-16"), "not in UTF-8"),
+        ("a", None, "No such file"),
+        (".", None, "Is a directory"),
+        ("a.gz", b"no gzip", "Not a gzipped file"),
+        ("a.gz", gzip.compress(b"{}" * 99)[:-9], "ended before"),
+        ("a.gz", gzip.compress(b"{}")[:10] + b"\xff" * 20, "invalid"),
     ],
 )
-def test_a_bad_file_or_line_is_named(
-    name: str, data: bytes | None, wrong: str, tmp_path: Path
+@pytest.mark.parametrize("read", [read_text, lambda path: list(read_json_lines(path))])
+def test_a_bad_file_is_named(
+    read: Any, name: str, data: bytes | None, wrong: str, tmp_path: Path
 ) -> None:
     path = tmp_path / name
     if data is not None:
         path.write_bytes(data)
-    with pytest.raises(InvalidValueError, match=wrong):
-        list(read_json_lines(path))
+    with pytest.raises(InvalidValueError, match=f"{path}' cannot be read: .*{wrong}"):
+        read(path)
+
+
+def test_a_file_without_a_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match=r"a' is empty"):
+        read_text(written(tmp_path / "a", b" \n\n"))
 
 
 def test_a_path_is_absolute_without_links_and_may_begin_at_home(

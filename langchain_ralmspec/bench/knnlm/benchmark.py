@@ -18,10 +18,11 @@ from langchain_ralmspec.bench.knnlm.contest import AUTO, TokenContest, figures
 from langchain_ralmspec.bench.knnlm.distractors import check_entries, distracted
 from langchain_ralmspec.bench.knnlm.perplexity import SeenText, perplexities
 from langchain_ralmspec.bench.knnlm.report import report
-from langchain_ralmspec.bench.knnlm.text import prompts, read_text
+from langchain_ralmspec.bench.knnlm.text import prompts
 from langchain_ralmspec.bench.options import JsonOption, chosen_rows
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.files import read_text
 from langchain_ralmspec.knnlm import IndexKind, KNNDatastore
 from langchain_ralmspec.llms import KNNLMSpecLLM
 

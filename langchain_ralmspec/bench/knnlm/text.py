@@ -1,28 +1,11 @@
-"""Texts from files, and pieces of a text to be continued."""
+"""Pieces of a text to be continued."""
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from langchain_ralmspec.engine.weights import Weights
 from langchain_ralmspec.errors import InvalidValueError
-
-
-def read_text(file: Path) -> str:
-    """Read a text in UTF-8; one whose name ends in ``.gz`` is unpacked."""
-    try:
-        data = file.read_bytes()
-        if file.suffix == ".gz":
-            data = gzip.decompress(data)
-        text = data.decode("utf-8")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InvalidValueError(f"{str(file)!r} cannot be read: {error}") from error
-    if not text.strip():
-        raise InvalidValueError(f"{str(file)!r} is empty; name a file with a text")
-    return text
 
 
 def text_of(tokens: Sequence[int], weights: Weights) -> str:

@@ -1,4 +1,5 @@
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import example, given
@@ -29,9 +30,17 @@ class Pieces:
 
 
 def transcript_of(
-    *pieces: bytes, stops: list[str] | None = None, max_tokens: int = 99
+    *pieces: bytes,
+    stops: list[str] | None = None,
+    control_stops: Sequence[Sequence[bytes | int]] = (),
+    max_tokens: int = 99,
 ) -> Transcript:
-    return Transcript(Pieces(*pieces), max_tokens=max_tokens, stops=stops or [])
+    return Transcript(
+        Pieces(*pieces),
+        max_tokens=max_tokens,
+        stops=stops or [],
+        control_stops=control_stops,
+    )
 
 
 def shown(transcript: Transcript, n: int) -> list[str]:
@@ -105,9 +114,11 @@ def test_what_was_released_is_never_taken_back(
         # What may become a stop string is held back, and nothing comes after one.
         ((b"the E", b"N", b"Z", b"E"), ["END"], ["the ", "", "ENZ", "", "E"]),
         ((b"one. two", b"three"), ["."], ["one", ""]),
-        # No character is cut; one that never ends is replaced.
+        # No character is cut, one that never ends is left out, a broken one replaced.
         ((EURO[:2], EURO[2:]), [], ["", "€", ""]),
-        ((EURO[:2],), [], ["", "\ufffd"]),
+        ((b"a", EURO[:2]), [], ["a", "", ""]),
+        ((EURO[:2], b"E", b"N"), ["EN"], ["", "", "", ""]),
+        ((EURO[:2], b"a"), [], ["", "\ufffda", ""]),
     ],
 )
 def test_it_shows(
@@ -131,6 +142,54 @@ def test_it_ends(
     transcript = transcript_of(*pieces, stops=stops, max_tokens=max_tokens)
     for token, reason in enumerate(reasons):
         assert transcript.append(token) == transcript.finish_reason == reason
+
+
+CONTROLS = [3, 4]  # tokens without text, behind "a", "\n" and "b"
+SPELT = (b"a", b"\n", b"b", b"", b"")
+
+
+@given(
+    st.lists(st.integers(0, 4), max_size=20),
+    st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=3), max_size=3),
+    st.integers(0, 999),
+)
+@example([0, 1, 3, 2], [[1, 3]], 0)
+@example([0, 1, 3, 2], [[3, 2], [1]], 0)
+def test_control_tokens_end_the_text_where_a_stop_string_names_them(
+    written: list[int], stop: list[list[int]], seed: int
+) -> None:
+    """As a search in all tokens ends it, whatever is taken back in between."""
+    spelt = [[n if n in CONTROLS else SPELT[n] for n in one] for one in stop]
+    pieces = Pieces(*SPELT)
+    transcript = Transcript(pieces, max_tokens=99, control_stops=spelt)
+    told, n_final, chooser = "", 0, random.Random(seed)  # noqa: S311  not a secret
+    while n_final < len(written):
+        n_ahead = chooser.randint(n_final + 1, len(written))
+        for token in written[len(transcript) : n_ahead]:
+            if transcript.append(token):
+                break
+        n_final = chooser.randint(n_final, len(transcript))
+        told += transcript.release(n_final)
+        if n_final == len(transcript) and transcript.finish_reason:
+            break
+        transcript.truncate(n_final)
+    told += transcript.release(n_final, is_final=True)
+
+    ends = [
+        start
+        for n in range(len(written) + 1)
+        for start in range(n)
+        if written[start:n] in stop
+    ]
+    kept = written[: ends[0]] if ends else written
+    assert told == b"".join(SPELT[token] for token in kept).decode()
+
+
+def test_a_stop_string_that_the_text_spells_ends_it_as_before() -> None:
+    named: list[bytes | int] = [b"<", 4]
+    transcript = transcript_of(*SPELT, stops=["ab"], control_stops=[named])
+    assert [transcript.append(token) for token in (0, 3, 2)] == [None, None, "stop"]
+    assert transcript.release(3, is_final=True) == ""
 
 
 def test_it_ends_with_an_end_token_that_is_no_part_of_it() -> None:

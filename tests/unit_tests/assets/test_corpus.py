@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from langchain_ralmspec.assets import corpus
-from langchain_ralmspec.assets.corpus import Passage, load_passages, stdlib_passages
+from langchain_ralmspec.assets.corpus import (
+    Passage,
+    load_passages,
+    load_questions,
+    stdlib_passages,
+)
 from langchain_ralmspec.errors import InvalidValueError
 
 WORDS = " ".join(f"word{number}" for number in range(20))
@@ -250,3 +255,16 @@ def test_a_bad_file_is_named(
     with pytest.raises(InvalidValueError, match=wrong) as caught:
         load_passages(path)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [("{}", "there is no 'question'"), ('{"question": null}', "is None, no string")],
+)
+def test_a_bad_question_is_named(tmp_path: Path, line: str, wrong: str) -> None:
+    path = tmp_path / "some.jsonl"
+    path.write_text('{"question": "Why?"}\n' + line)
+    with pytest.raises(InvalidValueError, match=rf"some\.jsonl, line 2: .*{wrong}"):
+        load_questions(path)
+    path.write_text('{"question": "Why?"}\n')
+    assert load_questions(path) == ["Why?"]

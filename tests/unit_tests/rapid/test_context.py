@@ -13,7 +13,7 @@ from langchain_ralmspec.rapid.context import ContextCache
 WEIGHTS = SimpleNamespace(
     tokenize=lambda text: [*text.encode()], piece=lambda token: bytes([token])
 )
-MODEL: Any = SimpleNamespace(weights=WEIGHTS, n_ctx=2048)
+MODEL: Any = SimpleNamespace(weights=WEIGHTS, n_ctx=2048, require_size=lambda *_: None)
 EMBEDDINGS = DeterministicFakeEmbedding(size=8)
 
 

@@ -1,42 +1,12 @@
 from __future__ import annotations
 
-import gzip
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from langchain_ralmspec.bench.knnlm.text import prompts, read_text, text_of
+from langchain_ralmspec.bench.knnlm.text import prompts, text_of
 from langchain_ralmspec.errors import InvalidValueError
 from tests.unit_tests.bench.knnlm.fakes import Words
-
-
-def test_packed_texts_are_read_like_others(tmp_path: Path) -> None:
-    plain, packed = tmp_path / "a.txt", tmp_path / "a.txt.gz"
-    plain.write_text("naïve\n", encoding="utf-8")
-    packed.write_bytes(gzip.compress("naïve\n".encode()))
-    assert read_text(plain) == read_text(packed) == "naïve\n"
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("a.txt", None, "cannot be read"),
-        ("a.txt", b"\xff\xfe", "cannot be read"),
-        ("a.txt", b" \n\n", "is empty"),
-        ("a.gz", b"no gzip", "cannot be read"),
-        ("a.gz", gzip.compress(b"cut short" * 99)[:-9], "cannot be read"),
-        ("a.gz", gzip.compress(b"damaged" * 99)[:12] + b"\xff" * 20, "cannot be read"),
-    ],
-)
-def test_a_file_without_a_text_is_quoted(
-    tmp_path: Path, name: str, content: bytes | None, said: str
-) -> None:
-    file = tmp_path / name
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(InvalidValueError, match=rf"{name}' {said}"):
-        read_text(file)
 
 
 def test_a_character_that_is_only_begun_is_left_out() -> None:

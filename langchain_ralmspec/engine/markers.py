@@ -1,0 +1,122 @@
+"""Control tokens in text: whose they are, the template's or somebody else's."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, takewhile
+from operator import itemgetter
+
+_N_DIGITS = 40  # of a rendering's secret: nobody guesses 130 bits
+
+
+class Markers:
+    """The texts that a vocabulary reads as tokens of their own, not as text.
+
+    Attributes:
+        controls: the ids of those tokens that have no text, by their names.
+        pattern: matches the longest marker at a place, in linear time.
+        longest: characters of the longest one.
+    """
+
+    def __init__(self, controls: Mapping[str, int], others: Iterable[str] = ()) -> None:
+        """Take the names of control tokens, and ``others`` that count like them."""
+        self.controls = controls
+        texts = sorted({*controls, *others} - {""})
+        self.pattern = re.compile(_one_of(texts) if texts else r"(?!)")
+        self.longest = max(map(len, texts), default=0)
+        self._beginnings = {text[:end] for text in texts for end in range(1, len(text))}
+
+    def begun_at(self, text: str) -> int:
+        """Where a marker begins that the end of ``text`` breaks off; else its end."""
+        for start in range(max(0, len(text) - self.longest + 1), len(text)):
+            if text[start:] in self._beginnings:
+                return start
+        return len(text)
+
+    def start_of(self, text: str, at: int) -> int:
+        """The place ``at``, or the start of the marker around it."""
+        around = max(0, at - self.longest), at + self.longest
+        for found in self.pattern.finditer(text, *around):
+            if found.start() < at < found.end():
+                return found.start()
+        return at
+
+    def spelling(self, text: str) -> tuple[bytes | int, ...]:
+        """The bytes of a text, and the ids of the control tokens that it names."""
+        parts: list[bytes | int] = []
+        end = 0
+        for found in self.pattern.finditer(text):
+            if found[0] in self.controls:
+                parts += text[end : found.start()].encode(), self.controls[found[0]]
+                end = found.end()
+        return tuple(part for part in (*parts, text[end:].encode()) if part != b"")
+
+
+def _one_of(texts: Sequence[str]) -> str:
+    """A pattern for the longest of some sorted texts.
+
+    No two of its ways begin alike: an alternation of all the texts would be tried one
+    by one, at every place.
+    """
+    rest = [text for text in texts if text]
+    ways = []
+    for _, beginning in groupby(rest, key=itemgetter(0)):
+        group = list(beginning)
+        both = zip(group[0], group[-1], strict=False)  # the farthest apart
+        alike = takewhile(lambda pair: pair[0] == pair[1], both)
+        head = "".join(letter for letter, _ in alike)
+        ways.append(re.escape(head) + _one_of([text[len(head) :] for text in group]))
+    pattern = ways[0] if len(ways) == 1 else f"(?:{'|'.join(ways)})" if ways else ""
+    return f"(?:{pattern})?" if ways and len(rest) < len(texts) else pattern
+
+
+class Disguise:
+    """Hides foreign markers from one rendering, so that they come out as plain text.
+
+    In its place stands a number that nobody can know, which templates may move,
+    strip around and compare, as they may do with text.
+    """
+
+    def __init__(self, markers: Markers) -> None:
+        self._markers = markers
+        lowest = 10 ** (_N_DIGITS - 1)
+        self._secret = str(lowest + secrets.randbelow(9 * lowest))
+        self._hidden: list[tuple[str, bool]] = []
+
+    def stand_in(self, text: str = "", *, is_begun: bool = False) -> str:
+        """What stands for ``text`` while rendering; a marker may be only begun in it."""
+        self._hidden.append((text, is_begun))
+        return f"{self._secret}{len(self._hidden) - 1:08}"
+
+    def hide(self, text: str) -> str:
+        """The text with stand-ins for its markers, and for one that it breaks off."""
+        hidden = self.name(text)
+        begun_at = self._markers.begun_at(hidden)
+        if begun_at == len(hidden):
+            return hidden
+        return hidden[:begun_at] + self.stand_in(hidden[begun_at:], is_begun=True)
+
+    def name(self, text: str) -> str:
+        """The text with stand-ins for its whole markers."""
+        return self._markers.pattern.sub(lambda found: self.stand_in(found[0]), text)
+
+    def reveal(self, rendered: str) -> list[tuple[str, bool]]:
+        """Runs of the rendered text, and whether the markers in them count.
+
+        What has only begun a marker is hidden no more, unless what follows it in the
+        rendered text would complete one.
+        """
+        first, *others = re.split(rf"{self._secret}(\d{{8}})", rendered)
+        runs = [(first, True)]
+        for number, following in zip(others[::2], others[1::2], strict=True):
+            text, is_begun = self._hidden[int(number)]
+            found = self._markers.pattern.search(
+                text + following[: self._markers.longest]
+            )
+            if is_begun and not (found and found.start() < len(text)):
+                runs[-1] = (runs[-1][0] + text + following, True)
+            else:
+                runs += [(text, False), (following, True)]
+        return runs

@@ -1,0 +1,66 @@
+"""Text as it comes in: made of characters, parted at blank lines, cut into runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+_LINE_END = r"(?:\r\n?+|[\n\x85\u2028\u2029])"
+_BLANK_LINES = re.compile(rf"{_LINE_END}\s*[\r\n\x85\u2028\u2029]")
+
+LONGEST_RUN = 10_000
+"""Characters without, or of nothing but, whitespace that a tokeniser is given at most:
+``std::regex`` takes some hundred bytes of stack for each (some 8 MiB are there)."""
+
+# Runs begin where none goes on, so that a text is looked through once. Some separators
+# are whitespace to one side only: they count as both.
+_LONG_RUN = re.compile(
+    rf"(?<![\S\x1c-\x1f])[\S\x1c-\x1f]{{{LONGEST_RUN + 1},}}"
+    rf"|(?<!\s)\s{{{LONGEST_RUN + 1},}}"
+)
+# Behind a letter and before punctuation every tokeniser of words parts them by itself.
+_WORD_END = re.compile(r"(?<=[^\W\d_])(?=[.,!?…。，、।۔،！？])")
+
+
+def well_formed(text: str) -> str:
+    r"""The text with surrogate pairs joined, and lone surrogates as U+FFFD.
+
+    A string from JSON or from UTF-16 may hold halves of characters (``"\ud83d"``),
+    which cannot be encoded, and so neither be stored nor be read by a model.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        units = text.encode("utf-16-le", "surrogatepass")
+        return units.decode("utf-16-le", "replace")
+    return text
+
+
+def part_at_last_blank_line(text: str) -> tuple[str, str]:
+    """What stands before the last blank line, and behind it; whitespace is blank.
+
+    A text without one stands behind it.
+    """
+    text = text.rstrip()
+    places = [(found.start(), found.end()) for found in _BLANK_LINES.finditer(text)]
+    if not places:
+        return "", text
+    start, end = places[-1]
+    return text[:start], text[end:]
+
+
+def cuts_of_long_runs(text: str) -> Iterator[int]:
+    """Where to cut a text so that no run is longer than :data:`LONGEST_RUN`.
+
+    Ordinary text has such runs only where it has no spaces, as Chinese has none. It
+    is cut at the end of a word where it can be.
+    """
+    if len(text) <= LONGEST_RUN:
+        return
+    for run in _LONG_RUN.finditer(text):
+        start = run.start()
+        while run.end() - start > LONGEST_RUN:
+            latest = start + LONGEST_RUN
+            ends = _WORD_END.finditer(text, start + LONGEST_RUN // 2, latest)
+            start = max((end.start() for end in ends), default=latest)
+            yield start

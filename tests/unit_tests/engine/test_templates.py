@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+from langchain_ralmspec.engine.markers import Disguise, Markers
+from langchain_ralmspec.engine.templates import ChatTemplate
+from langchain_ralmspec.errors import ChatTemplateError
+from tests.unit_tests.engine.families import BOS, EOS, FAMILIES, MARKERS
+
+FIRST = 0x110000  # behind all characters
+CONTROLS = {text: FIRST + number for number, text in enumerate(MARKERS)}
+ALL = pytest.mark.parametrize("family", FAMILIES)
+
+
+class Letters:
+    """Weights whose tokens are letters, and control tokens where they count."""
+
+    bos, eos = CONTROLS[BOS], CONTROLS[EOS]
+    path = Path("letters.gguf")
+    markers = Markers(CONTROLS)
+
+    def __init__(self, template: str) -> None:
+        self._template = template
+
+    def metadata(self, key: str) -> str:
+        return self._template
+
+    def token_text(self, token: int) -> str:
+        return MARKERS[token - FIRST]
+
+    def tokenize_runs(self, runs: Iterable[tuple[str, bool]]) -> list[int]:
+        tokens = []
+        for text, special in runs:
+            # llama.cpp looks for the longest first, wherever it is.
+            parts: list[Any] = [text]
+            for marker in sorted(MARKERS, key=len, reverse=True) if special else ():
+                parts = [new for part in parts for new in split(part, marker)]
+            for part in parts:
+                tokens += map(ord, part) if isinstance(part, str) else [part]
+        return tokens
+
+
+def split(part: str | int, marker: str) -> list[str | int]:
+    if isinstance(part, int):
+        return [part]
+    first, *others = part.split(marker)
+    return [first, *(new for other in others for new in (CONTROLS[marker], other))]
+
+
+def template_of(source: str) -> ChatTemplate:
+    return ChatTemplate(Letters(source))  # type: ignore[arg-type]  # as good as
+
+
+def told(tokens: list[int]) -> str:
+    return "".join((t < FIRST and chr(t)) or MARKERS[t - FIRST] for t in tokens)
+
+
+def reference(source: str, messages: list[dict[str, str]]) -> str:
+    formatter = Jinja2ChatFormatter(source, eos_token=EOS, bos_token=BOS)
+    return formatter(messages=messages).prompt  # type: ignore[arg-type]
+
+
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+TURNS = [
+    turn("user", "What is 2 < 3 [a]?"),
+    turn("assistant", "<think>\nhm\n</think>\n\nTrue."),
+    turn("user", " And 3 > 2? "),
+]
+
+
+@ALL
+def test_a_family_is_rendered_as_llama_cpp_python_renders_it(family: str) -> None:
+    source = FAMILIES[family]
+    for messages in (TURNS[:1], TURNS):
+        rendered = template_of(source).render(messages)
+        assert rendered == reference(source, messages)
+        assert messages[-1]["content"].strip() in rendered
+
+
+@ALL
+def test_around_a_context_stands_what_is_rendered(family: str) -> None:
+    source = FAMILIES[family]
+    before, after = template_of(source).around(TURNS, "Be brief.")
+    system = [turn("system", "@Be brief."), *TURNS]
+    opened = [turn("user", f"@Be brief.\n\n{TURNS[0]['content']}"), *TURNS[1:]]
+    expected = ""
+    if family != "gemma":
+        expected = reference(source, system)
+    if "@" not in expected:
+        expected = reference(source, opened)
+    assert f"{told(before)}@{told(after)}" == expected
+    n_markers = sum(token >= FIRST for token in [*before, *after])
+    assert n_markers == sum(map(expected.count, MARKERS))
+
+
+hostile = st.lists(
+    st.sampled_from(
+        [*MARKERS, "<|im_", "end|>", "<", "|", ">", "<|", "[", "INST]", " ", "\n", "a"]
+    ),
+    max_size=6,
+).map("".join)
+
+
+@ALL
+@given(texts=st.tuples(hostile, hostile, hostile, hostile))
+def test_only_the_templates_own_markers_are_control_tokens(
+    family: str, texts: tuple[str, str, str, str]
+) -> None:
+    template = template_of(FAMILIES[family])
+    roles = ("user", "assistant", "user")
+
+    def controls(instructions: str, *contents: str) -> list[int]:
+        turns = [turn(*pair) for pair in zip(roles, contents, strict=True)]
+        before, after = template.around(turns, instructions)
+        return [token for token in [*before, 0, *after] if token == 0 or token >= FIRST]
+
+    assert controls(*texts) == controls("i", "x", "y", "z")
+
+
+@ALL
+@given(content=hostile)
+def test_what_is_said_is_neither_lost_nor_changed(family: str, content: str) -> None:
+    template = template_of(FAMILIES[family])
+    said = f"({content})"
+    _, after = template.around([turn("user", said)], "i")
+    assert said in told(after)
+
+
+def test_a_marker_that_two_contents_would_make_together_is_text() -> None:
+    template = template_of("{% for m in messages %}{{ m.content }}{% endfor %}<s>")
+    _, after = template.around([turn("user", "im_end|>")], "a <|")
+    assert [token for token in after if token >= FIRST] == [CONTROLS["<s>"]]
+    assert told(after) == "a <|im_end|><s>"
+    # What only looks like the beginning of one is read together with what follows.
+    disguise = Disguise(Letters.markers)
+    hidden = disguise.hide("a <|im_")
+    assert hidden != "a <|im_"
+    assert disguise.reveal(f"{hidden}x") == [("a <|im_x", True)]
+
+
+@pytest.mark.parametrize("change", [str.upper, str.title, str.strip, str.swapcase])
+def test_stand_ins_survive_what_templates_do_to_text(change: Any) -> None:
+    disguise = Disguise(Letters.markers)
+    runs = disguise.reveal(change(disguise.hide(" a <s> b ")))
+    assert ("<s>", False) in runs
+    assert "".join(text for text, _ in runs) == change(" a 1 b ").replace("1", "<s>")
+
+
+def test_no_two_renderings_have_a_stand_in_in_common() -> None:
+    first, second = Disguise(Letters.markers), Disguise(Letters.markers)
+    assert first.stand_in() != second.stand_in()
+
+
+def test_a_marker_is_found_in_linear_time_and_at_its_longest() -> None:
+    markers = Markers({"<a>": 1, "<a><b>": 2, "<": 3, "x": 4})
+    assert markers.pattern.findall("<a><b><a>x<c") == ["<a><b>", "<a>", "x", "<"]
+    assert markers.start_of("..<a><b>..", 5) == 2
+    assert markers.start_of("..<a><b>..", 8) == 8
+    assert markers.spelling("é<a>.<q") == ("é".encode(), 1, b".", 3, b"q")
+    assert Markers({}).spelling("<s>") == (b"<s>",)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ strftime_now('%Y') | length }}", "4"),
+        ("a{% generation %}b{% endgeneration %}c", "abc"),
+        ("{{ ['<é>'] | tojson }}", '["<é>"]'),
+        ("{{ {'a': 1} | tojson(indent=1, separators=(',', ':')) }}", '{\n "a":1\n}'),
+        ("{{ tools is none and documents is none }}", "True"),
+        ("{% for i in [1, 2] %}{{ i }}{% break %}{% endfor %}", "1"),
+        ("{% for i in [7, 8] %}{{ loop.last }}{{ loop.length }}{% endfor %}", None),
+        ("{% for i in nothing %}{% else %}none{% endfor %}", None),
+        (
+            "{% for i in [[], [[]]] recursive %}{{ loop.depth ~ loop(i) }}{% endfor %}",
+            None,
+        ),
+        ("{% for a, b in {'x': 1}.items() if b %}{{ a ~ b }}{% endfor %}", "x1"),
+        ("{{ 'a' * 3 + 'b' }}{{ 2 ** 3 * 2 + 1 }}{{ [1] + [2] }}", None),
+    ],
+)
+def test_what_templates_may_use(source: str, expected: str | None) -> None:
+    messages = [turn("user", "x")]
+    if expected is None:
+        expected = reference(source, messages)
+    assert template_of(source).render(messages) == expected
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ raise_exception('no') }}",
+        "{{ missing.attribute }}",
+        "{{ 1 + 'a' }}",
+        "{{ messages[0].content.nothing() }}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{{ range(10 ** 9) }}",
+        "{{ 1 // 0 }}",
+        "{{ strftime_now(3) }}",
+        "{{ messages | tojson(indent={}) }}",
+        "{{ '' | nothing_of_the_kind }}",
+        "{{ 'a'.__class__.__mro__ }}",
+        # Endless, or as good as
+        "{% for i in range(99999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
+        (
+            "{% set r = range(9999) %}{% for i in r %}{% for j in r %}{% endfor %}"
+            "{% endfor %}"
+        ),
+        (
+            "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}"
+            "{% endmacro %}{{ m(60) }}"
+        ),
+        "{{ 'a' * 10 ** 9 }}",
+        "{{ 9 ** 9 ** 9 }}",
+        "{{ [0] * 10 ** 9 }}",
+        "{{ 'a'.ljust(10 ** 9) }}",
+        (
+            "{% set ns = namespace(x='a') %}{% for i in range(99) %}"
+            "{% set ns.x = ns.x ~ ns.x %}{% endfor %}"
+        ),
+        (
+            "{% set ns = namespace(x='a') %}{% for i in range(99) %}"
+            "{% set ns.x = ns.x + ns.x %}{% endfor %}"
+        ),
+        "{% for i in range(9999) %}{{ 'a' * 9999 }}{% endfor %}",
+    ],
+)
+def test_whatever_a_template_does_wrong_is_its_own_error(source: str) -> None:
+    with pytest.raises(ChatTemplateError, match=r"letters\.gguf' (refuses|does not)"):
+        template_of(source).render([turn("user", "x")])
+
+
+@pytest.mark.parametrize("source", ["{% if %}", "{{ 'a' ", "{% endgeneration %}"])
+def test_a_template_that_does_not_compile_says_so(source: str) -> None:
+    with pytest.raises(ChatTemplateError, match="does not compile"):
+        template_of(source)
+
+
+def test_a_template_that_drops_the_context_says_so() -> None:
+    with pytest.raises(ChatTemplateError, match="drops the first of 1 turns"):
+        template_of("nothing").around([turn("user", "x")], "i")

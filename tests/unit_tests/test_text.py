@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_ralmspec.text import LONGEST_RUN, cuts_of_long_runs, well_formed
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("plain, naïve, 😀", "plain, naïve, 😀"),
+        ("\ud83d\ude00", "😀"),
+        ("\ud83d", "\ufffd"),
+        ("a\ude00\ud83db", "a\ufffd\ufffdb"),
+        ("\ufeff\ud83d\ud83d\ude00", "\ufeff\ufffd😀"),
+    ],
+)
+def test_halves_of_characters_are_joined_or_replaced(given: str, expected: str) -> None:
+    assert well_formed(given) == expected
+
+
+@given(st.text(st.characters(), max_size=20))
+def test_every_string_becomes_text(given: str) -> None:
+    assert well_formed(well_formed(given).encode().decode()) == well_formed(given)
+
+
+def cut(text: str) -> list[str]:
+    places = [0, *cuts_of_long_runs(text), len(text)]
+    return [text[start:end] for start, end in pairwise(places)]
+
+
+@pytest.mark.parametrize("letter", ["A", "é", "中", "9", "!", " ", "\n", "กิ", "\x1cA"])
+def test_long_runs_are_cut(letter: str) -> None:
+    text = letter * (4 * LONGEST_RUN // len(letter))
+    parts = cut(f"one two {text} three")
+    assert "".join(parts) == f"one two {text} three"
+    assert all(len(part) <= LONGEST_RUN + len("one two ") for part in parts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "A" * LONGEST_RUN, "some words and more of them. " * 9999, "one\n\n" * 9999],
+)
+def test_ordinary_text_is_not_cut(text: str) -> None:
+    assert cut(text) == [text]
+
+
+def test_a_text_without_spaces_is_cut_before_punctuation() -> None:
+    parts = cut("我们读一本书。" * 9999)
+    assert all(part.startswith("。") for part in parts[1:])
+
+
+def test_looking_for_runs_takes_one_pass() -> None:
+    """Runs that are just short enough took quadratic time once."""
+    text = ("A" * (LONGEST_RUN - 1) + " ") * 300
+    assert cut(text) == [text]
