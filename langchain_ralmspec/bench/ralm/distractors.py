@@ -47,10 +47,6 @@ class DistractedRows:
             return Document(id=id_, page_content="distractor")
         return self._real.document(id_)
 
-    def allowed(self, n_rows: int) -> NDArray[np.bool_] | None:
-        """All rows may be found."""
-        return None
-
 
 class _Ids(Mapping[int, str]):
     """Ids of real rows, and after them those of distractors."""
