@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Tokenizer = Callable[[str], Iterable[str]]
+_WHOLE = "(?s).+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +78,8 @@ class Analyzer:
         tokens = sorted(set(token_of.values()))
         number_of = {token: number for number, token in enumerate(tokens)}
         place_of = {word: number_of[token] for word, token in token_of.items()}
-        return [
-            [place_of[w] for w in words if w in place_of] for words in split
-        ], tokens
+        ids = [[place_of[w] for w in words if w in place_of] for words in split]
+        return ids, tokens
 
     def _words(self, text: str) -> list[str]:
         if self.tokenizer is None:
@@ -105,7 +105,7 @@ class Analyzer:
         found = _bm25s().tokenize(
             words,
             lower=False,
-            token_pattern=r"(?s).+",
+            token_pattern=_WHOLE,
             stopwords=stopwords,
             stemmer=None if self.stemmer is None else _stemmer(self.stemmer),
             show_progress=False,

@@ -64,7 +64,7 @@ def _cut(run: str) -> list[str]:
 
 @cache
 def _words() -> re.Pattern[str]:
-    """Words; ``\\w`` alone has no marks, as the vowels of Hindi are.
+    """Words; the class of letters alone has no marks, as the vowels of Hindi are.
 
     Marks stand below U+1E950, and to look at all characters takes ten times as long.
     """
