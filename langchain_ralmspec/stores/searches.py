@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from inspect import Parameter, signature
 from typing import Any
 
+from langchain_core.vectorstores import VectorStore
+
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 
 SEARCHES = (
@@ -45,7 +47,7 @@ def is_plain(store: object, base: str, methods: Iterable[str]) -> bool:
     return False
 
 
-def refuse_async_alone(store: object) -> None:
+def refuse_async_alone(store: VectorStore) -> None:
     """Refuse a store one of whose searches is overridden for ``await`` alone.
 
     It would be passed by: only the other kind of search is called here.
@@ -53,8 +55,9 @@ def refuse_async_alone(store: object) -> None:
     Raises:
         InvalidValueError: it is such a store.
     """
+    lowest = 1 + type(store).__mro__.index(VectorStore)  # where no search is one yet
     for name in SEARCHES:
-        if _depth(store, f"a{name}") < _depth(store, name):
+        if _depth(store, f"a{name}") < _depth(store, name) < lowest:
             raise InvalidValueError(
                 f"{type(store).__name__} overrides a{name} but not {name}, which is "
                 f"what is called here, in threads; override {name} as well"
