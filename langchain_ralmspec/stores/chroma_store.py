@@ -81,7 +81,8 @@ class ChromaStore:
     @property
     def _collection(self) -> Any:
         # Read each time: reset_collection() puts another one in its place.
-        return self._store._collection  # noqa: SLF001 (no public name)
+        with reported_as_store_error("Chroma", "give its collection"):
+            return self._store._collection  # noqa: SLF001 (no public name)
 
     @property
     def dimension(self) -> int | None:

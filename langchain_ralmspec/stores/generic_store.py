@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
+from langchain_ralmspec.errors import DimensionMismatchError
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Hit, Metric, Query
 from langchain_ralmspec.stores.embedding import as_vectors, lengths_of, make_queries
@@ -199,6 +200,11 @@ class GenericStore:
                 made = self._embeddings.embed_documents(texts)
             vectors = as_vectors(made, texts, encoder, "documents")
             lengths_of(vectors, texts, encoder, shortest=-1)  # a text may be empty
+            if self._dimension not in (None, vectors.shape[1]):
+                raise DimensionMismatchError(
+                    f"{encoder} gave {vectors.shape[1]} numbers for a document but "
+                    f"{self._dimension} for a query; embed both with one model"
+                )
             known.update(zip(missing, vectors, strict=True))
         with self._vectors_lock:  # those used last are kept
             self._vectors.update(known)
