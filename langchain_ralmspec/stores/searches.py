@@ -40,9 +40,9 @@ def is_plain(store: object, base: str, methods: Iterable[str]) -> bool:
     for place, owner in enumerate(type(store).__mro__):
         if owner.__name__ == base and owner.__module__.startswith("langchain"):
             itself, *nearer = definitions(store)[: place + 1]
-            names = (*SEARCHES, *methods)
-            return not any(name in itself for name in SEARCHES) and not any(
-                name in owned for owned in nearer for name in names
+            searches = (*SEARCHES, *(f"a{name}" for name in SEARCHES))
+            return not any(name in itself for name in searches) and not any(
+                name in owned for owned in nearer for name in (*searches, *methods)
             )
     return False
 

@@ -172,7 +172,7 @@ def test_words_of_as_retriever_reach_the_store() -> None:
 )
 def test_a_retriever_that_searches_by_itself_is_refused(base: Any, name: str) -> None:
     own = type("Tenants", (base,), {name: lambda *_, **__: []})
-    with pytest.raises(InvalidValueError, match=f"Tenants overrides {name}"):
+    with pytest.raises(ValidationError, match=f"Tenants overrides {name}"):
         ChatRaLMSpec(
             model_path="x.gguf",
             retriever=own(vectorstore=langchain_faiss(n_rows=N_ROWS)),
