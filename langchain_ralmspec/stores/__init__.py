@@ -43,7 +43,13 @@ _STORE_PARTS = ("encode", "search", "count")
 _STORE_TRAITS = ("metric", "top_k_is_stable")  # dimension may ask a server
 # What our own search of a LangChain store reads, besides calling none of its searches.
 _FAISS_PARTS = ("index", "docstore", "index_to_docstore_id", "embedding_function")
-_FAISS_OWN = (*_FAISS_PARTS, "embeddings", "_embed_query", "__getattribute__")
+_FAISS_OWN = (
+    *_FAISS_PARTS,
+    "_create_filter_func",
+    "_embed_query",
+    "embeddings",
+    "__getattribute__",
+)
 _CHROMA_PARTS = ("_client", "_embedding_function")
 _CHROMA_OWN = (
     *_CHROMA_PARTS,

@@ -24,6 +24,10 @@ class Rows(Protocol):
         """The document with that id."""
         ...
 
+    def documents(self) -> Sequence[Document]:
+        """The documents of all rows, in their order, as they are now."""
+        ...
+
 
 class FixedRows:
     """Documents given once, in the order of the rows.
@@ -64,6 +68,10 @@ class FixedRows:
         """The document with that id."""
         return _complete(self._documents[id_], id_)
 
+    def documents(self) -> Sequence[Document]:
+        """The documents of all rows, in their order."""
+        return list(self._documents.values())
+
 
 class LangChainRows:
     """The rows of a LangChain FAISS store, read anew at every search.
@@ -77,6 +85,9 @@ class LangChainRows:
 
     def __init__(self, store: Any) -> None:
         self._store = store
+        # Looking up a million documents takes a second: those of the first rows of a
+        # mapping are kept, of which LangChain makes a new one at every deletion.
+        self._known: tuple[Mapping[int, str], list[Document]] = {}, []
 
     def ids(self) -> Mapping[int, str]:
         """Document id of every row, as it is now."""
@@ -95,6 +106,16 @@ class LangChainRows:
                 f"the FAISS document store has no document {id_!r}: {found}"
             )
         return _complete(found, id_)
+
+    def documents(self) -> Sequence[Document]:
+        """The documents of all rows, in their order, as they are now."""
+        ids, (mapping, documents) = self.ids(), self._known
+        n_known = len(documents) if mapping is ids else 0
+        new = [self.document(ids[row]) for row in range(n_known, len(ids))]
+        if new or mapping is not ids:
+            documents = documents[:n_known] + new
+            self._known = ids, documents
+        return documents
 
 
 def checked_document(document: object) -> Document:
@@ -137,10 +158,18 @@ def condition(store: Any, filter_: Filter) -> Callable[[dict[str, Any]], bool]:
         filter_: a dict with its operators, or a function of the metadata.
 
     Raises:
-        InvalidValueError: the store cannot make sense of the filter.
+        InvalidValueError: the store cannot make sense of the filter, or would heed a
+            part of it only.
     """
     if callable(filter_):
         return filter_
+    if isinstance(filter_, dict):
+        _refuse_half_heeded(filter_)
+        if len(filter_) == 1:
+            ((key, value),) = filter_.items()
+            # What the store makes of it, and ten times as fast.
+            if not key.startswith("$") and not isinstance(value, dict | list):
+                return lambda metadata: bool(metadata.get(key) == value)
     try:
         accepts: Callable[[dict[str, Any]], bool] = store._create_filter_func(filter_)  # noqa: SLF001
     except (AttributeError, ValueError) as cause:
@@ -148,6 +177,21 @@ def condition(store: Any, filter_: Filter) -> Callable[[dict[str, Any]], bool]:
             f"{type(store).__name__} cannot use the filter {filter_!r}: {cause}"
         ) from cause
     return accepts
+
+
+def _refuse_half_heeded(filter_: dict[str, Any]) -> None:
+    """Refuse conditions beside ``$and``, ``$or``, ``$not``: LangChain ignores them."""
+    for operator in ("$and", "$or", "$not"):
+        if operator in filter_:
+            if len(filter_) > 1:
+                raise InvalidValueError(
+                    f"of the filter {filter_!r}, FAISS would heed {operator!r} alone; "
+                    "put all conditions into one '$and': [{…}, {…}]"
+                )
+            parts = filter_[operator]
+            for part in parts if isinstance(parts, list | tuple) else [parts]:
+                if isinstance(part, dict):
+                    _refuse_half_heeded(part)
 
 
 def _complete(document: Document, id_: str) -> Document:

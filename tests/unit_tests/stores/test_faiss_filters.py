@@ -167,9 +167,19 @@ def test_a_search_that_another_thread_overtakes_is_made_again(
     assert (found[0][0].id == "new") == (change is _begin_to_add)
 
 
-def test_unusable_filter_is_refused_with_its_text() -> None:
-    with pytest.raises(InvalidValueError, match=r"\$nonsense"):
-        open_store(langchain_faiss(), filter={"$nonsense": 1})
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ({"$nonsense": 1}, r"\$nonsense"),
+        # LangChain ignores the group here.
+        ({"$or": [{"row": 1}], "group": 1}, r"would heed '\$or' alone"),
+        ({"$not": {"$and": [], "group": 1}}, r"would heed '\$and' alone"),
+        ("group", "cannot use the filter 'group'"),
+    ],
+)
+def test_unusable_filter_is_refused_with_its_text(condition: Any, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        open_store(langchain_faiss(), filter=condition)
 
 
 def test_filtered_search_on_an_index_without_selectors_says_so() -> None:
