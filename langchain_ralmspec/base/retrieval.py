@@ -14,7 +14,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.base.local import PreparedAnswer, info_of, usage_of
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
-from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.machine import cores
 from langchain_ralmspec.ralm import (
     DocumentLayout,
@@ -30,7 +30,7 @@ from langchain_ralmspec.ralm import (
     speculative,
 )
 from langchain_ralmspec.ralm.run import RetrievalRun
-from langchain_ralmspec.retrievers import RaLMSpecRetriever
+from langchain_ralmspec.retrievers import MOST_HITS, RaLMSpecRetriever
 from langchain_ralmspec.speculation import GUESS_POLICIES, Estimates
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class RetrievalGeneration(SpeculativeGeneration):
     """Answers that ``"iter-retgen"`` writes; the last one is given."""
     max_document_tokens: int = Field(default=256, ge=1)
     """A longer document is cut."""
-    documents_per_step: int = Field(default=1, ge=1)
+    documents_per_step: int = Field(default=1, ge=1, le=MOST_HITS)
     """Documents in front of the prompt; the whole ordered list must match."""
     document_prompt: BasePromptTemplate[str] = PromptTemplate.from_template(
         "{page_content}"
@@ -85,7 +85,7 @@ class RetrievalGeneration(SpeculativeGeneration):
 
     asynchronous: bool = True
     """Whether to write on while a verification is out, in a thread of its own."""
-    prefetch_k: int | None = Field(default=None, ge=1)
+    prefetch_k: int | None = Field(default=None, ge=1, le=MOST_HITS)
     """Hits of every verified query that enter the session's cache; None takes 200
     where that costs next to nothing, in exact local search, and 20 elsewhere."""
     guess_policy: str = "auto"
@@ -98,18 +98,19 @@ class RetrievalGeneration(SpeculativeGeneration):
     @field_validator("retriever")
     @classmethod
     def _adopt_retriever(cls, value: Any) -> RaLMSpecRetriever:
+        for kind in (RaLMSpecRetriever, VectorStoreRetriever):
+            if isinstance(value, kind):
+                _refuse_own_search(value, kind)
         if isinstance(value, RaLMSpecRetriever):
             return value
         if isinstance(value, VectorStoreRetriever):
             if value.search_type != "similarity":
                 msg = f"search_type must be 'similarity', got {value.search_type!r}"
                 raise InvalidValueError(msg)
-            known = {"k", "filter"}
-            for name in value.search_kwargs:
-                if name not in known:
-                    raise UnknownArgumentError.of("search_kwargs", name, known)
+            words = dict(value.search_kwargs)
+            given = {name: words.pop(name) for name in ("k", "filter") if name in words}
             return RaLMSpecRetriever(
-                vectorstore=value.vectorstore, **value.search_kwargs
+                vectorstore=value.vectorstore, search_kwargs=words, **given
             )
         return RaLMSpecRetriever(vectorstore=value)
 
@@ -242,6 +243,28 @@ def _rendered(document: Document, prompt: BasePromptTemplate[str]) -> str:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         msg = f"document_prompt cannot show the document {name!r}: {error}"
         raise InvalidValueError(msg) from error
+
+
+def _refuse_own_search(
+    value: RaLMSpecRetriever | VectorStoreRetriever, kind: type[Any]
+) -> None:
+    """Refuse a subclass that searches by itself: its search would be passed by."""
+    for name in (
+        "invoke",
+        "ainvoke",
+        "batch",
+        "abatch",
+        "_get_relevant_documents",
+        "_aget_relevant_documents",
+    ):
+        if getattr(type(value), name) is not getattr(kind, name):
+            msg = (
+                f"{type(value).__name__} overrides {name}, which is not called here: "
+                "the store is asked for many queries at once; give the vector store, "
+                "with filter=… in a RaLMSpecRetriever, or override the store's "
+                "similarity_search"
+            )
+            raise InvalidValueError(msg)
 
 
 def _info(run: RetrievalRun, model: Model) -> dict[str, Any]:

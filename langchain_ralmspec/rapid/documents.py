@@ -16,12 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from langchain_core.documents import Document
 
-from langchain_ralmspec.errors import (
-    DimensionMismatchError,
-    InvalidValueError,
-    StoreError,
-)
-from langchain_ralmspec.stores.embedding import encode_queries
+from langchain_ralmspec.errors import DimensionMismatchError, InvalidValueError
+from langchain_ralmspec.stores.embedding import as_vectors, encode_queries, lengths_of
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.text import well_formed
 
@@ -154,10 +150,8 @@ class ContextIndex:
         self._embeddings = embeddings
         name = type(embeddings).__name__
         with reported_as_store_error(name, "embed the chunks"):
-            vectors = np.asarray(embeddings.embed_documents(texts), dtype=np.float32)
-        if vectors.ndim != 2 or len(vectors) != len(texts):  # noqa: PLR2004
-            msg = f"{name} gave shape {vectors.shape} for {len(texts)} chunks"
-            raise StoreError(msg)
+            made = embeddings.embed_documents(texts)
+        vectors = as_vectors(made, texts, name, "chunks")
         self._units = _normalized(vectors, texts, name)
 
     def retrieve(
@@ -215,17 +209,8 @@ class ContextIndex:
 def _normalized(
     vectors: NDArray[np.float32], texts: Sequence[str], name: str
 ) -> NDArray[np.float32]:
-    # The squares of float32 numbers neither overflow nor vanish in float64.
-    wide = vectors.astype(np.float64)
-    lengths = np.linalg.norm(wide, axis=1)
-    for length, text in zip(lengths.tolist(), texts, strict=True):
-        if not 0 < length < np.inf:
-            msg = (
-                f"{name} gave a vector of length {length} for {text[:60]!r}; a "
-                "similarity needs finite vectors other than zero"
-            )
-            raise StoreError(msg)
-    units: NDArray[np.float32] = (wide / lengths[:, None]).astype(np.float32)
+    lengths = lengths_of(vectors, texts, name)
+    units: NDArray[np.float32] = (vectors / lengths[:, None]).astype(np.float32)
     return units
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from langchain_core.vectorstores import VectorStore
 
-from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.stores.base import Hit, Metric, Query, Store, Vector
 from langchain_ralmspec.stores.bm25_store import BM25Store
-from langchain_ralmspec.stores.chroma_store import ChromaStore
+from langchain_ralmspec.stores.chroma_store import ChromaStore, find_again
 from langchain_ralmspec.stores.embedding import (
     SentenceTransformerEmbeddings,
     encode_queries,
 )
 from langchain_ralmspec.stores.faiss_store import FaissStore
 from langchain_ralmspec.stores.generic_store import GenericStore
+from langchain_ralmspec.stores.searches import is_plain
+from langchain_ralmspec.stores.sharing import lock_of
 from langchain_ralmspec.stores.ties import is_near_tie
 
 __all__ = [
@@ -31,27 +34,56 @@ __all__ = [
     "Vector",
     "encode_queries",
     "is_near_tie",
+    "lock_of",
     "open_store",
+    "refresh",
 ]
 
 _STORE_PARTS = ("encode", "search", "count")
 _STORE_TRAITS = ("metric", "top_k_is_stable")  # dimension may ask a server
+# What our own search of a LangChain store reads, besides calling none of its searches.
 _FAISS_PARTS = ("index", "docstore", "index_to_docstore_id", "embedding_function")
+_FAISS_OWN = (
+    *_FAISS_PARTS,
+    "_create_filter_func",
+    "_embed_query",
+    "embeddings",
+    "__getattribute__",
+)
 _CHROMA_PARTS = ("_client", "_embedding_function")
+_CHROMA_OWN = (
+    *_CHROMA_PARTS,
+    "_collection",
+    "_Chroma__query_collection",
+    "embeddings",
+    "__getattribute__",
+)
 
 
-def open_store(vectorstore: object, *, filter: Any = None) -> Store:  # noqa: A002 (LangChain's name)
+def open_store(
+    vectorstore: object,
+    *,
+    filter: Any = None,  # noqa: A002  (LangChain's name)
+    search_kwargs: Mapping[str, Any] | None = None,
+) -> Store:
     """Put a vector store behind the protocol that speculation needs.
+
+    A subclass of LangChain's FAISS or Chroma that overrides a search is asked by that
+    search, as any other store is: it may keep documents back.
 
     Args:
         vectorstore: LangChain's FAISS or Chroma, any other LangChain
             ``VectorStore``, or an object that follows ``Store``: it is returned.
         filter: restricts every search, in the form the store's own
             ``similarity_search`` takes.
+        search_kwargs: other arguments of the store's own ``similarity_search``. With
+            these, FAISS and Chroma too are asked by that.
 
     Raises:
         InvalidValueError: the object is no vector store, or lacks a part of one, or
-            a filter was given for a ``Store``, or the store cannot use the filter.
+            a filter was given for a ``Store``, or the store cannot use the filter, or
+            a search of it is overridden for ``await`` alone.
+        UnknownArgumentError: one of ``search_kwargs`` is no argument of the store's.
         MissingExtraError: the store needs a package that is not installed.
     """
     # By class for our own kind: a property such as ``dimension`` may ask a server.
@@ -67,19 +99,31 @@ def open_store(vectorstore: object, *, filter: Any = None) -> Store:  # noqa: A0
                 f"a filter ({filter!r}) cannot be added to a "
                 f"{type(vectorstore).__name__}; give it when that store is made"
             )
+        for name in search_kwargs or ():
+            owner = f"{type(vectorstore).__name__}.search()"
+            raise UnknownArgumentError.of(owner, name, ["k"])
         return cast("Store", vectorstore)
-    # By shape for the others, so that neither package has to be installed.
-    if _has(vectorstore, _FAISS_PARTS):
+    # By name for the others, so that neither package has to be installed.
+    if not search_kwargs and is_plain(vectorstore, "FAISS", _FAISS_OWN):
         return FaissStore.from_langchain(vectorstore, filter)
-    bases = {base.__name__ for base in type(vectorstore).__mro__}
-    if "Chroma" in bases and _has(vectorstore, _CHROMA_PARTS):
+    if not search_kwargs and is_plain(vectorstore, "Chroma", _CHROMA_OWN):
         return ChromaStore(vectorstore, filter)
     if isinstance(vectorstore, VectorStore):
-        return GenericStore(vectorstore, filter)
+        return GenericStore(vectorstore, filter, search_kwargs)
     raise InvalidValueError(
         f"{type(vectorstore).__name__} is no vector store; give a LangChain "
         "VectorStore or an object with encode, search and count"
     )
+
+
+def refresh(vectorstore: object) -> None:
+    """Let a vector store find again what was dropped and made anew behind its back.
+
+    Raises:
+        StoreError: it is not there.
+    """
+    if _has(vectorstore, _CHROMA_PARTS):
+        find_again(vectorstore)
 
 
 def _has(owner: object, names: tuple[str, ...]) -> bool:

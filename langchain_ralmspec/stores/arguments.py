@@ -19,10 +19,10 @@ def check_k(k: int) -> None:
     """Refuse a number of hits that no search can serve.
 
     Raises:
-        InvalidValueError: ``k`` is below 1.
+        InvalidValueError: ``k`` is no whole number of at least 1.
     """
-    if k < 1:
-        raise InvalidValueError(f"k must be at least 1, got {k}")
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise InvalidValueError(f"k must be at least 1, a whole number, got {k!r}")
 
 
 def query_matrix(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Self, cast
 import numpy as np
 
 from langchain_ralmspec.speculation.cache import Metric, Vector
+from langchain_ralmspec.stores.searches import definitions
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
@@ -187,7 +188,7 @@ def as_array_store(store: Store) -> ArrayStore | None:
     """
     if not hasattr(store, "document"):
         return None
-    for names in (getattr(store, "__dict__", {}), *map(vars, type(store).__mro__)):
+    for names in definitions(store):
         if "find" in names:
             return cast("ArrayStore", store)
         if "search" in names:

@@ -3,48 +3,63 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_lowercase
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
+from langchain_ralmspec.stores.failures import reported_as_store_error
+from langchain_ralmspec.stores.words import lone_capitals_kept, words_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Written out, so that another release of bm25s cannot split queries otherwise than
-# the documents of a saved index.
-_WORD = r"(?u)\b\w\w+\b"
+Tokenizer = Callable[[str], Iterable[str]]
+_WHOLE = "(?s).+"
 
 
 @dataclass(frozen=True, slots=True)
 class Analyzer:
-    """Turns text into tokens: lower-case words of two letters or more, stemmed.
+    """Turns text into tokens: its words in small letters, stemmed.
 
     Attributes:
         stopwords: words left out; the name of one of bm25s's lists, or the words.
         stemmer: name of a Snowball algorithm; None leaves the words as they are.
+        tokenizer: what gives the tokens of a text in place of all that.
 
     Raises:
         MissingExtraError: bm25s, or the stemmer's package, is not installed.
-        InvalidValueError: there is no such list or algorithm.
+        InvalidValueError: there is no such list or algorithm, or the tokenizer cannot
+            be called.
     """
 
     stopwords: str | Sequence[str] | None
     stemmer: str | None
+    tokenizer: Tokenizer | None = None
+    # Letters that are stop words, such as the article "a".
+    _letters: frozenset[str] = field(init=False, default=frozenset())
 
     def __post_init__(self) -> None:
+        if self.tokenizer is not None and not callable(self.tokenizer):
+            raise InvalidValueError(
+                "tokenizer must be a function from a text to its tokens, "
+                f"got {self.tokenizer!r}"
+            )
         try:
-            self.tokenize(["word"])
+            kept = self._tokens_of(ascii_lowercase)
         except (KeyError, TypeError, ValueError) as cause:
             raise InvalidValueError(
                 f"stopwords={self.stopwords!r} with stemmer={self.stemmer!r} cannot "
                 f"be used: {cause}; give names such as 'english' and 'porter', or None"
             ) from cause
+        object.__setattr__(
+            self, "_letters", frozenset(ascii_lowercase).difference(kept)
+        )
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[str]]:
         """Cut texts into tokens.
@@ -52,19 +67,52 @@ class Analyzer:
         Returns:
             For every text its tokens, as places in the list that comes second: all
             tokens of all the texts, sorted, each once.
+
+        Raises:
+            InvalidValueError: the tokenizer gives something else than strings.
+            StoreError: it raises.
         """
+        split = [self._words(text) for text in texts]
+        token_of = self._tokens_of({word for words in split for word in words})
+        # Sorted: scores are added up in the order of these numbers.
+        tokens = sorted(set(token_of.values()))
+        number_of = {token: number for number, token in enumerate(tokens)}
+        place_of = {word: number_of[token] for word, token in token_of.items()}
+        ids = [[place_of[w] for w in words if w in place_of] for words in split]
+        return ids, tokens
+
+    def _words(self, text: str) -> list[str]:
+        if self.tokenizer is None:
+            return words_of(lone_capitals_kept(text, self._letters))
+        with reported_as_store_error("the tokenizer", f"cut up {text[:40]!r}"):
+            words = list(self.tokenizer(text))
+        for word in words:
+            if not isinstance(word, str):
+                raise InvalidValueError(
+                    f"tokenizer must give strings, got {word!r} for {text[:40]!r}"
+                )
+        return words
+
+    def _tokens_of(self, words: Iterable[str]) -> dict[str, str]:
+        """What words are indexed as; stop words are left out."""
+        words = sorted(words)
+        if self.tokenizer is not None:
+            return dict(zip(words, words, strict=True))
+        stopwords = self.stopwords
+        if stopwords is not None and not isinstance(stopwords, str):
+            stopwords = [word for each in stopwords for word in words_of(each)]
+        # As a text each, so that bm25s gives every word its token.
         found = _bm25s().tokenize(
-            list(texts),
-            token_pattern=_WORD,
-            stopwords=self.stopwords,
+            words,
+            lower=False,
+            token_pattern=_WHOLE,
+            stopwords=stopwords,
             stemmer=None if self.stemmer is None else _stemmer(self.stemmer),
             show_progress=False,
         )
-        # bm25s numbers stems in the order of a set, which no two processes share,
-        # and scores are added up in the order of these numbers.
-        tokens = sorted(found.vocab)
-        places = {found.vocab[token]: place for place, token in enumerate(tokens)}
-        return [list(map(places.__getitem__, text)) for text in found.ids], tokens
+        tokens = {number: token for token, number in found.vocab.items()}
+        pairs = zip(words, found.ids, strict=True)
+        return {word: tokens[numbers[0]] for word, numbers in pairs if numbers}
 
 
 class BM25Index:
@@ -125,14 +173,11 @@ class BM25Index:
     def best(self, query: NDArray[np.int32], k: int) -> list[tuple[int, float]]:
         """Row and score of the ``k`` best documents, equal scores by the smaller row.
 
-        Documents without any of the query's :meth:`tokens` score 0 and come last.
+        Documents without any of the query's :meth:`tokens` score 0 and are left out.
         """
         scores: NDArray[np.float32] = self._model.get_scores_from_ids(query)
         floor = _floor(scores, k)
         rows = np.flatnonzero(scores >= floor if floor > 0 else scores)
-        if len(rows) < k:
-            others = np.flatnonzero(scores == 0)[: k - len(rows)]
-            rows = np.concatenate([rows, others])
         # Stable, and equal scores stand in the order of their rows.
         rows = rows[np.argsort(-scores[rows], kind="stable")][:k]
         return list(zip(rows.tolist(), scores[rows].tolist(), strict=True))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,29 @@ from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.files import absolute, read_json_lines, replacing_folder
 from langchain_ralmspec.stores.arguments import check_k
 from langchain_ralmspec.stores.base import Hit, Metric, Query
-from langchain_ralmspec.stores.bm25_index import Analyzer, BM25Index
+from langchain_ralmspec.stores.bm25_index import Analyzer, BM25Index, Tokenizer
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import FixedRows
 
-_FORMAT = "langchain-ralmspec BM25Store 1"
+_FORMAT = "langchain-ralmspec BM25Store 2"
 _MANIFEST = "bm25_store.json"
 _DOCUMENTS = "documents.jsonl"
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
 
 
 class BM25Store:
     """Documents scored by BM25 in Lucene's variant, as Pyserini does.
 
     The weights are computed once, from the statistics of all the documents, so a
-    store does not change: build it anew for other documents. A query none of whose
-    words is in the store finds the documents with the smallest ids, at score 0; a
-    search never finds nothing.
+    store does not change: build it anew for other documents. Only documents that have
+    a word of the query are found: fewer than were asked for, or none.
 
     Made by :meth:`from_documents` or :meth:`load`.
 
@@ -64,23 +72,30 @@ class BM25Store:
         b: float = 0.4,
         stopwords: str | Sequence[str] | None = "english",
         stemmer: str | None = "porter",
+        tokenizer: Tokenizer | None = None,
     ) -> BM25Store:
         """Index the text of documents.
 
-        Documents that have ids give the same store in whatever order they come.
+        Words of any script are found, of one letter too; in Chinese, Japanese, Korean
+        and Thai every two neighbouring characters are taken for one. Documents that
+        have ids give the same store in whatever order they come.
 
         Args:
             documents: at least one. Their ids must be unique; one without id gets
-                its place, counted from 0.
+                its place, counted from 0, behind a ``#`` if that is another's id.
             k1: how much a word's repetition counts, at least 0.
             b: how much long documents are held back, from 0 to 1.
             stopwords: words to leave out: a language that bm25s has a list for, or
                 the words themselves, or None. ``"english"`` is Lucene's list.
             stemmer: what brings words to their stem: the name of a Snowball
                 algorithm (mostly that of a language), or None.
+            tokenizer: a function from a text to its tokens, for documents and queries,
+                in place of all that: stop words and stemmer too. :meth:`load` must be
+                given it again.
 
         Raises:
             MissingExtraError: the extra ``bm25`` is not installed.
+            StoreError: the tokenizer raised.
             InvalidValueError: there is no document, or none with a word, or ids are
                 not unique, or an argument is none of the above.
         """
@@ -94,26 +109,40 @@ class BM25Store:
             raise InvalidValueError("documents is empty; give at least one document")
         ordered = [rows.document(id_) for id_ in ids]
         texts = [document.page_content for document in ordered]
-        index = BM25Index.build(texts, Analyzer(stopwords, stemmer), k1=k1, b=b)
+        analyzer = Analyzer(stopwords, stemmer, tokenizer)
+        index = BM25Index.build(texts, analyzer, k1=k1, b=b)
         return cls(index, ordered, ids)
 
     @classmethod
-    def load(cls, folder: str | Path) -> BM25Store:
+    def load(
+        cls, folder: str | Path, *, tokenizer: Tokenizer | None = None
+    ) -> BM25Store:
         """Read a store that :meth:`save` wrote to a folder. Nothing is unpickled.
+
+        Args:
+            folder: where it was saved.
+            tokenizer: that of :meth:`from_documents`, if one was given there.
 
         Raises:
             MissingExtraError: the extra ``bm25`` is not installed.
-            StoreError: the folder is missing, damaged, or something else's.
+            StoreError: the folder is missing, damaged, something else's, or of an
+                earlier version, which cut texts otherwise; or the store was made with a
+                tokenizer and none is given, or the other way round.
         """
         path = absolute(folder)
         try:
             manifest = _read_manifest(path)
-            analyzer = Analyzer(manifest["stopwords"], manifest["stemmer"])
+            if manifest["has_tokenizer"] is not (tokenizer is not None):
+                had = "a" if manifest["has_tokenizer"] else "no"
+                msg = f"it was made with {had} tokenizer, got tokenizer={tokenizer!r}"
+                raise ValueError(msg)
+            names = manifest["stopwords"], manifest["stemmer"]
+            analyzer = Analyzer(*names, tokenizer)
             lines = read_json_lines(path / _DOCUMENTS)
             documents = [Document(**fields) for _, fields in lines]
             ids = [str(document.id) for document in documents]
             index = BM25Index.load(path, analyzer)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as cause:
+        except _UNREADABLE as cause:
             raise StoreError(
                 f"no BM25Store can be loaded from {str(folder)!r}: "
                 f"{type(cause).__name__}: {cause}; build it with "
@@ -135,14 +164,15 @@ class BM25Store:
             StoreError: the files could not be written.
         """
         path = absolute(folder)
-        if path.exists() and not _is_replaceable(path):
-            raise InvalidValueError(
-                f"{str(folder)!r} exists and is no saved BM25Store; give a new folder"
-            )
-        with (
-            reported_as_store_error("BM25Store", f"save to {str(folder)!r}"),
-            replacing_folder(path) as new,
-        ):
+        with ExitStack() as stack:
+            what = f"save to {str(folder)!r}"
+            stack.enter_context(reported_as_store_error("BM25Store", what))
+            if path.exists() and not _is_replaceable(path):
+                raise InvalidValueError(
+                    f"{str(folder)!r} exists and is no saved BM25Store; "
+                    "give a new folder"
+                )
+            new = stack.enter_context(replacing_folder(path))
             self._index.save(new)
             with (new / _DOCUMENTS).open("x", encoding="utf-8") as file:
                 file.writelines(map(_line, self._ids, self._documents))
@@ -150,6 +180,7 @@ class BM25Store:
                 "format": _FORMAT,
                 "stopwords": self._index.analyzer.stopwords,
                 "stemmer": self._index.analyzer.stemmer,
+                "has_tokenizer": self._index.analyzer.tokenizer is not None,
                 "sha256": {each.name: _sha256(each) for each in sorted(new.iterdir())},
             }
             text = json.dumps(manifest, indent=2)
@@ -192,17 +223,17 @@ def _line(id_: str, document: Document) -> str:
         "page_content": document.page_content,
         "metadata": document.metadata,
     }
-    try:
-        line = json.dumps(fields)
-        lost = json.loads(line) != fields and "it would come back otherwise"
-    except (TypeError, ValueError) as cause:
-        lost = str(cause)
-    if lost:
-        raise InvalidValueError(
-            f"document {id_!r} cannot be saved: its metadata {document.metadata!r} "
-            f"is not JSON ({lost}); turn it into text, numbers, lists and dicts"
-        )
-    return f"{line}\n"
+    for name, value in fields.items():
+        try:
+            lost = json.loads(json.dumps(value)) != value and "it would change"
+        except (TypeError, ValueError, RecursionError) as cause:
+            lost = str(cause)
+        if lost:
+            raise InvalidValueError(
+                f"document {id_!r} cannot be saved: its {name} {value!r} "
+                f"is not JSON ({lost}); turn it into text, numbers, lists and dicts"
+            )
+    return f"{json.dumps(fields)}\n"
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Hit, Metric, Query
 from langchain_ralmspec.stores.embedding import make_queries
 from langchain_ralmspec.stores.failures import reported_as_store_error
+from langchain_ralmspec.stores.sharing import lock_of
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -47,7 +48,8 @@ class ChromaStore:
             is asked for, and records without text are left out only afterwards.
 
     Raises:
-        InvalidValueError: the store has no embedding function.
+        InvalidValueError: the store has no embedding function, or the filter is no
+            condition of Chroma's.
     """
 
     top_k_is_stable = False
@@ -58,7 +60,13 @@ class ChromaStore:
                 f"the Chroma store {store._collection.name!r} has no embedding "  # noqa: SLF001
                 "function; construct it with embedding_function=…"
             )
+        if filter is not None and not isinstance(filter, dict):
+            raise InvalidValueError(
+                f"a filter of Chroma's is a dict such as {{'key': 'value'}}, "
+                f"got {filter!r}"
+            )
         self._store = store
+        self._lock = lock_of(store)
         self._filter = filter
         self._embeddings: Embeddings = store._embedding_function  # noqa: SLF001
         self._name = f"Chroma collection {self._collection.name!r}"
@@ -73,7 +81,8 @@ class ChromaStore:
     @property
     def _collection(self) -> Any:
         # Read each time: reset_collection() puts another one in its place.
-        return self._store._collection  # noqa: SLF001 (no public name)
+        with reported_as_store_error("Chroma", "give its collection"):
+            return self._store._collection  # noqa: SLF001 (no public name)
 
     @property
     def dimension(self) -> int | None:
@@ -81,18 +90,30 @@ class ChromaStore:
 
         The first reading asks the collection for one record.
         """
-        collection = self._collection
-        if self._seen is None or self._seen[0] != collection.id:
+        if self._seen_dimension is None:
+            collection = self._collection
             with reported_as_store_error(self._name, "give its dimension"):
                 record = collection.get(limit=1, include=["embeddings"])
             if len(record["embeddings"]) == 0:
                 return None
             self._seen = (collection.id, len(record["embeddings"][0]))
-        return self._seen[1]
+        return self._seen_dimension
+
+    @property
+    def _seen_dimension(self) -> int | None:
+        seen = self._seen
+        return seen[1] if seen and seen[0] == self._collection.id else None
 
     def encode(self, texts: Sequence[str]) -> list[Query]:
-        """Turn query texts into queries, in one batch; StoreError where that fails."""
-        return make_queries(self._embeddings, texts)
+        """Turn query texts into queries, in one batch.
+
+        Raises:
+            StoreError: the encoder fails, or gives what is no direction.
+            DimensionMismatchError: a vector does not fit the collection.
+        """
+        return make_queries(
+            self._embeddings, texts, dimension=self._seen_dimension, store=self._name
+        )
 
     def search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
@@ -118,7 +139,8 @@ class ChromaStore:
         hits: list[list[Hit]] = []
         for start in range(0, len(queries), per_request):
             chunk = vectors[start : start + per_request]
-            with reported_as_store_error(self._name, "search"):
+            searching = reported_as_store_error(self._name, "search")
+            with searching, self._lock.searching():
                 found = self._collection.query(
                     query_embeddings=chunk,
                     n_results=n_results,
@@ -156,3 +178,18 @@ class ChromaStore:
             if text is not None
         ]
         return sorted(hits, key=lambda hit: (-hit.score, hit.id))
+
+
+def find_again(store: Any) -> None:
+    """Give a LangChain Chroma the collection that now has its collection's name.
+
+    A client remembers an id, which another client's drop makes void.
+
+    Raises:
+        StoreError: there is no such collection, or no server.
+    """
+    name = store._collection_name  # noqa: SLF001 (no public name)
+    with reported_as_store_error(f"Chroma collection {name!r}", "be found again"):
+        store._chroma_collection = store._client.get_collection(  # noqa: SLF001
+            name, embedding_function=None
+        )

@@ -19,6 +19,7 @@ from langchain_ralmspec.errors import (
     StoreError,
 )
 from langchain_ralmspec.machine import cores
+from langchain_ralmspec.stores.arguments import query_matrix
 from langchain_ralmspec.stores.base import Query
 from langchain_ralmspec.stores.failures import reported_as_store_error
 
@@ -32,6 +33,10 @@ MAX_THREADS = 512
 """As of llama.cpp; each takes memory, and more than there are cores only waits."""
 
 BatchEncoder = Callable[[list[str]], Sequence[Sequence[float]]]
+LONGEST = 1e19
+"""Vectors are shorter than this: the square of more overflows float32, in which stores
+compare them."""
+
 Encoder = Embeddings | Callable[[str], list[float]]
 
 
@@ -85,33 +90,108 @@ def encode_queries(embeddings: Encoder, texts: Sequence[str]) -> NDArray[np.floa
         Vectors of float32, shape ``(len(texts), dimension)``.
 
     Raises:
-        StoreError: the encoder raised, or returned something of another shape.
+        StoreError: the encoder raised, or returned something of another shape, or a
+            vector of length zero, or one that no search can compare.
     """
     name = type(embeddings).__name__
     with reported_as_store_error(name, "embed the queries"):
         batch = _batch_encoder(embeddings)
         if batch is not None:
-            vectors = np.asarray(batch(list(texts)), dtype=np.float32)
+            made = batch(list(texts))
         else:
             one: Any = getattr(embeddings, "embed_query", embeddings)
-            vectors = np.asarray([one(text) for text in texts], dtype=np.float32)
-    if vectors.ndim != 2 or len(vectors) != len(texts):  # noqa: PLR2004
+            made = [one(text) for text in texts]
+    vectors = as_vectors(made, texts, name, "query texts")
+    lengths_of(vectors, texts, name)
+    return vectors
+
+
+def as_vectors(
+    made: Any, texts: Sequence[str], name: str, kind: str
+) -> NDArray[np.float32]:
+    """What an encoder made of some texts, if that is one vector for each.
+
+    Args:
+        made: what it returned.
+        texts: what it was given.
+        name: of the encoder.
+        kind: what the texts are, in the plural.
+
+    Returns:
+        Shape ``(len(texts), dimension)``.
+
+    Raises:
+        StoreError: it is something else.
+    """
+    # What float32 cannot hold becomes infinite, which has no length.
+    embedding = reported_as_store_error(name, f"embed the {kind}")
+    with embedding, np.errstate(over="ignore"):
+        vectors = np.asarray(made, dtype=np.float32)
+    if vectors.ndim != 2 or len(vectors) != len(texts) or not vectors.size:  # noqa: PLR2004
         raise StoreError(
-            f"{name} gave shape {vectors.shape} for {len(texts)} query texts"
+            f"{name} gave shape {vectors.shape} for {len(texts)} {kind}, such as "
+            f"{texts[0][:60]!r}"
         )
     return vectors
 
 
-def make_queries(embeddings: Encoder, texts: Sequence[str]) -> list[Query]:
-    """Embed query texts and say for each whether its vector came from a batch."""
+def lengths_of(
+    vectors: NDArray[np.float32], texts: Sequence[str], name: str, shortest: float = 0
+) -> NDArray[np.float64]:
+    """The lengths of vectors that a search can compare.
+
+    To a vector of zeros every document is as near as any other; to one with a number
+    that is none, no document is near.
+
+    Args:
+        vectors: shape ``(len(texts), dimension)``.
+        texts: what they stand for.
+        name: of the encoder that made them.
+        shortest: every vector is longer than this.
+
+    Raises:
+        StoreError: a vector is not longer, or too long, or has no length.
+    """
+    # The squares of float32 numbers neither overflow nor vanish in float64.
+    lengths: NDArray[np.float64] = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    for length, text in zip(lengths.tolist(), texts, strict=True):
+        if not shortest < length < LONGEST:
+            raise StoreError(
+                f"{name} gave a vector of length {length} for {text[:60]!r}; a "
+                f"similarity needs finite vectors other than zero, under {LONGEST:.0e}"
+            )
+    return lengths
+
+
+def make_queries(
+    embeddings: Encoder,
+    texts: Sequence[str],
+    *,
+    dimension: int | None = None,
+    store: str = "the store",
+) -> list[Query]:
+    """Embed query texts and say for each whether its vector came from a batch.
+
+    Args:
+        embeddings: as :func:`encode_queries` takes them.
+        texts: any number.
+        dimension: length of the stored vectors, if it is known.
+        store: its name, for the error message.
+
+    Raises:
+        StoreError: as :func:`encode_queries` raises it.
+        DimensionMismatchError: the vectors are not as long as the stored ones.
+    """
     if not texts:
         return []
     vectors = encode_queries(embeddings, texts)
     batched = len(texts) > 1 and embeds_in_batches(embeddings)
-    return [
+    queries = [
         Query(text, vector, batched)
         for text, vector in zip(texts, vectors, strict=True)
     ]
+    query_matrix(queries, dimension, store)
+    return queries
 
 
 class SentenceTransformerEmbeddings(Embeddings):

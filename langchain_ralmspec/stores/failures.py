@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from langchain_ralmspec.errors import RaLMSpecError, StoreError
 
 
-@contextmanager
-def reported_as_store_error(store: str, action: str) -> Iterator[None]:
-    """Turn what the block raises into a StoreError with the cause chained.
+class reported_as_store_error:  # noqa: N801  read as a statement
+    """Turns what a ``with`` block raises into a StoreError with the cause chained.
 
     Errors of this package pass through as they are: they already say what to do.
 
@@ -18,11 +16,23 @@ def reported_as_store_error(store: str, action: str) -> Iterator[None]:
         store: name of the store, as the user would recognise it.
         action: what was being done, e.g. ``"search"``.
     """
-    try:
-        yield
-    except RaLMSpecError:
-        raise
-    except Exception as cause:
-        raise StoreError(
-            f"{store} failed to {action}: {type(cause).__name__}: {cause}"
-        ) from cause
+
+    # No generator: contextlib would let a StopIteration pass by, which ends silently
+    # whatever loop it reaches.
+
+    def __init__(self, store: str, action: str) -> None:
+        self._failure = f"{store} failed to {action}"
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        cause: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(cause, Exception) and not isinstance(cause, RaLMSpecError):
+            raise StoreError(
+                f"{self._failure}: {type(cause).__name__}: {cause}"
+            ) from cause

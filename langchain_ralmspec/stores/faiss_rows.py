@@ -1,17 +1,14 @@
-"""What the rows of a FAISS index stand for: ids, documents, and who may be found."""
+"""What the rows of a FAISS index stand for: ids and documents."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-import numpy as np
 from langchain_core.documents import Document
 
 from langchain_ralmspec.errors import InvalidValueError, StoreError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from langchain_ralmspec.text import well_formed
 
 Filter = dict[str, Any] | Callable[[dict[str, Any]], bool]
 
@@ -27,8 +24,8 @@ class Rows(Protocol):
         """The document with that id."""
         ...
 
-    def allowed(self, n_rows: int) -> NDArray[np.bool_] | None:
-        """Which of the first ``n_rows`` rows may be found; None means all."""
+    def documents(self) -> Sequence[Document]:
+        """The documents of all rows, in their order, as they are now."""
         ...
 
 
@@ -37,7 +34,8 @@ class FixedRows:
 
     Args:
         documents: one per row, in row order.
-        ids: one per row; the document's own id, else the row number, when None.
+        ids: one per row; when None, the document's own, else the row number, behind
+            as many ``#`` as keep all of those from being some document's own.
 
     Raises:
         InvalidValueError: the ids are not unique, or not one per document, or
@@ -47,14 +45,9 @@ class FixedRows:
     def __init__(
         self, documents: Sequence[Document], ids: Sequence[str] | None = None
     ) -> None:
-        for document in documents:
-            if not isinstance(document, Document):
-                raise InvalidValueError(
-                    f"documents must be LangChain Documents, got {document!r}; "
-                    "wrap a text in Document(page_content=...)"
-                )
+        documents = list(map(checked_document, documents))
         if ids is None:
-            ids = [doc.id or str(row) for row, doc in enumerate(documents)]
+            ids = _ids_of(documents)
         if len(ids) != len(documents):
             raise InvalidValueError(
                 f"got {len(ids)} ids for {len(documents)} documents"
@@ -75,8 +68,9 @@ class FixedRows:
         """The document with that id."""
         return _complete(self._documents[id_], id_)
 
-    def allowed(self, n_rows: int) -> None:
-        """All rows may be found."""
+    def documents(self) -> Sequence[Document]:
+        """The documents of all rows, in their order."""
+        return list(self._documents.values())
 
 
 class LangChainRows:
@@ -87,18 +81,13 @@ class LangChainRows:
 
     Args:
         store: a LangChain FAISS store.
-        filter_: a condition on the metadata as LangChain's FAISS takes it: a dict
-            with its operators, or a function of the metadata.
-
-    Raises:
-        InvalidValueError: the store cannot make sense of the filter.
     """
 
-    def __init__(self, store: Any, filter_: Filter | None = None) -> None:
+    def __init__(self, store: Any) -> None:
         self._store = store
-        self._accepts = None if filter_ is None else _condition(store, filter_)
-        # One attribute, so that a second thread never sees half of an update.
-        self._known: tuple[Mapping[int, str], NDArray[np.bool_]] | None = None
+        # Looking up a million documents takes a second: those of the first rows of a
+        # mapping are kept, of which LangChain makes a new one at every deletion.
+        self._known: tuple[Mapping[int, str], list[Document]] = {}, []
 
     def ids(self) -> Mapping[int, str]:
         """Document id of every row, as it is now."""
@@ -118,30 +107,69 @@ class LangChainRows:
             )
         return _complete(found, id_)
 
-    def allowed(self, n_rows: int) -> NDArray[np.bool_] | None:
-        """Which of the first ``n_rows`` rows may be found; None means all.
-
-        The answer is kept until documents are added (more rows) or deleted
-        (LangChain then makes a new mapping). A change of a stored document's
-        metadata in place is not noticed.
-        """
-        if self._accepts is None:
-            return None
-        mapping, known = self.ids(), self._known
-        if known is not None and known[0] is mapping and len(known[1]) == n_rows:
-            return known[1]
-        mask = np.zeros(n_rows, dtype=np.bool_)
-        for row in range(n_rows):
-            if row in mapping:
-                mask[row] = self._accepts(self.document(mapping[row]).metadata)
-        self._known = (mapping, mask)
-        return mask
+    def documents(self) -> Sequence[Document]:
+        """The documents of all rows, in their order, as they are now."""
+        ids, (mapping, documents) = self.ids(), self._known
+        n_known = len(documents) if mapping is ids else 0
+        new = [self.document(ids[row]) for row in range(n_known, len(ids))]
+        if new or mapping is not ids:
+            documents = documents[:n_known] + new
+            self._known = ids, documents
+        return documents
 
 
-def _condition(store: Any, filter_: Filter) -> Callable[[dict[str, Any]], bool]:
-    """Let the store turn its kind of filter into a function of the metadata."""
+def checked_document(document: object) -> Document:
+    """The document, with a text that can be encoded; InvalidValueError for no document.
+
+    Documents from JSON may hold halves of characters, which no encoder takes.
+    """
+    if not isinstance(document, Document):
+        raise InvalidValueError(
+            f"documents must be LangChain Documents, got {document!r}; "
+            "wrap a text in Document(page_content=...)"
+        )
+    text = document.page_content
+    if not isinstance(text, str):
+        raise InvalidValueError(
+            f"page_content must be a string, got {text!r} in the document "
+            f"{document.id!r}"
+        )
+    whole = well_formed(text)
+    if whole is text:
+        return document
+    return document.model_copy(update={"page_content": whole})
+
+
+def _ids_of(documents: Sequence[Document]) -> list[str]:
+    """The documents' own ids; where one has none, a number that is no other's."""
+    given = {document.id for document in documents}
+    numbers = [str(row) for row, each in enumerate(documents) if not each.id]
+    while not given.isdisjoint(numbers):
+        numbers = [f"#{number}" for number in numbers]
+    made = iter(numbers)
+    return [document.id or next(made) for document in documents]
+
+
+def condition(store: Any, filter_: Filter) -> Callable[[dict[str, Any]], bool]:
+    """Let a LangChain FAISS store turn its kind of filter into a function of metadata.
+
+    Args:
+        store: the store.
+        filter_: a dict with its operators, or a function of the metadata.
+
+    Raises:
+        InvalidValueError: the store cannot make sense of the filter, or would heed a
+            part of it only.
+    """
     if callable(filter_):
         return filter_
+    if isinstance(filter_, dict):
+        _refuse_half_heeded(filter_)
+        if len(filter_) == 1:
+            ((key, value),) = filter_.items()
+            # What the store makes of it, and ten times as fast.
+            if not key.startswith("$") and not isinstance(value, dict | list):
+                return lambda metadata: bool(metadata.get(key) == value)
     try:
         accepts: Callable[[dict[str, Any]], bool] = store._create_filter_func(filter_)  # noqa: SLF001
     except (AttributeError, ValueError) as cause:
@@ -149,6 +177,21 @@ def _condition(store: Any, filter_: Filter) -> Callable[[dict[str, Any]], bool]:
             f"{type(store).__name__} cannot use the filter {filter_!r}: {cause}"
         ) from cause
     return accepts
+
+
+def _refuse_half_heeded(filter_: dict[str, Any]) -> None:
+    """Refuse conditions beside ``$and``, ``$or``, ``$not``: LangChain ignores them."""
+    for operator in ("$and", "$or", "$not"):
+        if operator in filter_:
+            if len(filter_) > 1:
+                raise InvalidValueError(
+                    f"of the filter {filter_!r}, FAISS would heed {operator!r} alone; "
+                    "put all conditions into one '$and': [{…}, {…}]"
+                )
+            parts = filter_[operator]
+            for part in parts if isinstance(parts, list | tuple) else [parts]:
+                if isinstance(part, dict):
+                    _refuse_half_heeded(part)
 
 
 def _complete(document: Document, id_: str) -> Document:

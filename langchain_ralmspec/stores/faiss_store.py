@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,14 @@ from langchain_ralmspec.stores.base import Found, Hit, MaxNorm, Metric, Query
 from langchain_ralmspec.stores.embedding import Encoder, check_encoder, make_queries
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_index import FaissIndex
-from langchain_ralmspec.stores.faiss_rows import Filter, FixedRows, LangChainRows, Rows
+from langchain_ralmspec.stores.faiss_rows import (
+    Filter,
+    FixedRows,
+    LangChainRows,
+    Rows,
+    condition,
+)
+from langchain_ralmspec.stores.sharing import SharedLock, lock_of
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
@@ -25,6 +34,14 @@ if TYPE_CHECKING:
 
 # Candidates fetched beyond k: rounding may place a true hit just behind the cut.
 MARGIN = 8
+# A filter is first tried on so many times the candidates that are wanted, which is
+# enough where one document in four passes. Else all rows are tested, which takes as
+# long as a search or longer (50k x 384: 15 to 85 ms against 24 ms).
+_TRIED_PER_HIT = 4
+_MOST_TRIED = 4096  # as the vectors of more would take megabytes a query
+# A search is made again while another thread adds or deletes documents: LangChain
+# changes index and documents one after the other, in milliseconds at most.
+_TRIES, _PAUSE = 100, 0.002
 _NAME = "the FAISS index"
 
 
@@ -69,6 +86,10 @@ class FaissStore:
         normalize: bool = False,
     ) -> None:
         self._index = FaissIndex(index)
+        self._lock = SharedLock()
+        self._accepts: Callable[[dict[str, Any]], bool] | None = None
+        self._is_pure = True  # whether documents alone decide what passes
+        self._is_loose = True  # whether what was tried was enough, so far
         self._embeddings = check_encoder(embeddings)
         self._normalize = normalize
         self._rows: Rows = (
@@ -89,25 +110,37 @@ class FaissStore:
 
         Args:
             store: the LangChain store.
-            filter: restricts every search, as in ``store.similarity_search``. Unlike
-                there it is applied inside the search: a flat index finds the ``k``
-                best of all documents that pass, however few they are.
+            filter: restricts every search, as in ``store.similarity_search``, by the
+                metadata that documents have at that moment. Unlike there, a flat index
+                finds the ``k`` best of all documents that pass, however few they are.
 
         Raises:
             MissingExtraError: faiss is not installed.
             InvalidValueError: the store cannot use the filter, its index and its
                 documents differ in number, or the index has another metric.
         """
-        return cls(
+        opened = cls(
             store.index,
-            LangChainRows(store, filter),
+            LangChainRows(store),
             store.embedding_function,
             normalize=bool(getattr(store, "_normalize_L2", False)),
         )
+        opened._lock = lock_of(store)
+        if filter is not None:
+            opened._accepts = condition(store, filter)
+            opened._is_pure = not callable(filter)
+        return opened
 
     def encode(self, texts: Sequence[str]) -> list[Query]:
-        """Turn query texts into queries, in one batch; StoreError where that fails."""
-        queries = make_queries(self._embeddings, texts)
+        """Turn query texts into queries, in one batch.
+
+        Raises:
+            StoreError: the encoder fails, or gives what is no direction.
+            DimensionMismatchError: a vector does not fit the index.
+        """
+        queries = make_queries(
+            self._embeddings, texts, dimension=self.dimension, store=_NAME
+        )
         if not (self._normalize and queries):
             return queries
         units = self._index.normalized(query_matrix(queries, self.dimension, _NAME))
@@ -137,35 +170,74 @@ class FaissStore:
         if not queries:
             return []
         vectors = query_matrix(queries, self.dimension, _NAME)
-        with reported_as_store_error("FAISS", "search"):
-            return [
-                self._first(k, found, depth=depth, with_vectors=with_vectors)
-                for found in self._ranked(vectors, k)
-            ]
+        with reported_as_store_error("FAISS", "search"), self._lock.searching():
+            return self._found(vectors, k, depth=depth, with_vectors=with_vectors)
 
     def document(self, id_: str) -> Document:
-        """The document with that id, as it is now; StoreError where there is none."""
+        """The document with that id, as it is now.
+
+        Raises:
+            StoreError: there is none, or the filter keeps it back.
+        """
         with reported_as_store_error("FAISS", "look up a document"):
-            return self._rows.document(id_)
+            document = self._rows.document(id_)
+            if self._accepts is not None and not self._accepts(document.metadata):
+                raise StoreError(f"the filter keeps the document {id_!r} back")
+            return document
 
     def prepare(self) -> None:
         """Make batches faster: where that pays, by a copy of half the index's size.
 
         Filtered searches have nothing of it.
         """
-        if self._rows.allowed(self.count()) is None:
-            self._index.prepare(self._rows.ids())
+        if self._accepts is None:
+            with self._lock.searching():
+                self._index.prepare(self._rows.ids())
 
     def max_norm(self) -> MaxNorm | None:
         """Bound of the vectors' norms, or None where a search may miss the nearest.
 
-        Rows that are new are read, and all rows after a deletion.
+        So it may where the filter is a function, which may heed the clock. Rows that
+        are new are read, and all rows after a deletion.
         """
-        return self._index.max_norm(self._rows.ids())
+        if not self._is_pure:
+            return None
+        with self._lock.searching():
+            return self._index.max_norm(self._rows.ids())
 
     def count(self) -> int:
         """Number of stored documents, those that a filter hides included."""
         return self._index.n_rows
+
+    def _found(
+        self, vectors: Floats, k: int, *, depth: int, with_vectors: bool
+    ) -> list[Found]:
+        """What a search finds while no row is added or removed.
+
+        Else a row may stand for another document when it is looked up than when it was
+        compared.
+        """
+        for _ in range(_TRIES):
+            ids, n_rows, found = self._rows.ids(), self.count(), None
+            failure: Exception | None = None
+            try:
+                found = [
+                    self._first(k, each, depth=depth, with_vectors=with_vectors)
+                    for each in self._ranked(vectors, k, ids, n_rows)
+                ]
+            except Exception as error:  # noqa: BLE001  perhaps for rows that moved
+                failure = error
+            if self._rows.ids() is ids and self.count() == n_rows == len(ids):
+                if found is None:
+                    assert failure is not None  # noqa: S101  there is one or the other
+                    raise failure
+                return found
+            time.sleep(_PAUSE)
+        raise StoreError(
+            f"{_NAME} has {self.count()} rows for {len(self._rows.ids())} documents, "
+            "some of which stand for no document, or other threads change them without "
+            "a pause; use add_documents() and delete() of the retriever"
+        )
 
     def _first(self, k: int, found: Found, *, depth: int, with_vectors: bool) -> Found:
         """The best ``k`` of what was found, with the documents of few of them."""
@@ -175,26 +247,39 @@ class FaissStore:
         kept = vectors if with_vectors else None
         return Found(hits, found.ids[:k], found.scores[:k], kept)
 
-    def _ranked(self, vectors: Floats, k: int) -> list[Found]:
+    def _ranked(
+        self, vectors: Floats, k: int, ids: Mapping[int, str], n_rows: int
+    ) -> list[Found]:
         """The best ``k`` rows of every query, and more, without their documents."""
-        n_rows = self.count()
+        passing = None if self._accepts is None else _Passing(self._rows, self._accepts)
+        allowed: NDArray[np.bool_] | None = None
         ranked = [Found()] * len(vectors)
         pending = list(range(len(vectors))) if n_rows else []
         width = min(k + MARGIN, n_rows)
+        if passing and self._may_try(_TRIED_PER_HIT * width):
+            width = min(_TRIED_PER_HIT * width, n_rows)
+        elif passing:
+            allowed = passing.all_rows()
         while pending:
-            ids = self._rows.ids()
-            allowed = self._rows.allowed(n_rows)
             found = self._index.candidates(vectors[pending], width, allowed, ids)
             undecided = []
             for number, rows, stored in zip(pending, *found, strict=True):
                 query, there = vectors[number], rows >= 0
                 scored = self._scored(query, rows[there], stored[there], ids)
-                ranked[number] = scored
+                best = passing.best(scored, k) if passing else scored
+                ranked[number] = best
                 is_full = len(scored.ids) == width < n_rows
-                if is_full and self._cut_is_open(query, scored, k):
+                if is_full and self._cut_is_open(query, best, k, scored.scores[-1]):
                     undecided.append(number)
             pending, width = undecided, min(4 * width, n_rows)
+            if pending and passing and allowed is None:
+                self._is_loose = False
+                allowed, width = passing.all_rows(), min(k + MARGIN, n_rows)
         return ranked
+
+    def _may_try(self, width: int) -> bool:
+        """Whether to search as if there were no filter, and test what is found."""
+        return self._is_loose and self._index.ranks_by_score and width <= _MOST_TRIED
 
     def _scored(
         self,
@@ -223,19 +308,57 @@ class FaissStore:
             vectors=stored[order],
         )
 
-    def _cut_is_open(self, query: Floats, scored: Found, k: int) -> bool:
+    def _cut_is_open(self, query: Floats, best: Found, k: int, last: float) -> bool:
         """Whether a row that was not fetched may still belong to the best ``k``.
 
-        It may when the last candidate scores like the k-th: many copies of one
-        vector, say. Only indexes that rank by the score can be asked for more
-        without changing what they found.
+        It may when there are fewer, or the last candidate scores like the k-th: many
+        copies of one vector, say. Only indexes that rank by the score can be asked for
+        more without changing what they found.
         """
         if not self._index.ranks_by_score:
             return False
-        assert scored.vectors is not None  # noqa: S101  they were scored
-        last_in = scored.vectors[k - 1]
+        if len(best.ids) < k:
+            return True
+        assert best.vectors is not None  # noqa: S101  they were scored
+        last_in = best.vectors[k - 1]
         lengths = float(query @ query) + float(last_in @ last_in)
-        return scored.scores[k - 1] - scored.scores[-1] <= ROUNDING * lengths
+        return best.scores[k - 1] - last <= ROUNDING * lengths
+
+
+class _Passing:
+    """Which documents a filter lets through, during one search.
+
+    Nothing is kept longer: metadata may change in place, and a function may heed who
+    asks, or the clock.
+    """
+
+    def __init__(self, rows: Rows, accepts: Callable[[dict[str, Any]], bool]) -> None:
+        self._rows, self._accepts = rows, accepts
+        self._known: dict[str, bool] = {}
+
+    def best(self, scored: Found, k: int) -> Found:
+        """The first ``k`` that pass."""
+        passing = (place for place, id_ in enumerate(scored.ids) if self._passes(id_))
+        places = list(islice(passing, k))
+        assert scored.vectors is not None  # noqa: S101  they were scored
+        return Found(
+            ids=[scored.ids[place] for place in places],
+            scores=[scored.scores[place] for place in places],
+            vectors=scored.vectors[places],
+        )
+
+    def all_rows(self) -> NDArray[np.bool_]:
+        """Which of all rows pass."""
+        documents, accepts = self._rows.documents(), self._accepts
+        verdicts = (accepts(document.metadata) for document in documents)
+        return np.fromiter(verdicts, np.bool_, len(documents))
+
+    def _passes(self, id_: str) -> bool:
+        verdict = self._known.get(id_)
+        if verdict is None:
+            verdict = bool(self._accepts(self._rows.document(id_).metadata))
+            self._known[id_] = verdict
+        return verdict
 
 
 def _with_vectors(found: Found) -> list[Hit]:

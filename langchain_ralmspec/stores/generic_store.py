@@ -6,16 +6,21 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from langchain_core.vectorstores import VectorStore
+from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
+from langchain_ralmspec.errors import DimensionMismatchError
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Hit, Metric, Query
-from langchain_ralmspec.stores.embedding import encode_queries
+from langchain_ralmspec.stores.embedding import as_vectors, lengths_of, make_queries
 from langchain_ralmspec.stores.failures import reported_as_store_error
+from langchain_ralmspec.stores.filters import require_passing
+from langchain_ralmspec.stores.searches import refuse_async_alone, search_for
+from langchain_ralmspec.stores.sharing import lock_of
+from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
 
 # Vectors of documents that had to be embedded again; 384 floats each are 1.5 KB.
 MAX_CACHED_VECTORS = 4096
+# How stores say that they hold fewer documents than were asked for. A server that is
+# gone is none of these, and is not asked again.
+_REFUSALS = (ValueError, IndexError, AssertionError)
 
 
 class GenericStore:
@@ -33,26 +41,44 @@ class GenericStore:
 
     Args:
         vectorstore: any LangChain vector store.
-        filter: handed to the store's own search as ``filter=`` when not None.
+        filter: handed to the store's own search as ``filter=`` when not None. What
+            comes back is tested where the filter is a function, or a dict that gives
+            values to keys.
+        search_kwargs: other arguments of the store's own search.
 
     Attributes:
         metric: ``"cosine"``: how this class compares vectors for scores.
         top_k_is_stable: False, since nothing is known about other values of ``k``.
+
+    Raises:
+        InvalidValueError: the store's searches do not name ``filter``, or one of them
+            is overridden for ``await`` alone.
+        UnknownArgumentError: they do not name one of ``search_kwargs``.
     """
 
     metric: Metric = "cosine"
     top_k_is_stable = False
 
-    def __init__(self, vectorstore: VectorStore, filter: Any = None) -> None:  # noqa: A002 (LangChain's name)
+    def __init__(
+        self,
+        vectorstore: VectorStore,
+        filter: Any = None,  # noqa: A002  (LangChain's name)
+        search_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        refuse_async_alone(vectorstore)
         self._store = vectorstore
+        self._lock = lock_of(vectorstore)
         self._name = type(vectorstore).__name__
-        self._options = {} if filter is None else {"filter": filter}
+        self._filter = filter
+        self._options = dict(search_kwargs or {})
+        if filter is not None:
+            self._options["filter"] = filter
         self._embeddings = vectorstore.embeddings
-        self._by_vector = self._embeddings is not None and (
-            type(vectorstore).similarity_search_by_vector
-            is not VectorStore.similarity_search_by_vector
+        self._method = search_for(
+            vectorstore, self._options, may_embed=self._embeddings is not None
         )
         self._dimension: int | None = None
+        self._widest = 1  # k that the store did not refuse when it refused another
         self._vectors: OrderedDict[str, Vector] = OrderedDict()
         self._vectors_lock = threading.Lock()
 
@@ -62,8 +88,8 @@ class GenericStore:
 
         The first reading may embed a word to find out.
         """
-        if self._dimension is None and self._embeddings is not None:
-            self._dimension = encode_queries(self._embeddings, ["length"]).shape[1]
+        if self._dimension is None:
+            self.encode(["length"])
         return self._dimension
 
     def encode(self, texts: Sequence[str]) -> list[Query]:
@@ -71,49 +97,53 @@ class GenericStore:
 
         A store that searches by text embeds once more on its own; the vector made
         here is then for scores and caches only.
+
+        Raises:
+            StoreError: the encoder fails, or gives what is no direction.
+            DimensionMismatchError: a vector is not as long as earlier ones.
         """
-        embeddings = self._embeddings
-        if embeddings is None:
+        if self._embeddings is None:
             return [Query(text) for text in texts]
-        vectors = [encode_queries(embeddings, [text])[0] for text in texts]
-        if vectors:
-            self._dimension = len(vectors[0])
-        return [Query(*pair) for pair in zip(texts, vectors, strict=True)]
+        queries = []
+        for text in texts:
+            queries += make_queries(
+                self._embeddings, [text], dimension=self._dimension, store=self._name
+            )
+            if self._dimension is None:
+                self._dimension = len(cast("Vector", queries[0].vector))
+        return queries
 
     def search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
     ) -> list[list[Hit]]:
         """Find the ``k`` best documents for every query, each searched alone.
 
-        They are in the store's own order. The vectors are the stored ones of an
-        InMemoryVectorStore; else the documents are embedded again, if the store shows
-        its embeddings. The score is the cosine similarity when both vectors are known,
-        which ``with_vectors`` decides; else it is ordinal only: minus the rank,
-        counted from 0.
+        They are in the store's own order, and fewer where it refuses so many. The
+        vectors are the stored ones of an InMemoryVectorStore; else the documents are
+        embedded again, if the store shows its embeddings. The score is the cosine
+        similarity when both vectors are known, which ``with_vectors`` decides; else it
+        is ordinal only: minus the rank, counted from 0.
 
         Raises:
             InvalidValueError: ``k`` is below 1, or a query has no vector.
-            StoreError: the store or the encoder raised.
+            StoreError: the store or the encoder raised, or the store gave a document
+                that does not pass the filter.
         """
         check_k(k)
-        return [self._hits(query, k, with_vectors=with_vectors) for query in queries]
+        with self._lock.searching():
+            return [self._hits(each, k, with_vectors=with_vectors) for each in queries]
 
     def count(self) -> int:
         """Number of stored documents; -1 when the store does not tell."""
-        stored = getattr(self._store, "store", None)
-        return len(stored) if isinstance(stored, dict) else -1
+        is_known = isinstance(self._store, InMemoryVectorStore)
+        return len(self._store.store) if is_known else -1
 
     def _hits(self, query: Query, k: int, *, with_vectors: bool) -> list[Hit]:
         """Hits of one query in the store's order, each document once."""
         with reported_as_store_error(self._name, "search"):
-            if self._by_vector:
-                vector = query_matrix([query], self._dimension, self._name)[0]
-                found = self._store.similarity_search_by_vector(
-                    vector.tolist(), k=k, **self._options
-                )
-            else:
-                found = self._store.similarity_search(query.text, k=k, **self._options)
-        documents = {_id_of(document): document for document in found[:k]}
+            found = self._found(query, k)
+            documents = {_id_of(document): document for document in found}
+        require_passing(self._filter, documents.values(), self._name)
         vectors = self._vectors_of(documents) if with_vectors else {}
         hits = []
         for rank, (id_, document) in enumerate(documents.items()):
@@ -121,22 +151,61 @@ class GenericStore:
             hits.append(Hit(id_, document, _score(query.vector, vector, rank), vector))
         return hits
 
+    def _found(self, query: Query, k: int) -> list[Document]:
+        """What the store finds; fewer than ``k`` where it refuses to find so many.
+
+        So does one of four documents that is asked for five. The widest search that it
+        does not refuse is looked for from the one that it granted last.
+        """
+        try:
+            return self._ask(query, k)
+        except _REFUSALS as refusal:
+            found, granted, refused = None, 0, k
+            tries = [self._widest + 1, self._widest]
+            while refused - granted > 1:
+                width = tries.pop() if tries else (granted + refused) // 2
+                if not granted < width < refused:
+                    continue
+                try:
+                    found, granted = self._ask(query, width), width
+                except _REFUSALS:
+                    refused = width
+            if found is None:  # it refuses the query, not its width
+                raise refusal from None
+            self._widest = granted
+            return found
+
+    def _ask(self, query: Query, k: int) -> list[Document]:
+        asked: Any = query.text
+        if self._method.endswith("by_vector"):
+            (vector,) = query_matrix([query], self._dimension, self._name)
+            asked = vector.tolist()
+        return list(getattr(self._store, self._method)(asked, k=k, **self._options))[:k]
+
     def _vectors_of(self, documents: dict[str, Document]) -> dict[str, Vector]:
         """Vectors of documents by id: stored ones if public, else made anew."""
-        stored = getattr(self._store, "store", None)
-        if isinstance(stored, dict) and all(id_ in stored for id_ in documents):
-            return {id_: _floats(stored[id_]["vector"]) for id_ in documents}
+        if isinstance(self._store, InMemoryVectorStore):
+            entries = {id_: self._store.store.get(id_) for id_ in documents}
+            if all(entries.values()):  # else one was deleted meanwhile
+                return {id_: _floats(each) for id_, each in entries.items() if each}
         if self._embeddings is None:
             return {}
         with self._vectors_lock:
             known = {i: self._vectors[i] for i in documents if i in self._vectors}
         missing = {id_: doc for id_, doc in documents.items() if id_ not in known}
         if missing:
-            with reported_as_store_error(self._name, "embed the documents"):
-                made = self._embeddings.embed_documents(
-                    [document.page_content for document in missing.values()]
+            texts = [well_formed(each.page_content) for each in missing.values()]
+            encoder = type(self._embeddings).__name__
+            with reported_as_store_error(encoder, "embed the documents"):
+                made = self._embeddings.embed_documents(texts)
+            vectors = as_vectors(made, texts, encoder, "documents")
+            lengths_of(vectors, texts, encoder, shortest=-1)  # a text may be empty
+            if self._dimension not in (None, vectors.shape[1]):
+                raise DimensionMismatchError(
+                    f"{encoder} gave {vectors.shape[1]} numbers for a document but "
+                    f"{self._dimension} for a query; embed both with one model"
                 )
-            known.update(zip(missing, map(_floats, made), strict=True))
+            known.update(zip(missing, vectors, strict=True))
         with self._vectors_lock:  # those used last are kept
             self._vectors.update(known)
             for id_ in known:
@@ -146,17 +215,19 @@ class GenericStore:
         return known
 
 
-def _floats(vector: Iterable[float]) -> Vector:
-    return np.asarray(vector, dtype=np.float32)
+def _floats(entry: Mapping[str, Any]) -> Vector:
+    return np.asarray(entry["vector"], dtype=np.float32)
 
 
 def _id_of(document: Document) -> str:
     """The document's id, else a hash of what it says."""
     if document.id is not None:
         return document.id
-    content = json.dumps(
-        [document.page_content, document.metadata], sort_keys=True, default=str
-    )
+    said = [document.page_content, document.metadata]
+    try:
+        content = json.dumps(said, sort_keys=True, default=str)
+    except (TypeError, ValueError):  # keys of several kinds, or a circle
+        content = ascii(said)
     return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -8,7 +8,9 @@ import pytest
 from chromadb.api.collection_configuration import CreateHNSWConfiguration
 from chromadb.config import Settings
 from langchain_chroma import Chroma
+from langchain_core.documents import Document
 
+from langchain_ralmspec import RaLMSpecRetriever
 from langchain_ralmspec.bench.servers.chroma import ChromaServer
 from langchain_ralmspec.errors import (
     DimensionMismatchError,
@@ -280,3 +282,56 @@ def test_dead_server_is_a_store_error_that_names_the_collection(
     assert caught.value.__cause__ is not None
     with pytest.raises(StoreError, match="failed to count"):
         store.count()
+
+
+def test_a_subclass_that_keeps_documents_back_is_asked_by_itself(local: Any) -> None:
+    class Tenants(Chroma):
+        def similarity_search_with_score(
+            self, query: str, k: int = 4, **_: Any
+        ) -> list[tuple[Document, float]]:
+            group = {"group": 1}
+            return super().similarity_search_with_score(query, k, filter=group)
+
+    vectorstore = make(local)
+    vectorstore.__class__ = Tenants
+    retriever = RaLMSpecRetriever(vectorstore=vectorstore, k=9)
+    assert {d.metadata["group"] for d in retriever.invoke(QUERY_TEXTS[0])} == {1}
+
+
+def test_words_of_chromas_own_search(local: Any) -> None:
+    words = {"where_document": {"$contains": "v7"}}
+    retriever = RaLMSpecRetriever(vectorstore=make(local), search_kwargs=words)
+    assert [d.id for d in retriever.invoke(QUERY_TEXTS[0])] == ["id007"]
+
+
+def test_a_collection_made_anew_by_another_client_is_found_again(
+    chroma_server: ChromaServer,
+) -> None:
+    ours, theirs = (
+        chromadb.HttpClient(chroma_server.host, chroma_server.port, settings=settings())
+        for _ in "ab"
+    )
+    vectorstore = make(ours)
+    retriever = RaLMSpecRetriever(vectorstore=vectorstore, k=1)
+    name = vectorstore._collection.name
+    theirs.delete_collection(name)
+    with pytest.raises(StoreError, match=name):
+        retriever.invoke("v0")
+    with pytest.raises(StoreError, match=f"'{name}' failed to be found again"):
+        retriever.invalidate()
+    anew = theirs.create_collection(name, embedding_function=None)
+    anew.add(ids=["new"], embeddings=table(1), documents=["new"])
+    retriever.invalidate()
+    assert [d.id for d in retriever.invoke("v0")] == ["new"]
+
+
+@pytest.mark.parametrize("policy", ["lookup", "same"])
+def test_an_encoder_that_changes_its_dimension_is_told_before_the_search(
+    local: Any, policy: Literal["lookup", "same"]
+) -> None:
+    vectorstore = make(local)
+    session = RaLMSpecRetriever(vectorstore=vectorstore).session(guess_policy=policy)
+    session.verify(["v0"])
+    vectorstore._embedding_function.table = table(9, dimension=3)
+    with pytest.raises(DimensionMismatchError, match=rf"\(3,\).*{DIMENSION}"):
+        session.verify([f"v{len(session.speculate('v1'))}"])

@@ -15,12 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
-from langchain_ralmspec import RaLMSpecRetriever
 from langchain_ralmspec.errors import (
     InvalidValueError,
     MissingExtraError,
     StoreError,
-    UnknownArgumentError,
 )
 from langchain_ralmspec.stores import BM25Store, open_store
 from langchain_ralmspec.stores.bm25_index import BM25Index
@@ -78,13 +76,13 @@ def test_scores_and_order_are_those_of_the_formula(
     (hits,) = store.search(store.encode([query]), k)
 
     expected = reference(documents_of(contents), query, k1, b)
-    assert len(hits) == min(k, len(contents))
+    assert len(hits) == min(k, sum(score > 0 for score in expected.values()))
     for hit in hits:
         assert hit.score == pytest.approx(expected[hit.id], rel=1e-5, abs=1e-6)
     # None that was left out is better than one that was found.
     left_out = [expected[id_] for id_ in expected if id_ not in {h.id for h in hits}]
-    assert max(left_out, default=0) <= hits[-1].score + 1e-5
-    # Equal scores, the zeros too, are in the order of their ids, at the cut as well.
+    assert max(left_out, default=0) <= (hits[-1].score + 1e-5 if hits else 0)
+    # Equal scores are in the order of their ids, at the cut as well.
     assert hits == sorted(hits, key=lambda hit: (-hit.score, hit.id))
     everything = store.search(store.encode([query]), len(contents))[0]
     assert hits == everything[:k]
@@ -117,12 +115,8 @@ def test_batch_equals_each_alone(contents: list[str], asked: list[str], k: int) 
 
 
 @pytest.mark.parametrize("query", ["", "unknown", "!?"])
-def test_a_query_without_known_words_finds_the_smallest_ids(query: str) -> None:
-    store = store_of(["aa"] * 10)
-    (hits,) = store.search(store.encode([query]), 3)
-    ids = sorted(str(document.id) for document in documents_of([""] * 10))
-    assert [hit.id for hit in hits] == ids[:3]
-    assert [hit.score for hit in hits] == [0, 0, 0]
+def test_a_query_without_known_words_finds_nothing(query: str) -> None:
+    assert found_ids(store_of(["aa"] * 10), query, 3) == []
 
 
 def test_words_are_brought_to_their_stem_and_stopwords_left_out() -> None:
@@ -130,11 +124,10 @@ def test_words_are_brought_to_their_stem_and_stopwords_left_out() -> None:
     documents = [Document(page_content=content) for content in contents]
     store = BM25Store.from_documents(documents)
     (hits,) = store.search(store.encode(["The Running WHALES the"]), 3)
-    scored = [(hit.id, hit.score > 0) for hit in hits]
-    assert scored == [("0", True), ("1", True), ("2", False)]
+    assert [hit.id for hit in hits] == ["0", "1"]
     assert hits[0].score == pytest.approx(hits[1].score)  # "the" counts nowhere
     own = BM25Store.from_documents(documents, stopwords=["whale"], stemmer=None)
-    assert own.search(own.encode(["whale"]), 1)[0][0].score == 0
+    assert found_ids(own, "whale", 1) == []
 
 
 def test_the_order_of_documents_changes_nothing() -> None:
@@ -161,7 +154,7 @@ def test_documents_come_back_with_their_ids() -> None:
         Document(id="x", page_content="bb"),
     ]
     store = BM25Store.from_documents(documents, **PLAIN)
-    (hits,) = store.search(store.encode(["aa"]), 5)
+    (hits,) = store.search(store.encode(["aa bb"]), 5)
     assert [(hit.id, hit.document.id) for hit in hits] == [("0", "0"), ("x", "x")]
     assert hits[0].document.metadata == {"n": 1}
     assert documents[0].id is None
@@ -180,6 +173,8 @@ REFUSED: list[tuple[list[Any], dict[str, Any], str]] = [
     (documents_of(["aa"]), {"b": 1.5}, "b must be from 0 to 1, got 1.5"),
     (documents_of(["aa"]), {"stopwords": "klingon"}, "'klingon'"),
     (documents_of(["aa"]), {"stemmer": "klingon"}, "'klingon'"),
+    (documents_of(["aa"]), {"tokenizer": "mecab"}, "tokenizer .* got 'mecab'"),
+    (documents_of(["aa"]), {"tokenizer": lambda _: [7]}, "strings, got 7 for 'aa'"),
 ]
 
 
@@ -242,11 +237,8 @@ def test_own_stopwords_and_no_stemmer_come_back(tmp_path: Path) -> None:
     store = BM25Store.from_documents(documents, stopwords=("whale",), stemmer=None)
     store.save(tmp_path / "s")
     loaded = BM25Store.load(tmp_path / "s")
-    scores = [
-        loaded.search(loaded.encode([word]), 1)[0][0].score > 0
-        for word in ("the", "whale", "runs", "run")
-    ]
-    assert scores == [True, False, True, False]
+    found = [found_ids(loaded, word, 1) for word in ("the", "whale", "runs", "run")]
+    assert found == [["0"], [], ["0"], []]
 
 
 def test_nothing_in_the_folder_is_a_pickle(saved: Path) -> None:
@@ -295,8 +287,8 @@ def test_a_foreign_folder_is_refused(tmp_path: Path, manifest: str) -> None:
 def test_another_format_is_refused(saved: Path) -> None:
     manifest = saved / "bm25_store.json"
     text = manifest.read_text(encoding="utf-8")
-    manifest.write_text(text.replace("BM25Store 1", "BM25Store 2"), encoding="utf-8")
-    with pytest.raises(StoreError, match=r"'langchain-ralmspec BM25Store 2', not"):
+    manifest.write_text(text.replace("BM25Store 2", "BM25Store 1"), encoding="utf-8")
+    with pytest.raises(StoreError, match=r"BM25Store 1', not .*; build it with"):
         BM25Store.load(saved)
 
 
@@ -363,36 +355,3 @@ def test_a_save_replaces_a_save_and_nothing_else(saved: Path, tmp_path: Path) ->
         store.save(empty)
     for folder in (other, empty):
         assert (folder / "thesis.txt").read_text() == "years of work"
-
-
-# Behind the retriever
-
-
-def test_a_retriever_is_made_from_documents() -> None:
-    cat = Document(id="a", page_content="cat")
-    documents = [cat, Document(id="b", page_content="dog")]
-    retriever = RaLMSpecRetriever.from_documents(documents, k=1, stemmer=None, k1=1.2)
-    assert [d.id for d in retriever.invoke("a dog")] == ["b"]
-    assert isinstance(retriever.store, BM25Store)
-
-
-@pytest.mark.parametrize("policy", ["lookup", "same"])
-def test_over_bm25_the_same_documents_are_guessed(policy: str) -> None:
-    documents = documents_of(["aa", "bb", "aa bb", "cc"])
-    retriever = RaLMSpecRetriever.from_documents(documents, **PLAIN, k=2)
-    session = retriever.session(guess_policy=policy)
-    (found,) = session.verify(["aa"])
-    store = store_of(["aa", "bb", "aa bb", "cc"])
-    assert [d.id for d in found] == found_ids(store, "aa", 2)
-    assert session.speculate("bb") == found
-    assert session.verify(["bb"]) == [retriever.invoke("bb")]
-
-
-def test_bad_arguments_of_the_retriever_are_refused() -> None:
-    documents = [Document(page_content="cat")]
-    with pytest.raises(InvalidValueError, match="'bm25', got 'bm52'"):
-        RaLMSpecRetriever.from_documents(documents, kind="bm52")
-    with pytest.raises(UnknownArgumentError, match="'stemer'; did you mean 'stemmer'"):
-        RaLMSpecRetriever.from_documents(documents, stemer="porter")
-    with pytest.raises(InvalidValueError, match="k1"):
-        RaLMSpecRetriever.from_documents(documents, k1=-1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import InMemoryVectorStore
 
+from langchain_ralmspec import RaLMSpecRetriever
 from langchain_ralmspec.errors import (
+    DimensionMismatchError,
     InvalidValueError,
     MissingExtraError,
     ModelFileError,
@@ -24,12 +28,20 @@ from langchain_ralmspec.stores import (
     encode_queries,
 )
 from langchain_ralmspec.stores.embedding import make_queries
+from tests.unit_tests.stores.faiss_toys import langchain_faiss
 from tests.unit_tests.stores.toys import (
     BatchTableEmbeddings,
     BrokenEmbeddings,
     TableEmbeddings,
+    documents,
     table,
 )
+
+
+def langchain_faiss_over(embeddings: Embeddings) -> Any:
+    store = langchain_faiss(n_rows=0)
+    store.embedding_function = embeddings
+    return store
 
 
 class HuggingFaceShaped(Embeddings):
@@ -109,14 +121,62 @@ def test_failing_encoder_keeps_its_cause() -> None:
     assert isinstance(caught.value.__cause__, ConnectionError)
 
 
-class TooFew(BatchTableEmbeddings):
-    def embed_queries(self, texts: list[str]) -> list[list[float]]:
-        return super().embed_queries(texts)[:-1]
+MADE: list[tuple[Any, str]] = [
+    ([[1.0, 2.0]], r"shape \(1, 2\) for 2 query texts, such as 'v0'"),
+    ([[], []], r"shape \(2, 0\) for 2"),
+    ([[1.0], [1.0, 2.0]], "ValueError"),
+    ([[1.0, 2.0], [math.nan, 1.0]], "length nan for 'v1'"),
+    ([[1.0, 2.0], [1.0, -math.inf]], "length inf for 'v1'"),
+    ([[0.0, 0.0], [1.0, 2.0]], "length 0.0 for 'v0'"),
+    ([[1e38, 1e38], [1.0, 2.0]], r"length 1\.4\d*e\+38 for 'v0'"),
+    ([[1e300, 1.0], [1.0, 2.0]], "length inf for 'v0'"),
+]
 
 
-def test_wrong_number_of_vectors_is_refused() -> None:
-    with pytest.raises(StoreError, match=r"shape \(1, 16\) for 2 query texts"):
-        encode_queries(TooFew(table(2)), ["v0", "v1"])
+class Made(TableEmbeddings):
+    """Gives what it is told to."""
+
+    def __init__(self, made: Any) -> None:
+        super().__init__(table(1))
+        self.made = made
+
+    def embed_queries(self, texts: list[str]) -> Any:
+        return self.made
+
+
+@pytest.mark.parametrize(("made", "message"), MADE)
+def test_what_no_search_can_compare_is_refused(made: Any, message: str) -> None:
+    with pytest.raises(StoreError, match=f"Made .*{message}"):
+        encode_queries(Made(made), ["v0", "v1"])
+
+
+class Fickle(TableEmbeddings):
+    """An encoder that gives vectors of another length after some calls."""
+
+    def embed_query(self, text: str) -> list[float]:
+        return super().embed_query(text)[: 3 if len(self.calls) > 6 else None]
+
+
+@pytest.mark.parametrize("make", [InMemoryVectorStore, langchain_faiss_over])
+@pytest.mark.parametrize("policy", ["lookup", "same"])
+def test_an_encoder_that_changes_its_dimension_is_the_same_error_for_all(
+    policy: str, make: Any
+) -> None:
+    vectorstore = make(Fickle(table(8)))
+    vectorstore.add_documents(documents(5))
+    retriever = RaLMSpecRetriever(vectorstore=vectorstore)
+    session = retriever.session(k=1, guess_policy=policy)
+
+    def talk() -> None:
+        session.verify(["v6"])
+        for row in range(9):
+            session.speculate(f"v{row % 5}")
+            session.verify([f"v{row % 5}"])
+
+    with pytest.raises(DimensionMismatchError, match=r"\(3,\).* 16"):
+        talk()
+    with pytest.raises(DimensionMismatchError, match=r"\(3,\).* 16"):
+        retriever.invoke("v1")
 
 
 def test_importing_and_constructing_loads_no_model() -> None:

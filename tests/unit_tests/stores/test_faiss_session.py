@@ -207,10 +207,12 @@ def request_over(
 ) -> Request:
     """A request whose documents are the rows of an index, and its queries' vectors."""
     index.add(vectors)
-    texts = [Document(page_content=str(row)) for row in range(len(vectors))]
+    texts = [
+        Document(page_content=str(row), metadata={"row": row})
+        for row in range(len(vectors))
+    ]
     store: Any = FaissStore(index, texts, BatchTableEmbeddings(vectors))
-    if condition is not None:
-        store._rows.allowed = lambda _n_rows: condition
+    store._accepts = condition
     store.encode = lambda asked: [Query(text, vector_of(text)) for text in asked]
     return make_request(store, max_tokens=80, end_bias=-9, prefetch_k=12)
 
@@ -268,7 +270,10 @@ def test_a_query_behind_a_wrong_guess_may_find_nothing(in_flight: int) -> None:
         index.train(np.vstack([near, far]))
         return index  # which looks into one of its two lists
 
-    rows, is_near = np.vstack([near, far]), np.arange(2 * N_ROWS) < N_ROWS
+    def is_near(metadata: dict[str, Any]) -> bool:
+        return bool(metadata["row"] < N_ROWS)
+
+    rows = np.vstack([near, far])
     slow = request_over(index(), rows, note, is_near)
     truth = [(e.tokens, e.hits) for e in committed(sequential(slow))]
     truly_asked = set(asked)

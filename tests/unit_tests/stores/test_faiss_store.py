@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import faiss
 import numpy as np
 import pytest
-from langchain_community.docstore.in_memory import InMemoryDocstore
-from langchain_community.vectorstores.faiss import FAISS
 from langchain_core.documents import Document
 
 from langchain_ralmspec.errors import (
@@ -17,7 +14,7 @@ from langchain_ralmspec.errors import (
     MissingExtraError,
     StoreError,
 )
-from langchain_ralmspec.stores import FaissStore, Hit, Query, open_store
+from langchain_ralmspec.stores import FaissStore, Query, open_store
 from tests.unit_tests.stores.faiss_toys import (
     IDS,
     KINDS,
@@ -36,10 +33,6 @@ from tests.unit_tests.stores.toys import (
     some_queries,
     table,
 )
-
-
-def pairs(hits: Sequence[Hit]) -> list[tuple[str, float]]:
-    return [(hit.id, hit.score) for hit in hits]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -115,71 +108,6 @@ def test_where_ranking_is_by_codes_the_top_k_is_not_stable() -> None:
     store = store_over(index, table(N_ROWS))
     assert not store.top_k_is_stable
     assert len(store.search(some_queries(N_QUERIES), 3)[0]) == 3
-
-
-FILTERS: list[tuple[Any, slice]] = [
-    ({"group": 1}, slice(1, None, 3)),
-    ({"$and": [{"group": {"$gte": 1}}, {"group": {"$lt": 2}}]}, slice(1, None, 3)),
-    ({"group": [1]}, slice(1, None, 3)),
-    (lambda metadata: metadata["group"] == 1, slice(1, None, 3)),
-    (lambda metadata: metadata["row"] == N_ROWS - 1, slice(N_ROWS - 1, None)),
-]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("condition", "rows"), FILTERS)
-def test_filter_finds_the_best_that_pass(
-    kind: str, condition: Any, rows: slice
-) -> None:
-    store = open_store(langchain_faiss(kind), filter=condition)
-    queries = store.encode([f"v{N_ROWS + i}" for i in range(N_QUERIES)])
-    found = store.search(queries, 4, with_vectors=True)
-    for query, hits, raw in zip(queries, found, table(N_QUERIES, seed=1), strict=True):
-        expected = best_ids(raw, table(N_ROWS)[rows], IDS[rows], 4, KINDS[kind][2])
-        assert [hit.id for hit in hits] == expected
-        assert pairs(store.search([query], 4)[0]) == pairs(hits)
-
-
-def test_filter_sees_additions_and_deletions() -> None:
-    vectorstore = langchain_faiss(n_rows=9)
-    asked: list[int] = []
-
-    def accepts(metadata: dict[str, Any]) -> bool:
-        asked.append(metadata["row"])
-        return bool(metadata["group"] == 1)
-
-    store = open_store(vectorstore, filter=accepts)
-
-    def found() -> set[str]:
-        return {hit.id for hit in store.search(some_queries(1), 9)[0]}
-
-    assert found() == found() == {"id001", "id004", "id007"}
-    assert len(asked) == 9  # evaluated once while nothing changes
-    vectorstore.delete(["id000"])  # a replacement that keeps the number of rows
-    vectorstore.add_documents([documents(1)[0]], ids=["id000"])
-    assert found() == {"id001", "id004", "id007"}
-    vectorstore.delete(["id000", "id004"])
-    assert found() == {"id001", "id007"}
-    vectorstore.add_documents(
-        [Document(page_content="v4", metadata={"group": 1, "row": 4})], ids=["new"]
-    )
-    assert found() == {"id001", "id007", "new"}
-
-
-def test_unusable_filter_is_refused_with_its_text() -> None:
-    with pytest.raises(InvalidValueError, match=r"\$nonsense"):
-        open_store(langchain_faiss(), filter={"$nonsense": 1})
-
-
-def test_filtered_search_on_an_index_without_selectors_says_so() -> None:
-    index = faiss.IndexPQ(DIMENSION, 4, 4)
-    index.train(table(N_ROWS))
-    vectorstore = FAISS(TableEmbeddings(table(N_ROWS)), index, InMemoryDocstore(), {})
-    vectorstore.add_documents(documents(N_ROWS))
-    store = open_store(vectorstore, filter={"group": 1})
-    with pytest.raises(StoreError, match="invalid search params") as caught:
-        store.search(some_queries(1), 1)
-    assert caught.value.__cause__ is not None
 
 
 def test_deletion_renumbers_rows_but_not_hits() -> None:
@@ -296,6 +224,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"index": ["a"]}, "index must be a FAISS index, got a list"),
     ({"documents": ["a text"]}, "must be LangChain Documents, got 'a text'"),
+    (
+        {"documents": [Document.model_construct(page_content=7, id="a")]},
+        "must be a string, got 7 in the document 'a'",
+    ),
     ({"embeddings": "minilm"}, "must be LangChain Embeddings, got 'minilm'"),
     ({"embeddings": None}, "must be LangChain Embeddings, got None"),
 ]

@@ -40,11 +40,18 @@ class TextOnlyStore(VectorStore):
         return self.own_embeddings
 
     def similarity_search(
-        self, query: str, k: int = 4, **kwargs: Any
+        self,
+        query: str,
+        k: int = 4,
+        filter: Any = None,  # noqa: A002  (LangChain's name)
+        **kwargs: Any,
     ) -> list[Document]:
-        self.calls.append((query, k, kwargs))
+        given = kwargs if filter is None else {**kwargs, "filter": filter}
+        self.calls.append((query, k, given))
         if query == "die":
             raise TimeoutError("no answer")
+        if query == "stop":
+            raise StopIteration
         return self.docs[:k]
 
     @classmethod
@@ -104,8 +111,8 @@ def test_filter_is_handed_to_the_store() -> None:
     hits = store.search(store.encode(["v0"]), N_ROWS)[0]
     assert {hit.document.metadata["row"] for hit in hits} == set(range(1, N_ROWS, 3))
     texts = TextOnlyStore(documents(2))
-    open_store(texts, filter={"a": 1}).search([Query("q")], 1)
-    assert texts.calls == [("q", 1, {"filter": {"a": 1}})]
+    open_store(texts, filter={"group": 0}).search([Query("q")], 1)
+    assert texts.calls == [("q", 1, {"filter": {"group": 0}})]
 
 
 def test_text_store_keeps_its_order_and_is_asked_by_text() -> None:
@@ -169,11 +176,19 @@ def test_documents_without_id_get_a_stable_one() -> None:
     assert len({hit.id for hit in first}) == 3
 
 
+def test_metadata_that_cannot_be_sorted_gets_an_id_too() -> None:
+    odd = Document.model_construct(page_content="\ud835", metadata={1: "a", "b": 2})
+    (hits,) = open_store(TextOnlyStore([odd])).search([Query("q")], 1)
+    assert len(hits[0].id) == 64
+
+
 def test_dying_store_is_a_store_error_that_names_it() -> None:
     store = open_store(TextOnlyStore([]))
     with pytest.raises(StoreError, match=r"TextOnlyStore .*no answer") as caught:
         store.search([Query("die")], 1)
     assert isinstance(caught.value.__cause__, TimeoutError)
+    with pytest.raises(StoreError, match=r"TextOnlyStore .*StopIteration"):
+        store.search([Query("stop")], 1)
 
 
 def test_bad_arguments() -> None:

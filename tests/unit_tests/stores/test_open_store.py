@@ -14,6 +14,8 @@ from tests.unit_tests.stores.toys import BatchTableEmbeddings, table
 class Chroma:
     """What ChromaStore reads of langchain-chroma's class when it is made."""
 
+    __module__ = "langchain_chroma.vectorstores"
+
     def __init__(self, configuration: dict[str, Any], embeddings: Any) -> None:
         self._client = object()
         self._embedding_function = embeddings
@@ -62,7 +64,7 @@ def test_anything_else_is_refused_by_type(thing: object) -> None:
         ({"hnsw": None, "spann": {"space": "cosine"}}, "cosine"),
     ],
 )
-def test_chroma_is_recognised_by_shape(
+def test_chroma_is_recognised_by_name(
     configuration: dict[str, Any], metric: str
 ) -> None:
     store = open_store(chroma(configuration))
@@ -73,3 +75,8 @@ def test_chroma_is_recognised_by_shape(
 def test_chroma_without_embeddings_is_refused() -> None:
     with pytest.raises(InvalidValueError, match=r"'books'.*embedding_function"):
         open_store(Chroma({}, None))
+
+
+def test_a_filter_that_is_no_dict_is_not_chromas() -> None:
+    with pytest.raises(InvalidValueError, match=r"a dict such as .*got 'tenant'"):
+        open_store(chroma({}), filter="tenant")

@@ -31,7 +31,6 @@ def test_real_rows_come_first_and_distractors_are_documents_when_found() -> None
     assert len(ids) == 3 + MANY
     assert [ids[row] for row in range(3)] == ["id 0", "id 1", "id 2"]
     assert rows.document("id 1").page_content == "text 1"
-    assert rows.allowed(3 + MANY) is None
     assert 3 in ids
     assert MANY + 2 in ids
     assert ids[3] != ids[MANY + 2]

@@ -1,9 +1,9 @@
-"""A drop-in retriever whose batches are one store call, and its sessions."""
+"""A drop-in retriever whose batches are one store call."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from inspect import signature
 from typing import Any, Self, cast
@@ -22,76 +22,23 @@ from pydantic import Field, PrivateAttr
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.arguments import StrictArguments
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
-from langchain_ralmspec.ralm.session import Guess, Hits, Session
-from langchain_ralmspec.ralm.writer import ids_of
+from langchain_ralmspec.ralm.session import Session
+from langchain_ralmspec.retrievers.session import RetrieverSession, require_texts
 from langchain_ralmspec.speculation import GUESS_POLICIES
-from langchain_ralmspec.stores import BM25Store, Hit, Query, Store, open_store
+from langchain_ralmspec.stores import (
+    BM25Store,
+    Hit,
+    Store,
+    lock_of,
+    open_store,
+    refresh,
+)
+from langchain_ralmspec.stores.failures import reported_as_store_error
+from langchain_ralmspec.stores.faiss_rows import checked_document
 
-
-class RetrieverSession:
-    """One session over a retriever's store; its cache is shared with nobody.
-
-    :meth:`RaLMSpecRetriever.session` opens one.
-
-    Example:
-        .. code-block:: python
-
-            session = retriever.session()
-            truth = session.verify([first_query])  # fills the cache
-            guess = session.speculate(next_query)  # no search
-            truth = session.verify([next_query])   # one store call for all queries
-            if guess != truth[0]: ...              # roll back what relied on it
-    """
-
-    def __init__(self, session: Session, guess_policy: str) -> None:
-        self._session = session
-        (self._policy,) = session.usable([guess_policy])
-        self._current: Hits = ()
-        self._guesses: dict[str, Guess] = {}  # since the last verification
-
-    @property
-    def stats(self) -> SpeculationStats:
-        """Counts and seconds of this session so far."""
-        return self._session.stats
-
-    def speculate(self, query: str) -> list[Document]:
-        """Guess what :meth:`verify` would return, without a search.
-
-        Over FAISS the guessed documents are looked up in the docstore by their ids.
-
-        Returns:
-            As many documents as the last verification returned; none before that.
-        """
-        guess = self._session.guess(self._policy, query, self._current)
-        self._guesses[query] = guess
-        return _documents(guess.hits)
-
-    def verify(self, queries: Sequence[str]) -> list[list[Document]]:
-        """Retrieve the true documents of all queries in one store call.
-
-        Generation is taken to go on under the true documents of the first query whose
-        guess was wrong, else of the last one: those are what ``"same"`` guesses next.
-
-        Raises:
-            EmptyStoreError: the store found nothing.
-            StoreError: the store failed.
-        """
-        if not queries:
-            return []
-        guesses = [self._guesses.get(query) for query in queries]
-        pairs = zip(queries, guesses, strict=True)
-        known = [guess.query if guess else Query(text) for text, guess in pairs]
-        looks_up = GUESS_POLICIES[self._policy].needs_vector
-        truth = self._session.verify(known, with_vectors=looks_up)
-        self._guesses.clear()
-        judged = zip(guesses, truth, strict=True)
-        wrong = (t for g, t in judged if g and ids_of(g.hits) != ids_of(t))
-        self._current = next(wrong, truth[-1])
-        return [_documents(hits) for hits in truth]
-
-
-def _documents(hits: Hits) -> list[Document]:
-    return [hit.document for hit in hits]
+MOST_HITS = 100_000
+"""Hits that may be asked for: a session has memory for so many vectors, 150 MB of 384
+numbers each."""
 
 
 class RaLMSpecRetriever(StrictArguments, BaseRetriever):
@@ -111,10 +58,13 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
 
     vectorstore: Any = Field(frozen=True)
     """A LangChain ``VectorStore``, or one of this package's stores."""
-    k: int = Field(default=4, ge=1)
-    """Documents returned for a query."""
+    k: int = Field(default=4, ge=1, le=MOST_HITS)
+    """Documents returned for a query, if the store finds as many."""
     filter: Any = Field(default=None, frozen=True)
     """Metadata filter in the vector store's own language."""
+    search_kwargs: dict[str, Any] = Field(default_factory=dict, frozen=True)
+    """Other arguments of the vector store's own ``similarity_search``: ``expr``,
+    ``namespace``, ``where_document`` …. With these it is asked query by query."""
 
     _store: Store = PrivateAttr()
     _key: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)
@@ -122,7 +72,18 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     def model_post_init(self, context: Any, /) -> None:
         """Open the store."""
         super().model_post_init(context)
-        self._store = open_store(self.vectorstore, filter=self.filter)
+        for name in {"k", "filter"} & self.search_kwargs.keys():
+            msg = f"{name!r} in search_kwargs is an argument of its own; give {name}="
+            raise InvalidValueError(msg)
+        self._store = self._open()
+
+    def _open(self, *, filter: Any = None, **search_kwargs: Any) -> Store:  # noqa: A002
+        """The store behind the retriever's own arguments, or those of a call."""
+        return open_store(
+            self.vectorstore,
+            filter=self.filter if filter is None else filter,
+            search_kwargs=self.search_kwargs | search_kwargs,
+        )
 
     @classmethod
     def from_documents(
@@ -193,19 +154,89 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         stats: SpeculationStats | None = None,
     ) -> Session:
         """Open a session for the loops of this package (see :meth:`session`)."""
-        _require_positive("k", k)
+        _require_hits("k", k)
         if prefetch_k is not None:
-            _require_positive("prefetch_k", prefetch_k)
+            _require_hits("prefetch_k", prefetch_k)
         return Session(self._store, depth=k, prefetch_k=prefetch_k, stats=stats)
+
+    def add_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
+        """Add documents to the vector store while no search of this package runs.
+
+        FAISS does not allow both at once, and ends the process; searches through the
+        vector store itself are not held back. They wait for the embedding of the
+        documents too. Cached answers are stale afterwards.
+
+        Args:
+            documents: the documents.
+            **kwargs: passed to the vector store's ``add_documents``, such as ``ids``.
+
+        Returns:
+            Their ids.
+
+        Raises:
+            InvalidValueError: one is no document, or the store does not change.
+            StoreError: the store failed.
+        """
+        whole = list(map(checked_document, documents))
+        return cast("list[str]", self._change("add_documents", whole, **kwargs))
+
+    async def aadd_documents(
+        self, documents: list[Document], **kwargs: Any
+    ) -> list[str]:
+        """Do as :meth:`add_documents`, off the event loop."""
+        add = partial(self.add_documents, documents, **kwargs)
+        return await run_in_executor(None, add)
+
+    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
+        """Delete documents while no search runs, as in :meth:`add_documents`.
+
+        Args:
+            ids: of the documents.
+            **kwargs: passed to the vector store's ``delete``.
+
+        Returns:
+            What the vector store does.
+
+        Raises:
+            InvalidValueError: the store does not change.
+            StoreError: the store failed.
+        """
+        return cast("bool | None", self._change("delete", ids, **kwargs))
+
+    async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
+        """Do as :meth:`delete`, off the event loop."""
+        return await run_in_executor(None, partial(self.delete, ids, **kwargs))
+
+    def _change(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        name = type(self.vectorstore).__name__
+        change = getattr(self.vectorstore, method, None)
+        if change is None:
+            msg = f"a {name} has no {method}(); build it anew from its documents"
+            raise InvalidValueError(msg)
+        action = method.replace("_", " ")
+        try:
+            with (
+                reported_as_store_error(name, action),
+                lock_of(self.vectorstore).changing(),
+            ):
+                return change(*args, **kwargs)
+        finally:
+            self._key = uuid.uuid4().hex
 
     def invalidate(self) -> None:
         """Say that documents were changed in place, or replaced by as many others.
 
-        Forgets what was derived from the store and makes cached answers stale.
-        Documents added or deleted in the usual way need no such call.
+        Forgets what was derived from the store and makes cached answers stale; a Chroma
+        collection that was dropped and made again is found by its name. Documents added
+        or deleted in the usual way need no such call, and filters heed metadata as it
+        is.
+
+        Raises:
+            StoreError: the collection is not there.
         """
-        self._store = open_store(self.vectorstore, filter=self.filter)
         self._key = uuid.uuid4().hex
+        refresh(self.vectorstore)
+        self._store = self._open()
 
     def _get_relevant_documents(
         self,
@@ -214,7 +245,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         run_manager: CallbackManagerForRetrieverRun,
         **kwargs: Any,
     ) -> list[Document]:
-        (documents,) = self._retrieve([query], _only_k("invoke", kwargs))
+        (documents,) = self._retrieve([query], **kwargs)
         return documents
 
     async def _aget_relevant_documents(
@@ -224,8 +255,8 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         run_manager: AsyncCallbackManagerForRetrieverRun,
         **kwargs: Any,
     ) -> list[Document]:
-        k = _only_k("ainvoke", kwargs)
-        (documents,) = await run_in_executor(None, self._retrieve, [query], k)
+        retrieve = partial(self._retrieve, [query], **kwargs)
+        (documents,) = await run_in_executor(None, retrieve)
         return documents
 
     def batch(
@@ -241,26 +272,35 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         Args:
             inputs: the queries.
             config: for all, or one each; every query is a run of its own to callbacks.
-            return_exceptions: return a failure in every place instead of raising.
-            **kwargs: ``k``, as in ``invoke``.
+            return_exceptions: return failures in the places of their queries instead of
+                raising; each query is asked alone then.
+            **kwargs: as in ``invoke``: ``k``, ``filter`` in place of the retriever's,
+                and other arguments of the store's own search.
 
         Raises:
+            InvalidValueError: a query is no string.
             StoreError: the store failed.
         """
-        k = _only_k("batch", kwargs)
+        if isinstance(inputs, str):
+            require_texts(inputs)
         configs = get_config_list(config, len(inputs))
         runs = list(map(self._start_run, inputs, configs))
+        retrieve = partial(self._retrieve, **kwargs)
+        found: list[list[Document] | Exception] = []
         try:
-            found = self._retrieve(inputs, k)
+            found += retrieve(inputs)
         except Exception as error:
-            for run in runs:
-                run.on_retriever_error(error)
-            if return_exceptions:
-                return cast("list[list[Document]]", [error] * len(inputs))
-            raise
-        for run, documents in zip(runs, found, strict=True):
-            run.on_retriever_end(documents)
-        return found
+            if not return_exceptions:
+                for run in runs:
+                    run.on_retriever_error(error)
+                raise
+            found += [_outcome(retrieve, query) for query in inputs]
+        for run, outcome in zip(runs, found, strict=True):
+            if isinstance(outcome, Exception):
+                run.on_retriever_error(outcome)
+            else:
+                run.on_retriever_end(outcome)
+        return cast("list[list[Document]]", found)
 
     async def abatch(
         self,
@@ -288,13 +328,27 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         name, run_id = config.get("run_name") or self.get_name(), config.get("run_id")
         return manager.on_retriever_start(None, query, name=name, run_id=run_id)
 
-    def _retrieve(self, queries: Sequence[str], k: int | None) -> list[list[Document]]:
+    def _retrieve(
+        self, queries: Sequence[str], *, k: int | None = None, **kwargs: Any
+    ) -> list[list[Document]]:
         k = self.k if k is None else k
-        _require_positive("k", k)
+        _require_hits("k", k)
+        require_texts(queries)
         if not queries:
             return []
-        found = self._store.search(self._store.encode(queries), k)
+        store = self._open(**kwargs) if kwargs else self._store
+        found = store.search(store.encode(queries), k)
         return [[_with_id(hit) for hit in hits] for hits in found]
+
+
+def _outcome(
+    retrieve: Callable[[list[str]], list[list[Document]]], query: str
+) -> list[Document] | Exception:
+    try:
+        (documents,) = retrieve([query])
+    except Exception as error:  # noqa: BLE001  it is what was asked for
+        return error
+    return documents
 
 
 def _with_id(hit: Hit) -> Document:
@@ -302,13 +356,7 @@ def _with_id(hit: Hit) -> Document:
     return document if document.id else document.model_copy(update={"id": hit.id})
 
 
-def _only_k(method: str, given: dict[str, Any]) -> int | None:
-    for name in [name for name in given if name != "k"]:
-        raise UnknownArgumentError.of(f"RaLMSpecRetriever.{method}()", name, ["k"])
-    return given.get("k")
-
-
-def _require_positive(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        msg = f"{name} must be a whole number of at least 1, got {value!r}"
+def _require_hits(name: str, value: int) -> None:
+    if not isinstance(value, int) or not 1 <= value <= MOST_HITS:
+        msg = f"{name} must be a whole number from 1 to {MOST_HITS:,}, got {value!r}"
         raise InvalidValueError(msg)

@@ -1,0 +1,99 @@
+"""Guess and verify over a retriever's store, for code that generates on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from langchain_core.documents import Document
+
+from langchain_ralmspec.answer.statistics import SpeculationStats
+from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.ralm.session import Guess, Hits, Session
+from langchain_ralmspec.ralm.writer import ids_of
+from langchain_ralmspec.speculation import GUESS_POLICIES
+from langchain_ralmspec.stores import Query
+
+
+class RetrieverSession:
+    """One session over a retriever's store; its cache is shared with nobody.
+
+    :meth:`RaLMSpecRetriever.session` opens one.
+
+    Example:
+        .. code-block:: python
+
+            session = retriever.session()
+            truth = session.verify([first_query])  # fills the cache
+            guess = session.speculate(next_query)  # no search
+            truth = session.verify([next_query])   # one store call for all queries
+            if guess != truth[0]: ...              # roll back what relied on it
+    """
+
+    def __init__(self, session: Session, guess_policy: str) -> None:
+        self._session = session
+        (self._policy,) = session.usable([guess_policy])
+        self._current: Hits = ()
+        self._guesses: dict[str, Guess] = {}  # since the last verification
+
+    @property
+    def stats(self) -> SpeculationStats:
+        """Counts and seconds of this session so far."""
+        return self._session.stats
+
+    def speculate(self, query: str) -> list[Document]:
+        """Guess what :meth:`verify` would return, without a search.
+
+        Over FAISS the guessed documents are looked up in the docstore by their ids.
+
+        Returns:
+            As many documents as the last verification returned; none before that.
+
+        Raises:
+            InvalidValueError: the query is no string.
+            StoreError: the encoder failed.
+        """
+        require_texts([query])
+        guess = self._session.guess(self._policy, query, self._current)
+        self._guesses[query] = guess
+        return _documents(guess.hits)
+
+    def verify(self, queries: Sequence[str]) -> list[list[Document]]:
+        """Retrieve the true documents of all queries in one store call.
+
+        Generation is taken to go on under the true documents of the first query whose
+        guess was wrong, else of the last one: those are what ``"same"`` guesses next.
+
+        Raises:
+            InvalidValueError: a query is no string.
+            EmptyStoreError: the store found nothing.
+            StoreError: the store failed.
+        """
+        require_texts(queries)
+        if not queries:
+            return []
+        guesses = [self._guesses.get(query) for query in queries]
+        pairs = zip(queries, guesses, strict=True)
+        known = [guess.query if guess else Query(text) for text, guess in pairs]
+        looks_up = GUESS_POLICIES[self._policy].needs_vector
+        truth = self._session.verify(known, with_vectors=looks_up)
+        self._guesses.clear()
+        judged = zip(guesses, truth, strict=True)
+        wrong = (t for g, t in judged if g and ids_of(g.hits) != ids_of(t))
+        self._current = next(wrong, truth[-1])
+        return [_documents(hits) for hits in truth]
+
+
+def _documents(hits: Hits) -> list[Document]:
+    return [hit.document for hit in hits]
+
+
+def require_texts(queries: object) -> None:
+    """Refuse queries that are not strings, and a string for a list of them."""
+    if isinstance(queries, str) or not isinstance(queries, Iterable):
+        msg = f"queries must be a list of strings, got {queries!r}"
+        raise InvalidValueError(msg)
+    for query in queries:
+        if not isinstance(query, str):
+            kind = type(query).__name__
+            msg = f"a query must be a string, got {kind} {query!r}"
+            raise InvalidValueError(msg)

@@ -1,0 +1,79 @@
+"""What a metadata filter lets through, tested on what a store gave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from langchain_ralmspec.errors import StoreError
+
+if TYPE_CHECKING:
+    from langchain_core.documents import Document
+
+_SCALARS = (str, int, float, bool)
+
+
+def require_passing(
+    filter: Any,  # noqa: A002  (LangChain's name)
+    documents: Iterable[Document],
+    store: str,
+) -> None:
+    """Refuse documents that a filter was to keep back, as far as it can be tested.
+
+    Tested are functions, and of a dict what says that a key has a value. The rest is
+    in the store's own language.
+
+    Raises:
+        StoreError: a document does not pass, or a function fails on it.
+    """
+    for document in documents:
+        if not _passes(filter, document):
+            name = repr(document.page_content[:40] if not document.id else document.id)
+            raise StoreError(
+                f"{store} gave the document {name} with the metadata "
+                f"{document.metadata!r}, which the filter {filter!r} keeps back: the "
+                "store does not apply it so; give a filter in the store's own language"
+            )
+
+
+def _passes(filter: Any, document: Document) -> bool:  # noqa: A002
+    if callable(filter):
+        return _accepts(filter, document)
+    if not isinstance(filter, dict):
+        return True
+    return all(
+        _is(document.metadata.get(key), value)
+        for key, value in filter.items()
+        if _is_plain_key(key) and isinstance(value, _SCALARS)
+    )
+
+
+def _is_plain_key(key: Any) -> bool:
+    """No operator (``$and``), and no path into something (``metadata.tenant``)."""
+    return isinstance(key, str) and not key.startswith("$") and "." not in key
+
+
+def _is(found: Any, value: Any) -> bool:
+    """Whether metadata says so: itself, as text, or as one of several values."""
+    if isinstance(found, list | tuple | set | frozenset):
+        return any(_is(each, value) for each in found)
+    if isinstance(value, bool):  # which some stores write in lower case
+        return str(found).lower() in {str(value).lower(), str(int(value))}
+    return found is not None and (found == value or str(found) == str(value))
+
+
+def _accepts(function: Any, document: Document) -> bool:
+    """Ask a function of the document, or of its metadata, as the store has it."""
+    failure: Exception | None = None
+    verdicts = []
+    for argument in (document, document.metadata):
+        try:
+            verdicts.append(bool(function(argument)))
+        except Exception as error:  # noqa: BLE001  it takes the other kind
+            failure = error
+    if not verdicts:
+        raise StoreError(
+            f"the filter {function!r} fails on the metadata {document.metadata!r}: "
+            f"{type(failure).__name__}: {failure}"
+        ) from failure
+    return any(verdicts)

@@ -1,0 +1,125 @@
+"""Which search of a LangChain vector store is its own, and which words it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from inspect import Parameter, signature
+from typing import Any
+
+from langchain_core.vectorstores import VectorStore
+
+from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+
+SEARCHES = (
+    "similarity_search",
+    "similarity_search_by_vector",
+    "similarity_search_with_score",
+    "similarity_search_with_score_by_vector",
+)
+"""Methods that answer for one another: a store overrides one, another calls it."""
+
+_BY_TEXT, _BY_VECTOR = SEARCHES[:2]
+
+
+def definitions(owner: object) -> list[Mapping[str, Any]]:
+    """Names that an object defines itself, then those of its classes, nearest first."""
+    return [getattr(owner, "__dict__", {}), *map(vars, type(owner).__mro__)]
+
+
+def is_plain(store: object, base: str, methods: Iterable[str]) -> bool:
+    """Whether a store is LangChain's class, or one that searches as that does.
+
+    A subclass that overrides a search, to add a tenant's filter, say, must be asked by
+    its own method. So must an object whose method was replaced.
+
+    Args:
+        store: any object.
+        base: name of LangChain's class; its package need not be installed.
+        methods: what must be that class's own, attributes that it searches included.
+    """
+    for place, owner in enumerate(type(store).__mro__):
+        if owner.__name__ == base and owner.__module__.startswith("langchain"):
+            itself, *nearer = definitions(store)[: place + 1]
+            searches = (*SEARCHES, *(f"a{name}" for name in SEARCHES))
+            return not any(name in itself for name in searches) and not any(
+                name in owned for owned in nearer for name in (*searches, *methods)
+            )
+    return False
+
+
+def refuse_async_alone(store: VectorStore) -> None:
+    """Refuse a store one of whose searches is overridden for ``await`` alone.
+
+    It would be passed by: only the other kind of search is called here.
+
+    Raises:
+        InvalidValueError: it is such a store.
+    """
+    lowest = 1 + type(store).__mro__.index(VectorStore)  # where no search is one yet
+    for name in SEARCHES:
+        if _depth(store, f"a{name}") < _depth(store, name) < lowest:
+            raise InvalidValueError(
+                f"{type(store).__name__} overrides a{name} but not {name}, which is "
+                f"what is called here, in threads; override {name} as well"
+            )
+
+
+def search_for(store: object, words: Collection[str], *, may_embed: bool) -> str:
+    """The public method to search with: by vector where that is as good as by text.
+
+    A subclass may override one of the searches alone; then it is asked by text, which
+    is what LangChain's retrievers do.
+
+    Args:
+        store: a LangChain vector store.
+        words: arguments to be given, such as ``filter``.
+        may_embed: whether the store shows its embeddings.
+
+    Raises:
+        InvalidValueError: no search of the store names ``filter``. One that takes any
+            words would swallow it, and give documents that it was to keep back.
+        UnknownArgumentError: no search of the store names another of the words.
+    """
+    named = {name: _words(store, name) for name in SEARCHES}
+    known = {word for words_, _ in named.values() for word in words_}
+    usable = [_BY_TEXT]
+    depths = [_depth(store, name) for name in SEARCHES]
+    if may_embed and depths[1] == min(depths):
+        usable.insert(0, _BY_VECTOR)
+    usable = [name for name in usable if named[name][1] or named[name][0] >= {*words}]
+    for word in words:
+        if word not in known or not usable:
+            raise _unknown(store, word, known)
+    return max(usable, key=lambda name: len(named[name][0].intersection(words)))
+
+
+def _unknown(
+    store: object, word: str, known: Iterable[str]
+) -> InvalidValueError | UnknownArgumentError:
+    owner = f"{type(store).__name__}.similarity_search()"
+    if word == "filter":
+        others = sorted(known)
+        hint = f"give one of its own words in search_kwargs: {', '.join(others)}"
+        return InvalidValueError(
+            f"{owner} has no argument 'filter', and would find documents that the "
+            f"filter was to keep back; {hint if others else 'take another store'}"
+        )
+    return UnknownArgumentError.of(owner, word, {*known, "k"})
+
+
+def _depth(store: object, name: str) -> int:
+    """How far from the object a name is defined; 0 is the object itself."""
+    layers = definitions(store)
+    return next((n for n, names in enumerate(layers) if name in names), len(layers))
+
+
+def _words(store: object, name: str) -> tuple[set[str], bool]:
+    """The words that a search names, and whether it takes any others."""
+    try:
+        parameters = signature(getattr(store, name)).parameters.values()
+    except (AttributeError, TypeError, ValueError):
+        return set(), False
+    is_open = any(each.kind is Parameter.VAR_KEYWORD for each in parameters)
+    by_name = {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}
+    words = {each.name for each in parameters if each.kind in by_name}
+    return words - {"query", "embedding", "k"}, is_open

@@ -1,0 +1,73 @@
+"""Words of a text in any script, as BM25 compares them."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import cache
+
+# Between these no space is written: Thai, Lao, Burmese, Khmer, kana, Han, Hangul.
+_UNSPACED = (
+    "\u0e01-\u0e4e\u0e81-\u0ece\u1000-\u103f\u1780-\u17d3\u3005-\u3007"
+    "\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
+    "\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_RUNS = re.compile(f"[{_UNSPACED}]+|[^{_UNSPACED}]+")
+_SOME_UNSPACED = re.compile(f"[{_UNSPACED}]")
+# The s of "it's", the t of "don't", the l of "l'eau": no words.
+_ELIDED = re.compile(r"(?<=\w)['’]\w\b|\b\w['’](?=\w\w)")
+_LONE_CAPITAL = re.compile(r"(?<=\w[ -])[A-Z]\b")
+
+
+def words_of(text: str) -> list[str]:
+    """Words in small letters; where none are written apart, every two characters.
+
+    A word is made of letters, digits, underscores and the marks on them; one letter is
+    one, and so are C++ and C#. Two neighbours each stand for Chinese, Japanese, Korean
+    and Thai text, as in Lucene's CJKAnalyzer, and a character alone for itself.
+    """
+    small = _composed(_composed(text).casefold())
+    words: list[str] = _words().findall(_ELIDED.sub(" ", small))
+    if not _SOME_UNSPACED.search(small):
+        return words
+    return [part for word in words for run in _RUNS.findall(word) for part in _cut(run)]
+
+
+def lone_capitals_kept(text: str, letters: frozenset[str]) -> str:
+    """The text, in which capitals that are names do not pass for stop words.
+
+    The A of "vitamin A" is no article. An underscore makes it another word.
+
+    Args:
+        text: any text.
+        letters: small letters that are stop words.
+    """
+    if not letters:
+        return text
+
+    def kept(match: re.Match[str]) -> str:
+        return match[0] + "_" * (match[0].lower() in letters)
+
+    return _LONE_CAPITAL.sub(kept, text)
+
+
+def _composed(text: str) -> str:
+    """Letters and their marks as one where there is one, and all of one width."""
+    return unicodedata.normalize("NFKC", text)
+
+
+def _cut(run: str) -> list[str]:
+    if len(run) == 1 or not _SOME_UNSPACED.match(run):
+        return [run]
+    return [run[start : start + 2] for start in range(len(run) - 1)]
+
+
+@cache
+def _words() -> re.Pattern[str]:
+    """Words; the class of letters alone has no marks, as the vowels of Hindi are.
+
+    Marks stand below U+1E950, and to look at all characters takes ten times as long.
+    """
+    every = map(chr, range(0x300, 0x1E950))
+    marks = "".join(char for char in every if unicodedata.category(char)[0] == "M")
+    return re.compile(rf"(?<!\w)[a-z](?:\+\+|#)(?!\w)|\w[\w{marks}]*")

@@ -1,0 +1,158 @@
+"""Which words BM25 finds, in which scripts, and what a retriever over it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+
+from langchain_ralmspec import RaLMSpecRetriever
+from langchain_ralmspec.errors import (
+    EmptyStoreError,
+    InvalidValueError,
+    StoreError,
+    UnknownArgumentError,
+)
+from langchain_ralmspec.stores import BM25Store
+from langchain_ralmspec.stores.words import words_of
+from tests.unit_tests.stores.test_bm25_store import (
+    PLAIN,
+    documents_of,
+    found_ids,
+    store_of,
+)
+
+POEM = ["床前明月光", "疑是地上霜", "举头望明月", "低头思故乡"]
+
+
+def over(*contents: str, **options: Any) -> BM25Store:
+    return BM25Store.from_documents([Document(text) for text in contents], **options)
+
+
+FOUND: list[tuple[list[str], str, list[str]]] = [
+    (POEM, "故乡", ["3"]),
+    (POEM, "明月", ["0", "2"]),
+    (["東京タワーに行く", "京都の寺を見る"], "タワー", ["0"]),
+    (["서울의 날씨", "부산의 바다"], "날씨", ["0"]),
+    (["ฉันรักประเทศไทย", "แมวกินปลา"], "ประเทศ", ["0"]),
+    (["हिन्दी भाषा", "अंग्रेज़ी भाषा"], "हिन्दी", ["0"]),
+    (["عربي كتاب", "قلم"], "قلم", ["1"]),
+    (["Größe der Bäume", "Farbe"], "Ba\u0308ume", ["0"]),
+    (["ΣΊΣΥΦΟΣ", "ΆΤΛΑΣ"], "σίσυφος", ["0"]),
+    (["ＡＢＣ ﾀﾜｰ", "def"], "abc", ["0"]),
+    (["vitamin A", "vitamin B", "vitamin C"], "vitamin C", ["2", "0", "1"]),
+    (["vitamin C", "vitamin B", "vitamin A"], "vitamin A?", ["2", "0", "1"]),
+    (["A is old", "B is a letter", "C is a letter too"], "What is C?", ["2"]),
+    (["written in C", "written in C++", "written in C#"], "C++", ["1"]),
+    (["written in C", "written in C++", "written in C#"], "Is C# old?", ["2"]),
+    (["it's the dog's", "l'eau d'or", "don't"], "eau", ["1"]),
+    (["it's the dog's", "l'eau d'or", "don't"], "s t l d", []),
+    (["foo_bar", "foo"], "foo_bar", ["0"]),
+    (["in 2024年", "in 1999"], "2024", ["0"]),
+]
+
+
+@pytest.mark.parametrize(("contents", "query", "expected"), FOUND)
+def test_words_of_every_script_are_found(
+    contents: list[str], query: str, expected: list[str]
+) -> None:
+    assert found_ids(over(*contents), query, 9) == expected
+
+
+def test_two_neighbours_are_a_word_and_one_alone_is_one() -> None:
+    assert words_of("低头思故乡，书") == ["低头", "头思", "思故", "故乡", "书"]
+    assert words_of("Python的list类") == ["python", "的", "list", "类"]
+
+
+# A tokenizer of one's own
+
+
+def by_commas(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def test_a_tokenizer_takes_the_place_of_the_analysis(tmp_path: Path) -> None:
+    store = over("the heap, A tree", "The heap, a list", tokenizer=by_commas)
+    assert found_ids(store, "the heap", 2) == ["0"]
+    assert found_ids(store, "heap", 2) == []
+    store.save(tmp_path / "s")
+    loaded = BM25Store.load(tmp_path / "s", tokenizer=by_commas)
+    assert found_ids(loaded, "a list", 2) == ["1"]
+    with pytest.raises(StoreError, match="made with a tokenizer, got tokenizer=None"):
+        BM25Store.load(tmp_path / "s")
+    over("a heap").save(tmp_path / "plain")
+    with pytest.raises(StoreError, match="made with no tokenizer, got tokenizer=<fun"):
+        BM25Store.load(tmp_path / "plain", tokenizer=by_commas)
+
+
+def test_a_tokenizer_that_fails_is_a_store_error() -> None:
+    def fail(text: str) -> list[str]:
+        raise LookupError(text)
+
+    with pytest.raises(StoreError, match="failed to cut up 'a heap': LookupError"):
+        over("a heap", tokenizer=fail)
+
+
+# Ids and characters
+
+
+def test_ids_that_are_made_meet_none_that_are_given() -> None:
+    given = [Document("heap", id="1"), Document("tree"), Document("list", id="#1")]
+    store = BM25Store.from_documents(given)
+    assert found_ids(store, "tree", 1) == ["##1"]
+    assert found_ids(store, "heap", 1) == ["1"]
+
+
+def test_halves_of_characters_are_joined_or_replaced(tmp_path: Path) -> None:
+    store = over("a \ud835\udc9c \ud800 heap")
+    (hits,) = store.search(store.encode(["heap"]), 1)
+    assert hits[0].document.page_content == "a \U0001d49c \ufffd heap"
+    store.save(tmp_path / "s")
+    odd = Document("heap", metadata={"title": "\ud835\udc9c"})
+    with pytest.raises(InvalidValueError, match="'0' cannot be saved: its metadata"):
+        BM25Store.from_documents([odd]).save(tmp_path / "t")
+
+
+# Behind the retriever
+
+
+def test_a_retriever_is_made_from_documents() -> None:
+    cat = Document(id="a", page_content="cat")
+    documents = [cat, Document(id="b", page_content="dog")]
+    retriever = RaLMSpecRetriever.from_documents(documents, k=1, stemmer=None, k1=1.2)
+    assert [d.id for d in retriever.invoke("a dog")] == ["b"]
+    assert isinstance(retriever.store, BM25Store)
+
+
+@pytest.mark.parametrize("policy", ["lookup", "same"])
+def test_over_bm25_the_same_documents_are_guessed(policy: str) -> None:
+    documents = documents_of(["aa", "bb", "aa bb", "cc"])
+    retriever = RaLMSpecRetriever.from_documents(documents, **PLAIN, k=2)
+    session = retriever.session(guess_policy=policy)
+    (found,) = session.verify(["aa"])
+    store = store_of(["aa", "bb", "aa bb", "cc"])
+    assert [d.id for d in found] == found_ids(store, "aa", 2)
+    assert session.speculate("bb") == found
+    assert session.verify(["bb"]) == [retriever.invoke("bb")]
+
+
+def test_bad_arguments_of_the_retriever_are_refused() -> None:
+    documents = [Document(page_content="cat")]
+    with pytest.raises(InvalidValueError, match="'bm25', got 'bm52'"):
+        RaLMSpecRetriever.from_documents(documents, kind="bm52")
+    with pytest.raises(UnknownArgumentError, match="'stemer'; did you mean 'stemmer'"):
+        RaLMSpecRetriever.from_documents(documents, stemer="porter")
+    with pytest.raises(InvalidValueError, match="k1"):
+        RaLMSpecRetriever.from_documents(documents, k1=-1)
+
+
+@pytest.mark.parametrize("policy", ["lookup", "same"])
+def test_a_query_of_unknown_words_is_an_empty_store_with_a_remedy(policy: str) -> None:
+    retriever = RaLMSpecRetriever(vectorstore=store_of(["aa", "bb"]), k=2)
+    assert retriever.invoke("zz") == []
+    session = retriever.session(guess_policy=policy)
+    session.verify(["aa"])
+    with pytest.raises(EmptyStoreError, match="'zz'; add documents"):
+        session.verify(["zz"])

@@ -1,0 +1,193 @@
+"""What a filter keeps back, while documents and their metadata change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+from langchain_community.docstore.in_memory import InMemoryDocstore
+from langchain_community.vectorstores.faiss import FAISS
+from langchain_core.documents import Document
+
+from langchain_ralmspec.errors import InvalidValueError, StoreError
+from langchain_ralmspec.stores import FaissStore, Hit, Store, faiss_store, open_store
+from langchain_ralmspec.stores.faiss_index import FaissIndex
+from tests.unit_tests.stores.faiss_toys import (
+    IDS,
+    KINDS,
+    N_QUERIES,
+    N_ROWS,
+    langchain_faiss,
+)
+from tests.unit_tests.stores.toys import (
+    DIMENSION,
+    TableEmbeddings,
+    best_ids,
+    documents,
+    some_queries,
+    table,
+)
+
+
+def pairs(hits: Sequence[Hit]) -> list[tuple[str, float]]:
+    return [(hit.id, hit.score) for hit in hits]
+
+
+FILTERS: list[tuple[Any, slice]] = [
+    ({"group": 1}, slice(1, None, 3)),
+    ({"$and": [{"group": {"$gte": 1}}, {"group": {"$lt": 2}}]}, slice(1, None, 3)),
+    ({"group": [1]}, slice(1, None, 3)),
+    (lambda metadata: metadata["group"] == 1, slice(1, None, 3)),
+    (lambda metadata: metadata["row"] == N_ROWS - 1, slice(N_ROWS - 1, None)),
+]
+
+
+@pytest.mark.parametrize("most_tried", [0, 10_000])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("condition", "rows"), FILTERS)
+def test_filter_finds_the_best_that_pass(
+    kind: str,
+    condition: Any,
+    rows: slice,
+    most_tried: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(faiss_store, "_MOST_TRIED", most_tried)
+    store = open_store(langchain_faiss(kind), filter=condition)
+    queries = store.encode([f"v{N_ROWS + i}" for i in range(N_QUERIES)])
+    found = store.search(queries, 4, with_vectors=True)
+    for query, hits, raw in zip(queries, found, table(N_QUERIES, seed=1), strict=True):
+        expected = best_ids(raw, table(N_ROWS)[rows], IDS[rows], 4, KINDS[kind][2])
+        assert [hit.id for hit in hits] == expected
+        assert pairs(store.search([query], 4)[0]) == pairs(hits)
+
+
+def found_ids(store: Store, k: int = 9) -> set[str]:
+    return {hit.id for hit in store.search(some_queries(1), k)[0]}
+
+
+@pytest.mark.parametrize("most_tried", [0, 10_000])
+@pytest.mark.parametrize("condition", [{"group": 1}, lambda m: m["group"] == 1])
+def test_filter_heeds_additions_deletions_and_metadata_as_it_is(
+    condition: Any, most_tried: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faiss_store, "_MOST_TRIED", most_tried)
+    vectorstore = langchain_faiss(n_rows=9)
+    store = open_store(vectorstore, filter=condition)
+    assert isinstance(store, FaissStore)
+    assert found_ids(store) == {"id001", "id004", "id007"}
+    vectorstore.delete(["id000"])  # a replacement that keeps the number of rows
+    vectorstore.add_documents([documents(1)[0]], ids=["id000"])
+    assert found_ids(store) == {"id001", "id004", "id007"}
+    vectorstore.delete(["id000", "id004"])
+    assert found_ids(store) == {"id001", "id007"}
+    vectorstore.add_documents(
+        [Document(page_content="v4", metadata={"group": 1, "row": 4})], ids=["new"]
+    )
+    assert found_ids(store) == {"id001", "id007", "new"}
+    vectorstore.docstore.search("id001").metadata["group"] = 2
+    vectorstore.docstore.search("id002").metadata["group"] = 1
+    assert found_ids(store) == {"id002", "id007", "new"}
+    assert store.document("id002").page_content == "v2"
+    with pytest.raises(StoreError, match="filter keeps the document 'id001' back"):
+        store.document("id001")
+
+
+def test_what_a_function_decided_is_asked_again_and_proves_nothing() -> None:
+    current = ContextVar("current", default=0)
+    vectorstore = langchain_faiss(n_rows=9)
+    store = open_store(vectorstore, filter=lambda m: m["group"] == current.get())
+    assert isinstance(store, FaissStore)
+    for group in (0, 1, 2, 0):
+        current.set(group)
+        assert found_ids(store) == {f"id{row:03d}" for row in range(group, 9, 3)}
+    assert store.max_norm() is None
+    pure = open_store(vectorstore, filter={"group": 1})
+    assert isinstance(pure, FaissStore)
+    assert pure.max_norm() is not None
+
+
+def _delete(vectorstore: FAISS) -> None:
+    vectorstore.delete(["id000"])
+
+
+def _begin_to_delete(vectorstore: FAISS) -> None:
+    """What LangChain has done when it has not renumbered the rows yet."""
+    vectorstore.index.remove_ids(np.array([0]))
+
+
+def _begin_to_add(vectorstore: FAISS) -> None:
+    vectorstore.index.add(some_queries(1)[0].vector[np.newaxis])
+
+
+def _finish(vectorstore: FAISS) -> None:
+    names = sorted(vectorstore.docstore._dict)
+    if vectorstore.index.ntotal < len(names):
+        vectorstore.docstore.delete(["id000"])
+        del names[0]
+    else:
+        names.append("new")
+        vectorstore.docstore.add({"new": Document("new", metadata={"group": 1})})
+    vectorstore.index_to_docstore_id = dict(enumerate(names))
+
+
+@pytest.mark.parametrize("change", [_delete, _begin_to_delete, _begin_to_add])
+@pytest.mark.parametrize("condition", [None, {"group": 1}])
+def test_a_search_that_another_thread_overtakes_is_made_again(
+    change: Any, condition: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectorstore = langchain_faiss()
+    store = open_store(vectorstore, filter=condition)
+    candidates, changes = FaissIndex.candidates, [change]
+
+    def overtaken(index: FaissIndex, *args: Any) -> Any:
+        found = candidates(index, *args)
+        if changes:
+            changes.pop()(vectorstore)
+        return found
+
+    monkeypatch.setattr(FaissIndex, "candidates", overtaken)
+    if change is not _delete:
+        finish = partial(_finish, vectorstore)
+        monkeypatch.setattr(faiss_store.time, "sleep", lambda _pause: finish())
+    found = store.search(some_queries(N_QUERIES), 5, with_vectors=True)
+    assert not changes
+    for hits in found:
+        for hit in hits:
+            if hit.id != "new":
+                row = int(hit.id[2:])
+                np.testing.assert_array_equal(hit.vector, table(N_ROWS)[row])
+            assert condition is None or hit.document.metadata["group"] == 1
+            assert hit.id != "id000" or change is _begin_to_add
+    assert (found[0][0].id == "new") == (change is _begin_to_add)
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ({"$nonsense": 1}, r"\$nonsense"),
+        # LangChain ignores the group here.
+        ({"$or": [{"row": 1}], "group": 1}, r"would heed '\$or' alone"),
+        ({"$not": {"$and": [], "group": 1}}, r"would heed '\$and' alone"),
+        ("group", "cannot use the filter 'group'"),
+    ],
+)
+def test_unusable_filter_is_refused_with_its_text(condition: Any, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        open_store(langchain_faiss(), filter=condition)
+
+
+def test_filtered_search_on_an_index_without_selectors_says_so() -> None:
+    index = faiss.IndexPQ(DIMENSION, 4, 4)
+    index.train(table(N_ROWS))
+    vectorstore = FAISS(TableEmbeddings(table(N_ROWS)), index, InMemoryDocstore(), {})
+    vectorstore.add_documents(documents(N_ROWS))
+    store = open_store(vectorstore, filter={"group": 1})
+    with pytest.raises(StoreError, match="invalid search params") as caught:
+        store.search(some_queries(1), 1)
+    assert caught.value.__cause__ is not None

@@ -1,0 +1,259 @@
+"""Stores that search in their own way are asked in that way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from langchain_community.vectorstores import SKLearnVectorStore
+from langchain_community.vectorstores.faiss import FAISS
+from langchain_core.documents import Document
+from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
+from pydantic import ValidationError
+
+from langchain_ralmspec import RaLMSpecRetriever
+from langchain_ralmspec.errors import (
+    InvalidValueError,
+    StoreError,
+    UnknownArgumentError,
+)
+from langchain_ralmspec.stores import FaissStore, GenericStore, open_store
+from langchain_ralmspec.stores.searches import SEARCHES
+from tests.unit_tests.stores.faiss_toys import langchain_faiss
+from tests.unit_tests.stores.toys import BatchTableEmbeddings, documents, table
+
+N_ROWS = 12
+TEXT, VECTOR, SCORE, SCORE_BY_VECTOR = SEARCHES
+
+
+def in_memory() -> InMemoryVectorStore:
+    store = InMemoryVectorStore(BatchTableEmbeddings(table(N_ROWS)))
+    store.add_documents(documents(N_ROWS))
+    return store
+
+
+def of_group_one(search: Callable[..., Any]) -> Callable[..., Any]:
+    """A search that gives the documents of one tenant alone, looking for all."""
+
+    def restricted(self: Any, asked: Any, k: int = 4, **words: Any) -> Any:
+        found = search(self, asked, k=N_ROWS, **words)
+        pairs = [each if isinstance(each, tuple) else (each,) for each in found]
+        return [
+            each
+            for each, pair in zip(found, pairs, strict=True)
+            if pair[0].metadata["group"] == 1
+        ][:k]
+
+    return restricted
+
+
+def restricted(store: Any, names: tuple[str, ...], how: str) -> Any:
+    """A store some of whose searches are overridden, in its class or by its owner."""
+    base = type(store)
+    own = {name: of_group_one(getattr(base, name)) for name in names}
+    mixin = type("Mixin", (object,), own)
+    bases = {"subclass": (base,), "mixin": (mixin, base), "object": ()}[how]
+    if bases:
+        kind = type("Tenants", bases, own if how == "subclass" else {})
+        tenants = kind.__new__(kind)
+        vars(tenants).update(vars(store))
+        store = tenants
+    else:
+        for name, search in own.items():
+            setattr(store, name, search.__get__(store))
+    return store
+
+
+@pytest.mark.parametrize("how", ["subclass", "mixin", "object"])
+@pytest.mark.parametrize("make", [in_memory, lambda: langchain_faiss(n_rows=N_ROWS)])
+@pytest.mark.parametrize(
+    "names", [(TEXT,), (TEXT, VECTOR), (SCORE,), (SCORE_BY_VECTOR,), (VECTOR, SCORE)]
+)
+def test_an_overridden_search_is_not_passed_by(
+    make: Callable[[], Any], names: tuple[str, ...], how: str
+) -> None:
+    vectorstore = restricted(make(), names, how)
+    found = {each.id for each in vectorstore.similarity_search("v0", k=3)}
+    retriever = RaLMSpecRetriever(vectorstore=vectorstore, k=3)
+    assert isinstance(retriever.store, GenericStore)
+    assert {each.metadata["group"] for each in retriever.invoke("v0")} == {1}
+    assert {each.id for each in retriever.invoke("v0")} == found
+    session = retriever.session(k=1)
+    session.verify(["v0"])
+    assert {each.metadata["group"] for each in session.speculate("v3")} == {1}
+
+
+@pytest.mark.parametrize("name", ["index", "docstore", "_embed_query"])
+def test_a_store_whose_parts_are_overridden_is_asked_by_itself(name: str) -> None:
+    assert isinstance(open_store(langchain_faiss(n_rows=3)), FaissStore)
+    vectorstore: Any = langchain_faiss(n_rows=3)
+    parts = {name: property(lambda self: self.__dict__[name], lambda *_: None)}
+    vectorstore.__class__ = type("Own", (FAISS,), parts)
+    assert isinstance(open_store(vectorstore), GenericStore)
+
+
+def test_a_subclass_that_leaves_searches_alone_keeps_the_fast_way() -> None:
+    class Renamed(FAISS):
+        def add_texts(self, *args: Any, **kwargs: Any) -> list[str]:
+            return super().add_texts(*args, **kwargs)
+
+    vectorstore: Any = langchain_faiss(n_rows=3)
+    vectorstore.__class__ = Renamed
+    assert isinstance(open_store(vectorstore), FaissStore)
+
+
+@pytest.mark.parametrize("name", [f"a{name}" for name in SEARCHES])
+@pytest.mark.parametrize("make", [in_memory, lambda: langchain_faiss(n_rows=3)])
+def test_a_search_overridden_for_await_alone_is_refused(
+    make: Callable[[], Any], name: str
+) -> None:
+    vectorstore = make()
+    vectorstore.__class__ = type("Own", (type(vectorstore),), {name: lambda *_: None})
+    with pytest.raises(InvalidValueError, match=f"Own overrides {name} but not"):
+        open_store(vectorstore)
+
+
+# Filters and other words
+
+
+def sklearn() -> SKLearnVectorStore:
+    store = SKLearnVectorStore(BatchTableEmbeddings(table(N_ROWS)))
+    store.add_documents(documents(4))
+    return store
+
+
+def test_a_filter_that_would_be_swallowed_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"SKLearn.* no argument 'filter'"):
+        RaLMSpecRetriever(vectorstore=sklearn(), filter={"group": 1})
+
+
+class Words(VectorStore):
+    """Takes its word by text, swallows it by vector, and heeds ``filter`` or not."""
+
+    def __init__(self, *, heeds: bool = True) -> None:
+        self.heeds, self.words = heeds, {}
+
+    @property
+    def embeddings(self) -> Any:
+        return BatchTableEmbeddings(table(N_ROWS))
+
+    def similarity_search(
+        self,
+        query: str,
+        k: int = 4,
+        filter: Any = None,  # noqa: A002  (LangChain's name)
+        expr: str = "",
+        **_: Any,
+    ) -> list[Document]:
+        self.words = {"filter": filter, "expr": expr}
+        passing = (lambda d: d.metadata["group"] == 1) if self.heeds else bool
+        return [each for each in documents(N_ROWS) if passing(each)][:k]
+
+    def similarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, **_: Any
+    ) -> list[Document]:
+        return documents(k)
+
+    @classmethod
+    def from_texts(cls, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_other_words_reach_the_search_that_names_them() -> None:
+    store = Words()
+    retriever = RaLMSpecRetriever(vectorstore=store, search_kwargs={"expr": "x > 1"})
+    retriever.invoke("v1")
+    assert store.words == {"filter": None, "expr": "x > 1"}
+    retriever.invoke("v1", expr="x > 2", filter={"group": 1})
+    assert store.words == {"filter": {"group": 1}, "expr": "x > 2"}
+    retriever.batch(["v1"], filter=None)
+    assert store.words == {"filter": None, "expr": "x > 1"}
+    with pytest.raises(UnknownArgumentError, match="'exp'; did you mean 'expr'"):
+        RaLMSpecRetriever(vectorstore=store, search_kwargs={"exp": "x > 1"})
+    with pytest.raises(UnknownArgumentError, match="'exp'; did you mean 'expr'"):
+        retriever.invoke("v1", exp="x > 1")
+    with pytest.raises(ValidationError, match=r"'k' in search_kwargs .*give k="):
+        RaLMSpecRetriever(vectorstore=store, search_kwargs={"k": 3})
+
+
+def test_a_filter_of_a_call_takes_the_place_of_the_retrievers() -> None:
+    retriever = RaLMSpecRetriever(
+        vectorstore=langchain_faiss(n_rows=N_ROWS), filter={"group": 1}
+    )
+    for group in (0, 2):
+        (found,) = retriever.batch(["v0"], filter={"group": group})
+        assert {each.metadata["group"] for each in found} == {group}
+    assert {each.metadata["group"] for each in retriever.invoke("v0")} == {1}
+    assert {d.metadata["group"] for d in retriever.invoke("v0", filter=None)} == {1}
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"group": 1},
+        {"group": 1, "$and": []},
+        {"nowhere": "x"},
+        lambda document: document.metadata["group"] == 1,
+        lambda metadata: metadata["group"] == 1,
+    ],
+)
+def test_a_document_that_a_filter_keeps_back_is_never_passed_on(condition: Any) -> None:
+    store = open_store(Words(heeds=False), filter=condition)
+    with pytest.raises(StoreError, match=r"Words gave the document 'id000' .*'group'"):
+        store.search(store.encode(["v0"]), 3)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"group": 1},
+        {"group": "1"},  # some stores keep text alone
+        {"group": 1.0},
+        {"group": {"$gt": 0}},
+        {"$or": [{"group": 7}]},
+        {"metadata.group": 7},
+        "group == 1",
+        lambda document: document.metadata["group"] == 1,
+    ],
+)
+def test_filters_that_pass_or_cannot_be_tested_are_the_stores(condition: Any) -> None:
+    store = open_store(Words(), filter=condition)
+    assert len(store.search(store.encode(["v0"]), 3)[0]) == 3
+
+
+def test_a_function_that_fails_on_a_document_is_a_store_error() -> None:
+    store = open_store(Words(), filter=lambda each: each["owner"] == 1)
+    with pytest.raises(StoreError, match=r"fails on the metadata .*KeyError: 'owner'"):
+        store.search(store.encode(["v0"]), 3)
+
+
+# Fewer documents than are asked for
+
+
+@pytest.mark.parametrize("k", [1, 4, 5, 20, 1000])
+def test_a_store_that_refuses_so_many_gives_all_that_it_has(k: int) -> None:
+    vectorstore = sklearn()
+    retriever = RaLMSpecRetriever(vectorstore=vectorstore, k=k)
+    for _ in range(2):
+        assert len(retriever.invoke("v1")) == min(k, 4)
+    vectorstore.add_documents(documents(7)[4:])
+    assert len(retriever.invoke("v1")) == min(k, 7)
+
+
+@pytest.mark.parametrize(
+    ("error", "n_calls"), [(ValueError("no such query"), 2), (TimeoutError("gone"), 1)]
+)
+def test_a_store_that_fails_otherwise_says_why(error: Exception, n_calls: int) -> None:
+    class Failing(Words):
+        calls = 0
+
+        def similarity_search(self, *_: Any, **__: Any) -> list[Document]:
+            self.calls += 1
+            raise error
+
+    vectorstore = Failing()
+    store = open_store(vectorstore)
+    with pytest.raises(StoreError, match=str(error)):
+        store.search(store.encode(["v0"]), 20)
+    assert vectorstore.calls == n_calls

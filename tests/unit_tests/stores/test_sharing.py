@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+from langchain_core.vectorstores import InMemoryVectorStore
+
+from langchain_ralmspec.stores.sharing import SharedLock, lock_of
+from tests.unit_tests.stores.toys import BatchTableEmbeddings, table
+
+
+def entered(block: Callable[[], AbstractContextManager[None]]) -> threading.Event:
+    """Set once another thread has entered the block, which it leaves at once."""
+    inside = threading.Event()
+
+    def enter() -> None:
+        with block():
+            inside.set()
+
+    threading.Thread(target=enter, daemon=True).start()
+    return inside
+
+
+def test_searches_share_and_changes_do_not() -> None:
+    lock = SharedLock()
+    with lock.searching():
+        assert entered(lock.searching).wait(20)
+        changed = entered(lock.changing)
+        while not lock._n_changes:  # it waits by now
+            pass
+        late = entered(lock.searching)
+        assert not changed.is_set()
+        assert not late.is_set(), "else a change would wait for ever"
+    assert changed.wait(20)
+    assert late.wait(20)
+    with lock.changing():
+        others = [entered(lock.searching), entered(lock.changing)]
+        assert not any(other.is_set() for other in others)
+    assert all(other.wait(20) for other in others)
+
+
+def test_a_block_that_fails_lets_the_next_one_in() -> None:
+    lock = SharedLock()
+    for block in (lock.searching, lock.changing):
+        with pytest.raises(ZeroDivisionError), block():
+            _ = 1 / 0
+    assert entered(lock.changing).wait(20)
+
+
+def test_a_store_has_one_lock_and_can_be_pickled() -> None:
+    one, other = (InMemoryVectorStore(BatchTableEmbeddings(table(1))) for _ in "ab")
+    assert lock_of(one) is lock_of(one)
+    assert lock_of(one) is not lock_of(other)
+    assert pickle.loads(pickle.dumps(one)).store == {}  # noqa: S301
+    assert lock_of([]) is not lock_of([]), "nothing to keep it by"

@@ -1,0 +1,179 @@
+"""The retriever at its doors: queries, batches, additions."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.vectorstores import InMemoryVectorStore, VectorStoreRetriever
+from pydantic import ValidationError
+
+from langchain_ralmspec import ChatRaLMSpec, RaLMSpecRetriever
+from langchain_ralmspec.errors import (
+    InvalidValueError,
+    StoreError,
+    UnknownArgumentError,
+)
+from langchain_ralmspec.stores import lock_of
+from tests.unit_tests.stores.faiss_toys import langchain_faiss
+from tests.unit_tests.stores.toys import BatchTableEmbeddings, table
+
+N_ROWS = 12
+
+
+class Picky(BatchTableEmbeddings):
+    """Refuses an empty text, and all that come with it."""
+
+    def embed_queries(self, texts: list[str]) -> list[list[float]]:
+        if "" in texts:
+            raise RuntimeError("an empty text")
+        return super().embed_queries(texts)
+
+
+def picky() -> RaLMSpecRetriever:
+    vectorstore = langchain_faiss(n_rows=N_ROWS)
+    vectorstore.embedding_function = Picky(table(N_ROWS))
+    return RaLMSpecRetriever(vectorstore=vectorstore, k=2)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_only_the_failing_place_of_a_batch_is_an_exception(is_async: bool) -> None:
+    retriever = picky()
+    asked: list[Any] = ["v1", "", {"question": "v2"}, "v3"]
+    if is_async:
+        found: Any = asyncio.run(retriever.abatch(asked, return_exceptions=True))
+    else:
+        found = retriever.batch(asked, return_exceptions=True)
+    assert [found[0], found[3]] == [retriever.invoke("v1"), retriever.invoke("v3")]
+    assert isinstance(found[1], StoreError)
+    assert isinstance(found[2], InvalidValueError)
+    with pytest.raises(StoreError, match="an empty text"):
+        retriever.batch(["v1", ""])
+
+
+DOORS: dict[str, Any] = {
+    "invoke": lambda retriever, query: retriever.invoke(query),
+    "ainvoke": lambda retriever, query: asyncio.run(retriever.ainvoke(query)),
+    "batch": lambda retriever, query: retriever.batch(["v1", query]),
+    "abatch": lambda retriever, query: asyncio.run(retriever.abatch(["v1", query])),
+    "speculate": lambda retriever, query: retriever.session().speculate(query),
+    "verify": lambda retriever, query: retriever.session().verify(["v1", query]),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("query", [{"question": "x"}, None, 7, b"v1"])
+def test_a_query_that_is_no_string_is_refused_by_its_type(
+    door: str, query: Any
+) -> None:
+    kind = type(query).__name__
+    with pytest.raises(InvalidValueError, match=f"must be a string, got {kind} "):
+        DOORS[door](picky(), query)
+
+
+def test_a_string_is_no_list_of_queries() -> None:
+    wrong: Any = "v1"
+    for ask in (picky().batch, picky().session().verify):
+        with pytest.raises(InvalidValueError, match="a list of strings, got 'v1'"):
+            ask(wrong)
+
+
+@pytest.mark.parametrize("n", [10**9, 10**20, 0, 2.5])
+def test_numbers_that_no_memory_holds_are_refused(n: Any) -> None:
+    retriever = picky()
+    asked: list[Any] = [
+        lambda: retriever.invoke("v1", k=n),
+        lambda: retriever.session(prefetch_k=n),
+        lambda: retriever.session(k=n),
+    ]
+    for ask in asked:
+        with pytest.raises(InvalidValueError, match=f"from 1 to 100,000, got {n}"):
+            ask()
+    for name in ("prefetch_k", "documents_per_step"):
+        with pytest.raises(ValidationError, match=name):
+            ChatRaLMSpec(model_path="x.gguf", retriever=retriever, **{name: n})
+
+
+# Adding and deleting
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: langchain_faiss(n_rows=N_ROWS),
+        lambda: InMemoryVectorStore(BatchTableEmbeddings(table(N_ROWS))),
+    ],
+)
+def test_documents_are_added_and_deleted_while_nobody_searches(
+    make: Any, is_async: bool
+) -> None:
+    def run(outcome: Any) -> Any:
+        return asyncio.run(outcome) if is_async else outcome
+
+    retriever = RaLMSpecRetriever(vectorstore=make(), k=1)
+    other = RaLMSpecRetriever(vectorstore=retriever.vectorstore, k=1)
+    change = "a" if is_async else ""
+    add, delete = (getattr(retriever, change + n) for n in ("add_documents", "delete"))
+    new, key = Document("v3"), retriever.key
+    assert run(add([new], ids=["new"])) == ["new"]
+    assert retriever.key != key
+    assert "new" in {d.id for d in other.invoke("v3", k=3)}
+    run(delete(["new"]))
+    assert "new" not in {d.id for d in other.invoke("v3", k=3)}
+    with lock_of(retriever.vectorstore).changing():
+        thread = threading.Thread(target=other.invoke, args=["v1"])
+        thread.start()
+        assert thread.is_alive()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_what_cannot_be_added_is_refused() -> None:
+    retriever = RaLMSpecRetriever.from_documents([Document("a heap")])
+    with pytest.raises(InvalidValueError, match="BM25Store has no add_documents"):
+        retriever.add_documents([Document("a tree")])
+    wrong: Any = ["a tree"]
+    with pytest.raises(InvalidValueError, match="LangChain Documents, got 'a tree'"):
+        picky().add_documents(wrong)
+    with pytest.raises(StoreError, match="FAISS failed to delete: ValueError"):
+        picky().delete(["nobody"])
+
+
+# What a model takes for its retriever
+
+
+def test_words_of_as_retriever_reach_the_store() -> None:
+    store = langchain_faiss(n_rows=N_ROWS)
+    words = {"k": 2, "filter": {"group": 1}, "fetch_k": 9}
+    chat = ChatRaLMSpec(
+        model_path="x.gguf", retriever=store.as_retriever(search_kwargs=words)
+    )
+    taken = chat.retriever
+    assert (taken.k, taken.filter, taken.search_kwargs) == (
+        2,
+        {"group": 1},
+        {"fetch_k": 9},
+    )
+    assert {each.metadata["group"] for each in taken.invoke("v0")} == {1}
+    with pytest.raises(UnknownArgumentError, match="'fetchk'; did you mean 'fetch_k'"):
+        ChatRaLMSpec(
+            model_path="x.gguf",
+            retriever=store.as_retriever(search_kwargs={"fetchk": 9}),
+        )
+
+
+@pytest.mark.parametrize("base", [VectorStoreRetriever, RaLMSpecRetriever])
+@pytest.mark.parametrize(
+    "name", ["_get_relevant_documents", "_aget_relevant_documents", "invoke", "batch"]
+)
+def test_a_retriever_that_searches_by_itself_is_refused(base: Any, name: str) -> None:
+    own = type("Tenants", (base,), {name: lambda *_, **__: []})
+    with pytest.raises(ValidationError, match=f"Tenants overrides {name}"):
+        ChatRaLMSpec(
+            model_path="x.gguf",
+            retriever=own(vectorstore=langchain_faiss(n_rows=N_ROWS)),
+        )
