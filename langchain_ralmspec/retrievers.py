@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from inspect import signature
 from typing import Any, Self, cast
@@ -22,10 +22,19 @@ from pydantic import Field, PrivateAttr
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.arguments import StrictArguments
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
-from langchain_ralmspec.ralm.session import Guess, Hits, Session
-from langchain_ralmspec.ralm.writer import ids_of
+from langchain_ralmspec.ralm.session import Guess, Hits, Session, text_of
+from langchain_ralmspec.ralm.writer import texts_of
 from langchain_ralmspec.speculation import GUESS_POLICIES
-from langchain_ralmspec.stores import BM25Store, Hit, Query, Store, open_store
+from langchain_ralmspec.stores import (
+    BM25Store,
+    FaissStore,
+    GenericStore,
+    Hit,
+    Query,
+    Store,
+    open_store,
+)
+from langchain_ralmspec.stores.faiss_rows import FixedRows
 
 
 class RetrieverSession:
@@ -85,7 +94,7 @@ class RetrieverSession:
         truth = self._session.verify(known, with_vectors=looks_up)
         self._guesses.clear()
         judged = zip(guesses, truth, strict=True)
-        wrong = (t for g, t in judged if g and ids_of(g.hits) != ids_of(t))
+        wrong = (t for g, t in judged if g and texts_of(g.hits) != texts_of(t))
         self._current = next(wrong, truth[-1])
         return [_documents(hits) for hits in truth]
 
@@ -159,6 +168,22 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         return self._key
 
     @property
+    def uncacheable(self) -> str | None:
+        """Why an answer under its documents must not serve another call; else None.
+
+        It may where these depend on the query and on stored documents alone, and
+        where it shows that documents were added.
+        """
+        kind = type(self.vectorstore).__name__
+        if callable(self.filter):
+            return "the retriever's filter is a function, which may depend on anything"
+        if type(self) is not RaLMSpecRetriever or not _is_known(self.vectorstore):
+            return f"a search of {kind}, a class unknown here, may depend on anything"
+        if isinstance(self._store, GenericStore) and self._store.count() < 0:
+            return f"{kind} does not tell when documents were added"
+        return None
+
+    @property
     def store(self) -> Store:
         """The store as the speculation sees it."""
         return self._store
@@ -191,12 +216,15 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         k: int,
         prefetch_k: int | None = None,
         stats: SpeculationStats | None = None,
+        render: Callable[[Document], str] = text_of,
     ) -> Session:
         """Open a session for the loops of this package (see :meth:`session`)."""
         _require_positive("k", k)
         if prefetch_k is not None:
             _require_positive("prefetch_k", prefetch_k)
-        return Session(self._store, depth=k, prefetch_k=prefetch_k, stats=stats)
+        return Session(
+            self._store, depth=k, prefetch_k=prefetch_k, stats=stats, render=render
+        )
 
     def invalidate(self) -> None:
         """Say that documents were changed in place, or replaced by as many others.
@@ -295,6 +323,22 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             return []
         found = self._store.search(self._store.encode(queries), k)
         return [[_with_id(hit) for hit in hits] for hits in found]
+
+
+_KNOWN = ("langchain_core", "langchain_community", "langchain_chroma")
+"""Packages whose stores' searches depend on nothing but what is stored."""
+
+
+def _is_known(store: object) -> bool:
+    """Whether a store is of such a class itself, and none of its methods replaced."""
+    kind = type(store)
+    if kind is FaissStore:  # which may be a view of another store, with a filter
+        is_known = isinstance(vars(store)["_rows"], FixedRows)
+    else:
+        package = kind.__module__.partition(".")[0]
+        is_known = kind is BM25Store or package in _KNOWN
+    replaced = [name for name in vars(store) if callable(getattr(kind, name, None))]
+    return is_known and not replaced
 
 
 def _with_id(hit: Hit) -> Document:

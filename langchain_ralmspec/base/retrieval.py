@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.base.local import PreparedAnswer, info_of, usage_of
+from langchain_ralmspec.base.plain import plain_documents
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.machine import cores
@@ -31,6 +32,7 @@ from langchain_ralmspec.ralm import (
     speculative,
 )
 from langchain_ralmspec.ralm.run import RetrievalRun
+from langchain_ralmspec.rapid.context import sha256_of
 from langchain_ralmspec.retrievers import RaLMSpecRetriever
 from langchain_ralmspec.speculation import GUESS_POLICIES, Estimates
 
@@ -171,7 +173,10 @@ class RetrievalGeneration(SpeculativeGeneration):
         request = Request(
             writer=Writer(prompt, transcript, sampling.sampler(), open_path),
             session=self.retriever.new_session(
-                k=self.documents_per_step, prefetch_k=self.prefetch_k, stats=stats
+                k=self.documents_per_step,
+                prefetch_k=self.prefetch_k,
+                stats=stats,
+                render=layout.render,
             ),
             policy=self._policy(model, prompt, transcript),
         )
@@ -208,6 +213,15 @@ class RetrievalGeneration(SpeculativeGeneration):
         hits = run.steps[-1].hits if run.steps else ()
         return usage_of(run, len(self._layout.tokens(model.weights, hits)))
 
+    def _uncacheable(self) -> str | None:
+        prompt = self.document_prompt
+        if type(prompt) is not PromptTemplate or not all(
+            isinstance(value, str | int | float)
+            for value in prompt.partial_variables.values()
+        ):
+            return "document_prompt may show a document otherwise each time"
+        return self.retriever.uncacheable
+
     def _fingerprint(self) -> dict[str, Any]:
         """Scalars that tell one configured model from another (cache key, traces)."""
         names = RetrievalGeneration.model_fields
@@ -218,6 +232,8 @@ class RetrievalGeneration(SpeculativeGeneration):
         return settings | {
             "document_prompt": str(self.document_prompt),
             "retriever": self.retriever.key,
+            # A dict may have been changed since; hashed, for traces show this.
+            "filter": sha256_of(repr(self.retriever.filter)),
             "n_documents": self.retriever.store.count() if caches else None,
         }
 
@@ -228,4 +244,5 @@ def _info(run: RetrievalRun, model: Model) -> dict[str, Any]:
         {"tokens": list(step.tokens), "documents": [hit.id for hit in step.hits]}
         for step in run.steps
     ]
-    return info_of(run, model) | {"documents": run.documents, "steps": steps}
+    documents = plain_documents(run.documents)
+    return info_of(run, model) | {"documents": documents, "steps": steps}
