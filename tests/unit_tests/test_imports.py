@@ -36,6 +36,7 @@ EXPECTED = {
     "StoreError",
     "UnknownArgumentError",
     "__version__",
+    "documents_of",
 }
 
 
