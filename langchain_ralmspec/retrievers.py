@@ -174,12 +174,14 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         It may where these depend on the query and on stored documents alone, and
         where it shows that documents were added.
         """
-        kind = type(self.vectorstore).__name__
         if callable(self.filter):
             return "the retriever's filter is a function, which may depend on anything"
-        if type(self) is not RaLMSpecRetriever or not _is_known(self.vectorstore):
-            return f"a search of {kind}, a class unknown here, may depend on anything"
+        for searched in (self, self.vectorstore):
+            if not _is_known(searched):
+                kind = type(searched).__name__
+                return f"what {kind} finds may depend on anything: its code is not ours"
         if isinstance(self._store, GenericStore) and self._store.count() < 0:
+            kind = type(self.vectorstore).__name__
             return f"{kind} does not tell when documents were added"
         return None
 
@@ -329,16 +331,15 @@ _KNOWN = ("langchain_core", "langchain_community", "langchain_chroma")
 """Packages whose stores' searches depend on nothing but what is stored."""
 
 
-def _is_known(store: object) -> bool:
-    """Whether a store is of such a class itself, and none of its methods replaced."""
-    kind = type(store)
+def _is_known(searched: object) -> bool:
+    """Whether it is of such a class itself, and none of its methods was replaced."""
+    kind, own = type(searched), getattr(searched, "__dict__", {})
     if kind is FaissStore:  # which may be a view of another store, with a filter
-        is_known = isinstance(vars(store)["_rows"], FixedRows)
+        is_known = isinstance(own["_rows"], FixedRows)
     else:
         package = kind.__module__.partition(".")[0]
-        is_known = kind is BM25Store or package in _KNOWN
-    replaced = [name for name in vars(store) if callable(getattr(kind, name, None))]
-    return is_known and not replaced
+        is_known = kind in (BM25Store, RaLMSpecRetriever) or package in _KNOWN
+    return is_known and not any(callable(getattr(kind, name, None)) for name in own)
 
 
 def _with_id(hit: Hit) -> Document:

@@ -23,7 +23,11 @@ from langchain_ralmspec.errors import (
     InvalidValueError,
     StoreError,
 )
-from langchain_ralmspec.stores.embedding import count_tokens, encode_queries
+from langchain_ralmspec.stores.embedding import (
+    SentenceTransformerEmbeddings,
+    count_tokens,
+    encode_queries,
+)
 from langchain_ralmspec.stores.failures import reported_as_store_error
 
 if TYPE_CHECKING:
@@ -227,11 +231,13 @@ def _readable(chunks: Sequence[Chunk], embeddings: Embeddings) -> Sequence[Chunk
 
     Encoders of sentence-transformers tell; what others leave out is not known.
     """
-    count = getattr(embeddings, "count_tokens", None)
+    count: Callable[[list[str]], tuple[list[int], int | None]] | None = None
+    if isinstance(embeddings, SentenceTransformerEmbeddings):
+        count = embeddings.count_tokens
     # Of langchain-huggingface, and of langchain-community.
     for name in ("_client", "client"):
         model = getattr(embeddings, name, None)
-        if count is None and isinstance(getattr(model, "max_seq_length", None), int):
+        if isinstance(getattr(model, "max_seq_length", None), int):
             count = partial(count_tokens, cast("SentenceTransformer", model))
     if count is None or not chunks:
         return chunks

@@ -147,7 +147,7 @@ UNCACHEABLE: list[Any] = [
             (lambda: {"retriever": store_of("red", kind=Tenants)}, "Tenants"),
             (lambda: {"retriever": patched()}, "InMemoryVectorStore"),
             (lambda: {"retriever": uncounted()}, "Uncounted does not tell"),
-            (lambda: {"retriever": Own(vectorstore=store_of("red"))}, "search"),
+            (lambda: {"retriever": Own(vectorstore=store_of("red"))}, "Own"),
             (
                 lambda: {
                     "retriever": store_of("red"),

@@ -78,11 +78,8 @@ class ShortSighted(Words):
     def __init__(self, most: int | None, way: str) -> None:
         super().__init__()
         self._most = most
-        if way == "count_tokens":
-            self.count_tokens = lambda texts: ([len(t.split()) for t in texts], most)
-        elif way != "nothing":  # the shape of langchain-huggingface, or -community
-            model = SimpleNamespace(max_seq_length=most, tokenizer=self._tokenizer)
-            setattr(self, way, model)
+        model = SimpleNamespace(max_seq_length=most, tokenizer=self._tokenizer)
+        setattr(self, way, model)  # as in langchain-huggingface, or -community
 
     def _tokenizer(self, texts: list[str], **_: Any) -> dict[str, Any]:
         return {"input_ids": [text.split() for text in texts]}
@@ -99,7 +96,7 @@ def found(text: str, question: str, max_tokens: int, floor: float = 0.3) -> list
 FACT = "blue " * 30 + "red. " + "blue " * 9
 
 
-@pytest.mark.parametrize("way", ["count_tokens", "_client", "client"])
+@pytest.mark.parametrize("way", ["_client", "client"])
 @pytest.mark.parametrize("most", [1, 7, 16])
 def test_chunks_are_no_longer_than_the_encoder_reads(way: str, most: int) -> None:
     index = ContextIndex(split(f"green|{FACT}"), ShortSighted(most, way))
@@ -111,7 +108,7 @@ def test_chunks_are_no_longer_than_the_encoder_reads(way: str, most: int) -> Non
     assert all(p.end == after.start for p, after in pairwise(parts))
 
 
-@pytest.mark.parametrize(("most", "way"), [(None, "count_tokens"), (7, "nothing")])
+@pytest.mark.parametrize(("most", "way"), [(None, "client"), (7, "model")])
 def test_where_the_encoder_does_not_tell_chunks_stay(most: Any, way: str) -> None:
     index = ContextIndex(split(f"red|{FACT}"), ShortSighted(most, way))
     assert len(index._chunks) == 2
