@@ -62,22 +62,33 @@ def plain_documents(documents: Iterable[Document]) -> list[dict[str, Any]]:
     ]
 
 
-def plain(value: Any, within: tuple[int, ...] = ()) -> Any:  # noqa: PLR0911  a type each
+def plain(value: Any, within: tuple[int, ...] = ()) -> Any:
     """The nearest thing to a value that any writer of JSON or msgpack can write.
 
     ``within`` is internal: the values that this one is in, by ``id()``.
     """
-    if value is None or isinstance(value, bool):
-        return value
     if len(within) == _DEPTH or id(value) in within:
         return _whole(reprlib.repr(value))
     inner = (*within, id(value))
+    if isinstance(value, Mapping):
+        pairs = [(plain(key, inner), plain(each, inner)) for key, each in value.items()]
+        return {k if isinstance(k, str) else str(k): each for k, each in pairs}
+    if isinstance(value, list | tuple):
+        return [plain(each, inner) for each in value]
+    if isinstance(value, set | frozenset):
+        return sorted((plain(each, inner) for each in value), key=_order)
     if isinstance(value, Enum):
         return plain(value.value, inner)
     if isinstance(value, np.ndarray | np.generic):
         # Nanoseconds would become numbers; long doubles become nothing else.
         bare = (value.astype(str) if value.dtype.kind in "mM" else value).tolist()
         return _text(value) if isinstance(bare, np.generic) else plain(bare, inner)
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
     if isinstance(value, int):
         number = int(value)  # a subclass would be looked for one by one
         return number if number in _INTEGERS else _digits(number)
@@ -87,13 +98,6 @@ def plain(value: Any, within: tuple[int, ...] = ()) -> Any:  # noqa: PLR0911  a 
         return value.isoformat()
     if isinstance(value, bytes | bytearray):
         return value.decode("utf-8", "backslashreplace")
-    if isinstance(value, Mapping):
-        pairs = [(plain(key, inner), plain(each, inner)) for key, each in value.items()]
-        return {k if isinstance(k, str) else str(k): each for k, each in pairs}
-    if isinstance(value, list | tuple):
-        return [plain(each, inner) for each in value]
-    if isinstance(value, set | frozenset):
-        return sorted((plain(each, inner) for each in value), key=_order)
     return _text(value)
 
 

@@ -46,7 +46,10 @@ def test_an_answer_comes_whole_out_of_a_cache_on_disk(
     assert first.text == second.text != ""
     assert documents_of(first) == documents_of(second) != []
     assert documents_of(first)[0].metadata == {
-        **{"day": "2024-02-29", "file": "a", "score": 0.5, "tags": ["a", "b"]},
+        "day": "2024-02-29",
+        "file": "a",
+        "score": 0.5,
+        "tags": ["a", "b"],
         "1": str(uuid.UUID(int=1)),
     }
     made = first.generation_info or first.message.response_metadata
@@ -114,4 +117,3 @@ def test_a_model_file_may_be_deleted_while_its_text_is_streamed(
     assert last.response_metadata["model_name"] == "model"
     llm = RaLMSpecLLM(model_path=gguf, retriever=retriever, max_tokens=4)
     assert llm.invoke(QUESTIONS[0]), "the weights are not harmed"
-

@@ -166,7 +166,9 @@ def test_what_may_change_is_not_cached(kind: Any, make: Any, why: str) -> None:
     assert face.cache is False
     assert "cache" not in face.model_fields_set
     for cache in (True, InMemoryCache()):
-        with pytest.raises(ValidationError, match=f"cannot be cached here, for .*{why}"):
+        with pytest.raises(
+            ValidationError, match=f"cannot be cached here, for .*{why}"
+        ):
             kind(model_path="m.gguf", cache=cache, **make())
     kind(model_path="m.gguf", cache=False, **make())
     face.cache = None  # by assignment, which nobody checks

@@ -80,7 +80,7 @@ CASES: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "expected"), CASES)
+@pytest.mark.parametrize(("value", "expected"), CASES, ids=range(len(CASES)))
 def test_each_kind_of_value(value: Any, expected: Any) -> None:
     made = plain(value)
     assert made == expected
@@ -137,6 +137,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.filterwarnings("ignore:The function `loads` is in beta")
 @settings(max_examples=300)
 @given(st.dictionaries(st.text(max_size=5) | st.just("lc"), values, max_size=4))
 def test_whatever_is_in_metadata_it_can_be_stored(metadata: dict[str, Any]) -> None:

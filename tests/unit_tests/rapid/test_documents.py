@@ -93,7 +93,7 @@ def found(text: str, question: str, max_tokens: int, floor: float = 0.3) -> list
     return [chunk.text.strip() for chunk in chunks]
 
 
-FACT = "blue " * 30 + "red. " + "blue " * 9
+FACT = "blue " * 30 + "red " + "blue " * 8 + "blue"
 
 
 @pytest.mark.parametrize("way", ["_client", "client"])
