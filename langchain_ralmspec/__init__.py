@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
+from langchain_ralmspec.base.plain import documents_of
 from langchain_ralmspec.chains import RapidChain
 from langchain_ralmspec.chat_models import ChatRaLMSpec, ChatRapid
 from langchain_ralmspec.errors import (
@@ -60,4 +61,5 @@ __all__ = [
     "StoreError",
     "UnknownArgumentError",
     "__version__",
+    "documents_of",
 ]

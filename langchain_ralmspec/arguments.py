@@ -75,7 +75,7 @@ class StrictArguments(BaseModel):
         for name, value in self._given.items():
             try:
                 pickle.dumps(value)
-            except TypeError as error:
+            except (TypeError, AttributeError, pickle.PicklingError) as error:
                 msg = (
                     f"{type(self).__name__} cannot be pickled, for its {name}, of type "
                     f"{type(value).__name__!r}, cannot: {error}"

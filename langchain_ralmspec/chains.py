@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from langchain_core.outputs import Generation, LLMResult
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
-from langchain_core.runnables.config import run_in_executor
 from langchain_core.runnables.utils import AddableDict
 from pydantic import field_validator
 
 from langchain_ralmspec.base.long_context import LongContextGeneration
+from langchain_ralmspec.base.threads import from_threads
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.rapid import Conversation, to_documents
 from langchain_ralmspec.rapid.prompt import CONTEXT, QUESTION
@@ -111,21 +111,26 @@ class RapidChain(
         """Do what ``batch`` does, beside other tasks."""
         return await super().abatch(inputs, _one_by_one(config), **kwargs)
 
-    async def astream(
+    async def ainvoke(
         self,
         input: dict[str, Any],  # noqa: A002  LangChain's name
         config: RunnableConfig | None = None,
         **kwargs: Any,
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> dict[str, Any]:
+        """Do what ``invoke`` does, beside other tasks; it stops when cancelled."""
+        answer = AddableDict(answer="")
+        async for part in self.astream(input, config, **kwargs):
+            answer = answer + AddableDict(part)
+        return answer
+
+    def astream(
+        self,
+        input: dict[str, Any],  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[dict[str, Any]]:
         """Do what ``stream`` does, in a thread."""
-        parts = self.stream(input, config, **kwargs)
-        try:
-            while (
-                part := await run_in_executor(config, next, parts, None)
-            ) is not None:
-                yield part
-        finally:
-            await run_in_executor(config, parts.close)
+        return from_threads(self.stream(input, config, **kwargs))
 
     def preload(self, context: Any) -> int:
         """Read a context ahead of the first question about it.

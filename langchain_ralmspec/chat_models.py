@@ -6,16 +6,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.retrievers import BaseRetriever
 from pydantic import Field
 
 from langchain_ralmspec.base.chat import LocalChat
 from langchain_ralmspec.base.local import PreparedAnswer, info_of, usage_of
-from langchain_ralmspec.base.long_context import LongContextGeneration, digest_of
+from langchain_ralmspec.base.long_context import LongContextGeneration
 from langchain_ralmspec.base.messages import question_of, turns_of
+from langchain_ralmspec.base.plain import plain_documents
 from langchain_ralmspec.base.retrieval import RetrievalGeneration
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm import Prompt
 from langchain_ralmspec.rapid import Conversation, to_documents
+from langchain_ralmspec.rapid.context import sha256_of
+from langchain_ralmspec.rapid.documents import context_text
 from langchain_ralmspec.text import part_at_last_blank_line
 
 if TYPE_CHECKING:
@@ -41,7 +45,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
 
             chat = ChatRaLMSpec(model_path="model.gguf", retriever=store)
             message = chat.invoke("who wrote Moby Dick?")
-            message.response_metadata["documents"]
+            documents_of(message)
     """
 
     system_prompt: str = "Answer the question with the help of the text above."
@@ -98,8 +102,14 @@ class ChatRapid(LongContextGeneration, LocalChat):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         # A cached answer is about one context only.
-        context = None if self.context is None else digest_of(self.context)
+        context = type(self.context).__name__
+        if not isinstance(self.context, BaseRetriever | None):
+            context = sha256_of(context_text(self.context))
         return self._fingerprint() | {"context": context}
+
+    def _uncacheable(self) -> str | None:
+        is_found = isinstance(self.context, BaseRetriever)
+        return "what a retriever finds as context may change" if is_found else None
 
     def _answer(
         self,
@@ -155,7 +165,8 @@ def part(turns: Sequence[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
 
 def _info(run: Run[DraftStats], chunks: Sequence[Chunk]) -> dict[str, Any]:
     """What is told about a finished answer."""
-    return info_of(run, run.request.target) | {"documents": to_documents(chunks)}
+    documents = plain_documents(to_documents(chunks))
+    return info_of(run, run.request.target) | {"documents": documents}
 
 
 def _usage(run: Run[DraftStats]) -> UsageMetadata:

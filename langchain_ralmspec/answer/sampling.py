@@ -17,6 +17,7 @@ from numpy.typing import NDArray  # noqa: TC002
 from langchain_ralmspec.speculation.acceptance import draw, softmax
 
 _PENALTY_WINDOW = 64
+_DRAWN = (-1, 2**32 - 1)  # the seed that llama.cpp replaces, signed and unsigned
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Sampler:
         top_p: keep the fewest most probable tokens that reach this probability.
         repeat_penalty: divide (or multiply, when negative) the logits of the last
             64 generated tokens by this; 1 is off.
-        seed: of the random numbers; None draws a fresh one for this sampler.
+        seed: of the random numbers; None draws a fresh one for this sampler, as do
+            llama.cpp's -1 and its unsigned form, 4294967295.
     """
 
     temperature: float = 0.0
@@ -41,7 +43,9 @@ class Sampler:
 
     def __post_init__(self) -> None:
         """Settle the seed, so that one sampler always repeats itself."""
-        seed = secrets.randbits(63) if self.seed is None else self.seed
+        seed = self.seed
+        if seed is None or seed in _DRAWN:
+            seed = secrets.randbits(63)
         object.__setattr__(self, "_key", seed % 2**64)
 
     def sample(self, logits: NDArray[np.float32], generated: Tokens[int]) -> int:

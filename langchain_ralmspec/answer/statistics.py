@@ -96,4 +96,7 @@ class SpeculationStats(AnswerStats):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and dicts, for metadata and JSON."""
-        return asdict(self) | {"guess_accuracy": self.guess_accuracy}
+        return asdict(self) | {
+            "verifications": [list(each) for each in self.verifications],
+            "guess_accuracy": self.guess_accuracy,
+        }

@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models.chat_models import (
     BaseChatModel,
+    agenerate_from_stream,
     generate_from_stream,
 )
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
+from langchain_ralmspec.base.threads import from_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncGenerator, Generator
 
-    from langchain_core.callbacks import CallbackManagerForLLMRun
+    from langchain_core.callbacks import (
+        AsyncCallbackManagerForLLMRun,
+        CallbackManagerForLLMRun,
+    )
 
 
 class LocalChat(LocalGeneration, BaseChatModel):
@@ -51,13 +56,32 @@ class LocalChat(LocalGeneration, BaseChatModel):
     ) -> ChatResult:
         return generate_from_stream(self._stream(messages, stop, **kwargs))
 
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return await agenerate_from_stream(self._astream(messages, stop, **kwargs))
+
+    def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[ChatGenerationChunk]:
+        manager = run_manager.get_sync() if run_manager else None
+        return from_threads(self._stream(messages, stop, manager, **kwargs))
+
     def _stream(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
-    ) -> Iterator[ChatGenerationChunk]:
+    ) -> Generator[ChatGenerationChunk]:
         answer = self._answer(messages, stop, kwargs)
         for text in answer.text:
             chunk = ChatGenerationChunk(message=AIMessageChunk(content=text))

@@ -10,11 +10,15 @@ from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
+from langchain_ralmspec.base.threads import from_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncGenerator, Generator
 
-    from langchain_core.callbacks import CallbackManagerForLLMRun
+    from langchain_core.callbacks import (
+        AsyncCallbackManagerForLLMRun,
+        CallbackManagerForLLMRun,
+    )
 
 
 class LocalCompletion(LocalGeneration, BaseLLM):
@@ -46,17 +50,58 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        # All are prepared, and refused if need be, before the first one runs.
-        answers = [self._answer(prompt, stop, kwargs) for prompt in prompts]
-        generations: list[list[Any]] = []  # LLMResult's union is invariant
-        usage = Counter[str]()
-        for answer in answers:
-            text = "".join(answer.text)
+        generations: list[Generation] = []
+        for _ in self._written(generations, prompts, stop, kwargs):
+            pass
+        return self._result(generations)
+
+    async def _agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        generations: list[Generation] = []
+        async for _ in from_threads(self._written(generations, prompts, stop, kwargs)):
+            pass
+        return self._result(generations)
+
+    def _written(
+        self,
+        generations: list[Generation],
+        prompts: list[str],
+        stop: list[str] | None,
+        overrides: dict[str, Any],
+    ) -> Generator[str]:
+        """Write answers, piece by piece, and put those that are finished into a list.
+
+        All are prepared, and refused if need be, before the first one runs.
+        """
+        for answer in [self._answer(prompt, stop, overrides) for prompt in prompts]:
+            text = ""
+            for piece in answer.text:
+                text += piece
+                yield piece
             info = _info(answer)
-            usage.update(info["usage_metadata"])
-            generations.append([Generation(text=text, generation_info=info)])
+            generations.append(Generation(text=text, generation_info=info))
+
+    def _result(self, generations: list[Generation]) -> LLMResult:
+        usage = Counter[str]()
+        for generation in generations:
+            usage.update((generation.generation_info or {})["usage_metadata"])
         output = {"model_name": self.engine.path.stem, "token_usage": dict(usage)}
-        return LLMResult(generations=generations, llm_output=output)
+        return LLMResult(generations=[[one] for one in generations], llm_output=output)
+
+    def _astream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[GenerationChunk]:
+        manager = run_manager.get_sync() if run_manager else None
+        return from_threads(self._stream(prompt, stop, manager, **kwargs))
 
     def _stream(
         self,
@@ -64,7 +109,7 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
-    ) -> Iterator[GenerationChunk]:
+    ) -> Generator[GenerationChunk]:
         answer = self._answer(prompt, stop, kwargs)
         for text in answer.text:
             chunk = GenerationChunk(text=text)

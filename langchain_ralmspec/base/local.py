@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.answer.transcript import Transcript
@@ -51,8 +52,8 @@ class Sampling(StrictArguments):
     """Keep this many most probable tokens; 0 keeps all."""
     repeat_penalty: float = Field(default=1.0, gt=0)
     """Penalty on the answer's last 64 tokens; 1 is off."""
-    seed: int | None = None
-    """Of the random numbers; None draws a fresh one for every call."""
+    seed: int | None = Field(default=None, ge=-1)
+    """Of the random numbers; None and -1 draw a fresh one for every call."""
 
     def sampler(self) -> Sampler:
         """What chooses tokens by these settings."""
@@ -97,6 +98,23 @@ class LocalGeneration(Sampling):
         self._accept(model)
         self._loaded = process, settings, model
         return model
+
+    @model_validator(mode="after")
+    def _settle_cache(self) -> Self:
+        if "cache" in type(self).model_fields and (why := self._uncacheable()):
+            if self.__dict__["cache"]:
+                msg = (
+                    f"answers cannot be cached here, for {why}; leave cache out, or "
+                    "cache in your own code, which knows what an answer depends on"
+                )
+                raise ValueError(msg)
+            # Not as an assignment, for the argument was not given.
+            self.__dict__["cache"] = False
+        return self
+
+    def _uncacheable(self) -> str | None:
+        """Why an answer must not serve another call like this one; None if it may."""
+        return None
 
     def _engine_settings(self) -> dict[str, Any]:
         """Arguments of :meth:`Model.load`."""
@@ -143,7 +161,9 @@ class LocalGeneration(Sampling):
 
     def _values_of(self, names: Iterable[str], *without: str) -> dict[str, Any]:
         """Some arguments, in order: the cache key of a configured model, for traces."""
-        return {name: getattr(self, name) for name in sorted({*names} - {*without})}
+        values = {name: getattr(self, name) for name in sorted({*names} - {*without})}
+        # Where a cache, or what forbids one, was assigned later, nothing is found.
+        return values | ({"call": uuid.uuid4().hex} if self._uncacheable() else {})
 
     def _tracing_params(self) -> dict[str, Any]:
         # The file's name as given: params are asked for before anything is loaded.

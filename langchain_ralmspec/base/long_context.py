@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from langchain_ralmspec.answer.run import Run
+from langchain_ralmspec.base.identity import name_of
 from langchain_ralmspec.base.local import LocalGeneration, Sampling
 from langchain_ralmspec.engine import Model, selftest
 from langchain_ralmspec.engine.model import MAX_CONTEXT
@@ -28,7 +28,7 @@ from langchain_ralmspec.rapid import (
     documents,
     generate,
 )
-from langchain_ralmspec.rapid.context import ContextCache, LongContext, sha256_of
+from langchain_ralmspec.rapid.context import ContextCache, LongContext
 from langchain_ralmspec.rapid.drafter_factory import (
     LOOKUP,
     SELF,
@@ -49,7 +49,6 @@ LONG_KV_BYTES = 2 * 2**30
 """Host memory for the KV of documents, per model."""
 
 _N_SLOTS = 2
-_PROCESS = secrets.token_hex(8)
 
 
 class LongContextGeneration(LocalGeneration):
@@ -300,17 +299,15 @@ class LongContextGeneration(LocalGeneration):
     def _fingerprint(self) -> dict[str, Any]:
         """Scalars that tell one configured model from another (cache key, traces)."""
         names = LongContextGeneration.model_fields
+        embeddings, given = self.embeddings, self.drafter
+        drafters = given if isinstance(given, list | tuple) else [given]
         return self._values_of(names, "embeddings", "drafter") | {
-            "embeddings": type(self.embeddings).__name__,
-            "drafter": str(self.drafter),
+            "embeddings": None if embeddings is None else name_of(embeddings),
+            "drafter": [
+                str(one) if isinstance(one, str | Path) else name_of(one)
+                for one in drafters
+            ],
         }
-
-
-def digest_of(context: Any) -> str:
-    """Text that tells one context from another; a retriever is only itself."""
-    if isinstance(context, BaseRetriever):
-        return f"{type(context).__name__} at {id(context)} of {_PROCESS}"
-    return sha256_of(documents.context_text(context))
 
 
 def _may_have_probabilities(drafter: str | Path | Drafter) -> bool:

@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.base.local import PreparedAnswer, info_of, usage_of
+from langchain_ralmspec.base.plain import plain_documents
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.machine import cores
@@ -30,6 +31,8 @@ from langchain_ralmspec.ralm import (
     speculative,
 )
 from langchain_ralmspec.ralm.run import RetrievalRun
+from langchain_ralmspec.ralm.session import text_of
+from langchain_ralmspec.rapid.context import sha256_of
 from langchain_ralmspec.retrievers import MOST_HITS, RaLMSpecRetriever
 from langchain_ralmspec.speculation import GUESS_POLICIES, Estimates
 
@@ -165,13 +168,19 @@ class RetrievalGeneration(SpeculativeGeneration):
         transcript, layout = self._transcript(model, sampling, stop), self._layout
         stats = SpeculationStats(prompt_tokens=len(prompt.head) + len(prompt.tail))
 
+        shows_text = self.document_prompt.input_variables == ["page_content"]
+
         def open_path(hits: tuple[Hit, ...]) -> Any:
             return model.open((*prompt.head, *layout.tokens(model.weights, hits)))
 
         request = Request(
             writer=Writer(prompt, transcript, sampling.sampler(), open_path),
             session=self.retriever.new_session(
-                k=self.documents_per_step, prefetch_k=self.prefetch_k, stats=stats
+                k=self.documents_per_step,
+                prefetch_k=self.prefetch_k,
+                stats=stats,
+                # Spares rendering every hit where the text alone is shown.
+                render=text_of if shows_text else layout.render,
             ),
             policy=self._policy(model, prompt, transcript),
         )
@@ -208,6 +217,15 @@ class RetrievalGeneration(SpeculativeGeneration):
         hits = run.steps[-1].hits if run.steps else ()
         return usage_of(run, len(self._layout.tokens(model.weights, hits)))
 
+    def _uncacheable(self) -> str | None:
+        prompt = self.document_prompt
+        if type(prompt) is not PromptTemplate or not all(
+            isinstance(value, str | int | float)
+            for value in prompt.partial_variables.values()
+        ):
+            return "document_prompt may show a document otherwise each time"
+        return self.retriever.uncacheable
+
     def _fingerprint(self) -> dict[str, Any]:
         """Scalars that tell one configured model from another (cache key, traces)."""
         names = RetrievalGeneration.model_fields
@@ -218,6 +236,8 @@ class RetrievalGeneration(SpeculativeGeneration):
         return settings | {
             "document_prompt": str(self.document_prompt),
             "retriever": self.retriever.key,
+            # A dict may have been changed since; hashed, for traces show this.
+            "filter": sha256_of(repr(self.retriever.filter)),
             "n_documents": self.retriever.store.count() if caches else None,
         }
 
@@ -273,4 +293,5 @@ def _info(run: RetrievalRun, model: Model) -> dict[str, Any]:
         {"tokens": list(step.tokens), "documents": [hit.id for hit in step.hits]}
         for step in run.steps
     ]
-    return info_of(run, model) | {"documents": run.documents, "steps": steps}
+    documents = plain_documents(run.documents)
+    return info_of(run, model) | {"documents": documents, "steps": steps}

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -69,6 +69,10 @@ class KNNDatastore:
         self._index: Scan | FaissKeyIndex | None = None
         self._lists: FaissKeyIndex | None = None  # that are probed for guesses
         self._indexing = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As its folder, which whoever reads the pickle must have as well.
+        return type(self), (self.path, self.index_kind)
 
     @classmethod
     def build(

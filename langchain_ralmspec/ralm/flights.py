@@ -11,13 +11,13 @@ from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Self
 
-from langchain_ralmspec.ralm.writer import ids_of
+from langchain_ralmspec.ralm.writer import texts_of
 from langchain_ralmspec.speculation.plan import IN_FLIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from langchain_ralmspec.ralm.session import Guess, Session, Verification
+    from langchain_ralmspec.ralm.session import Guess, Hits, Session, Verification
     from langchain_ralmspec.speculation import Plan
 
 
@@ -43,8 +43,12 @@ class Flight:
             return None
         # Queries that were asked one by one end at the first wrong guess.
         pairs = zip(self.guesses, self.future.result().truth, strict=False)
-        right = takewhile(lambda pair: ids_of(pair[0].hits) == ids_of(pair[1]), pairs)
-        return sum(1 for _ in right)
+        return sum(1 for _ in takewhile(lambda pair: _is_right(*pair), pairs))
+
+
+def _is_right(guess: Guess, truth: Hits) -> bool:
+    # Where nothing was found, no guess is right, and least of all one of nothing.
+    return bool(truth) and texts_of(guess.hits) == texts_of(truth)
 
 
 class Flights:
@@ -131,7 +135,7 @@ class Flights:
         for guess in flight.guesses:
             part = self._session.ask([guess.query], with_vectors=flight.with_vectors)
             whole = part if whole is None else whole.joined(part)
-            if ids_of(part.truth[0]) != ids_of(guess.hits):
+            if not _is_right(guess, part.truth[0]):
                 break
         assert whole is not None  # noqa: S101  a flight has guesses
         return whole

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from langchain_ralmspec.ralm.events import Event, RolledBack, Verified
 from langchain_ralmspec.ralm.flights import Flights
-from langchain_ralmspec.ralm.writer import ids_of
+from langchain_ralmspec.ralm.writer import texts_of
 from langchain_ralmspec.speculation import GUESS_POLICIES
 from langchain_ralmspec.speculation.plan import MAX_STEPS_PER_GUESS
 from langchain_ralmspec.stores.base import Query
@@ -180,7 +180,7 @@ class _Speculation:
         Returns None when a guess turned out wrong meanwhile, or when writing failed
         under documents that may be wrong.
         """
-        mark, changed = self.request.writer.mark, ids_of(hits) != self._previous
+        mark, changed = self.request.writer.mark, texts_of(hits) != self._previous
         overlapped = self.flights.are_running
         step: Step | None = None
         error: Exception | None = None
@@ -196,7 +196,7 @@ class _Speculation:
             self.scheduler.estimates.generated(
                 seconds, changed=changed, overlapped=overlapped
             )
-        self._previous = ids_of(hits)
+        self._previous = texts_of(hits)
         written = TentativeStep(step, mark, error, self._proven)
         self._proven = None
         if self.flights or self.group:
@@ -226,7 +226,7 @@ class _Speculation:
         estimates.retrieved(answer.seconds, answer.embedding, answer.waiting)
         (hits,) = answer.truth
         estimates.decay()
-        estimates.judged("same", right=ids_of(hits) == ids_of(step.hits))
+        estimates.judged("same", right=texts_of(hits) == texts_of(step.hits))
         return hits
 
     def _guess(self, policy: str, query: str, current: Hits) -> Hits:
@@ -253,7 +253,7 @@ class _Speculation:
         stats.right_guesses += 1
         stats.proven_guesses += 1
         estimates.proved()
-        estimates.judged("same", right=ids_of(guess.hits) == ids_of(guess.current))
+        estimates.judged("same", right=texts_of(guess.hits) == texts_of(guess.current))
 
     def _count_plan(self) -> None:
         """Count a decision made by the plan."""
@@ -308,7 +308,7 @@ class _Speculation:
             all_right = n_right == len(flight.guesses)
             if not all_right:
                 yield from self._roll_back()
-                self._previous = ids_of(flight.guesses[n_right].current)
+                self._previous = texts_of(flight.guesses[n_right].current)
             for written in final:
                 yield self._commit(written)
             if not all_right:
@@ -373,5 +373,5 @@ class _Speculation:
         for number, (guess, hits) in enumerate(pairs):
             estimates.judged(guess.policy, right=number < n_right, margin=guess.margin)
             if guess.policy != "same":
-                stayed = ids_of(hits) == ids_of(guess.current)
+                stayed = texts_of(hits) == texts_of(guess.current)
                 estimates.judged("same", right=stayed)

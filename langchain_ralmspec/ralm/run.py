@@ -26,5 +26,5 @@ class RetrievalRun(Run[SpeculationStats]):
     @property
     def documents(self) -> list[Document]:
         """The documents used, in the order of their first use."""
-        by_id = {hit.id: hit.document for step in self.steps for hit in step.hits}
-        return list(by_id.values())
+        hits = (hit for step in self.steps for hit in step.hits)
+        return list({(hit.id, hit.text): hit.document for hit in hits}.values())

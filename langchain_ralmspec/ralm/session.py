@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
@@ -16,7 +16,9 @@ from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.ties import is_near_tie
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from langchain_core.documents import Document
 
     from langchain_ralmspec.stores.base import MaxNorm, Store
 
@@ -64,6 +66,11 @@ class Verification:
         return Verification(**sums, max_norm=self.max_norm)
 
 
+def text_of(document: Document) -> str:
+    """A document's text alone."""
+    return document.page_content
+
+
 class Session:
     """A store seen through a cache that no other session shares.
 
@@ -81,14 +88,17 @@ class Session:
         depth: int = 1,
         prefetch_k: int | None = None,
         stats: SpeculationStats | None = None,
+        render: Callable[[Document], str] = text_of,
     ) -> None:
         """Start with an empty cache.
 
         ``prefetch_k`` hits of every verified query enter it; None takes 200 where more
-        hits cost next to nothing, in exact local search, and 20 elsewhere.
+        hits cost next to nothing, in exact local search, and 20 elsewhere. ``render``
+        gives a document's text as the model reads it.
         """
         self.depth = depth
         self.stats = stats or SpeculationStats()
+        self._render = render
         self._store = store
         if prefetch_k is None:
             prefetch_k = 200 if store.top_k_is_stable else 20
@@ -120,7 +130,12 @@ class Session:
             ids = GUESS_POLICIES[policy].guess(self._cache, vector, ids_of(current))
             known = {hit.id: hit for hit in current}
             try:
-                hits = tuple(known.get(id_) or self._hit(id_) for id_ in ids)
+                hits = tuple(
+                    known[id_]
+                    if id_ in known and (policy == "same" or self._arrays is None)
+                    else self._read(self._hit(id_))
+                    for id_ in ids
+                )
             except StoreError:  # it was deleted since
                 policy, ids, hits = "same", ids_of(current), current
             margin, is_proven = None, False
@@ -136,6 +151,17 @@ class Session:
         if self._arrays is None:
             return self._hits[id_]
         return Hit(id_, self._arrays.document(id_), math.nan)
+
+    def _read(self, hit: Hit) -> Hit:
+        """The hit as it is now, whatever the store does to its document later."""
+        document = hit.document
+        metadata = dict(document.metadata or {})
+        document = document.model_copy(update={"metadata": metadata})
+        try:
+            text = self._render(document)
+        except Exception:  # noqa: BLE001  raised again if the model is to read it
+            text = document.page_content
+        return replace(hit, document=document, text=text)
 
     def retrieve(self, text: str) -> Verification:
         """Ask the store for one query, as the sequential loop does; then count it.
@@ -278,7 +304,7 @@ class Session:
         embedding = time.perf_counter() - start
         k = self._k(self.depth)
         found, waiting = self._search(queries, k, with_vectors=False)
-        truth = [tuple(found[0].hits[: self.depth])]
+        truth = [tuple(map(self._read, found[0].hits[: self.depth]))]
         seconds = time.perf_counter() - start
         return Verification(truth, found, queries, 1, 1, seconds, embedding, waiting)
 
@@ -297,7 +323,7 @@ class Session:
 
     def _settled(self, query: Query, found: Found, answer: Verification) -> Hits:
         """Top documents; a near tie is decided by the query embedded alone."""
-        hits = tuple(found.hits[: self.depth])
+        hits = tuple(map(self._read, found.hits[: self.depth]))
         if not query.batched:
             return hits
         vector, metric = query.vector, self._store.metric

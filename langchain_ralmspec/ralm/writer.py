@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 N_RECENT = 4
 """Documents whose continuations are kept, in case the answer returns to them."""
 
-Ids = tuple[str, ...]
+Texts = tuple[tuple[str, str | None], ...]
 
 
 class Path(Protocol):
@@ -77,7 +77,7 @@ class Stride:
 class _Entry:
     """A journal entry: how to take one stride back."""
 
-    ids: Ids  # of the documents that the stride was written under
+    under: Texts  # the documents that the stride was written under
     start: int  # length of the answer before the stride
     n_decoded: int  # what the branch had decoded before; 0 when it was opened then
     replaced: Branch | None  # the earlier branch that the stride's replaced, if any
@@ -104,7 +104,7 @@ class Writer:
     sampler: Sampler
     open_path: Callable[[tuple[Hit, ...]], Path]
     is_superseded: Callable[[], bool] = field(default=lambda: False)
-    _branches: dict[Ids, Branch] = field(default_factory=dict)
+    _branches: dict[Texts, Branch] = field(default_factory=dict)
     _journal: list[_Entry] = field(default_factory=list)  # of every stride, in order
     _n_pruned: int = 0  # entries that nobody rewinds past any more
 
@@ -123,14 +123,14 @@ class Writer:
         Raises:
             Superseded: the stride was given up; rewind to where it began.
         """
-        ids = ids_of(hits)
-        previous = self._branches.get(ids)
-        branch = previous if previous and ids in _last(self._journal) else None
+        under = texts_of(hits)
+        previous = self._branches.get(under)
+        branch = previous if previous and under in _last(self._journal) else None
         if branch is None:
-            branch = self._branches[ids] = Branch(self.open_path(hits))
+            branch = self._branches[under] = Branch(self.open_path(hits))
         replaced = None if branch is previous else previous
         start = len(self.transcript)
-        self._journal.append(_Entry(ids, start, branch.n_decoded, replaced))
+        self._journal.append(_Entry(under, start, branch.n_decoded, replaced))
         reason, least = self._generate(branch, n_tokens, sentence=sentence)
         return Stride(start, len(self.transcript), reason, least)
 
@@ -139,11 +139,11 @@ class Writer:
         while len(self._journal) > mark:
             entry = self._journal.pop()
             if entry.replaced:
-                self._branches[entry.ids] = entry.replaced
+                self._branches[entry.under] = entry.replaced
             elif entry.n_decoded == 0:
-                del self._branches[entry.ids]
+                del self._branches[entry.under]
             else:
-                self._branches[entry.ids].rewind(entry.n_decoded)
+                self._branches[entry.under].rewind(entry.n_decoded)
             self.transcript.truncate(entry.start)
 
     def prune(self, mark: int) -> None:
@@ -152,8 +152,8 @@ class Writer:
             self._journal[number] = replace(self._journal[number], replaced=None)
         self._n_pruned = max(self._n_pruned, mark)
         settled, open_ = self._journal[:mark], self._journal[mark:]
-        kept = _last(settled) | {entry.ids for entry in open_}
-        self._branches = {ids: b for ids, b in self._branches.items() if ids in kept}
+        kept = _last(settled) | {entry.under for entry in open_}
+        self._branches = {k: b for k, b in self._branches.items() if k in kept}
 
     def _generate(
         self, branch: Branch, n_tokens: int, *, sentence: bool
@@ -178,11 +178,11 @@ class Writer:
         return None, least
 
 
-def _last(journal: list[_Entry]) -> set[Ids]:
+def _last(journal: list[_Entry]) -> set[Texts]:
     """The ``N_RECENT`` different lists of documents that were used last."""
-    kept: dict[Ids, None] = {}
+    kept: dict[Texts, None] = {}
     for entry in reversed(journal):
-        kept[entry.ids] = None
+        kept[entry.under] = None
         if len(kept) == N_RECENT:
             break
     return set(kept)
@@ -198,6 +198,14 @@ def _ends_sentence(piece: bytes) -> bool:
     return b"\n" in piece or piece.rstrip().endswith((b".", b"!", b"?"))
 
 
-def ids_of(hits: Sequence[Hit]) -> Ids:
+def ids_of(hits: Sequence[Hit]) -> tuple[str, ...]:
     """Ids of hits, in order."""
     return tuple(hit.id for hit in hits)
+
+
+def texts_of(hits: Sequence[Hit]) -> Texts:
+    """What two lists of documents have in common if the model may not tell them apart.
+
+    Ids alone would not do: a document may be replaced under its id.
+    """
+    return tuple((hit.id, hit.text) for hit in hits)

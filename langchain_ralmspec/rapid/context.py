@@ -109,4 +109,5 @@ class ContextCache:
 
 def sha256_of(text: str) -> str:
     """SHA-256 of a text, in hexadecimal digits."""
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    # Not "replace", by which two texts could have one checksum.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

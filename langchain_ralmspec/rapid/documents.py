@@ -9,24 +9,33 @@ sees, so that the drafter cannot know what the target does not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from langchain_core.documents import Document
 
 from langchain_ralmspec.errors import DimensionMismatchError, InvalidValueError
-from langchain_ralmspec.stores.embedding import as_vectors, encode_queries, lengths_of
+from langchain_ralmspec.stores.embedding import (
+    SentenceTransformerEmbeddings,
+    as_vectors,
+    count_tokens,
+    encode_queries,
+    lengths_of,
+)
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
     from numpy.typing import NDArray
+    from sentence_transformers import SentenceTransformer
 
 CHUNK_TOKENS = 512
-"""Tokens of a chunk, as in the paper."""
+"""Tokens of a chunk, as in the paper; fewer where the encoder reads no more."""
 
 SHARE = 1 / 24
 """The part of the document that the drafter may read, as in the paper."""
@@ -68,7 +77,20 @@ class Chunk:
 
     def first(self, n_tokens: int) -> Chunk:
         """The chunk's first ``n_tokens`` tokens."""
-        return Chunk(self.start, self.tokens[:n_tokens], self.pieces[:n_tokens])
+        return self._part(0, n_tokens)
+
+    def parts(self, size: int) -> list[Chunk]:
+        """The chunk cut again, as :func:`chunk` cuts documents."""
+        parts, start = [], 0
+        while start < len(self.tokens):
+            end = _chunk_end(self.pieces, start, size)
+            parts.append(self._part(start, end))
+            start = end
+        return parts
+
+    def _part(self, start: int, end: int) -> Chunk:
+        inside = slice(start, end)
+        return Chunk(self.start + start, self.tokens[inside], self.pieces[inside])
 
 
 def chunk(
@@ -90,14 +112,7 @@ def chunk(
     if size < 1:
         msg = f"size must be at least 1, got {size}"
         raise InvalidValueError(msg)
-    pieces = [piece(token) for token in tokens]
-    chunks: list[Chunk] = []
-    start = 0
-    while start < len(pieces):
-        end = _chunk_end(pieces, start, size)
-        chunks.append(Chunk(start, tuple(tokens[start:end]), tuple(pieces[start:end])))
-        start = end
-    return chunks
+    return Chunk(0, tuple(tokens), tuple(map(piece, tokens))).parts(size)
 
 
 def _chunk_end(pieces: Sequence[bytes], start: int, size: int) -> int:
@@ -141,14 +156,16 @@ class ContextIndex:
         Raises:
             InvalidValueError: no chunk has any text.
         """
+        self._embeddings = embeddings
+        name = type(embeddings).__name__
+        with reported_as_store_error(name, "embed the chunks"):
+            chunks = _readable(chunks, embeddings)
         # In blank ones is nothing to read, and some encoders refuse an empty text.
         self._chunks = [chunk for chunk in chunks if chunk.text.strip()]
         texts = [chunk.text for chunk in self._chunks]
         if not texts:
             msg = f"none of the {len(chunks)} chunks has any text; give a longer one"
             raise InvalidValueError(msg)
-        self._embeddings = embeddings
-        name = type(embeddings).__name__
         with reported_as_store_error(name, "embed the chunks"):
             made = embeddings.embed_documents(texts)
         vectors = as_vectors(made, texts, name, "chunks")
@@ -204,6 +221,33 @@ class ContextIndex:
         # they tie no more.
         similarities: NDArray[np.float32] = (self._units * unit).sum(axis=1)
         return similarities
+
+
+def _readable(chunks: Sequence[Chunk], embeddings: Embeddings) -> Sequence[Chunk]:
+    """The chunks, or parts of them where the encoder would not read a whole one.
+
+    Encoders of sentence-transformers tell; what others leave out is not known.
+    """
+    count: Callable[[list[str]], tuple[list[int], int | None]] | None = None
+    if isinstance(embeddings, SentenceTransformerEmbeddings):
+        count = embeddings.count_tokens
+    # Of langchain-huggingface, and of langchain-community.
+    for name in ("_client", "client"):
+        model = getattr(embeddings, name, None)
+        if isinstance(getattr(model, "max_seq_length", None), int):
+            count = partial(count_tokens, cast("SentenceTransformer", model))
+    if count is None or not chunks:
+        return chunks
+    lengths, most = count([chunk.text for chunk in chunks])
+    if most is None or max(lengths) <= most:
+        return chunks
+    parts: list[Chunk] = []
+    for whole, length in zip(chunks, lengths, strict=True):
+        # Of equal lengths in the encoder's tokens, as nearly as one can tell.
+        size = max(1, len(whole.tokens) // math.ceil(length / most))
+        is_read = length <= most or len(whole.tokens) == 1
+        parts += [whole] if is_read else whole.parts(size)
+    return _readable(parts, embeddings) if len(parts) > len(chunks) else chunks
 
 
 def _normalized(

@@ -82,5 +82,7 @@ class DraftStats(AnswerStats):
         """Plain numbers and dicts, for metadata and JSON."""
         figures = asdict(self)
         del figures["rounds"]
+        # JSON's keys are text; msgpack refuses others.
+        figures["lengths"] = {str(n): count for n, count in self.lengths.items()}
         more = ("acceptance", "tokens_per_pass")
         return figures | {name: getattr(self, name) for name in more}

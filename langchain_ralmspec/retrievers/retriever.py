@@ -22,11 +22,13 @@ from pydantic import Field, PrivateAttr
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.arguments import StrictArguments
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
-from langchain_ralmspec.ralm.session import Session
+from langchain_ralmspec.ralm.session import Session, text_of
 from langchain_ralmspec.retrievers.session import RetrieverSession, require_texts
 from langchain_ralmspec.speculation import GUESS_POLICIES
 from langchain_ralmspec.stores import (
     BM25Store,
+    FaissStore,
+    GenericStore,
     Hit,
     Store,
     lock_of,
@@ -34,7 +36,7 @@ from langchain_ralmspec.stores import (
     refresh,
 )
 from langchain_ralmspec.stores.failures import reported_as_store_error
-from langchain_ralmspec.stores.faiss_rows import checked_document
+from langchain_ralmspec.stores.faiss_rows import FixedRows, checked_document
 
 MOST_HITS = 100_000
 """Hits that may be asked for: a session has memory for so many vectors, 150 MB of 384
@@ -120,6 +122,24 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         return self._key
 
     @property
+    def uncacheable(self) -> str | None:
+        """Why an answer under its documents must not serve another call; else None.
+
+        It may where these depend on the query and on stored documents alone, and
+        where it shows that documents were added.
+        """
+        if callable(self.filter):
+            return "the retriever's filter is a function, which may depend on anything"
+        for searched in (self, self.vectorstore):
+            if not _is_known(searched):
+                kind = type(searched).__name__
+                return f"what {kind} finds may depend on anything: its code is not ours"
+        if isinstance(self._store, GenericStore) and self._store.count() < 0:
+            kind = type(self.vectorstore).__name__
+            return f"{kind} does not tell when documents were added"
+        return None
+
+    @property
     def store(self) -> Store:
         """The store as the speculation sees it."""
         return self._store
@@ -152,12 +172,15 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         k: int,
         prefetch_k: int | None = None,
         stats: SpeculationStats | None = None,
+        render: Callable[[Document], str] = text_of,
     ) -> Session:
         """Open a session for the loops of this package (see :meth:`session`)."""
         _require_hits("k", k)
         if prefetch_k is not None:
             _require_hits("prefetch_k", prefetch_k)
-        return Session(self._store, depth=k, prefetch_k=prefetch_k, stats=stats)
+        return Session(
+            self._store, depth=k, prefetch_k=prefetch_k, stats=stats, render=render
+        )
 
     def add_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
         """Add documents to the vector store while no search of this package runs.
@@ -349,6 +372,21 @@ def _outcome(
     except Exception as error:  # noqa: BLE001  it is what was asked for
         return error
     return documents
+
+
+_KNOWN = ("langchain_core", "langchain_community", "langchain_chroma")
+"""Packages whose stores' searches depend on nothing but what is stored."""
+
+
+def _is_known(searched: object) -> bool:
+    """Whether it is of such a class itself, and none of its methods was replaced."""
+    kind, own = type(searched), getattr(searched, "__dict__", {})
+    if kind is FaissStore:  # which may be a view of another store, with a filter
+        is_known = isinstance(own["_rows"], FixedRows)
+    else:
+        package = kind.__module__.partition(".")[0]
+        is_known = kind in (BM25Store, RaLMSpecRetriever) or package in _KNOWN
+    return is_known and not any(callable(getattr(kind, name, None)) for name in own)
 
 
 def _with_id(hit: Hit) -> Document:

@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm.session import Guess, Hits, Session
-from langchain_ralmspec.ralm.writer import ids_of
+from langchain_ralmspec.ralm.writer import texts_of
 from langchain_ralmspec.speculation import GUESS_POLICIES
 from langchain_ralmspec.stores import Query
 
@@ -78,7 +78,7 @@ class RetrieverSession:
         truth = self._session.verify(known, with_vectors=looks_up)
         self._guesses.clear()
         judged = zip(guesses, truth, strict=True)
-        wrong = (t for g, t in judged if g and ids_of(g.hits) != ids_of(t))
+        wrong = (t for g, t in judged if g and texts_of(g.hits) != texts_of(t))
         self._current = next(wrong, truth[-1])
         return [_documents(hits) for hits in truth]
 

@@ -56,12 +56,14 @@ class Hit:
         score: how near it is. Higher is better, whatever the store's metric. Not a
             number where nothing was searched, as in a step under a proven guess.
         vector: its stored vector, when asked for: shape ``(dimension,)``, float32.
+        text: what the model reads of the document; a session fills it in.
     """
 
     id: str
     document: Document
     score: float
     vector: Vector | None = field(default=None, compare=False)
+    text: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

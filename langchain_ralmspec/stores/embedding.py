@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -242,6 +243,12 @@ class SentenceTransformerEmbeddings(Embeddings):
         # Fast tokenizers raise "Already borrowed" when two threads share one.
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As its arguments: who reads the pickle loads the model anew.
+        names = ("batch_size", "normalize", "n_threads", "device")
+        options = {name: getattr(self, name) for name in names}
+        return partial(type(self), self.model_path, **options), ()
+
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents, in batches."""
         return self._encode("encode_document", texts)
@@ -258,11 +265,10 @@ class SentenceTransformerEmbeddings(Embeddings):
         if not texts:
             return []
         with self._lock:
-            if self._model is None:
-                self._model = self._load()
+            model = self._loaded()
             for_queries = method == "encode_query"
             with _torch_threads(self.n_threads, for_queries=for_queries):
-                vectors = getattr(self._model, method)(
+                vectors = getattr(model, method)(
                     texts,
                     batch_size=self.batch_size,
                     normalize_embeddings=self.normalize,
@@ -270,6 +276,16 @@ class SentenceTransformerEmbeddings(Embeddings):
                     show_progress_bar=False,
                 )
         return cast("list[list[float]]", vectors.tolist())
+
+    def count_tokens(self, texts: list[str]) -> tuple[list[int], int | None]:
+        """How long texts are in the model's tokens, and how many of these it reads."""
+        with self._lock:
+            return count_tokens(self._loaded(), texts)
+
+    def _loaded(self) -> SentenceTransformer:
+        if self._model is None:
+            self._model = self._load()
+        return self._model
 
     def _load(self) -> SentenceTransformer:
         try:
@@ -292,6 +308,14 @@ class SentenceTransformerEmbeddings(Embeddings):
                     "Hugging Face hub, which takes a network"
                 )
             raise ModelFileError(msg) from cause
+
+
+def count_tokens(
+    model: SentenceTransformer, texts: list[str]
+) -> tuple[list[int], int | None]:
+    """Numbers of a model's tokens in texts, and how many of a text it reads at most."""
+    read = model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+    return list(map(len, read)), model.max_seq_length
 
 
 @contextmanager

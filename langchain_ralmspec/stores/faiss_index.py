@@ -105,6 +105,11 @@ class FaissIndex:
         self._direct_map_lock = threading.Lock()
 
     @property
+    def raw(self) -> Any:
+        """The index of FAISS itself."""
+        return self._index
+
+    @property
     def n_rows(self) -> int:
         """Number of stored vectors."""
         return int(self._index.ntotal)

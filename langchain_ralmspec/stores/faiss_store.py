@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,11 @@ class FaissStore:
         self.metric: Metric = self._index.metric
         self.dimension: int | None = self._index.dimension
         self.top_k_is_stable = self._index.ranks_by_score
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As its arguments, for what was derived from them holds locks.
+        make = partial(type(self), normalize=self._normalize)
+        return make, (self._index.raw, self._rows, self._embeddings)
 
     @classmethod
     def from_langchain(cls, store: Any, filter: Filter | None = None) -> FaissStore:  # noqa: A002 (LangChain's name)

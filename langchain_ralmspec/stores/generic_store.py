@@ -82,6 +82,9 @@ class GenericStore:
         self._vectors: OrderedDict[str, Vector] = OrderedDict()
         self._vectors_lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._store, self._options.get("filter"))
+
     @property
     def dimension(self) -> int | None:
         """Length of the vectors; None when the store shows no embeddings.

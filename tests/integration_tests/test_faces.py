@@ -30,6 +30,7 @@ from langchain_ralmspec import (
     RaLMSpecRetriever,
     SpeculationStats,
     UnknownArgumentError,
+    documents_of,
 )
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine.templates import ChatTemplate
@@ -76,7 +77,7 @@ def test_llm_tells_what_it_did(llm: RaLMSpecLLM) -> None:
         assert 0 < stats.seconds_generating < stats.seconds
         assert stats.store_calls >= 1 + stats.rounds
         ids = {i for step in info["steps"] for i in step["documents"]}
-        assert {d.id for d in info["documents"]} == ids
+        assert {d.id for d in documents_of(generation)} == ids
         assert info["finish_reason"] in {"stop", "length"}
     usage = (result.llm_output or {})["token_usage"]
     kept = [
@@ -91,7 +92,7 @@ def test_llm_tells_what_it_did(llm: RaLMSpecLLM) -> None:
 def test_chat_tells_what_it_did(chat: ChatRaLMSpec) -> None:
     message = chat.invoke(QUESTIONS[0])
     metadata = message.response_metadata
-    assert metadata["documents"]
+    assert documents_of(message)
     kept = metadata["speculation"]["tokens_kept"]
     assert message.usage_metadata
     assert message.usage_metadata["output_tokens"] == kept
@@ -205,10 +206,11 @@ def test_a_trace_has_the_settings_of_the_call(chat: ChatRaLMSpec) -> None:
     assert listener.metadata["ls_max_tokens"] == 3
 
 
-def test_a_pickled_chat_model_answers_as_it_did(gguf: str, model: Model) -> None:
+def test_a_pickled_chat_model_answers_as_it_did(
+    gguf: str, model: Model, corpus: Corpus
+) -> None:
     documents = [Document(page_content=text) for text in QUESTIONS[:9]]
-    embeddings = DeterministicFakeEmbedding(size=8)
-    store = InMemoryVectorStore.from_documents(documents, embeddings)
+    store = InMemoryVectorStore.from_documents(documents, corpus.embeddings)
     chat = ChatRaLMSpec(model_path=gguf, retriever=store, max_tokens=8)
     answer = chat.invoke(QUESTIONS[0])
     other = pickle.loads(pickle.dumps(chat))  # noqa: S301  our own
@@ -246,7 +248,7 @@ def test_a_filter_is_a_wall(gguf: str, corpus: Corpus) -> None:
         )
         chat = ChatRaLMSpec(model_path=gguf, retriever=retriever, max_tokens=24)
         for question in QUESTIONS[:3]:
-            used = chat.invoke(question).response_metadata["documents"]
+            used = documents_of(chat.invoke(question))
             assert {d.metadata["tenant"] for d in used} == {tenant}
 
 
@@ -265,7 +267,7 @@ def test_a_cached_answer_is_not_served_from_a_changed_store(
     )
 
     def used() -> Any:
-        return chat.invoke(QUESTIONS[0]).response_metadata["documents"]
+        return documents_of(chat.invoke(QUESTIONS[0]))
 
     first = used()
     assert used() == first

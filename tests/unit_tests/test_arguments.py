@@ -1,20 +1,28 @@
 import copy
 import pickle
 import threading
+from pathlib import Path
 from typing import Any
 
+import faiss
+import numpy as np
 import pytest
+from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_ralmspec import (
+    BM25Store,
     ChatRaLMSpec,
     ChatRapid,
+    FaissStore,
     InvalidValueError,
     RaLMSpecLLM,
     RaLMSpecRetriever,
     RapidChain,
+    SentenceTransformerEmbeddings,
 )
+from langchain_ralmspec.stores import Query
 
 EMBEDDINGS = DeterministicFakeEmbedding(size=8)
 MODEL: dict[str, Any] = {"model_path": "model.gguf", "max_tokens": 7}
@@ -48,6 +56,31 @@ def test_a_pickled_retriever_finds_what_it_found() -> None:
     assert other.key != retriever.key, "the stores may part ways"
 
 
+def test_the_own_parts_of_a_chat_pickle_as_their_arguments(tmp_path: Path) -> None:
+    minilm = SentenceTransformerEmbeddings(tmp_path, batch_size=3, normalize=False)
+    documents = [Document("a heap"), Document("a tree", id="b")]
+    index = faiss.IndexFlatIP(8)
+    index.add(np.eye(2, 8, dtype=np.float32))
+    queries = [Query("heap", np.eye(1, 8, dtype=np.float32)[0])]
+    for store in (
+        BM25Store.from_documents(documents),
+        FaissStore(index, documents, EMBEDDINGS, ids=["1", "2"], normalize=True),
+    ):
+        other = pickle.loads(pickle.dumps(store))  # noqa: S301  our own
+        assert other.search(queries, 2) == store.search(queries, 2)
+    assert other.encode(["a"])[0].vector @ other.encode(["a"])[0].vector == (
+        pytest.approx(1)
+    )
+    # README's chat: a store of LangChain's with embeddings of ours.
+    chat = ChatRaLMSpec(**MODEL, retriever=InMemoryVectorStore(minilm))
+    chat = pickle.loads(pickle.dumps(chat))  # noqa: S301  our own
+    again = vars(chat.retriever.vectorstore.embeddings)
+    names = ("model_path", "batch_size", "normalize", "n_threads", "device")
+    assert {name: again[name] for name in names} == {
+        name: vars(minilm)[name] for name in names
+    }
+
+
 class Locked(InMemoryVectorStore):
     def __init__(self) -> None:
         super().__init__(EMBEDDINGS)
@@ -60,6 +93,10 @@ def test_what_cannot_be_pickled_is_named() -> None:
         InvalidValueError, match=r"RaLMSpecRetriever .*vectorstore.*'Locked'.*lock"
     ):
         pickle.dumps(chat)
+    store = InMemoryVectorStore(EMBEDDINGS)
+    retriever = RaLMSpecRetriever(vectorstore=store, filter=lambda _: True)
+    with pytest.raises(InvalidValueError, match=r"for its filter, .*lambda"):
+        pickle.dumps(retriever)
 
 
 @pytest.mark.parametrize("face", faces(), ids=lambda face: type(face).__name__)

@@ -15,6 +15,7 @@ EXPECTED = {
     "ModelFileError", "RaLMSpecError", "RaLMSpecLLM", "RaLMSpecRetriever",
     "RapidChain", "RetrieverSession", "SentenceTransformerEmbeddings",
     "SpeculationStats", "StoreError", "UnknownArgumentError", "__version__",
+    "documents_of",
 }  # fmt: skip
 
 

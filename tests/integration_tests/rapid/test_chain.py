@@ -91,6 +91,23 @@ def test_stop_and_settings_of_a_call(make: Any, context: str) -> None:
         chain.invoke(given, max_token=3)
 
 
+def test_a_fact_behind_what_the_encoder_reads_is_found(
+    make: Any, corpus: Corpus
+) -> None:
+    """MiniLM reads 256 tokens; the fact stands some 400 into its part."""
+    aside = "The committee met again on Tuesday and discussed the budget at length. "
+    fact = "The lighthouse keeper of Skerryvore was called Morag Beaton."
+    text = aside * 32 + fact
+    chain = make(max_tokens=1, draft_context_tokens=100, truncation="end")
+    assert 400 < chain.get_num_tokens(aside * 32) < 512, "one part, as in the paper"
+    question = "What was the name of the lighthouse keeper?"
+    result = chain.invoke({"question": question, "context": text})
+    parts = result["source_documents"]
+    assert any(fact in part.page_content for part in parts)
+    (lengths, most) = corpus.embeddings.count_tokens([p.page_content for p in parts])
+    assert max(lengths) <= (most or 0) == 256
+
+
 def test_a_plain_prompt(make: Any, context: str) -> None:
     chain = make(prompt_template="{context}\n\nQ: {question}\nA:", draft_length=0)
     assert answer(chain, QUESTIONS[0], context) != answer(

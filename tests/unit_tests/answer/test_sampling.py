@@ -26,6 +26,14 @@ def test_a_token_depends_on_seed_and_position_only(
     assert one.sample(logits, answer) == other.sample(logits, answer)
 
 
+@pytest.mark.parametrize("seed", [None, -1, 2**32 - 1])
+def test_without_a_seed_every_sampler_draws_anew(seed: int | None) -> None:
+    samplers = [Sampler(temperature=1, seed=seed) for _ in range(2)]
+    one, other = (sampler.uniforms(0, 4).tolist() for sampler in samplers)
+    assert one != other
+    assert samplers[0].uniforms(0, 4).tolist() == one, "and repeats itself"
+
+
 def test_frequencies_and_probabilities_follow_the_softmax() -> None:
     logits = np.array([0.0, 1.0, 2.0], np.float32)
     sampler = Sampler(temperature=0.5, top_k=0, top_p=1.0, seed=7)

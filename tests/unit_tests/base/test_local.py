@@ -122,6 +122,32 @@ def test_what_no_call_is_served_with_is_refused(
         llm.invoke("Hello", temperature=value)
 
 
+def test_tokens_belong_to_the_model_that_made_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The file may have been replaced by one of another vocabulary."""
+    shift = 0
+
+    def load(**_: Any) -> FakeReader:
+        reader, by = FakeReader(n_ctx=2048), shift
+        reader.weights.tokenize = lambda text, **_: [n + by for n in text.encode()]
+        reader.weights.has_chat_template = False
+        return reader
+
+    monkeypatch.setattr(Model, "load", load)
+    chain = RapidChain(model_path="model.gguf")
+
+    def read() -> list[int]:
+        conversation = chain._asking("Why?")
+        return list(chain._read(chain.engine, conversation, "ab", 5)[1].tokens)
+
+    assert read() == read() == [*b"ab"]
+    shift = 1
+    assert read() == [*b"ab"], "the model that is loaded goes on"
+    chain.n_ctx = 1024
+    assert read() == read() == [*b"bc"]
+
+
 def test_a_datastore_is_checked_with_every_model_that_is_loaded(
     loads: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

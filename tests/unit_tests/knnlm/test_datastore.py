@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import pickle
 import sys
 import warnings
 from collections.abc import Iterator
@@ -91,6 +92,12 @@ def test_a_text_begins_as_the_model_wants_it(
     keys, tokens = store.read(np.arange(3))
     assert keys[:, 0].tolist() == [1, ord("a"), 1]
     assert bytes(tokens.astype(np.uint8)) == b"abc"
+
+
+def test_it_pickles_as_its_folder(store: KNNDatastore) -> None:
+    other = pickle.loads(pickle.dumps(store))  # noqa: S301  our own
+    assert (other.id, other.path, other.index_kind) == (store.id, store.path, "flat")
+    assert len(other) == len(store)
 
 
 def test_documents_are_texts(store: KNNDatastore, tmp_path: Path) -> None:

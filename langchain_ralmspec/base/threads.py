@@ -1,0 +1,60 @@
+"""Answers that are written in threads, and stop once their reader leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from langchain_core.runnables.config import run_in_executor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+
+Piece = TypeVar("Piece")
+
+
+async def from_threads(pieces: Generator[Piece]) -> AsyncGenerator[Piece]:
+    """Iterate in threads over pieces, none of which may be None.
+
+    Who leaves, or is cancelled while a piece is awaited, does not wait for that piece:
+    it is made to its end, nothing behind it, and the iterator is closed.
+    """
+    shared = _Shared(pieces)
+    try:
+        while (piece := await run_in_executor(None, shared.next)) is not None:
+            yield piece
+    except asyncio.CancelledError:
+        # Not awaited: all threads may be busy, with a store that hangs for example.
+        asyncio.get_running_loop().run_in_executor(None, shared.leave)
+        raise
+    except GeneratorExit:
+        await run_in_executor(None, shared.leave)
+        raise
+
+
+class _Shared(Generic[Piece]):
+    """An iterator that one thread may be in while another one closes it."""
+
+    def __init__(self, pieces: Generator[Piece]) -> None:
+        self._pieces = pieces
+        self._inside = threading.Lock()
+        self._is_left = False
+
+    def next(self) -> Piece | None:
+        """Make a piece; None where there is none any more."""
+        try:
+            with self._inside:
+                return None if self._is_left else next(self._pieces, None)
+        finally:
+            if self._is_left:  # meanwhile
+                self.leave()
+
+    def leave(self) -> None:
+        """Close the iterator; if a thread is inside, that thread does so."""
+        self._is_left = True
+        if self._inside.acquire(blocking=False):
+            try:
+                self._pieces.close()
+            finally:
+                self._inside.release()

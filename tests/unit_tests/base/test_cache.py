@@ -1,0 +1,236 @@
+"""What may be kept in LangChain's cache, and under which key."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.globals import set_llm_cache
+from langchain_core.language_models import BaseLanguageModel
+from langchain_core.prompts import PromptTemplate
+from langchain_core.vectorstores import InMemoryVectorStore
+from pydantic import ValidationError
+
+from langchain_ralmspec import (
+    BM25Store,
+    ChatRaLMSpec,
+    ChatRapid,
+    Draft,
+    RaLMSpecLLM,
+    RaLMSpecRetriever,
+)
+from langchain_ralmspec.base.identity import name_of
+from langchain_ralmspec.base.local import PreparedAnswer
+from langchain_ralmspec.rapid.context import sha256_of
+
+EMBEDDINGS = DeterministicFakeEmbedding(size=8)
+FACES = [RaLMSpecLLM, ChatRaLMSpec]
+TENANT: ContextVar[str] = ContextVar("tenant", default="red")
+
+
+@pytest.fixture(autouse=True)
+def _cache() -> Iterator[None]:
+    set_llm_cache(InMemoryCache())
+    yield
+    set_llm_cache(None)
+
+
+@pytest.fixture(autouse=True)
+def found(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every face answers with the first document found; those that it gave."""
+    given: list[str] = []
+
+    def answer(self: Any, *_: Any) -> PreparedAnswer:
+        source = self.context if isinstance(self, ChatRapid) else self.retriever
+        given.append(source.invoke("who?")[0].page_content)
+        usage: Any = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
+        return PreparedAnswer(iter(given[-1:]), dict, lambda: usage)
+
+    for kind in (RaLMSpecLLM, ChatRaLMSpec, ChatRapid):
+        monkeypatch.setattr(kind, "_answer", answer)
+    engine = SimpleNamespace(path=Path("m.gguf"))
+    monkeypatch.setattr(RaLMSpecLLM, "engine", engine)
+    return given
+
+
+def store_of(*tenants: str, kind: Any = InMemoryVectorStore) -> Any:
+    documents = [Document(t, metadata={"tenant": t}) for t in tenants]
+    return kind.from_documents(documents, EMBEDDINGS)
+
+
+def asked(face: BaseLanguageModel[Any]) -> str:
+    answer = face.invoke("who?")
+    return answer if isinstance(answer, str) else str(answer.text)
+
+
+def test_no_tenant_is_given_the_answer_of_a_freed_retriever() -> None:
+    for _ in range(12):
+        for tenant in ("red", "blue"):
+            context = store_of(tenant).as_retriever()
+            assert asked(ChatRapid(model_path="m.gguf", context=context)) == tenant
+            del context
+            gc.collect()
+
+
+@pytest.mark.parametrize("kind", FACES)
+def test_a_filter_that_reads_the_context_is_asked_each_time(kind: Any) -> None:
+    retriever = RaLMSpecRetriever(
+        vectorstore=store_of("red", "blue"),
+        filter=lambda document: document.metadata["tenant"] == TENANT.get(),
+    )
+    face = kind(model_path="m.gguf", retriever=retriever)
+    for tenant in ("red", "blue", "red"):
+        token = TENANT.set(tenant)
+        assert asked(face) == tenant
+        TENANT.reset(token)
+
+
+@pytest.mark.parametrize("kind", FACES)
+def test_what_is_known_is_answered_once(kind: Any, found: list[str]) -> None:
+    store = store_of("red")
+    face = kind(model_path="m.gguf", retriever=store)
+    assert [asked(face), asked(face)] == ["red", "red"]
+    assert found == ["red"]
+    store.add_documents([Document("blue")])
+    asked(face)
+    assert len(found) == 2, "the store has grown"
+
+
+class Tenants(InMemoryVectorStore):
+    """Finds what the tenant of the moment may see."""
+
+    def similarity_search_with_score_by_vector(self, *args: Any, **more: Any) -> Any:
+        hits = super().similarity_search_with_score_by_vector(*args, **more)
+        return [hit for hit in hits if hit[0].metadata["tenant"] == TENANT.get()]
+
+
+def patched() -> Any:
+    store = store_of("red")
+    store.similarity_search = lambda *_, **__: []
+    return store
+
+
+class Uncounted(InMemoryVectorStore):
+    __module__ = "langchain_community.vectorstores"
+    store = None  # type: ignore[assignment]
+
+
+class Own(RaLMSpecRetriever):
+    pass
+
+
+def uncounted() -> Any:
+    made = object.__new__(Uncounted)
+    made.embedding = EMBEDDINGS
+    return made
+
+
+def partial_prompt() -> Any:
+    template = PromptTemplate.from_template("{tenant} {page_content}")
+    return template.partial(tenant=TENANT.get)
+
+
+UNCACHEABLE: list[Any] = [
+    (ChatRapid, lambda: {"context": store_of("red").as_retriever()}, "a retriever"),
+    *(
+        (kind, make, why)
+        for kind in FACES
+        for make, why in [
+            (lambda: {"retriever": store_of("red", kind=Tenants)}, "Tenants"),
+            (lambda: {"retriever": patched()}, "InMemoryVectorStore"),
+            (lambda: {"retriever": uncounted()}, "Uncounted does not tell"),
+            (lambda: {"retriever": Own(vectorstore=store_of("red"))}, "Own"),
+            (
+                lambda: {
+                    "retriever": store_of("red"),
+                    "document_prompt": partial_prompt(),
+                },
+                "document_prompt",
+            ),
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "make", "why"), UNCACHEABLE)
+def test_what_may_change_is_not_cached(kind: Any, make: Any, why: str) -> None:
+    face = kind(model_path="m.gguf", **make())
+    assert face.cache is False
+    assert "cache" not in face.model_fields_set
+    for cache in (True, InMemoryCache()):
+        with pytest.raises(
+            ValidationError, match=f"cannot be cached here, for .*{why}"
+        ):
+            kind(model_path="m.gguf", cache=cache, **make())
+    kind(model_path="m.gguf", cache=False, **make())
+    face.cache = None  # by assignment, which nobody checks
+    assert face._identifying_params != face._identifying_params
+
+
+def test_what_is_known_may_be_cached() -> None:
+    words = BM25Store.from_documents([Document("red")])
+    for store in (words, store_of("red"), store_of("red").as_retriever()):
+        for cache in (None, True):
+            face = ChatRaLMSpec(model_path="m.gguf", retriever=store, cache=cache)
+            assert face.cache is cache
+            assert face._identifying_params == face._identifying_params
+
+
+class Drafts:
+    name = "mine"
+
+    def propose(self, prefix: Any, n: int) -> Draft:
+        return Draft()
+
+    def __repr__(self) -> str:
+        return "Drafts()"
+
+
+def test_a_key_tells_objects_apart_by_themselves() -> None:
+    def key(**settings: Any) -> str:
+        chat = ChatRapid(model_path="m.gguf", context="A text.", **settings)
+        return str(chat._identifying_params)
+
+    drafter, other = Drafts(), Drafts()
+    assert key(drafter=drafter) == key(drafter=drafter) != key(drafter=other)
+    assert key(drafter=["lookup", drafter]) != key(drafter=["lookup", other])
+    other_embeddings = DeterministicFakeEmbedding(size=8)
+    assert key(embeddings=EMBEDDINGS) == key(embeddings=EMBEDDINGS)
+    assert key(embeddings=EMBEDDINGS) != key(embeddings=other_embeddings)
+    assert key() == key(drafter="auto") != key(drafter="lookup")
+
+
+def test_a_dict_filter_that_was_changed_is_another_key() -> None:
+    condition = {"tenant": "red"}
+    retriever = RaLMSpecRetriever(vectorstore=store_of("red", "blue"))
+    object.__setattr__(retriever, "filter", condition)
+    face = ChatRaLMSpec(model_path="m.gguf", retriever=retriever)
+    before = face._identifying_params
+    condition["tenant"] = "blue"
+    assert face._identifying_params != before
+    assert "blue" not in str(face._identifying_params), "traces show it"
+
+
+def test_a_name_is_never_given_twice() -> None:
+    class Thing:
+        pass
+
+    class Bare:
+        __slots__ = ()
+
+    names = {name_of(Thing()) for _ in range(100)}
+    assert len(names) == 100
+    bare = Bare()
+    assert name_of(bare) != name_of(bare), "its end would not be noticed"
+
+
+def test_texts_differ_by_their_checksums_even_with_half_characters() -> None:
+    assert len({sha256_of(text) for text in ("?", "\ud835", "\udc00")}) == 3
