@@ -86,7 +86,7 @@ class Disguise:
         self._hidden: list[tuple[str, bool]] = []
 
     def stand_in(self, text: str = "", *, is_begun: bool = False) -> str:
-        """What stands for ``text`` while rendering; a marker may be only begun in it."""
+        """What stands for ``text`` while rendering; it may have but begun a marker."""
         self._hidden.append((text, is_begun))
         return f"{self._secret}{len(self._hidden) - 1:08}"
 

@@ -136,10 +136,14 @@ class Weights:
     def tokenize_prompt(
         self, text: str, *, special: bool
     ) -> tuple[tuple[int, ...], list[int]]:
-        """BOS, which the model wants or the text brings, and the tokens behind it."""
+        """BOS, where the model wants it, and the tokens behind it.
+
+        It is not doubled where the text begins with it.
+        """
         tokens = self.tokenize(text, special=special)
-        if tokens[:1] == [self.bos]:
-            return (self.bos,), tokens[1:]
+        n_brought = len(self.text_start)
+        if tuple(tokens[:n_brought]) == self.text_start:
+            tokens = tokens[n_brought:]
         return self.text_start, tokens
 
     def _parts(self, text: str, *, special: bool) -> Iterator[str]:
@@ -183,9 +187,12 @@ class Weights:
     @cached_property
     def markers(self) -> Markers:
         """The texts that are control tokens, where control tokens count."""
-        lib = self._lib
-        kinds = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
-        controls = {self.token_text(token): token for token in self._of_kind(kinds)}
+        kinds = ~self._lib.LLAMA_TOKEN_ATTR_USER_DEFINED
+        controls = {
+            self.token_text(token): token
+            for token, kind in self._special.items()
+            if kind & kinds
+        }
         return Markers(controls, self._defined_markers)
 
     @cached_property
@@ -197,7 +204,8 @@ class Weights:
         as for the end of a thought, are part of these.
         """
         source = self.metadata("tokenizer.chat_template") or ""
-        defined = self._of_kind(self._lib.LLAMA_TOKEN_ATTR_USER_DEFINED)
+        kind = self._lib.LLAMA_TOKEN_ATTR_USER_DEFINED
+        defined = (token for token, own in self._special.items() if own == kind)
         names = [name for name in map(self.token_text, defined) if name in source]
         sought = r"(['\"]){0}\1\s+(not\s+)?in\b|\.\w+\(\s*['\"]{0}"
         return [
@@ -213,11 +221,17 @@ class Weights:
         names = self._defined_markers
         return Markers({}, names).pattern if names else None
 
-    def _of_kind(self, kinds: int) -> Iterator[int]:
-        """Tokens that have one of some attributes."""
-        for token in range(self.n_vocab):
-            if self._lib.llama_vocab_get_attr(self._vocab, token) & kinds:
-                yield token
+    @cached_property
+    def _special(self) -> dict[int, int]:
+        """Tokens that llama.cpp parses in texts, and which of its kinds they are."""
+        lib, read = self._lib, self._lib.llama_vocab_get_attr
+        kinds = (
+            lib.LLAMA_TOKEN_ATTR_CONTROL
+            | lib.LLAMA_TOKEN_ATTR_UNKNOWN
+            | lib.LLAMA_TOKEN_ATTR_USER_DEFINED
+        )
+        found = ((token, read(self._vocab, token)) for token in range(self.n_vocab))
+        return {token: kind & kinds for token, kind in found if kind & kinds}
 
     @cached_property
     def _splits_by_regex(self) -> bool:

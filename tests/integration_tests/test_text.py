@@ -122,8 +122,8 @@ def test_a_completion_prompt_is_the_callers_own(make: Any, weights: Weights) -> 
         prompt = llm._prompt(llm.engine, PROMPT)
         assert (*prompt.head, *prompt.tail) == expected
         assert llm.get_num_tokens(PROMPT) == len(expected)
-    assert make(RaLMSpecLLM).get_num_tokens(PROMPT) == 16
-    assert make(RaLMSpecLLM, parse_special=False).get_num_tokens(PROMPT) == 33
+    assert make(RaLMSpecLLM).get_num_tokens(PROMPT) == 13
+    assert make(RaLMSpecLLM, parse_special=False).get_num_tokens(PROMPT) == 30
 
 
 def test_no_prompt_has_two_first_tokens(
@@ -135,7 +135,7 @@ def test_no_prompt_has_two_first_tokens(
         monkeypatch.setattr(weights, "text_start", start)
         assert weights.tokenize_prompt("Why?", special=True) == (start, plain)
         brought = weights.tokenize_prompt(f"{bos}Why?", special=True)
-        assert brought == ((weights.bos,), plain)
+        assert brought == (start, plain if start else [weights.bos, *plain])
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_a_stop_string_may_name_control_tokens(
     settings: dict[str, Any] = {"speculation": speculation}
     given: Any = "How do I copy an object?"
     if kind is KNNLMSpecLLM:
-        settings |= {"datastore": datastore, "k": 2}
+        settings |= {"datastore": datastore, "k": 2, "interpolation": 0.1}
     if kind is RapidChain:
         settings = {"draft_length": "auto" if speculation else 0}
         given = {"question": given, "context": "Objects are copied by copy.copy."}
@@ -169,7 +169,7 @@ def test_a_stop_string_may_name_control_tokens(
     whole = text_of(face.invoke(given))
     # Some token of the answer plays the part of a control token from here on.
     tokens = weights.tokenize(whole)
-    token = next(t for t in tokens[3:] if tokens.count(t) == 1)
+    token = next(t for t in tokens[2:] if tokens.count(t) == 1)
     text = weights.piece(token).decode()
     assert whole.count(text) >= 1
     before = whole[: whole.index(text)]
@@ -252,7 +252,7 @@ def test_a_document_shows_its_text_and_what_it_has(make: Any) -> None:
         InvalidValueError, match=r"'source', but the document 'b' .*\['page_content'\]"
     ):
         llm.invoke("lists")
-    llm.document_prompt = PromptTemplate.from_template("{source:%Y}{page_content.x}")
+    llm.document_prompt = PromptTemplate.from_template("{source:%Y}")
     with pytest.raises(InvalidValueError, match="cannot show the document 'a'"):
         llm._layout.render(documents[0])
 
