@@ -77,8 +77,6 @@ def plain(value: Any, within: tuple[int, ...] = ()) -> Any:
         return [plain(each, inner) for each in value]
     if isinstance(value, set | frozenset):
         return sorted((plain(each, inner) for each in value), key=_order)
-    if isinstance(value, Enum):
-        return plain(value.value, inner)
     if isinstance(value, np.ndarray | np.generic):
         # Nanoseconds would become numbers; long doubles become nothing else.
         bare = (value.astype(str) if value.dtype.kind in "mM" else value).tolist()
@@ -87,6 +85,8 @@ def plain(value: Any, within: tuple[int, ...] = ()) -> Any:
 
 
 def _scalar(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return plain(value.value)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):

@@ -65,6 +65,7 @@ def read_texts(
     model: Model,
     texts: Iterable[str | Document],
     progress: Progress | None,
+    *,
     target: Path | None = None,
 ) -> None:
     """Add the entries of texts to a folder, and write its manifest.

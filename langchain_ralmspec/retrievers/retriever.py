@@ -308,7 +308,10 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             require_texts(inputs)
         configs = get_config_list(config, len(inputs))
         runs = list(map(self._start_run, inputs, configs))
-        retrieve = partial(self._retrieve, **kwargs)
+
+        def retrieve(queries: list[str]) -> list[list[Document]]:
+            return self._retrieve(queries, **kwargs)
+
         found: list[list[Document] | Exception] = []
         try:
             found += retrieve(inputs)

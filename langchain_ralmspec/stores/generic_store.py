@@ -138,8 +138,8 @@ class GenericStore:
 
     def count(self) -> int:
         """Number of stored documents; -1 when the store does not tell."""
-        is_known = isinstance(self._store, InMemoryVectorStore)
-        return len(self._store.store) if is_known else -1
+        store = self._store
+        return len(store.store) if isinstance(store, InMemoryVectorStore) else -1
 
     def _hits(self, query: Query, k: int, *, with_vectors: bool) -> list[Hit]:
         """Hits of one query in the store's order, each document once."""
