@@ -15,6 +15,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation
 
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,8 +69,9 @@ def plain(value: Any, within: tuple[int, ...] = ()) -> Any:
     ``within`` is internal: the values that this one is in, by ``id()``.
     """
     if len(within) == _DEPTH or id(value) in within:
-        return _whole(reprlib.repr(value))
+        return well_formed(reprlib.repr(value))
     inner = (*within, id(value))
+    value = value.value if isinstance(value, Enum) else value
     if isinstance(value, Mapping):
         pairs = [(plain(key, inner), plain(each, inner)) for key, each in value.items()]
         return {k if isinstance(k, str) else str(k): each for k, each in pairs}
@@ -85,8 +87,6 @@ def plain(value: Any, within: tuple[int, ...] = ()) -> Any:
 
 
 def _scalar(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return plain(value.value)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -111,11 +111,6 @@ def _order(value: Any) -> tuple[float, str]:
 
 def _text(value: Any) -> str:
     try:
-        return _whole(str(value))
+        return well_formed(f"{value!s}")
     except Exception:  # noqa: BLE001  a stranger's class may do anything
         return object.__repr__(value)
-
-
-def _whole(text: str) -> str:
-    """Text with halves of characters joined, or replaced: UTF-8 cannot have them."""
-    return str.encode(text, "utf-16", "surrogatepass").decode("utf-16", "replace")

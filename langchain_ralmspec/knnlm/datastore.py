@@ -125,7 +125,7 @@ class KNNDatastore:
         )
         claim = nullcontext() if is_new else writing(folder)
         with claim, replacing(folder) as new:
-            read_texts(new, manifest, model, texts, progress, folder)
+            read_texts(new, manifest, model, texts, progress, target=folder)
         store = cls(folder, index)
         store.prepare()
         return store
