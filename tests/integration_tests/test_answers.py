@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 import uuid
 from datetime import date
@@ -29,6 +30,9 @@ from tests.integration_tests.conftest import QUESTIONS, Corpus
 PATIENCE = 60.0  # seconds; only a broken answer waits so long
 
 
+# Of LangChain's own code, which takes an error for an entry of an older format.
+@pytest.mark.filterwarnings("ignore:The function `loads` is in beta")
+@pytest.mark.filterwarnings("ignore:The default value of `allowed_objects`")
 @pytest.mark.parametrize("kind", [RaLMSpecLLM, ChatRaLMSpec])
 def test_an_answer_comes_whole_out_of_a_cache_on_disk(
     kind: Any, gguf: str, corpus: Corpus, tmp_path: Path
@@ -107,7 +111,7 @@ def test_a_model_file_may_be_deleted_while_its_text_is_streamed(
     gguf: str, retriever: RaLMSpecRetriever, tmp_path: Path
 ) -> None:
     file = tmp_path / "model.gguf"
-    file.symlink_to(gguf)
+    shutil.copyfile(gguf, file)
     chat = ChatRaLMSpec(model_path=str(file), retriever=retriever, max_tokens=24)
     stream = chat.stream(QUESTIONS[0])
     first = next(stream)
@@ -115,5 +119,4 @@ def test_a_model_file_may_be_deleted_while_its_text_is_streamed(
     last = [first, *stream][-1]
     assert last.response_metadata["finish_reason"]
     assert last.response_metadata["model_name"] == "model"
-    llm = RaLMSpecLLM(model_path=gguf, retriever=retriever, max_tokens=4)
-    assert llm.invoke(QUESTIONS[0]), "the weights are not harmed"
+    assert chat.invoke(QUESTIONS[0]).text.startswith(str(first.text))

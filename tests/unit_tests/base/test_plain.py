@@ -150,7 +150,7 @@ def test_whatever_is_in_metadata_it_can_be_stored(metadata: dict[str, Any]) -> N
     (again,) = messages_from_dict(json.loads(stored))
     assert documents_of(again) == documents_of(message)
     generation = ChatGeneration(message=message)
-    cached = loads(dumps(generation), allowed_objects="messages")
+    cached = loads(dumps(generation), allowed_objects="core")
     assert cached == generation
     assert documents_of(cached) == documents_of(message)
 
