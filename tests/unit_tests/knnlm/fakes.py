@@ -194,12 +194,16 @@ class FakeReader:
             n_embd=DIMENSION,
             text_start=(),
             tokenize=lambda text: [*text.encode()],
+            tokenize_prompt=lambda text, **_: ((), [*text.encode()]),
         )
         self.can_forget = True
         self.calls: list[int] = []
         self.firsts: list[int] = []  # tokens of the memory, after every call
         self._n_seen: dict[Any, int] = {}
         self._memory: dict[Any, list[int]] = {}
+
+    def require_size(self, *texts: str) -> None:
+        """Every text is taken."""
 
     def new_sequence(self) -> TokenSequence:
         return TokenSequence(cast(Slots, self))
