@@ -158,7 +158,7 @@ def test_for_transfer_rag_draws_from_the_distributions_it_gives(
 
 
 def test_a_penalty_changes_what_greedy_transfer_drafts() -> None:
-    def drafted(seed: int, penalty: float) -> Draft:
+    def drafted(seed: int, penalty: float) -> Any:
         drafter = rag(FakeModel(seed), sampler=Sampler(repeat_penalty=penalty))
         return drafter.propose(behind([2, 3, 4, 5]), 6)
 
@@ -308,7 +308,7 @@ class Script(FakeModel):
         return row
 
 
-def scripted(*script: int) -> TextDrafter:
+def scripted(*script: int) -> Any:
     model = Script(weights=OTHER)
     model.script = script
     return text(model)

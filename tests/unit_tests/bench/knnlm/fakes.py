@@ -26,7 +26,7 @@ def write_datastore(
     random = np.random.default_rng(7)
     deviations = np.linspace(0.5, 1.5, DIMENSION)
     keys = random.standard_normal((n_entries, DIMENSION)) * deviations + 3.0
-    model = {"model_sha256": sha256, "model_name": "fake"}
+    model: dict[str, Any] = {"model_sha256": sha256, "model_name": "fake"}
     write_entries(folder, keys.astype(np.float16), typical_distance=10.0, **model)
     return KNNDatastore.load(folder)
 
