@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from langchain_ralmspec.ralm.policies import Step
     from langchain_ralmspec.ralm.request import Request
     from langchain_ralmspec.ralm.session import Guess, Hits
+    from langchain_ralmspec.ralm.writer import Texts
     from langchain_ralmspec.speculation import Plan, StrideScheduler
 
 
@@ -87,7 +88,7 @@ class _Speculation:
     group: list[Guess] = field(default_factory=list)  # guesses that wait to be sent
     tentative: deque[TentativeStep] = field(default_factory=deque)
     n_committed: int = 0  # steps that are final
-    _previous: tuple[str, ...] = ()  # documents of the step before
+    _previous: Texts = ()  # documents of the step before
     _proven: Guess | None = None  # the next step's documents, if these are proven
     _n_before_group: int = 0  # steps that were written when the group began
     # A checkpoint is a moment when no guess is open. Steps and seconds at the last one:
