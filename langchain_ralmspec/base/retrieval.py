@@ -224,8 +224,8 @@ class RetrievalGeneration(SpeculativeGeneration):
             for value in prompt.partial_variables.values()
         ):
             return "document_prompt may show a document otherwise each time"
-        why: str | None = self.retriever.uncacheable
-        return why
+        retriever: RaLMSpecRetriever = self.retriever
+        return retriever.uncacheable
 
     def _fingerprint(self) -> dict[str, Any]:
         """Scalars that tell one configured model from another (cache key, traces)."""

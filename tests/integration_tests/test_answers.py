@@ -37,7 +37,11 @@ PATIENCE = 60.0  # seconds; only a broken answer waits so long
 def test_an_answer_comes_whole_out_of_a_cache_on_disk(
     kind: Any, gguf: str, corpus: Corpus, tmp_path: Path
 ) -> None:
-    metadata = {"day": date(2024, 2, 29), "file": Path("a"), "score": np.float32(0.5)}
+    metadata: dict[Any, Any] = {
+        "day": date(2024, 2, 29),
+        "file": Path("a"),
+        "score": np.float32(0.5),
+    }
     metadata |= {"tags": {"b", "a"}, 1: uuid.UUID(int=1)}
     documents = [Document(text, metadata=metadata) for text in corpus.texts[:5]]
     store = InMemoryVectorStore.from_documents(documents, corpus.embeddings)

@@ -162,9 +162,10 @@ def test_documents_come_back_live() -> None:
     generation = Generation(text="x", generation_info=info)
     for answer in (message, generation, ChatGeneration(message=message)):
         assert documents_of(answer) == documents
-    for other in (AIMessage("x"), Generation(text="x"), {"documents": []}):
+    others: list[Any] = [AIMessage("x"), Generation(text="x"), {"documents": []}]
+    for other in others:
         with pytest.raises(InvalidValueError, match=type(other).__name__):
-            documents_of(other)  # type: ignore[arg-type]
+            documents_of(other)
 
 
 def test_counts_are_plain() -> None:
