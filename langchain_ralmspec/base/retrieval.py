@@ -31,6 +31,7 @@ from langchain_ralmspec.ralm import (
     speculative,
 )
 from langchain_ralmspec.ralm.run import RetrievalRun
+from langchain_ralmspec.ralm.session import MAX_PREFETCH
 from langchain_ralmspec.retrievers import RaLMSpecRetriever
 from langchain_ralmspec.speculation import GUESS_POLICIES, Estimates
 
@@ -86,7 +87,7 @@ class RetrievalGeneration(SpeculativeGeneration):
 
     asynchronous: bool = True
     """Whether to write on while a verification is out, in a thread of its own."""
-    prefetch_k: int | None = Field(default=None, ge=1)
+    prefetch_k: int | None = Field(default=None, ge=1, le=MAX_PREFETCH)
     """Hits of every verified query that enter the session's cache; None takes 200
     where that costs next to nothing, in exact local search, and 20 elsewhere."""
     guess_policy: str = "auto"

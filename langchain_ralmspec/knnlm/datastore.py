@@ -121,7 +121,7 @@ class KNNDatastore:
         )
         claim = nullcontext() if is_new else writing(folder)
         with claim, replacing(folder) as new:
-            read_texts(new, manifest, model, texts, progress, folder)
+            read_texts(new, manifest, model, texts, progress, target=folder)
         store = cls(folder, index)
         store.prepare()
         return store
@@ -171,7 +171,7 @@ class KNNDatastore:
                     "loaded; load it again"
                 )
                 raise DatastoreError(msg)
-            read_texts(self.path, manifest, model, texts, progress)
+            read_texts(self.path, manifest, model, texts, progress, target=self.path)
             entries = Entries(self.path)
         with self._indexing:
             self._entries = entries

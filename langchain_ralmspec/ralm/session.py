@@ -8,7 +8,11 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
-from langchain_ralmspec.errors import EmptyStoreError, StoreError
+from langchain_ralmspec.errors import (
+    EmptyStoreError,
+    InvalidValueError,
+    StoreError,
+)
 from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.speculation import GUESS_POLICIES, SessionCache
 from langchain_ralmspec.stores.base import Found, Hit, Query, as_array_store
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
 Hits = tuple["Hit", ...]
 
 _CAPACITY = 2048  # documents in a session's cache
+
+MAX_PREFETCH = 2**16
+"""Hits of a query that can enter it: their vectors take hundreds of MB by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,9 @@ class Session:
 
         ``prefetch_k`` hits of every verified query enter it; None takes 200 where more
         hits cost next to nothing, in exact local search, and 20 elsewhere.
+
+        Raises:
+            InvalidValueError: the cache would be too large.
         """
         self.depth = depth
         self.stats = stats or SpeculationStats()
@@ -93,6 +103,12 @@ class Session:
         if prefetch_k is None:
             prefetch_k = 200 if store.top_k_is_stable else 20
         self._prefetch_k = max(prefetch_k, depth)
+        if self._prefetch_k > MAX_PREFETCH:
+            msg = (
+                f"k and prefetch_k must be at most {MAX_PREFETCH}, since the session "
+                f"caches so many documents, got {depth} and {prefetch_k}"
+            )
+            raise InvalidValueError(msg)
         self._max_norm: MaxNorm | None = None
         self._arrays = as_array_store(store)
         self._forget()
