@@ -168,14 +168,14 @@ def model_path(
         return source if model.kind == "gguf" else source.parent
     if _is_ready(target, model, chosen):
         return target
-    source = None if chosen == ORIGINAL else model_path(name, ORIGINAL, progress)
+    whole = None if chosen == ORIGINAL else model_path(name, ORIGINAL, progress)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if source is None:
+        if whole is None:
             _assemble(model, target, progress)
         else:
             with replacing_file(target) as temporary:
-                requantize(source, temporary, chosen)
+                requantize(whole, temporary, chosen)
     except ModelFileError:
         raise
     except OSError as error:

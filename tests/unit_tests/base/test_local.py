@@ -119,6 +119,7 @@ def test_what_no_model_serves_is_refused_and_quoted(
 @pytest.mark.parametrize("k", [10**9, 10**20])
 def test_a_session_that_no_memory_holds_is_refused(k: int) -> None:
     retriever = RaLMSpecRetriever(vectorstore=STORE)
+    given: dict[str, Any]
     for given in ({"k": k}, {"prefetch_k": k}):
         with pytest.raises(InvalidValueError, match=f"at most 65536.*{k}"):
             retriever.session(**given)
