@@ -116,13 +116,12 @@ def test_what_no_model_serves_is_refused_and_quoted(
             assert kind(model_path="model.gguf", **own, **{name: value})
 
 
-@pytest.mark.parametrize("k", [10**9, 10**20])
-def test_a_session_that_no_memory_holds_is_refused(k: int) -> None:
+@pytest.mark.parametrize("name", ["k", "prefetch_k"])
+@pytest.mark.parametrize("value", [10**9, 10**20])
+def test_a_session_that_no_memory_holds_is_refused(name: str, value: Any) -> None:
     retriever = RaLMSpecRetriever(vectorstore=STORE)
-    given: dict[str, Any]
-    for given in ({"k": k}, {"prefetch_k": k}):
-        with pytest.raises(InvalidValueError, match=f"at most 65536.*{k}"):
-            retriever.session(**given)
+    with pytest.raises(InvalidValueError, match=f"at most 65536.*{value}"):
+        retriever.session(**{name: value})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, True])
