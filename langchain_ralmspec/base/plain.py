@@ -63,7 +63,7 @@ def plain_documents(documents: Iterable[Document]) -> list[dict[str, Any]]:
     ]
 
 
-def plain(value: Any, within: tuple[int, ...] = ()) -> Any:  # noqa: PLR0911  a type each
+def plain(value: Any, within: tuple[int, ...] = ()) -> Any:
     """The nearest thing to a value that any writer of JSON or msgpack can write.
 
     ``within`` is internal: the values that this one is in, by ``id()``.

@@ -175,7 +175,7 @@ class KNNDatastore:
                     "loaded; load it again"
                 )
                 raise DatastoreError(msg)
-            read_texts(self.path, manifest, model, texts, progress)
+            read_texts(self.path, manifest, model, texts, progress, target=self.path)
             entries = Entries(self.path)
         with self._indexing:
             self._entries = entries

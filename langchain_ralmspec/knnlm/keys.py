@@ -66,7 +66,7 @@ def read_texts(
     texts: Iterable[str | Document],
     progress: Progress | None,
     *,
-    target: Path | None = None,
+    target: Path,
 ) -> None:
     """Add the entries of texts to a folder, and write its manifest.
 
@@ -76,7 +76,7 @@ def read_texts(
         model: reads the texts.
         texts: to be read.
         progress: as of ``KNNDatastore.build``.
-        target: the folder that it will be, for messages; None for the same.
+        target: the folder that it will be, for messages.
 
     Raises:
         DatastoreError: the disk is full, or may not be written to.
@@ -89,7 +89,7 @@ def read_texts(
         for place, text in enumerate(texts):
             with _named(text, place):
                 _tokens(model, text)
-    on_disk = partial(reported, target or folder)
+    on_disk = partial(reported, target)
     with on_disk():
         writer = EntryWriter(folder, manifest)
     try:

@@ -268,11 +268,12 @@ def test_a_forged_prefix_is_computed_anew(
     if how == "another":
         other.prefill(tokens[:30])
     state = other.save().state if how in {"no", "another"} else forged(true.state, how)
-    first._prefixes._folder.put(tuple(tokens[:40]), Snapshot(40, state))
+    folder = first._prefixes._folder
+    assert folder is not None
     for _ in range(2):
+        folder.put(tuple(tokens[:40]), Snapshot(40, state))
         first.forget_prefixes()
         with pytest.warns(RuntimeWarning, match="not their KV"):
             opened, was_kept = first.find_or_open(tokens[:40])
         assert not was_kept
         assert np.array_equal(continue_with(opened, tokens[40:]), expected)
-        first._prefixes._folder.put(tuple(tokens[:40]), Snapshot(40, state))

@@ -13,9 +13,11 @@ from langchain_ralmspec import (
     ChatRaLMSpec,
     ChatRapid,
     DatastoreError,
+    InvalidValueError,
     KNNDatastore,
     KNNLMSpecLLM,
     RaLMSpecLLM,
+    RaLMSpecRetriever,
     RapidChain,
 )
 from langchain_ralmspec.engine import Model
@@ -93,6 +95,7 @@ NOT_SERVED_BY_RAPID: list[tuple[str, Any]] = [
 ]
 NOT_SERVED_WITH_RETRIEVAL: list[tuple[str, Any]] = [
     ("flare_threshold", math.nan),
+    *[("prefetch_k", value) for value in (0, 10**9, 10**20)],
     *[(name, True) for name in ("prefetch_k", "speculation_stride", "query_window")],
 ]
 
@@ -111,6 +114,14 @@ def test_what_no_model_serves_is_refused_and_quoted(
     for name, value in [("speculation", True), ("exact_batches", True)]:
         if name in kind.model_fields:
             assert kind(model_path="model.gguf", **own, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["k", "prefetch_k"])
+@pytest.mark.parametrize("value", [10**9, 10**20])
+def test_a_session_that_no_memory_holds_is_refused(name: str, value: Any) -> None:
+    retriever = RaLMSpecRetriever(vectorstore=STORE)
+    with pytest.raises(InvalidValueError, match=f"at most 65536.*{value}"):
+        retriever.session(**{name: value})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, True])
