@@ -14,7 +14,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from langchain_ralmspec import BM25Store, RaLMSpecError, RaLMSpecRetriever
+from langchain_ralmspec import BM25Store, InvalidValueError, RaLMSpecRetriever
 from langchain_ralmspec.text import well_formed
 from tests.integration_tests.fuzz import strategies as some
 
@@ -26,8 +26,7 @@ EMBEDDINGS = DeterministicFakeEmbedding(size=16)
 def test_words_find_their_documents(documents: list[Document], query: str) -> None:
     try:
         retriever = RaLMSpecRetriever.from_documents(documents)
-    except RaLMSpecError as error:
-        assert "word" in str(error)
+    except InvalidValueError:  # not one has a word
         return
     ids = {document.id for document in documents if document.id is not None}
     found = retriever.invoke(query)
@@ -39,8 +38,8 @@ def test_words_find_their_documents(documents: list[Document], query: str) -> No
         store = retriever.vectorstore
         try:
             store.save(Path(folder) / "store")
-        except RaLMSpecError as error:
-            assert "metadata" in str(error)
+        except InvalidValueError:  # metadata that is not JSON
+            pass
         else:
             loaded = RaLMSpecRetriever(vectorstore=BM25Store.load(f"{folder}/store"))
             assert loaded.invoke(query) == found
