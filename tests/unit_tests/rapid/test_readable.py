@@ -1,0 +1,49 @@
+"""Chunks are cut to what the encoder reads, where it tells."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from langchain_ralmspec.rapid.documents import ContextIndex
+from tests.unit_tests.rapid.test_documents import Words, split
+
+
+class ShortSighted(Words):
+    """Reads the first words of a text only, and tells how many."""
+
+    def __init__(self, most: int | None, way: str) -> None:
+        super().__init__()
+        self._most = most
+        model = SimpleNamespace(max_seq_length=most, tokenizer=self._tokenizer)
+        setattr(self, way, model)  # as in langchain-huggingface, or -community
+
+    def _tokenizer(self, texts: list[str], **_: Any) -> dict[str, Any]:
+        return {"input_ids": [text.split() for text in texts]}
+
+    def _vector(self, text: str) -> list[float]:
+        return super()._vector(" ".join(text.split()[: self._most]))
+
+
+FACT = "blue " * 30 + "red " + "blue " * 8 + "blue"
+
+
+@pytest.mark.parametrize("way", ["_client", "client"])
+@pytest.mark.parametrize("most", [1, 7, 16])
+def test_chunks_are_no_longer_than_the_encoder_reads(way: str, most: int) -> None:
+    index = ContextIndex(split(f"green|{FACT}"), ShortSighted(most, way))
+    (part,) = index.retrieve("red", most, 0.5)
+    assert "red" in part.text
+    parts = index._chunks
+    assert b"".join(b"".join(p.pieces) for p in parts) == f"green{FACT}".encode()
+    assert all(len(p.text.split()) <= most for p in parts)
+    assert all(p.end == after.start for p, after in pairwise(parts))
+
+
+@pytest.mark.parametrize(("most", "way"), [(None, "client"), (7, "model")])
+def test_where_the_encoder_does_not_tell_chunks_stay(most: Any, way: str) -> None:
+    index = ContextIndex(split(f"red|{FACT}"), ShortSighted(most, way))
+    assert len(index._chunks) == 2
