@@ -83,7 +83,8 @@ class GenericStore:
         self._vectors_lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._store, self._options.get("filter"))
+        words = {k: v for k, v in self._options.items() if k != "filter"}
+        return type(self), (self._store, self._filter, words)
 
     @property
     def dimension(self) -> int | None:

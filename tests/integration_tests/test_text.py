@@ -176,7 +176,7 @@ def test_a_stop_string_may_name_control_tokens(
     pieces, controls = weights.piece, {"<|im_start|>": token}
     with (
         mock.patch.object(weights, "piece", lambda t: b"" if t == token else pieces(t)),
-        mock.patch.dict(weights.markers.controls, controls),  # type: ignore[arg-type]
+        mock.patch.dict(weights.markers.controls, controls),
     ):
         for stop in ("<|im_start|>", f"{before[-1]}<|im_start|>"):
             expected = before.removesuffix(stop.removesuffix("<|im_start|>"))

@@ -1,6 +1,6 @@
 import uuid
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import chromadb
 import numpy as np
@@ -286,10 +286,10 @@ def test_dead_server_is_a_store_error_that_names_the_collection(
 
 def test_a_subclass_that_keeps_documents_back_is_asked_by_itself(local: Any) -> None:
     class Tenants(Chroma):
-        def similarity_search_with_score(
+        def similarity_search_with_score(  # type: ignore[override]  # ours alone calls
             self, query: str, k: int = 4, **_: Any
         ) -> list[tuple[Document, float]]:
-            group = {"group": 1}
+            group: Any = {"group": 1}
             return super().similarity_search_with_score(query, k, filter=group)
 
     vectorstore = make(local)
@@ -332,6 +332,6 @@ def test_an_encoder_that_changes_its_dimension_is_told_before_the_search(
     vectorstore = make(local)
     session = RaLMSpecRetriever(vectorstore=vectorstore).session(guess_policy=policy)
     session.verify(["v0"])
-    vectorstore._embedding_function.table = table(9, dimension=3)
+    cast("Any", vectorstore)._embedding_function.table = table(9, dimension=3)
     with pytest.raises(DimensionMismatchError, match=rf"\(3,\).*{DIMENSION}"):
         session.verify([f"v{len(session.speculate('v1'))}"])

@@ -36,7 +36,7 @@ class Letters:
         return MARKERS[token - FIRST]
 
     def tokenize_runs(self, runs: Iterable[tuple[str, bool]]) -> list[int]:
-        tokens = []
+        tokens: list[int] = []
         for text, special in runs:
             # llama.cpp looks for the longest first, wherever it is.
             parts: list[Any] = [text]

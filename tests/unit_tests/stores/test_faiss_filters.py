@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import partial
@@ -90,8 +91,8 @@ def test_filter_heeds_additions_deletions_and_metadata_as_it_is(
         [Document(page_content="v4", metadata={"group": 1, "row": 4})], ids=["new"]
     )
     assert found_ids(store) == {"id001", "id007", "new"}
-    vectorstore.docstore.search("id001").metadata["group"] = 2
-    vectorstore.docstore.search("id002").metadata["group"] = 1
+    document_of(vectorstore, "id001").metadata["group"] = 2
+    document_of(vectorstore, "id002").metadata["group"] = 1
     assert found_ids(store) == {"id002", "id007", "new"}
     assert store.document("id002").page_content == "v2"
     with pytest.raises(StoreError, match="filter keeps the document 'id001' back"):
@@ -112,6 +113,12 @@ def test_what_a_function_decided_is_asked_again_and_proves_nothing() -> None:
     assert pure.max_norm() is not None
 
 
+def document_of(vectorstore: FAISS, id_: str) -> Document:
+    found = vectorstore.docstore.search(id_)
+    assert isinstance(found, Document)
+    return found
+
+
 def _delete(vectorstore: FAISS) -> None:
     vectorstore.delete(["id000"])
 
@@ -122,17 +129,19 @@ def _begin_to_delete(vectorstore: FAISS) -> None:
 
 
 def _begin_to_add(vectorstore: FAISS) -> None:
-    vectorstore.index.add(some_queries(1)[0].vector[np.newaxis])
+    vector: Any = some_queries(1)[0].vector
+    vectorstore.index.add(vector[np.newaxis])
 
 
 def _finish(vectorstore: FAISS) -> None:
-    names = sorted(vectorstore.docstore._dict)
+    docstore: Any = vectorstore.docstore
+    names = sorted(docstore._dict)
     if vectorstore.index.ntotal < len(names):
-        vectorstore.docstore.delete(["id000"])
+        docstore.delete(["id000"])
         del names[0]
     else:
         names.append("new")
-        vectorstore.docstore.add({"new": Document("new", metadata={"group": 1})})
+        docstore.add({"new": Document("new", metadata={"group": 1})})
     vectorstore.index_to_docstore_id = dict(enumerate(names))
 
 
@@ -154,7 +163,7 @@ def test_a_search_that_another_thread_overtakes_is_made_again(
     monkeypatch.setattr(FaissIndex, "candidates", overtaken)
     if change is not _delete:
         finish = partial(_finish, vectorstore)
-        monkeypatch.setattr(faiss_store.time, "sleep", lambda _pause: finish())
+        monkeypatch.setattr(time, "sleep", lambda _pause: finish())
     found = store.search(some_queries(N_QUERIES), 5, with_vectors=True)
     assert not changes
     for hits in found:

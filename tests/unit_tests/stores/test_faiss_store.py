@@ -34,6 +34,8 @@ from tests.unit_tests.stores.toys import (
     table,
 )
 
+NUMBER: Any = 7  # where a text belongs
+
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [1, 5, 50])
@@ -225,7 +227,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"index": ["a"]}, "index must be a FAISS index, got a list"),
     ({"documents": ["a text"]}, "must be LangChain Documents, got 'a text'"),
     (
-        {"documents": [Document.model_construct(page_content=7, id="a")]},
+        {"documents": [Document.model_construct(page_content=NUMBER, id="a")]},
         "must be a string, got 7 in the document 'a'",
     ),
     ({"embeddings": "minilm"}, "must be LangChain Embeddings, got 'minilm'"),

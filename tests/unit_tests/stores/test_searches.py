@@ -56,7 +56,7 @@ def restricted(store: Any, names: tuple[str, ...], how: str) -> Any:
     bases = {"subclass": (base,), "mixin": (mixin, base), "object": ()}[how]
     if bases:
         kind = type("Tenants", bases, own if how == "subclass" else {})
-        tenants = kind.__new__(kind)
+        tenants: Any = object.__new__(kind)
         vars(tenants).update(vars(store))
         store = tenants
     else:
@@ -132,7 +132,8 @@ class Words(VectorStore):
     """Takes its word by text, swallows it by vector, and heeds ``filter`` or not."""
 
     def __init__(self, *, heeds: bool = True) -> None:
-        self.heeds, self.words = heeds, {}
+        self.heeds = heeds
+        self.words: dict[str, Any] = {}
 
     @property
     def embeddings(self) -> Any:
