@@ -23,8 +23,8 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || echo 2)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick lint typing unit integration wheel format hooks \
-	lock clean
+.PHONY: help setup demo test quick lint typing unit integration fuzz wheel format \
+	hooks lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' \
@@ -67,6 +67,10 @@ unit: $(STAMP) ## unit tests: no model, no network
 
 integration: $(STAMP) ## integration tests: real models, real stores
 	$(BIN)/pytest tests/integration_tests --junit-xml build/integration.xml $(ARGS)
+
+fuzz: $(STAMP) ## send what people may send, for an hour; FUZZ_SHARE=… for longer
+	FUZZ_SHARE=$(or $(FUZZ_SHARE),60) $(BIN)/pytest tests/integration_tests/fuzz \
+		--timeout 0 $(ARGS)
 
 wheel: $(STAMP) ## build the wheel, try it in an empty environment
 	$(BIN)/python scripts/check_wheel.py
