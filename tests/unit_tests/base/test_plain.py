@@ -18,6 +18,8 @@ from langchain_core.documents import Document
 from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage, messages_from_dict, messages_to_dict
 from langchain_core.outputs import ChatGeneration, Generation
+from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.sqlite import SqliteSaver
 
 from langchain_ralmspec import (
     DraftStats,
@@ -153,6 +155,21 @@ def test_whatever_is_in_metadata_it_can_be_stored(metadata: dict[str, Any]) -> N
     cached = loads(dumps(generation), allowed_objects="core")
     assert cached == generation
     assert documents_of(cached) == documents_of(message)
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.text(max_size=5), values, max_size=4))
+def test_an_agents_checkpoint_keeps_it(metadata: dict[str, Any]) -> None:
+    told = plain_documents([Document("text", id="1", metadata=metadata)])
+    message = AIMessage("answer", response_metadata={"documents": told})
+    state = empty_checkpoint()
+    state["channel_values"] = {"messages": [message]}
+    config: Any = {"configurable": {"thread_id": "1", "checkpoint_ns": ""}}
+    with SqliteSaver.from_conn_string(":memory:") as saver:
+        saver.put(config, state, {}, {})
+        kept = saver.get(config)
+    assert kept is not None
+    assert kept["channel_values"]["messages"] == [message]
 
 
 def test_documents_come_back_live() -> None:
