@@ -1,6 +1,6 @@
 """A drop-in retriever whose batches are one store call, and its sessions."""
 
-from langchain_ralmspec.retrievers.retriever import MOST_HITS, RaLMSpecRetriever
-from langchain_ralmspec.retrievers.session import RetrieverSession
+from langchain_ralmspec.retrievers.retriever import RaLMSpecRetriever
+from langchain_ralmspec.retrievers.session import MOST_HITS, RetrieverSession
 
 __all__ = ["MOST_HITS", "RaLMSpecRetriever", "RetrieverSession"]

@@ -23,7 +23,12 @@ from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.arguments import StrictArguments
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.ralm.session import Session, text_of
-from langchain_ralmspec.retrievers.session import RetrieverSession, require_texts
+from langchain_ralmspec.retrievers.session import (
+    MOST_HITS,
+    RetrieverSession,
+    require_hits,
+    require_texts,
+)
 from langchain_ralmspec.speculation import GUESS_POLICIES
 from langchain_ralmspec.stores import (
     BM25Store,
@@ -37,10 +42,6 @@ from langchain_ralmspec.stores import (
 )
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import FixedRows, checked_document
-
-MOST_HITS = 100_000
-"""Hits that may be asked for: a session has memory for so many vectors, 150 MB of 384
-numbers each."""
 
 
 class RaLMSpecRetriever(StrictArguments, BaseRetriever):
@@ -175,9 +176,9 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         render: Callable[[Document], str] = text_of,
     ) -> Session:
         """Open a session for the loops of this package (see :meth:`session`)."""
-        _require_hits("k", k)
+        require_hits("k", k)
         if prefetch_k is not None:
-            _require_hits("prefetch_k", prefetch_k)
+            require_hits("prefetch_k", prefetch_k)
         return Session(
             self._store, depth=k, prefetch_k=prefetch_k, stats=stats, render=render
         )
@@ -358,7 +359,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         self, queries: Sequence[str], *, k: int | None = None, **kwargs: Any
     ) -> list[list[Document]]:
         k = self.k if k is None else k
-        _require_hits("k", k)
+        require_hits("k", k)
         require_texts(queries)
         if not queries:
             return []
@@ -395,9 +396,3 @@ def _is_known(searched: object) -> bool:
 def _with_id(hit: Hit) -> Document:
     document = hit.document
     return document if document.id else document.model_copy(update={"id": hit.id})
-
-
-def _require_hits(name: str, value: int) -> None:
-    if not isinstance(value, int) or not 1 <= value <= MOST_HITS:
-        msg = f"{name} must be a whole number from 1 to {MOST_HITS:,}, got {value!r}"
-        raise InvalidValueError(msg)

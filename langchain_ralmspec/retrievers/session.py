@@ -13,6 +13,10 @@ from langchain_ralmspec.ralm.writer import texts_of
 from langchain_ralmspec.speculation import GUESS_POLICIES
 from langchain_ralmspec.stores import Query
 
+MOST_HITS = 100_000
+"""Hits that may be asked for: a session has memory for so many vectors, 150 MB of 384
+numbers each."""
+
 
 class RetrieverSession:
     """One session over a retriever's store; its cache is shared with nobody.
@@ -97,3 +101,10 @@ def require_texts(queries: object) -> None:
             kind = type(query).__name__
             msg = f"a query must be a string, got {kind} {query!r}"
             raise InvalidValueError(msg)
+
+
+def require_hits(name: str, value: int) -> None:
+    """Refuse a number of hits that no search can be asked for."""
+    if not isinstance(value, int) or not 1 <= value <= MOST_HITS:
+        msg = f"{name} must be a whole number from 1 to {MOST_HITS:,}, got {value!r}"
+        raise InvalidValueError(msg)
