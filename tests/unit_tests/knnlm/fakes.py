@@ -204,6 +204,7 @@ class FakeReader:
             n_embd=DIMENSION,
             text_start=(),
             tokenize=lambda text: [*text.encode()],
+            tokenize_prompt=lambda text, special: ((), [*text.encode()]),
         )
         self.can_forget = True
         self.calls: list[int] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 
+from langchain_ralmspec.engine.markers import Markers
 from langchain_ralmspec.rapid import DraftStats
 from langchain_ralmspec.speculation.draft_length import DraftEstimates
 
@@ -33,9 +34,18 @@ class FakeWeights:
 
     has_chat_template = False
     text_start = (1,)
+    markers = Markers({})
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         return [ord(letter) % N_VOCAB for letter in text]
+
+    def tokenize_runs(self, runs: Iterable[tuple[str, bool]]) -> list[int]:
+        return self.tokenize("".join(text for text, _ in runs))
+
+    def tokenize_prompt(
+        self, text: str, *, special: bool
+    ) -> tuple[tuple[int, ...], list[int]]:
+        return self.text_start, self.tokenize(text)
 
     def piece(self, token: int) -> bytes:
         return bytes([token])
@@ -74,6 +84,9 @@ class FakeEngine:
         self.prefixes: set[tuple[int, ...]] = set()
         self.folder: set[tuple[int, ...]] | None = None
         self.scored: list[int] = []
+
+    def require_size(self, *texts: str) -> None:
+        assert all(texts)
 
     def open(self, prefix: tuple[int, ...]) -> FakePath:
         self.prefixes.add(prefix)

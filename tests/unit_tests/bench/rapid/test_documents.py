@@ -58,7 +58,7 @@ def test_bad_lines_are_quoted(tmp_path: Path, record: Any, said: str) -> None:
 def test_files_that_hold_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match="no sample"):
         load_samples(written(tmp_path, "", ""))
-    with pytest.raises(InvalidValueError, match=r"nowhere\.jsonl cannot be read"):
+    with pytest.raises(InvalidValueError, match=r"nowhere\.jsonl' cannot be read"):
         load_samples(tmp_path / "nowhere.jsonl")
 
 
