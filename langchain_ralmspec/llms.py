@@ -44,7 +44,7 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return self._fingerprint()
+        return self._fingerprint() | {"parse_special": self.parse_special}
 
     def start(self, prompt: str) -> RetrievalRun:
         """Prepare an answer that can be watched: iterate over it for its text.

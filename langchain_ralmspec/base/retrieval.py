@@ -233,7 +233,8 @@ class RetrievalGeneration(SpeculativeGeneration):
         settings = self._values_of(names, "retriever", "document_prompt")
         # A cached answer is stale once the store has grown; but counting may be a
         # request to a server, so it is only done where answers are cached at all.
-        caches = get_llm_cache() is not None or getattr(self, "cache", None)
+        cache = getattr(self, "cache", None)
+        caches = cache is not False and (cache or get_llm_cache() is not None)
         return settings | {
             "document_prompt": str(self.document_prompt),
             "retriever": self.retriever.key,

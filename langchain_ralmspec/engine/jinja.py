@@ -2,7 +2,7 @@
 
 It has what ``transformers`` and llama-cpp-python's ``Jinja2ChatFormatter`` have. A
 template comes with a model file, so it is somebody else's program: it runs in Jinja's
-sandbox, for so many steps, and makes texts up to some length.
+sandbox, for so many steps, and most of what it makes is bounded in length.
 """
 
 from __future__ import annotations

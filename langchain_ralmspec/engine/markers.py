@@ -102,6 +102,16 @@ class Disguise:
         """The text with stand-ins for its whole markers."""
         return self._markers.pattern.sub(lambda found: self.stand_in(found[0]), text)
 
+    def _marks(self, before: tuple[str, bool], text: str, following: str) -> bool:
+        """Whether some of ``text`` would be in a marker, put back into its place."""
+        longest = self._markers.longest
+        head = before[0][-longest:] if before[1] else ""
+        whole, end = head + text + following[:longest], len(head) + len(text)
+        return any(
+            found.start() < end and found.end() > len(head)
+            for found in self._markers.pattern.finditer(whole)
+        )
+
     def reveal(self, rendered: str) -> list[tuple[str, bool]]:
         """Runs of the rendered text, and whether the markers in them count.
 
@@ -112,10 +122,7 @@ class Disguise:
         runs = [(first, True)]
         for number, following in zip(others[::2], others[1::2], strict=True):
             text, is_begun = self._hidden[int(number)]
-            found = self._markers.pattern.search(
-                text + following[: self._markers.longest]
-            )
-            if is_begun and not (found and found.start() < len(text)):
+            if is_begun and not self._marks(runs[-1], text, following):
                 runs[-1] = (runs[-1][0] + text + following, True)
             else:
                 runs += [(text, False), (following, True)]

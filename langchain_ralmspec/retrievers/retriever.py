@@ -26,6 +26,7 @@ from langchain_ralmspec.ralm.session import Session, text_of
 from langchain_ralmspec.retrievers.session import (
     MOST_HITS,
     RetrieverSession,
+    documents_of_hits,
     require_hits,
     require_texts,
 )
@@ -34,7 +35,6 @@ from langchain_ralmspec.stores import (
     BM25Store,
     FaissStore,
     GenericStore,
-    Hit,
     Store,
     lock_of,
     open_store,
@@ -42,6 +42,7 @@ from langchain_ralmspec.stores import (
 )
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import FixedRows, checked_document
+from langchain_ralmspec.text import well_formed
 
 
 class RaLMSpecRetriever(StrictArguments, BaseRetriever):
@@ -364,8 +365,8 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         if not queries:
             return []
         store = self._open(**kwargs) if kwargs else self._store
-        found = store.search(store.encode(queries), k)
-        return [[_with_id(hit) for hit in hits] for hits in found]
+        found = store.search(store.encode(list(map(well_formed, queries))), k)
+        return list(map(documents_of_hits, found))
 
 
 def _outcome(
@@ -391,8 +392,3 @@ def _is_known(searched: object) -> bool:
         package = kind.__module__.partition(".")[0]
         is_known = kind in (BM25Store, RaLMSpecRetriever) or package in _KNOWN
     return is_known and not any(callable(getattr(kind, name, None)) for name in own)
-
-
-def _with_id(hit: Hit) -> Document:
-    document = hit.document
-    return document if document.id else document.model_copy(update={"id": hit.id})

@@ -11,7 +11,7 @@ from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm.session import Guess, Hits, Session
 from langchain_ralmspec.ralm.writer import texts_of
 from langchain_ralmspec.speculation import GUESS_POLICIES
-from langchain_ralmspec.stores import Query
+from langchain_ralmspec.stores import Hit, Query
 
 MOST_HITS = 100_000
 """Hits that may be asked for: a session has memory for so many vectors, 150 MB of 384
@@ -59,7 +59,7 @@ class RetrieverSession:
         require_texts([query])
         guess = self._session.guess(self._policy, query, self._current)
         self._guesses[query] = guess
-        return _documents(guess.hits)
+        return documents_of_hits(guess.hits)
 
     def verify(self, queries: Sequence[str]) -> list[list[Document]]:
         """Retrieve the true documents of all queries in one store call.
@@ -84,11 +84,17 @@ class RetrieverSession:
         judged = zip(guesses, truth, strict=True)
         wrong = (t for g, t in judged if g and texts_of(g.hits) != texts_of(t))
         self._current = next(wrong, truth[-1])
-        return [_documents(hits) for hits in truth]
+        return list(map(documents_of_hits, truth))
 
 
-def _documents(hits: Hits) -> list[Document]:
-    return [hit.document for hit in hits]
+def documents_of_hits(hits: Sequence[Hit]) -> list[Document]:
+    """The documents that were found; those without an id get that of their hit."""
+    return [
+        hit.document
+        if hit.document.id
+        else hit.document.model_copy(update={"id": hit.id})
+        for hit in hits
+    ]
 
 
 def require_texts(queries: object) -> None:

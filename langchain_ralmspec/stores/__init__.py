@@ -122,7 +122,7 @@ def refresh(vectorstore: object) -> None:
     Raises:
         StoreError: it is not there.
     """
-    if _has(vectorstore, _CHROMA_PARTS):
+    if is_plain(vectorstore, "Chroma", _CHROMA_OWN):
         find_again(vectorstore)
 
 

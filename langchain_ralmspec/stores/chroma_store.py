@@ -188,8 +188,11 @@ def find_again(store: Any) -> None:
     Raises:
         StoreError: there is no such collection, or no server.
     """
-    name = store._collection_name  # noqa: SLF001 (no public name)
+    # LangChain's two classes for Chroma keep it under different names.
+    own = (
+        "_chroma_collection" if hasattr(store, "_chroma_collection") else "_collection"
+    )
+    name = getattr(store, own).name
     with reported_as_store_error(f"Chroma collection {name!r}", "be found again"):
-        store._chroma_collection = store._client.get_collection(  # noqa: SLF001
-            name, embedding_function=None
-        )
+        found = store._client.get_collection(name, embedding_function=None)  # noqa: SLF001 (no public name)
+        setattr(store, own, found)

@@ -20,6 +20,7 @@ from langchain_ralmspec.errors import (
     StoreError,
 )
 from langchain_ralmspec.machine import cores
+from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.stores.arguments import query_matrix
 from langchain_ralmspec.stores.base import Query
 from langchain_ralmspec.stores.failures import reported_as_store_error
@@ -240,6 +241,11 @@ class SentenceTransformerEmbeddings(Embeddings):
         self.n_threads = n_threads
         self.device = device
         self._model: SentenceTransformer | None = None
+        self.renew_locks()
+        renewed_in_children(self)
+
+    def renew_locks(self) -> None:
+        """Have a free lock: in a forked process, no thread gives the old one back."""
         # Fast tokenizers raise "Already borrowed" when two threads share one.
         self._lock = threading.Lock()
 

@@ -85,9 +85,6 @@ class LangChainRows:
 
     def __init__(self, store: Any) -> None:
         self._store = store
-        # Looking up a million documents takes a second: those of the first rows of a
-        # mapping are kept, of which LangChain makes a new one at every deletion.
-        self._known: tuple[Mapping[int, str], list[Document]] = {}, []
 
     def ids(self) -> Mapping[int, str]:
         """Document id of every row, as it is now."""
@@ -109,13 +106,8 @@ class LangChainRows:
 
     def documents(self) -> Sequence[Document]:
         """The documents of all rows, in their order, as they are now."""
-        ids, (mapping, documents) = self.ids(), self._known
-        n_known = len(documents) if mapping is ids else 0
-        new = [self.document(ids[row]) for row in range(n_known, len(ids))]
-        if new or mapping is not ids:
-            documents = documents[:n_known] + new
-            self._known = ids, documents
-        return documents
+        ids = self.ids()
+        return [self.document(ids[row]) for row in range(len(ids))]
 
 
 def checked_document(document: object) -> Document:

@@ -13,6 +13,7 @@ import numpy as np
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from langchain_ralmspec.errors import DimensionMismatchError
+from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Hit, Metric, Query
 from langchain_ralmspec.stores.embedding import as_vectors, lengths_of, make_queries
@@ -79,7 +80,12 @@ class GenericStore:
         )
         self._dimension: int | None = None
         self._widest = 1  # k that the store did not refuse when it refused another
-        self._vectors: OrderedDict[str, Vector] = OrderedDict()
+        self._vectors: OrderedDict[tuple[str, str], Vector] = OrderedDict()
+        self.renew_locks()
+        renewed_in_children(self)
+
+    def renew_locks(self) -> None:
+        """Have a free lock: in a forked process, no thread gives the old one back."""
         self._vectors_lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -195,7 +201,11 @@ class GenericStore:
         if self._embeddings is None:
             return {}
         with self._vectors_lock:
-            known = {i: self._vectors[i] for i in documents if i in self._vectors}
+            known = {
+                id_: self._vectors[key]
+                for id_, doc in documents.items()
+                if (key := (id_, doc.page_content)) in self._vectors
+            }
         missing = {id_: doc for id_, doc in documents.items() if id_ not in known}
         if missing:
             texts = [well_formed(each.page_content) for each in missing.values()]
@@ -211,9 +221,11 @@ class GenericStore:
                 )
             known.update(zip(missing, vectors, strict=True))
         with self._vectors_lock:  # those used last are kept
-            self._vectors.update(known)
-            for id_ in known:
-                self._vectors.move_to_end(id_)
+            for id_, vector in known.items():
+                # Under its id alone, a document may be replaced.
+                key = id_, documents[id_].page_content
+                self._vectors[key] = vector
+                self._vectors.move_to_end(key)
             while len(self._vectors) > MAX_CACHED_VECTORS:
                 self._vectors.popitem(last=False)
         return known

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from langchain_core.vectorstores import InMemoryVectorStore
+
+from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.registry import Registry, renewed_in_children
 
 
 class SharedLock:
     """Lets in many searches at once, or one change and no search.
 
-    A change that waits keeps new searches out, or under load it would wait for ever.
-    So no search may begin inside another one.
+    A change that waits keeps new searches out, or under load it would wait for ever;
+    but not those that a search makes itself, as a filter of its caller's may.
     """
 
     def __init__(self) -> None:
-        self._turn = threading.Condition()
+        self.renew_locks()
+        renewed_in_children(self)
+
+    def renew_locks(self) -> None:
+        """Start free: no thread is inside."""
+        self._turn, self._own = threading.Condition(), threading.local()
         self._n_searches = 0  # that run
         self._n_changes = 0  # that run or wait
         self._is_changing = False
@@ -24,51 +33,64 @@ class SharedLock:
     @contextmanager
     def searching(self) -> Iterator[None]:
         """Search in this block, beside others."""
-        with self._turn:
-            self._turn.wait_for(lambda: not self._n_changes)
+        if getattr(self._own, "searches", False):
+            yield
+            return
+        with (turn := self._turn):
+            turn.wait_for(lambda: not self._n_changes)
             self._n_searches += 1
+        self._own.searches = True
         try:
             yield
         finally:
-            with self._turn:
-                self._n_searches -= 1
-                self._turn.notify_all()
+            self._own.searches = False
+            with turn:
+                if self._turn is turn:  # else this is a forked process
+                    self._n_searches -= 1
+                    turn.notify_all()
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Change documents in this block, alone."""
-        with self._turn:
+        """Change documents in this block, alone.
+
+        Raises:
+            InvalidValueError: a search of this thread is under way.
+        """
+        if getattr(self._own, "searches", False):
+            msg = "a search cannot change the documents that it looks through"
+            raise InvalidValueError(msg)
+        with (turn := self._turn):
             self._n_changes += 1
             try:
-                self._turn.wait_for(self._is_free)
+                turn.wait_for(self._is_free)
                 self._is_changing = True
             except BaseException:  # the wait was interrupted
                 self._n_changes -= 1
-                self._turn.notify_all()
+                turn.notify_all()
                 raise
         try:
             yield
         finally:
-            with self._turn:
-                self._n_changes -= 1
-                self._is_changing = False
-                self._turn.notify_all()
+            with turn:
+                if self._turn is turn:
+                    self._n_changes -= 1
+                    self._is_changing = False
+                    turn.notify_all()
 
     def _is_free(self) -> bool:
         return not (self._n_searches or self._is_changing)
 
 
-_locks: weakref.WeakKeyDictionary[object, SharedLock] = weakref.WeakKeyDictionary()
-_making = threading.Lock()
+_locks = Registry(SharedLock)
 
 
 def lock_of(vectorstore: object) -> SharedLock:
-    """The one lock of a vector store, whoever asks for it.
+    """The one lock of a store in this process's memory, whoever asks for it.
 
-    It is kept here, as a lock inside the store would keep it from being pickled.
+    A server looks after itself: there a call that hangs must not keep others waiting.
     """
-    with _making:
-        try:
-            return _locks.setdefault(vectorstore, SharedLock())
-        except TypeError:  # it has no hash, or no weak references
-            return SharedLock()
+    is_local = isinstance(vectorstore, InMemoryVectorStore) or any(
+        base.__name__ == "FAISS" for base in type(vectorstore).__mro__
+    )
+    # Not in the store, as a lock in it would keep it from being pickled.
+    return _locks.of(vectorstore) if is_local else SharedLock()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 from langchain_core.messages import (
@@ -23,9 +23,13 @@ SHARE = int(os.environ.get("FUZZ_SHARE", "1"))
 
 
 def examples(n: int) -> Callable[[Any], Any]:
-    """Settings of a test that tries ``n`` inputs in `make test`."""
+    """Settings of a test that tries ``n`` inputs in `make test`.
+
+    What fails there is shown as it is: to find less that fails takes many answers.
+    """
     return settings(
         max_examples=n * SHARE,
+        phases=[each for each in Phase if SHARE > 1 or each is not Phase.shrink],
         deadline=None,  # a model answers as fast as it can
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )

@@ -150,7 +150,7 @@ def test_cached_vectors_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     query = Query("q")
     store.search([query], 3, with_vectors=True)
     assert isinstance(store, GenericStore)
-    assert list(store._vectors) == ["id001", "id002"]
+    assert list(store._vectors) == [("id001", "v1"), ("id002", "v2")]
     embeddings.calls.clear()
     store.search([query], 3, with_vectors=True)
     assert embeddings.calls == [["v0"]]

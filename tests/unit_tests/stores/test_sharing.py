@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 import pytest
 from langchain_core.vectorstores import InMemoryVectorStore
 
+from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.stores.sharing import SharedLock, lock_of
 from tests.unit_tests.stores.toys import BatchTableEmbeddings, table
 
@@ -56,3 +57,37 @@ def test_a_store_has_one_lock_and_can_be_pickled() -> None:
     assert lock_of(one) is not lock_of(other)
     assert pickle.loads(pickle.dumps(one)).store == {}  # noqa: S301
     assert lock_of([]) is not lock_of([]), "nothing to keep it by"
+
+
+def test_a_search_may_search_but_not_change_what_it_looks_through() -> None:
+    lock = SharedLock()
+    with lock.searching():
+        waiting = entered(lock.changing)
+        while not lock._n_changes:
+            pass
+        with lock.searching():
+            assert not waiting.is_set()
+        with pytest.raises(InvalidValueError, match="cannot change"), lock.changing():
+            pass
+    assert waiting.wait(20)
+
+
+def test_a_forked_process_starts_free() -> None:
+    lock = SharedLock()
+    with lock.searching():
+        lock.renew_locks()  # as after a fork
+        assert lock._n_changes == lock._n_searches == 0
+        with lock.searching(), pytest.raises(InvalidValueError), lock.changing():
+            pass
+    assert lock._n_searches == 0
+    assert entered(lock.changing).wait(20)
+
+
+def test_equal_stores_are_not_one() -> None:
+    class Equal(InMemoryVectorStore):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+    one, other = (Equal(BatchTableEmbeddings(table(1))) for _ in "ab")
+    assert lock_of(one) is lock_of(one)
+    assert lock_of(one) is not lock_of(other)
