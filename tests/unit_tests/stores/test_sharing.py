@@ -84,7 +84,7 @@ def test_a_forked_process_starts_free() -> None:
 
 
 def test_equal_stores_are_not_one() -> None:
-    class Equal(InMemoryVectorStore):
+    class Equal(InMemoryVectorStore):  # noqa: PLW1641  and it has no hash
         def __eq__(self, other: object) -> bool:
             return True
 
