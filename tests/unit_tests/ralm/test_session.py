@@ -15,6 +15,7 @@ from langchain_ralmspec.errors import EmptyStoreError
 from langchain_ralmspec.ralm import Session, Verified, speculative
 from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.retrievers import RetrieverSession
+from langchain_ralmspec.retrievers.session import documents_of_hits
 from langchain_ralmspec.speculation import Plan
 from langchain_ralmspec.stores.base import Found, Hit, MaxNorm, Query, as_array_store
 from tests.unit_tests.fakes import FakeStore, always, follow, make_request, wrap
@@ -204,9 +205,9 @@ def test_callers_go_on_from_their_first_wrong_guess() -> None:
     for text in others:
         session.speculate(text)
     session.verify(others)
-    assert session.speculate(first) == [hit.document for hit in found[wrong]]
+    assert session.speculate(first) == documents_of_hits(found[wrong])
     session.verify(others)  # nothing was guessed of these
-    assert session.speculate(first) == [hit.document for hit in found[others[-1]]]
+    assert session.speculate(first) == documents_of_hits(found[others[-1]])
 
 
 def test_look_up_embeds_alone_even_where_it_stays() -> None:
