@@ -88,6 +88,7 @@ class FaissStore:
     ) -> None:
         self._index = FaissIndex(index)
         self._lock = SharedLock()
+        self._view_of: tuple[Any, Filter | None] | None = None  # LangChain's, filtered
         self._accepts: Callable[[dict[str, Any]], bool] | None = None
         self._is_pure = True  # whether documents alone decide what passes
         self._is_loose = True  # whether what was tried was enough, so far
@@ -107,6 +108,8 @@ class FaissStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As its arguments, for what was derived from them holds locks.
+        if self._view_of is not None:
+            return type(self).from_langchain, self._view_of
         make = partial(type(self), normalize=self._normalize)
         return make, (self._index.raw, self._rows, self._embeddings)
 
@@ -131,7 +134,7 @@ class FaissStore:
             store.embedding_function,
             normalize=bool(getattr(store, "_normalize_L2", False)),
         )
-        opened._lock = lock_of(store)
+        opened._view_of, opened._lock = (store, filter), lock_of(store)
         if filter is not None:
             opened._accepts = condition(store, filter)
             opened._is_pure = not callable(filter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -111,6 +112,13 @@ def test_what_a_function_decided_is_asked_again_and_proves_nothing() -> None:
     pure = open_store(vectorstore, filter={"group": 1})
     assert isinstance(pure, FaissStore)
     assert pure.max_norm() is not None
+
+
+def test_a_pickled_store_keeps_its_filter() -> None:
+    vectorstore = langchain_faiss(n_rows=9)
+    store = open_store(vectorstore, filter={"group": 1})
+    again = pickle.loads(pickle.dumps(store))  # noqa: S301
+    assert found_ids(again) == found_ids(store) == {"id001", "id004", "id007"}
 
 
 def document_of(vectorstore: FAISS, id_: str) -> Document:
