@@ -18,9 +18,8 @@ from langchain_ralmspec.base.retrieval import RetrievalGeneration
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm import Prompt
 from langchain_ralmspec.rapid import Conversation, to_documents
-from langchain_ralmspec.rapid.context import sha256_of
 from langchain_ralmspec.rapid.documents import context_text
-from langchain_ralmspec.text import part_at_last_blank_line
+from langchain_ralmspec.text import part_at_last_blank_line, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

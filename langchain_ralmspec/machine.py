@@ -12,6 +12,10 @@ from pathlib import Path
 CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 _MAPS = Path("/proc/self/maps")
+MAX_THREADS = 512
+"""Threads that a library is asked for at most: ggml's ``GGML_MAX_N_THREADS``, above
+which llama.cpp ends the process; torch's only wait, where there are fewer cores."""
+
 _PAUSE_HARD = 2  # of OpenMP's omp_pause_resource_t
 
 

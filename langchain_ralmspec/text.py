@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 
@@ -34,6 +35,12 @@ def well_formed(text: str) -> str:
         units = text.encode("utf-16-le", "surrogatepass")
         return units.decode("utf-16-le", "replace")
     return text
+
+
+def sha256_of(text: str) -> str:
+    """SHA-256 of a text, in hexadecimal digits; halves of characters count as well."""
+    # Not "replace", by which two texts could have one checksum.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def part_at_last_blank_line(text: str) -> tuple[str, str]:

@@ -14,12 +14,9 @@ from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.arguments import StrictArguments
 from langchain_ralmspec.engine import Model
-from langchain_ralmspec.engine.model import (
-    MAX_CONTEXT,
-    MAX_THREADS,
-    PREFIX_CACHE_BYTES,
-)
+from langchain_ralmspec.engine.model import MAX_CONTEXT, PREFIX_CACHE_BYTES
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.machine import MAX_THREADS
 from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:

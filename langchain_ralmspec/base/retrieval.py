@@ -32,9 +32,9 @@ from langchain_ralmspec.ralm import (
 )
 from langchain_ralmspec.ralm.run import RetrievalRun
 from langchain_ralmspec.ralm.session import text_of
-from langchain_ralmspec.rapid.context import sha256_of
 from langchain_ralmspec.retrievers import MOST_HITS, RaLMSpecRetriever
 from langchain_ralmspec.speculation import GUESS_POLICIES, Estimates
+from langchain_ralmspec.text import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,12 +101,11 @@ class RetrievalGeneration(SpeculativeGeneration):
     @field_validator("retriever")
     @classmethod
     def _adopt_retriever(cls, value: Any) -> RaLMSpecRetriever:
-        for kind in (RaLMSpecRetriever, VectorStoreRetriever):
-            if isinstance(value, kind):
-                _refuse_own_search(value, kind)
         if isinstance(value, RaLMSpecRetriever):
+            _refuse_own_search(value, RaLMSpecRetriever)
             return value
         if isinstance(value, VectorStoreRetriever):
+            _refuse_own_search(value, VectorStoreRetriever)
             if value.search_type != "similarity":
                 msg = f"search_type must be 'similarity', got {value.search_type!r}"
                 raise InvalidValueError(msg)

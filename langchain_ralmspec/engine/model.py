@@ -27,6 +27,7 @@ from langchain_ralmspec.errors import (
 )
 from langchain_ralmspec.files import absolute
 from langchain_ralmspec.machine import (
+    MAX_THREADS,
     cores,
     most_memory,
     stop_idle_openmp_threads,
@@ -41,9 +42,6 @@ PREFIX_CACHE_BYTES = 512 * 2**20
 MAX_CONTEXT = 2**24
 """Tokens of a sequence: with the 256 sequences that llama.cpp can have at most, their
 cells are still counted in 32 bits. No model was trained on more than ten million."""
-
-MAX_THREADS = 512
-"""ggml's ``GGML_MAX_N_THREADS``; with more, llama.cpp ends the process."""
 
 _RANGES: dict[str, tuple[int, float]] = {
     "n_ctx": (0, MAX_CONTEXT),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import threading
 import warnings
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.errors import ContextOverflowError
 from langchain_ralmspec.rapid.documents import ContextIndex, chunk, context_text
+from langchain_ralmspec.text import sha256_of
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -105,9 +105,3 @@ class ContextCache:
             while len(self._kept) > _N_KEPT:
                 self._kept.popitem(last=False)
         return found
-
-
-def sha256_of(text: str) -> str:
-    """SHA-256 of a text, in hexadecimal digits."""
-    # Not "replace", by which two texts could have one checksum.
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -42,17 +42,19 @@ __all__ = [
 _STORE_PARTS = ("encode", "search", "count")
 _STORE_TRAITS = ("metric", "top_k_is_stable")  # dimension may ask a server
 # What our own search of a LangChain store reads, besides calling none of its searches.
-_FAISS_PARTS = ("index", "docstore", "index_to_docstore_id", "embedding_function")
 _FAISS_OWN = (
-    *_FAISS_PARTS,
+    "index",
+    "docstore",
+    "index_to_docstore_id",
+    "embedding_function",
     "_create_filter_func",
     "_embed_query",
     "embeddings",
     "__getattribute__",
 )
-_CHROMA_PARTS = ("_client", "_embedding_function")
 _CHROMA_OWN = (
-    *_CHROMA_PARTS,
+    "_client",
+    "_embedding_function",
     "_collection",
     "_Chroma__query_collection",
     "embeddings",

@@ -14,7 +14,6 @@ from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Hit, Metric, Query
 from langchain_ralmspec.stores.embedding import make_queries
 from langchain_ralmspec.stores.failures import reported_as_store_error
-from langchain_ralmspec.stores.sharing import lock_of
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -66,7 +65,6 @@ class ChromaStore:
                 f"got {filter!r}"
             )
         self._store = store
-        self._lock = lock_of(store)
         self._filter = filter
         self._embeddings: Embeddings = store._embedding_function  # noqa: SLF001
         self._name = f"Chroma collection {self._collection.name!r}"
@@ -139,8 +137,7 @@ class ChromaStore:
         hits: list[list[Hit]] = []
         for start in range(0, len(queries), per_request):
             chunk = vectors[start : start + per_request]
-            searching = reported_as_store_error(self._name, "search")
-            with searching, self._lock.searching():
+            with reported_as_store_error(self._name, "search"):
                 found = self._collection.query(
                     query_embeddings=chunk,
                     n_results=n_results,

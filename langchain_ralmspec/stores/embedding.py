@@ -19,7 +19,7 @@ from langchain_ralmspec.errors import (
     ModelFileError,
     StoreError,
 )
-from langchain_ralmspec.machine import cores
+from langchain_ralmspec.machine import MAX_THREADS, cores
 from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.stores.arguments import query_matrix
 from langchain_ralmspec.stores.base import Query
@@ -31,14 +31,11 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 2**20
 """Texts per forward pass; no memory takes more."""
-MAX_THREADS = 512
-"""As of llama.cpp; each takes memory, and more than there are cores only waits."""
-
-BatchEncoder = Callable[[list[str]], Sequence[Sequence[float]]]
 LONGEST = 1e19
 """Vectors are shorter than this: the square of more overflows float32, in which stores
 compare them."""
 
+BatchEncoder = Callable[[list[str]], Sequence[Sequence[float]]]
 Encoder = Embeddings | Callable[[str], list[float]]
 
 

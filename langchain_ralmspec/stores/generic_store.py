@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from collections import OrderedDict
@@ -21,7 +20,7 @@ from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.filters import require_passing
 from langchain_ralmspec.stores.searches import refuse_async_alone, search_for
 from langchain_ralmspec.stores.sharing import lock_of
-from langchain_ralmspec.text import well_formed
+from langchain_ralmspec.text import sha256_of, well_formed
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
@@ -244,7 +243,7 @@ def _id_of(document: Document) -> str:
         content = json.dumps(said, sort_keys=True, default=str)
     except (TypeError, ValueError):  # keys of several kinds, or a circle
         content = ascii(said)
-    return hashlib.sha256(content.encode()).hexdigest()
+    return sha256_of(content)
 
 
 def _score(query: Vector | None, vector: Vector | None, rank: int) -> float:

@@ -91,11 +91,17 @@ def test_what_was_released_is_never_taken_back(
 ) -> None:
     """Tokens are written ahead and taken back, as speculation does it."""
     pieces = cut(text.encode(), sizes)
-    transcript, told = transcript_of(*pieces, stops=stop), ""
-    n_final, chooser = 0, random.Random(seed)  # noqa: S311  not a secret
-    while n_final < len(pieces):
-        n_ahead = chooser.randint(n_final + 1, len(pieces))
-        for token in range(len(transcript), n_ahead):
+    transcript = transcript_of(*pieces, stops=stop)
+
+    assert told_ahead(transcript, range(len(pieces)), seed) == searched(pieces, stop)
+
+
+def told_ahead(transcript: Transcript, written: Sequence[int], seed: int) -> str:
+    """What is released while tokens are written ahead and some taken back."""
+    told, n_final, chooser = "", 0, random.Random(seed)  # noqa: S311  not a secret
+    while n_final < len(written):
+        n_ahead = chooser.randint(n_final + 1, len(written))
+        for token in written[len(transcript) : n_ahead]:
             if transcript.append(token):
                 break
         n_final = chooser.randint(n_final, len(transcript))
@@ -103,9 +109,7 @@ def test_what_was_released_is_never_taken_back(
         if n_final == len(transcript) and transcript.finish_reason:
             break
         transcript.truncate(n_final)
-    told += transcript.release(n_final, is_final=True)
-
-    assert told == searched(pieces, stop)
+    return told + transcript.release(n_final, is_final=True)
 
 
 @pytest.mark.parametrize(
@@ -162,18 +166,7 @@ def test_control_tokens_end_the_text_where_a_stop_string_names_them(
     spelt = [[n if n in CONTROLS else SPELT[n] for n in one] for one in stop]
     pieces = Pieces(*SPELT)
     transcript = Transcript(pieces, max_tokens=99, control_stops=spelt)
-    told, n_final, chooser = "", 0, random.Random(seed)  # noqa: S311  not a secret
-    while n_final < len(written):
-        n_ahead = chooser.randint(n_final + 1, len(written))
-        for token in written[len(transcript) : n_ahead]:
-            if transcript.append(token):
-                break
-        n_final = chooser.randint(n_final, len(transcript))
-        told += transcript.release(n_final)
-        if n_final == len(transcript) and transcript.finish_reason:
-            break
-        transcript.truncate(n_final)
-    told += transcript.release(n_final, is_final=True)
+    told = told_ahead(transcript, written, seed)
 
     ends = [
         start

@@ -29,7 +29,7 @@ from langchain_ralmspec import (
 )
 from langchain_ralmspec.base.identity import name_of
 from langchain_ralmspec.base.local import PreparedAnswer
-from langchain_ralmspec.rapid.context import sha256_of
+from langchain_ralmspec.text import sha256_of
 
 EMBEDDINGS = DeterministicFakeEmbedding(size=8)
 FACES = [RaLMSpecLLM, ChatRaLMSpec]
