@@ -166,7 +166,7 @@ class Session:
     def retrieve(self, text: str) -> Verification:
         """Ask the store for one query, as the sequential loop does; then count it.
 
-        Raises EmptyStoreError where the store finds nothing, StoreError where it fails.
+        Raises EmptyStoreError as :meth:`require` does, StoreError where a store fails.
         """
         answer = self._ask_alone(text)
         self.count(answer)
@@ -177,14 +177,18 @@ class Session:
     def verify(
         self, queries: Sequence[Query], *, with_vectors: bool = True
     ) -> list[Hits]:
-        """:meth:`ask`, wait and :meth:`learn`; raises what :meth:`retrieve` does."""
+        """:meth:`ask`, wait and :meth:`learn`; raises as :meth:`retrieve` does.
+
+        An EmptyStoreError wherever a query finds nothing: callers decide what then.
+        """
         if len(queries) > 1:
             self.prepare()
         answer = self.ask(queries, with_vectors=with_vectors)
         self.stats.spend(answer.seconds, "waiting")
         self.learn(answer)
         for query, hits in zip(queries, answer.truth, strict=True):
-            self.require(query.text, hits)
+            if not hits:
+                raise _empty(query.text)
         return answer.truth
 
     def ask(self, queries: Sequence[Query], *, with_vectors: bool) -> Verification:
@@ -337,10 +341,17 @@ class Session:
         return alone.truth[0]
 
     def require(self, text: str, hits: Hits) -> None:
-        """Refuse to go on without documents, by an EmptyStoreError."""
-        if not hits:
-            msg = (
-                f"the store found no document for the query {text!r}; add documents "
-                "to it, or loosen the filter"
-            )
-            raise EmptyStoreError(msg)
+        """Refuse to write on without documents, by an EmptyStoreError.
+
+        A store that goes by words has none for a query of other words, a greeting, say:
+        then the step is written without documents.
+        """
+        if not hits and self._store.metric is not None:
+            raise _empty(text)
+
+
+def _empty(text: str) -> EmptyStoreError:
+    return EmptyStoreError(
+        f"the store found no document for the query {text!r}; add documents to it, or "
+        "loosen the filter"
+    )

@@ -370,3 +370,18 @@ def test_an_image_is_refused(chat: ChatRaLMSpec) -> None:
     block = {"type": "image_url", "image_url": {"url": "data:,"}}
     with pytest.raises(InvalidValueError, match="'image_url'"):
         chat.invoke([HumanMessage([{"type": "text", "text": "What?"}, block])])
+
+
+@pytest.mark.parametrize("speculation", [True, False])
+@pytest.mark.parametrize("kind", [RaLMSpecLLM, ChatRaLMSpec])
+def test_a_greeting_is_answered_without_documents(
+    kind: Any, speculation: bool, gguf: str
+) -> None:
+    documents = [Document("A heap is a binary tree.", id="heap")]
+    retriever = RaLMSpecRetriever.from_documents(documents)
+    face = kind(
+        model_path=gguf, retriever=retriever, max_tokens=8, speculation=speculation
+    )
+    run = face.start("Hello")
+    assert "".join(run)
+    assert run.steps[0].hits == ()

@@ -53,6 +53,24 @@ class Blind(FakeStore):
         return [] if is_blind else super()._search(query, k, with_vectors=with_vectors)
 
 
+class Wordy(FakeStore):
+    """A store without vectors, where some queries have no word that is stored."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.metric = None  # type: ignore[assignment]  # of stores like this
+
+    def encode(self, texts: Sequence[str]) -> list[Query]:
+        return [Query(text) for text in texts]
+
+    def _search(self, query: Query, k: int, *, with_vectors: bool) -> list[Hit]:
+        if not _draw(query.text, 4):
+            return []
+        return super()._search(
+            replace(query, vector=self._vector(query.text, 1)), k, with_vectors=False
+        )
+
+
 def text_request(store: FakeStore, **options: Any) -> Request:
     """A request whose model reads the documents' texts, not only their ids."""
     request = make_request(store, **options)
@@ -79,7 +97,7 @@ def story(request: Request, events: Iterable[Event]) -> list[Any]:
 
 
 @settings(max_examples=500)
-@given(st.sampled_from([Replacing, Blind]), stores, requests, plans)
+@given(st.sampled_from([Replacing, Blind, Wordy]), stores, requests, plans)
 def test_both_loops_read_what_the_store_has_now(
     kind: Callable[..., FakeStore],
     store: dict[str, Any],
@@ -119,6 +137,19 @@ def test_no_step_is_ever_told_without_documents(loop: str) -> None:
         except EmptyStoreError:
             n_refused += 1
     assert n_refused, "or it shows nothing"
+
+
+@pytest.mark.parametrize("loop", ["sequential", "same"])
+def test_without_a_stored_word_a_step_is_written_without_documents(loop: str) -> None:
+    request = text_request(Wordy(5, seed=1), **LONG)
+    events: Generator[Event] = (
+        sequential(request)
+        if loop == "sequential"
+        else speculative(request, always(3, loop))
+    )
+    found = [bool(event.hits) for event in events if isinstance(event, Committed)]
+    assert len(found) == 30
+    assert set(found) == {True, False}
 
 
 @pytest.mark.parametrize("by", ["retrieve", "verify"])
