@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+import reprlib
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, get_args
@@ -15,21 +17,53 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
+def owned(value: Any) -> Any:
+    """A value whose dicts, lists, tuples and sets the caller cannot change any more.
+
+    Such containers are copied, at every depth. What else is in them is kept: functions,
+    documents, and filter objects of a store's own package.
+
+    Raises:
+        InvalidValueError: a container holds itself, or thousands of others.
+    """
+    try:
+        return _copied(value)
+    except RecursionError as error:
+        msg = f"{reprlib.repr(value)} is nested too deeply, or holds itself"
+        raise InvalidValueError(msg) from error
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict | list | set):
+        copied: Any = copy.copy(value)  # of its own class
+        if isinstance(value, dict):
+            copied.update((key, _copied(each)) for key, each in value.items())
+        elif isinstance(value, list):
+            copied[:] = map(_copied, value)
+        return copied
+    return tuple(map(_copied, value)) if type(value) is tuple else value
+
+
 class StrictArguments(BaseModel):
-    """Mixin for pydantic models that must not swallow a mistyped argument."""
+    """Mixin for pydantic models that must not swallow a mistyped argument.
+
+    Arguments are the object's own: what a caller does to a dict or list afterwards has
+    no effect.
+    """
 
     # No bound holds for a number that is none: nan > 0 is as false as nan <= 0.
     model_config = ConfigDict(allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown(cls, values: Any) -> Any:
+    def _know_and_own(cls, values: Any) -> Any:
         if isinstance(values, dict):
             known = set(cls.model_fields)
             known |= {f.alias for f in cls.model_fields.values() if f.alias}
             for name in values:
                 if name not in known:
                     raise UnknownArgumentError.of(cls.__name__, name, known)
+            return {name: owned(value) for name, value in values.items()}
         return values
 
     @model_validator(mode="before")

@@ -65,10 +65,13 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     k: int = Field(default=4, ge=1, le=MOST_HITS)
     """Documents returned for a query, if the store finds as many."""
     filter: Any = Field(default=None, frozen=True)
-    """Metadata filter in the vector store's own language."""
+    """Metadata filter in the vector store's own language. A dict is copied when the
+    retriever is made, over every store: what is done to it later has no effect. Another
+    filter takes another retriever (``model_copy``), or ``invoke(…, filter=…)``."""
     search_kwargs: dict[str, Any] = Field(default_factory=dict, frozen=True)
     """Other arguments of the vector store's own ``similarity_search``: ``expr``,
-    ``namespace``, ``where_document`` …. With these it is asked query by query."""
+    ``namespace``, ``where_document`` …. With these it is asked query by query. They are
+    copied as ``filter`` is."""
 
     _store: Store = PrivateAttr()
     _key: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)

@@ -79,7 +79,8 @@ def open_store(
         filter: restricts every search, in the form the store's own
             ``similarity_search`` takes.
         search_kwargs: other arguments of the store's own ``similarity_search``. With
-            these, FAISS and Chroma too are asked by that.
+            these, FAISS and Chroma too are asked by that. Dicts and lists in these,
+            and in ``filter``, are copied: what is done to them later has no effect.
 
     Raises:
         InvalidValueError: the object is no vector store, or lacks a part of one, or

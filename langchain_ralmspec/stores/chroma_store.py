@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from langchain_core.documents import Document
 
+from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Hit, Metric, Query
@@ -37,7 +38,8 @@ class ChromaStore:
 
     Args:
         store: a ``langchain_chroma.Chroma``.
-        filter: condition on the metadata, Chroma's ``where``.
+        filter: condition on the metadata, Chroma's ``where``. The dict is copied: what
+            is done to it afterwards has no effect.
 
     Attributes:
         metric: from the collection's space. Scores are the negated squared
@@ -65,7 +67,7 @@ class ChromaStore:
                 f"got {filter!r}"
             )
         self._store = store
-        self._filter = filter
+        self._filter = owned(filter)
         self._embeddings: Embeddings = store._embedding_function  # noqa: SLF001
         self._name = f"Chroma collection {self._collection.name!r}"
         # The raw form: reading the parsed one warns about collections that, as

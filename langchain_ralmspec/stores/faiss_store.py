@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.scans import ROUNDING
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
@@ -122,6 +123,7 @@ class FaissStore:
             filter: restricts every search, as in ``store.similarity_search``, by the
                 metadata that documents have at that moment. Unlike there, a flat index
                 finds the ``k`` best of all documents that pass, however few they are.
+                A dict is copied: what is done to it afterwards has no effect.
 
         Raises:
             MissingExtraError: faiss is not installed.
@@ -134,6 +136,7 @@ class FaissStore:
             store.embedding_function,
             normalize=bool(getattr(store, "_normalize_L2", False)),
         )
+        filter = owned(filter)  # noqa: A001
         opened._view_of, opened._lock = (store, filter), lock_of(store)
         if filter is not None:
             opened._accepts = condition(store, filter)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
+from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.errors import DimensionMismatchError
 from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
@@ -43,8 +44,8 @@ class GenericStore:
         vectorstore: any LangChain vector store.
         filter: handed to the store's own search as ``filter=`` when not None. What
             comes back is tested where the filter is a function, or a dict that gives
-            values to keys.
-        search_kwargs: other arguments of the store's own search.
+            values to keys. A dict is copied: what is done to it later has no effect.
+        search_kwargs: other arguments of the store's own search, copied likewise.
 
     Attributes:
         metric: ``"cosine"``: how this class compares vectors for scores.
@@ -69,10 +70,10 @@ class GenericStore:
         self._store = vectorstore
         self._lock = lock_of(vectorstore)
         self._name = type(vectorstore).__name__
-        self._filter = filter
-        self._options = dict(search_kwargs or {})
+        self._filter = owned(filter)
+        self._options = owned(dict(search_kwargs or {}))
         if filter is not None:
-            self._options["filter"] = filter
+            self._options["filter"] = self._filter
         self._embeddings = vectorstore.embeddings
         self._method = search_for(
             vectorstore, self._options, may_embed=self._embeddings is not None

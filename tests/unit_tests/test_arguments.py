@@ -10,6 +10,7 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import InMemoryVectorStore
+from pydantic import ValidationError
 
 from langchain_ralmspec import (
     BM25Store,
@@ -105,3 +106,20 @@ def test_a_face_is_not_copied_deeply(face: Any) -> None:
         copy.deepcopy(face)
     with pytest.raises(InvalidValueError, match=r"model_copy\(\)"):
         face.model_copy(deep=True)
+
+
+def test_arguments_are_the_objects_own() -> None:
+    stop, context, metadata = ["end"], ["One text."], {"tenants": ["red"]}
+    given: dict[str, Any] = {"stop": stop, "context": context, "metadata": metadata}
+    chat = ChatRapid(**MODEL, **given)
+    before = chat._identifying_params
+    stop.append("fin")
+    context[0] = "Another."
+    metadata["tenants"].append("blue")
+    assert (chat.stop, chat.context) == (["end"], ["One text."])
+    assert chat.metadata == {"tenants": ["red"]}
+    assert chat._identifying_params == before
+    circle: dict[str, Any] = {}
+    circle["in"] = circle
+    with pytest.raises(ValidationError, match="holds itself"):
+        ChatRapid(**MODEL, metadata=circle)
