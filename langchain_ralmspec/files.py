@@ -31,6 +31,20 @@ def absolute(path: str | os.PathLike[str]) -> Path:
         raise InvalidValueError(msg) from error
 
 
+def absolute_file(path: str | os.PathLike[str]) -> Path:
+    """The absolute path of a file under the name that a user gives it.
+
+    That may be a link, which is not followed: the cache of the Hugging Face hub has
+    links with names, and checksums behind them.
+
+    Raises:
+        InvalidValueError: as :func:`absolute`.
+    """
+    target = absolute(path)
+    given = Path(path).expanduser()
+    return target if given.name in {"", ".."} else absolute(given.parent) / given.name
+
+
 @contextmanager
 def replacing_file(target: Path) -> Iterator[Path]:
     """Give a free path that becomes ``target`` if the block succeeds.

@@ -6,16 +6,18 @@ import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.arguments import StrictArguments
+from langchain_ralmspec.base.identity import stamp_at
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine.model import MAX_CONTEXT, PREFIX_CACHE_BYTES
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.files import absolute, absolute_file
 from langchain_ralmspec.machine import MAX_THREADS
 from langchain_ralmspec.text import well_formed
 
@@ -25,6 +27,19 @@ if TYPE_CHECKING:
     from langchain_core.messages.ai import UsageMetadata
 
     from langchain_ralmspec.answer.run import Run
+
+
+def _path_by(make: Callable[[str | os.PathLike[str]], Path]) -> BeforeValidator:
+    """A check that makes paths absolute; what is no path is left to pydantic."""
+
+    def checked(value: Any) -> Any:
+        return str(make(value)) if isinstance(value, str | os.PathLike) else value
+
+    return BeforeValidator(checked)
+
+
+FilePath = Annotated[str, _path_by(absolute_file)]
+FolderPath = Annotated[str, _path_by(absolute)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +75,9 @@ class Sampling(StrictArguments):
 class LocalGeneration(Sampling):
     """Arguments of every face: llama.cpp's, and those of :class:`Sampling`."""
 
-    model_path: str
-    """A GGUF file."""
+    model_path: FilePath
+    """A GGUF file: a string or a ``Path``, ``~`` expanded. It is made absolute when the
+    object is made, so that a later ``os.chdir`` does not matter."""
     n_ctx: int = Field(default=2048, ge=0, le=MAX_CONTEXT)
     """Tokens of prompt and answer together, documents included; 0 takes the model's
     own."""
@@ -88,13 +104,21 @@ class LocalGeneration(Sampling):
         A loaded model needs its file no more. Another one is loaded once an argument
         that the model was loaded with has changed, and in a forked process.
         """
-        settings, process = self._engine_settings(), os.getpid()
-        if self._loaded is not None and self._loaded[:2] == (process, settings):
-            return self._loaded[2]
+        if (loaded := self._held) is not None:
+            return loaded
+        settings = self._engine_settings()
         model = Model.load(**settings)
         self._accept(model)
-        self._loaded = process, settings, model
+        self._loaded = os.getpid(), settings, model
         return model
+
+    @property
+    def _held(self) -> Model | None:
+        """The model, if it is loaded with the settings of now."""
+        if self._loaded is None:
+            return None
+        *loaded_with, model = self._loaded
+        return model if loaded_with == [os.getpid(), self._engine_settings()] else None
 
     @model_validator(mode="after")
     def _settle_cache(self) -> Self:
@@ -159,6 +183,11 @@ class LocalGeneration(Sampling):
     def _values_of(self, names: Iterable[str], *without: str) -> dict[str, Any]:
         """Some arguments, in order: the cache key of a configured model, for traces."""
         values = {name: getattr(self, name) for name in sorted({*names} - {*without})}
+        # Another file may have been put in the place of the one that is loaded.
+        model = self._held
+        values["model_file"] = (
+            stamp_at(self.model_path) if model is None else model.weights.stamp
+        )
         # Where a cache, or what forbids one, was assigned later, nothing is found.
         return values | ({"call": uuid.uuid4().hex} if self._uncacheable() else {})
 

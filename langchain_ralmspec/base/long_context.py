@@ -14,8 +14,8 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from langchain_ralmspec.answer.run import Run
-from langchain_ralmspec.base.identity import name_of
-from langchain_ralmspec.base.local import LocalGeneration, Sampling
+from langchain_ralmspec.base.identity import name_of, stamp_at
+from langchain_ralmspec.base.local import FolderPath, LocalGeneration, Sampling
 from langchain_ralmspec.engine import Model, selftest
 from langchain_ralmspec.engine.model import MAX_CONTEXT
 from langchain_ralmspec.errors import UnknownArgumentError
@@ -34,7 +34,9 @@ from langchain_ralmspec.rapid.drafter_factory import (
     SELF,
     TEXT,
     DrafterFactory,
+    absolute_of,
     names_of,
+    path_of,
 )
 from langchain_ralmspec.speculation import (
     Acceptance,
@@ -97,8 +99,8 @@ class LongContextGeneration(LocalGeneration):
 
     kv_cache_bytes: int = Field(default=LONG_KV_BYTES, ge=0)
     """Host memory for the KV of contexts, so that a second question starts at once."""
-    kv_cache_dir: str | None = None
-    """A folder for that KV, so that it outlives the process."""
+    kv_cache_dir: FolderPath | None = None
+    """A folder for that KV, so that it outlives the process; absolute from then on."""
 
     # What is known of the loaded model: the contexts that it has read, the models that
     # draft for it, and what drafts bring and passes take.
@@ -145,7 +147,8 @@ class LongContextGeneration(LocalGeneration):
         if not all(isinstance(one, str | Path | Drafter) for one in drafters):
             msg = "must be a name, a path, a Drafter, or a list of these"
             raise ValueError(msg)
-        return value
+        located = [absolute_of(one) for one in drafters]
+        return located if isinstance(value, list | tuple) else located[0]
 
     def _engine_settings(self) -> dict[str, Any]:
         return super()._engine_settings() | {
@@ -304,7 +307,9 @@ class LongContextGeneration(LocalGeneration):
         return self._values_of(names, "embeddings", "drafter") | {
             "embeddings": None if embeddings is None else name_of(embeddings),
             "drafter": [
-                str(one) if isinstance(one, str | Path) else name_of(one)
+                (str(one), stamp_at(path_of(one)))
+                if isinstance(one, str | Path)
+                else name_of(one)
                 for one in drafters
             ],
         }

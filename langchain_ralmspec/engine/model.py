@@ -19,7 +19,7 @@ from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder
 from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.engine.slots import Slots, Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
-from langchain_ralmspec.engine.weights import Weights
+from langchain_ralmspec.engine.weights import Weights, stamp_of
 from langchain_ralmspec.errors import (
     ContextOverflowError,
     DecodeError,
@@ -208,8 +208,7 @@ class Model:
             "hidden_only": hidden_only,
         }
         folder = None if kv_cache_dir is None else absolute(kv_cache_dir)
-        stat = file.stat()
-        weights_key = (file, stat.st_mtime_ns, stat.st_size, n_gpu_layers)
+        weights_key = (file, stamp_of(file.stat()), n_gpu_layers)
         # A forked process shares the weights, which nobody changes, and no context.
         own = (os.getpid(), kv_cache_bytes, folder)
         key = (*weights_key, *settings.values(), *own)

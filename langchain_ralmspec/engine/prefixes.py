@@ -24,7 +24,7 @@ import numpy as np
 
 from langchain_ralmspec.engine.slots import Snapshot
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.files import replacing_file
+from langchain_ralmspec.files import absolute, replacing_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -165,12 +165,10 @@ class PrefixFolder:
         if max_bytes < 1:
             raise InvalidValueError(f"max_bytes must be at least 1, got {max_bytes}")
         try:
-            # Absolute: the process may change its working folder later.
-            self.path = Path(path).expanduser().absolute()
+            self.path = absolute(path)
             # What was read is nobody else's business.
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # No home folder is a RuntimeError, a null byte a ValueError.
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, InvalidValueError) as error:
             msg = (
                 f"cannot keep prefixes in {os.fspath(path)!r}: {error}; "
                 "name a folder, or a place where one may be made"

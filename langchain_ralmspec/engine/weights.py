@@ -22,6 +22,11 @@ from langchain_ralmspec.text import cuts_of_long_runs, well_formed
 _MAX_BYTES = 2**31 - 1  # llama.cpp counts them in 32 bits
 
 
+def stamp_of(status: os.stat_result) -> tuple[int, int]:
+    """What tells a file from one that is put in its place: its size, and its time."""
+    return status.st_size, status.st_mtime_ns
+
+
 class Weights:
     """A GGUF loaded once; one that llama.cpp cannot load is a ``ModelFileError``."""
 
@@ -32,6 +37,7 @@ class Weights:
         self._pid = os.getpid()
         # The content that is loaded, even when the file is deleted or replaced.
         with path.open("rb") as file:
+            self.stamp = stamp_of(os.fstat(file.fileno()))
             self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         lib.llama_backend_init()
         params = lib.llama_model_default_params()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from langchain_ralmspec.answer.token_loop import TARGET
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.files import absolute_file
 from langchain_ralmspec.rapid.documents import join
 from langchain_ralmspec.rapid.lookup import PromptLookupDrafter
 from langchain_ralmspec.rapid.model_drafters import (
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 LOOKUP, SELF, TEXT = "lookup", "self", "text:"
 """Names of drafters; behind the last one comes a path."""
+
+_NAMES = (LOOKUP, SELF, "auto")
 
 _ROOM = 1024  # contexts of drafters are multiples of this, so that they are shared
 
@@ -81,7 +85,7 @@ class DrafterFactory:
             return wanted
         if wanted == LOOKUP:
             return PromptLookupDrafter(n_prompt)
-        path = str(target.path if wanted == SELF else wanted).removeprefix(TEXT)
+        path = str(target.path) if wanted == SELF else path_of(wanted)
         if wanted != SELF and path not in self._models:
             _require_known(str(wanted))
         if not chunks:
@@ -145,16 +149,37 @@ def name_of(drafter: str | Path | Drafter) -> str:
     if not isinstance(drafter, str | Path):
         return drafter.name
     is_name = drafter in {LOOKUP, SELF}
-    return str(drafter) if is_name else Path(str(drafter).removeprefix(TEXT)).stem
+    return str(drafter) if is_name else Path(path_of(drafter)).stem
+
+
+def path_of(drafter: str | Path) -> str:
+    """The path of a drafter that is given as one."""
+    return str(drafter).removeprefix(TEXT)
+
+
+def absolute_of(drafter: str | Path | Drafter) -> str | Path | Drafter:
+    """The drafter, its path absolute; what looks like a name, perhaps misspelt, stays.
+
+    Raises:
+        InvalidValueError: it is no path.
+    """
+    if isinstance(drafter, Path):
+        return absolute_file(drafter)
+    if not isinstance(drafter, str):
+        return drafter
+    path = path_of(drafter)
+    is_file = drafter != path or "/" in path or os.sep in path or Path(path).suffix
+    if not (is_file or Path(path).is_file()) or drafter in _NAMES:
+        return drafter
+    return f"{TEXT if drafter != path else ''}{absolute_file(path)}"
 
 
 def _require_known(wanted: str) -> None:
     """Check that what is neither a name nor a path was not meant to be one of them."""
-    known = [LOOKUP, SELF, "auto"]
-    if Path(wanted.removeprefix(TEXT)).expanduser().is_file():
+    if Path(path_of(wanted)).expanduser().is_file():
         return
-    near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    near = difflib.get_close_matches(wanted, _NAMES, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_NAMES)}"
     msg = (
         f"drafter={wanted!r} is neither a drafter's name nor a GGUF file; {hint}, or "
         "give the path of a file, with 'text:' before one of another vocabulary"

@@ -19,6 +19,7 @@ from langchain_ralmspec.errors import (
     ModelFileError,
     StoreError,
 )
+from langchain_ralmspec.files import absolute
 from langchain_ralmspec.machine import MAX_THREADS, cores
 from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.stores.arguments import query_matrix
@@ -233,6 +234,8 @@ class SentenceTransformerEmbeddings(Embeddings):
                     f"{argument} must be from 1 to {most}, got {value!r}"
                 )
         self.model_path = os.path.expanduser(model_path)  # noqa: PTH111  or a hub name
+        if Path(self.model_path).is_dir():  # which it still is after a chdir
+            self.model_path = str(absolute(model_path))
         self.batch_size = batch_size
         self.normalize = normalize
         self.n_threads = n_threads

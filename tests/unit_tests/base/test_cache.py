@@ -210,6 +210,25 @@ def test_a_key_tells_objects_apart_by_themselves() -> None:
     assert key() == key(drafter="auto") != key(drafter="lookup")
 
 
+def test_a_key_tells_files_apart_and_not_their_spellings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key(path: Any, **settings: Any) -> str:
+        chat = ChatRapid(model_path=path, context="A text.", **settings)
+        return str(chat._identifying_params)
+
+    keys = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        for content in (None, "one", "two files"):  # another one in the same place
+            if content:
+                Path("m.gguf").write_text(content)
+            keys += [key("m.gguf"), key("n.gguf", drafter="m.gguf")]
+            assert key(folder / "m.gguf") == keys[-2]
+    assert len(set(keys)) == len(keys) == 12
+
+
 def test_a_dict_filter_that_was_changed_is_another_key() -> None:
     condition = {"tenant": "red"}
     retriever = RaLMSpecRetriever(vectorstore=store_of("red", "blue"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,43 @@ def test_a_model_is_loaded_once_for_its_settings(
     assert settings["path"] == "other.gguf"
     for name, value in changes[1:]:
         assert settings[name] == value
+
+
+@pytest.mark.parametrize(("kind", "own"), FACES)
+def test_a_path_means_what_it_meant_when_the_object_was_made(
+    kind: Any,
+    own: dict[str, Any],
+    loads: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.gguf").symlink_to(tmp_path / "checksum")
+    is_rapid = "Rapid" in kind.__name__
+    if is_rapid:
+        drafters = ["model.gguf", "text:~/other.gguf", "lookup", "lokup"]
+        own = own | {"drafter": drafters, "embeddings": STORE.embeddings}
+        own |= {"kv_cache_dir": Path("kv")}
+    given: list[Any] = ["model.gguf", Path("model.gguf"), "~/model.gguf"]
+    faces = [kind(model_path=path, **own) for path in given]
+    faces += [faces[0].model_copy(), pickle.loads(pickle.dumps(faces[1]))]  # noqa: S301  our own
+    monkeypatch.chdir(tmp_path.parent)
+    file = str(tmp_path / "model.gguf")
+    for face in (*faces, faces[0].model_copy()):
+        face.engine  # noqa: B018  it is a property
+        assert loads[-1]["path"] == file, "a link goes by its own name"
+        assert face._tracing_params()["ls_model_name"] == "model"
+        if is_rapid:
+            assert loads[-1]["kv_cache_dir"] == str(tmp_path / "kv")
+            text = f"text:{tmp_path / 'other.gguf'}"
+            assert face.drafter == [file, text, "lookup", "lokup"]
+
+
+@pytest.mark.parametrize("path", ["nu\0ll", "~nobody-of-this-name/a", 7, None])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    with pytest.raises(ValidationError, match="model_path"):
+        RapidChain(model_path=path)
 
 
 NOT_SERVED: list[tuple[str, Any]] = [
