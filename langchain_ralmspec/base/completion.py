@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.runnables.config import get_config_list
 
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
 from langchain_ralmspec.base.threads import from_threads
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
         AsyncCallbackManagerForLLMRun,
         CallbackManagerForLLMRun,
     )
+    from langchain_core.language_models import LanguageModelInput
+    from langchain_core.runnables import RunnableConfig
 
 
 class LocalCompletion(LocalGeneration, BaseLLM):
@@ -39,6 +43,43 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         self, asked: str, stop: list[str] | None, overrides: dict[str, Any]
     ) -> PreparedAnswer:
         """Prepare an answer to a prompt."""
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Answer several prompts, one after the other: there is one model.
+
+        All are refused where one is, before any is answered; with
+        ``return_exceptions``, only the places of those that fail are exceptions.
+        """
+        if not return_exceptions:
+            return super().batch(inputs, config, **kwargs)
+        # LangChain's own would put the exception of one into the places of all.
+        alone = partial(super().batch, return_exceptions=True, **kwargs)
+        configs = get_config_list(config, len(inputs))
+        pairs = zip(inputs, configs, strict=True)
+        return [answer for one, own in pairs for answer in alone([one], [own])]
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Do what ``batch`` does, beside other tasks."""
+        if not return_exceptions:
+            return await super().abatch(inputs, config, **kwargs)
+        alone = partial(super().abatch, return_exceptions=True, **kwargs)
+        configs = get_config_list(config, len(inputs))
+        pairs = zip(inputs, configs, strict=True)
+        return [answer for one, own in pairs for answer in await alone([one], [own])]
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
         return super()._get_ls_params(stop=stop, **kwargs) | self._tracing_params()
