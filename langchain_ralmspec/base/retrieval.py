@@ -34,7 +34,6 @@ from langchain_ralmspec.ralm.run import RetrievalRun
 from langchain_ralmspec.ralm.session import text_of
 from langchain_ralmspec.retrievers import MOST_HITS, RaLMSpecRetriever
 from langchain_ralmspec.speculation import GUESS_POLICIES, Estimates
-from langchain_ralmspec.text import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -230,16 +229,14 @@ class RetrievalGeneration(SpeculativeGeneration):
         """Scalars that tell one configured model from another (cache key, traces)."""
         names = RetrievalGeneration.model_fields
         settings = self._values_of(names, "retriever", "document_prompt")
-        # A cached answer is stale once the store has grown; but counting may be a
-        # request to a server, so it is only done where answers are cached at all.
+        # A cached answer is stale once documents are others; but looking at all of them
+        # takes a while, so it is only done where answers are cached at all.
         cache = getattr(self, "cache", None)
         caches = cache is not False and (cache or get_llm_cache() is not None)
         return settings | {
             "document_prompt": str(self.document_prompt),
             "retriever": self.retriever.key,
-            # A dict may have been changed since; hashed, for traces show this.
-            "filter": sha256_of(repr(self.retriever.filter)),
-            "n_documents": self.retriever.store.count() if caches else None,
+            "documents": self.retriever.version if caches else None,
         }
 
 

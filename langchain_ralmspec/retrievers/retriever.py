@@ -34,7 +34,6 @@ from langchain_ralmspec.speculation import GUESS_POLICIES
 from langchain_ralmspec.stores import (
     BM25Store,
     FaissStore,
-    GenericStore,
     Store,
     lock_of,
     open_store,
@@ -131,7 +130,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         """Why an answer under its documents must not serve another call; else None.
 
         It may where these depend on the query and on stored documents alone, and
-        where it shows that documents were added.
+        where it shows that documents were added, deleted or replaced.
         """
         if callable(self.filter):
             return "the retriever's filter is a function, which may depend on anything"
@@ -139,10 +138,19 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             if not _is_known(searched):
                 kind = type(searched).__name__
                 return f"what {kind} finds may depend on anything: its code is not ours"
-        if isinstance(self._store, GenericStore) and self._store.count() < 0:
+        if self.version is None:
             kind = type(self.vectorstore).__name__
-            return f"{kind} does not tell when documents were added"
+            return f"{kind} does not tell when documents were added or replaced"
         return None
+
+    @property
+    def version(self) -> int | None:
+        """Another number once the documents are others; None where it is not known.
+
+        Of changes in a document itself :meth:`invalidate` has to tell.
+        """
+        tell = getattr(self._store, "version", None)
+        return None if tell is None else cast("int | None", tell())
 
     @property
     def store(self) -> Store:
@@ -241,23 +249,19 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         if change is None:
             msg = f"a {name} has no {method}(); build it anew from its documents"
             raise InvalidValueError(msg)
-        action = method.replace("_", " ")
-        try:
-            with (
-                reported_as_store_error(name, action),
-                lock_of(self.vectorstore).changing(),
-            ):
-                return change(*args, **kwargs)
-        finally:
-            self._key = uuid.uuid4().hex
+        with (
+            reported_as_store_error(name, method.replace("_", " ")),
+            lock_of(self.vectorstore).changing(),
+        ):
+            return change(*args, **kwargs)
 
     def invalidate(self) -> None:
-        """Say that documents were changed in place, or replaced by as many others.
+        """Say that documents were changed in place, or a store's parts replaced.
 
-        Forgets what was derived from the store and makes cached answers stale; a Chroma
-        collection that was dropped and made again is found by its name. Documents added
-        or deleted in the usual way need no such call, and filters heed metadata as it
-        is.
+        Forgets what was derived from the store and makes cached answers stale; an index
+        or embeddings put in place of others are taken over, and a Chroma collection
+        that was dropped and made again is found by its name. Documents added or deleted
+        in the usual way need no such call, and filters heed metadata as it is.
 
         Raises:
             StoreError: the collection is not there.

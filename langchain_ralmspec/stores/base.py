@@ -121,6 +121,9 @@ class Store(Protocol):
       exact: documents are ranked by what the vectors that hits carry give in float64,
       and none is missed. Else it returns None. Queries whose answer follows from
       others' by the triangle inequality are then not asked;
+    * a method ``version()``, which returns another number once documents were added,
+      deleted or replaced, or None where that is not known: else answers under them
+      cannot be cached;
     * the methods ``find`` and ``document`` of an :class:`ArrayStore`, which save making
       a document of every hit.
     """

@@ -215,6 +215,10 @@ class BM25Store:
         """Number of stored documents."""
         return len(self._ids)
 
+    def version(self) -> int:
+        """Always the same: the store does not change."""
+        return 0
+
 
 def _line(id_: str, document: Document) -> str:
     """One document as a line of JSON."""

@@ -27,6 +27,7 @@ from langchain_ralmspec.stores.faiss_rows import (
     condition,
 )
 from langchain_ralmspec.stores.sharing import SharedLock, lock_of
+from langchain_ralmspec.stores.versions import Version
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
@@ -88,7 +89,7 @@ class FaissStore:
         normalize: bool = False,
     ) -> None:
         self._index = FaissIndex(index)
-        self._lock = SharedLock()
+        self._lock, self._version = SharedLock(), Version()
         self._view_of: tuple[Any, Filter | None] | None = None  # LangChain's, filtered
         self._accepts: Callable[[dict[str, Any]], bool] | None = None
         self._is_pure = True  # whether documents alone decide what passes
@@ -220,6 +221,15 @@ class FaissStore:
     def count(self) -> int:
         """Number of stored documents, those that a filter hides included."""
         return self._index.n_rows
+
+    def version(self) -> int:
+        """Another number once documents were added, deleted or replaced.
+
+        What is done to a document itself is not noticed.
+        """
+        # LangChain adds to the mapping, and makes another one when it deletes.
+        ids, n_rows = self._rows.ids(), self.count()
+        return self._version.of((n_rows, len(ids)), [ids])
 
     def _found(
         self, vectors: Floats, k: int, *, depth: int, with_vectors: bool

@@ -21,6 +21,7 @@ from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.filters import require_passing
 from langchain_ralmspec.stores.searches import refuse_async_alone, search_for
 from langchain_ralmspec.stores.sharing import lock_of
+from langchain_ralmspec.stores.versions import Version
 from langchain_ralmspec.text import sha256_of, well_formed
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class GenericStore:
     ) -> None:
         refuse_async_alone(vectorstore)
         self._store = vectorstore
-        self._lock = lock_of(vectorstore)
+        self._lock, self._version = lock_of(vectorstore), Version()
         self._name = type(vectorstore).__name__
         self._filter = owned(filter)
         self._options = owned(dict(search_kwargs or {}))
@@ -147,6 +148,15 @@ class GenericStore:
         """Number of stored documents; -1 when the store does not tell."""
         store = self._store
         return len(store.store) if isinstance(store, InMemoryVectorStore) else -1
+
+    def version(self) -> int | None:
+        """Another number once documents are others; None where the store cannot tell.
+
+        An in-memory store tells, of whose documents each is looked at, by identity.
+        """
+        if not isinstance(self._store, InMemoryVectorStore):
+            return None
+        return self._version.of((), list(self._store.store.values()))
 
     def _hits(self, query: Query, k: int, *, with_vectors: bool) -> list[Hit]:
         """Hits of one query in the store's order, each document once."""

@@ -118,9 +118,9 @@ def test_documents_are_added_and_deleted_while_nobody_searches(
     other = RaLMSpecRetriever(vectorstore=retriever.vectorstore, k=1)
     change = "a" if is_async else ""
     add, delete = (getattr(retriever, change + n) for n in ("add_documents", "delete"))
-    new, key = Document("v3"), retriever.key
-    assert run(add([new], ids=["new"])) == ["new"]
-    assert retriever.key != key
+    version = retriever.version
+    assert run(add([Document("v3")], ids=["new"])) == ["new"]
+    assert retriever.version != version
     assert "new" in {d.id for d in other.invoke("v3", k=3)}
     run(delete(["new"]))
     assert "new" not in {d.id for d in other.invoke("v3", k=3)}

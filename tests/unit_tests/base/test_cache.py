@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from langchain_community.vectorstores.faiss import FAISS
 from langchain_core.caches import InMemoryCache
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
@@ -29,7 +30,9 @@ from langchain_ralmspec import (
 )
 from langchain_ralmspec.base.identity import name_of
 from langchain_ralmspec.base.local import PreparedAnswer
+from langchain_ralmspec.stores import ChromaStore
 from langchain_ralmspec.text import sha256_of
+from tests.unit_tests.stores.test_open_store import chroma
 
 EMBEDDINGS = DeterministicFakeEmbedding(size=8)
 FACES = [RaLMSpecLLM, ChatRaLMSpec]
@@ -102,6 +105,40 @@ def test_what_is_known_is_answered_once(kind: Any, found: list[str]) -> None:
     store.add_documents([Document("blue")])
     asked(face)
     assert len(found) == 2, "the store has grown"
+
+
+def replaced(store: Any) -> None:
+    """Another text under the same id, and as many documents as before."""
+    store.delete(["it"])
+    store.add_documents([Document("blue", id="it")], ids=["it"])
+
+
+def overwritten(store: Any) -> None:
+    if isinstance(store, InMemoryVectorStore):
+        store.add_documents([Document("blue", id="it")])
+    else:
+        replaced(store)
+        replaced(store)
+
+
+@pytest.mark.parametrize("kind", FACES)
+@pytest.mark.parametrize("made_by", [InMemoryVectorStore, FAISS])
+@pytest.mark.parametrize("change", [replaced, overwritten])
+def test_as_many_other_documents_are_noticed(
+    kind: Any, made_by: Any, change: Any, found: list[str]
+) -> None:
+    store = made_by.from_documents([Document("red", id="it")], EMBEDDINGS)
+    face = kind(model_path="m.gguf", retriever=store)
+    assert [asked(face), asked(face)] == ["red", "red"]
+    change(store)
+    assert [asked(face), asked(face)] == ["blue", "blue"]
+    assert found == ["red", "blue"]
+
+
+def test_chroma_cannot_tell_what_others_replace() -> None:
+    assert not hasattr(ChromaStore, "version")
+    face = ChatRaLMSpec(model_path="m.gguf", retriever=chroma({}))
+    assert face.cache is False
 
 
 class Tenants(InMemoryVectorStore):
@@ -227,17 +264,6 @@ def test_a_key_tells_files_apart_and_not_their_spellings(
             keys += [key("m.gguf"), key("n.gguf", drafter="m.gguf")]
             assert key(folder / "m.gguf") == keys[-2]
     assert len(set(keys)) == len(keys) == 12
-
-
-def test_a_dict_filter_that_was_changed_is_another_key() -> None:
-    condition = {"tenant": "red"}
-    retriever = RaLMSpecRetriever(vectorstore=store_of("red", "blue"))
-    object.__setattr__(retriever, "filter", condition)
-    face = ChatRaLMSpec(model_path="m.gguf", retriever=retriever)
-    before = face._identifying_params
-    condition["tenant"] = "blue"
-    assert face._identifying_params != before
-    assert "blue" not in str(face._identifying_params), "traces show it"
 
 
 def test_a_name_is_never_given_twice() -> None:
