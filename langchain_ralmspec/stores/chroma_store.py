@@ -15,6 +15,7 @@ from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Hit, Metric, Query
 from langchain_ralmspec.stores.embedding import make_queries
 from langchain_ralmspec.stores.failures import reported_as_store_error
+from langchain_ralmspec.stores.filters import require_where
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -61,11 +62,8 @@ class ChromaStore:
                 f"the Chroma store {store._collection.name!r} has no embedding "  # noqa: SLF001
                 "function; construct it with embedding_function=…"
             )
-        if filter is not None and not isinstance(filter, dict):
-            raise InvalidValueError(
-                f"a filter of Chroma's is a dict such as {{'key': 'value'}}, "
-                f"got {filter!r}"
-            )
+        if filter is not None:
+            require_where(filter)
         self._store = store
         self._filter = owned(filter)
         self._embeddings: Embeddings = store._embedding_function  # noqa: SLF001

@@ -184,6 +184,7 @@ class FaissStore:
             return []
         vectors = query_matrix(queries, self.dimension, _NAME)
         with reported_as_store_error("FAISS", "search"), self._lock.searching():
+            self._require_own_parts()
             return self._found(vectors, k, depth=depth, with_vectors=with_vectors)
 
     def document(self, id_: str) -> Document:
@@ -205,6 +206,7 @@ class FaissStore:
         """
         if self._accepts is None:
             with self._lock.searching():
+                self._require_own_parts()
                 self._index.prepare(self._rows.ids())
 
     def max_norm(self) -> MaxNorm | None:
@@ -216,6 +218,7 @@ class FaissStore:
         if not self._is_pure:
             return None
         with self._lock.searching():
+            self._require_own_parts()
             return self._index.max_norm(self._rows.ids())
 
     def count(self) -> int:
@@ -230,6 +233,23 @@ class FaissStore:
         # LangChain adds to the mapping, and makes another one when it deletes.
         ids, n_rows = self._rows.ids(), self.count()
         return self._version.of((n_rows, len(ids)), [ids])
+
+    def _require_own_parts(self) -> None:
+        """Raise a StoreError where LangChain's store has other parts than when opened.
+
+        What was derived from the index, and queries already embedded, fit no other.
+        """
+        if self._view_of is None:
+            return
+        store, _ = self._view_of
+        own = {"index": self._index.raw, "embedding_function": self._embeddings}
+        for name, part in own.items():
+            if getattr(store, name) is not part:
+                raise StoreError(
+                    f"the {name} of the {type(store).__name__} store was replaced by "
+                    f"{getattr(store, name)!r:.80} since it was opened; call "
+                    "invalidate() of the retriever, which opens it anew"
+                )
 
     def _found(
         self, vectors: Floats, k: int, *, depth: int, with_vectors: bool

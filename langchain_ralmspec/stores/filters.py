@@ -1,16 +1,53 @@
-"""What a metadata filter lets through, tested on what a store gave."""
+"""Which metadata filter a store can use, and what it lets through."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from langchain_ralmspec.errors import StoreError
+from langchain_ralmspec.errors import InvalidValueError, StoreError
+from langchain_ralmspec.stores.faiss_rows import condition
+from langchain_ralmspec.stores.searches import is_plain
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
 
 _SCALARS = (str, int, float, bool)
+
+
+def require_usable(
+    filter: Any,  # noqa: A002  (LangChain's name)
+    vectorstore: object,
+) -> None:
+    """Refuse what a store of LangChain's own cannot use, before it is asked.
+
+    Raises:
+        InvalidValueError: the filter is of another kind than the store takes.
+    """
+    in_memory = "_similarity_search_with_score_by_vector"
+    if is_plain(vectorstore, "InMemoryVectorStore", (in_memory,)):
+        if not callable(filter):
+            example = "lambda document: document.metadata.get('key') == 'value'"
+            raise InvalidValueError(
+                f"a filter of {type(vectorstore).__name__} is a function of the "
+                f"document such as {example}, got {filter!r}"
+            )
+    elif is_plain(vectorstore, "FAISS", ("_create_filter_func",)):
+        condition(vectorstore, filter)
+    elif is_plain(vectorstore, "Chroma", ()):
+        require_where(filter)
+
+
+def require_where(filter: Any) -> None:  # noqa: A002
+    """Refuse what is no condition of Chroma's.
+
+    Raises:
+        InvalidValueError: it is no dict.
+    """
+    if not isinstance(filter, dict):
+        raise InvalidValueError(
+            f"a filter of Chroma's is a dict such as {{'key': 'value'}}, got {filter!r}"
+        )
 
 
 def require_passing(

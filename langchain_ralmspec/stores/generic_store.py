@@ -18,7 +18,7 @@ from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Hit, Metric, Query
 from langchain_ralmspec.stores.embedding import as_vectors, lengths_of, make_queries
 from langchain_ralmspec.stores.failures import reported_as_store_error
-from langchain_ralmspec.stores.filters import require_passing
+from langchain_ralmspec.stores.filters import require_passing, require_usable
 from langchain_ralmspec.stores.searches import refuse_async_alone, search_for
 from langchain_ralmspec.stores.sharing import lock_of
 from langchain_ralmspec.stores.versions import Version
@@ -53,8 +53,9 @@ class GenericStore:
         top_k_is_stable: False, since nothing is known about other values of ``k``.
 
     Raises:
-        InvalidValueError: the store's searches do not name ``filter``, or one of them
-            is overridden for ``await`` alone.
+        InvalidValueError: the store's searches do not name ``filter``, or it is of a
+            kind that the store cannot use, or one of them is overridden for ``await``
+            alone.
         UnknownArgumentError: they do not name one of ``search_kwargs``.
     """
 
@@ -74,6 +75,7 @@ class GenericStore:
         self._filter = owned(filter)
         self._options = owned(dict(search_kwargs or {}))
         if filter is not None:
+            require_usable(filter, vectorstore)
             self._options["filter"] = self._filter
         self._embeddings = vectorstore.embeddings
         self._method = search_for(

@@ -143,6 +143,20 @@ def test_what_cannot_be_added_is_refused() -> None:
         picky().delete(["nobody"])
 
 
+@pytest.mark.parametrize("part", ["index", "embedding_function"])
+def test_a_part_put_in_place_of_another_is_noticed(part: str) -> None:
+    store, other = (langchain_faiss(n_rows=N_ROWS) for _ in range(2))
+    retriever = RaLMSpecRetriever(vectorstore=store, k=2)
+    found, session = retriever.invoke("v1"), retriever.session()
+    setattr(store, part, getattr(other, part))
+    message = rf"the {part} .* was replaced .*invalidate\(\)"
+    for search in (lambda: retriever.invoke("v1"), lambda: session.verify(["v1"])):
+        with pytest.raises(StoreError, match=message):
+            search()
+    retriever.invalidate()
+    assert retriever.invoke("v1") == found
+
+
 # What a model takes for its retriever
 
 

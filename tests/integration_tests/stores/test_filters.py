@@ -16,7 +16,7 @@ from langchain_community.vectorstores.faiss import FAISS
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 
-from langchain_ralmspec import ChatRaLMSpec, RaLMSpecRetriever
+from langchain_ralmspec import ChatRaLMSpec, InvalidValueError, RaLMSpecRetriever
 from langchain_ralmspec.stores import open_store
 
 EMBEDDINGS = DeterministicFakeEmbedding(size=8)
@@ -97,3 +97,10 @@ def test_what_is_done_to_search_kwargs_later_has_no_effect() -> None:
     assert found() == {"red"}
     within["$contains"] = "blue"
     assert found() == {"red"}
+
+
+def test_a_function_is_no_filter_of_chromas() -> None:
+    words = {"where_document": {"$contains": "red"}}
+    for given in ({}, words):
+        with pytest.raises(InvalidValueError, match="a dict such as .*got <built-in"):
+            open_store(chroma(), filter=callable, search_kwargs=given)

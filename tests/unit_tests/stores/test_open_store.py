@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 from langchain_core.vectorstores import InMemoryVectorStore
+from pydantic import ValidationError
 
+from langchain_ralmspec import RaLMSpecRetriever
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.stores import ChromaStore, GenericStore, open_store
-from tests.unit_tests.stores.toys import BatchTableEmbeddings, table
+from tests.unit_tests.stores.faiss_toys import langchain_faiss
+from tests.unit_tests.stores.toys import BatchTableEmbeddings, documents, table
 
 
 class Chroma:
@@ -77,6 +80,45 @@ def test_chroma_without_embeddings_is_refused() -> None:
         open_store(Chroma({}, None))
 
 
-def test_a_filter_that_is_no_dict_is_not_chromas() -> None:
-    with pytest.raises(InvalidValueError, match=r"a dict such as .*got 'tenant'"):
-        open_store(chroma({}), filter="tenant")
+class Tenants(InMemoryVectorStore):
+    """Has a language of its own."""
+
+    def _similarity_search_with_score_by_vector(self, *args: Any, **words: Any) -> Any:
+        wanted = words.pop("filter")
+        search = super()._similarity_search_with_score_by_vector
+        return search(*args, filter=lambda d: d.metadata == wanted, **words)
+
+
+in_memory, tenants = (
+    kind.from_documents(documents(3), BatchTableEmbeddings(table(3)))
+    for kind in (InMemoryVectorStore, Tenants)
+)
+
+
+@pytest.mark.parametrize(
+    ("store", "filter_", "words", "message"),
+    [
+        (chroma({}), "tenant", {}, "a dict such as .*got 'tenant'"),
+        (in_memory, {"group": 1}, {}, r"function .* lambda .*got \{'group': 1\}"),
+        (langchain_faiss(n_rows=3), "tenant", {"fetch_k": 2}, "filter 'tenant'"),
+        (
+            langchain_faiss(n_rows=3),
+            {"$and": [{"group": 1}], "row": 1},
+            {"fetch_k": 2},
+            "heed '.and' alone",
+        ),
+    ],
+)
+def test_a_filter_of_another_kind_is_refused_before_a_search(
+    store: Any, filter_: Any, words: Any, message: str
+) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        open_store(store, filter=filter_, search_kwargs=words)
+    with pytest.raises(ValidationError, match=message):
+        RaLMSpecRetriever(vectorstore=store, filter=filter_, search_kwargs=words)
+
+
+def test_a_store_with_a_search_of_its_own_may_take_any_filter() -> None:
+    store = open_store(tenants, filter={"group": 1, "row": 1})
+    (hits,) = store.search(store.encode(["v0"]), 2)
+    assert [hit.document.metadata["row"] for hit in hits] == [1]
