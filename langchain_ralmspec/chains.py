@@ -156,7 +156,10 @@ class RapidChain(
         return self._prepare(conversation, context, None, self._sampling({}))[0]
 
     def _asking(self, question: Any) -> Conversation:
-        if not isinstance(question, str) or not question.strip():
+        if not isinstance(question, str):
+            msg = f"the question must be a string, got {question!r:.80}"
+            raise InvalidValueError(msg)
+        if not question.strip():
             msg = f"the question is empty, got {question!r}; ask something"
             raise InvalidValueError(msg)
         return Conversation.of(

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.statistics import SpeculationStats
-from langchain_ralmspec.base.completion import LocalCompletion
+from langchain_ralmspec.base.completion import LocalCompletion, require_text
 from langchain_ralmspec.base.local import PreparedAnswer, Sampling, info_of, usage_of
 from langchain_ralmspec.base.retrieval import RetrievalGeneration
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
@@ -54,6 +54,7 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
         return self._run(self.engine, prompt)
 
     def _prompt(self, model: Model, asked: str) -> Prompt:
+        require_text(asked)
         model.require_size(asked)
         head, question = model.weights.tokenize_prompt(
             asked, special=self.parse_special
@@ -162,8 +163,9 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
 
         Raises:
             ContextOverflowError: prompt and text do not fit the context.
-            InvalidValueError: the prompt is empty.
+            InvalidValueError: the prompt is empty, or no string.
         """
+        require_text(prompt)
         if not prompt:
             msg = "the prompt is empty; give the text to be continued"
             raise InvalidValueError(msg)

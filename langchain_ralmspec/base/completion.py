@@ -13,6 +13,7 @@ from langchain_core.runnables.config import get_config_list
 
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
 from langchain_ralmspec.base.threads import from_threads
+from langchain_ralmspec.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -158,6 +159,13 @@ class LocalCompletion(LocalGeneration, BaseLLM):
                 run_manager.on_llm_new_token(text, chunk=chunk)
             yield chunk
         yield GenerationChunk(text="", generation_info=_info(answer))
+
+
+def require_text(prompt: object) -> None:
+    """Raise an :class:`InvalidValueError` for a prompt that is no string."""
+    if not isinstance(prompt, str):
+        msg = f"the prompt must be a string, got {prompt!r:.80}"
+        raise InvalidValueError(msg)
 
 
 def _info(answer: PreparedAnswer) -> dict[str, Any]:

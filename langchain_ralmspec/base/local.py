@@ -15,10 +15,9 @@ from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.arguments import StrictArguments
 from langchain_ralmspec.base.identity import stamp_at
 from langchain_ralmspec.engine import Model
-from langchain_ralmspec.engine.model import MAX_CONTEXT, PREFIX_CACHE_BYTES
+from langchain_ralmspec.engine.model import PREFIX_CACHE_BYTES, RANGES
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.files import absolute, absolute_file
-from langchain_ralmspec.machine import MAX_THREADS
 from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
@@ -36,6 +35,12 @@ def _path_by(make: Callable[[str | os.PathLike[str]], Path]) -> BeforeValidator:
         return str(make(value)) if isinstance(value, str | os.PathLike) else value
 
     return BeforeValidator(checked)
+
+
+def in_range(name: str, default: int | None) -> Any:
+    """The field of a number that :meth:`Model.load` takes, with its bounds."""
+    least, most = RANGES[name]
+    return Field(default=default, ge=least, le=most)
 
 
 FilePath = Annotated[str, _path_by(absolute_file)]
@@ -78,16 +83,16 @@ class LocalGeneration(Sampling):
     model_path: FilePath
     """A GGUF file: a string or a ``Path``, ``~`` expanded. It is made absolute when the
     object is made, so that a later ``os.chdir`` does not matter."""
-    n_ctx: int = Field(default=2048, ge=0, le=MAX_CONTEXT)
+    n_ctx: int = in_range("n_ctx", 2048)
     """Tokens of prompt and answer together, documents included; 0 takes the model's
     own."""
-    n_batch: int = Field(default=512, ge=1, le=MAX_CONTEXT)
+    n_batch: int = in_range("n_batch", 512)
     """Tokens that are decoded in one call at most."""
-    n_threads: int | None = Field(default=None, ge=1, le=MAX_THREADS)
+    n_threads: int | None = in_range("n_threads", None)
     """Threads of a decode; None: half the cores for single tokens, all for batches."""
-    n_gpu_layers: int = Field(default=0, ge=-1, le=2**31 - 1)
+    n_gpu_layers: int = in_range("n_gpu_layers", 0)
     """Layers on a GPU; -1 for all."""
-    kv_cache_bytes: int = Field(default=PREFIX_CACHE_BYTES, ge=0)
+    kv_cache_bytes: int = in_range("kv_cache_bytes", PREFIX_CACHE_BYTES)
     """Host memory for the KV of what answers begin with, a document above all, so that
     it need not be read again. It is free once no object with these settings is left."""
     stop: list[str] | None = None

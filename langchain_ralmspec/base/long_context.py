@@ -15,9 +15,13 @@ from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_vali
 
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.base.identity import name_of, stamp_at
-from langchain_ralmspec.base.local import FolderPath, LocalGeneration, Sampling
+from langchain_ralmspec.base.local import (
+    FolderPath,
+    LocalGeneration,
+    Sampling,
+    in_range,
+)
 from langchain_ralmspec.engine import Model, selftest
-from langchain_ralmspec.engine.model import MAX_CONTEXT
 from langchain_ralmspec.errors import UnknownArgumentError
 from langchain_ralmspec.rapid import (
     Chunk,
@@ -61,7 +65,7 @@ class LongContextGeneration(LocalGeneration):
     embeddings: Embeddings | None = None
     """For choosing what the drafter reads; drafters that are models need them."""
 
-    n_ctx: int = Field(default=8192, ge=0, le=MAX_CONTEXT)
+    n_ctx: int = in_range("n_ctx", 8192)
     """Tokens of context, question and answer together; 0 takes the model's own."""
     exact_batches: bool = False
     """Load the target so that verifying several tokens at once gives the bits that
@@ -97,7 +101,7 @@ class LongContextGeneration(LocalGeneration):
     least_similarity: float = Field(default=documents.LEAST_SIMILARITY, ge=-1, le=1)
     """Chunks less similar to the question than this are left out."""
 
-    kv_cache_bytes: int = Field(default=LONG_KV_BYTES, ge=0)
+    kv_cache_bytes: int = in_range("kv_cache_bytes", LONG_KV_BYTES)
     """Host memory for the KV of contexts, so that a second question starts at once."""
     kv_cache_dir: FolderPath | None = None
     """A folder for that KV, so that it outlives the process; absolute from then on."""

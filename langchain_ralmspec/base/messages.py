@@ -44,8 +44,16 @@ def turns_of(messages: Sequence[BaseMessage]) -> list[dict[str, str]]:
 
 
 def question_of(turns: Sequence[dict[str, str]]) -> str:
-    """What the user has said last."""
-    return next(turn["content"] for turn in reversed(turns) if turn["role"] == "user")
+    """What the user has said last.
+
+    Raises:
+        InvalidValueError: it is blank, so that there is nothing to look up.
+    """
+    said = next(turn["content"] for turn in reversed(turns) if turn["role"] == "user")
+    if not said.strip():
+        msg = f"the user's last message is empty, got {said!r}; ask something"
+        raise InvalidValueError(msg)
+    return said
 
 
 def _role_of(message: BaseMessage) -> str:

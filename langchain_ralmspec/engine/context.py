@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 # llama.cpp's names for the hidden states behind the last norm; the later one stays.
 _HIDDEN = (b"result_norm", b"result_embd_pooled")
+
+
+_CELLS = 256  # of which the KV of a sequence has a multiple
 
 
 def _stop_at_hidden(lib: Any) -> Any:
@@ -76,7 +80,8 @@ class Context:
         self.pid = os.getpid()  # a forked process can have only a part of it
         self._lib = lib = library()
         params = lib.llama_context_default_params()
-        params.n_ctx = n_ctx * n_slots
+        # As much as llama.cpp makes of it, which else it says on stderr.
+        params.n_ctx = math.ceil(n_ctx / _CELLS) * _CELLS * n_slots
         # llama.cpp ends the process where not every sequence could have a token.
         params.n_batch = params.n_ubatch = max(n_batch, n_slots)
         params.n_seq_max = n_slots

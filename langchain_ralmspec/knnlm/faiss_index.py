@@ -121,6 +121,7 @@ class FaissKeyIndex:
             centres, dimension, n_lists, float16, *whole
         )
         index.nprobe = min(_PROBES, n_lists)
+        index.cp.min_points_per_centroid = 1  # no warning on stderr about few keys
         return index
 
     def _add(self, keys: NDArray[Any]) -> None:

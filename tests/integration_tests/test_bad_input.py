@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from langchain_ralmspec import (
     ChatRaLMSpec,
+    ChatRapid,
     ChatTemplateError,
     ContextOverflowError,
     DimensionMismatchError,
@@ -100,7 +101,18 @@ def test_empty_prompt(make: Any) -> None:
     llm = make()
     with pytest.raises(InvalidValueError, match="prompt is empty"):
         llm.invoke("")
+    for wrong in (3, None, [PROMPT]):
+        with pytest.raises(InvalidValueError, match="must be a string, got"):
+            llm.start(wrong)
     assert llm.invoke(PROMPT)
+
+
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_an_empty_message(make: Any, gguf: str, blank: str) -> None:
+    for chat in (make(ChatRaLMSpec), ChatRapid(model_path=gguf, context="A text.")):
+        for asked in (blank, [("user", "What?"), ("ai", "That."), ("user", blank)]):
+            with pytest.raises(InvalidValueError, match="last message is empty"):
+                chat.invoke(asked)
 
 
 def test_a_conversation_without_a_question(make: Any) -> None:

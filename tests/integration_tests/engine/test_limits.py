@@ -68,6 +68,7 @@ def test_no_number_ends_the_process(gguf: str) -> None:
     )
     told = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, f"died at {CASES[len(told)][0]}: {done.stderr[-300:]}"
+    assert "llama_context" not in done.stderr, "it is told what it would do anyway"
     usual = told[2]
     assert isinstance(usual, int)
     for (case, refusal), answer in zip(CASES, told, strict=True):

@@ -194,6 +194,7 @@ def test_an_empty_context(make: Any, given: Any) -> None:
     ("given", "error", "message"),
     [
         ({"question": " ", "context": "x"}, InvalidValueError, "question is empty"),
+        ({"question": 3, "context": "x"}, InvalidValueError, "a string, got 3"),
         ({"question": "Why?"}, InvalidValueError, "no 'context'"),
         (
             {"questoin": "Why?", "context": "x"},

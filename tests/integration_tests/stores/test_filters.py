@@ -102,5 +102,5 @@ def test_what_is_done_to_search_kwargs_later_has_no_effect() -> None:
 def test_a_function_is_no_filter_of_chromas() -> None:
     words = {"where_document": {"$contains": "red"}}
     for given in ({}, words):
-        with pytest.raises(InvalidValueError, match="a dict such as .*got <built-in"):
+        with pytest.raises(InvalidValueError, match=r"a dict such as .*got <built-in"):
             open_store(chroma(), filter=callable, search_kwargs=given)

@@ -201,3 +201,12 @@ def test_threads_share_the_queries_of_a_batch(tmp_path: Path) -> None:
     file = tmp_path / "index"
     for _ in range(2):  # made, and read
         assert FaissKeyIndex("ivf", keys(), file)._index.parallel_mode == 3
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 40, 100])
+def test_few_keys_are_no_cause_for_a_warning(
+    n: int, kind: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    index = FaissKeyIndex(kind, keys()[:n], tmp_path / "index")
+    assert [*index.candidates(queries(1), 1)[0]]
+    assert capfd.readouterr() == ("", "")
