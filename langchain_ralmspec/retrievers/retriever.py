@@ -145,10 +145,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
 
     @property
     def version(self) -> int | None:
-        """Another number once the documents are others; None where it is not known.
-
-        Of changes in a document itself :meth:`invalidate` has to tell.
-        """
+        """Another number once the documents are others; None where it is not known."""
         tell = getattr(self._store, "version", None)
         return None if tell is None else cast("int | None", tell())
 

@@ -186,6 +186,23 @@ def _refuse_half_heeded(filter_: dict[str, Any]) -> None:
                     _refuse_half_heeded(part)
 
 
+def require_parts(store: Any, **own: object) -> None:
+    """Refuse to search a LangChain store whose parts are not those it was opened with.
+
+    What was derived from the index, and queries already embedded, fit no other.
+
+    Raises:
+        StoreError: one of them is another now.
+    """
+    for name, part in own.items():
+        if getattr(store, name) is not part:
+            raise StoreError(
+                f"the {name} of the {type(store).__name__} store was replaced by "
+                f"{getattr(store, name)!r:.80} since it was opened; call invalidate() "
+                "of the retriever, which opens it anew"
+            )
+
+
 def _complete(document: Document, id_: str) -> Document:
     """Give a document its id and metadata where they are missing, but in a copy."""
     if document.id is not None and document.metadata is not None:

@@ -25,6 +25,7 @@ from langchain_ralmspec.stores.faiss_rows import (
     LangChainRows,
     Rows,
     condition,
+    require_parts,
 )
 from langchain_ralmspec.stores.sharing import SharedLock, lock_of
 from langchain_ralmspec.stores.versions import Version
@@ -226,30 +227,16 @@ class FaissStore:
         return self._index.n_rows
 
     def version(self) -> int:
-        """Another number once documents were added, deleted or replaced.
-
-        What is done to a document itself is not noticed.
-        """
+        """Another number once documents were added, deleted or replaced."""
         # LangChain adds to the mapping, and makes another one when it deletes.
         ids, n_rows = self._rows.ids(), self.count()
         return self._version.of((n_rows, len(ids)), [ids])
 
     def _require_own_parts(self) -> None:
-        """Raise a StoreError where LangChain's store has other parts than when opened.
-
-        What was derived from the index, and queries already embedded, fit no other.
-        """
-        if self._view_of is None:
-            return
-        store, _ = self._view_of
-        own = {"index": self._index.raw, "embedding_function": self._embeddings}
-        for name, part in own.items():
-            if getattr(store, name) is not part:
-                raise StoreError(
-                    f"the {name} of the {type(store).__name__} store was replaced by "
-                    f"{getattr(store, name)!r:.80} since it was opened; call "
-                    "invalidate() of the retriever, which opens it anew"
-                )
+        """Raise a StoreError where LangChain's store has other parts than when opened."""
+        if self._view_of is not None:
+            store, own = self._view_of[0], self._index.raw
+            require_parts(store, index=own, embedding_function=self._embeddings)
 
     def _found(
         self, vectors: Floats, k: int, *, depth: int, with_vectors: bool
