@@ -61,7 +61,7 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         if not return_exceptions:
             return super().batch(inputs, config, **kwargs)
         # LangChain's own would put the exception of one into the places of all.
-        alone = partial(super().batch, return_exceptions=True, **kwargs)
+        alone: Any = partial(super().batch, return_exceptions=True, **kwargs)
         configs = get_config_list(config, len(inputs))
         pairs = zip(inputs, configs, strict=True)
         return [answer for one, own in pairs for answer in alone([one], [own])]
@@ -77,7 +77,7 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         """Do what ``batch`` does, beside other tasks."""
         if not return_exceptions:
             return await super().abatch(inputs, config, **kwargs)
-        alone = partial(super().abatch, return_exceptions=True, **kwargs)
+        alone: Any = partial(super().abatch, return_exceptions=True, **kwargs)
         configs = get_config_list(config, len(inputs))
         pairs = zip(inputs, configs, strict=True)
         return [answer for one, own in pairs for answer in await alone([one], [own])]

@@ -233,7 +233,7 @@ class FaissStore:
         return self._version.of((n_rows, len(ids)), [ids])
 
     def _require_own_parts(self) -> None:
-        """Raise a StoreError where LangChain's store has other parts than when opened."""
+        """Raise a StoreError where LangChain's store has other parts by now."""
         if self._view_of is not None:
             store, own = self._view_of[0], self._index.raw
             require_parts(store, index=own, embedding_function=self._embeddings)

@@ -85,7 +85,7 @@ class Tenants(InMemoryVectorStore):
 
     def _similarity_search_with_score_by_vector(self, *args: Any, **words: Any) -> Any:
         wanted = words.pop("filter")
-        search = super()._similarity_search_with_score_by_vector
+        search: Any = super()._similarity_search_with_score_by_vector
         return search(*args, filter=lambda d: d.metadata == wanted, **words)
 
 
