@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from jinja2 import TemplateError, nodes
 from jinja2.compiler import CodeGenerator, Frame
@@ -69,11 +69,11 @@ class _Generation(Extension):
 class _Metering(CodeGenerator):
     """Tells the meter of what is no call, filter, test or operator."""
 
-    def _told(self, name: str, node: nodes.Expr) -> nodes.Expr:
+    def _told(self, name: str, node: nodes.Node) -> nodes.Expr:
         attribute = nodes.EnvironmentAttribute(name)
-        return nodes.Call(attribute, [node], [], None, None)
+        return nodes.Call(attribute, [cast("nodes.Expr", node)], [], None, None)
 
-    def visit_Call(self, node: nodes.Call, frame: Frame, **how: Any) -> None:  # noqa: N802
+    def visit_Call(self, node: nodes.Call, frame: Frame, **how: Any) -> None:  # type: ignore[override]  # noqa: N802
         if isinstance(node.node, nodes.EnvironmentAttribute):  # no template has one
             self._within(node.node.name, partial(self.visit, node.args[0]), frame)
         else:
@@ -146,8 +146,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         for name, function in self.filters.items():
             # As an operator, which it is: the method of this name knows braces.
             self.filters[name] = _guarded("%" if name == "format" else name, function)
-        for name, function in self.tests.items():
-            self.tests[name] = _guarded("in", function)  # looks, and makes nothing
+        for name, test in self.tests.items():
+            self.tests[name] = _guarded("in", test)  # looks, and makes nothing
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         call = partial(super().call, context, obj, *args, **kwargs)

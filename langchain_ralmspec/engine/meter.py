@@ -136,8 +136,8 @@ class Meter:
             return _OBJECT
         _, size = self._sizes.get(id(value), (None, None))
         if size is None:
-            is_mapping = isinstance(value, Mapping)
-            parts = chain.from_iterable(value.items()) if is_mapping else value
+            pairs = value.items() if isinstance(value, Mapping) else None
+            parts = value if pairs is None else chain.from_iterable(pairs)
             size = sum(_PART + self.size(part) for part in parts)
             # Beyond, comparing it or printing it would take as long.
             _require(size, self._most_made, "makes")
