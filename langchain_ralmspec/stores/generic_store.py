@@ -34,7 +34,7 @@ MAX_CACHED_VECTORS = 4096
 # gone is none of these, and is not asked again.
 _REFUSALS = (ValueError, IndexError, AssertionError)
 
-# A store that has grown gives more from then on, at the cost of two searches in sixteen.
+# So late a store that has grown is found out, for two more searches in sixteen.
 _ASKED_AGAIN_EVERY = 16
 
 
@@ -179,7 +179,7 @@ class GenericStore:
             if self._n_spared < _ASKED_AGAIN_EVERY:
                 with suppress(*_REFUSALS):  # it holds fewer now
                     return self._ask(query, self._widest)
-        self._refused, self._n_spared = None, 0
+            self._refused, self._n_spared = None, 0
         try:
             return self._ask(query, k)
         except _REFUSALS as refusal:
