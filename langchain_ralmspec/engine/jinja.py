@@ -146,6 +146,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         for name, function in self.filters.items():
             # As an operator, which it is: the method of this name knows braces.
             self.filters[name] = _guarded("%" if name == "format" else name, function)
+        test: Any
         for name, test in self.tests.items():
             self.tests[name] = _guarded("in", test)  # looks, and makes nothing
 

@@ -86,14 +86,16 @@ def read_texts(
     """
     if isinstance(texts, str):
         raise InvalidValueError(f"texts must be several, got one string {texts[:40]!r}")
-    tokenized = (_tokens(model, *each) for each in enumerate(texts))
+    named: Iterator[tuple[str, Sequence[int]]] = (
+        _tokens(model, *each) for each in enumerate(texts)
+    )
     if isinstance(texts, Sequence):  # all, before the first is read, which takes long
-        tokenized = iter(list(tokenized))
+        named = iter(list(named))
     on_disk = partial(reported, target)
     with on_disk():
         writer = EntryWriter(folder, manifest)
     try:
-        for name, tokens in tokenized:
+        for name, tokens in named:
             with _named(name):
                 for keys, following in entries_of(model, tokens):
                     with on_disk():

@@ -254,7 +254,9 @@ class Refusing(Words):
         super().__init__()
         self.asked: list[int] = []
 
-    def similarity_search(self, query: str, k: int = 4, **_: Any) -> list[Document]:
+    def similarity_search(  # type: ignore[override]  # needs no more
+        self, query: str, k: int = 4, **_: Any
+    ) -> list[Document]:
         self.asked.append(k)
         if k > self.n_held:
             raise ValueError(k)
