@@ -31,7 +31,6 @@ from langchain_ralmspec.ralm import (
     speculative,
 )
 from langchain_ralmspec.ralm.run import RetrievalRun
-from langchain_ralmspec.ralm.session import text_of
 from langchain_ralmspec.retrievers import MOST_HITS, RaLMSpecRetriever
 from langchain_ralmspec.speculation import GUESS_POLICIES, Estimates
 
@@ -166,8 +165,6 @@ class RetrievalGeneration(SpeculativeGeneration):
         transcript, layout = self._transcript(model, sampling, stop), self._layout
         stats = SpeculationStats(prompt_tokens=len(prompt.head) + len(prompt.tail))
 
-        shows_text = self.document_prompt.input_variables == ["page_content"]
-
         def open_path(hits: tuple[Hit, ...]) -> Any:
             return model.open((*prompt.head, *layout.tokens(model.weights, hits)))
 
@@ -177,8 +174,7 @@ class RetrievalGeneration(SpeculativeGeneration):
                 k=self.documents_per_step,
                 prefetch_k=self.prefetch_k,
                 stats=stats,
-                # Spares rendering every hit where the text alone is shown.
-                render=text_of if shows_text else layout.render,
+                render=layout.render,
             ),
             policy=self._policy(model, prompt, transcript),
         )

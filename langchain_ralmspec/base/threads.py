@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from langchain_core.runnables.config import run_in_executor
 
+from langchain_ralmspec.engine.slots import is_abandoned
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
@@ -17,14 +19,16 @@ Piece = TypeVar("Piece")
 async def from_threads(pieces: Generator[Piece]) -> AsyncGenerator[Piece]:
     """Iterate in threads over pieces, none of which may be None.
 
-    Who leaves, or is cancelled while a piece is awaited, does not wait for that piece:
-    it is made to its end, nothing behind it, and the iterator is closed.
+    Who leaves, or is cancelled while a piece is awaited, does not wait for that piece.
+    The model stops after the batch that it is at, be it of a long prompt; what does not
+    ask the model is done to its end. Nothing is made behind it: the iterator is closed.
     """
     shared = _Shared(pieces)
     try:
         while (piece := await run_in_executor(None, shared.next)) is not None:
             yield piece
     except asyncio.CancelledError:
+        shared.is_left = True
         # Not awaited: all threads may be busy, with a store that hangs for example.
         asyncio.get_running_loop().run_in_executor(None, shared.leave)
         raise
@@ -34,25 +38,33 @@ async def from_threads(pieces: Generator[Piece]) -> AsyncGenerator[Piece]:
 
 
 class _Shared(Generic[Piece]):
-    """An iterator that one thread may be in while another one closes it."""
+    """An iterator that one thread may be in while another one closes it.
+
+    Attributes:
+        is_left: whether nobody waits for a piece any more.
+    """
 
     def __init__(self, pieces: Generator[Piece]) -> None:
         self._pieces = pieces
         self._inside = threading.Lock()
-        self._is_left = False
+        self.is_left = False
 
     def next(self) -> Piece | None:
         """Make a piece; None where there is none any more."""
+        asked = is_abandoned.set(lambda: self.is_left)
         try:
             with self._inside:
-                return None if self._is_left else next(self._pieces, None)
+                return None if self.is_left else next(self._pieces, None)
+        except GeneratorExit:  # closed in the midst of a piece
+            return None
         finally:
-            if self._is_left:  # meanwhile
+            is_abandoned.reset(asked)
+            if self.is_left:  # meanwhile
                 self.leave()
 
     def leave(self) -> None:
         """Close the iterator; if a thread is inside, that thread does so."""
-        self._is_left = True
+        self.is_left = True
         if self._inside.acquire(blocking=False):
             try:
                 self._pieces.close()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from langchain_ralmspec.engine.context import Context
+
+
+is_abandoned: ContextVar[Callable[[], bool]] = ContextVar(
+    "whether nobody waits any more for what is decoded", default=lambda: False
+)
+"""Asked before each call of llama.cpp, of which a long text takes many.
+
+A generator cannot be closed while a thread is in it; so this thread closes it itself.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,8 @@ class Slots:
         self._lock = threading.Lock()
         self._residents = weakref.WeakValueDictionary[int, KV]()  # by slot
         self._idle_order = list(range(context.n_slots))  # longest idle first
+        # A free slot, and the state that it holds: who restores it need not load it.
+        self._tried: tuple[int, NDArray[np.uint8]] | None = None
 
     def decode(
         self, kv: KV, tokens: Tokens[int], *, n_logits: int
@@ -112,15 +124,21 @@ class Slots:
             return Snapshot(kv.length, self._context.save(self._make_resident(kv)))
 
     def can_restore(self, snapshot: Snapshot) -> bool:
-        """Whether llama.cpp takes a snapshot for what it says that it is."""
+        """Whether llama.cpp takes a snapshot for what it says that it is.
+
+        It stays loaded, so that a sequence that begins with it now need not load it.
+        """
         with self._locked():
             slot = self._free_slot()  # and free it stays
+            self._tried = None
             self._context.remove(slot, 0)
             try:
                 self._context.load(slot, snapshot.state)
             except DecodeError:
                 return False
-            return self._context.length(slot) == snapshot.length
+            is_sound = self._context.length(slot) == snapshot.length
+            self._tried = (slot, snapshot.state) if is_sound else None
+            return is_sound
 
     def require_own_process(self) -> None:
         """Raise a :class:`DecodeError` in a process forked from the one that loaded."""
@@ -149,6 +167,7 @@ class Slots:
         """Give the slot of a sequence; a failure takes it ``back_to`` a length."""
         with self._locked():
             try:
+                _require_reader()
                 yield self._make_resident(kv)
             except BaseException:
                 # What has been forgotten does not come back, and the rest is not
@@ -163,9 +182,12 @@ class Slots:
         slot = kv.slot
         if slot is None:
             slot = self._free_slot()
-            self._context.remove(slot, 0)
+            (held, state), self._tried = self._tried or (None, None), None
+            if held != slot or state is not kv.parked:
+                self._context.remove(slot, 0)
+                if kv.parked is not None:
+                    self._context.load(slot, kv.parked)
             if kv.parked is not None:
-                self._context.load(slot, kv.parked)
                 kv.parked = None
                 # What an interrupted extend() had added before it was parked.
                 self._context.remove(slot, kv.length)
@@ -186,3 +208,9 @@ class Slots:
         # At once: should what comes next fail, nobody may be taken to live here.
         self._residents.pop(slot, None)
         return slot
+
+
+def _require_reader() -> None:
+    """Close the generator that this thread is in, if nobody reads from it any more."""
+    if is_abandoned.get()():
+        raise GeneratorExit

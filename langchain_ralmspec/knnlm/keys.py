@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -85,17 +86,18 @@ def read_texts(
     """
     if isinstance(texts, str):
         raise InvalidValueError(f"texts must be several, got one string {texts[:40]!r}")
-    if isinstance(texts, Sequence):  # before the first is read, which takes long
-        for place, text in enumerate(texts):
-            with _named(text, place):
-                _tokens(model, text)
+    named: Iterator[tuple[str, Sequence[int]]] = (
+        _tokens(model, *each) for each in enumerate(texts)
+    )
+    if isinstance(texts, Sequence):  # all, before the first is read, which takes long
+        named = iter(list(named))
     on_disk = partial(reported, target)
     with on_disk():
         writer = EntryWriter(folder, manifest)
     try:
-        for place, text in enumerate(texts):
-            with _named(text, place):
-                for keys, following in entries_of(model, _tokens(model, text)):
+        for name, tokens in named:
+            with _named(name):
+                for keys, following in entries_of(model, tokens):
                     with on_disk():
                         writer.add(keys, following)
                     if progress:
@@ -152,23 +154,28 @@ def entries_of(
 
 
 @contextmanager
-def _named(text: str | Document, place: int) -> Iterator[None]:
+def _named(name: str) -> Iterator[None]:
     """Say which text it is that cannot be read."""
     try:
         yield
     except (InvalidValueError, DecodeError) as error:
-        id_ = getattr(text, "id", None)
-        name = f"text {place}" if id_ is None else f"text {place}, document {id_!r}"
         msg = f"{name} (counted from 0): {error}"
         raise type(error)(msg) from error
 
 
-def _tokens(model: Model, text: str | Document) -> Sequence[int]:
+def _tokens(
+    model: Model, place: int, text: str | Document
+) -> tuple[str, Sequence[int]]:
+    """The name of a text, and its tokens, in four bytes each."""
+    id_ = getattr(text, "id", None)
+    name = f"text {place}" if id_ is None else f"text {place}, document {id_!r}"
     content = text.page_content if isinstance(text, Document) else text
-    if not isinstance(content, str):
-        msg = f"a text must be a string or a Document, got {content!r:.60}"
-        raise InvalidValueError(msg)
-    return [*model.weights.text_start, *model.weights.tokenize(content)]
+    with _named(name):
+        if not isinstance(content, str):
+            msg = f"a text must be a string or a Document, got {content!r:.60}"
+            raise InvalidValueError(msg)
+        weights = model.weights
+        return name, array("i", [*weights.text_start, *weights.tokenize(content)])
 
 
 def typical_distance(keys: NDArray[Any]) -> float:

@@ -56,7 +56,8 @@ class DocumentLayout:
         tokens: list[int] = []
         separator = vocabulary.tokenize(self.separator)
         for hit in hits:
-            text = self.render(hit.document)
+            # As it was judged: rendering again may give another text, of a clock say.
+            text = self.render(hit.document) if hit.text is None else hit.text
             tokens += first_tokens(vocabulary, text, self.max_tokens)
             tokens += separator
         return tuple(tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -157,10 +158,9 @@ class Session:
         document = hit.document
         metadata = dict(document.metadata or {})
         document = document.model_copy(update={"metadata": metadata})
-        try:
+        text = None
+        with suppress(Exception):  # raised again if the model is to read it
             text = self._render(document)
-        except Exception:  # noqa: BLE001  raised again if the model is to read it
-            text = document.page_content
         return replace(hit, document=document, text=text)
 
     def retrieve(self, text: str) -> Verification:

@@ -56,7 +56,8 @@ class Hit:
         score: how near it is. Higher is better, whatever the store's metric. Not a
             number where nothing was searched, as in a step under a proven guess.
         vector: its stored vector, when asked for: shape ``(dimension,)``, float32.
-        text: what the model reads of the document; a session fills it in.
+        text: what the model reads of the document; a session fills it in, if it can be
+            rendered.
     """
 
     id: str

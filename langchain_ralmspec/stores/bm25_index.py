@@ -61,8 +61,10 @@ class Analyzer:
             self, "_letters", frozenset(ascii_lowercase).difference(kept)
         )
 
-    def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[str]]:
-        """Cut texts into tokens.
+    def tokenize(
+        self, texts: Sequence[str], *, singly: bool = False
+    ) -> tuple[list[list[int]], list[str]]:
+        """Cut texts into tokens; :func:`words_of` says what ``singly`` adds.
 
         Returns:
             For every text its tokens, as places in the list that comes second: all
@@ -72,7 +74,7 @@ class Analyzer:
             InvalidValueError: the tokenizer gives something else than strings.
             StoreError: it raises.
         """
-        split = [self._words(text) for text in texts]
+        split = [self._words(text, singly=singly) for text in texts]
         token_of = self._tokens_of({word for words in split for word in words})
         # Sorted: scores are added up in the order of these numbers.
         tokens = sorted(set(token_of.values()))
@@ -81,9 +83,9 @@ class Analyzer:
         ids = [[place_of[w] for w in words if w in place_of] for words in split]
         return ids, tokens
 
-    def _words(self, text: str) -> list[str]:
+    def _words(self, text: str, *, singly: bool) -> list[str]:
         if self.tokenizer is None:
-            return words_of(lone_capitals_kept(text, self._letters))
+            return words_of(lone_capitals_kept(text, self._letters), singly=singly)
         with reported_as_store_error("the tokenizer", f"cut up {text[:40]!r}"):
             words = list(self.tokenizer(text))
         for word in words:
@@ -141,7 +143,7 @@ class BM25Index:
         Raises:
             InvalidValueError: the texts have no token at all.
         """
-        ids, tokens = analyzer.tokenize(texts)
+        ids, tokens = analyzer.tokenize(texts, singly=True)
         if not tokens:
             raise InvalidValueError(
                 f"none of the {len(texts)} documents, such as {texts[0][:40]!r}, has a "

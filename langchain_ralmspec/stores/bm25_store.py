@@ -20,7 +20,7 @@ from langchain_ralmspec.stores.bm25_index import Analyzer, BM25Index, Tokenizer
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import FixedRows
 
-_FORMAT = "langchain-ralmspec BM25Store 2"
+_FORMAT = "langchain-ralmspec BM25Store 3"
 _MANIFEST = "bm25_store.json"
 _DOCUMENTS = "documents.jsonl"
 _UNREADABLE = (
@@ -77,8 +77,10 @@ class BM25Store:
         """Index the text of documents.
 
         Words of any script are found, of one letter too; in Chinese, Japanese, Korean
-        and Thai every two neighbouring characters are taken for one. Documents that
-        have ids give the same store in whatever order they come.
+        and Thai every two neighbouring characters are taken for one, and each alone is
+        found by a query of it alone. Arabic and Hebrew are found with vowels and
+        without. Documents that have ids give the same store in whatever order they
+        come.
 
         Args:
             documents: at least one. Their ids must be unique; one without id gets

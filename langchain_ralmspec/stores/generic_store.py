@@ -6,6 +6,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -34,6 +35,9 @@ MAX_CACHED_VECTORS = 4096
 # How stores say that they hold fewer documents than were asked for. A server that is
 # gone is none of these, and is not asked again.
 _REFUSALS = (ValueError, IndexError, AssertionError)
+
+# So late a store that has grown is found out, for two more searches in sixteen.
+_ASKED_AGAIN_EVERY = 16
 
 
 class GenericStore:
@@ -83,6 +87,8 @@ class GenericStore:
         )
         self._dimension: int | None = None
         self._widest = 1  # k that the store did not refuse when it refused another
+        self._refused: int | None = None  # the one above it, once there is
+        self._n_spared = 0  # searches since then that asked for no more
         self._vectors: OrderedDict[tuple[str, str], Vector] = OrderedDict()
         self.renew_locks()
         renewed_in_children(self)
@@ -176,26 +182,38 @@ class GenericStore:
     def _found(self, query: Query, k: int) -> list[Document]:
         """What the store finds; fewer than ``k`` where it refuses to find so many.
 
-        So does one of four documents that is asked for five. The widest search that it
-        does not refuse is looked for from the one that it granted last.
+        So does one of four documents that is asked for five. What it granted is
+        remembered, and asked for in place of more, by all but every
+        ``_ASKED_AGAIN_EVERY``-th query.
         """
+        refused = self._refused
+        if refused is not None and k >= refused:
+            self._n_spared += 1
+            if self._n_spared < _ASKED_AGAIN_EVERY:
+                with suppress(*_REFUSALS):  # it holds fewer now
+                    return self._ask(query, self._widest)
+            self._refused, self._n_spared = None, 0
         try:
             return self._ask(query, k)
         except _REFUSALS as refusal:
-            found, granted, refused = None, 0, k
-            tries = [self._widest + 1, self._widest]
-            while refused - granted > 1:
-                width = tries.pop() if tries else (granted + refused) // 2
-                if not granted < width < refused:
-                    continue
-                try:
-                    found, granted = self._ask(query, width), width
-                except _REFUSALS:
-                    refused = width
-            if found is None:  # it refuses the query, not its width
-                raise refusal from None
-            self._widest = granted
-            return found
+            return self._narrower(query, k, refusal)
+
+    def _narrower(self, query: Query, refused: int, why: Exception) -> list[Document]:
+        """The widest search that is not refused, looked for from the last such one."""
+        found, granted = None, 0
+        tries = [self._widest + 1, self._widest]
+        while refused - granted > 1:
+            width = tries.pop() if tries else (granted + refused) // 2
+            if not granted < width < refused:
+                continue
+            try:
+                found, granted = self._ask(query, width), width
+            except _REFUSALS:
+                refused = width
+        if found is None:  # it refuses the query, not its width
+            raise why from None
+        self._widest, self._refused = granted, refused
+        return found
 
     def _ask(self, query: Query, k: int) -> list[Document]:
         asked: Any = query.text

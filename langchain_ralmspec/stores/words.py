@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 
 # Between these no space is written: Thai, Lao, Burmese, Khmer, kana, Han, Hangul.
 _UNSPACED = (
@@ -16,21 +18,31 @@ _RUNS = re.compile(f"[{_UNSPACED}]+|[^{_UNSPACED}]+")
 _SOME_UNSPACED = re.compile(f"[{_UNSPACED}]")
 # The s of "it's", the t of "don't", the l of "l'eau": no words.
 _ELIDED = re.compile(r"(?<=\w)['’]\w\b|\b\w['’](?=\w\w)")
+_ONE_I = {ord("İ"): "i", ord("ı"): "i"}
 _LONE_CAPITAL = re.compile(r"(?<=\w[ -])[A-Z]\b")
 
 
-def words_of(text: str) -> list[str]:
+def words_of(text: str, *, singly: bool = False) -> list[str]:
     """Words in small letters; where none are written apart, every two characters.
 
     A word is made of letters, digits, underscores and the marks on them; one letter is
     one, and so are C++ and C#. Two neighbours each stand for Chinese, Japanese, Korean
     and Thai text, as in Lucene's CJKAnalyzer, and a character alone for itself.
+
+    Args:
+        text: any text.
+        singly: give the characters of such pairs as well, as Lucene's CJKBigramFilter
+            does with ``outputUnigrams``. Documents are indexed so, and a query's words
+            are then among those of every document that has its text: one character
+            alone finds the longer words that it is in. Queries have the pairs only,
+            which say more.
     """
-    small = _composed(_composed(text).casefold())
+    small = _folded(text)
     words: list[str] = _words().findall(_ELIDED.sub(" ", small))
     if not _SOME_UNSPACED.search(small):
         return words
-    return [part for word in words for run in _RUNS.findall(word) for part in _cut(run)]
+    runs = (run for word in words for run in _RUNS.findall(word))
+    return [part for run in runs for part in _cut(run, singly=singly)]
 
 
 def lone_capitals_kept(text: str, letters: frozenset[str]) -> str:
@@ -51,15 +63,42 @@ def lone_capitals_kept(text: str, letters: frozenset[str]) -> str:
     return _LONE_CAPITAL.sub(kept, text)
 
 
-def _composed(text: str) -> str:
-    """Letters and their marks as one where there is one, and all of one width."""
-    return unicodedata.normalize("NFKC", text)
+def _folded(text: str) -> str:
+    """The text in small letters, without what is not always written in a word.
+
+    Letters and their marks are one where there is one, and all of one width. The
+    vowels of Arabic and Hebrew are marks that most writers leave out. Turkish has two
+    letters i, of which others know one.
+    """
+    if text.isascii():
+        return text.lower()
+    composed = unicodedata.normalize("NFKC", text).translate(_ONE_I)
+    small = unicodedata.normalize("NFKC", composed.casefold())
+    return _unwritten().sub("", small)
 
 
-def _cut(run: str) -> list[str]:
+def _cut(run: str, *, singly: bool) -> Iterator[str]:
     if len(run) == 1 or not _SOME_UNSPACED.match(run):
-        return [run]
-    return [run[start : start + 2] for start in range(len(run) - 1)]
+        yield run
+        return
+    yield from map("".join, pairwise(run))
+    if singly:
+        yield from run
+
+
+@cache
+def _unwritten() -> re.Pattern[str]:
+    """Marks of Arabic and Hebrew, and what shows no more than where a word may break.
+
+    That is all of Unicode's format characters, such as soft hyphens and joiners, but
+    the space of no width, which parts words, and the long stroke in Arabic words.
+    """
+    marks = (
+        c for c in map(chr, range(0x591, 0x8FF)) if unicodedata.category(c) == "Mn"
+    )
+    formats = (c for c in map(chr, range(0x10000)) if unicodedata.category(c) == "Cf")
+    unwritten = {*marks, *formats, "\u0640"} - {"\u200b"}
+    return re.compile(f"[{''.join(sorted(unwritten))}]")
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +14,10 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_ralmspec import ChatRaLMSpec, RaLMSpecLLM, RapidChain
 from langchain_ralmspec.base.local import PreparedAnswer
+from langchain_ralmspec.base.threads import from_threads
+from langchain_ralmspec.engine import Sequence
+from langchain_ralmspec.engine.slots import Slots
+from tests.unit_tests.engine.test_slots import FakeContext
 
 STORE = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
 USAGE: Any = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
@@ -103,3 +107,31 @@ async def test_a_stream_that_is_left_is_closed(
     await asyncio.get_running_loop().shutdown_default_executor()
     assert writing.made in ([0], [0, 1])
     assert writing.is_closed
+
+
+async def test_a_long_text_is_read_no_further_for_who_has_left() -> None:
+    context = FakeContext()
+    loop, cancelled = asyncio.get_running_loop(), threading.Event()
+
+    def cancel() -> None:
+        if len(context.decoded) == 2:
+            loop.call_soon_threadsafe(task.cancel)
+            assert cancelled.wait(PATIENCE)
+
+    context.on_decode = cancel
+    ended: list[str] = []
+
+    def answer() -> Generator[str]:
+        try:
+            Sequence(Slots(context)).prefill(range(40))  # type: ignore[arg-type]
+            yield "a"
+        finally:
+            ended.append("closed")
+
+    task = asyncio.create_task(read(from_threads(answer())))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    cancelled.set()
+    await loop.shutdown_default_executor()
+    assert len(context.decoded) == 2
+    assert ended == ["closed"]

@@ -84,6 +84,19 @@ def test_entries_are_in_the_order_of_the_texts(store: KNNDatastore) -> None:
     assert repr(store) == f"<KNNDatastore {str(store.path)!r}: 17 entries of tiny>"
 
 
+def test_a_text_is_tokenised_once(
+    reader: FakeReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    tokenize = reader.weights.tokenize
+    counting = lambda text: seen.append(text) or tokenize(text)  # type: ignore[func-returns-value]  # noqa: E731
+    monkeypatch.setattr(reader.weights, "tokenize", counting)
+    store = build(tmp_path / "counted", ["abc", "de"])
+    store.append(iter(["fgh"]), model_path="m")
+    assert seen == ["abc", "de", "fgh"]
+    assert len(store) == 5
+
+
 def test_a_text_begins_as_the_model_wants_it(
     reader: FakeReader, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +30,12 @@ def hit(text: str) -> Hit:
 def test_documents_are_cut_and_separated() -> None:
     tokens = LAYOUT.tokens(LETTERS, [hit("abcdef"), hit("xy")])
     assert "".join(map(chr, tokens)) == "abc|xy|"
+
+
+def test_a_document_is_read_as_it_was_judged() -> None:
+    judged = replace(hit("abcdef"), text="j")
+    tokens = LAYOUT.tokens(LETTERS, [judged, hit("xy")])
+    assert "".join(map(chr, tokens)) == "j|xy|"
 
 
 def test_a_request_that_just_fits_is_served() -> None:

@@ -51,7 +51,33 @@ FOUND: list[tuple[list[str], str, list[str]]] = [
     (["it's the dog's", "l'eau d'or", "don't"], "s t l d", []),
     (["foo_bar", "foo"], "foo_bar", ["0"]),
     (["in 2024年", "in 1999"], "2024", ["0"]),
+    (POEM, "月", ["0", "2"]),
+    (POEM, "乡，光", ["0", "3"]),
+    (["我喜欢猫", "猫", "狗"], "猫", ["1", "0"]),
+    (["서울의 날씨", "부산의 바다"], "산", ["1"]),
+    (["แมวกินปลา", "หมา"], "ก", ["0"]),
+    (["İstanbul güzel", "Ankara"], "istanbul", ["0"]),
+    (["istanbul", "Ankara"], "İSTANBUL", ["0"]),
+    (["Isparta", "Ankara"], "ısparta", ["0"]),
+    (["كِتَابٌ جَدِيدٌ", "قلم"], "كتاب", ["0"]),
+    (["كتاب", "قلم"], "كِتَـــابٌ", ["0"]),
+    (["שָׁלוֹם", "ספר"], "שלום", ["0"]),
+    (["Ｐｙｔｈｏｎ", "Ruby"], "python", ["0"]),
+    (["python", "Ruby"], "ＰＹＴＨＯＮ", ["0"]),
+    (["STRASSE", "Weg"], "straße", ["0"]),
+    (["Straße", "Weg"], "STRASSE", ["0"]),
+    (["Donau\u00addampf\u00adschiff", "Boot"], "Donaudampfschiff", ["0"]),
+    (["می\u200cخواهم", "کتاب"], "میخواهم", ["0"]),
+    (["क्\u200dष", "हिन्दी"], "क्ष", ["0"]),
+    (["one\u200btwo", "three"], "two", ["0"]),
 ]
+
+
+@pytest.mark.parametrize("content", [text for row in FOUND for text in row[0]])
+def test_a_query_has_no_word_that_a_document_of_the_same_text_lacks(
+    content: str,
+) -> None:
+    assert set(words_of(content)) <= set(words_of(content, singly=True))
 
 
 @pytest.mark.parametrize(("contents", "query", "expected"), FOUND)
@@ -64,6 +90,7 @@ def test_words_of_every_script_are_found(
 def test_two_neighbours_are_a_word_and_one_alone_is_one() -> None:
     assert words_of("低头思故乡，书") == ["低头", "头思", "思故", "故乡", "书"]
     assert words_of("Python的list类") == ["python", "的", "list", "类"]
+    assert words_of("故乡，书a", singly=True) == ["故乡", "故", "乡", "书", "a"]
 
 
 # A tokenizer of one's own

@@ -19,6 +19,7 @@ from langchain_ralmspec.errors import (
     UnknownArgumentError,
 )
 from langchain_ralmspec.stores import FaissStore, GenericStore, open_store
+from langchain_ralmspec.stores.generic_store import _ASKED_AGAIN_EVERY
 from langchain_ralmspec.stores.searches import SEARCHES
 from tests.unit_tests.stores.faiss_toys import langchain_faiss
 from tests.unit_tests.stores.toys import BatchTableEmbeddings, documents, table
@@ -239,7 +240,49 @@ def test_a_store_that_refuses_so_many_gives_all_that_it_has(k: int) -> None:
     for _ in range(2):
         assert len(retriever.invoke("v1")) == min(k, 4)
     vectorstore.add_documents(documents(7)[4:])
-    assert len(retriever.invoke("v1")) == min(k, 7)
+    for _ in range(_ASKED_AGAIN_EVERY):
+        found = retriever.invoke("v1")
+    assert len(found) == min(k, 7)
+
+
+class Refusing(Words):
+    """Holds so many documents, and is not asked for more."""
+
+    n_held = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[int] = []
+
+    def similarity_search(  # type: ignore[override]  # needs no more
+        self, query: str, k: int = 4, **_: Any
+    ) -> list[Document]:
+        self.asked.append(k)
+        if k > self.n_held:
+            raise ValueError(k)
+        return documents(k)
+
+
+def test_what_a_store_granted_is_remembered_for_some_queries() -> None:
+    vectorstore = Refusing()
+    store = open_store(vectorstore)
+
+    def asked(k: int) -> tuple[int, list[int]]:
+        vectorstore.asked.clear()
+        (hits,) = store.search(store.encode(["v0"]), k)
+        return len(hits), vectorstore.asked[:]
+
+    assert asked(9)[0] == 4
+    assert [asked(9) for _ in range(3)] == [(4, [4])] * 3
+    assert asked(3) == (3, [3])  # what is not refused is not changed
+    vectorstore.n_held = 2
+    n_found, widths = asked(9)
+    assert (n_found, widths[:2]) == (2, [4, 9])
+    assert asked(9) == (2, [2])
+    vectorstore.n_held = 20
+    found = [asked(9) for _ in range(_ASKED_AGAIN_EVERY - 1)]
+    assert found == [(2, [2])] * (_ASKED_AGAIN_EVERY - 2) + [(9, [9])]
+    assert asked(9) == (9, [9])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,114 @@
+"""What sequences ask of the context: as few loads as can be, no call for nobody."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from langchain_ralmspec.engine.model import Model
+from langchain_ralmspec.engine.prefixes import PrefixCache
+from langchain_ralmspec.engine.sequence import Sequence
+from langchain_ralmspec.engine.slots import Slots, is_abandoned
+from tests.unit_tests.engine.snapshots import a_folder
+
+
+class FakeContext:
+    """Has the tokens of its slots as their state, and notes what is called."""
+
+    n_batch, n_ctx, n_slots = 4, 99, 2
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.weights = SimpleNamespace(n_vocab=1)
+        self.slots: list[list[int]] = [[], []]
+        self.decoded: list[list[int]] = []
+        self.n_loads = 0
+        self.on_decode: Callable[[], None] = lambda: None
+
+    def decode(self, slot: int, tokens: Any, position: int, *, n_logits: int) -> Any:
+        assert len(self.slots[slot]) == position
+        self.slots[slot] += tokens
+        self.decoded.append(list(tokens))
+        self.on_decode()
+        return np.zeros((n_logits, 1), np.float32)
+
+    def remove(self, slot: int, position: int) -> None:
+        del self.slots[slot][position:]
+
+    def save(self, slot: int) -> Any:
+        return np.array(self.slots[slot], np.uint8)
+
+    def load(self, slot: int, state: Any) -> None:
+        self.n_loads += 1
+        self.slots[slot] = state.tolist()
+
+    def length(self, slot: int) -> int:
+        return len(self.slots[slot])
+
+
+def model_of(context: FakeContext, folder: Path) -> Model:
+    """A model over a fake context, whose memory holds no prefix."""
+    model = Model.__new__(Model)
+    model._slots = Slots(context)  # type: ignore[arg-type]  # as good as
+    model._opening = threading.Lock()
+    model._prefixes = PrefixCache(0, a_folder(folder), model._slots.can_restore)
+    return model
+
+
+PREFIX = [1, 2, 3, 4, 5]
+
+
+def test_a_prefix_from_disk_is_loaded_once(tmp_path: Path) -> None:
+    context = FakeContext()
+    model = model_of(context, tmp_path)
+    model.open(PREFIX)
+    for n_loads in (1, 2):
+        sequence, was_kept = model.find_or_open(PREFIX)
+        sequence.extend([6])
+        assert (was_kept, context.n_loads) == (True, n_loads)
+        assert [*PREFIX, 6] in context.slots
+
+
+def test_a_slot_that_was_taken_meanwhile_is_loaded_again(tmp_path: Path) -> None:
+    context = FakeContext()
+    model = model_of(context, tmp_path)
+    model.open(PREFIX)
+    sequence = model.open(PREFIX)
+    others = [model.new_sequence() for _ in range(2)]
+    for number, other in enumerate(others):
+        other.extend([7 + number])
+    sequence.extend([6])
+    assert sorted(context.slots) == [[*PREFIX, 6], [8]]
+    assert context.n_loads == 2
+
+
+def test_an_abandoned_text_is_read_no_further() -> None:
+    context = FakeContext()
+    slots = Slots(context)  # type: ignore[arg-type]  # as good as
+    sequence = Sequence(slots)
+    sequence.extend([9])
+    left = False
+
+    def leave() -> None:
+        nonlocal left
+        left = len(context.decoded) == 3
+
+    context.on_decode = leave
+    token = is_abandoned.set(lambda: left)
+    try:
+        with pytest.raises(GeneratorExit):
+            sequence.prefill(range(20))
+    finally:
+        is_abandoned.reset(token)
+    assert [len(tokens) for tokens in context.decoded] == [1, 4, 4]
+    assert sequence.length == 1
+    assert [9] in context.slots
+    sequence.extend([10])  # for somebody else
+    assert [9, 10] in context.slots
