@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from langchain_ralmspec.engine.markers import Disguise
 from langchain_ralmspec.errors import ChatTemplateError, MissingExtraError
@@ -11,6 +11,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_ralmspec.engine.weights import Weights
+
+Content = tuple[str, ...]
+"""What a turn says: one text, or the texts before and behind the context."""
+
+
+class Turn(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str | tuple[str, str]
 
 
 class ChatTemplate:
@@ -62,47 +72,70 @@ class ChatTemplate:
             raise ChatTemplateError(msg) from error
 
     def around(
-        self, turns: Sequence[dict[str, str]], instructions: str
+        self, turns: Sequence[Turn], instructions: str | None
     ) -> tuple[list[int], list[int]]:
-        """Tokens before and behind a context at the head of the prompt.
+        """Tokens before and behind a context that stands somewhere in the prompt.
 
-        The context heads the system turn, or the first user turn where the template
-        has no system turn. The system turn says ``instructions`` where ``turns``, of
-        which one is a user's, have none. Control tokens are only those that the
-        template itself writes: what turns and instructions say is text.
+        It stands where a turn's content is parted in two. Where none is, it heads the
+        system turn. What the system turn says goes to the first user turn where the
+        template has no system turn. Control tokens are only those that the template
+        itself writes: what turns and instructions say is text.
+
+        Args:
+            turns: one of them is a user's.
+            instructions: what the system turn says where ``turns`` have none; None
+                makes no system turn.
 
         Raises:
-            ChatTemplateError: the template refuses these turns, or drops the first.
+            ChatTemplateError: the template refuses these turns, or drops the one with
+                the context.
         """
-        if turns[0]["role"] == "system":
-            instructions, turns = turns[0]["content"], turns[1:]
-        disguise = Disguise(self._weights.markers)
-        context = disguise.stand_in()
-        rest = [
-            {
-                name: (disguise.hide if name == "content" else disguise.name)(text)
-                for name, text in turn.items()
-            }
+        contents = [
+            (turn["content"],) if isinstance(turn["content"], str) else turn["content"]
             for turn in turns
         ]
-        system = {"role": "system", "content": context + disguise.hide(instructions)}
+        roles = [turn["role"] for turn in turns]
+        if roles[0] != "system" and instructions is not None:
+            roles, contents = ["system", *roles], [(instructions,), *contents]
+        if all(len(content) == 1 for content in contents):
+            contents[0] = ("", *contents[0])
+        disguise = Disguise(self._weights.markers)
+        context = disguise.stand_in()
+
+        def rendered(roles: Sequence[str], contents: Sequence[Content]) -> str:
+            hidden = [context.join(map(disguise.hide, parts)) for parts in contents]
+            said = zip(map(disguise.name, roles), hidden, strict=True)
+            text = self.render([{"role": r, "content": c} for r, c in said])
+            is_dropped = roles[0] == "system" and hidden[0].strip() not in text
+            return "" if is_dropped else text
+
         try:
-            rendered = self.render([system, *rest])
+            text = rendered(roles, contents)
         except ChatTemplateError:  # some templates refuse a system turn …
-            rendered = ""
-        if context not in rendered:  # … and some ignore it
-            first = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
-            opening = disguise.hide(f"{instructions}\n\n{turns[first]['content']}")
-            rest[first] = {**rest[first], "content": context + opening}
-            rendered = self.render(rest)
-        before, found, after = rendered.partition(context)
+            if roles[0] != "system":
+                raise
+            text = ""
+        if not text:  # … and some ignore it
+            text = rendered(*_without_system(roles, contents))
+        before, found, after = text.partition(context)
         if not found:
-            msg = f"the chat template drops the first of {len(turns)} turns"
+            msg = f"the chat template drops a turn of {roles}, the one with the context"
             raise ChatTemplateError(msg)
         # One that says its system turn twice has the context once.
         runs = disguise.reveal(before), disguise.reveal(after.replace(context, ""))
         tokenize = self._weights.tokenize_runs
         return tokenize(runs[0]), tokenize(runs[1])
+
+
+def _without_system(
+    roles: Sequence[str], contents: Sequence[Content]
+) -> tuple[list[str], list[Content]]:
+    """Turns whose first user turn begins with what the system turn, the first, says."""
+    system, rest = contents[0], list(contents[1:])
+    first = roles.index("user") - 1
+    joint = f"{system[-1]}\n\n{rest[first][0]}"
+    rest[first] = (*system[:-1], joint, *rest[first][1:])
+    return list(roles[1:]), rest
 
 
 def _told(error: Exception) -> str:
