@@ -25,6 +25,7 @@ class Prompt:
     head: tuple[int, ...]
     tail: tuple[int, ...]
     question: tuple[int, ...]  # queries are cut from these and the answer
+    text: str = ""  # the question, the whole query where nothing is cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,41 +50,61 @@ class DocumentLayout:
 
     render: Callable[[Document], str]  # gives the text as the model should read it
     max_tokens: int  # a longer document is cut
-    separator: str = "\n\n"  # text after every document
+    separator: str = "\n\n"
+    is_ended: bool = True  # whether a separator stands behind the last document as well
 
-    def tokens(self, vocabulary: Vocabulary, hits: Sequence[Hit]) -> tuple[int, ...]:
-        """Tokens of the documents in order, control tokens read as plain text."""
-        tokens: list[int] = []
+    def parts(self, vocabulary: Vocabulary, hits: Sequence[Hit]) -> list[list[int]]:
+        """Tokens of each document in order, control tokens read as plain text."""
         separator = vocabulary.tokenize(self.separator)
-        for hit in hits:
+        parts = []
+        for number, hit in enumerate(hits):
             text = self.render(hit.document)
-            tokens += first_tokens(vocabulary, text, self.max_tokens)
-            tokens += separator
-        return tuple(tokens)
+            tokens = first_tokens(vocabulary, text, self.max_tokens)
+            if self.is_ended:
+                parts.append(tokens + separator)
+            else:
+                parts.append(separator + tokens if number else tokens)
+        return [part for part in parts if part]
+
+    def most_tokens(self, vocabulary: Vocabulary, n_documents: int) -> int:
+        """Tokens that so many documents may take."""
+        return n_documents * (
+            self.max_tokens + len(vocabulary.tokenize(self.separator))
+        )
 
 
 def require_room(
-    prompt: Prompt,
-    layout: DocumentLayout,
-    vocabulary: Vocabulary,
-    *,
-    n_documents: int,
-    max_tokens: int,
-    n_ctx: int,
+    prompt: Prompt, *, n_documents: int, max_tokens: int, n_ctx: int
 ) -> None:
-    """Check, before any work, that the longest possible run fits the context.
+    """Check, before the model reads anything, that the longest possible run fits.
+
+    Args:
+        prompt: what stands around the documents.
+        n_documents: tokens of the documents at most.
+        max_tokens: tokens of the answer at most.
+        n_ctx: tokens that fit.
 
     Raises:
         ContextOverflowError: it does not fit; quotes the parts and what to lower.
     """
     n_prompt = len(prompt.head) + len(prompt.tail)
-    per_document = layout.max_tokens + len(vocabulary.tokenize(layout.separator))
-    needed = n_prompt + n_documents * per_document + max_tokens
+    needed = n_prompt + n_documents + max_tokens
     if needed > n_ctx:
         msg = (
-            f"the request may need {needed} tokens: {n_prompt} of prompt, "
-            f"{n_documents} × {per_document} of documents and max_tokens={max_tokens} "
-            f"of answer, but n_ctx={n_ctx}; shorten the prompt, lower max_tokens or "
-            "max_document_tokens, or raise n_ctx"
+            f"the request may need {needed} tokens: {n_prompt} of prompt and history, "
+            f"{n_documents} of documents and max_tokens={max_tokens} of answer, but "
+            f"n_ctx={n_ctx}; shorten the prompt or its history "
+            "(langchain_core.messages.trim_messages), lower max_tokens, "
+            "max_document_tokens or documents_per_step, or raise n_ctx"
         )
         raise ContextOverflowError(msg)
+
+
+BLOCK = 128
+"""Tokens of a part of what stands before the documents: small enough that a history
+which has grown shares most of them, large enough to be read as fast as longer ones."""
+
+
+def blocks(tokens: Sequence[int]) -> list[Sequence[int]]:
+    """Tokens in parts of :data:`BLOCK`, the last of them shorter."""
+    return [tokens[at : at + BLOCK] for at in range(0, len(tokens), BLOCK)]
