@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.load import dumps
 from langchain_core.messages import BaseMessage, HumanMessage
-from langchain_core.prompts import BasePromptTemplate  # noqa: TC002  pydantic's
 from langchain_core.retrievers import BaseRetriever
 from pydantic import Field, PrivateAttr, field_validator
 
@@ -58,10 +57,11 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             documents_of(message)
     """
 
-    prompt: BasePromptTemplate[Any] | None = None
-    """The prompt of a chain, with ``{context}`` where the documents stand and one other
-    variable, the question: the last message's text. Messages before it are history: in
-    the place of a ``MessagesPlaceholder``, else before the prompt's last message."""
+    prompt: Any = None
+    """The prompt template of a chain: ``{context}`` is where the documents stand, its
+    one other variable is the question, the last message's text. Messages before that
+    are history: in the place of a ``MessagesPlaceholder``, else before the template's
+    last message."""
     system_prompt: str = "Answer the question with the help of the text above."
     """System turn for conversations that bring none, where there is no ``prompt``."""
     document_position: Literal["auto", "head", "question"] = "auto"
@@ -84,7 +84,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         cls,
         *,
         retriever: Any,
-        prompt: BasePromptTemplate[Any],
+        prompt: Any,
         llm: Any = None,
         **settings: Any,
     ) -> Self:

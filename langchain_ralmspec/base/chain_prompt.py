@@ -70,7 +70,8 @@ class ChainPrompt:
         if len(names) != 1:
             msg = (
                 f"the prompt must have one variable beside {{{CONTEXT}}}, the "
-                f"question, got {sorted(names)}; give the values of others by prompt.partial(…)"
+                f"question, got {sorted(names)}; give the values of others by "
+                "prompt.partial(…)"
             )
             raise InvalidValueError(msg)
         if len(placeholders) > 1:
