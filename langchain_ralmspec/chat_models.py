@@ -134,10 +134,6 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             return "prompt may be filled otherwise each time"
         return super()._uncacheable()
 
-    @property
-    def _ends_context(self) -> bool:
-        return self.prompt is None
-
     def _convert_input(self, model_input: Any) -> PromptValue:
         if isinstance(model_input, dict) and self.prompt is not None:
             model_input = ChainPrompt.of(self.prompt).messages(model_input)
@@ -153,19 +149,20 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
     def _prompt(self, model: Model, asked: Sequence[BaseMessage]) -> Prompt:
         turns = turns_of(asked)
         model.require_size(*(turn["content"] for turn in turns))
-        asked_for = question_of(turns)
         if self.prompt is not None:
             asked_for = question_of(turns_of(asked[-1:]))
             parted = ChainPrompt.of(self.prompt).turns(asked, asked_for)
-            before, after = model.template.around(parted, None)
+            before, lead, trail, after = model.template.split(parted, None)
+            beside = (lead, trail)
         else:
+            asked_for, beside = question_of(turns), None
             parted = self._parted(model, turns)
             before, after = model.template.around(parted, self.system_prompt)
         text = self._question(asked, asked_for)
         question = tuple(model.weights.tokenize(text))
         if self.prompt is None and self.query_source is None:
             self._warn_of_filled(text, len(question))
-        return Prompt(tuple(before), tuple(after), question, text)
+        return Prompt(tuple(before), tuple(after), question, text, beside)
 
     def _parted(self, model: Model, turns: Sequence[dict[str, str]]) -> list[Turn]:
         """The turns; documents that stand at the question part the user's last."""

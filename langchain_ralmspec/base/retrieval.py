@@ -23,6 +23,7 @@ from langchain_ralmspec.ralm import (
     DocumentLayout,
     FixedStride,
     Flare,
+    InlineLayout,
     IterRetGen,
     Prompt,
     QueryText,
@@ -171,7 +172,7 @@ class RetrievalGeneration(SpeculativeGeneration):
         if not prompt.tail:
             msg = "the prompt is empty; ask something"
             raise InvalidValueError(msg)
-        layout = self._layout(model)
+        layout = self._layout(model, prompt)
         require = partial(
             require_room, prompt, max_tokens=sampling.max_tokens, n_ctx=model.n_ctx
         )
@@ -231,18 +232,16 @@ class RetrievalGeneration(SpeculativeGeneration):
         is_once = self.retrieval_policy == "once"
         return self.documents_per_step or (4 if is_once else 1)
 
-    def _layout(self, model: Model) -> DocumentLayout:
+    def _layout(self, model: Model, prompt: Prompt) -> DocumentLayout:
         def render(document: Document) -> str:
             return _rendered(document, self.document_prompt)
 
         is_once = self.retrieval_policy == "once"
         most = self.max_document_tokens or (model.n_ctx if is_once else SHORT_DOCUMENT)
-        return DocumentLayout(render, most, self.document_separator, self._ends_context)
-
-    @property
-    def _ends_context(self) -> bool:
-        """Whether a separator stands behind the last document as well."""
-        return True
+        layout = (render, most, self.document_separator)
+        if prompt.beside is None:
+            return DocumentLayout(*layout)
+        return InlineLayout(*layout, *prompt.beside)
 
     def _question(self, asked: Any, text: str) -> str:
         """What is asked, as ``query_source`` has it, else ``text``."""
@@ -257,7 +256,8 @@ class RetrievalGeneration(SpeculativeGeneration):
     def _usage(self, run: RetrievalRun, model: Model) -> UsageMetadata:
         """Tokens in and out; the documents counted are those of the last step."""
         hits = run.steps[-1].hits if run.steps else ()
-        parts = self._layout(model).parts(model.weights, hits)
+        layout = self._layout(model, run.request.writer.prompt)
+        parts = layout.parts(model.weights, hits)
         return usage_of(run, sum(map(len, parts)))
 
     def _uncacheable(self) -> str | None:

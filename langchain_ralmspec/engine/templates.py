@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from langchain_ralmspec.engine.markers import Disguise
 from langchain_ralmspec.errors import ChatTemplateError, MissingExtraError
@@ -14,6 +15,23 @@ if TYPE_CHECKING:
 
 Content = tuple[str, ...]
 """What a turn says: one text, or the texts before and behind the context."""
+
+
+Runs = list[tuple[str, bool]]
+"""Pieces of rendered text, and whether the markers in them count."""
+
+
+_WORD_BEFORE = re.compile(r"(?:\w+|[^\w\s]+)?\s*$")
+_WORD_BEHIND = re.compile(r"\s*(?:\w+|[^\w\s]+)?")
+
+
+class Split(NamedTuple):
+    """A rendered prompt with a place for the context."""
+
+    before: list[int]  # tokens
+    lead: str  # the last word before the context, or what signs there are
+    trail: str  # the first one behind it
+    after: list[int]  # tokens
 
 
 class Turn(TypedDict):
@@ -90,6 +108,35 @@ class ChatTemplate:
             ChatTemplateError: the template refuses these turns, or drops the one with
                 the context.
         """
+        before, after = self._around(turns, instructions)
+        tokenize = self._weights.tokenize_runs
+        return tokenize(before), tokenize(after)
+
+    def split(self, turns: Sequence[Turn], instructions: str | None) -> Split:
+        """Do what :meth:`around` does, and split off a word beside the context.
+
+        A tokeniser joins blanks and signs with what stands beside them, but hardly ever
+        a word with a sign. So what stands between two words is to be tokenised at once.
+        """
+        before, after = self._around(turns, instructions)
+        *rest, (text, counts) = before
+        lead = _WORD_BEFORE.search(self._outside_markers(text)[-1])
+        at = len(text) - (len(lead[0]) if lead else 0)
+        before = [*rest, (text[:at], counts)]
+        (first, counts), *rest = after
+        trail = _WORD_BEHIND.match(self._outside_markers(first)[0])
+        end = len(trail[0]) if trail else 0
+        after = [(first[end:], counts), *rest]
+        tokenize = self._weights.tokenize_runs
+        return Split(tokenize(before), text[at:], first[:end], tokenize(after))
+
+    def _outside_markers(self, text: str) -> list[str]:
+        return self._weights.markers.pattern.split(text)
+
+    def _around(
+        self, turns: Sequence[Turn], instructions: str | None
+    ) -> tuple[Runs, Runs]:
+        """What is rendered before and behind the context."""
         contents = [
             (turn["content"],) if isinstance(turn["content"], str) else turn["content"]
             for turn in turns
@@ -122,9 +169,7 @@ class ChatTemplate:
             msg = f"the chat template drops a turn of {roles}, the one with the context"
             raise ChatTemplateError(msg)
         # One that says its system turn twice has the context once.
-        runs = disguise.reveal(before), disguise.reveal(after.replace(context, ""))
-        tokenize = self._weights.tokenize_runs
-        return tokenize(runs[0]), tokenize(runs[1])
+        return disguise.reveal(before), disguise.reveal(after.replace(context, ""))
 
 
 def _without_system(

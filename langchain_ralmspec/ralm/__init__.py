@@ -11,6 +11,7 @@ from langchain_ralmspec.ralm.policies import (
 )
 from langchain_ralmspec.ralm.prompt import (
     DocumentLayout,
+    InlineLayout,
     Prompt,
     QueryText,
     blocks,
@@ -25,6 +26,7 @@ __all__ = [
     "Event",
     "FixedStride",
     "Flare",
+    "InlineLayout",
     "IterRetGen",
     "Prompt",
     "QueryText",

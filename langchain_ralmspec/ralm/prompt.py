@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from langchain_ralmspec.answer.vocabulary import first_tokens
 from langchain_ralmspec.errors import ContextOverflowError
@@ -26,6 +29,8 @@ class Prompt:
     tail: tuple[int, ...]
     question: tuple[int, ...]  # queries are cut from these and the answer
     text: str = ""  # the question, the whole query where nothing is cut
+    # Text beside the documents that is tokenised with them; None where none is.
+    beside: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +55,57 @@ class DocumentLayout:
 
     render: Callable[[Document], str]  # gives the text as the model should read it
     max_tokens: int  # a longer document is cut
-    separator: str = "\n\n"
-    is_ended: bool = True  # whether a separator stands behind the last document as well
+    separator: str = "\n\n"  # text behind every document
 
     def parts(self, vocabulary: Vocabulary, hits: Sequence[Hit]) -> list[list[int]]:
         """Tokens of each document in order, control tokens read as plain text."""
         separator = vocabulary.tokenize(self.separator)
         parts = []
-        for number, hit in enumerate(hits):
+        for hit in hits:
             text = self.render(hit.document)
-            tokens = first_tokens(vocabulary, text, self.max_tokens)
-            if self.is_ended:
-                parts.append(tokens + separator)
-            else:
-                parts.append(separator + tokens if number else tokens)
+            parts.append(first_tokens(vocabulary, text, self.max_tokens) + separator)
         return [part for part in parts if part]
 
     def most_tokens(self, vocabulary: Vocabulary, n_documents: int) -> int:
         """Tokens that so many documents may take."""
-        return n_documents * (
-            self.max_tokens + len(vocabulary.tokenize(self.separator))
-        )
+        separator = vocabulary.tokenize(self.separator)
+        return n_documents * (self.max_tokens + len(separator))
+
+
+@dataclass(frozen=True, slots=True)
+class InlineLayout(DocumentLayout):
+    """Documents inside a text of somebody else's, tokenised together with it."""
+
+    lead: str = ""  # what stands right before them
+    trail: str = ""  # what stands right behind them
+
+    def parts(self, vocabulary: Vocabulary, hits: Sequence[Hit]) -> list[list[int]]:
+        """Tokens of the whole, parted near the beginnings of documents.
+
+        Where exactly it is parted only decides what of it need not be read again.
+        """
+        texts = [self._cut(vocabulary, self.render(hit.document)) for hit in hits]
+        whole = self.lead + self.separator.join(texts) + self.trail
+        tokens = vocabulary.tokenize(whole)
+        lengths = [len((text + self.separator).encode()) for text in texts[:-1]]
+        starts = np.cumsum(lengths, dtype=int) + len(self.lead.encode())
+        ends = np.cumsum([len(vocabulary.piece(token)) for token in tokens])
+        cuts = np.searchsorted(ends, starts, side="right").tolist()
+        edges = pairwise([0, *cuts, len(tokens)])
+        return [tokens[start:end] for start, end in edges if start < end]
+
+    def most_tokens(self, vocabulary: Vocabulary, n_documents: int) -> int:
+        """Tokens that so many documents may take, and the text beside them."""
+        around = len(vocabulary.tokenize(self.lead + self.trail))
+        # `super()` knows nothing of a class that slots have made anew.
+        return around + DocumentLayout.most_tokens(self, vocabulary, n_documents)
+
+    def _cut(self, vocabulary: Vocabulary, text: str) -> str:
+        tokens = first_tokens(vocabulary, text, self.max_tokens + 1)
+        if len(tokens) <= self.max_tokens:
+            return text
+        pieces = map(vocabulary.piece, tokens[: self.max_tokens])
+        return b"".join(pieces).decode("utf-8", "ignore")
 
 
 def require_room(

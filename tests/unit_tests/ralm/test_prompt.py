@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +7,13 @@ from langchain_core.documents import Document
 from langchain_core.exceptions import ContextOverflowError as CoreContextOverflowError
 
 from langchain_ralmspec.errors import ContextOverflowError
-from langchain_ralmspec.ralm import DocumentLayout, Prompt, blocks, require_room
+from langchain_ralmspec.ralm import (
+    DocumentLayout,
+    InlineLayout,
+    Prompt,
+    blocks,
+    require_room,
+)
 from langchain_ralmspec.ralm.prompt import BLOCK
 from langchain_ralmspec.stores.base import Hit
 
@@ -18,6 +23,9 @@ class Letters:
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         return [ord(letter) for letter in text]
+
+    def piece(self, token: int) -> bytes:
+        return chr(token).encode()
 
 
 LETTERS: Any = Letters()
@@ -34,10 +42,23 @@ def test_documents_are_cut_and_separated() -> None:
         "abc|",
         "xy|",
     ]
-    between = replace(LAYOUT, is_ended=False)
-    parts = between.parts(LETTERS, [*hits, hit("z")])
-    assert ["".join(map(chr, part)) for part in parts] == ["abc", "|xy", "|z"]
-    assert between.parts(LETTERS, [hit("")]) == between.parts(LETTERS, []) == []
+
+
+def test_documents_in_a_line_are_parted_at_their_beginnings() -> None:
+    line = InlineLayout(lambda d: d.page_content, 3, "|", "Context: ", "\n")
+    hits = [hit("abcdef"), hit("xy"), hit("")]
+    for n, expected in enumerate(
+        (
+            [],
+            ["Context: abc\n"],
+            ["Context: abc|", "xy\n"],
+            ["Context: abc|", "xy|", "\n"],
+        )
+    ):
+        parts = line.parts(LETTERS, hits[:n])
+        texts = ["".join(map(chr, part)) for part in parts]
+        assert texts == (expected or ["Context: \n"])
+        assert sum(map(len, parts)) <= line.most_tokens(LETTERS, n)
 
 
 def test_a_request_that_just_fits_is_served() -> None:
