@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+from langchain_core.load import dumps
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.retrievers import BaseRetriever
-from pydantic import Field
+from pydantic import Field, PrivateAttr, field_validator
 
+from langchain_ralmspec.base.chain_prompt import ChainPrompt, looks_filled
 from langchain_ralmspec.base.chat import LocalChat
-from langchain_ralmspec.base.local import PreparedAnswer, info_of, usage_of
+from langchain_ralmspec.base.local import (
+    LocalGeneration,
+    PreparedAnswer,
+    info_of,
+    usage_of,
+)
 from langchain_ralmspec.base.long_context import LongContextGeneration
 from langchain_ralmspec.base.messages import question_of, turns_of
 from langchain_ralmspec.base.plain import plain_documents
-from langchain_ralmspec.base.retrieval import RetrievalGeneration
+from langchain_ralmspec.base.retrieval import SHORT_DOCUMENT, RetrievalGeneration
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm import Prompt
 from langchain_ralmspec.rapid import Conversation, to_documents
@@ -25,9 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_core.messages.ai import UsageMetadata
+    from langchain_core.prompt_values import PromptValue
 
     from langchain_ralmspec.answer.run import Run
     from langchain_ralmspec.engine import Model
+    from langchain_ralmspec.engine.templates import Turn
     from langchain_ralmspec.ralm.run import RetrievalRun
     from langchain_ralmspec.rapid import Chunk, DraftStats
 
@@ -35,9 +45,9 @@ if TYPE_CHECKING:
 class ChatRaLMSpec(RetrievalGeneration, LocalChat):
     """``RaLMSpecLLM`` behind the model's own chat template.
 
-    The documents stand at the head of the system turn, or of the first user turn
-    where the template has no system turn. A query is made of the last user message
-    and the answer so far.
+    The documents stand where ``prompt`` says; without one at the head of the system
+    turn, or behind a long history. A query is made of the last user message and the
+    answer so far.
 
     Example:
         .. code-block:: python
@@ -47,8 +57,65 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             documents_of(message)
     """
 
+    prompt: Any = None
+    """The prompt template of a chain: ``{context}`` is where the documents stand, its
+    one other variable is the question, the last message's text. Messages before that
+    are history: in the place of a ``MessagesPlaceholder``, else before the template's
+    last message."""
     system_prompt: str = "Answer the question with the help of the text above."
-    """System turn after the documents, for conversations that bring none."""
+    """System turn for conversations that bring none, where there is no ``prompt``."""
+    document_position: Literal["auto", "head", "question"] = "auto"
+    """Where documents stand without a ``prompt``: at the ``"head"`` of all, or before
+    the last user message, so that the history need not be read again behind each;
+    ``"auto"``: there as soon as the history is longer than the documents may be."""
+
+    # Whether it was said that a message looks like a filled prompt.
+    _has_warned: bool = PrivateAttr(default=False)
+
+    @field_validator("prompt")
+    @classmethod
+    def _check_prompt(cls, value: Any) -> Any:
+        if value is not None:
+            ChainPrompt.of(value).turns([HumanMessage("question")], "question")
+        return value
+
+    @classmethod
+    def from_chain(
+        cls,
+        *,
+        retriever: Any,
+        prompt: Any,
+        llm: Any = None,
+        **settings: Any,
+    ) -> Self:
+        """Make a model of the parts of a chain that retrieves once.
+
+        It takes the place of retriever, formatting, prompt and model, reads the same
+        documents in the same prompt, and keeps what it has read of them.
+
+        Example:
+            .. code-block:: python
+
+                chat = ChatRaLMSpec.from_chain(
+                    retriever=retriever, prompt=prompt, model_path="model.gguf"
+                )
+                chain = chat | StrOutputParser()
+                chain.invoke("who wrote Moby Dick?")
+
+        Args:
+            retriever: as in the chain.
+            prompt: the chain's, with ``{context}`` and the question's variable.
+            llm: a ``ChatLlamaCpp`` or ``LlamaCpp`` whose ``model_path``, ``n_ctx``,
+                temperature and other arguments are taken over; or give them here.
+            settings: other arguments of this class, ``retrieval_policy`` too.
+        """
+        taken = {
+            name: value
+            for name in (*LocalGeneration.model_fields,)
+            if (value := getattr(llm, name, None)) is not None
+        }
+        given = {"retrieval_policy": "once"} | taken | settings
+        return cls(retriever=retriever, prompt=prompt, **given)
 
     @property
     def _llm_type(self) -> str:
@@ -56,7 +123,21 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return self._fingerprint() | {"system_prompt": self.system_prompt}
+        return self._fingerprint() | {
+            "system_prompt": self.system_prompt,
+            "document_position": self.document_position,
+            "prompt": None if self.prompt is None else sha256_of(dumps(self.prompt)),
+        }
+
+    def _uncacheable(self) -> str | None:
+        if self.prompt is not None and "not_implemented" in dumps(self.prompt):
+            return "prompt may be filled otherwise each time"
+        return super()._uncacheable()
+
+    def _convert_input(self, model_input: Any) -> PromptValue:
+        if isinstance(model_input, dict) and self.prompt is not None:
+            model_input = ChainPrompt.of(self.prompt).messages(model_input)
+        return super()._convert_input(model_input)
 
     def start(self, question: str) -> RetrievalRun:
         """Prepare an answer that can be watched: iterate over it for its text.
@@ -66,13 +147,53 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         return self._run(self.engine, [HumanMessage(question)])
 
     def _prompt(self, model: Model, asked: Sequence[BaseMessage]) -> Prompt:
-        weights, turns = model.weights, turns_of(asked)
+        turns = turns_of(asked)
         model.require_size(*(turn["content"] for turn in turns))
-        before, after = model.template.around(turns, self.system_prompt)
-        return Prompt(
-            head=tuple(before),
-            tail=tuple(after),
-            question=tuple(weights.tokenize(question_of(turns))),
+        if self.prompt is not None:
+            asked_for = question_of(turns_of(asked[-1:]))
+            parted = ChainPrompt.of(self.prompt).turns(asked, asked_for)
+            before, lead, trail, after = model.template.split(parted, None)
+            beside = (lead, trail)
+        else:
+            asked_for, beside = question_of(turns), None
+            parted = self._parted(model, turns)
+            before, after = model.template.around(parted, self.system_prompt)
+        text = self._question(asked, asked_for)
+        question = tuple(model.weights.tokenize(text))
+        if self.prompt is None and self.query_source is None:
+            self._warn_of_filled(text, len(question))
+        return Prompt(tuple(before), tuple(after), question, text, beside)
+
+    def _parted(self, model: Model, turns: Sequence[dict[str, str]]) -> list[Turn]:
+        """The turns; documents that stand at the question part the user's last."""
+        parted: list[Turn] = [
+            {"role": turn["role"], "content": turn["content"]} for turn in turns
+        ]
+        last = max(at for at, turn in enumerate(turns) if turn["role"] == "user")
+        position = self.document_position
+        if position == "auto":
+            history = [t["content"] for t in turns[:last] if t["role"] != "system"]
+            n_history = sum(len(model.weights.tokenize(text)) for text in history)
+            most = self.n_documents * (self.max_document_tokens or SHORT_DOCUMENT)
+            position = "question" if n_history > most else "head"
+        if position == "question":
+            parted[last]["content"] = "", turns[last]["content"]
+        return parted
+
+    def _warn_of_filled(self, text: str, n_tokens: int) -> None:
+        """Warn, once, where a message looks like a prompt filled for one retrieval."""
+        window = self.query_window
+        if self._has_warned or n_tokens <= window or not looks_filled(text):
+            return
+        self._has_warned = True
+        warnings.warn(
+            f"the user message has {n_tokens} tokens and looks like a filled prompt "
+            f"({text[:30]!r}…{text[-20:]!r}), but queries are made of its last {window}"
+            " tokens, and documents are looked up here: take the retriever out of the "
+            "chain, give the prompt as prompt=… and send the question alone; or give "
+            "query_source=…",
+            UserWarning,
+            stacklevel=2,
         )
 
 

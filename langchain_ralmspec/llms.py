@@ -59,7 +59,10 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
         head, question = model.weights.tokenize_prompt(
             asked, special=self.parse_special
         )
-        return Prompt(head=head, tail=tuple(question), question=tuple(question))
+        tail, text = tuple(question), self._question(asked, asked)
+        if text != asked:
+            question = model.weights.tokenize(text)
+        return Prompt(head, tail, tuple(question), text)
 
 
 DISTANCES_PER_TEMPERATURE = 5.0

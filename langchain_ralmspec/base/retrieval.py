@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.globals import get_llm_cache
@@ -21,11 +23,14 @@ from langchain_ralmspec.ralm import (
     DocumentLayout,
     FixedStride,
     Flare,
+    InlineLayout,
     IterRetGen,
     Prompt,
     QueryText,
     Request,
     Writer,
+    blocks,
+    once,
     require_room,
     sequential,
     speculative,
@@ -33,6 +38,7 @@ from langchain_ralmspec.ralm import (
 from langchain_ralmspec.ralm.run import RetrievalRun
 from langchain_ralmspec.retrievers import MOST_HITS, RaLMSpecRetriever
 from langchain_ralmspec.speculation import GUESS_POLICIES, Estimates
+from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +51,10 @@ if TYPE_CHECKING:
     from langchain_ralmspec.ralm import RetrievalPolicy
     from langchain_ralmspec.stores import Hit
 
+
+SHORT_DOCUMENT = 256
+"""Tokens of a document that is read again and again: a passage of a corpus is shorter,
+and MiniLM, by which many stores find passages, has read no more."""
 
 FEW_CORES = 2
 """With no more cores than these, a model that writes leaves none for a search."""
@@ -67,22 +77,29 @@ class RetrievalGeneration(SpeculativeGeneration):
     """Tokens generated between two retrievals."""
     query_window: int = Field(default=32, ge=1)
     """Tokens of a query: the last ones of question + answer so far."""
-    retrieval_policy: Literal["stride", "flare", "iter-retgen"] = "stride"
-    """When to retrieve: every ``retrieval_stride`` tokens; ``"flare"``: when the next
+    query_source: Callable[[Any], str] | None = None
+    """Gives the question that queries are made of: called with the messages, or the
+    prompt's text. None takes the last user message, or the whole prompt."""
+    retrieval_policy: Literal["stride", "once", "flare", "iter-retgen"] = "stride"
+    """When to retrieve: every ``retrieval_stride`` tokens; ``"once"``: before the
+    answer, with the question alone, as most chains do; ``"flare"``: when the next
     sentence has a token under ``flare_threshold``, with that sentence as the query;
     ``"iter-retgen"``: with the whole answer, which is then written again."""
     flare_threshold: float = Field(default=0.4, ge=0, le=1)
     """Least probability of a token that ``"flare"`` takes for sure."""
     retrieval_rounds: int = Field(default=2, ge=1)
     """Answers that ``"iter-retgen"`` writes; the last one is given."""
-    max_document_tokens: int = Field(default=256, ge=1)
-    """A longer document is cut."""
-    documents_per_step: int = Field(default=1, ge=1, le=MOST_HITS)
-    """Documents in front of the prompt; the whole ordered list must match."""
+    max_document_tokens: int | None = Field(default=None, ge=1)
+    """A longer document is cut; None cuts at 256, and under ``"once"`` nowhere."""
+    documents_per_step: int | None = Field(default=None, ge=1, le=MOST_HITS)
+    """Documents in front of the prompt; the whole ordered list must match. None takes
+    1, and under ``"once"`` 4, as ``as_retriever()`` does."""
     document_prompt: BasePromptTemplate[str] = PromptTemplate.from_template(
         "{page_content}"
     )
     """How a document is shown to the model; may name metadata keys."""
+    document_separator: str = "\n\n"
+    """What stands between two documents."""
 
     asynchronous: bool = True
     """Whether to write on while a verification is out, in a thread of its own."""
@@ -154,31 +171,35 @@ class RetrievalGeneration(SpeculativeGeneration):
         if not prompt.tail:
             msg = "the prompt is empty; ask something"
             raise InvalidValueError(msg)
-        require_room(
-            prompt,
-            self._layout,
-            model.weights,
-            n_documents=self.documents_per_step,
-            max_tokens=sampling.max_tokens,
-            n_ctx=model.n_ctx,
+        layout = self._layout(model, prompt)
+        require = partial(
+            require_room, prompt, max_tokens=sampling.max_tokens, n_ctx=model.n_ctx
         )
-        transcript, layout = self._transcript(model, sampling, stop), self._layout
+        # How long whole documents are is not known before they are found.
+        is_cut = self.retrieval_policy != "once" or self.max_document_tokens
+        n_most = layout.most_tokens(model.weights, self.n_documents) if is_cut else 0
+        require(n_documents=n_most)
+        transcript = self._transcript(model, sampling, stop)
         stats = SpeculationStats(prompt_tokens=len(prompt.head) + len(prompt.tail))
 
         def open_path(hits: tuple[Hit, ...]) -> Any:
-            return model.open((*prompt.head, *layout.tokens(model.weights, hits)))
+            parts = layout.parts(model.weights, hits)
+            require(n_documents=sum(map(len, parts)))
+            return model.open_parts([*blocks(prompt.head), *parts])
 
         request = Request(
             writer=Writer(prompt, transcript, sampling.sampler(), open_path),
             session=self.retriever.new_session(
-                k=self.documents_per_step,
+                k=self.n_documents,
                 prefetch_k=self.prefetch_k,
                 stats=stats,
                 render=layout.render,
             ),
             policy=self._policy(model, prompt, transcript),
         )
-        if self._may_speculate(model):
+        if self.retrieval_policy == "once":
+            events = once(request)
+        elif self._may_speculate(model):
             guess = self.guess_policy
             policies = tuple(GUESS_POLICIES) if guess == "auto" else (guess,)
             scheduler = self._scheduler(policies, asynchronous=self.asynchronous)
@@ -190,6 +211,8 @@ class RetrievalGeneration(SpeculativeGeneration):
     def _policy(
         self, model: Model, prompt: Prompt, transcript: Transcript
     ) -> RetrievalPolicy:
+        if self.retrieval_policy == "once":
+            return FixedStride(lambda: prompt.text, transcript.max_tokens)
         is_whole = self.retrieval_policy == "iter-retgen"
         window = 0 if is_whole else self.query_window
         query = QueryText(prompt.question, transcript, model.weights, window)
@@ -200,18 +223,42 @@ class RetrievalGeneration(SpeculativeGeneration):
         return FixedStride(query, self.retrieval_stride)
 
     @property
-    def _layout(self) -> DocumentLayout:
+    def n_documents(self) -> int:
+        """Documents per step."""
+        is_once = self.retrieval_policy == "once"
+        return self.documents_per_step or (4 if is_once else 1)
+
+    def _layout(self, model: Model, prompt: Prompt) -> DocumentLayout:
         def render(document: Document) -> str:
             return _rendered(document, self.document_prompt)
 
-        return DocumentLayout(render, self.max_document_tokens)
+        is_once = self.retrieval_policy == "once"
+        most = self.max_document_tokens or (model.n_ctx if is_once else SHORT_DOCUMENT)
+        layout = (render, most, self.document_separator)
+        if prompt.beside is None:
+            return DocumentLayout(*layout)
+        return InlineLayout(*layout, *prompt.beside)
+
+    def _question(self, asked: Any, text: str) -> str:
+        """What is asked, as ``query_source`` has it, else ``text``."""
+        if self.query_source is None:
+            return text
+        question = self.query_source(asked)
+        if not isinstance(question, str):
+            msg = f"query_source must give a string, got {type(question).__name__}"
+            raise InvalidValueError(msg)
+        return well_formed(question)
 
     def _usage(self, run: RetrievalRun, model: Model) -> UsageMetadata:
         """Tokens in and out; the documents counted are those of the last step."""
         hits = run.steps[-1].hits if run.steps else ()
-        return usage_of(run, len(self._layout.tokens(model.weights, hits)))
+        layout = self._layout(model, run.request.writer.prompt)
+        parts = layout.parts(model.weights, hits)
+        return usage_of(run, sum(map(len, parts)))
 
     def _uncacheable(self) -> str | None:
+        if self.query_source is not None:
+            return "query_source may give another question each time"
         prompt = self.document_prompt
         if type(prompt) is not PromptTemplate or not all(
             isinstance(value, str | int | float)
@@ -224,7 +271,8 @@ class RetrievalGeneration(SpeculativeGeneration):
     def _fingerprint(self) -> dict[str, Any]:
         """Scalars that tell one configured model from another (cache key, traces)."""
         names = RetrievalGeneration.model_fields
-        settings = self._values_of(names, "retriever", "document_prompt")
+        hidden = ("retriever", "document_prompt", "query_source")
+        settings = self._values_of(names, *hidden)
         # A cached answer is stale once documents are others; but looking at all of them
         # takes a while, so it is only done where answers are cached at all.
         cache = getattr(self, "cache", None)
@@ -283,9 +331,11 @@ def _refuse_own_search(
 
 def _info(run: RetrievalRun, model: Model) -> dict[str, Any]:
     """What is told about a finished answer."""
-    steps = [
-        {"tokens": list(step.tokens), "documents": [hit.id for hit in step.hits]}
-        for step in run.steps
-    ]
+    steps = []
+    # One that is told in pieces has the very same hits in all of them.
+    for _, pieces in groupby(run.steps, key=lambda step: id(step.hits)):
+        first, *rest = pieces
+        tokens = [*first.tokens, *(token for piece in rest for token in piece.tokens)]
+        steps.append({"tokens": tokens, "documents": [hit.id for hit in first.hits]})
     documents = plain_documents(run.documents)
     return info_of(run, model) | {"documents": documents, "steps": steps}

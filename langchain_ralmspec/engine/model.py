@@ -14,7 +14,7 @@ from typing import Any
 
 from langchain_ralmspec.engine.binding import build_info, check_file, library
 from langchain_ralmspec.engine.context import Context
-from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder
+from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder, joined
 from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.engine.slots import Slots, Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
@@ -301,6 +301,28 @@ class Model:
             if keep:
                 self._prefixes.put(key, sequence.save())
             return sequence, False
+
+    def open_parts(self, parts: Tokens[Tokens[int]]) -> Sequence:
+        """Start a sequence that holds ``parts``, each read in calls of its own.
+
+        So the KV of the first parts has the same bits whatever follows them, and what
+        this sequence has in common with one that is kept is not read again.
+
+        Args:
+            parts: none of them empty; together they must fit the context.
+        """
+        self._slots.require_own_process()
+        with self._opening:
+            n_known, snapshot = self._prefixes.longest(parts)
+            sequence = self.new_sequence(snapshot)
+            if n_known == len(parts):
+                return sequence
+            if snapshot is not None:
+                sequence.truncate(sum(map(len, parts[:n_known])))
+            for part in parts[n_known:]:
+                sequence.prefill(part)
+            self._prefixes.put(joined(parts), sequence.save())
+            return sequence
 
     def forget_prefixes(self) -> None:
         """Drop the KV of all prefixes in memory, so that a timing starts cold."""

@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,28 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _HAS_OWNERS = os.name == "posix"  # elsewhere modes say nothing
 # As replacing_file names what it writes to.
 _TEMPORARY = re.compile(r"\.[0-9a-f]{64}\.(?:kv|json)\.[0-9a-f]{16}\.tmp")
+
+
+_BOUNDARY = -1  # what is no token
+
+
+def joined(parts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The key of a prefix that was decoded in parts: its bits may differ by these."""
+    return tuple(token for part in parts for token in (_BOUNDARY, *part))[1:]
+
+
+def _n_shared(known: tuple[int, ...], parts: Sequence[Sequence[int]]) -> int:
+    """Number of first parts with which a known key begins."""
+    n, start = 0, 0
+    for part in parts:
+        end = start + len(part)
+        if known[start:end] != tuple(part) or known[end : end + 1] not in _ENDS:
+            break
+        n, start = n + 1, end + 1
+    return n
+
+
+_ENDS = ((), (_BOUNDARY,))
 
 
 class PrefixCache:
@@ -92,6 +114,22 @@ class PrefixCache:
             return None
         self._remember(key, snapshot)
         return snapshot
+
+    def longest(self, parts: Sequence[Sequence[int]]) -> tuple[int, Snapshot | None]:
+        """Return how many of the first parts a snapshot begins with, and that snapshot.
+
+        One of all the parts may come from the folder, others come from memory alone.
+        """
+        snapshot = self.get(joined(parts))
+        if snapshot is not None:
+            return len(parts), snapshot
+        with self._lock:
+            best = max(self._snapshots, key=lambda k: _n_shared(k, parts), default=())
+            n_shared = _n_shared(best, parts)
+            if n_shared == 0:
+                return 0, None
+            self._snapshots.move_to_end(best)
+            return n_shared, self._snapshots[best]
 
     def put(self, key: tuple[int, ...], snapshot: Snapshot) -> None:
         """Keep a snapshot; one that is in memory already is not written again.
@@ -212,7 +250,7 @@ class PrefixFolder:
         """Return the snapshot of these tokens; None if there is no sound one."""
         if not self._is_used:
             return None
-        key = self._key(tokens)
+        key, n_tokens = self._key(tokens), len(tokens) - tokens.count(_BOUNDARY)
         _, file = self._files(key)
         try:
             description = file.read_bytes()
@@ -222,7 +260,7 @@ class PrefixFolder:
             self._warn(f"ignoring a prefix: {error}")
             return None
         try:
-            state = self._read(key, len(tokens), description)
+            state = self._read(key, n_tokens, description)
         except FileNotFoundError:
             # Another process made room. Should it do so while a third one writes the
             # same entry, a description may stay behind alone: half an entry is none.
@@ -238,7 +276,7 @@ class PrefixFolder:
             return None
         with contextlib.suppress(OSError):  # a folder that may only be read serves, too
             os.utime(file)
-        return Snapshot(len(tokens), state)
+        return Snapshot(n_tokens, state)
 
     def put(self, tokens: tuple[int, ...], snapshot: Snapshot) -> None:
         """Write a snapshot over what there may be, then make room."""
@@ -246,7 +284,7 @@ class PrefixFolder:
             return
         if snapshot.state.nbytes > self._max_bytes:
             self._warn(
-                f"a prefix of {len(tokens)} tokens is not kept in {self.path}: it "
+                f"a prefix of {snapshot.length} tokens is not kept in {self.path}: it "
                 f"needs {snapshot.state.nbytes} bytes, max_bytes is {self._max_bytes}"
             )
             return

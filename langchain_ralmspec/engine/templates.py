@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from langchain_ralmspec.engine.markers import Disguise
 from langchain_ralmspec.errors import ChatTemplateError, MissingExtraError
@@ -11,6 +12,33 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_ralmspec.engine.weights import Weights
+
+Content = tuple[str, ...]
+"""What a turn says: one text, or the texts before and behind the context."""
+
+
+Runs = list[tuple[str, bool]]
+"""Pieces of rendered text, and whether the markers in them count."""
+
+
+_WORD_BEFORE = re.compile(r"(?:\w+|[^\w\s]+)?\s*$")
+_WORD_BEHIND = re.compile(r"\s*(?:\w+|[^\w\s]+)?")
+
+
+class Split(NamedTuple):
+    """A rendered prompt with a place for the context."""
+
+    before: list[int]  # tokens
+    lead: str  # the last word before the context, or what signs there are
+    trail: str  # the first one behind it
+    after: list[int]  # tokens
+
+
+class Turn(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str | tuple[str, str]
 
 
 class ChatTemplate:
@@ -62,47 +90,97 @@ class ChatTemplate:
             raise ChatTemplateError(msg) from error
 
     def around(
-        self, turns: Sequence[dict[str, str]], instructions: str
+        self, turns: Sequence[Turn], instructions: str | None
     ) -> tuple[list[int], list[int]]:
-        """Tokens before and behind a context at the head of the prompt.
+        """Tokens before and behind a context that stands somewhere in the prompt.
 
-        The context heads the system turn, or the first user turn where the template
-        has no system turn. The system turn says ``instructions`` where ``turns``, of
-        which one is a user's, have none. Control tokens are only those that the
-        template itself writes: what turns and instructions say is text.
+        It stands where a turn's content is parted in two. Where none is, it heads the
+        system turn. What the system turn says goes to the first user turn where the
+        template has no system turn. Control tokens are only those that the template
+        itself writes: what turns and instructions say is text.
+
+        Args:
+            turns: one of them is a user's.
+            instructions: what the system turn says where ``turns`` have none; None
+                makes no system turn.
 
         Raises:
-            ChatTemplateError: the template refuses these turns, or drops the first.
+            ChatTemplateError: the template refuses these turns, or drops the one with
+                the context.
         """
-        if turns[0]["role"] == "system":
-            instructions, turns = turns[0]["content"], turns[1:]
-        disguise = Disguise(self._weights.markers)
-        context = disguise.stand_in()
-        rest = [
-            {
-                name: (disguise.hide if name == "content" else disguise.name)(text)
-                for name, text in turn.items()
-            }
+        before, after = self._around(turns, instructions)
+        tokenize = self._weights.tokenize_runs
+        return tokenize(before), tokenize(after)
+
+    def split(self, turns: Sequence[Turn], instructions: str | None) -> Split:
+        """Do what :meth:`around` does, and split off a word beside the context.
+
+        A tokeniser joins blanks and signs with what stands beside them, but hardly ever
+        a word with a sign. So what stands between two words is to be tokenised at once.
+        """
+        before, after = self._around(turns, instructions)
+        *rest, (text, counts) = before
+        lead = _WORD_BEFORE.search(self._outside_markers(text)[-1])
+        at = len(text) - (len(lead[0]) if lead else 0)
+        before = [*rest, (text[:at], counts)]
+        (first, counts), *rest = after
+        trail = _WORD_BEHIND.match(self._outside_markers(first)[0])
+        end = len(trail[0]) if trail else 0
+        after = [(first[end:], counts), *rest]
+        tokenize = self._weights.tokenize_runs
+        return Split(tokenize(before), text[at:], first[:end], tokenize(after))
+
+    def _outside_markers(self, text: str) -> list[str]:
+        return self._weights.markers.pattern.split(text)
+
+    def _around(
+        self, turns: Sequence[Turn], instructions: str | None
+    ) -> tuple[Runs, Runs]:
+        """What is rendered before and behind the context."""
+        contents = [
+            (turn["content"],) if isinstance(turn["content"], str) else turn["content"]
             for turn in turns
         ]
-        system = {"role": "system", "content": context + disguise.hide(instructions)}
+        roles = [turn["role"] for turn in turns]
+        if roles[0] != "system" and instructions is not None:
+            roles, contents = ["system", *roles], [(instructions,), *contents]
+        if all(len(content) == 1 for content in contents):
+            contents[0] = ("", *contents[0])
+        disguise = Disguise(self._weights.markers)
+        context = disguise.stand_in()
+
+        def rendered(roles: Sequence[str], contents: Sequence[Content]) -> str:
+            hidden = [context.join(map(disguise.hide, parts)) for parts in contents]
+            said = zip(map(disguise.name, roles), hidden, strict=True)
+            text = self.render([{"role": r, "content": c} for r, c in said])
+            is_dropped = roles[0] == "system" and hidden[0].strip() not in text
+            return "" if is_dropped else text
+
         try:
-            rendered = self.render([system, *rest])
+            text = rendered(roles, contents)
         except ChatTemplateError:  # some templates refuse a system turn …
-            rendered = ""
-        if context not in rendered:  # … and some ignore it
-            first = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
-            opening = disguise.hide(f"{instructions}\n\n{turns[first]['content']}")
-            rest[first] = {**rest[first], "content": context + opening}
-            rendered = self.render(rest)
-        before, found, after = rendered.partition(context)
+            if roles[0] != "system":
+                raise
+            text = ""
+        if not text:  # … and some ignore it
+            text = rendered(*_without_system(roles, contents))
+        before, found, after = text.partition(context)
         if not found:
-            msg = f"the chat template drops the first of {len(turns)} turns"
+            msg = f"the chat template drops a turn of {roles}, the one with the context"
             raise ChatTemplateError(msg)
         # One that says its system turn twice has the context once.
-        runs = disguise.reveal(before), disguise.reveal(after.replace(context, ""))
-        tokenize = self._weights.tokenize_runs
-        return tokenize(runs[0]), tokenize(runs[1])
+        return disguise.reveal(before), disguise.reveal(after.replace(context, ""))
+
+
+def _without_system(
+    roles: Sequence[str], contents: Sequence[Content]
+) -> tuple[list[str], list[Content]]:
+    """Turns whose first user turn begins with what the system turn, the first, says."""
+    system, rest = contents[0], list(contents[1:])
+    first = roles.index("user") - 1
+    joint = f"{system[-1]}\n\n{rest[first][0]}"
+    rest[first] = (*system[:-1], joint, *rest[first][1:])
+    return list(roles[1:]), rest
 
 
 def _told(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """RaLMSpec: generation that retrieves as it goes, sequential and speculative."""
 
 from langchain_ralmspec.ralm.events import Event, RolledBack, Verified
-from langchain_ralmspec.ralm.loop import sequential, speculative
+from langchain_ralmspec.ralm.loop import once, sequential, speculative
 from langchain_ralmspec.ralm.policies import (
     FixedStride,
     Flare,
@@ -11,8 +11,10 @@ from langchain_ralmspec.ralm.policies import (
 )
 from langchain_ralmspec.ralm.prompt import (
     DocumentLayout,
+    InlineLayout,
     Prompt,
     QueryText,
+    blocks,
     require_room,
 )
 from langchain_ralmspec.ralm.request import Request
@@ -24,6 +26,7 @@ __all__ = [
     "Event",
     "FixedStride",
     "Flare",
+    "InlineLayout",
     "IterRetGen",
     "Prompt",
     "QueryText",
@@ -34,6 +37,8 @@ __all__ = [
     "Step",
     "Verified",
     "Writer",
+    "blocks",
+    "once",
     "require_room",
     "sequential",
     "speculative",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from langchain_ralmspec.ralm.events import Event, RolledBack, Verified
 from langchain_ralmspec.ralm.flights import Flights
+from langchain_ralmspec.ralm.policies import Step
 from langchain_ralmspec.ralm.writer import texts_of
 from langchain_ralmspec.speculation import GUESS_POLICIES
 from langchain_ralmspec.speculation.plan import MAX_STEPS_PER_GUESS
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from langchain_ralmspec.answer.events import Committed
     from langchain_ralmspec.ralm.flights import Flight
-    from langchain_ralmspec.ralm.policies import Step
     from langchain_ralmspec.ralm.request import Request
     from langchain_ralmspec.ralm.session import Guess, Hits
     from langchain_ralmspec.ralm.writer import Texts
@@ -48,6 +48,19 @@ def sequential(request: Request) -> Generator[Event, None, None]:
         if step.query is None:
             return
         query = step.query
+
+
+def once(request: Request) -> Generator[Event, None, None]:
+    """Retrieve for the question alone, and write all under what is found."""
+    (hits,) = request.session.retrieve(request.policy.query()).truth
+    request.stats.steps += 1
+    strides = request.writer.write_out(hits)
+    while True:
+        with request.stats.timing("generating"):
+            stride = next(strides, None)
+        if stride is None:
+            return
+        yield request.commit(Step(hits, (stride,), None))
 
 
 def speculative(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from langchain_ralmspec.answer.vocabulary import first_tokens
 from langchain_ralmspec.errors import ContextOverflowError
+from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,6 +29,9 @@ class Prompt:
     head: tuple[int, ...]
     tail: tuple[int, ...]
     question: tuple[int, ...]  # queries are cut from these and the answer
+    text: str = ""  # the question, the whole query where nothing is cut
+    # Text beside the documents that is tokenised with them; None where none is.
+    beside: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,42 +56,96 @@ class DocumentLayout:
 
     render: Callable[[Document], str]  # gives the text as the model should read it
     max_tokens: int  # a longer document is cut
-    separator: str = "\n\n"  # text after every document
+    separator: str = "\n\n"  # text behind every document
 
-    def tokens(self, vocabulary: Vocabulary, hits: Sequence[Hit]) -> tuple[int, ...]:
-        """Tokens of the documents in order, control tokens read as plain text."""
-        tokens: list[int] = []
+    def text_of(self, hit: Hit) -> str:
+        """What the model reads of a document."""
+        # As it was judged: rendering again may give another text, of a clock say.
+        return well_formed(self.render(hit.document) if hit.text is None else hit.text)
+
+    def parts(self, vocabulary: Vocabulary, hits: Sequence[Hit]) -> list[list[int]]:
+        """Tokens of each document in order, control tokens read as plain text."""
         separator = vocabulary.tokenize(self.separator)
+        parts = []
         for hit in hits:
-            # As it was judged: rendering again may give another text, of a clock say.
-            text = self.render(hit.document) if hit.text is None else hit.text
-            tokens += first_tokens(vocabulary, text, self.max_tokens)
-            tokens += separator
-        return tuple(tokens)
+            tokens = first_tokens(vocabulary, self.text_of(hit), self.max_tokens)
+            parts.append(tokens + separator)
+        return [part for part in parts if part]
+
+    def most_tokens(self, vocabulary: Vocabulary, n_documents: int) -> int:
+        """Tokens that so many documents may take."""
+        separator = vocabulary.tokenize(self.separator)
+        return n_documents * (self.max_tokens + len(separator))
+
+
+@dataclass(frozen=True, slots=True)
+class InlineLayout(DocumentLayout):
+    """Documents inside a text of somebody else's, tokenised together with it."""
+
+    lead: str = ""  # what stands right before them
+    trail: str = ""  # what stands right behind them
+
+    def parts(self, vocabulary: Vocabulary, hits: Sequence[Hit]) -> list[list[int]]:
+        """Tokens of the whole, parted near the beginnings of documents.
+
+        Where exactly it is parted only decides what of it need not be read again.
+        """
+        texts = [self._cut(vocabulary, self.text_of(hit)) for hit in hits]
+        whole = self.lead + self.separator.join(texts) + self.trail
+        tokens = vocabulary.tokenize(whole)
+        lengths = [len((text + self.separator).encode()) for text in texts[:-1]]
+        starts = np.cumsum(lengths, dtype=int) + len(self.lead.encode())
+        ends = np.cumsum([len(vocabulary.piece(token)) for token in tokens])
+        cuts = np.searchsorted(ends, starts, side="right").tolist()
+        edges = pairwise([0, *cuts, len(tokens)])
+        return [tokens[start:end] for start, end in edges if start < end]
+
+    def most_tokens(self, vocabulary: Vocabulary, n_documents: int) -> int:
+        """Tokens that so many documents may take, and the text beside them."""
+        around = len(vocabulary.tokenize(self.lead + self.trail))
+        # `super()` knows nothing of a class that slots have made anew.
+        return around + DocumentLayout.most_tokens(self, vocabulary, n_documents)
+
+    def _cut(self, vocabulary: Vocabulary, text: str) -> str:
+        tokens = first_tokens(vocabulary, text, self.max_tokens + 1)
+        if len(tokens) <= self.max_tokens:
+            return text
+        pieces = map(vocabulary.piece, tokens[: self.max_tokens])
+        return b"".join(pieces).decode("utf-8", "ignore")
 
 
 def require_room(
-    prompt: Prompt,
-    layout: DocumentLayout,
-    vocabulary: Vocabulary,
-    *,
-    n_documents: int,
-    max_tokens: int,
-    n_ctx: int,
+    prompt: Prompt, *, n_documents: int, max_tokens: int, n_ctx: int
 ) -> None:
-    """Check, before any work, that the longest possible run fits the context.
+    """Check, before the model reads anything, that the longest possible run fits.
+
+    Args:
+        prompt: what stands around the documents.
+        n_documents: tokens of the documents at most.
+        max_tokens: tokens of the answer at most.
+        n_ctx: tokens that fit.
 
     Raises:
         ContextOverflowError: it does not fit; quotes the parts and what to lower.
     """
     n_prompt = len(prompt.head) + len(prompt.tail)
-    per_document = layout.max_tokens + len(vocabulary.tokenize(layout.separator))
-    needed = n_prompt + n_documents * per_document + max_tokens
+    needed = n_prompt + n_documents + max_tokens
     if needed > n_ctx:
         msg = (
-            f"the request may need {needed} tokens: {n_prompt} of prompt, "
-            f"{n_documents} × {per_document} of documents and max_tokens={max_tokens} "
-            f"of answer, but n_ctx={n_ctx}; shorten the prompt, lower max_tokens or "
-            "max_document_tokens, or raise n_ctx"
+            f"the request may need {needed} tokens: {n_prompt} of prompt and history, "
+            f"{n_documents} of documents and max_tokens={max_tokens} of answer, but "
+            f"n_ctx={n_ctx}; shorten the prompt or its history "
+            "(langchain_core.messages.trim_messages), lower max_tokens, "
+            "max_document_tokens or documents_per_step, or raise n_ctx"
         )
         raise ContextOverflowError(msg)
+
+
+BLOCK = 128
+"""Tokens of a part of what stands before the documents: small enough that a history
+which has grown shares most of them, large enough to be read as fast as longer ones."""
+
+
+def blocks(tokens: Sequence[int]) -> list[Sequence[int]]:
+    """Tokens in parts of :data:`BLOCK`, the last of them shorter."""
+    return [tokens[at : at + BLOCK] for at in range(0, len(tokens), BLOCK)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -133,6 +133,15 @@ class Writer:
         self._journal.append(_Entry(under, start, branch.n_decoded, replaced))
         reason, least = self._generate(branch, n_tokens, sentence=sentence)
         return Stride(start, len(self.transcript), reason, least)
+
+    def write_out(self, hits: tuple[Hit, ...]) -> Iterator[Stride]:
+        """Write the whole answer under ``hits``, a token at a time, never to rewind."""
+        branch = Branch(self.open_path(hits))
+        reason = None
+        while reason is None:
+            start = len(self.transcript)
+            reason, least = self._generate(branch, 1, sentence=False)
+            yield Stride(start, len(self.transcript), reason, least)
 
     def rewind(self, mark: int) -> None:
         """Take back all strides written since ``mark``, exactly."""

@@ -113,7 +113,7 @@ def measure(target: Target, question: str) -> Costs:
             "something else with --question"
         )
     session = target.retriever.new_session(
-        k=target.documents_per_step, prefetch_k=target.prefetch_k
+        k=target.n_documents, prefetch_k=target.prefetch_k
     )
     session.prepare()
     texts = _queries(run, question)

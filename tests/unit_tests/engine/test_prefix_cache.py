@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder
+from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder, joined
 from tests.unit_tests.engine.snapshots import (
     ABSENT,
     SIZE,
@@ -263,3 +263,33 @@ def test_many_threads_get_what_was_put_or_nothing(
         kept = sum(s.state.nbytes for s in cache._snapshots.values())
         assert kept == cache._bytes <= 3 * SIZE
     assert not [name for name in names(tmp_path) if name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize(
+    ("parts", "n_shared"),
+    [
+        ([(1, 2), (3,), (4, 5)], 3),
+        ([(1, 2), (3,), (4, 6)], 2),
+        ([(1, 2), (3,)], 2),
+        ([(1, 2), (3,), (4, 5), (6,)], 3),
+        ([(1, 2), (7,)], 1),
+        ([(1, 2, 3)], 0),  # the same tokens, otherwise parted
+        ([(1,), (2,), (3,)], 0),
+        ([(9,)], 0),
+        ([], 0),
+    ],
+)
+def test_what_begins_alike_is_found(
+    parts: list[tuple[int, ...]], n_shared: int
+) -> None:
+    cache = PrefixCache(10 * SIZE)
+    assert cache.longest(parts) == (0, None)
+    others = [[(1, 2), (8,)], [(7, 7)]]
+    for each in (others[0], [(1, 2), (3,), (4, 5)], others[1]):
+        key = joined(each)
+        cache.put(key, a_snapshot(tuple(token for part in each for token in part)))
+    n, snapshot = cache.longest(parts)
+    assert n == n_shared
+    assert (snapshot is None) == (n == 0)
+    if snapshot is not None:
+        assert snapshot.length >= sum(map(len, parts[:n]))

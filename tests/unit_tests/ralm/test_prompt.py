@@ -8,7 +8,14 @@ from langchain_core.documents import Document
 from langchain_core.exceptions import ContextOverflowError as CoreContextOverflowError
 
 from langchain_ralmspec.errors import ContextOverflowError
-from langchain_ralmspec.ralm import DocumentLayout, Prompt, require_room
+from langchain_ralmspec.ralm import (
+    DocumentLayout,
+    InlineLayout,
+    Prompt,
+    blocks,
+    require_room,
+)
+from langchain_ralmspec.ralm.prompt import BLOCK
 from langchain_ralmspec.stores.base import Hit
 
 
@@ -17,6 +24,9 @@ class Letters:
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         return [ord(letter) for letter in text]
+
+    def piece(self, token: int) -> bytes:
+        return chr(token).encode()
 
 
 LETTERS: Any = Letters()
@@ -28,23 +38,52 @@ def hit(text: str) -> Hit:
 
 
 def test_documents_are_cut_and_separated() -> None:
-    tokens = LAYOUT.tokens(LETTERS, [hit("abcdef"), hit("xy")])
-    assert "".join(map(chr, tokens)) == "abc|xy|"
+    hits = [hit("abcdef"), hit("xy")]
+    assert ["".join(map(chr, p)) for p in LAYOUT.parts(LETTERS, hits)] == [
+        "abc|",
+        "xy|",
+    ]
+
+
+def test_documents_in_a_line_are_parted_at_their_beginnings() -> None:
+    line = InlineLayout(lambda d: d.page_content, 3, "|", "Context: ", "\n")
+    hits = [hit("abcdef"), hit("xy"), hit("")]
+    for n, expected in enumerate(
+        (
+            [],
+            ["Context: abc\n"],
+            ["Context: abc|", "xy\n"],
+            ["Context: abc|", "xy|", "\n"],
+        )
+    ):
+        parts = line.parts(LETTERS, hits[:n])
+        texts = ["".join(map(chr, part)) for part in parts]
+        assert texts == (expected or ["Context: \n"])
+        assert sum(map(len, parts)) <= line.most_tokens(LETTERS, n)
 
 
 def test_a_document_is_read_as_it_was_judged() -> None:
     judged = replace(hit("abcdef"), text="j")
-    tokens = LAYOUT.tokens(LETTERS, [judged, hit("xy")])
-    assert "".join(map(chr, tokens)) == "j|xy|"
+    parts = LAYOUT.parts(LETTERS, [judged, hit("xy")])
+    assert "".join(map(chr, sum(parts, []))) == "j|xy|"
 
 
 def test_a_request_that_just_fits_is_served() -> None:
     prompt = Prompt(head=(1, 2), tail=(3,), question=())
+    most = LAYOUT.most_tokens(LETTERS, 2)
     needed = 2 + 1 + 2 * (3 + 1) + 5
-    fits: dict[str, Any] = {"n_documents": 2, "max_tokens": 5}
-    require_room(prompt, LAYOUT, LETTERS, **fits, n_ctx=needed)
+    require_room(prompt, n_documents=most, max_tokens=5, n_ctx=needed)
     with pytest.raises(ContextOverflowError, match=rf"{needed} tokens.*n_ctx=15"):
-        require_room(prompt, LAYOUT, LETTERS, **fits, n_ctx=needed - 1)
+        require_room(prompt, n_documents=most, max_tokens=5, n_ctx=needed - 1)
+
+
+@pytest.mark.parametrize("n", [0, 1, BLOCK, BLOCK + 1, 3 * BLOCK])
+def test_what_has_grown_begins_with_the_same_blocks(n: int) -> None:
+    parts = blocks(range(n))
+    assert [token for part in parts for token in part] == list(range(n))
+    assert all(parts)
+    whole = n // BLOCK
+    assert blocks(range(n + 5))[:whole] == parts[:whole]
 
 
 def test_the_error_is_langchains_too() -> None:

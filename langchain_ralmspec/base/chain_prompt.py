@@ -1,0 +1,154 @@
+"""The prompt of a chain: where documents and question stand in it, and history."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from langchain_core.messages import HumanMessage
+from langchain_core.messages.utils import convert_to_messages
+from langchain_core.prompts import BasePromptTemplate
+from langchain_core.prompts.chat import MessagesPlaceholder
+
+from langchain_ralmspec.base.messages import turns_of
+from langchain_ralmspec.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from langchain_core.messages import BaseMessage
+
+    from langchain_ralmspec.engine.templates import Turn
+
+CONTEXT = "context"
+"""The variable of a prompt that stands for the documents, in LangChain's chains."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainPrompt:
+    """A prompt template that names the documents ``{context}``, and one question.
+
+    Attributes:
+        template: the template itself.
+        question: the name of its other variable.
+        history: the name of its messages placeholder; None where it has none.
+    """
+
+    template: BasePromptTemplate[Any]
+    question: str
+    history: str | None
+
+    @classmethod
+    def of(cls, template: Any) -> Self:
+        """Find the variables of a template.
+
+        Raises:
+            InvalidValueError: it is no prompt template, or has no ``{context}``, or not
+                exactly one other variable.
+        """
+        if not isinstance(template, BasePromptTemplate):
+            msg = (
+                "prompt must be a prompt template such as ChatPromptTemplate, got "
+                f"{type(template).__name__}"
+            )
+            raise InvalidValueError(msg)
+        placeholders = [
+            each.variable_name
+            for each in getattr(template, "messages", ())
+            if isinstance(each, MessagesPlaceholder)
+            and each.variable_name not in template.partial_variables
+        ]
+        names = [n for n in template.input_variables if n not in placeholders]
+        if CONTEXT not in names:
+            msg = (
+                f"the prompt has no {{{CONTEXT}}}, where documents could stand, only "
+                f"{sorted(names)}; put it there"
+            )
+            raise InvalidValueError(msg)
+        names.remove(CONTEXT)
+        if len(names) != 1:
+            msg = (
+                f"the prompt must have one variable beside {{{CONTEXT}}}, the "
+                f"question, got {sorted(names)}; give the values of others by "
+                "prompt.partial(…)"
+            )
+            raise InvalidValueError(msg)
+        if len(placeholders) > 1:
+            msg = (
+                "the prompt must have one messages placeholder at most, for the "
+                f"history, got {sorted(placeholders)}; fill others by prompt.partial(…)"
+            )
+            raise InvalidValueError(msg)
+        return cls(template, names[0], next(iter(placeholders), None))
+
+    def messages(self, values: Mapping[str, Any]) -> list[BaseMessage]:
+        """A chain's input as the messages that :meth:`turns` puts into the template.
+
+        Raises:
+            InvalidValueError: the question is missing, or there is what the template
+                has no place for.
+        """
+        known = [self.question, *([self.history] if self.history else [])]
+        unknown = sorted(map(str, values.keys() - {*known}))
+        if unknown or not isinstance(values.get(self.question), str):
+            msg = (
+                f"the input must have {self.question!r}, a string, and may have "
+                f"{known[1:]}, got {sorted(map(str, values))}"
+            )
+            raise InvalidValueError(msg)
+        history = values.get(self.history) if self.history else None
+        return [
+            *convert_to_messages(history or []),
+            HumanMessage(values[self.question]),
+        ]
+
+    def turns(self, messages: Sequence[BaseMessage], question: str) -> list[Turn]:
+        """The filled template: turns, the content of one parted at the documents.
+
+        What stands before the last message is history. It takes the place of the
+        messages placeholder, or that before the template's last turn.
+
+        Args:
+            messages: a conversation; the last one holds ``question``.
+            question: what stands for the question.
+
+        Raises:
+            InvalidValueError: the template cannot be filled, or ``{context}`` does not
+                stand in it exactly once.
+        """
+        slot = secrets.token_hex(20)  # what nobody can have written
+        history = list(messages[:-1])
+        values: dict[str, Any] = {CONTEXT: slot, self.question: question}
+        if self.history is not None:
+            values[self.history] = history
+        try:
+            filled = self.template.format_prompt(**values).to_messages()
+        except Exception as error:
+            msg = f"the prompt cannot be filled: {type(error).__name__}: {error}"
+            raise InvalidValueError(msg) from error
+        if self.history is None:
+            filled = [*filled[:-1], *history, filled[-1]]
+        turns: list[Turn] = []
+        n_slots = 0
+        for turn in turns_of(filled):
+            parts = turn["content"].split(slot)
+            n_slots += len(parts) - 1
+            content = (parts[0], parts[-1]) if len(parts) > 1 else parts[0]
+            turns.append({"role": turn["role"], "content": content})
+        if n_slots != 1:
+            msg = (
+                f"{{{CONTEXT}}} must stand once in the prompt, got {n_slots} times; "
+                "documents are read at one place"
+            )
+            raise InvalidValueError(msg)
+        return turns
+
+
+def looks_filled(text: str) -> bool:
+    """Whether a user's turn looks like a prompt template with documents in it."""
+    *_, last = text.rstrip().splitlines() or [""]
+    begins = ("context:", "question:", "<context>", "documents:", "use the following")
+    return last.rstrip().endswith(":") or any(
+        line.strip().lower().startswith(begins) for line in text.splitlines()
+    )

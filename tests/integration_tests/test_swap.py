@@ -1,0 +1,334 @@
+"""A chain that retrieves once, and the model that takes its place."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import (
+    ChatPromptTemplate,
+    MessagesPlaceholder,
+    PromptTemplate,
+)
+from langchain_core.vectorstores import InMemoryVectorStore
+
+from langchain_ralmspec import (
+    ChatRaLMSpec,
+    ContextOverflowError,
+    InvalidValueError,
+    RaLMSpecLLM,
+    documents_of,
+)
+from langchain_ralmspec.base.messages import turns_of
+from langchain_ralmspec.engine.sequence import Sequence
+from langchain_ralmspec.ralm.prompt import BLOCK
+from langchain_ralmspec.stores.base import Hit
+
+if TYPE_CHECKING:
+    from langchain_core.documents import Document
+    from langchain_core.vectorstores import VectorStoreRetriever
+
+    from langchain_ralmspec.engine import Model
+    from tests.integration_tests.conftest import Corpus
+
+TUTORIAL = ChatPromptTemplate.from_template(
+    "Answer the question based only on the following context:\n{context}\n\n"
+    "Question: {question}\n"
+)
+HUB = ChatPromptTemplate.from_template(
+    "You are an assistant for question-answering tasks. Use the following pieces of "
+    "retrieved context to answer the question. If you don't know the answer, just say "
+    "that you don't know.\nQuestion: {question} \nContext: {context} \nAnswer:"
+)
+WITH_HISTORY = ChatPromptTemplate.from_messages(
+    [
+        ("system", "Be brief. {context}"),
+        MessagesPlaceholder("chat_history"),
+        ("human", "{input}"),
+    ]
+)
+QUESTIONS = (
+    "How is a heap queue sorted?",
+    "What does a context manager do when it exits?",
+    "Which module parses command line arguments?",
+    "How are dates formatted?",
+)
+HISTORY = [HumanMessage("Hello."), AIMessage("Hello! What would you like to know?")]
+
+
+@pytest.fixture(scope="module")
+def passages(corpus: Corpus) -> VectorStoreRetriever:
+    store = InMemoryVectorStore(corpus.embeddings)
+    store.add_documents(corpus.documents[:60])
+    return store.as_retriever()
+
+
+def joined(documents: list[Document]) -> str:
+    return "\n\n".join(document.page_content for document in documents)
+
+
+def read_by_chain(chat: ChatRaLMSpec, prompt: Any, values: dict[str, Any]) -> list[int]:
+    """What a chain's model reads: the filled prompt in the model's template."""
+    turns = turns_of(prompt.format_prompt(**values).to_messages())
+    rendered = chat.engine.template.render(turns)
+    return chat.engine.weights.tokenize(rendered, special=True)
+
+
+def read_here(
+    chat: ChatRaLMSpec, asked: list[Any], documents: list[Document]
+) -> list[int]:
+    """What the model reads for a conversation, documents included."""
+    model = chat.engine
+    prompt = chat._prompt(model, asked)
+    hits = [Hit(str(each.id), each, 0.0) for each in documents]
+    parts = chat._layout(model, prompt).parts(model.weights, hits)
+    return [*prompt.head, *(token for part in parts for token in part), *prompt.tail]
+
+
+@pytest.mark.parametrize("prompt", [TUTORIAL, HUB, HUB.messages[0].prompt])  # type: ignore[union-attr]
+def test_the_swap_reads_what_the_chain_reads(
+    prompt: Any, gguf: str, model: Model, passages: VectorStoreRetriever
+) -> None:
+    chat = ChatRaLMSpec.from_chain(
+        retriever=passages, prompt=prompt, model_path=gguf, n_ctx=4096, max_tokens=4
+    )
+    for question in QUESTIONS:
+        answer = chat.invoke(question)
+        found = passages.invoke(question)
+        assert [d.id for d in documents_of(answer)] == [d.id for d in found]
+        assert len(answer.response_metadata["steps"]) == 1
+        values = {"context": joined(found), "question": question}
+        asked = [HumanMessage(question)]
+        assert read_here(chat, asked, found) == read_by_chain(chat, prompt, values)
+        assert answer.usage_metadata is not None
+        assert answer.usage_metadata["input_tokens"] == len(
+            read_here(chat, asked, found)
+        )
+
+
+def test_history_takes_its_place(
+    gguf: str, model: Model, passages: VectorStoreRetriever
+) -> None:
+    parts: dict[str, Any] = {"retriever": passages, "model_path": gguf, "n_ctx": 4096}
+    chat = ChatRaLMSpec.from_chain(prompt=WITH_HISTORY, max_tokens=4, **parts)
+    values = {"input": QUESTIONS[0], "chat_history": HISTORY}
+    (answer, same) = (
+        chat.invoke(values),
+        chat.invoke([*HISTORY, HumanMessage(QUESTIONS[0])]),
+    )
+    assert answer.content == same.content
+    found = passages.invoke(QUESTIONS[0])
+    assert [d.id for d in documents_of(answer)] == [d.id for d in found]
+    here = read_here(chat, [*HISTORY, HumanMessage(QUESTIONS[0])], found)
+    filled = values | {"context": joined(found)}
+    assert here == read_by_chain(chat, WITH_HISTORY, filled)
+    # Without a placeholder it stands before the prompt's own message.
+    chat = ChatRaLMSpec.from_chain(prompt=TUTORIAL, max_tokens=4, **parts)
+    tokens = read_here(chat, [*HISTORY, HumanMessage(QUESTIONS[0])], found)
+    here = b"".join(map(model.weights.piece, tokens)).decode()
+    assert here.index("Hello!") < here.index("based only on") < here.index("Question:")
+
+
+@pytest.mark.parametrize("policy", ["stride", "once", "flare", "iter-retgen"])
+def test_speculation_changes_no_answer_to_a_prompt(
+    policy: Any, gguf: str, model: Model, passages: VectorStoreRetriever
+) -> None:
+    own: dict[str, Any] = {
+        "max_tokens": 24,
+        "retrieval_policy": policy,
+        "documents_per_step": 2,
+        "max_document_tokens": 100,
+    }
+    chat = ChatRaLMSpec.from_chain(
+        retriever=passages, prompt=HUB, model_path=gguf, **own
+    )
+    slow = chat.model_copy(update={"speculation": False})
+    for question in QUESTIONS[:2]:
+        (one, other) = (chat.invoke(question), slow.invoke(question))
+        assert one.content == other.content
+        assert one.response_metadata["steps"] == other.response_metadata["steps"]
+        assert "".join(str(c.text) for c in chat.stream(question)) == one.content
+
+
+def test_once_streams_every_token_and_ends_as_others_do(
+    gguf: str, model: Model, passages: VectorStoreRetriever
+) -> None:
+    chat = ChatRaLMSpec.from_chain(
+        retriever=passages, prompt=TUTORIAL, model_path=gguf, max_tokens=12
+    )
+    pieces = [str(chunk.text) for chunk in chat.stream(QUESTIONS[0])]
+    assert len([piece for piece in pieces if piece]) > 6
+    answer = chat.invoke(QUESTIONS[0])
+    assert answer.response_metadata["finish_reason"] == "length"
+    stop = str(answer.content)[8:12]
+    stopped = chat.invoke(QUESTIONS[0], stop=[stop])
+    assert stopped.content == str(answer.content).split(stop)[0]
+    assert stopped.response_metadata["finish_reason"] == "stop"
+    whole = (chat | StrOutputParser()).batch([QUESTIONS[0], QUESTIONS[0]])
+    assert whole == [answer.content] * 2
+
+
+def test_what_was_read_is_not_read_again(
+    gguf: str, passages: VectorStoreRetriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    prefill = Sequence.prefill
+
+    def counted(self: Sequence, tokens: Any) -> None:
+        read.append(len(tokens))
+        prefill(self, tokens)
+
+    monkeypatch.setattr(Sequence, "prefill", counted)
+    chat = ChatRaLMSpec(
+        model_path=gguf, retriever=passages, retrieval_policy="once", max_tokens=4,
+        kv_cache_bytes=2**29 + 1,  # a model of its own, that has read nothing
+    )  # fmt: skip
+    first = chat.invoke(QUESTIONS[0])
+    assert len(read) == 5  # the head, and four documents
+    assert chat.invoke(QUESTIONS[0]).content == first.content
+    assert len(read) == 5
+    # Of three documents of the four, none has to be read again.
+    fewer = chat.model_copy(update={"documents_per_step": 3})
+    cold = fewer.model_copy(update={"kv_cache_bytes": 0}).invoke(QUESTIONS[0])
+    n_read = len(read)
+    assert fewer.invoke(QUESTIONS[0]).content == cold.content
+    assert len(read) == n_read
+
+
+def test_documents_stand_behind_a_long_history(
+    gguf: str, model: Model, passages: VectorStoreRetriever
+) -> None:
+    chat = ChatRaLMSpec(model_path=gguf, retriever=passages, max_document_tokens=40)
+    question = HumanMessage(QUESTIONS[0])
+    long = [HumanMessage("Tell me of heaps. " * 40), AIMessage("They are trees.")]
+    placed = {
+        (position, len(history)): chat.model_copy(
+            update={"document_position": position}
+        )._prompt(model, [*history, question])
+        for position in ("auto", "head", "question")
+        for history in ([], HISTORY, long)
+    }
+    assert placed["auto", 0] == placed["head", 0] != placed["question", 0]
+    auto = chat._prompt(model, [*HISTORY, question])
+    assert len(auto.head) < BLOCK
+    auto = chat._prompt(model, [*long, question])
+    assert len(auto.head) > BLOCK > len(auto.tail)
+    # With each turn, only the newest of the history has to be read.
+    next_ = [*long, question, AIMessage("By its keys."), HumanMessage("Which keys?")]
+    after = chat._prompt(model, next_)
+    assert after.head[:BLOCK] == auto.head[:BLOCK]
+
+
+def test_a_filled_prompt_is_warned_of_once(
+    gguf: str, model: Model, passages: VectorStoreRetriever
+) -> None:
+    chat = ChatRaLMSpec(model_path=gguf, retriever=passages, max_tokens=2)
+    filled = HUB.invoke({"context": "A heap is a tree. " * 9, "question": "What?"})
+    with pytest.warns(UserWarning, match="take the retriever out of the chain"):
+        chat.invoke(filled)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chat.invoke(filled)
+        chat = ChatRaLMSpec(model_path=gguf, retriever=passages, max_tokens=2)
+        chat.invoke("What is a heap?")
+        chat.invoke("Explain, in your own words, what a heap queue is. " * 5)
+        own = {"query_source": lambda messages: messages[-1].text[-5:]}
+        chat = chat.model_copy(update=own)
+        chat.invoke(filled)
+
+
+def test_queries_are_made_of_what_query_source_gives(
+    gguf: str, model: Model, passages: VectorStoreRetriever
+) -> None:
+    own: dict[str, Any] = {"model_path": gguf, "retriever": passages, "max_tokens": 2}
+    for policy in ("once", "stride"):
+        settings = {**own, "retrieval_policy": policy, "documents_per_step": 1}
+        for face in (ChatRaLMSpec, RaLMSpecLLM):
+            plain = face(**settings)
+            odd = face(**settings, query_source=lambda _: QUESTIONS[1])
+            run, other = plain.start(QUESTIONS[1]), odd.start(QUESTIONS[0])
+            assert "".join(run) is not None
+            assert "".join(other) is not None
+            assert run.documents[0].id == other.documents[0].id
+    bad = ChatRaLMSpec(**own, query_source=lambda _: 3)
+    with pytest.raises(InvalidValueError, match="query_source must give a string"):
+        bad.invoke("What?")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("What of {context}? {question}", "must be a prompt template"),
+        (PromptTemplate.from_template("What? {question}"), "no {context}"),
+        (PromptTemplate.from_template("{context}"), "one variable beside"),
+        (PromptTemplate.from_template("{context} {a} {b}"), r"\['a', 'b'\]"),
+        (PromptTemplate.from_template("{context} {context} {a}"), "got 2 times"),
+        (
+            ChatPromptTemplate.from_messages(
+                [
+                    MessagesPlaceholder("one"),
+                    MessagesPlaceholder("two"),
+                    ("human", "{context} {q}"),
+                ]
+            ),
+            r"\['one', 'two'\]",
+        ),
+    ],
+)
+def test_a_prompt_that_cannot_serve_is_refused(
+    prompt: Any, said: str, passages: VectorStoreRetriever
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        ChatRaLMSpec.from_chain(
+            retriever=passages, prompt=prompt, model_path="model.gguf"
+        )
+
+
+def test_an_input_that_cannot_serve_is_refused(
+    gguf: str, model: Model, passages: VectorStoreRetriever
+) -> None:
+    parts: dict[str, Any] = {"retriever": passages, "model_path": gguf}
+    chat = ChatRaLMSpec.from_chain(prompt=TUTORIAL, **parts)
+    for values in ({}, {"question": 3}, {"question": "a", "more": "b"}):
+        with pytest.raises(InvalidValueError, match="the input must have 'question'"):
+            chat.invoke(values)  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError, match="user message"):
+        chat.invoke([HumanMessage("What?"), AIMessage("That.")])
+    small = ChatRaLMSpec.from_chain(prompt=TUTORIAL, n_ctx=256, **parts)
+    with pytest.raises(ContextOverflowError, match=r"of documents and max_tokens=256"):
+        small.invoke(QUESTIONS[0])
+    with pytest.raises(ContextOverflowError, match="trim_messages"):
+        chat.invoke([HumanMessage("heap " * 3000), AIMessage("So?"), HumanMessage("a")])
+
+
+def test_the_arguments_of_a_llama_cpp_model_are_taken(
+    gguf: str, passages: VectorStoreRetriever
+) -> None:
+    class Llm:
+        model_path, n_ctx, temperature, stop, seed = gguf, 1024, 0.5, ["\n"], -1
+        top_p, n_threads, verbose = 0.9, None, True
+
+    chat = ChatRaLMSpec.from_chain(
+        retriever=passages, prompt=TUTORIAL, llm=Llm(), temperature=0.0
+    )
+    assert (chat.model_path, chat.n_ctx, chat.stop) == (gguf, 1024, ["\n"])
+    assert (chat.temperature, chat.top_p) == (0.0, 0.9)
+    assert chat.retrieval_policy == "once"
+    assert chat.n_documents == 4
+
+
+def test_a_cached_answer_is_to_one_prompt(
+    gguf: str, model: Model, passages: VectorStoreRetriever
+) -> None:
+    own: dict[str, Any] = {"retriever": passages, "model_path": gguf, "max_tokens": 6}
+    cache = InMemoryCache()
+    one = ChatRaLMSpec.from_chain(prompt=TUTORIAL, cache=cache, **own)
+    other = ChatRaLMSpec.from_chain(prompt=HUB, cache=cache, **own)
+    assert one.invoke("What?").id == one.invoke("What?").id
+    assert len(cache._cache) == 1
+    other.invoke("What?")
+    assert len(cache._cache) == 2
