@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from langchain_core.globals import get_llm_cache
 from langchain_core.prompts import BasePromptTemplate, PromptTemplate
-from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
@@ -32,7 +31,12 @@ from langchain_ralmspec.ralm import (
 )
 from langchain_ralmspec.ralm.run import RetrievalRun
 from langchain_ralmspec.ralm.session import text_of
-from langchain_ralmspec.retrievers import MOST_HITS, RaLMSpecRetriever
+from langchain_ralmspec.retrievers import (
+    MOST_HITS,
+    RaLMSpecRetriever,
+    adopt,
+    documents_wanted,
+)
 from langchain_ralmspec.speculation import GUESS_POLICIES, Estimates
 from langchain_ralmspec.text import sha256_of
 
@@ -63,7 +67,8 @@ class RetrievalGeneration(SpeculativeGeneration):
     """Settings of generation with retrieval inside, and one request made of them."""
 
     retriever: Any
-    """A ``RaLMSpecRetriever``, a ``VectorStore``, or its ``as_retriever()``."""
+    """A ``VectorStore``, or any retriever: a ``Runnable`` from a string to a list of
+    documents. One that is changed later is asked as it is when a request begins."""
 
     retrieval_stride: int = Field(default=4, ge=1)
     """Tokens generated between two retrievals."""
@@ -79,8 +84,12 @@ class RetrievalGeneration(SpeculativeGeneration):
     """Answers that ``"iter-retgen"`` writes; the last one is given."""
     max_document_tokens: int = Field(default=256, ge=1)
     """A longer document is cut."""
-    documents_per_step: int = Field(default=1, ge=1, le=MOST_HITS)
-    """Documents in front of the prompt; the whole ordered list must match."""
+    documents_per_step: int | None = Field(default=None, ge=1, le=MOST_HITS)
+    """Most documents in front of the prompt; the whole ordered list must match. None
+    takes the ``k`` in the ``search_kwargs`` of a LangChain retriever, else 1."""
+    on_empty: Literal["answer", "error"] = "answer"
+    """Where a query finds nothing: ``"answer"`` that step without documents, or raise
+    an ``EmptyStoreError``."""
     document_prompt: BasePromptTemplate[str] = PromptTemplate.from_template(
         "{page_content}"
     )
@@ -101,20 +110,7 @@ class RetrievalGeneration(SpeculativeGeneration):
     @field_validator("retriever")
     @classmethod
     def _adopt_retriever(cls, value: Any) -> RaLMSpecRetriever:
-        if isinstance(value, RaLMSpecRetriever):
-            _refuse_own_search(value, RaLMSpecRetriever)
-            return value
-        if isinstance(value, VectorStoreRetriever):
-            _refuse_own_search(value, VectorStoreRetriever)
-            if value.search_type != "similarity":
-                msg = f"search_type must be 'similarity', got {value.search_type!r}"
-                raise InvalidValueError(msg)
-            words = dict(value.search_kwargs)
-            given = {name: words.pop(name) for name in ("k", "filter") if name in words}
-            return RaLMSpecRetriever(
-                vectorstore=value.vectorstore, search_kwargs=words, **given
-            )
-        return RaLMSpecRetriever(vectorstore=value)
+        return adopt(value)
 
     @field_validator("guess_policy")
     @classmethod
@@ -153,6 +149,8 @@ class RetrievalGeneration(SpeculativeGeneration):
         """
         prompt = self._prompt(model, asked)
         sampling = self._sampling(overrides or {})
+        retriever = self._current_retriever
+        depth = self.documents_per_step or documents_wanted(retriever)
         if not prompt.tail:
             msg = "the prompt is empty; ask something"
             raise InvalidValueError(msg)
@@ -160,7 +158,7 @@ class RetrievalGeneration(SpeculativeGeneration):
             prompt,
             self._layout,
             model.weights,
-            n_documents=self.documents_per_step,
+            n_documents=depth,
             max_tokens=sampling.max_tokens,
             n_ctx=model.n_ctx,
         )
@@ -174,12 +172,13 @@ class RetrievalGeneration(SpeculativeGeneration):
 
         request = Request(
             writer=Writer(prompt, transcript, sampling.sampler(), open_path),
-            session=self.retriever.new_session(
-                k=self.documents_per_step,
+            session=retriever.new_session(
+                k=depth,
                 prefetch_k=self.prefetch_k,
                 stats=stats,
                 # Spares rendering every hit where the text alone is shown.
                 render=text_of if shows_text else layout.render,
+                on_empty=self.on_empty,
             ),
             policy=self._policy(model, prompt, transcript),
         )
@@ -191,6 +190,12 @@ class RetrievalGeneration(SpeculativeGeneration):
         else:
             events = sequential(request)
         return RetrievalRun(events, request)
+
+    @property
+    def _current_retriever(self) -> RaLMSpecRetriever:
+        """The retriever, adopted anew where its user has changed it since."""
+        self.retriever = adopt(self.retriever)
+        return cast("RaLMSpecRetriever", self.retriever)
 
     def _policy(
         self, model: Model, prompt: Prompt, transcript: Transcript
@@ -223,23 +228,25 @@ class RetrievalGeneration(SpeculativeGeneration):
             for value in prompt.partial_variables.values()
         ):
             return "document_prompt may show a document otherwise each time"
-        retriever: RaLMSpecRetriever = self.retriever
-        return retriever.uncacheable
+        return self._current_retriever.uncacheable
 
     def _fingerprint(self) -> dict[str, Any]:
         """Scalars that tell one configured model from another (cache key, traces)."""
         names = RetrievalGeneration.model_fields
         settings = self._values_of(names, "retriever", "document_prompt")
+        retriever = self._current_retriever
         # A cached answer is stale once the store has grown; but counting may be a
         # request to a server, so it is only done where answers are cached at all.
         cache = getattr(self, "cache", None)
         caches = cache is not False and (cache or get_llm_cache() is not None)
         return settings | {
             "document_prompt": str(self.document_prompt),
-            "retriever": self.retriever.key,
+            "documents_per_step": self.documents_per_step
+            or documents_wanted(retriever),
+            "retriever": retriever.key,
             # A dict may have been changed since; hashed, for traces show this.
-            "filter": sha256_of(repr(self.retriever.filter)),
-            "n_documents": self.retriever.store.count() if caches else None,
+            "filter": sha256_of(repr(retriever.filter)),
+            "n_documents": retriever.store.count() if caches else None,
         }
 
 
@@ -264,28 +271,6 @@ def _rendered(document: Document, prompt: BasePromptTemplate[str]) -> str:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         msg = f"document_prompt cannot show the document {name!r}: {error}"
         raise InvalidValueError(msg) from error
-
-
-def _refuse_own_search(
-    value: RaLMSpecRetriever | VectorStoreRetriever, kind: type[Any]
-) -> None:
-    """Refuse a subclass that searches by itself: its search would be passed by."""
-    for name in (
-        "invoke",
-        "ainvoke",
-        "batch",
-        "abatch",
-        "_get_relevant_documents",
-        "_aget_relevant_documents",
-    ):
-        if getattr(type(value), name) is not getattr(kind, name):
-            msg = (
-                f"{type(value).__name__} overrides {name}, which is not called here: "
-                "the store is asked for many queries at once; give the vector store, "
-                "with filter=… in a RaLMSpecRetriever, or override the store's "
-                "similarity_search"
-            )
-            raise InvalidValueError(msg)
 
 
 def _info(run: RetrievalRun, model: Model) -> dict[str, Any]:

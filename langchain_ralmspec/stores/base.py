@@ -121,6 +121,7 @@ class Store(Protocol):
       exact: documents are ranked by what the vectors that hits carry give in float64,
       and none is missed. Else it returns None. Queries whose answer follows from
       others' by the triangle inequality are then not asked;
+    * an attribute ``one_call_a_query``, true where many queries are as many calls;
     * the methods ``find`` and ``document`` of an :class:`ArrayStore`, which save making
       a document of every hit.
     """

@@ -16,6 +16,7 @@ from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm import Session
 from langchain_ralmspec.ralm.run import RetrievalRun
+from langchain_ralmspec.retrievers import documents_wanted
 from langchain_ralmspec.stores import Query
 
 _T = TypeVar("_T")
@@ -113,7 +114,8 @@ def measure(target: Target, question: str) -> Costs:
             "something else with --question"
         )
     session = target.retriever.new_session(
-        k=target.documents_per_step, prefetch_k=target.prefetch_k
+        k=target.documents_per_step or documents_wanted(target.retriever),
+        prefetch_k=target.prefetch_k,
     )
     session.prepare()
     texts = _queries(run, question)
