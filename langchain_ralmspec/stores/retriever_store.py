@@ -99,9 +99,9 @@ class RetrieverStore:
                 if isinstance(error, TypeError) and "synchronously" not in str(error):
                     raise
                 raise StoreError(
-                    f"{self._name} cannot be asked without await, and is asked in "
-                    f"threads here ({type(error).__name__}: {error}); give it a "
-                    "synchronous _get_relevant_documents, or function, too"
+                    f"{self._name} failed to search: {type(error).__name__}: {error}; "
+                    "it is called without await here: if it can only be awaited, give "
+                    "it a synchronous _get_relevant_documents, or function, too"
                 ) from error
         is_list = isinstance(found, list | tuple)
         if not is_list or not all(isinstance(each, Document) for each in found):
