@@ -6,11 +6,10 @@ from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from langchain_core.globals import get_llm_cache
 from langchain_core.prompts import BasePromptTemplate, PromptTemplate
-from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
@@ -36,8 +35,14 @@ from langchain_ralmspec.ralm import (
     speculative,
 )
 from langchain_ralmspec.ralm.run import RetrievalRun
-from langchain_ralmspec.retrievers import MOST_HITS, RaLMSpecRetriever
+from langchain_ralmspec.retrievers import (
+    MOST_HITS,
+    RaLMSpecRetriever,
+    adopt,
+    documents_wanted,
+)
 from langchain_ralmspec.speculation import GUESS_POLICIES, Estimates
+from langchain_ralmspec.stores import RetrieverStore
 from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
@@ -71,7 +76,8 @@ class RetrievalGeneration(SpeculativeGeneration):
     """Settings of generation with retrieval inside, and one request made of them."""
 
     retriever: Any
-    """A ``RaLMSpecRetriever``, a ``VectorStore``, or its ``as_retriever()``."""
+    """A ``VectorStore``, or any retriever: a ``Runnable`` from a string to a list of
+    documents. One that is changed later is asked as it is when a request begins."""
 
     retrieval_stride: int = Field(default=4, ge=1)
     """Tokens generated between two retrievals."""
@@ -92,8 +98,12 @@ class RetrievalGeneration(SpeculativeGeneration):
     max_document_tokens: int | None = Field(default=None, ge=1)
     """A longer document is cut; None cuts at 256, and under ``"once"`` nowhere."""
     documents_per_step: int | None = Field(default=None, ge=1, le=MOST_HITS)
-    """Documents in front of the prompt; the whole ordered list must match. None takes
-    1, and under ``"once"`` 4, as ``as_retriever()`` does."""
+    """Most documents in front of the prompt; the whole ordered list must match. None
+    takes the ``k`` in the ``search_kwargs`` of a LangChain retriever, else 1; under
+    ``"once"`` all that a retriever finds, or 4 from a store, as ``as_retriever()``."""
+    on_empty: Literal["answer", "error"] = "answer"
+    """Where a query finds nothing: ``"answer"`` that step without documents, or raise
+    an ``EmptyStoreError``."""
     document_prompt: BasePromptTemplate[str] = PromptTemplate.from_template(
         "{page_content}"
     )
@@ -116,20 +126,7 @@ class RetrievalGeneration(SpeculativeGeneration):
     @field_validator("retriever")
     @classmethod
     def _adopt_retriever(cls, value: Any) -> RaLMSpecRetriever:
-        if isinstance(value, RaLMSpecRetriever):
-            _refuse_own_search(value, RaLMSpecRetriever)
-            return value
-        if isinstance(value, VectorStoreRetriever):
-            _refuse_own_search(value, VectorStoreRetriever)
-            if value.search_type != "similarity":
-                msg = f"search_type must be 'similarity', got {value.search_type!r}"
-                raise InvalidValueError(msg)
-            words = dict(value.search_kwargs)
-            given = {name: words.pop(name) for name in ("k", "filter") if name in words}
-            return RaLMSpecRetriever(
-                vectorstore=value.vectorstore, search_kwargs=words, **given
-            )
-        return RaLMSpecRetriever(vectorstore=value)
+        return adopt(value)
 
     @field_validator("guess_policy")
     @classmethod
@@ -175,8 +172,9 @@ class RetrievalGeneration(SpeculativeGeneration):
         require = partial(
             require_room, prompt, max_tokens=sampling.max_tokens, n_ctx=model.n_ctx
         )
+        is_once = self.retrieval_policy == "once"
         # How long whole documents are is not known before they are found.
-        is_cut = self.retrieval_policy != "once" or self.max_document_tokens
+        is_cut = not is_once or self.max_document_tokens
         n_most = layout.most_tokens(model.weights, self.n_documents) if is_cut else 0
         require(n_documents=n_most)
         transcript = self._transcript(model, sampling, stop)
@@ -189,15 +187,17 @@ class RetrievalGeneration(SpeculativeGeneration):
 
         request = Request(
             writer=Writer(prompt, transcript, sampling.sampler(), open_path),
-            session=self.retriever.new_session(
+            session=self._current_retriever.new_session(
                 k=self.n_documents,
-                prefetch_k=self.prefetch_k,
+                # Exactly the documents that a search for so many finds.
+                prefetch_k=0 if is_once else self.prefetch_k,
                 stats=stats,
                 render=layout.render,
+                on_empty=self.on_empty,
             ),
             policy=self._policy(model, prompt, transcript),
         )
-        if self.retrieval_policy == "once":
+        if is_once:
             events = once(request)
         elif self._may_speculate(model):
             guess = self.guess_policy
@@ -207,6 +207,12 @@ class RetrievalGeneration(SpeculativeGeneration):
         else:
             events = sequential(request)
         return RetrievalRun(events, request)
+
+    @property
+    def _current_retriever(self) -> RaLMSpecRetriever:
+        """The retriever, adopted anew where its user has changed it since."""
+        self.retriever = adopt(self.retriever)
+        return cast("RaLMSpecRetriever", self.retriever)
 
     def _policy(
         self, model: Model, prompt: Prompt, transcript: Transcript
@@ -225,8 +231,13 @@ class RetrievalGeneration(SpeculativeGeneration):
     @property
     def n_documents(self) -> int:
         """Documents per step."""
-        is_once = self.retrieval_policy == "once"
-        return self.documents_per_step or (4 if is_once else 1)
+        retriever = self._current_retriever
+        wanted = self.documents_per_step or documents_wanted(retriever)
+        if wanted or self.retrieval_policy != "once":
+            return wanted or 1
+        # A retriever that searches by itself gives what it gives; a store is asked for
+        # as many as as_retriever() asks it for.
+        return MOST_HITS if isinstance(retriever.store, RetrieverStore) else 4
 
     def _layout(self, model: Model, prompt: Prompt) -> DocumentLayout:
         def render(document: Document) -> str:
@@ -265,22 +276,23 @@ class RetrievalGeneration(SpeculativeGeneration):
             for value in prompt.partial_variables.values()
         ):
             return "document_prompt may show a document otherwise each time"
-        retriever: RaLMSpecRetriever = self.retriever
-        return retriever.uncacheable
+        return self._current_retriever.uncacheable
 
     def _fingerprint(self) -> dict[str, Any]:
         """Scalars that tell one configured model from another (cache key, traces)."""
         names = RetrievalGeneration.model_fields
         hidden = ("retriever", "document_prompt", "query_source")
         settings = self._values_of(names, *hidden)
+        retriever = self._current_retriever
         # A cached answer is stale once documents are others; but looking at all of them
         # takes a while, so it is only done where answers are cached at all.
         cache = getattr(self, "cache", None)
         caches = cache is not False and (cache or get_llm_cache() is not None)
         return settings | {
             "document_prompt": str(self.document_prompt),
-            "retriever": self.retriever.key,
-            "documents": self.retriever.version if caches else None,
+            "documents_per_step": self.n_documents,
+            "retriever": retriever.key,
+            "documents": retriever.version if caches else None,
         }
 
 
@@ -305,28 +317,6 @@ def _rendered(document: Document, prompt: BasePromptTemplate[str]) -> str:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         msg = f"document_prompt cannot show the document {name!r}: {error}"
         raise InvalidValueError(msg) from error
-
-
-def _refuse_own_search(
-    value: RaLMSpecRetriever | VectorStoreRetriever, kind: type[Any]
-) -> None:
-    """Refuse a subclass that searches by itself: its search would be passed by."""
-    for name in (
-        "invoke",
-        "ainvoke",
-        "batch",
-        "abatch",
-        "_get_relevant_documents",
-        "_aget_relevant_documents",
-    ):
-        if getattr(type(value), name) is not getattr(kind, name):
-            msg = (
-                f"{type(value).__name__} overrides {name}, which is not called here: "
-                "the store is asked for many queries at once; give the vector store, "
-                "with filter=… in a RaLMSpecRetriever, or override the store's "
-                "similarity_search"
-            )
-            raise InvalidValueError(msg)
 
 
 def _info(run: RetrievalRun, model: Model) -> dict[str, Any]:

@@ -47,8 +47,7 @@ class Flight:
 
 
 def _is_right(guess: Guess, truth: Hits) -> bool:
-    # Where nothing was found, no guess is right, and least of all one of nothing.
-    return bool(truth) and texts_of(guess.hits) == texts_of(truth)
+    return texts_of(guess.hits) == texts_of(truth)
 
 
 class Flights:

@@ -6,7 +6,7 @@ import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.errors import EmptyStoreError, StoreError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from langchain_ralmspec.stores.base import MaxNorm, Store
 
 Hits = tuple["Hit", ...]
+OnEmpty = Literal["answer", "error"]
 
 _CAPACITY = 2048  # documents in a session's cache
 
@@ -90,20 +91,24 @@ class Session:
         prefetch_k: int | None = None,
         stats: SpeculationStats | None = None,
         render: Callable[[Document], str] = text_of,
+        on_empty: OnEmpty = "error",
     ) -> None:
         """Start with an empty cache.
 
         ``prefetch_k`` hits of every verified query enter it; None takes 200 where more
-        hits cost next to nothing, in exact local search, and 20 elsewhere. ``render``
-        gives a document's text as the model reads it.
+        hits cost next to nothing, in exact local search, and 20 elsewhere; with 0
+        nothing is ever guessed, and searches are no wider than ``depth``. ``render``
+        gives a document's text as the model reads it. ``on_empty`` says whether it is
+        an ``"error"`` that a query finds nothing, or an ``"answer"``.
         """
         self.depth = depth
         self.stats = stats or SpeculationStats()
         self._render = render
+        self._on_empty = on_empty
         self._store = store
         if prefetch_k is None:
             prefetch_k = 200 if store.top_k_is_stable else 20
-        self._prefetch_k = max(prefetch_k, depth)
+        self._prefetch_k = max(prefetch_k, depth) if prefetch_k else 0
         self._max_norm: MaxNorm | None = None
         self._arrays = as_array_store(store)
         self._forget()
@@ -129,6 +134,8 @@ class Session:
                     (query,) = self._encode([text])
             vector = query.vector
             ids = GUESS_POLICIES[policy].guess(self._cache, vector, ids_of(current))
+            if not ids:  # nothing is guessed only where nothing was found
+                policy, ids = "same", ids_of(current)
             known = {hit.id: hit for hit in current}
             try:
                 hits = tuple(
@@ -195,8 +202,8 @@ class Session:
         """Ask the store for many queries in one call; changes nothing here.
 
         Queries without a vector are encoded in one batch. The truth of a query are the
-        documents that :meth:`retrieve` would give; none where it would raise
-        EmptyStoreError, as queries behind a wrong guess may.
+        documents that :meth:`retrieve` would give; none where nothing is found, which
+        may be an error only if no guess before was wrong.
 
         Args:
             queries: one at least.
@@ -213,8 +220,10 @@ class Session:
         # One more than the depth shows whether the last place is a near tie.
         k = self._width if with_vectors else self._k(self.depth + 1)
         found, waiting = self._search(ready, k, with_vectors=with_vectors)
+        is_split = getattr(self._store, "one_call_a_query", False)
+        n_calls = len(ready) if is_split else 1
         answer = Verification(
-            [], found, ready, 1, len(ready), 0.0, embedding, waiting, max_norm
+            [], found, ready, n_calls, len(ready), 0.0, embedding, waiting, max_norm
         )
         for query, each in zip(ready, found, strict=True):
             answer.truth.append(self._settled(query, each, answer))
@@ -272,7 +281,7 @@ class Session:
 
     @property
     def _width(self) -> int:
-        return max(self._prefetch_k, self.depth + 1)
+        return max(self._prefetch_k, self.depth + 1) if self._prefetch_k else self.depth
 
     def _k(self, wanted: int) -> int:
         """Hits to ask for when ``wanted`` are needed.
@@ -341,12 +350,11 @@ class Session:
         return alone.truth[0]
 
     def require(self, text: str, hits: Hits) -> None:
-        """Refuse to write on without documents, by an EmptyStoreError.
+        """Where nothing found is an error, raise it: an EmptyStoreError.
 
-        A store that goes by words has none for a query of other words, a greeting, say:
-        then the step is written without documents.
+        Else it is an answer like any other: the step is written without documents.
         """
-        if not hits and self._store.metric is not None:
+        if not hits and self._on_empty == "error":
             raise _empty(text)
 
 

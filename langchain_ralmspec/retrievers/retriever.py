@@ -20,9 +20,10 @@ from langchain_core.runnables.config import get_config_list, run_in_executor
 from pydantic import Field, PrivateAttr
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
-from langchain_ralmspec.arguments import StrictArguments
+from langchain_ralmspec.arguments import StrictArguments, owned
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
-from langchain_ralmspec.ralm.session import Session, text_of
+from langchain_ralmspec.ralm.session import OnEmpty, Session, text_of
+from langchain_ralmspec.retrievers.caching import why_uncacheable
 from langchain_ralmspec.retrievers.session import (
     MOST_HITS,
     RetrieverSession,
@@ -30,22 +31,16 @@ from langchain_ralmspec.retrievers.session import (
     require_hits,
     require_texts,
 )
+from langchain_ralmspec.retrievers.snapshot import Origin, is_same
 from langchain_ralmspec.speculation import GUESS_POLICIES
-from langchain_ralmspec.stores import (
-    BM25Store,
-    FaissStore,
-    Store,
-    lock_of,
-    open_store,
-    refresh,
-)
+from langchain_ralmspec.stores import BM25Store, Store, lock_of, open_store, refresh
 from langchain_ralmspec.stores.failures import reported_as_store_error
-from langchain_ralmspec.stores.faiss_rows import FixedRows, checked_document
+from langchain_ralmspec.stores.faiss_rows import checked_document
 from langchain_ralmspec.text import well_formed
 
 
 class RaLMSpecRetriever(StrictArguments, BaseRetriever):
-    """Retrieves from Chroma, FAISS or any LangChain ``VectorStore``.
+    """Retrieves from Chroma, FAISS, any LangChain ``VectorStore`` or retriever.
 
     ``batch`` sends all queries to the store in one call, and :meth:`session` gives
     guess / verify to code that generates on its own. ``RaLMSpecLLM`` and
@@ -60,7 +55,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     """
 
     vectorstore: Any = Field(frozen=True)
-    """A LangChain ``VectorStore``, or one of this package's stores."""
+    """A LangChain ``VectorStore``, any retriever, or one of this package's stores."""
     k: int = Field(default=4, ge=1, le=MOST_HITS)
     """Documents returned for a query, if the store finds as many."""
     filter: Any = Field(default=None, frozen=True)
@@ -72,7 +67,9 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     ``namespace``, ``where_document`` …. With these it is asked query by query. They are
     copied as ``filter`` is."""
 
+    _origin: Origin | None = PrivateAttr(default=None)
     _store: Store = PrivateAttr()
+    _opened: Any = PrivateAttr()
     _key: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)
 
     def model_post_init(self, context: Any, /) -> None:
@@ -81,14 +78,24 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         for name in {"k", "filter"} & self.search_kwargs.keys():
             msg = f"{name!r} in search_kwargs is an argument of its own; give {name}="
             raise InvalidValueError(msg)
+        self._reopen()
+
+    def _keep_up(self) -> None:
+        """Search by the filter and the words as they are now, if these were changed."""
+        if not is_same(self._opened, (self.filter, self.search_kwargs)):
+            self._key = uuid.uuid4().hex
+            self._reopen()
+
+    def _reopen(self) -> None:
+        self._opened = owned((self.filter, self.search_kwargs))
         self._store = self._open()
 
     def _open(self, *, filter: Any = None, **search_kwargs: Any) -> Store:  # noqa: A002
         """The store behind the retriever's own arguments, or those of a call."""
         return open_store(
             self.vectorstore,
-            filter=self.filter if filter is None else filter,
-            search_kwargs=self.search_kwargs | search_kwargs,
+            filter=owned(self.filter if filter is None else filter),
+            search_kwargs=owned(self.search_kwargs | search_kwargs),
         )
 
     @classmethod
@@ -123,6 +130,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     @property
     def key(self) -> str:
         """What tells this retriever from every other one, in caches and traces."""
+        self._keep_up()
         return self._key
 
     @property
@@ -132,16 +140,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         It may where these depend on the query and on stored documents alone, and
         where it shows that documents were added, deleted or replaced.
         """
-        if callable(self.filter):
-            return "the retriever's filter is a function, which may depend on anything"
-        for searched in (self, self.vectorstore):
-            if not _is_known(searched):
-                kind = type(searched).__name__
-                return f"what {kind} finds may depend on anything: its code is not ours"
-        if self.version is None:
-            kind = type(self.vectorstore).__name__
-            return f"{kind} does not tell when documents were added or replaced"
-        return None
+        return why_uncacheable(self, RaLMSpecRetriever)
 
     @property
     def version(self) -> int | None:
@@ -151,8 +150,18 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
 
     @property
     def store(self) -> Store:
-        """The store as the speculation sees it."""
+        """The store as the speculation sees it, under filter and words as they are."""
+        self._keep_up()
         return self._store
+
+    @property
+    def origin(self) -> Origin | None:
+        """What it was made of, where a language model was given another retriever."""
+        return self._origin
+
+    @origin.setter
+    def origin(self, origin: Origin) -> None:
+        self._origin = origin
 
     def session(
         self,
@@ -183,13 +192,19 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         prefetch_k: int | None = None,
         stats: SpeculationStats | None = None,
         render: Callable[[Document], str] = text_of,
+        on_empty: OnEmpty = "error",
     ) -> Session:
         """Open a session for the loops of this package (see :meth:`session`)."""
         require_hits("k", k)
-        if prefetch_k is not None:
+        if prefetch_k:  # 0 and None have meanings of their own
             require_hits("prefetch_k", prefetch_k)
         return Session(
-            self._store, depth=k, prefetch_k=prefetch_k, stats=stats, render=render
+            self.store,
+            depth=k,
+            prefetch_k=prefetch_k,
+            stats=stats,
+            render=render,
+            on_empty=on_empty,
         )
 
     def add_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
@@ -265,7 +280,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         """
         self._key = uuid.uuid4().hex
         refresh(self.vectorstore)
-        self._store = self._open()
+        self._reopen()
 
     def _get_relevant_documents(
         self,
@@ -368,7 +383,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         require_texts(queries)
         if not queries:
             return []
-        store = self._open(**kwargs) if kwargs else self._store
+        store = self._open(**kwargs) if kwargs else self.store
         found = store.search(store.encode(list(map(well_formed, queries))), k)
         return list(map(documents_of_hits, found))
 
@@ -381,18 +396,3 @@ def _outcome(
     except Exception as error:  # noqa: BLE001  it is what was asked for
         return error
     return documents
-
-
-_KNOWN = ("langchain_core", "langchain_community", "langchain_chroma")
-"""Packages whose stores' searches depend on nothing but what is stored."""
-
-
-def _is_known(searched: object) -> bool:
-    """Whether it is of such a class itself, and none of its methods was replaced."""
-    kind, own = type(searched), getattr(searched, "__dict__", {})
-    if kind is FaissStore:  # which may be a view of another store, with a filter
-        is_known = isinstance(own["_rows"], FixedRows)
-    else:
-        package = kind.__module__.partition(".")[0]
-        is_known = kind in (BM25Store, RaLMSpecRetriever) or package in _KNOWN
-    return is_known and not any(callable(getattr(kind, name, None)) for name in own)

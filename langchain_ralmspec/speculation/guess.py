@@ -28,7 +28,9 @@ class GuessPolicy:
 
 
 def _nearest(cache: SessionCache, vector: Vector | None, current: Ids) -> Ids:
-    return current if vector is None else cache.top(vector, len(current))
+    if vector is None or not current:
+        return current
+    return cache.top(vector, len(current))
 
 
 GUESS_POLICIES = {

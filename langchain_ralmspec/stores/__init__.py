@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from langchain_core.runnables import Runnable
 from langchain_core.vectorstores import VectorStore
 
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
@@ -17,6 +18,7 @@ from langchain_ralmspec.stores.embedding import (
 )
 from langchain_ralmspec.stores.faiss_store import FaissStore
 from langchain_ralmspec.stores.generic_store import GenericStore
+from langchain_ralmspec.stores.retriever_store import RetrieverStore
 from langchain_ralmspec.stores.searches import is_plain
 from langchain_ralmspec.stores.sharing import lock_of
 from langchain_ralmspec.stores.ties import is_near_tie
@@ -29,6 +31,7 @@ __all__ = [
     "Hit",
     "Metric",
     "Query",
+    "RetrieverStore",
     "SentenceTransformerEmbeddings",
     "Store",
     "Vector",
@@ -75,7 +78,8 @@ def open_store(
 
     Args:
         vectorstore: LangChain's FAISS or Chroma, any other LangChain
-            ``VectorStore``, or an object that follows ``Store``: it is returned.
+            ``VectorStore``, any retriever, that is a ``Runnable`` from a string to a
+            list of documents, or an object that follows ``Store``: it is returned.
         filter: restricts every search, in the form the store's own
             ``similarity_search`` takes.
         search_kwargs: other arguments of the store's own ``similarity_search``. With
@@ -84,8 +88,8 @@ def open_store(
 
     Raises:
         InvalidValueError: the object is no vector store, or lacks a part of one, or
-            a filter was given for a ``Store``, or the store cannot use the filter, or
-            a search of it is overridden for ``await`` alone.
+            a filter was given for a ``Store`` or a retriever, or the store cannot use
+            the filter, or a search of it is overridden for ``await`` alone.
         UnknownArgumentError: one of ``search_kwargs`` is no argument of the store's.
         MissingExtraError: the store needs a package that is not installed.
     """
@@ -97,14 +101,7 @@ def open_store(
                     f"{type(vectorstore).__name__} has no {name!r}; a store needs it, "
                     "see langchain_ralmspec.stores.Store"
                 )
-        if filter is not None:
-            raise InvalidValueError(
-                f"a filter ({filter!r}) cannot be added to a "
-                f"{type(vectorstore).__name__}; give it when that store is made"
-            )
-        for name in search_kwargs or ():
-            owner = f"{type(vectorstore).__name__}.search()"
-            raise UnknownArgumentError.of(owner, name, ["k"])
+        _refuse_words(vectorstore, "search()", filter, search_kwargs)
         return cast("Store", vectorstore)
     # By name for the others, so that neither package has to be installed.
     if not search_kwargs and is_plain(vectorstore, "FAISS", _FAISS_OWN):
@@ -113,10 +110,32 @@ def open_store(
         return ChromaStore(vectorstore, filter)
     if isinstance(vectorstore, VectorStore):
         return GenericStore(vectorstore, filter, search_kwargs)
+    if isinstance(vectorstore, Runnable):
+        _refuse_words(vectorstore, "invoke()", filter, search_kwargs)
+        return RetrieverStore(vectorstore)
     raise InvalidValueError(
-        f"{type(vectorstore).__name__} is no vector store; give a LangChain "
-        "VectorStore or an object with encode, search and count"
+        f"{type(vectorstore).__name__} is no vector store and no retriever; give a "
+        "LangChain VectorStore, a retriever or another Runnable from a string to a "
+        "list of Documents (RunnableLambda makes one of a function), or an object with "
+        "encode, search and count"
     )
+
+
+def _refuse_words(
+    store: object,
+    method: str,
+    filter: Any,  # noqa: A002  (LangChain's name)
+    search_kwargs: Mapping[str, Any] | None,
+) -> None:
+    """Refuse what could only be left aside: searches of this store take no words."""
+    name = type(store).__name__
+    if filter is not None:
+        raise InvalidValueError(
+            f"a filter ({filter!r}) cannot be added to a {name}; give it when that is "
+            "made"
+        )
+    for word in search_kwargs or ():
+        raise UnknownArgumentError.of(f"{name}.{method}", word, ["k"])
 
 
 def refresh(vectorstore: object) -> None:

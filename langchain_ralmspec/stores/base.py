@@ -125,6 +125,7 @@ class Store(Protocol):
     * a method ``version()``, which returns another number once documents were added,
       deleted or replaced, or None where that is not known: else answers under them
       cannot be cached;
+    * an attribute ``one_call_a_query``, true where many queries are as many calls;
     * the methods ``find`` and ``document`` of an :class:`ArrayStore`, which save making
       a document of every hit.
     """

@@ -170,7 +170,7 @@ class GenericStore:
         """Hits of one query in the store's order, each document once."""
         with reported_as_store_error(self._name, "search"):
             found = self._found(query, k)
-            documents = {_id_of(document): document for document in found}
+            documents = {id_of(document): document for document in found}
         require_passing(self._filter, documents.values(), self._name)
         vectors = self._vectors_of(documents) if with_vectors else {}
         hits = []
@@ -265,10 +265,13 @@ def _floats(entry: Mapping[str, Any]) -> Vector:
     return np.asarray(entry["vector"], dtype=np.float32)
 
 
-def _id_of(document: Document) -> str:
+def id_of(document: Document) -> str:
     """The document's id, else a hash of what it says."""
-    if document.id is not None:
-        return document.id
+    return content_id(document) if document.id is None else document.id
+
+
+def content_id(document: Document) -> str:
+    """A hash of what the document says."""
     said = [document.page_content, document.metadata]
     try:
         content = json.dumps(said, sort_keys=True, default=str)

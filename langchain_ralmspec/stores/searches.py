@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from inspect import Parameter, signature
 from typing import Any
 
+from langchain_core.runnables import Runnable, RunnableSequence
+from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.vectorstores import VectorStore
 
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
@@ -58,10 +60,37 @@ def refuse_async_alone(store: VectorStore) -> None:
     lowest = 1 + type(store).__mro__.index(VectorStore)  # where no search is one yet
     for name in SEARCHES:
         if _depth(store, f"a{name}") < _depth(store, name) < lowest:
-            raise InvalidValueError(
-                f"{type(store).__name__} overrides a{name} but not {name}, which is "
-                f"what is called here, in threads; override {name} as well"
-            )
+            raise _async_alone(store, f"a{name}", name)
+
+
+def refuse_awaited_alone(retriever: Runnable[Any, Any]) -> None:
+    """Refuse a retriever that searches otherwise where it is awaited.
+
+    As with :func:`refuse_async_alone`. Looks into one with a config, and into pipes.
+
+    Raises:
+        InvalidValueError: it is such a retriever.
+    """
+    parts: Sequence[Runnable[Any, Any]] = ()
+    if isinstance(retriever, RunnableBindingBase):
+        parts = [retriever.bound]
+    elif isinstance(retriever, RunnableSequence):
+        parts = retriever.steps
+    for part in parts:
+        refuse_awaited_alone(part)
+    for awaited, name in (
+        ("ainvoke", "invoke"),
+        ("_aget_relevant_documents", "_get_relevant_documents"),
+    ):
+        if _depth(retriever, awaited) < _depth(retriever, name):
+            raise _async_alone(retriever, awaited, name)
+
+
+def _async_alone(owner: object, awaited: str, name: str) -> InvalidValueError:
+    return InvalidValueError(
+        f"{type(owner).__name__} overrides {awaited} but not {name}, which is what is "
+        f"called here, in threads; override {name} as well"
+    )
 
 
 def search_for(store: object, words: Collection[str], *, may_embed: bool) -> str:

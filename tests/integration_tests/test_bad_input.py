@@ -124,9 +124,10 @@ def test_a_conversation_without_a_question(make: Any) -> None:
 
 def test_empty_store(make: Any, corpus: Corpus) -> None:
     empty = InMemoryVectorStore(corpus.embeddings)
-    llm = make(retriever=empty)
     with pytest.raises(EmptyStoreError, match="How do I run"):
-        llm.invoke(PROMPT)
+        make(retriever=empty, on_empty="error").invoke(PROMPT)
+    llm = make(retriever=empty)
+    assert llm.invoke(PROMPT), "written without documents"
     assert llm.retriever.invoke(PROMPT) == []
     empty.add_documents(corpus.documents[:5])
     assert llm.invoke(PROMPT)

@@ -14,6 +14,7 @@ from langchain_core.prompts import (
     MessagesPlaceholder,
     PromptTemplate,
 )
+from langchain_core.runnables import RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_ralmspec import (
@@ -152,6 +153,41 @@ def test_speculation_changes_no_answer_to_a_prompt(
         assert one.content == other.content
         assert one.response_metadata["steps"] == other.response_metadata["steps"]
         assert "".join(str(c.text) for c in chat.stream(question)) == one.content
+
+
+def test_once_asks_for_as_many_as_the_chain(
+    gguf: str, model: Model, corpus: Corpus
+) -> None:
+    asked: list[int] = []
+
+    class Counting(InMemoryVectorStore):
+        def similarity_search(self, query: str, k: int = 4, **own: Any) -> Any:
+            asked.append(k)
+            return super().similarity_search(query, k=k, **own)
+
+    store = Counting(corpus.embeddings)
+    store.add_documents(corpus.documents[:8])
+    own: dict[str, Any] = {
+        "model_path": gguf,
+        "prompt": TUTORIAL,
+        "n_ctx": 4096,
+        "max_tokens": 1,
+    }
+    reranked = store.as_retriever(search_kwargs={"k": 8}) | RunnableLambda(
+        lambda found: found[::-1][:6]
+    )
+    for retriever, k, n_found in (
+        (store.as_retriever(), 4, 4),
+        (store.as_retriever(search_kwargs={"k": 3}), 3, 3),
+        (reranked, 8, 6),
+    ):
+        asked.clear()
+        chat = ChatRaLMSpec.from_chain(retriever=retriever, **own)
+        answer = chat.invoke(QUESTIONS[0])
+        assert asked == [k]
+        found = retriever.invoke(QUESTIONS[0])
+        assert len(found) == n_found
+        assert [d.id for d in documents_of(answer)] == [d.id for d in found]
 
 
 def test_once_streams_every_token_and_ends_as_others_do(

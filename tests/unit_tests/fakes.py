@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from hypothesis import strategies as st
@@ -229,6 +229,7 @@ def make_request(
     stops: Sequence[str] = (),
     sampler: Sampler | None = None,
     end_bias: float = 0.0,
+    on_empty: Literal["answer", "error"] = "answer",
 ) -> Request:
     """A request over the fakes; fresh at every call."""
     vocabulary, stats = FakeVocabulary(), SpeculationStats()
@@ -245,5 +246,7 @@ def make_request(
         "iter-retgen": IterRetGen(replace(tail, window=0), rounds),
     }
     writer = Writer(prompt, transcript, sampler or Sampler(), open_path)
-    session = Session(store, depth=depth, prefetch_k=prefetch_k, stats=stats)
+    session = Session(
+        store, depth=depth, prefetch_k=prefetch_k, stats=stats, on_empty=on_empty
+    )
     return Request(writer, session, policies[retrieval])

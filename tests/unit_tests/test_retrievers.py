@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from langchain_core.documents import Document
-from langchain_core.vectorstores import InMemoryVectorStore, VectorStoreRetriever
+from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import ValidationError
 
 from langchain_ralmspec import ChatRaLMSpec, RaLMSpecRetriever
@@ -177,17 +177,4 @@ def test_words_of_as_retriever_reach_the_store() -> None:
         ChatRaLMSpec(
             model_path="x.gguf",
             retriever=store.as_retriever(search_kwargs={"fetchk": 9}),
-        )
-
-
-@pytest.mark.parametrize("base", [VectorStoreRetriever, RaLMSpecRetriever])
-@pytest.mark.parametrize(
-    "name", ["_get_relevant_documents", "_aget_relevant_documents", "invoke", "batch"]
-)
-def test_a_retriever_that_searches_by_itself_is_refused(base: Any, name: str) -> None:
-    own = type("Tenants", (base,), {name: lambda *_, **__: []})
-    with pytest.raises(ValidationError, match=f"Tenants overrides {name}"):
-        ChatRaLMSpec(
-            model_path="x.gguf",
-            retriever=own(vectorstore=langchain_faiss(n_rows=N_ROWS)),
         )

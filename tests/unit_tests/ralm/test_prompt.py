@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ def test_documents_in_a_line_are_parted_at_their_beginnings() -> None:
 def test_a_document_is_read_as_it_was_judged() -> None:
     judged = replace(hit("abcdef"), text="j")
     parts = LAYOUT.parts(LETTERS, [judged, hit("xy")])
-    assert "".join(map(chr, sum(parts, []))) == "j|xy|"
+    assert "".join(map(chr, chain.from_iterable(parts))) == "j|xy|"
 
 
 def test_a_request_that_just_fits_is_served() -> None:

@@ -97,14 +97,22 @@ def story(request: Request, events: Iterable[Event]) -> list[Any]:
 
 
 @settings(max_examples=500)
-@given(st.sampled_from([Replacing, Blind, Wordy]), stores, requests, plans)
+@given(
+    st.sampled_from([Replacing, Blind, Wordy]),
+    st.sampled_from(["answer", "error"]),
+    stores,
+    requests,
+    plans,
+)
 def test_both_loops_read_what_the_store_has_now(
     kind: Callable[..., FakeStore],
+    on_empty: str,
     store: dict[str, Any],
     request: dict[str, Any],
     given_plans: list[Plan],
 ) -> None:
     store = store | {"tells_max_norm": False}  # a proven guess makes no query
+    request = request | {"on_empty": on_empty}
     slow, fast = (text_request(kind(**store), **request) for _ in range(2))
     guessed = story(fast, speculative(fast, follow(*given_plans)))
     assert guessed == story(slow, sequential(slow))
@@ -122,16 +130,27 @@ def test_new_texts_are_read_and_told(policy: str) -> None:
     assert len(texts) == len(set(texts)) > 3, "more texts than ids"
 
 
-@pytest.mark.parametrize("loop", ["sequential", "same", "lookup"])
-def test_no_step_is_ever_told_without_documents(loop: str) -> None:
+def events_of(request: Request, loop: str) -> Generator[Event]:
+    if loop == "sequential":
+        return sequential(request)
+    return speculative(request, always(3, loop))
+
+
+LOOPS = [("sequential", Blind), ("same", Blind), ("lookup", Blind)]
+LOOPS += [("sequential", Wordy), ("same", Wordy)]
+
+
+@pytest.mark.parametrize(("loop", "kind"), LOOPS)
+def test_where_it_is_an_error_no_step_is_told_without_documents(
+    loop: str, kind: Any
+) -> None:
     n_refused = 0
     for seed in range(20):
-        request = text_request(Blind(5, seed=seed), **LONG, question=(seed % 15 + 1,))
-        events: Generator[Event] = (
-            sequential(request)
-            if loop == "sequential"
-            else speculative(request, always(3, loop))
+        question = (seed % 15 + 1,)
+        request = text_request(
+            kind(5, seed=seed), **LONG, question=question, on_empty="error"
         )
+        events = events_of(request, loop)
         try:
             assert all(e.hits for e in events if isinstance(e, Committed))
         except EmptyStoreError:
@@ -139,17 +158,22 @@ def test_no_step_is_ever_told_without_documents(loop: str) -> None:
     assert n_refused, "or it shows nothing"
 
 
-@pytest.mark.parametrize("loop", ["sequential", "same"])
-def test_without_a_stored_word_a_step_is_written_without_documents(loop: str) -> None:
-    request = text_request(Wordy(5, seed=1), **LONG)
-    events: Generator[Event] = (
-        sequential(request)
-        if loop == "sequential"
-        else speculative(request, always(3, loop))
-    )
+@pytest.mark.parametrize(("loop", "kind"), LOOPS)
+def test_where_nothing_is_found_a_step_is_written_without_documents(
+    loop: str, kind: Any
+) -> None:
+    request = text_request(kind(5, seed=1), **LONG)
+    events = events_of(request, loop)
     found = [bool(event.hits) for event in events if isinstance(event, Committed)]
     assert len(found) == 30
     assert set(found) == {True, False}
+
+
+@pytest.mark.parametrize("policy", ["same", "lookup"])
+def test_nothing_guessed_where_nothing_is_found_is_right(policy: str) -> None:
+    request = text_request(FakeStore(0), **LONG)
+    list(speculative(request, always(3, policy)))
+    assert request.stats.right_guesses == request.stats.guesses == 29
 
 
 @pytest.mark.parametrize("by", ["retrieve", "verify"])

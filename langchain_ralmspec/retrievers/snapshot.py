@@ -1,0 +1,39 @@
+"""Settings as they are at one moment, to be told from what they become in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+_SCALARS = (str, bytes, int, float, complex, bool, type(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The retriever that another was made of.
+
+    Attributes:
+        retriever: itself; its user may change it.
+        settings: what it was like then.
+    """
+
+    retriever: Any
+    settings: dict[str, Any]
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether a snapshot still tells what is; objects are compared by identity.
+
+    Their own ``==`` may say anything, as that of an array does.
+    """
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if type(one) is dict:
+        return one.keys() == other.keys() and all(
+            is_same(each, other[key]) for key, each in one.items()
+        )
+    if type(one) in (list, tuple):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    return type(one) in (set, *_SCALARS) and bool(one == other)

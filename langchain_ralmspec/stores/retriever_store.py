@@ -1,0 +1,128 @@
+"""Any LangChain retriever: whatever turns a query into a list of documents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from reprlib import repr as shortened
+from typing import Any
+
+from langchain_core.documents import Document
+from langchain_core.runnables import Runnable
+from langchain_core.runnables.config import ContextThreadPoolExecutor
+
+from langchain_ralmspec.errors import InvalidValueError, StoreError
+from langchain_ralmspec.stores.arguments import check_k
+from langchain_ralmspec.stores.base import Hit, Query
+from langchain_ralmspec.stores.failures import reported_as_store_error
+from langchain_ralmspec.stores.generic_store import content_id, id_of
+from langchain_ralmspec.stores.searches import refuse_awaited_alone
+
+
+class RetrieverStore:
+    """A retriever that is asked one query a call, many calls at once.
+
+    Its order is kept, and what it does not find is not there. How it ranks is not
+    known, so documents are not compared with queries here: a guess can only repeat the
+    last documents.
+
+    Args:
+        retriever: any ``Runnable`` from a string to a list of ``Document``: a
+            retriever, one with a config, one piped into a reranker.
+        max_concurrency: calls at once; 1 makes them one after the other.
+
+    Attributes:
+        metric: None, since there are no vectors.
+        dimension: None.
+        top_k_is_stable: True: it is never told how many are wanted.
+        one_call_a_query: True: each query is counted as a call.
+        reads_shared_memory: True, since it may.
+
+    Raises:
+        InvalidValueError: ``retriever`` is no ``Runnable``, or overrides a search for
+            ``await`` alone, or ``max_concurrency`` is below 1.
+    """
+
+    metric = None
+    dimension = None
+    top_k_is_stable = True
+    one_call_a_query = True
+    reads_shared_memory = True
+
+    def __init__(
+        self, retriever: Runnable[str, list[Document]], max_concurrency: int = 8
+    ) -> None:
+        if not isinstance(retriever, Runnable):
+            kind = type(retriever).__name__
+            msg = f"{kind} is no Runnable; put a function into RunnableLambda(…)"
+            raise InvalidValueError(msg)
+        if not isinstance(max_concurrency, int) or max_concurrency < 1:
+            msg = f"max_concurrency must be at least 1, got {max_concurrency!r}"
+            raise InvalidValueError(msg)
+        refuse_awaited_alone(retriever)
+        self._retriever = retriever
+        self._max_concurrency = max_concurrency
+        self._name = retriever.get_name()
+
+    def encode(self, texts: Sequence[str]) -> list[Query]:
+        """Turn query texts into queries, which the retriever is asked as text."""
+        return [Query(text) for text in texts]
+
+    def search(
+        self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
+    ) -> list[list[Hit]]:
+        """Find the first ``k`` documents that the retriever gives for every query.
+
+        Each document comes once. The score is ordinal only: minus the rank.
+
+        Raises:
+            InvalidValueError: ``k`` is below 1.
+            StoreError: the retriever raised, cannot be called without ``await``, or
+                gave no list of documents. Calls that run are waited for.
+        """
+        check_k(k)
+        texts = [query.text for query in queries]
+        # Not its own batch(), which may find other documents than invoke() does.
+        if len(texts) == 1:
+            return [self._hits(self._ask(texts[0]), k)]
+        with ContextThreadPoolExecutor(self._max_concurrency) as pool:
+            return [self._hits(found, k) for found in pool.map(self._ask, texts)]
+
+    def count(self) -> int:
+        """-1: a retriever does not tell how many documents there are."""
+        return -1
+
+    def _ask(self, text: str) -> Sequence[Document]:
+        with reported_as_store_error(self._name, "search"):
+            try:
+                found: Any = self._retriever.invoke(text)
+            except (NotImplementedError, TypeError) as error:
+                if isinstance(error, TypeError) and "synchronously" not in str(error):
+                    raise
+                raise StoreError(
+                    f"{self._name} failed to search: {type(error).__name__}: {error}; "
+                    "it is called without await here: if it can only be awaited, give "
+                    "it a synchronous _get_relevant_documents, or function, too"
+                ) from error
+        is_list = isinstance(found, list | tuple)
+        if not is_list or not all(isinstance(each, Document) for each in found):
+            raise StoreError(
+                f"{self._name} must give a list of Documents, but gave "
+                f"{type(found).__name__} {shortened(found)} for the query "
+                f"{shortened(text)}"
+            )
+        return found
+
+    def _hits(self, found: Sequence[Document], k: int) -> list[Hit]:
+        distinct: dict[str, Document] = {}
+        for document in found:
+            id_ = id_of(document)
+            # Where several stores are asked, two documents may have one id.
+            same = distinct.get(id_, document)
+            if same.page_content != document.page_content:
+                id_ = content_id(document)
+            distinct.setdefault(id_, document)
+        hits = [
+            Hit(id_, document, float(-rank))
+            for rank, (id_, document) in enumerate(distinct.items())
+        ]
+        return hits[:k]

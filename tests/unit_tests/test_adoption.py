@@ -1,0 +1,192 @@
+"""What a model takes for its retriever, and that it follows what this becomes."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.runnables import RunnableLambda
+from langchain_core.vectorstores import InMemoryVectorStore, VectorStoreRetriever
+from pydantic import ValidationError
+
+from langchain_ralmspec import ChatRaLMSpec, RaLMSpecRetriever
+from langchain_ralmspec.errors import UnknownArgumentError
+from langchain_ralmspec.retrievers import adopt, documents_wanted
+from langchain_ralmspec.stores import FaissStore, GenericStore, RetrieverStore
+from tests.unit_tests.stores.faiss_toys import langchain_faiss
+
+N_ROWS = 12
+
+
+def store_of(*texts: str) -> InMemoryVectorStore:
+    documents = [Document(text, metadata={"tenant": text}) for text in texts]
+    embeddings = DeterministicFakeEmbedding(size=8)
+    return InMemoryVectorStore.from_documents(documents, embeddings)
+
+
+def chat_over(retriever: Any, **settings: Any) -> ChatRaLMSpec:
+    return ChatRaLMSpec(model_path="x.gguf", retriever=retriever, **settings)
+
+
+def found_by(chat: ChatRaLMSpec, **words: Any) -> list[str]:
+    return [d.page_content for d in chat._current_retriever.invoke("v0", **words)]
+
+
+def own(base: Any, name: str) -> Any:
+    kind = type("Own", (base,), {name: lambda *_, **__: [Document("mine")]})
+    return kind(vectorstore=langchain_faiss(n_rows=N_ROWS))
+
+
+def kinds(store: Any) -> list[Any]:
+    threshold = {"score_threshold": 0.0}
+    plain = store.as_retriever()
+    return [
+        (store, FaissStore),
+        (plain, FaissStore),
+        (store.as_retriever(search_kwargs={"fetch_k": 9}), GenericStore),
+        (RaLMSpecRetriever(vectorstore=store), FaissStore),
+        (store.as_retriever(search_type="mmr"), RetrieverStore),
+        (
+            store.as_retriever(
+                search_type="similarity_score_threshold", search_kwargs=threshold
+            ),
+            RetrieverStore,
+        ),
+        (plain.with_config(tags=["t"]), RetrieverStore),
+        (plain | RunnableLambda(lambda found: found[::-1]), RetrieverStore),
+        (RetrieverStore(plain, max_concurrency=2), RetrieverStore),
+        (RunnableLambda(lambda _: [Document("x")]), RetrieverStore),
+    ]
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_what_is_searched_by_similarity_is_asked_in_batches(number: int) -> None:
+    given, kind = kinds(langchain_faiss(n_rows=N_ROWS))[number]
+    chat = chat_over(given)
+    assert type(chat.retriever.store) is kind
+    assert chat._current_retriever is chat.retriever, "nothing has changed"
+    assert chat.model_copy().retriever is chat.retriever
+    if kind is RetrieverStore:
+        assert chat.cache is False, "what it finds may depend on anything"
+
+
+@pytest.mark.parametrize("base", [VectorStoreRetriever, RaLMSpecRetriever])
+@pytest.mark.parametrize("name", ["_get_relevant_documents", "invoke"])
+def test_a_retriever_that_searches_by_itself_is_asked_itself(
+    base: Any, name: str
+) -> None:
+    assert found_by(chat_over(own(base, name))) == ["mine"]
+    patched = langchain_faiss(n_rows=N_ROWS).as_retriever()
+    object.__setattr__(patched, "invoke", lambda *_, **__: [Document("mine")])
+    assert found_by(chat_over(patched)) == ["mine"]
+
+
+@pytest.mark.parametrize("base", [VectorStoreRetriever, RaLMSpecRetriever])
+@pytest.mark.parametrize("name", ["_aget_relevant_documents", "ainvoke"])
+def test_one_that_does_so_for_await_alone_is_refused(base: Any, name: str) -> None:
+    with pytest.raises(ValidationError, match=f"Own overrides {name} but not"):
+        chat_over(own(base, name))
+
+
+@pytest.mark.parametrize("wrong", [None, 7, "store", lambda _: [], [Document("x")]])
+def test_what_is_no_retriever_is_told_what_is(wrong: Any) -> None:
+    kind = type(wrong).__name__
+    told = f"{kind} is no vector store and no retriever; .*Runnable.*RunnableLambda"
+    with pytest.raises(ValidationError, match=told):
+        chat_over(wrong)
+
+
+@pytest.mark.parametrize("search_type", ["similarity", "mmr"])
+def test_its_k_is_heeded(search_type: str) -> None:
+    store = langchain_faiss(n_rows=N_ROWS)
+
+    def wanted(**words: Any) -> int:
+        given = store.as_retriever(search_type=search_type, search_kwargs=words)
+        for retriever in (given, given.with_config(tags=["t"])):
+            chat = chat_over(retriever)
+            assert chat.documents_per_step is None
+            shown = chat._identifying_params["documents_per_step"]
+            assert shown == documents_wanted(chat.retriever)
+        return documents_wanted(chat.retriever)
+
+    assert [wanted(), wanted(k=3)] == [1, 3]
+    with pytest.raises(ValidationError, match=r"k must be a whole number .*got 0"):
+        wanted(k=0)
+    given = store.as_retriever(search_kwargs={"k": 3})
+    chat = chat_over(given, documents_per_step=2)
+    assert chat._identifying_params["documents_per_step"] == 2
+    assert documents_wanted(chat_over(store).retriever) == 1
+    assert documents_wanted(RaLMSpecRetriever(vectorstore=store, k=3)) == 1
+
+
+@pytest.mark.parametrize("search_type", ["similarity", "mmr"])
+def test_what_changes_afterwards_counts_from_the_next_request_on(
+    search_type: str,
+) -> None:
+    words: dict[str, Any] = {"filter": lambda d: d.metadata["tenant"] == "red", "k": 2}
+    retriever = store_of("red", "blue").as_retriever(
+        search_type=search_type, search_kwargs=words
+    )
+    chat = chat_over(retriever)
+    copy, key = chat.model_copy(), chat._identifying_params
+    begun = chat._current_retriever
+    assert found_by(chat) == ["red"]
+    retriever.search_kwargs["filter"] = lambda d: d.metadata["tenant"] == "blue"
+    assert found_by(chat) == found_by(copy) == ["blue"]
+    assert [d.page_content for d in begun.invoke("v0")] == ["red"]
+    assert chat._identifying_params != key
+    del retriever.search_kwargs["filter"]
+    retriever.search_kwargs["k"] = 1
+    assert documents_wanted(chat._current_retriever) == 1
+    retriever.vectorstore = store_of("green")
+    assert found_by(chat) == found_by(copy) == ["green"]
+
+
+def test_a_filter_changed_in_place_and_another_search_type_count_too() -> None:
+    condition = {"group": 1}
+    retriever = langchain_faiss(n_rows=N_ROWS).as_retriever(
+        search_kwargs={"filter": condition}
+    )
+    chat = chat_over(retriever)
+    begun = chat._current_retriever
+    assert set(found_by(chat)) <= {"v1", "v4", "v7", "v10"}
+    condition["group"] = 2
+    assert set(found_by(chat)) <= {"v2", "v5", "v8", "v11"}
+    assert {d.metadata["group"] for d in begun.invoke("v0")} == {1}
+    retriever.search_type = "mmr"
+    assert isinstance(chat._current_retriever.store, RetrieverStore)
+    retriever.search_kwargs["fetchk"] = 9
+    retriever.search_type = "similarity"
+    with pytest.raises(UnknownArgumentError, match="did you mean 'fetch_k'"):
+        chat._current_retriever  # noqa: B018  it looks
+
+
+def test_words_changed_in_place_count_for_our_own_retriever_too() -> None:
+    condition = {"group": 1}
+    retriever = RaLMSpecRetriever(
+        vectorstore=langchain_faiss(n_rows=N_ROWS), search_kwargs={"fetch_k": 9}
+    )
+    key = retriever.key
+    retriever.search_kwargs["fetch_k"] = 8
+    assert retriever.key != key
+    assert retriever.store._options == {"fetch_k": 8}  # type: ignore[attr-defined]
+    filtered = RaLMSpecRetriever(vectorstore=retriever.vectorstore, filter=condition)
+    condition["group"] = 2
+    assert {d.metadata["group"] for d in filtered.invoke("v0")} == {2}
+
+
+def test_one_that_is_assigned_is_adopted_when_a_request_begins() -> None:
+    chat = chat_over(store_of("red"))
+    chat.retriever = store_of("blue").as_retriever()
+    assert found_by(chat) == ["blue"]
+
+
+def test_a_pickled_one_searches_as_before() -> None:
+    retriever = langchain_faiss(n_rows=N_ROWS).as_retriever(search_type="mmr")
+    chat = chat_over(retriever)
+    again: ChatRaLMSpec = pickle.loads(pickle.dumps(chat))  # noqa: S301  our own
+    assert found_by(again) == found_by(chat)
+    assert adopt(again.retriever) is again.retriever
