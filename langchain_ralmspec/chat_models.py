@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.load import dumps
 from langchain_core.messages import BaseMessage, HumanMessage
-from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import Runnable
 from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_ralmspec.base.chain_prompt import ChainPrompt, looks_filled
@@ -223,12 +223,12 @@ class ChatRapid(LongContextGeneration, LocalChat):
     def _identifying_params(self) -> dict[str, Any]:
         # A cached answer is about one context only.
         context = type(self.context).__name__
-        if not isinstance(self.context, BaseRetriever | None):
+        if not isinstance(self.context, Runnable | None):
             context = sha256_of(context_text(self.context))
         return self._fingerprint() | {"context": context}
 
     def _uncacheable(self) -> str | None:
-        is_found = isinstance(self.context, BaseRetriever)
+        is_found = isinstance(self.context, Runnable)
         return "what a retriever finds as context may change" if is_found else None
 
     def _answer(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from langchain_core.embeddings import Embeddings
-from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import Runnable
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from langchain_ralmspec.answer.run import Run
@@ -184,7 +184,7 @@ class LongContextGeneration(LocalGeneration):
         stats, question = DraftStats(), conversation.question
         with stats.preparing():
             target = self.engine
-            if isinstance(context, BaseRetriever):
+            if isinstance(context, Runnable):
                 context = context.invoke(question)
             head, document, tail = self._read(
                 target, conversation, context, sampling.max_tokens

@@ -77,7 +77,8 @@ def test_documents_and_retrievers_are_contexts(make: Any, corpus: Corpus) -> Non
     one = Document(page_content=text)
     assert chain.invoke({**given, "context": one})["answer"] == expected
     retriever = RaLMSpecRetriever.from_documents(corpus.documents, kind="bm25")
-    assert chain.invoke({**given, "context": retriever})["answer"]
+    for context in (retriever, retriever.with_config(tags=["mine"])):
+        assert chain.invoke({**given, "context": context})["answer"]
 
 
 def test_stop_and_settings_of_a_call(make: Any, context: str) -> None:

@@ -179,6 +179,11 @@ def partial_prompt() -> Any:
 
 UNCACHEABLE: list[Any] = [
     (ChatRapid, lambda: {"context": store_of("red").as_retriever()}, "a retriever"),
+    (
+        ChatRapid,
+        lambda: {"context": store_of("red").as_retriever().with_config(tags=["t"])},
+        "a retriever",
+    ),
     *(
         (kind, make, why)
         for kind in FACES
