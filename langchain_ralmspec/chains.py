@@ -14,7 +14,7 @@ from pydantic import field_validator
 from langchain_ralmspec.base.long_context import LongContextGeneration
 from langchain_ralmspec.base.threads import from_threads
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
-from langchain_ralmspec.rapid import Conversation, to_documents
+from langchain_ralmspec.rapid import Conversation, GivenContext
 from langchain_ralmspec.rapid.prompt import CONTEXT, QUESTION
 from langchain_ralmspec.text import well_formed
 
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from langchain_core.callbacks import CallbackManagerForChainRun
 
     from langchain_ralmspec.answer.run import Run
-    from langchain_ralmspec.rapid import Chunk, DraftStats
-    from langchain_ralmspec.rapid.context import LongContext
+    from langchain_ralmspec.rapid import DraftStats, Sources
 
 _INPUTS = ("question", "context")
 _Configs: TypeAlias = RunnableConfig | list[RunnableConfig] | None
@@ -79,9 +78,11 @@ class RapidChain(
             kwargs: ``stop``, or a setting of ``Sampling`` for this call.
 
         Returns:
-            ``answer``; ``source_documents``, the parts of the context that were
-            retrieved for the question, none without ``embeddings``; and
-            ``speculation``, counts and seconds (``DraftStats``).
+            ``answer``; ``source_documents``, parts of the context's documents with
+            their metadata, ``start_index`` and ``end_index``: what was retrieved for
+            the question, or without ``embeddings`` what a retriever found as context,
+            or what the answer quotes; and ``speculation``, counts and seconds
+            (``DraftStats``).
         """
         answer = AddableDict(answer="")
         for part in self.stream(input, config, **kwargs):
@@ -94,7 +95,7 @@ class RapidChain(
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> Generator[dict[str, Any]]:
-        """Answer in pieces: first the sources, then text, counts at last."""
+        """Answer in pieces: sources, text, counts; quotes are known behind the text."""
         yield from self._transform_stream_with_config(
             iter([input]), self._answer, config, **kwargs
         )
@@ -143,7 +144,8 @@ class RapidChain(
             InvalidValueError: it is empty, or no text.
         """
         model = self.engine
-        head, read, _ = self._read(model, self._asking("?"), context, self.max_tokens)
+        text = GivenContext.of(context).text
+        head, read, _ = self._read(model, self._asking("?"), text, self.max_tokens)
         model.open((*head, *read.tokens))
         return len(read.tokens)
 
@@ -177,30 +179,33 @@ class RapidChain(
         question, context = _checked(next(inputs))
         conversation, sampling = self._asking(question), self._sampling(overrides)
         retrieve = partial(self._retrieved, run_manager)
-        run, chunks = self._prepare(conversation, context, stop, sampling, retrieve)
-        yield AddableDict(source_documents=to_documents(chunks))
+        run, sources = self._prepare(conversation, context, stop, sampling, retrieve)
+        if sources.are_known:
+            yield AddableDict(source_documents=sources.documents())
         for text in self._generated(run, question, run_manager):
             yield AddableDict(answer=text)
+        if not sources.are_known:
+            yield AddableDict(source_documents=sources.documents(run.tokens))
         yield AddableDict(speculation=run.stats.as_dict())
 
     def _retrieved(
         self,
         run_manager: CallbackManagerForChainRun,
-        document: LongContext,
+        sources: Sources,
         question: str,
-    ) -> list[Chunk]:
-        """What the drafter reads, as a run of its own in traces."""
-        if document.index is None:
-            return []
+    ) -> Sources:
+        """Find what the drafter reads, as a run of its own in traces."""
+        if sources.read.index is None:
+            return sources
         name, child = "RapidRetriever", run_manager.get_child("retrieve")
         run = child.on_retriever_start({"name": name}, question, name=name)
         try:
-            chunks = self._retrieve(document, question)
+            found = self._retrieve(sources, question)
         except BaseException as error:
             run.on_retriever_error(error)
             raise
-        run.on_retriever_end(to_documents(chunks))
-        return chunks
+        run.on_retriever_end(found.documents())
+        return found
 
     def _generated(
         self,

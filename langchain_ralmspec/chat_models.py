@@ -17,9 +17,8 @@ from langchain_ralmspec.base.plain import plain_documents
 from langchain_ralmspec.base.retrieval import RetrievalGeneration
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm import Prompt
-from langchain_ralmspec.rapid import Conversation, to_documents
-from langchain_ralmspec.rapid.documents import context_text
-from langchain_ralmspec.text import part_at_last_blank_line, sha256_of
+from langchain_ralmspec.rapid import Conversation, GivenContext
+from langchain_ralmspec.text import part_at_last_blank_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from langchain_ralmspec.answer.run import Run
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.ralm.run import RetrievalRun
-    from langchain_ralmspec.rapid import Chunk, DraftStats
+    from langchain_ralmspec.rapid import DraftStats, Sources
 
 
 class ChatRaLMSpec(RetrievalGeneration, LocalChat):
@@ -103,7 +102,7 @@ class ChatRapid(LongContextGeneration, LocalChat):
         # A cached answer is about one context only.
         context = type(self.context).__name__
         if not isinstance(self.context, BaseRetriever | None):
-            context = sha256_of(context_text(self.context))
+            context = GivenContext.of(self.context).sha256
         return self._fingerprint() | {"context": context}
 
     def _uncacheable(self) -> str | None:
@@ -118,8 +117,8 @@ class ChatRapid(LongContextGeneration, LocalChat):
     ) -> PreparedAnswer:
         sampling = self._sampling(overrides)
         conversation, context = self._split(turns_of(asked))
-        run, chunks = self._prepare(conversation, context, stop, sampling)
-        return PreparedAnswer(run, partial(_info, run, chunks), partial(_usage, run))
+        run, sources = self._prepare(conversation, context, stop, sampling)
+        return PreparedAnswer(run, partial(_info, run, sources), partial(_usage, run))
 
     def _split(self, turns: list[dict[str, str]]) -> tuple[Conversation, Any]:
         """Part the long context from the conversation about it."""
@@ -162,9 +161,9 @@ def part(turns: Sequence[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
     return context, [*before, {"role": role, "content": question}, *after]
 
 
-def _info(run: Run[DraftStats], chunks: Sequence[Chunk]) -> dict[str, Any]:
+def _info(run: Run[DraftStats], sources: Sources) -> dict[str, Any]:
     """What is told about a finished answer."""
-    documents = plain_documents(to_documents(chunks))
+    documents = plain_documents(sources.documents(run.tokens))
     return info_of(run, run.request.target) | {"documents": documents}
 
 

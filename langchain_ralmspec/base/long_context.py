@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,11 +21,12 @@ from langchain_ralmspec.engine import Model, selftest
 from langchain_ralmspec.engine.model import MAX_CONTEXT
 from langchain_ralmspec.errors import UnknownArgumentError
 from langchain_ralmspec.rapid import (
-    Chunk,
     Conversation,
     Drafter,
     DraftStats,
+    GivenContext,
     LongRequest,
+    Sources,
     documents,
     generate,
 )
@@ -168,22 +170,23 @@ class LongContextGeneration(LocalGeneration):
         context: Any,
         stop: Sequence[str] | None,
         sampling: Sampling,
-        retrieve: Callable[[LongContext, str], list[Chunk]] | None = None,
-    ) -> tuple[Run[DraftStats], list[Chunk]]:
-        """Prepare an answer; returns it, and what its drafter reads.
+        retrieve: Callable[[Sources, str], Sources] | None = None,
+    ) -> tuple[Run[DraftStats], Sources]:
+        """Prepare an answer; returns it, and its sources.
 
         ``retrieve`` does what :meth:`_retrieve` does, which is the default.
         """
         stats, question = DraftStats(), conversation.question
         with stats.preparing():
             target = self.engine
-            if isinstance(context, BaseRetriever):
-                context = context.invoke(question)
+            is_found = isinstance(context, BaseRetriever)
+            given = GivenContext.of(context.invoke(question) if is_found else context)
             head, document, tail = self._read(
-                target, conversation, context, sampling.max_tokens
+                target, conversation, given.text, sampling.max_tokens
             )
             stats.dropped_tokens = document.n_dropped
-            chunks = (retrieve or self._retrieve)(document, question)
+            sources = Sources(given, document, is_found=is_found)
+            sources = (retrieve or self._retrieve)(sources, question)
             n_prompt = len(head) + len(document.tokens) + len(tail)
             sampler, acceptance = sampling.sampler(), self._acceptance
             can_draft = self.draft_length != 0 and self._can_draft(target)
@@ -195,7 +198,7 @@ class LongContextGeneration(LocalGeneration):
                 n_prompt=n_prompt,
                 n_beside=len(tail) + sampling.max_tokens,
                 conversation=conversation,
-                chunks=chunks,
+                chunks=sources.chunks,
                 sampler=None if acceptance.is_lossless else sampler,
                 is_enough=scheduler.is_enough,
             )
@@ -211,15 +214,15 @@ class LongContextGeneration(LocalGeneration):
                 longest_draft=self._longest_draft(target),
                 stats=stats,
             )
-        return Run(generate(request), request), chunks
+        return Run(generate(request), request), sources
 
     def _read(
-        self, model: Model, conversation: Conversation, context: Any, max_tokens: int
+        self, model: Model, conversation: Conversation, text: str, max_tokens: int
     ) -> tuple[tuple[int, ...], LongContext, tuple[int, ...]]:
         """A prompt as the model reads it: head, context, and tail."""
         head, tail = conversation.around(model)
         document = self._contexts.read(
-            context,
+            text,
             model,
             n_other=len(head) + len(tail) + max_tokens,
             may_truncate=self.truncation == "end",
@@ -228,13 +231,15 @@ class LongContextGeneration(LocalGeneration):
         )
         return head, document, tail
 
-    def _retrieve(self, document: LongContext, question: str) -> list[Chunk]:
-        """What the drafter reads; nothing without embeddings."""
+    def _retrieve(self, sources: Sources, question: str) -> Sources:
+        """Find what the drafter reads; nothing without embeddings."""
+        document = sources.read
         if document.index is None:
-            return []
+            return sources
         share, floor = self.draft_context_share, self.draft_context_tokens
         n_tokens = documents.budget(len(document.tokens), share, floor)
-        return document.index.retrieve(question, n_tokens, self.least_similarity)
+        chunks = document.index.retrieve(question, n_tokens, self.least_similarity)
+        return replace(sources, chunks=chunks)
 
     def _can_draft(self, target: Model) -> bool:
         can_roll_back = selftest.can_roll_back(target)

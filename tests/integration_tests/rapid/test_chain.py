@@ -15,6 +15,7 @@ from langchain_ralmspec import (
     RaLMSpecRetriever,
     RapidChain,
     UnknownArgumentError,
+    documents_of,
 )
 from tests.integration_tests.conftest import QUESTIONS, Corpus, Listener
 from tests.integration_tests.rapid.conftest import N_CTX, answer
@@ -76,8 +77,50 @@ def test_documents_and_retrievers_are_contexts(make: Any, corpus: Corpus) -> Non
     assert chain.invoke({**given, "context": documents})["answer"] == expected
     one = Document(page_content=text)
     assert chain.invoke({**given, "context": one})["answer"] == expected
-    retriever = RaLMSpecRetriever.from_documents(corpus.documents, kind="bm25")
-    assert chain.invoke({**given, "context": retriever})["answer"]
+
+
+def check_places(sources: list[Document], originals: list[Document]) -> None:
+    by_id = {document.id: document for document in originals}
+    assert sources
+    for part in sources:
+        original, metadata = by_id[part.id], part.metadata
+        place = slice(metadata["start_index"], metadata["end_index"])
+        assert original.page_content[place] == part.page_content != ""
+        assert metadata.items() >= original.metadata.items()
+
+
+@pytest.mark.parametrize("with_embeddings", [True, False])
+def test_sources_lead_back_to_the_documents(
+    make: Any, corpus: Corpus, *, with_embeddings: bool
+) -> None:
+    own = {} if with_embeddings else {"embeddings": None}
+    chain, question = make(**own), QUESTIONS[0]
+    pages = [
+        Document(one.page_content, id=one.id, metadata={"page": at, "source": "x.pdf"})
+        for at, one in enumerate(corpus.documents[:6])
+    ]
+    retriever = RaLMSpecRetriever.from_documents(pages, kind="bm25")
+    found = chain.invoke({"question": question, "context": retriever})
+    check_places(found["source_documents"], pages)
+    chat = make(ChatRapid, context=retriever, **own)
+    check_places(documents_of(chat.invoke(question)), pages)
+    if with_embeddings:
+        result = chain.invoke({"question": question, "context": pages})
+        check_places(result["source_documents"], pages)
+        return
+    ids = {document.id for document in retriever.invoke(question)}
+    assert {part.id for part in found["source_documents"]} == ids
+
+    chain = make(prompt_template="{context}\n\n{question}", **own)  # reads on
+    quote = {"question": pages[0].page_content[:150], "context": pages[:2]}
+    parts = list(chain.stream(quote))
+    assert [next(iter(part)) for part in parts[-2:]] == [
+        "source_documents",
+        "speculation",
+    ]
+    result = chain.invoke(quote)
+    check_places(result["source_documents"], pages)
+    assert all(p.page_content in result["answer"] for p in result["source_documents"])
 
 
 def test_stop_and_settings_of_a_call(make: Any, context: str) -> None:

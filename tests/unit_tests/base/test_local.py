@@ -142,6 +142,7 @@ def test_tokens_belong_to_the_model_that_made_them(
     def load(**_: Any) -> FakeReader:
         reader, by = FakeReader(n_ctx=2048), shift
         reader.weights.tokenize = lambda text, **_: [n + by for n in text.encode()]
+        reader.weights.piece = lambda token: bytes([token])
         reader.weights.has_chat_template = False
         return reader
 
