@@ -6,12 +6,14 @@ from collections.abc import AsyncGenerator, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from langchain_core.messages import HumanMessage
 from langchain_core.outputs import Generation, LLMResult
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from langchain_core.runnables.utils import AddableDict
 from pydantic import field_validator
 
 from langchain_ralmspec.base.long_context import LongContextGeneration
+from langchain_ralmspec.base.messages import messages_of, turns_of
 from langchain_ralmspec.base.threads import from_threads
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.rapid import Conversation, GivenContext
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from langchain_ralmspec.rapid import DraftStats, Sources
 
 _INPUTS = ("question", "context")
+_HISTORY = "history"
 _Configs: TypeAlias = RunnableConfig | list[RunnableConfig] | None
 
 
@@ -73,7 +76,9 @@ class RapidChain(
 
         Args:
             input: ``question``, a string, and ``context``: a string, a ``Document``,
-                a sequence of these, or a retriever that finds them.
+                a sequence of these, or a retriever that finds them; and, if need be,
+                ``history``, the conversation so far: messages, or ``(role, text)``
+                tuples.
             config: callbacks, tags and the like.
             kwargs: ``stop``, or a setting of ``Sampling`` for this call.
 
@@ -157,15 +162,25 @@ class RapidChain(
         conversation = self._asking(question)
         return self._prepare(conversation, context, None, self._sampling({}))[0]
 
-    def _asking(self, question: Any) -> Conversation:
+    def _asking(self, question: Any, history: Any = ()) -> Conversation:
         if not isinstance(question, str) or not question.strip():
             msg = f"the question is empty, got {question!r}; ask something"
             raise InvalidValueError(msg)
-        return Conversation.of(
-            well_formed(question),
+        told = messages_of(history)
+        if told and self.prompt_template is not None:
+            msg = (
+                f"prompt_template={self.prompt_template!r:.60} has no place for a "
+                "history; leave it out for the model's chat template, or put the "
+                "history into the question"
+            )
+            raise InvalidValueError(msg)
+        question = well_formed(question)
+        return Conversation(
+            tuple(turns_of([*told, HumanMessage(question)])),
             self.system_prompt,
+            question,
             self.prompt_template,
-            parse_special=self.parse_special,
+            self.parse_special,
         )
 
     def _answer(
@@ -176,8 +191,9 @@ class RapidChain(
         stop: list[str] | None = None,
         **overrides: Any,
     ) -> Iterator[AddableDict]:
-        question, context = _checked(next(inputs))
-        conversation, sampling = self._asking(question), self._sampling(overrides)
+        question, context, history = _checked(next(inputs))
+        conversation = self._asking(question, history)
+        sampling = self._sampling(overrides)
         retrieve = partial(self._retrieved, run_manager)
         run, sources = self._prepare(conversation, context, stop, sampling, retrieve)
         if sources.are_known:
@@ -240,16 +256,17 @@ def _one_by_one(config: _Configs) -> _Configs:
     return RunnableConfig(**{"max_concurrency": 1, **(config or {})})
 
 
-def _checked(inputs: Any) -> tuple[Any, Any]:
-    """Question and context of what a user has passed."""
+def _checked(inputs: Any) -> tuple[Any, Any, Any]:
+    """Question, context and history of what a user has passed."""
     if not isinstance(inputs, dict):
         msg = f"give a dict with 'question' and 'context', got {type(inputs).__name__}"
         raise InvalidValueError(msg)
     for name in inputs:
-        if name not in _INPUTS:
-            raise UnknownArgumentError.of("RapidChain's input", str(name), _INPUTS)
+        known = (*_INPUTS, _HISTORY)
+        if name not in known:
+            raise UnknownArgumentError.of("RapidChain's input", str(name), known)
     for name in _INPUTS:
         if name not in inputs:
             msg = f"the input has no {name!r}; it has {sorted(inputs)}"
             raise InvalidValueError(msg)
-    return inputs["question"], inputs["context"]
+    return inputs["question"], inputs["context"], inputs.get(_HISTORY, ())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from langchain_ralmspec.base.retrieval import RetrievalGeneration
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm import Prompt
 from langchain_ralmspec.rapid import Conversation, GivenContext
-from langchain_ralmspec.text import part_at_last_blank_line
+from langchain_ralmspec.text import part_at_first_blank_line, part_at_last_blank_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.ralm.run import RetrievalRun
     from langchain_ralmspec.rapid import DraftStats, Sources
+
+_QUESTION_MARKS = ("?", "？", "؟")
 
 
 class ChatRaLMSpec(RetrievalGeneration, LocalChat):
@@ -81,17 +85,20 @@ class ChatRapid(LongContextGeneration, LocalChat):
     The long context is bound to the model, or it is in the messages. Then it is the
     system message, or the longest one of the user's up to its last blank line, behind
     which the question stands; in later turns as in the first, so that the text is not
-    read again.
+    read again. A first paragraph that begins with "Question:" is the question where the
+    last one does not look like one.
 
     Example:
         .. code-block:: python
 
             chat = ChatRapid(model_path="model.gguf", context=long_text)
             chat.invoke("Who wrote it?").text
+            chat.invoke("And this one?", context=another_text).text
     """
 
     context: Any = Field(default=None, repr=False)  # traces show what repr shows
-    """The text, ``Document``, sequence of them, or retriever, that is asked about."""
+    """The text, ``Document``, sequence of them, or retriever, that is asked about; a
+    call may bring one of its own, and None for one that is in its messages."""
 
     @property
     def _llm_type(self) -> str:
@@ -100,10 +107,23 @@ class ChatRapid(LongContextGeneration, LocalChat):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         # A cached answer is about one context only.
-        context = type(self.context).__name__
-        if not isinstance(self.context, BaseRetriever | None):
-            context = GivenContext.of(self.context).sha256
-        return self._fingerprint() | {"context": context}
+        return self._fingerprint() | {"context": _name_of(self.context)}
+
+    def _get_invocation_params(
+        self, stop: list[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        # For traces, which are not to show the text, and for LangChain's cache.
+        if "context" in kwargs:
+            own = kwargs["context"]
+            is_found = isinstance(own, BaseRetriever)
+            # What it finds may change, so nothing is found under this name.
+            name = uuid.uuid4().hex if is_found else _name_of(own)
+            kwargs = {**kwargs, "context": name}
+        return super()._get_invocation_params(stop=stop, **kwargs)
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        params = self._get_invocation_params(stop=stop, **kwargs)
+        return str(sorted(params.items()))
 
     def _uncacheable(self) -> str | None:
         is_found = isinstance(self.context, BaseRetriever)
@@ -115,18 +135,28 @@ class ChatRapid(LongContextGeneration, LocalChat):
         stop: list[str] | None,
         overrides: dict[str, Any],
     ) -> PreparedAnswer:
-        sampling = self._sampling(overrides)
-        conversation, context = self._split(turns_of(asked))
+        own = {**overrides}
+        given = own.pop("context", self.context)
+        sampling = self._sampling(own)
+        conversation, context = self._split(turns_of(asked), given)
         run, sources = self._prepare(conversation, context, stop, sampling)
         return PreparedAnswer(run, partial(_info, run, sources), partial(_usage, run))
 
-    def _split(self, turns: list[dict[str, str]]) -> tuple[Conversation, Any]:
+    def _split(
+        self, turns: list[dict[str, str]], context: Any
+    ) -> tuple[Conversation, Any]:
         """Part the long context from the conversation about it."""
-        context = self.context
         if context is None:
             context, turns = part(turns)
         question = question_of(turns)
         return Conversation(tuple(turns), self.system_prompt, question), context
+
+
+def _name_of(context: Any) -> str:
+    """What a context is called in keys and traces; a retriever by its type alone."""
+    if isinstance(context, BaseRetriever | None):
+        return type(context).__name__
+    return GivenContext.of(context).sha256
 
 
 def part(turns: Sequence[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
@@ -148,7 +178,7 @@ def part(turns: Sequence[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
     before, after = turns[:at], turns[at + 1 :]
     if role == "system":
         return content, [*before, *after]
-    context, question = part_at_last_blank_line(content)
+    context, question = _part_question(content, is_last=not after)
     if not after and not context.strip():
         msg = (
             f"no context in {content[:60]!r}; bind one with context=…, send it "
@@ -159,6 +189,33 @@ def part(turns: Sequence[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
     if after and len(question) > len(context.strip()):
         context, question = content, "(This is the text above.)"
     return context, [*before, {"role": role, "content": question}, *after]
+
+
+def _part_question(content: str, *, is_last: bool) -> tuple[str, str]:
+    """A text, and the question behind it or, if it says that it is one, before it."""
+    first, rest = part_at_first_blank_line(content)
+    context, question = part_at_last_blank_line(content)
+    if not rest or not _asks(first) or _asks(question):
+        return context, question
+    if _is_labelled(first):
+        return rest, first
+    if is_last:
+        warnings.warn(
+            f"taking {question[:60]!r} for the question, because it stands last; if "
+            f"{first[:60]!r} is the question, put it behind the text, begin it with "
+            "'Question:', or bind the text with context=…",
+            UserWarning,
+            stacklevel=2,
+        )
+    return context, question
+
+
+def _asks(paragraph: str) -> bool:
+    return _is_labelled(paragraph) or paragraph.rstrip().endswith(_QUESTION_MARKS)
+
+
+def _is_labelled(paragraph: str) -> bool:
+    return paragraph.lstrip().lower().startswith("question:")
 
 
 def _info(run: Run[DraftStats], sources: Sources) -> dict[str, Any]:

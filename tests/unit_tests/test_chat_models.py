@@ -70,3 +70,35 @@ def test_a_system_turn_is_taken_whole() -> None:
 def test_a_question_alone_has_no_context(content: str) -> None:
     with pytest.raises(InvalidValueError, match=r"no context in .*Why\?"):
         part(turns(content))
+
+
+ASKED = "Question: Who wrote it?"
+
+
+@pytest.mark.parametrize(
+    ("content", "context", "question"),
+    [
+        (f"{ASKED}\n\n{TEXT}", TEXT, ASKED),
+        (
+            f"\n\n{ASKED.upper()}\n\nOne long paragraph of text.\n",
+            "One long paragraph of text.",
+            ASKED.upper(),
+        ),
+        (f"{ASKED}\n\n{TEXT}\n\nAnd why?", f"{ASKED}\n\n{TEXT}", "And why?"),
+        (f"{ASKED}\n\n{TEXT}\n\n{ASKED}", f"{ASKED}\n\n{TEXT}", ASKED),
+    ],
+)
+def test_a_question_before_the_text_is_one_if_it_says_so(
+    content: str, context: str, question: str
+) -> None:
+    assert part(turns(content)) == (context, turns(question))
+    rest = turns(question, "He.", "And when?")
+    assert part(turns(content, "He.", "And when?")) == (context, rest)
+
+
+def test_what_may_be_a_question_before_the_text_is_warned_about() -> None:
+    content = f"Who wrote it?\n\n{TEXT}"
+    with pytest.warns(UserWarning, match=r"taking 'And another.*'Who wrote it\?' is"):
+        context, rest = part(turns(content))
+    assert (context, rest) == (content.rpartition("\n\n")[0], turns("And another one."))
+    part(turns(content, "Yes.", "Why?"))  # once is enough: a warning is an error here

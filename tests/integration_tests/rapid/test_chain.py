@@ -191,6 +191,37 @@ def test_the_context_may_be_in_the_messages(make: Any, context: str) -> None:
         chat.invoke(question)
 
 
+def test_a_chain_knows_what_was_said(make: Any, context: str) -> None:
+    first, second = QUESTIONS[:2]
+    told = [("user", first), ("ai", "So.")]
+    chat, chain = make(ChatRapid, context=context), make()
+    expected = chat.invoke([*told, ("user", second)])
+    given = {"question": second, "context": context}
+    result = chain.invoke({**given, "history": told})
+    assert result["answer"] == expected.text
+    n_prompt = expected.usage_metadata["input_tokens"]
+    assert result["speculation"]["prompt_tokens"] == n_prompt
+    assert chain.invoke(given)["speculation"]["prompt_tokens"] < n_prompt
+
+
+def test_a_call_may_bring_its_context(make: Any, context: str, corpus: Corpus) -> None:
+    question, pages = QUESTIONS[0], corpus.documents[:3]
+    bound = make(ChatRapid, context=context).invoke(question)
+    chat = make(ChatRapid, context=pages)
+    assert chat.invoke(question, context=context).text == bound.text
+    assert "".join(c.text for c in chat.bind(context=context).stream(question)) == (
+        bound.text
+    )
+    expected = chat.invoke(question)
+    free = make(ChatRapid).bind(context=pages)
+    assert free.invoke(question).text == expected.text
+    check_places(documents_of(free.invoke(question)), pages)
+    with pytest.raises(InvalidValueError, match="no context in"):
+        chat.invoke(question, context=None)
+    with pytest.raises(InvalidValueError, match="int is no context"):
+        chat.invoke(question, context=3)
+
+
 def test_a_second_turn_reads_nothing_again(make: Any, context: str) -> None:
     chat = make(ChatRapid)
     turns: list[Any] = [HumanMessage(f"{context}\n\n{QUESTIONS[0]}")]
