@@ -8,14 +8,15 @@ import threading
 import warnings
 import weakref
 from collections.abc import Sequence as Tokens
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from langchain_ralmspec.engine.binding import build_info, check_file, library
 from langchain_ralmspec.engine.context import Context
-from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder
+from langchain_ralmspec.engine.prefix_folder import PrefixFolder
+from langchain_ralmspec.engine.prefixes import PrefixCache
 from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.engine.slots import Slots, Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
@@ -238,8 +239,10 @@ class Model:
         self._opening = threading.Lock()
         folder = None
         if kv_cache_dir is not None:
-            folder = PrefixFolder(kv_cache_dir, self._fingerprint())
-        self._prefixes = PrefixCache(kv_cache_bytes, folder, self._slots.can_restore)
+            folder = PrefixFolder(kv_cache_dir, self._fingerprint(), step=self.n_batch)
+        self._prefixes = PrefixCache(
+            kv_cache_bytes, folder, self._slots.can_restore, step=self.n_batch
+        )
 
     def _fingerprint(self) -> dict[str, str | int]:
         """All that the bits of a KV depend on, besides its tokens."""
@@ -288,20 +291,34 @@ class Model:
 
     def find_or_open(
         self, prefix: Tokens[int], *, keep: bool = True
-    ) -> tuple[Sequence, bool]:
-        """Do what :meth:`open` does, and tell whether the KV was there already."""
+    ) -> tuple[Sequence, int]:
+        """Do what :meth:`open` does, and tell for how many tokens the KV was there.
+
+        Where it is there for other tokens that begin with the same decode calls, those
+        are not repeated: the same calls in the same order give the same bits.
+        """
         key = tuple(prefix)
         self._slots.require_own_process()  # a lock of another's may never be free
         # One after the other: who waits for a long text finds it in the end.
         with self._opening if keep else nullcontext():
             snapshot = self._prefixes.get(key)
             if snapshot is not None:
-                return self.new_sequence(snapshot), True
-            sequence = self.new_sequence()
-            sequence.prefill(key)
+                return self.new_sequence(snapshot), len(key)
+            sequence, n_kept = self._begin(key)
+            sequence.prefill(key[n_kept:])
             if keep:
                 self._prefixes.put(key, sequence.save())
-            return sequence, False
+            return sequence, n_kept
+
+    def _begin(self, key: tuple[int, ...]) -> tuple[Sequence, int]:
+        """A sequence of the first tokens whose KV is kept, and their number."""
+        head = self._prefixes.head(key)
+        if head is not None:
+            sequence = self.new_sequence(head[0])
+            with suppress(DecodeError):  # a recurrent memory cannot be rolled back
+                sequence.truncate(head[1])
+                return sequence, head[1]
+        return self.new_sequence(), 0
 
     def forget_prefixes(self) -> None:
         """Drop the KV of all prefixes in memory, so that a timing starts cold."""

@@ -1,7 +1,9 @@
 """RapidChain and ChatRapid over a real model, as an application uses them."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
@@ -17,6 +19,7 @@ from langchain_ralmspec import (
     UnknownArgumentError,
     documents_of,
 )
+from langchain_ralmspec.rapid import GivenContext
 from tests.integration_tests.conftest import QUESTIONS, Corpus, Listener
 from tests.integration_tests.rapid.conftest import N_CTX, answer
 
@@ -189,6 +192,51 @@ def test_the_context_may_be_in_the_messages(make: Any, context: str) -> None:
     assert chat.invoke(turns).text
     with pytest.raises(InvalidValueError, match="no context in"):
         chat.invoke(question)
+
+
+GROWN: list[tuple[Any, Any]] = [
+    (slice(3), slice(6)),  # pages were added
+    (slice(3), [0, 1, 3]),  # one was replaced
+    ("join", "joined"),  # the last token of one is another in the other
+]
+
+
+@pytest.mark.parametrize(("before", "after"), GROWN)
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_text_that_has_grown_reads_only_what_is_new(
+    make: Any, corpus: Corpus, tmp_path: Path, before: Any, after: Any, *, folder: bool
+) -> None:
+    def context(pages: Any) -> Any:
+        if isinstance(pages, str):
+            return f"{corpus.texts[0]}\n\n{corpus.texts[1]} {pages}"
+        if isinstance(pages, slice):
+            return corpus.documents[pages]
+        return [corpus.documents[at] for at in pages]
+
+    own = {"n_batch": 64, "embeddings": None, "draft_length": 0}
+    plain = make(**own)
+    chain = make(**own, kv_cache_dir=str(tmp_path)) if folder else plain
+    given = {"question": QUESTIONS[0], "context": context(after)}
+    plain.engine.forget_prefixes()
+    expected = plain.invoke(given)
+    head, document, _ = plain._read(
+        plain.engine, plain._asking("?"), GivenContext.of(context(after)).text, 1
+    )
+    fresh = plain.engine.open((*head, *document.tokens)).save()
+    plain.engine.forget_prefixes()
+
+    n_before = chain.preload(context(before))
+    if folder:
+        chain.engine.forget_prefixes()
+    result = chain.invoke(given)
+    n_kept = result["speculation"]["cached_tokens"]
+    assert 0 < n_kept <= len(head) + n_before
+    assert n_kept % 64 == 0
+    if isinstance(before, slice) and isinstance(after, slice):
+        assert n_kept > len(head) + n_before - 64
+    assert result["answer"] == expected["answer"]
+    again = chain.engine.open((*head, *document.tokens)).save()
+    assert np.array_equal(again.state, fresh.state), "the same bits"
 
 
 def test_a_chain_knows_what_was_said(make: Any, context: str) -> None:
