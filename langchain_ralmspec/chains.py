@@ -16,7 +16,7 @@ from langchain_ralmspec.base.long_context import LongContextGeneration
 from langchain_ralmspec.base.messages import messages_of, turns_of
 from langchain_ralmspec.base.threads import from_threads
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
-from langchain_ralmspec.rapid import Conversation, GivenContext
+from langchain_ralmspec.rapid import Conversation
 from langchain_ralmspec.rapid.prompt import CONTEXT, QUESTION
 from langchain_ralmspec.text import well_formed
 
@@ -148,11 +148,7 @@ class RapidChain(
             ContextOverflowError: it does not fit.
             InvalidValueError: it is empty, or no text.
         """
-        model = self.engine
-        text = GivenContext.of(context).text
-        head, read, _ = self._read(model, self._asking("?"), text, self.max_tokens)
-        model.open((*head, *read.tokens))
-        return len(read.tokens)
+        return self._preload(context)
 
     def start(self, question: str, context: Any) -> Run[DraftStats]:
         """Prepare an answer that can be watched: iterate over it for its text.

@@ -104,6 +104,12 @@ class ChatRapid(LongContextGeneration, LocalChat):
     def _llm_type(self) -> str:
         return "ralmspec-rapid"
 
+    def warm_up(self) -> None:
+        """Load all that the first answer would load; a bound text is read as well."""
+        super().warm_up()
+        if not isinstance(self.context, BaseRetriever | None):
+            self._preload(self.context)
+
     @property
     def _identifying_params(self) -> dict[str, Any]:
         # A cached answer is about one context only.

@@ -132,6 +132,12 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
                 stacklevel=2,
             )
 
+    def warm_up(self) -> None:
+        """Load all that the first text would load, and make the datastore's indexes."""
+        super().warm_up()
+        self._may_speculate(self.engine, instead="token by token")
+        self.datastore.prepare()
+
     @property
     def mixture(self) -> Mixture:
         """How neighbours and the model are mixed."""

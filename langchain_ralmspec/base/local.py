@@ -12,8 +12,9 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.answer.transcript import Transcript
-from langchain_ralmspec.arguments import StrictArguments
+from langchain_ralmspec.arguments import StrictArguments, is_remade
 from langchain_ralmspec.engine import Model
+from langchain_ralmspec.engine.binding import check_file
 from langchain_ralmspec.engine.model import MAX_CONTEXT, PREFIX_CACHE_BYTES
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.machine import MAX_THREADS
@@ -96,6 +97,42 @@ class LocalGeneration(Sampling):
         self._loaded = process, settings, model
         return model
 
+    def warm_up(self) -> None:
+        """Load all that the first answer would load, and look at what it would.
+
+        The model's file is read, and its template; so are the encoder, and the store
+        is asked once, where there are any.
+        """
+        model = self.engine
+        if model.weights.has_chat_template:
+            model.template  # noqa: B018  compiled once
+        # Weights are mapped into memory; who decodes first waits for the disk.
+        model.open(model.weights.tokenize("\n")[:1], keep=False)
+
+    def close(self) -> None:
+        """Let go of the model, and of what was kept of the texts that it has read.
+
+        Its memory is free once no other object shares it, and no answer is being
+        written. Closing twice does no harm, and an answer that is asked for afterwards
+        loads the model again. Stores are yours, and stay as they are.
+        """
+        self._loaded = None
+        self._forget()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @model_validator(mode="after")
+    def _find_files(self) -> Self:
+        # The first answer may be hours away; but copies, and what comes out of pickles,
+        # may well be made where the file is not, or is not yet.
+        if not is_remade():
+            check_file(self.model_path)
+        return self
+
     @model_validator(mode="after")
     def _settle_cache(self) -> Self:
         if "cache" in type(self).model_fields and (why := self._uncacheable()):
@@ -120,6 +157,10 @@ class LocalGeneration(Sampling):
 
     def _accept(self, model: Model) -> None:
         """Check a model that was just loaded, and forget what belongs to another."""
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what is known of the model, and what is loaded beside it."""
 
     def get_token_ids(self, text: str) -> list[int]:
         """Ids of the model's tokens in a text."""

@@ -15,6 +15,7 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from langchain_ralmspec.answer.run import Run
+from langchain_ralmspec.arguments import is_remade
 from langchain_ralmspec.base.identity import name_of
 from langchain_ralmspec.base.local import LocalGeneration, Sampling
 from langchain_ralmspec.engine import Model, selftest
@@ -37,6 +38,7 @@ from langchain_ralmspec.rapid.drafter_factory import (
     TEXT,
     DrafterFactory,
     names_of,
+    require_known,
 )
 from langchain_ralmspec.speculation import (
     Acceptance,
@@ -46,6 +48,7 @@ from langchain_ralmspec.speculation import (
     Transfer,
     chances_of_match,
 )
+from langchain_ralmspec.stores.embedding import encode_queries
 
 LONG_KV_BYTES = 2 * 2**30
 """Host memory for the KV of documents, per model."""
@@ -158,8 +161,37 @@ class LongContextGeneration(LocalGeneration):
             "kv_cache_dir": self.kv_cache_dir,
         }
 
-    def _accept(self, model: Model) -> None:
-        super()._accept(model)
+    def warm_up(self) -> None:
+        """Do what it does for all models; embeddings embed something, too."""
+        super().warm_up()
+        if self.draft_length != 0 and self._can_draft(self.engine):
+            self._longest_draft(self.engine)
+        if self.embeddings is not None:
+            encode_queries(self.embeddings, ["?"])
+
+    def _preload(self, context: Any) -> int:
+        """Read a context ahead of the first question; returns its number of tokens."""
+        model, text = self.engine, GivenContext.of(context).text
+        asked = Conversation.of(
+            "?",
+            self.system_prompt,
+            getattr(self, "prompt_template", None),
+            parse_special=getattr(self, "parse_special", True),
+        )
+        head, read, _ = self._read(model, asked, text, self.max_tokens)
+        model.open((*head, *read.tokens))
+        return len(read.tokens)
+
+    @model_validator(mode="after")
+    def _find_drafters(self) -> Self:
+        if not is_remade():
+            for wanted in self._chosen:
+                if isinstance(wanted, str | Path):
+                    require_known(wanted)
+        return self
+
+    def _forget(self) -> None:
+        super()._forget()
         self._contexts = ContextCache()
         self._drafters = DrafterFactory(self._load_drafter)
         self._estimates, self._costs = {}, {}

@@ -83,7 +83,7 @@ class DrafterFactory:
             return PromptLookupDrafter(n_prompt)
         path = str(target.path if wanted == SELF else wanted).removeprefix(TEXT)
         if wanted != SELF and path not in self._models:
-            _require_known(str(wanted))
+            require_known(wanted)
         if not chunks:
             msg = (
                 f"drafter={str(wanted)!r} reads what is retrieved from the context, "
@@ -148,10 +148,14 @@ def name_of(drafter: str | Path | Drafter) -> str:
     return str(drafter) if is_name else Path(str(drafter).removeprefix(TEXT)).stem
 
 
-def _require_known(wanted: str) -> None:
-    """Check that what is neither a name nor a path was not meant to be one of them."""
-    known = [LOOKUP, SELF, "auto"]
-    if Path(wanted.removeprefix(TEXT)).expanduser().is_file():
+def require_known(given: str | Path) -> None:
+    """Check that what is neither a name nor a file was not meant to be one of them.
+
+    Raises:
+        InvalidValueError: it is neither; names the nearest.
+    """
+    wanted, known = str(given), [LOOKUP, SELF, "auto"]
+    if wanted in known or Path(wanted.removeprefix(TEXT)).expanduser().is_file():
         return
     near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

@@ -347,11 +347,9 @@ def test_another_model_has_read_no_context_and_timed_no_drafts(gguf: str) -> Non
     assert not chat._estimates
 
 
-def test_a_run_is_traced_even_if_the_model_is_missing(
-    retriever: RaLMSpecRetriever,
-) -> None:
+def test_a_run_is_traced_even_if_the_model_is_missing(llm: RaLMSpecLLM) -> None:
     listener = Listener()
-    llm = RaLMSpecLLM(model_path="/no/such/thing.gguf", retriever=retriever)
+    llm.model_path = "/no/such/thing.gguf"
     with pytest.raises(ModelFileError):
         llm.invoke("x", config={"callbacks": [listener]})
     assert listener.began == [("llm", False)]
