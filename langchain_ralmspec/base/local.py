@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from langchain_ralmspec.answer.sampling import Sampler
+from langchain_ralmspec.answer.sampling import PENALTY_WINDOW, Sampler
 from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.arguments import StrictArguments, is_remade
+from langchain_ralmspec.base.llama_cpp import refuse
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine.binding import check_file
 from langchain_ralmspec.engine.model import MAX_CONTEXT, PREFIX_CACHE_BYTES
@@ -26,6 +27,20 @@ if TYPE_CHECKING:
     from langchain_core.messages.ai import UsageMetadata
 
     from langchain_ralmspec.answer.run import Run
+
+
+_OF_THE_ENGINE = (
+    "n_ctx",
+    "n_batch",
+    "n_threads",
+    "n_gpu_layers",
+    "use_mmap",
+    "use_mlock",
+    "rope_freq_base",
+    "rope_freq_scale",
+    "kv_cache_bytes",
+)
+"""Arguments of :meth:`Model.load` that all faces take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +63,12 @@ class Sampling(StrictArguments):
     """Keep the fewest most probable tokens that reach this probability."""
     top_k: int = Field(default=40, ge=0)
     """Keep this many most probable tokens; 0 keeps all."""
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    """Keep tokens of this share of the most probable one's probability; 0 keeps all."""
     repeat_penalty: float = Field(default=1.0, gt=0)
-    """Penalty on the answer's last 64 tokens; 1 is off."""
+    """Penalty on the answer's last tokens; 1 is off."""
+    last_n_tokens_size: int = Field(default=PENALTY_WINDOW, ge=0)
+    """How many tokens that is."""
     seed: int | None = Field(default=None, ge=-1)
     """Of the random numbers; None and -1 draw a fresh one for every call."""
 
@@ -72,6 +91,14 @@ class LocalGeneration(Sampling):
     """Threads of a decode; None: half the cores for single tokens, all for batches."""
     n_gpu_layers: int = Field(default=0, ge=-1, le=2**31 - 1)
     """Layers on a GPU; -1 for all."""
+    use_mmap: bool | None = None
+    """Whether the model's file is mapped into memory; None leaves it to llama.cpp."""
+    use_mlock: bool = False
+    """Whether the model is kept from being swapped out."""
+    rope_freq_base: float = Field(default=0.0, ge=0)
+    """Base frequency of rotary positions; 0 takes the model's own."""
+    rope_freq_scale: float = Field(default=0.0, ge=0)
+    """Factor on the frequencies of rotary positions; 0 takes the model's own."""
     kv_cache_bytes: int = Field(default=PREFIX_CACHE_BYTES, ge=0)
     """Host memory for the KV of what answers begin with, a document above all, so that
     it need not be read again. It is free once no object with these settings is left."""
@@ -133,6 +160,14 @@ class LocalGeneration(Sampling):
             check_file(self.model_path)
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_llama_cpp(cls, values: Any) -> Any:
+        for name in values if isinstance(values, dict) else ():
+            if name not in cls.model_fields:
+                refuse(cls.__name__, name)
+        return values
+
     @model_validator(mode="after")
     def _settle_cache(self) -> Self:
         if "cache" in type(self).model_fields and (why := self._uncacheable()):
@@ -152,8 +187,9 @@ class LocalGeneration(Sampling):
 
     def _engine_settings(self) -> dict[str, Any]:
         """Arguments of :meth:`Model.load`."""
-        names = ("n_ctx", "n_batch", "n_threads", "n_gpu_layers", "kv_cache_bytes")
-        return {"path": self.model_path} | {name: getattr(self, name) for name in names}
+        return {"path": self.model_path} | {
+            name: getattr(self, name) for name in _OF_THE_ENGINE
+        }
 
     def _accept(self, model: Model) -> None:
         """Check a model that was just loaded, and forget what belongs to another."""
@@ -179,6 +215,7 @@ class LocalGeneration(Sampling):
                     f"made. Per call: {', '.join(sorted(known))}"
                 )
                 raise UnknownArgumentError(msg)
+            refuse(owner, name)
             raise UnknownArgumentError.of(owner, name, known)
         return Sampling(**{name: getattr(self, name) for name in known} | overrides)
 

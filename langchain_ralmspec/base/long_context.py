@@ -21,6 +21,7 @@ from langchain_ralmspec.base.local import LocalGeneration, Sampling
 from langchain_ralmspec.engine import Model, selftest
 from langchain_ralmspec.engine.model import MAX_CONTEXT
 from langchain_ralmspec.errors import UnknownArgumentError
+from langchain_ralmspec.files import absolute
 from langchain_ralmspec.rapid import (
     Conversation,
     Drafter,
@@ -331,6 +332,8 @@ class LongContextGeneration(LocalGeneration):
     def _load_drafter(self, path: str, n_ctx: int) -> Model:
         # Nothing that a drafter reads is kept.
         own = {"path": path, "n_ctx": n_ctx, "n_slots": _N_SLOTS, "kv_cache_bytes": 0}
+        if absolute(path) != absolute(self.model_path):  # another's positions
+            own |= {"rope_freq_base": 0.0, "rope_freq_scale": 0.0}
         return Model.load(**super()._engine_settings() | own)
 
     def _fingerprint(self) -> dict[str, Any]:

@@ -154,6 +154,10 @@ class Model:
         flash_attention: bool | None = None,
         exact_batches: bool = False,
         hidden_only: bool = False,
+        use_mmap: bool | None = None,
+        use_mlock: bool = False,
+        rope_freq_base: float = 0.0,
+        rope_freq_scale: float = 0.0,
         kv_cache_bytes: int = PREFIX_CACHE_BYTES,
         kv_cache_dir: str | os.PathLike[str] | None = None,
     ) -> Model:
@@ -171,6 +175,10 @@ class Model:
                 one, as far as kernels can (``exact_batch_size``): by one thread for
                 single tokens, and flash attention.
             hidden_only: compute hidden states and no logits, for ``observe`` alone.
+            use_mmap: whether the file is mapped into memory; None leaves it open.
+            use_mlock: whether it is kept from being swapped out.
+            rope_freq_base: base frequency of rotary positions; 0 is the model's own.
+            rope_freq_scale: factor on their frequencies; 0 is the model's own.
             kv_cache_bytes: host memory for the KV of prefixes.
             kv_cache_dir: a folder that keeps it as well, for other processes.
 
@@ -207,10 +215,17 @@ class Model:
             "n_slots": n_slots,
             "flash_attention": flash_attention,
             "hidden_only": hidden_only,
+            "rope_freq_base": float(rope_freq_base),
+            "rope_freq_scale": float(rope_freq_scale),
         }
         folder = None if kv_cache_dir is None else absolute(kv_cache_dir)
         stat = file.stat()
-        weights_key = (file, stat.st_mtime_ns, stat.st_size, n_gpu_layers)
+        loading: dict[str, Any] = {
+            "n_gpu_layers": n_gpu_layers,
+            "use_mmap": use_mmap,
+            "use_mlock": use_mlock,
+        }
+        weights_key = (file, stat.st_mtime_ns, stat.st_size, *loading.values())
         # A forked process shares the weights, which nobody changes, and no context.
         own = (os.getpid(), kv_cache_bytes, folder)
         key = (*weights_key, *settings.values(), *own)
@@ -220,7 +235,7 @@ class Model:
             if model is None:
                 weights = _shared_weights.get(weights_key)
                 if weights is None:
-                    weights = Weights(file, n_gpu_layers=n_gpu_layers)
+                    weights = Weights(file, **loading)
                     _shared_weights[weights_key] = weights
                 _require_memory(weights, n_ctx or weights.n_ctx_train, n_slots)
                 context = Context(weights, **settings)
@@ -235,7 +250,7 @@ class Model:
         self.n_ctx, self.n_batch = context.n_ctx, context.n_batch
         self.n_threads = context.n_threads
         self.flash_attention = context.flash_attention
-        self._slots = Slots(context)
+        self._slots, self._rope = Slots(context), context.rope
         self._opening = threading.Lock()
         folder = None
         if kv_cache_dir is not None:
@@ -254,6 +269,8 @@ class Model:
             "n_threads": self.n_threads[1],
             "flash_attention": self.flash_attention,
             "n_gpu_layers": self.weights.n_gpu_layers,
+            # Where they are the model's own, entries of before are good still.
+            **({"rope": str(self._rope)} if any(self._rope) else {}),
         }
 
     @cached_property
