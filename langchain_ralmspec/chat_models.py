@@ -68,6 +68,10 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         """
         return self._run(self.engine, [HumanMessage(question)])
 
+    def _n_tokens(self, asked: Sequence[BaseMessage]) -> int:
+        prompt = self._prompt(self.engine, asked)
+        return len(prompt.head) + len(prompt.tail)
+
     def _prompt(self, model: Model, asked: Sequence[BaseMessage]) -> Prompt:
         weights, turns = model.weights, turns_of(asked)
         model.require_size(*(turn["content"] for turn in turns))
@@ -134,6 +138,14 @@ class ChatRapid(LongContextGeneration, LocalChat):
     def _uncacheable(self) -> str | None:
         is_found = isinstance(self.context, BaseRetriever)
         return "what a retriever finds as context may change" if is_found else None
+
+    def _n_tokens(self, asked: Sequence[BaseMessage]) -> int:
+        model, given = self.engine, self.context
+        is_found = isinstance(given, BaseRetriever)
+        conversation, context = self._split(turns_of(asked), "" if is_found else given)
+        head, tail = conversation.around(model)
+        text = "" if is_found else GivenContext.of(context).text
+        return len(head) + len(model.weights.tokenize(text)) + len(tail)
 
     def _answer(
         self,

@@ -52,7 +52,7 @@ class GivenContext:
         """
         no_sequence = (str, bytes, bytearray, memoryview)
         is_one = isinstance(context, no_sequence) or not isinstance(context, Sequence)
-        parts: Sequence[object] = [context] if is_one else context  # type: ignore[assignment,list-item]
+        parts: Sequence[object] = [context] if is_one else context  # type: ignore[assignment]
         documents = tuple(map(_as_document, parts))
         joined = _BETWEEN.join(document.page_content for document in documents)
         text = well_formed(joined)
