@@ -105,6 +105,18 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
         self.datastore.require(self.k)
         return self
 
+    @model_validator(mode="after")
+    def _keep_positions(self) -> Self:
+        for name in ("rope_freq_base", "rope_freq_scale"):
+            if value := getattr(self, name):
+                msg = (
+                    f"{name}={value} would give other hidden states than the "
+                    "datastore's, which were made at the model's own positions; leave "
+                    "it out"
+                )
+                raise ValueError(msg)
+        return self
+
     @property
     def _llm_type(self) -> str:
         return "ralmspec-knnlm"
