@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import pickle
 import reprlib
-from collections.abc import Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Self, get_args
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -15,6 +15,27 @@ from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
+
+T = TypeVar("T")
+
+
+_remaking: ContextVar[bool] = ContextVar("remaking", default=False)
+
+
+def is_remade() -> bool:
+    """Whether the object that is being made is a copy, or comes out of a pickle.
+
+    Then what is outside of it, such as files, was looked at when the first was made.
+    """
+    return _remaking.get()
+
+
+def _remade(kind: Callable[..., T], arguments: Mapping[str, Any]) -> T:
+    token = _remaking.set(True)
+    try:
+        return kind(**arguments)
+    finally:
+        _remaking.reset(token)
 
 
 def owned(value: Any) -> Any:
@@ -93,7 +114,7 @@ class StrictArguments(BaseModel):
         """
         if deep:
             self.__deepcopy__()
-        return type(self)(**{**self._given, **(update or {})})
+        return _remade(type(self), {**self._given, **(update or {})})
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> NoReturn:
         name = type(self).__name__
@@ -115,7 +136,7 @@ class StrictArguments(BaseModel):
                     f"{type(value).__name__!r}, cannot: {error}"
                 )
                 raise InvalidValueError(msg) from error
-        return partial(type(self), **self._given), ()
+        return _remade, (type(self), self._given)
 
     @property
     def _given(self) -> dict[str, Any]:

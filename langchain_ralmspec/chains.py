@@ -6,15 +6,17 @@ from collections.abc import AsyncGenerator, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from langchain_core.messages import HumanMessage
 from langchain_core.outputs import Generation, LLMResult
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from langchain_core.runnables.utils import AddableDict
 from pydantic import field_validator
 
 from langchain_ralmspec.base.long_context import LongContextGeneration
+from langchain_ralmspec.base.messages import messages_of, turns_of
 from langchain_ralmspec.base.threads import from_threads
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
-from langchain_ralmspec.rapid import Conversation, to_documents
+from langchain_ralmspec.rapid import Conversation
 from langchain_ralmspec.rapid.prompt import CONTEXT, QUESTION
 from langchain_ralmspec.text import well_formed
 
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
     from langchain_core.callbacks import CallbackManagerForChainRun
 
     from langchain_ralmspec.answer.run import Run
-    from langchain_ralmspec.rapid import Chunk, DraftStats
-    from langchain_ralmspec.rapid.context import LongContext
+    from langchain_ralmspec.rapid import DraftStats, Sources
 
 _INPUTS = ("question", "context")
+_HISTORY = "history"
 _Configs: TypeAlias = RunnableConfig | list[RunnableConfig] | None
 
 
@@ -74,14 +76,18 @@ class RapidChain(
 
         Args:
             input: ``question``, a string, and ``context``: a string, a ``Document``,
-                a sequence of these, or a retriever that finds them.
+                a sequence of these, or a retriever that finds them; and, if need be,
+                ``history``, the conversation so far: messages, or ``(role, text)``
+                tuples.
             config: callbacks, tags and the like.
             kwargs: ``stop``, or a setting of ``Sampling`` for this call.
 
         Returns:
-            ``answer``; ``source_documents``, the parts of the context that were
-            retrieved for the question, none without ``embeddings``; and
-            ``speculation``, counts and seconds (``DraftStats``).
+            ``answer``; ``source_documents``, parts of the context's documents with
+            their metadata, ``start_index`` and ``end_index``: what was retrieved for
+            the question, or without ``embeddings`` what a retriever found as context,
+            or what the answer quotes; and ``speculation``, counts and seconds
+            (``DraftStats``).
         """
         answer = AddableDict(answer="")
         for part in self.stream(input, config, **kwargs):
@@ -94,7 +100,7 @@ class RapidChain(
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> Generator[dict[str, Any]]:
-        """Answer in pieces: first the sources, then text, counts at last."""
+        """Answer in pieces: sources, text, counts; quotes are known behind the text."""
         yield from self._transform_stream_with_config(
             iter([input]), self._answer, config, **kwargs
         )
@@ -142,10 +148,7 @@ class RapidChain(
             ContextOverflowError: it does not fit.
             InvalidValueError: it is empty, or no text.
         """
-        model = self.engine
-        head, read, _ = self._read(model, self._asking("?"), context, self.max_tokens)
-        model.open((*head, *read.tokens))
-        return len(read.tokens)
+        return self._preload(context)
 
     def start(self, question: str, context: Any) -> Run[DraftStats]:
         """Prepare an answer that can be watched: iterate over it for its text.
@@ -155,18 +158,28 @@ class RapidChain(
         conversation = self._asking(question)
         return self._prepare(conversation, context, None, self._sampling({}))[0]
 
-    def _asking(self, question: Any) -> Conversation:
+    def _asking(self, question: Any, history: Any = ()) -> Conversation:
         if not isinstance(question, str):
             msg = f"the question must be a string, got {question!r:.80}"
             raise InvalidValueError(msg)
         if not question.strip():
             msg = f"the question is empty, got {question!r}; ask something"
             raise InvalidValueError(msg)
-        return Conversation.of(
-            well_formed(question),
+        told = messages_of(history)
+        if told and self.prompt_template is not None:
+            msg = (
+                f"prompt_template={self.prompt_template!r:.60} has no place for a "
+                "history; leave it out for the model's chat template, or put the "
+                "history into the question"
+            )
+            raise InvalidValueError(msg)
+        question = well_formed(question)
+        return Conversation(
+            tuple(turns_of([*told, HumanMessage(question)])),
             self.system_prompt,
+            question,
             self.prompt_template,
-            parse_special=self.parse_special,
+            self.parse_special,
         )
 
     def _answer(
@@ -177,33 +190,37 @@ class RapidChain(
         stop: list[str] | None = None,
         **overrides: Any,
     ) -> Iterator[AddableDict]:
-        question, context = _checked(next(inputs))
-        conversation, sampling = self._asking(question), self._sampling(overrides)
+        question, context, history = _checked(next(inputs))
+        conversation = self._asking(question, history)
+        sampling = self._sampling(overrides)
         retrieve = partial(self._retrieved, run_manager)
-        run, chunks = self._prepare(conversation, context, stop, sampling, retrieve)
-        yield AddableDict(source_documents=to_documents(chunks))
+        run, sources = self._prepare(conversation, context, stop, sampling, retrieve)
+        if sources.are_known:
+            yield AddableDict(source_documents=sources.documents())
         for text in self._generated(run, question, run_manager):
             yield AddableDict(answer=text)
+        if not sources.are_known:
+            yield AddableDict(source_documents=sources.documents(run.tokens))
         yield AddableDict(speculation=run.stats.as_dict())
 
     def _retrieved(
         self,
         run_manager: CallbackManagerForChainRun,
-        document: LongContext,
+        sources: Sources,
         question: str,
-    ) -> list[Chunk]:
-        """What the drafter reads, as a run of its own in traces."""
-        if document.index is None:
-            return []
+    ) -> Sources:
+        """Find what the drafter reads, as a run of its own in traces."""
+        if sources.read.index is None:
+            return sources
         name, child = "RapidRetriever", run_manager.get_child("retrieve")
         run = child.on_retriever_start({"name": name}, question, name=name)
         try:
-            chunks = self._retrieve(document, question)
+            found = self._retrieve(sources, question)
         except BaseException as error:
             run.on_retriever_error(error)
             raise
-        run.on_retriever_end(to_documents(chunks))
-        return chunks
+        run.on_retriever_end(found.documents())
+        return found
 
     def _generated(
         self,
@@ -238,16 +255,17 @@ def _one_by_one(config: _Configs) -> _Configs:
     return RunnableConfig(**{"max_concurrency": 1, **(config or {})})
 
 
-def _checked(inputs: Any) -> tuple[Any, Any]:
-    """Question and context of what a user has passed."""
+def _checked(inputs: Any) -> tuple[Any, Any, Any]:
+    """Question, context and history of what a user has passed."""
     if not isinstance(inputs, dict):
         msg = f"give a dict with 'question' and 'context', got {type(inputs).__name__}"
         raise InvalidValueError(msg)
     for name in inputs:
-        if name not in _INPUTS:
-            raise UnknownArgumentError.of("RapidChain's input", str(name), _INPUTS)
+        known = (*_INPUTS, _HISTORY)
+        if name not in known:
+            raise UnknownArgumentError.of("RapidChain's input", str(name), known)
     for name in _INPUTS:
         if name not in inputs:
             msg = f"the input has no {name!r}; it has {sorted(inputs)}"
             raise InvalidValueError(msg)
-    return inputs["question"], inputs["context"]
+    return inputs["question"], inputs["context"], inputs.get(_HISTORY, ())

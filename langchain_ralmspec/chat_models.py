@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -25,9 +26,12 @@ from langchain_ralmspec.base.plain import plain_documents
 from langchain_ralmspec.base.retrieval import SHORT_DOCUMENT, RetrievalGeneration
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm import Prompt
-from langchain_ralmspec.rapid import Conversation, to_documents
-from langchain_ralmspec.rapid.documents import context_text
-from langchain_ralmspec.text import part_at_last_blank_line, sha256_of
+from langchain_ralmspec.rapid import Conversation, GivenContext
+from langchain_ralmspec.text import (
+    part_at_first_blank_line,
+    part_at_last_blank_line,
+    sha256_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +43,9 @@ if TYPE_CHECKING:
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.engine.templates import Turn
     from langchain_ralmspec.ralm.run import RetrievalRun
-    from langchain_ralmspec.rapid import Chunk, DraftStats
+    from langchain_ralmspec.rapid import DraftStats, Sources
+
+_QUESTION_MARKS = ("?", "？", "؟")
 
 
 class ChatRaLMSpec(RetrievalGeneration, LocalChat):
@@ -67,7 +73,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
     document_position: Literal["auto", "head", "question"] = "auto"
     """Where documents stand without a ``prompt``: at the ``"head"`` of all, or before
     the last user message, so that the history need not be read again behind each;
-    ``"auto"``: there as soon as the history is longer than the documents may be."""
+    ``"auto"``: there as soon as the history is longer than a document may be."""
 
     # Whether it was said that a message looks like a filled prompt.
     _has_warned: bool = PrivateAttr(default=False)
@@ -146,6 +152,10 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         """
         return self._run(self.engine, [HumanMessage(question)])
 
+    def _n_tokens(self, asked: Sequence[BaseMessage]) -> int:
+        prompt = self._prompt(self.engine, asked)
+        return len(prompt.head) + len(prompt.tail)
+
     def _prompt(self, model: Model, asked: Sequence[BaseMessage]) -> Prompt:
         turns = turns_of(asked)
         model.require_size(*(turn["content"] for turn in turns))
@@ -174,7 +184,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         if position == "auto":
             history = [t["content"] for t in turns[:last] if t["role"] != "system"]
             n_history = sum(len(model.weights.tokenize(text)) for text in history)
-            most = self.n_documents * (self.max_document_tokens or SHORT_DOCUMENT)
+            most = self.max_document_tokens or SHORT_DOCUMENT
             position = "question" if n_history > most else "head"
         if position == "question":
             parted[last]["content"] = "", turns[last]["content"]
@@ -203,33 +213,63 @@ class ChatRapid(LongContextGeneration, LocalChat):
     The long context is bound to the model, or it is in the messages. Then it is the
     system message, or the longest one of the user's up to its last blank line, behind
     which the question stands; in later turns as in the first, so that the text is not
-    read again.
+    read again. A first paragraph that begins with "Question:" is the question where the
+    last one does not look like one.
 
     Example:
         .. code-block:: python
 
             chat = ChatRapid(model_path="model.gguf", context=long_text)
             chat.invoke("Who wrote it?").text
+            chat.invoke("And this one?", context=another_text).text
     """
 
     context: Any = Field(default=None, repr=False)  # traces show what repr shows
-    """The text, ``Document``, sequence of them, or retriever, that is asked about."""
+    """The text, ``Document``, sequence of them, or retriever, that is asked about; a
+    call may bring one of its own, and None for one that is in its messages."""
 
     @property
     def _llm_type(self) -> str:
         return "ralmspec-rapid"
 
+    def warm_up(self) -> None:
+        """Load all that the first answer would load; a bound text is read as well."""
+        super().warm_up()
+        if not isinstance(self.context, Runnable | None):
+            self._preload(self.context)
+
     @property
     def _identifying_params(self) -> dict[str, Any]:
         # A cached answer is about one context only.
-        context = type(self.context).__name__
-        if not isinstance(self.context, Runnable | None):
-            context = sha256_of(context_text(self.context))
-        return self._fingerprint() | {"context": context}
+        return self._fingerprint() | {"context": _name_of(self.context)}
+
+    def _get_invocation_params(
+        self, stop: list[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        # For traces, which are not to show the text, and for LangChain's cache.
+        if "context" in kwargs:
+            own = kwargs["context"]
+            is_found = isinstance(own, Runnable)
+            # What it finds may change, so nothing is found under this name.
+            name = uuid.uuid4().hex if is_found else _name_of(own)
+            kwargs = {**kwargs, "context": name}
+        return super()._get_invocation_params(stop=stop, **kwargs)
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        params = self._get_invocation_params(stop=stop, **kwargs)
+        return str(sorted(params.items()))
 
     def _uncacheable(self) -> str | None:
         is_found = isinstance(self.context, Runnable)
         return "what a retriever finds as context may change" if is_found else None
+
+    def _n_tokens(self, asked: Sequence[BaseMessage]) -> int:
+        model, given = self.engine, self.context
+        is_found = isinstance(given, Runnable)
+        conversation, context = self._split(turns_of(asked), "" if is_found else given)
+        head, tail = conversation.around(model)
+        text = "" if is_found else GivenContext.of(context).text
+        return len(head) + len(model.weights.tokenize(text)) + len(tail)
 
     def _answer(
         self,
@@ -237,18 +277,28 @@ class ChatRapid(LongContextGeneration, LocalChat):
         stop: list[str] | None,
         overrides: dict[str, Any],
     ) -> PreparedAnswer:
-        sampling = self._sampling(overrides)
-        conversation, context = self._split(turns_of(asked))
-        run, chunks = self._prepare(conversation, context, stop, sampling)
-        return PreparedAnswer(run, partial(_info, run, chunks), partial(_usage, run))
+        own = {**overrides}
+        given = own.pop("context", self.context)
+        sampling = self._sampling(own)
+        conversation, context = self._split(turns_of(asked), given)
+        run, sources = self._prepare(conversation, context, stop, sampling)
+        return PreparedAnswer(run, partial(_info, run, sources), partial(_usage, run))
 
-    def _split(self, turns: list[dict[str, str]]) -> tuple[Conversation, Any]:
+    def _split(
+        self, turns: list[dict[str, str]], context: Any
+    ) -> tuple[Conversation, Any]:
         """Part the long context from the conversation about it."""
-        context = self.context
         if context is None:
             context, turns = part(turns)
         question = question_of(turns)
         return Conversation(tuple(turns), self.system_prompt, question), context
+
+
+def _name_of(context: Any) -> str:
+    """What a context is called in keys and traces; a retriever by its type alone."""
+    if isinstance(context, Runnable | None):
+        return type(context).__name__
+    return GivenContext.of(context).sha256
 
 
 def part(turns: Sequence[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
@@ -270,7 +320,7 @@ def part(turns: Sequence[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
     before, after = turns[:at], turns[at + 1 :]
     if role == "system":
         return content, [*before, *after]
-    context, question = part_at_last_blank_line(content)
+    context, question = _part_question(content, is_last=not after)
     if not after and not context.strip():
         msg = (
             f"no context in {content[:60]!r}; bind one with context=…, send it "
@@ -283,9 +333,36 @@ def part(turns: Sequence[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
     return context, [*before, {"role": role, "content": question}, *after]
 
 
-def _info(run: Run[DraftStats], chunks: Sequence[Chunk]) -> dict[str, Any]:
+def _part_question(content: str, *, is_last: bool) -> tuple[str, str]:
+    """A text, and the question behind it or, if it says that it is one, before it."""
+    first, rest = part_at_first_blank_line(content)
+    context, question = part_at_last_blank_line(content)
+    if not rest or not _asks(first) or _asks(question):
+        return context, question
+    if _is_labelled(first):
+        return rest, first
+    if is_last:
+        warnings.warn(
+            f"taking {question[:60]!r} for the question, because it stands last; if "
+            f"{first[:60]!r} is the question, put it behind the text, begin it with "
+            "'Question:', or bind the text with context=…",
+            UserWarning,
+            stacklevel=2,
+        )
+    return context, question
+
+
+def _asks(paragraph: str) -> bool:
+    return _is_labelled(paragraph) or paragraph.rstrip().endswith(_QUESTION_MARKS)
+
+
+def _is_labelled(paragraph: str) -> bool:
+    return paragraph.lstrip().lower().startswith("question:")
+
+
+def _info(run: Run[DraftStats], sources: Sources) -> dict[str, Any]:
     """What is told about a finished answer."""
-    documents = plain_documents(to_documents(chunks))
+    documents = plain_documents(sources.documents(run.tokens))
     return info_of(run, run.request.target) | {"documents": documents}
 
 

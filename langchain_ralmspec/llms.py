@@ -109,6 +109,18 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
         self.datastore.require(self.k)
         return self
 
+    @model_validator(mode="after")
+    def _keep_positions(self) -> Self:
+        for name in ("rope_freq_base", "rope_freq_scale"):
+            if value := getattr(self, name):
+                msg = (
+                    f"{name}={value} would give other hidden states than the "
+                    "datastore's, which were made at the model's own positions; leave "
+                    "it out"
+                )
+                raise ValueError(msg)
+        return self
+
     @property
     def _llm_type(self) -> str:
         return "ralmspec-knnlm"
@@ -135,6 +147,12 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+    def warm_up(self) -> None:
+        """Load all that the first text would load, and make the datastore's indexes."""
+        super().warm_up()
+        self._may_speculate(self.engine, instead="token by token")
+        self.datastore.prepare()
 
     @property
     def mixture(self) -> Mixture:

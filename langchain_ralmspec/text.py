@@ -43,6 +43,13 @@ def sha256_of(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def part_at_first_blank_line(text: str) -> tuple[str, str]:
+    """What stands before the first blank line behind any text, and behind it."""
+    text = text.strip()
+    found = _BLANK_LINES.search(text)
+    return (text[: found.start()], text[found.end() :]) if found else (text, "")
+
+
 def part_at_last_blank_line(text: str) -> tuple[str, str]:
     """What stands before the last blank line, and behind it; whitespace is blank.
 

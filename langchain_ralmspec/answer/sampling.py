@@ -1,4 +1,4 @@
-"""From logits to a token: greedy, or temperature with top-k and top-p.
+"""From logits to a token: greedy, or temperature with top-k, top-p and min-p.
 
 The random number of a token depends on the seed and the token's position alone,
 never on how many tokens were drawn before. A token that is generated again after
@@ -16,7 +16,9 @@ from numpy.typing import NDArray  # noqa: TC002
 
 from langchain_ralmspec.speculation.acceptance import draw, softmax
 
-_PENALTY_WINDOW = 64
+PENALTY_WINDOW = 64
+"""Tokens that a repeat penalty looks back at, by default, as in llama.cpp."""
+
 _DRAWN = (-1, 2**32 - 1)  # the seed that llama.cpp replaces, signed and unsigned
 
 
@@ -28,8 +30,11 @@ class Sampler:
         temperature: 0 is greedy: the largest logit, the smaller id on a tie.
         top_k: keep the ``top_k`` most probable tokens; 0 keeps all.
         top_p: keep the fewest most probable tokens that reach this probability.
+        min_p: keep the tokens that have at least this share of the probability of
+            the most probable one; 0 keeps all.
         repeat_penalty: divide (or multiply, when negative) the logits of the last
-            64 generated tokens by this; 1 is off.
+            generated tokens by this; 1 is off.
+        last_n_tokens_size: how many of these it looks at.
         seed: of the random numbers; None draws a fresh one for this sampler, as do
             llama.cpp's -1 and its unsigned form, 4294967295.
     """
@@ -37,7 +42,9 @@ class Sampler:
     temperature: float = 0.0
     top_k: int = 40
     top_p: float = 0.95
+    min_p: float = 0.0
     repeat_penalty: float = 1.0
+    last_n_tokens_size: int = PENALTY_WINDOW
     seed: int | None = None
     _key: int = field(init=False, repr=False)
 
@@ -87,9 +94,10 @@ class Sampler:
         self, logits: NDArray[np.float32], generated: Tokens[int]
     ) -> NDArray[np.float32]:
         """Logits after the penalty on tokens that were generated lately."""
-        if self.repeat_penalty == 1 or not generated:
+        size = self.last_n_tokens_size
+        if self.repeat_penalty == 1 or not generated or not size:
             return logits
-        recent = np.unique(np.asarray(generated[-_PENALTY_WINDOW:]))
+        recent = np.unique(np.asarray(generated[-size:]))
         logits = logits.copy()
         rows = logits[recent]
         logits[recent] = np.where(
@@ -100,7 +108,7 @@ class Sampler:
     def _distribution(
         self, logits: NDArray[np.float32]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Tokens that remain after top-k and top-p, and their probabilities."""
+        """Tokens that remain after top-k, top-p and min-p, and their probabilities."""
         if 0 < self.top_k < len(logits):
             # The k-th largest may be tied: keep all equals, then sort by (logit, id).
             threshold = np.partition(logits, -self.top_k)[-self.top_k]
@@ -111,5 +119,8 @@ class Sampler:
         tokens = tokens[: self.top_k or None]
         probabilities = softmax(logits[tokens], self.temperature)
         keep = int(np.searchsorted(probabilities.cumsum(), self.top_p)) + 1
+        if self.min_p:
+            floor = self.min_p * probabilities[0]
+            keep = min(keep, int(np.count_nonzero(probabilities >= floor)))
         tokens, probabilities = tokens[:keep], probabilities[:keep]
         return tokens, probabilities / probabilities.sum()

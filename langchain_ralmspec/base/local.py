@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
-from langchain_ralmspec.answer.sampling import Sampler
+from langchain_ralmspec.answer.sampling import PENALTY_WINDOW, Sampler
 from langchain_ralmspec.answer.transcript import Transcript
-from langchain_ralmspec.arguments import StrictArguments
+from langchain_ralmspec.arguments import StrictArguments, is_remade
 from langchain_ralmspec.base.identity import stamp_at
+from langchain_ralmspec.base.llama_cpp import refuse
 from langchain_ralmspec.engine import Model
+from langchain_ralmspec.engine.binding import check_file
 from langchain_ralmspec.engine.model import PREFIX_CACHE_BYTES, RANGES
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.files import absolute, absolute_file
@@ -46,6 +48,19 @@ def in_range(name: str, default: int | None) -> Any:
 FilePath = Annotated[str, _path_by(absolute_file)]
 FolderPath = Annotated[str, _path_by(absolute)]
 
+_OF_THE_ENGINE = (
+    "n_ctx",
+    "n_batch",
+    "n_threads",
+    "n_gpu_layers",
+    "use_mmap",
+    "use_mlock",
+    "rope_freq_base",
+    "rope_freq_scale",
+    "kv_cache_bytes",
+)
+"""Arguments of :meth:`Model.load` that all faces take."""
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedAnswer:
@@ -67,8 +82,12 @@ class Sampling(StrictArguments):
     """Keep the fewest most probable tokens that reach this probability."""
     top_k: int = Field(default=40, ge=0)
     """Keep this many most probable tokens; 0 keeps all."""
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    """Keep tokens of this share of the most probable one's probability; 0 keeps all."""
     repeat_penalty: float = Field(default=1.0, gt=0)
-    """Penalty on the answer's last 64 tokens; 1 is off."""
+    """Penalty on the answer's last tokens; 1 is off."""
+    last_n_tokens_size: int = Field(default=PENALTY_WINDOW, ge=0)
+    """How many tokens that is."""
     seed: int | None = Field(default=None, ge=-1)
     """Of the random numbers; None and -1 draw a fresh one for every call."""
 
@@ -92,6 +111,14 @@ class LocalGeneration(Sampling):
     """Threads of a decode; None: half the cores for single tokens, all for batches."""
     n_gpu_layers: int = in_range("n_gpu_layers", 0)
     """Layers on a GPU; -1 for all."""
+    use_mmap: bool | None = None
+    """Whether the model's file is mapped into memory; None leaves it to llama.cpp."""
+    use_mlock: bool = False
+    """Whether the model is kept from being swapped out."""
+    rope_freq_base: float = Field(default=0.0, ge=0)
+    """Base frequency of rotary positions; 0 takes the model's own."""
+    rope_freq_scale: float = Field(default=0.0, ge=0)
+    """Factor on the frequencies of rotary positions; 0 takes the model's own."""
     kv_cache_bytes: int = in_range("kv_cache_bytes", PREFIX_CACHE_BYTES)
     """Host memory for the KV of what answers begin with, a document above all, so that
     it need not be read again. It is free once no object with these settings is left."""
@@ -125,6 +152,50 @@ class LocalGeneration(Sampling):
         *loaded_with, model = self._loaded
         return model if loaded_with == [os.getpid(), self._engine_settings()] else None
 
+    def warm_up(self) -> None:
+        """Load all that the first answer would load, and look at what it would.
+
+        The model's file is read, and its template; so are the encoder, and the store
+        is asked once, where there are any.
+        """
+        model = self.engine
+        if model.weights.has_chat_template:
+            model.template  # noqa: B018  compiled once
+        # Weights are mapped into memory; who decodes first waits for the disk.
+        model.open(model.weights.tokenize("\n")[:1], keep=False)
+
+    def close(self) -> None:
+        """Let go of the model, and of what was kept of the texts that it has read.
+
+        Its memory is free once no other object shares it, and no answer is being
+        written. Closing twice does no harm, and an answer that is asked for afterwards
+        loads the model again. Stores are yours, and stay as they are.
+        """
+        self._loaded = None
+        self._forget()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @model_validator(mode="after")
+    def _find_files(self) -> Self:
+        # The first answer may be hours away; but copies, and what comes out of pickles,
+        # may well be made where the file is not, or is not yet.
+        if not is_remade():
+            check_file(self.model_path)
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_llama_cpp(cls, values: Any) -> Any:
+        for name in values if isinstance(values, dict) else ():
+            if name not in cls.model_fields:
+                refuse(cls.__name__, name)
+        return values
+
     @model_validator(mode="after")
     def _settle_cache(self) -> Self:
         if "cache" in type(self).model_fields and (why := self._uncacheable()):
@@ -144,11 +215,16 @@ class LocalGeneration(Sampling):
 
     def _engine_settings(self) -> dict[str, Any]:
         """Arguments of :meth:`Model.load`."""
-        names = ("n_ctx", "n_batch", "n_threads", "n_gpu_layers", "kv_cache_bytes")
-        return {"path": self.model_path} | {name: getattr(self, name) for name in names}
+        return {"path": self.model_path} | {
+            name: getattr(self, name) for name in _OF_THE_ENGINE
+        }
 
     def _accept(self, model: Model) -> None:
         """Check a model that was just loaded, and forget what belongs to another."""
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what is known of the model, and what is loaded beside it."""
 
     def get_token_ids(self, text: str) -> list[int]:
         """Ids of the model's tokens in a text."""
@@ -167,6 +243,7 @@ class LocalGeneration(Sampling):
                     f"made. Per call: {', '.join(sorted(known))}"
                 )
                 raise UnknownArgumentError(msg)
+            refuse(owner, name)
             raise UnknownArgumentError.of(owner, name, known)
         return Sampling(**{name: getattr(self, name) for name in known} | overrides)
 

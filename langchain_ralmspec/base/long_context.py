@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,6 +15,7 @@ from langchain_core.runnables import Runnable
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from langchain_ralmspec.answer.run import Run
+from langchain_ralmspec.arguments import is_remade
 from langchain_ralmspec.base.identity import name_of, stamp_at
 from langchain_ralmspec.base.local import (
     FolderPath,
@@ -23,12 +25,14 @@ from langchain_ralmspec.base.local import (
 )
 from langchain_ralmspec.engine import Model, selftest
 from langchain_ralmspec.errors import UnknownArgumentError
+from langchain_ralmspec.files import absolute
 from langchain_ralmspec.rapid import (
-    Chunk,
     Conversation,
     Drafter,
     DraftStats,
+    GivenContext,
     LongRequest,
+    Sources,
     documents,
     generate,
 )
@@ -41,6 +45,7 @@ from langchain_ralmspec.rapid.drafter_factory import (
     absolute_of,
     names_of,
     path_of,
+    require_known,
 )
 from langchain_ralmspec.speculation import (
     Acceptance,
@@ -50,6 +55,7 @@ from langchain_ralmspec.speculation import (
     Transfer,
     chances_of_match,
 )
+from langchain_ralmspec.stores.embedding import encode_queries
 
 LONG_KV_BYTES = 2 * 2**30
 """Host memory for the KV of documents, per model."""
@@ -163,8 +169,37 @@ class LongContextGeneration(LocalGeneration):
             "kv_cache_dir": self.kv_cache_dir,
         }
 
-    def _accept(self, model: Model) -> None:
-        super()._accept(model)
+    def warm_up(self) -> None:
+        """Do what it does for all models; embeddings embed something, too."""
+        super().warm_up()
+        if self.draft_length != 0 and self._can_draft(self.engine):
+            self._longest_draft(self.engine)
+        if self.embeddings is not None:
+            encode_queries(self.embeddings, ["?"])
+
+    def _preload(self, context: Any) -> int:
+        """Read a context ahead of the first question; returns its number of tokens."""
+        model, text = self.engine, GivenContext.of(context).text
+        asked = Conversation.of(
+            "?",
+            self.system_prompt,
+            getattr(self, "prompt_template", None),
+            parse_special=getattr(self, "parse_special", True),
+        )
+        head, read, _ = self._read(model, asked, text, self.max_tokens)
+        model.open((*head, *read.tokens))
+        return len(read.tokens)
+
+    @model_validator(mode="after")
+    def _find_drafters(self) -> Self:
+        if not is_remade():
+            for wanted in self._chosen:
+                if isinstance(wanted, str | Path):
+                    require_known(wanted)
+        return self
+
+    def _forget(self) -> None:
+        super()._forget()
         self._contexts = ContextCache()
         self._drafters = DrafterFactory(self._load_drafter)
         self._estimates, self._costs = {}, {}
@@ -175,22 +210,23 @@ class LongContextGeneration(LocalGeneration):
         context: Any,
         stop: Sequence[str] | None,
         sampling: Sampling,
-        retrieve: Callable[[LongContext, str], list[Chunk]] | None = None,
-    ) -> tuple[Run[DraftStats], list[Chunk]]:
-        """Prepare an answer; returns it, and what its drafter reads.
+        retrieve: Callable[[Sources, str], Sources] | None = None,
+    ) -> tuple[Run[DraftStats], Sources]:
+        """Prepare an answer; returns it, and its sources.
 
         ``retrieve`` does what :meth:`_retrieve` does, which is the default.
         """
         stats, question = DraftStats(), conversation.question
         with stats.preparing():
             target = self.engine
-            if isinstance(context, Runnable):
-                context = context.invoke(question)
+            is_found = isinstance(context, Runnable)
+            given = GivenContext.of(context.invoke(question) if is_found else context)
             head, document, tail = self._read(
-                target, conversation, context, sampling.max_tokens
+                target, conversation, given.text, sampling.max_tokens
             )
             stats.dropped_tokens = document.n_dropped
-            chunks = (retrieve or self._retrieve)(document, question)
+            sources = Sources(given, document, is_found=is_found)
+            sources = (retrieve or self._retrieve)(sources, question)
             n_prompt = len(head) + len(document.tokens) + len(tail)
             sampler, acceptance = sampling.sampler(), self._acceptance
             can_draft = self.draft_length != 0 and self._can_draft(target)
@@ -202,7 +238,7 @@ class LongContextGeneration(LocalGeneration):
                 n_prompt=n_prompt,
                 n_beside=len(tail) + sampling.max_tokens,
                 conversation=conversation,
-                chunks=chunks,
+                chunks=sources.chunks,
                 sampler=None if acceptance.is_lossless else sampler,
                 is_enough=scheduler.is_enough,
             )
@@ -218,15 +254,15 @@ class LongContextGeneration(LocalGeneration):
                 longest_draft=self._longest_draft(target),
                 stats=stats,
             )
-        return Run(generate(request), request), chunks
+        return Run(generate(request), request), sources
 
     def _read(
-        self, model: Model, conversation: Conversation, context: Any, max_tokens: int
+        self, model: Model, conversation: Conversation, text: str, max_tokens: int
     ) -> tuple[tuple[int, ...], LongContext, tuple[int, ...]]:
         """A prompt as the model reads it: head, context, and tail."""
         head, tail = conversation.around(model)
         document = self._contexts.read(
-            context,
+            text,
             model,
             n_other=len(head) + len(tail) + max_tokens,
             may_truncate=self.truncation == "end",
@@ -235,13 +271,15 @@ class LongContextGeneration(LocalGeneration):
         )
         return head, document, tail
 
-    def _retrieve(self, document: LongContext, question: str) -> list[Chunk]:
-        """What the drafter reads; nothing without embeddings."""
+    def _retrieve(self, sources: Sources, question: str) -> Sources:
+        """Find what the drafter reads; nothing without embeddings."""
+        document = sources.read
         if document.index is None:
-            return []
+            return sources
         share, floor = self.draft_context_share, self.draft_context_tokens
         n_tokens = documents.budget(len(document.tokens), share, floor)
-        return document.index.retrieve(question, n_tokens, self.least_similarity)
+        chunks = document.index.retrieve(question, n_tokens, self.least_similarity)
+        return replace(sources, chunks=chunks)
 
     def _can_draft(self, target: Model) -> bool:
         can_roll_back = selftest.can_roll_back(target)
@@ -301,6 +339,8 @@ class LongContextGeneration(LocalGeneration):
     def _load_drafter(self, path: str, n_ctx: int) -> Model:
         # Nothing that a drafter reads is kept.
         own = {"path": path, "n_ctx": n_ctx, "n_slots": _N_SLOTS, "kv_cache_bytes": 0}
+        if absolute(path) != absolute(self.model_path):  # another's positions
+            own |= {"rope_freq_base": 0.0, "rope_freq_scale": 0.0}
         return Model.load(**super()._engine_settings() | own)
 
     def _fingerprint(self) -> dict[str, Any]:

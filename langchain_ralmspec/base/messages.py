@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from langchain_core.messages import (
     AIMessage,
@@ -11,6 +12,7 @@ from langchain_core.messages import (
     ChatMessage,
     HumanMessage,
     SystemMessage,
+    convert_to_messages,
 )
 
 from langchain_ralmspec.errors import InvalidValueError
@@ -41,6 +43,33 @@ def turns_of(messages: Sequence[BaseMessage]) -> list[dict[str, str]]:
         msg = f"a conversation needs a user message, got {[t['role'] for t in turns]}"
         raise InvalidValueError(msg)
     return turns
+
+
+def messages_of(history: Any) -> list[BaseMessage]:
+    """The messages of a conversation so far, as an application keeps it.
+
+    Args:
+        history: messages, ``(role, text)`` tuples, or ``{"role", "content"}`` dicts.
+
+    Raises:
+        InvalidValueError: it is no list, or something in it is none of these.
+    """
+    wanted = "give a list of messages, or of (role, text) tuples"
+    if not isinstance(history, list | tuple):
+        msg = f"history is {history!r:.60}, of type {type(history).__name__}; {wanted}"
+        raise InvalidValueError(msg)
+    messages: list[BaseMessage] = []
+    for at, one in enumerate(history):
+        try:
+            if isinstance(one, str):  # LangChain takes it for the user's
+                msg = "a text without a role"
+                raise TypeError(msg)  # noqa: TRY301  reported with the others
+            messages += convert_to_messages([one])
+        except (NotImplementedError, TypeError, ValueError) as error:
+            why = str(error).partition("\n")[0]
+            msg = f"history[{at}] is {one!r:.60}: {why}; {wanted}"
+            raise InvalidValueError(msg) from error
+    return messages
 
 
 def question_of(turns: Sequence[dict[str, str]]) -> str:

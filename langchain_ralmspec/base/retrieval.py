@@ -136,6 +136,13 @@ class RetrievalGeneration(SpeculativeGeneration):
             raise ValueError(msg)
         return value
 
+    def warm_up(self) -> None:
+        """Load all that the first answer would load, and ask the store something."""
+        super().warm_up()
+        self._may_speculate(self.engine)
+        store = self.retriever.store
+        store.search(store.encode(["?"]), 1)
+
     @abstractmethod
     def _prompt(self, model: Model, asked: Any) -> Prompt:
         """Tokens of what the face was asked."""

@@ -72,8 +72,11 @@ class Context:
         n_threads: tuple[int, int],
         flash_attention: bool | None = None,
         hidden_only: bool = False,
+        rope_freq_base: float = 0.0,
+        rope_freq_scale: float = 0.0,
     ) -> None:
         self.weights, self.n_slots, self.n_threads = weights, n_slots, n_threads
+        self.rope = rope_freq_base, rope_freq_scale
         self.n_ctx = n_ctx = n_ctx or weights.n_ctx_train
         self.n_batch = n_batch = min(n_batch, n_ctx)
         self.handle: Any = None
@@ -89,6 +92,8 @@ class Context:
         params.kv_unified = False
         params.swa_full = True  # a sliding window would forget what we roll back to
         params.no_perf = True
+        params.rope_freq_base = rope_freq_base  # 0: the model's own
+        params.rope_freq_scale = rope_freq_scale
         if flash_attention is not None:
             params.flash_attn_type = int(flash_attention)  # of the enum, auto is -1
         self._stop = _stop_at_hidden(lib) if hidden_only else None

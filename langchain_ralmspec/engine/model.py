@@ -7,14 +7,16 @@ import threading
 import warnings
 import weakref
 from collections.abc import Sequence as Tokens
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from langchain_ralmspec.engine.binding import build_info, check_file, library
 from langchain_ralmspec.engine.context import Context
-from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder, joined
+from langchain_ralmspec.engine.heads import joined
+from langchain_ralmspec.engine.prefix_folder import PrefixFolder
+from langchain_ralmspec.engine.prefixes import PrefixCache
 from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.engine.slots import Slots, Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
@@ -153,6 +155,10 @@ class Model:
         flash_attention: bool | None = None,
         exact_batches: bool = False,
         hidden_only: bool = False,
+        use_mmap: bool | None = None,
+        use_mlock: bool = False,
+        rope_freq_base: float = 0.0,
+        rope_freq_scale: float = 0.0,
         kv_cache_bytes: int = PREFIX_CACHE_BYTES,
         kv_cache_dir: str | os.PathLike[str] | None = None,
     ) -> Model:
@@ -170,6 +176,10 @@ class Model:
                 one, as far as kernels can (``exact_batch_size``): by one thread for
                 single tokens, and flash attention.
             hidden_only: compute hidden states and no logits, for ``observe`` alone.
+            use_mmap: whether the file is mapped into memory; None leaves it open.
+            use_mlock: whether it is kept from being swapped out.
+            rope_freq_base: base frequency of rotary positions; 0 is the model's own.
+            rope_freq_scale: factor on their frequencies; 0 is the model's own.
             kv_cache_bytes: host memory for the KV of prefixes.
             kv_cache_dir: a folder that keeps it as well, for other processes.
 
@@ -206,9 +216,16 @@ class Model:
             "n_slots": n_slots,
             "flash_attention": flash_attention,
             "hidden_only": hidden_only,
+            "rope_freq_base": float(rope_freq_base),
+            "rope_freq_scale": float(rope_freq_scale),
         }
         folder = None if kv_cache_dir is None else absolute(kv_cache_dir)
-        weights_key = (file, stamp_of(file.stat()), n_gpu_layers)
+        loading: dict[str, Any] = {
+            "n_gpu_layers": n_gpu_layers,
+            "use_mmap": use_mmap,
+            "use_mlock": use_mlock,
+        }
+        weights_key = (file, stamp_of(file.stat()), *loading.values())
         # A forked process shares the weights, which nobody changes, and no context.
         own = (os.getpid(), kv_cache_bytes, folder)
         key = (*weights_key, *settings.values(), *own)
@@ -218,7 +235,7 @@ class Model:
             if model is None:
                 weights = _shared_weights.get(weights_key)
                 if weights is None:
-                    weights = Weights(file, n_gpu_layers=n_gpu_layers)
+                    weights = Weights(file, **loading)
                     _shared_weights[weights_key] = weights
                 _require_memory(weights, n_ctx or weights.n_ctx_train, n_slots)
                 context = Context(weights, **settings)
@@ -233,12 +250,14 @@ class Model:
         self.n_ctx, self.n_batch = context.n_ctx, context.n_batch
         self.n_threads = context.n_threads
         self.flash_attention = context.flash_attention
-        self._slots = Slots(context)
+        self._slots, self._rope = Slots(context), context.rope
         self._opening = threading.Lock()
         folder = None
         if kv_cache_dir is not None:
-            folder = PrefixFolder(kv_cache_dir, self._fingerprint())
-        self._prefixes = PrefixCache(kv_cache_bytes, folder, self._slots.can_restore)
+            folder = PrefixFolder(kv_cache_dir, self._fingerprint(), step=self.n_batch)
+        self._prefixes = PrefixCache(
+            kv_cache_bytes, folder, self._slots.can_restore, step=self.n_batch
+        )
 
     def _fingerprint(self) -> dict[str, str | int]:
         """All that the bits of a KV depend on, besides its tokens."""
@@ -250,6 +269,8 @@ class Model:
             "n_threads": self.n_threads[1],
             "flash_attention": self.flash_attention,
             "n_gpu_layers": self.weights.n_gpu_layers,
+            # Where they are the model's own, entries of before are good still.
+            **({"rope": str(self._rope)} if any(self._rope) else {}),
         }
 
     @cached_property
@@ -287,20 +308,34 @@ class Model:
 
     def find_or_open(
         self, prefix: Tokens[int], *, keep: bool = True
-    ) -> tuple[Sequence, bool]:
-        """Do what :meth:`open` does, and tell whether the KV was there already."""
+    ) -> tuple[Sequence, int]:
+        """Do what :meth:`open` does, and tell for how many tokens the KV was there.
+
+        Where it is there for other tokens that begin with the same decode calls, those
+        are not repeated: the same calls in the same order give the same bits.
+        """
         key = tuple(prefix)
         self._slots.require_own_process()  # a lock of another's may never be free
         # One after the other: who waits for a long text finds it in the end.
         with self._opening if keep else nullcontext():
             snapshot = self._prefixes.get(key)
             if snapshot is not None:
-                return self.new_sequence(snapshot), True
-            sequence = self.new_sequence()
-            sequence.prefill(key)
+                return self.new_sequence(snapshot), len(key)
+            sequence, n_kept = self._begin(key)
+            sequence.prefill(key[n_kept:])
             if keep:
                 self._prefixes.put(key, sequence.save())
-            return sequence, False
+            return sequence, n_kept
+
+    def _begin(self, key: tuple[int, ...]) -> tuple[Sequence, int]:
+        """A sequence of the first tokens whose KV is kept, and their number."""
+        head = self._prefixes.head(key)
+        if head is not None:
+            sequence = self.new_sequence(head[0])
+            with suppress(DecodeError):  # a recurrent memory cannot be rolled back
+                sequence.truncate(head[1])
+                return sequence, head[1]
+        return self.new_sequence(), 0
 
     def open_parts(self, parts: Tokens[Tokens[int]]) -> Sequence:
         """Start a sequence that holds ``parts``, each read in calls of its own.
@@ -317,8 +352,10 @@ class Model:
             sequence = self.new_sequence(snapshot)
             if n_known == len(parts):
                 return sequence
-            if snapshot is not None:
+            try:
                 sequence.truncate(sum(map(len, parts[:n_known])))
+            except DecodeError:  # a recurrent memory cannot be rolled back
+                sequence, n_known = self.new_sequence(), 0
             for part in parts[n_known:]:
                 sequence.prefill(part)
             self._prefixes.put(joined(parts), sequence.save())

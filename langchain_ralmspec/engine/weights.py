@@ -30,7 +30,14 @@ def stamp_of(status: os.stat_result) -> tuple[int, int]:
 class Weights:
     """A GGUF loaded once; one that llama.cpp cannot load is a ``ModelFileError``."""
 
-    def __init__(self, path: Path, *, n_gpu_layers: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_gpu_layers: int = 0,
+        use_mmap: bool | None = None,
+        use_mlock: bool = False,
+    ) -> None:
         self.handle: Any = None
         self._lib = lib = library()
         self.path, self.n_gpu_layers = path, n_gpu_layers
@@ -42,6 +49,10 @@ class Weights:
         lib.llama_backend_init()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
+        if use_mmap is not None or use_mlock:
+            modes = ("NONE", "MMAP", "MLOCK", "MMAP_MLOCK")
+            mode = modes[(use_mmap is not False) + 2 * use_mlock]
+            params.load_mode = getattr(lib, f"LLAMA_LOAD_MODE_{mode}")
         self.handle = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
             msg = (

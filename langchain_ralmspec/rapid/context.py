@@ -7,10 +7,11 @@ import threading
 import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langchain_ralmspec.errors import ContextOverflowError
-from langchain_ralmspec.rapid.documents import ContextIndex, chunk, context_text
+from langchain_ralmspec.rapid.documents import ContextIndex, chunk
+from langchain_ralmspec.rapid.sources import places_of
 from langchain_ralmspec.text import sha256_of
 
 if TYPE_CHECKING:
@@ -28,11 +29,13 @@ class LongContext:
 
     Attributes:
         tokens: the target's tokens.
+        places: where each begins in the text, in characters, and where the last ends.
         n_dropped: tokens at the end that did not fit.
         index: finds the context's chunks; None without embeddings.
     """
 
     tokens: tuple[int, ...]
+    places: tuple[int, ...]
     n_dropped: int
     index: ContextIndex | None
 
@@ -46,7 +49,7 @@ class ContextCache:
 
     def read(
         self,
-        context: Any,
+        text: str,
         model: Model,
         *,
         n_other: int,
@@ -57,7 +60,7 @@ class ContextCache:
         """Tokenise, cut and embed a context, unless this was done lately.
 
         Args:
-            context: a text, a ``Document``, or a sequence of these.
+            text: the context.
             model: reads it; always the same one.
             n_other: tokens of question, template and answer.
             may_truncate: whether a context that is too long loses its end.
@@ -66,9 +69,8 @@ class ContextCache:
 
         Raises:
             ContextOverflowError: the context does not fit.
-            InvalidValueError: the context is empty, or no text.
+            InvalidValueError: the context is all blank.
         """
-        text = context_text(context)
         if not may_truncate:
             model.require_size(text)
         tokens = model.weights.tokenize(text)
@@ -99,7 +101,9 @@ class ContextCache:
             if embeddings is not None:
                 chunks = chunk(tokens, model.weights.piece, chunk_tokens)
                 index = ContextIndex(chunks, embeddings)
-            found = LongContext(tuple(tokens), n_tokens - len(tokens), index)
+            places = places_of(map(model.weights.piece, tokens), text)
+            n_dropped = n_tokens - len(tokens)
+            found = LongContext(tuple(tokens), places, n_dropped, index)
         with self._lock:
             self._kept[key] = found
             while len(self._kept) > _N_KEPT:

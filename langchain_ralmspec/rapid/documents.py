@@ -16,7 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from langchain_core.documents import Document
 
 from langchain_ralmspec.errors import DimensionMismatchError, InvalidValueError
 from langchain_ralmspec.stores.embedding import (
@@ -27,7 +26,6 @@ from langchain_ralmspec.stores.embedding import (
     lengths_of,
 )
 from langchain_ralmspec.stores.failures import reported_as_store_error
-from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -268,43 +266,6 @@ def join(chunks: Sequence[Chunk]) -> str:
         runs[-1] += chunk.pieces
         end = chunk.end
     return "\n\n".join(_text(run).strip() for run in runs)
-
-
-def to_documents(chunks: Sequence[Chunk]) -> list[Document]:
-    """Chunks as LangChain documents that know their places, in tokens."""
-    return [
-        Document(chunk.text.strip(), metadata={"start": chunk.start, "end": chunk.end})
-        for chunk in chunks
-    ]
-
-
-def context_text(context: object) -> str:
-    """The text of a str, a ``Document``, or a sequence of them, joined by blank lines.
-
-    Raises:
-        InvalidValueError: it is something else, or there is no text in it.
-    """
-    no_sequence = (str, bytes, bytearray, memoryview)
-    if isinstance(context, Sequence) and not isinstance(context, no_sequence):
-        text = "\n\n".join(map(_part_text, context))
-    else:
-        text = _part_text(context)
-    if not text.strip():
-        msg = "the context is empty; give the text that the answer is to come from"
-        raise InvalidValueError(msg)
-    return well_formed(text)
-
-
-def _part_text(part: object) -> str:
-    if isinstance(part, str):
-        return part
-    if isinstance(part, Document):
-        return part.page_content
-    msg = (
-        f"{type(part).__name__} is no context; give a str, a Document, a sequence of "
-        "them, or a retriever (of a vector store: store.as_retriever())"
-    )
-    raise InvalidValueError(msg)
 
 
 def _text(pieces: Sequence[bytes]) -> str:

@@ -87,7 +87,7 @@ class DrafterFactory:
             return PromptLookupDrafter(n_prompt)
         path = str(target.path) if wanted == SELF else path_of(wanted)
         if wanted != SELF and path not in self._models:
-            _require_known(str(wanted))
+            require_known(wanted)
         if not chunks:
             msg = (
                 f"drafter={str(wanted)!r} reads what is retrieved from the context, "
@@ -174,9 +174,14 @@ def absolute_of(drafter: str | Path | Drafter) -> str | Path | Drafter:
     return f"{TEXT if drafter != path else ''}{absolute_file(path)}"
 
 
-def _require_known(wanted: str) -> None:
-    """Check that what is neither a name nor a path was not meant to be one of them."""
-    if Path(path_of(wanted)).expanduser().is_file():
+def require_known(given: str | Path) -> None:
+    """Check that what is neither a name nor a file was not meant to be one of them.
+
+    Raises:
+        InvalidValueError: it is neither; names the nearest.
+    """
+    wanted = str(given)
+    if wanted in _NAMES or Path(path_of(wanted)).expanduser().is_file():
         return
     near = difflib.get_close_matches(wanted, _NAMES, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_NAMES)}"

@@ -100,9 +100,9 @@ class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):
         self._spent: dict[str, float] = {}  # seconds of drafters in this round
         self._pass_seconds = 0.0
         with request.stats.timing("prefilling"):
-            self._path, was_kept = request.target.find_or_open(request.document)
+            self._path, n_kept = request.target.find_or_open(request.document)
             self._logits = self._path.extend(request.tail)
-        request.stats.cached_tokens = len(request.document) if was_kept else 0
+        request.stats.cached_tokens = n_kept
 
     def first_token(self) -> Committed:
         """Write the token that the prompt's logits tell."""

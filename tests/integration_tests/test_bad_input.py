@@ -64,7 +64,10 @@ def make(gguf: str, model: Model, store: FailingStore) -> Any:
 
 
 def test_missing_model_file(make: Any, gguf: str) -> None:
-    llm = make(model_path="/no/such/model.gguf")  # loading is lazy
+    with pytest.raises(ModelFileError, match=r"/no/such/model\.gguf"):
+        make(model_path="/no/such/model.gguf")
+    llm = make()
+    llm.model_path = "/no/such/model.gguf"
     with pytest.raises(ModelFileError, match=r"/no/such/model\.gguf"):
         llm.invoke(PROMPT)
     llm.model_path = gguf

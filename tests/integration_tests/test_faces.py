@@ -15,6 +15,8 @@ from langchain_core.messages import (
     BaseMessageChunk,
     HumanMessage,
     SystemMessage,
+    ToolMessage,
+    trim_messages,
 )
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
@@ -345,11 +347,9 @@ def test_another_model_has_read_no_context_and_timed_no_drafts(gguf: str) -> Non
     assert not chat._estimates
 
 
-def test_a_run_is_traced_even_if_the_model_is_missing(
-    retriever: RaLMSpecRetriever,
-) -> None:
+def test_a_run_is_traced_even_if_the_model_is_missing(llm: RaLMSpecLLM) -> None:
     listener = Listener()
-    llm = RaLMSpecLLM(model_path="/no/such/thing.gguf", retriever=retriever)
+    llm.model_path = "/no/such/thing.gguf"
     with pytest.raises(ModelFileError):
         llm.invoke("x", config={"callbacks": [listener]})
     assert listener.began == [("llm", False)]
@@ -383,3 +383,36 @@ def test_a_greeting_is_answered_without_documents(
     run = face.start("Hello")
     assert "".join(run)
     assert run.steps[0].hits == ()
+
+
+def test_messages_are_counted_as_the_model_reads_them(
+    gguf: str, retriever: RaLMSpecRetriever
+) -> None:
+    text = "A list is sorted by its method sort. " * 9
+    told = [HumanMessage(QUESTIONS[0]), AIMessage("So."), HumanMessage(QUESTIONS[1])]
+    bound = ChatRapid(model_path=gguf, context=text, n_ctx=0, max_tokens=2)
+    assert "max_input_tokens" not in (bound.profile or {})
+    count = bound.get_num_tokens_from_messages(told)
+    assert count == bound.invoke(told).usage_metadata["input_tokens"]
+    assert (bound.profile or {})["max_input_tokens"] == bound.engine.n_ctx
+
+    free = bound.model_copy(update={"context": None})
+    there = [HumanMessage(f"{text}\n\n{QUESTIONS[0]}"), *told[1:]]
+    used = free.invoke(there).usage_metadata["input_tokens"]
+    assert free.get_num_tokens_from_messages(there) == used
+
+    chat = ChatRaLMSpec(model_path=gguf, retriever=retriever, max_tokens=2)
+    used = chat.invoke(told).usage_metadata["input_tokens"]
+    shown = documents_of(chat.invoke(told))[-1].page_content
+    assert chat.get_num_tokens_from_messages(told) < used
+    assert used - chat.get_num_tokens_from_messages(told) <= (
+        chat.get_num_tokens(shown) + 9
+    )
+    # What is no conversation is counted all the same: LangChain trims by that.
+    assert chat.get_num_tokens_from_messages(told[1:2]) > 0
+    assert chat.get_num_tokens_from_messages([ToolMessage("x", tool_call_id="1")]) > 0
+    long = chat.get_num_tokens_from_messages([HumanMessage("word " * 90_000)])
+    assert long > 90_000
+    most = chat.get_num_tokens_from_messages(told) - 1
+    kept = trim_messages(told, max_tokens=most, token_counter=chat)
+    assert 0 < len(kept) < 3

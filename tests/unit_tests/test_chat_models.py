@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
-from langchain_ralmspec import InvalidValueError
+from langchain_ralmspec import ChatRapid, InvalidValueError
 from langchain_ralmspec.chat_models import part
 
 TEXT = "One paragraph of a long text.\n\nAnd another one."
@@ -70,3 +72,54 @@ def test_a_system_turn_is_taken_whole() -> None:
 def test_a_question_alone_has_no_context(content: str) -> None:
     with pytest.raises(InvalidValueError, match=r"no context in .*Why\?"):
         part(turns(content))
+
+
+ASKED = "Question: Who wrote it?"
+
+
+@pytest.mark.parametrize(
+    ("content", "context", "question"),
+    [
+        (f"{ASKED}\n\n{TEXT}", TEXT, ASKED),
+        (
+            f"\n\n{ASKED.upper()}\n\nOne long paragraph of text.\n",
+            "One long paragraph of text.",
+            ASKED.upper(),
+        ),
+        (f"{ASKED}\n\n{TEXT}\n\nAnd why?", f"{ASKED}\n\n{TEXT}", "And why?"),
+        (f"{ASKED}\n\n{TEXT}\n\n{ASKED}", f"{ASKED}\n\n{TEXT}", ASKED),
+    ],
+)
+def test_a_question_before_the_text_is_one_if_it_says_so(
+    content: str, context: str, question: str
+) -> None:
+    assert part(turns(content)) == (context, turns(question))
+    rest = turns(question, "He.", "And when?")
+    assert part(turns(content, "He.", "And when?")) == (context, rest)
+
+
+def test_what_may_be_a_question_before_the_text_is_warned_about() -> None:
+    content = f"Who wrote it?\n\n{TEXT}"
+    with pytest.warns(UserWarning, match=r"taking 'And another.*'Who wrote it\?' is"):
+        context, rest = part(turns(content))
+    assert (context, rest) == (content.rpartition("\n\n")[0], turns("And another one."))
+    part(turns(content, "Yes.", "Why?"))  # once is enough: a warning is an error here
+
+
+def limits(chat: ChatRapid) -> list[object]:
+    profile = chat.profile or {}
+    keys = ("max_input_tokens", "max_output_tokens", "tool_calling")
+    return [profile.get(key) for key in keys]
+
+
+def test_the_profile_tells_what_fits() -> None:
+    chat = ChatRapid(model_path="a/tiny.gguf", n_ctx=512, max_tokens=9)
+    assert limits(chat) == [512, 9, False]
+    assert limits(chat.model_copy(update={"n_ctx": 256})) == [256, 9, False]
+    copy = pickle.loads(pickle.dumps(chat))  # noqa: S301  our own
+    assert limits(copy) == limits(chat)
+    chat.n_ctx, chat.max_tokens = 0, 8  # the model's own, which is not loaded
+    assert limits(chat) == [None, 8, False]
+    given = ChatRapid(model_path="tiny.gguf", profile={"max_input_tokens": 3})
+    given.n_ctx = 99
+    assert limits(given.model_copy(update={"n_ctx": 88})) == [3, None, None]

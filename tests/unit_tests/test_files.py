@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from langchain_ralmspec.engine import prefixes
+from langchain_ralmspec.engine import prefix_folder
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import (
     absolute,
@@ -67,7 +67,7 @@ def test_left_over_temporaries_have_the_name_that_prefixes_are_rid_of(
 ) -> None:
     for suffix in ("kv", "json"):
         with replacing_file(tmp_path / f"{'0' * 64}.{suffix}") as new:
-            assert prefixes._TEMPORARY.fullmatch(new.name)
+            assert prefix_folder._TEMPORARY.fullmatch(new.name)
             new.touch()
 
 

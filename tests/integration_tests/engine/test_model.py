@@ -4,6 +4,7 @@ import gc
 import shutil
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -274,6 +275,28 @@ def test_a_forged_prefix_is_computed_anew(
         folder.put(tuple(tokens[:40]), Snapshot(40, state))
         first.forget_prefixes()
         with pytest.warns(RuntimeWarning, match="not their KV"):
-            opened, was_kept = first.find_or_open(tokens[:40])
-        assert not was_kept
+            opened, n_kept = first.find_or_open(tokens[:40])
+        assert n_kept == 0
         assert np.array_equal(continue_with(opened, tokens[40:]), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "are_equal"),
+    [
+        ({"use_mmap": False}, True),
+        ({"use_mlock": True}, True),
+        ({"rope_freq_base": 500_000.0}, False),
+        ({"rope_freq_scale": 0.5}, False),
+    ],
+)
+def test_how_it_is_loaded_and_where_positions_are(
+    gguf: str, tokens: list[int], tmp_path: Path, settings: Any, are_equal: bool
+) -> None:
+    usual = Model.load(gguf, n_ctx=128, kv_cache_dir=tmp_path)
+    model = Model.load(gguf, n_ctx=128, kv_cache_dir=tmp_path, **settings)
+    assert model is not usual
+    runs = [
+        continue_with(own.open(tokens[:40]), tokens[40:60]) for own in (usual, model)
+    ]
+    assert np.array_equal(*runs) == are_equal
+    assert len([*tmp_path.glob("*.kv")]) == 2 - are_equal, "others have their own KV"

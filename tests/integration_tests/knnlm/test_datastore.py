@@ -99,9 +99,8 @@ def test_more_neighbours_than_entries(
 
 
 def test_missing_model_file(make: Any, tmp_path: Path) -> None:
-    llm = make(model_path="/no/such/model.gguf")  # loading is lazy
     with pytest.raises(ModelFileError, match=r"/no/such/model\.gguf"):
-        llm.invoke("Once")
+        make(model_path="/no/such/model.gguf")
     with pytest.raises(ModelFileError, match=r"/no/such/model\.gguf"):
         KNNDatastore.build(["a b c"], model_path="/no/such/model.gguf", path=tmp_path)
     assert not [*tmp_path.iterdir()]

@@ -1,7 +1,9 @@
 """RapidChain and ChatRapid over a real model, as an application uses them."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
@@ -15,7 +17,9 @@ from langchain_ralmspec import (
     RaLMSpecRetriever,
     RapidChain,
     UnknownArgumentError,
+    documents_of,
 )
+from langchain_ralmspec.rapid import GivenContext
 from tests.integration_tests.conftest import QUESTIONS, Corpus, Listener
 from tests.integration_tests.rapid.conftest import N_CTX, answer
 
@@ -79,6 +83,50 @@ def test_documents_and_retrievers_are_contexts(make: Any, corpus: Corpus) -> Non
     retriever = RaLMSpecRetriever.from_documents(corpus.documents, kind="bm25")
     for context in (retriever, retriever.with_config(tags=["mine"])):
         assert chain.invoke({**given, "context": context})["answer"]
+
+
+def check_places(sources: list[Document], originals: list[Document]) -> None:
+    by_id = {document.id: document for document in originals}
+    assert sources
+    for part in sources:
+        original, metadata = by_id[part.id], part.metadata
+        place = slice(metadata["start_index"], metadata["end_index"])
+        assert original.page_content[place] == part.page_content != ""
+        assert metadata.items() >= original.metadata.items()
+
+
+@pytest.mark.parametrize("with_embeddings", [True, False])
+def test_sources_lead_back_to_the_documents(
+    make: Any, corpus: Corpus, *, with_embeddings: bool
+) -> None:
+    own = {} if with_embeddings else {"embeddings": None}
+    chain, question = make(**own), QUESTIONS[0]
+    pages = [
+        Document(one.page_content, id=one.id, metadata={"page": at, "source": "x.pdf"})
+        for at, one in enumerate(corpus.documents[:6])
+    ]
+    retriever = RaLMSpecRetriever.from_documents(pages, kind="bm25")
+    found = chain.invoke({"question": question, "context": retriever})
+    check_places(found["source_documents"], pages)
+    chat = make(ChatRapid, context=retriever, **own)
+    check_places(documents_of(chat.invoke(question)), pages)
+    if with_embeddings:
+        result = chain.invoke({"question": question, "context": pages})
+        check_places(result["source_documents"], pages)
+        return
+    ids = {document.id for document in retriever.invoke(question)}
+    assert {part.id for part in found["source_documents"]} == ids
+
+    chain = make(prompt_template="{context}\n\n{question}", **own)  # reads on
+    quote = {"question": pages[0].page_content[:150], "context": pages[:2]}
+    parts = list(chain.stream(quote))
+    assert [next(iter(part)) for part in parts[-2:]] == [
+        "source_documents",
+        "speculation",
+    ]
+    result = chain.invoke(quote)
+    check_places(result["source_documents"], pages)
+    assert all(p.page_content in result["answer"] for p in result["source_documents"])
 
 
 def test_stop_and_settings_of_a_call(make: Any, context: str) -> None:
@@ -147,6 +195,86 @@ def test_the_context_may_be_in_the_messages(make: Any, context: str) -> None:
     assert chat.invoke(turns).text
     with pytest.raises(InvalidValueError, match="no context in"):
         chat.invoke(question)
+
+
+GROWN: list[tuple[Any, Any]] = [
+    (slice(3), slice(6)),  # pages were added
+    (slice(3), [0, 1, 3]),  # one was replaced
+    ("join", "joined"),  # the last token of one is another in the other
+]
+
+
+@pytest.mark.parametrize(("before", "after"), GROWN)
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_text_that_has_grown_reads_only_what_is_new(
+    make: Any, corpus: Corpus, tmp_path: Path, before: Any, after: Any, *, folder: bool
+) -> None:
+    def context(pages: Any) -> Any:
+        if isinstance(pages, str):
+            return f"{corpus.texts[0]}\n\n{corpus.texts[1]} {pages}"
+        if isinstance(pages, slice):
+            return corpus.documents[pages]
+        return [corpus.documents[at] for at in pages]
+
+    own = {"n_batch": 64, "embeddings": None, "draft_length": 0}
+    plain = make(**own)
+    chain = make(**own, kv_cache_dir=str(tmp_path)) if folder else plain
+    given = {"question": QUESTIONS[0], "context": context(after)}
+    plain.engine.forget_prefixes()
+    expected = plain.invoke(given)
+    head, document, _ = plain._read(
+        plain.engine, plain._asking("?"), GivenContext.of(context(after)).text, 1
+    )
+
+    def bits(model: Any) -> list[Any]:  # of what is said behind the text
+        path = model.open((*head, *document.tokens))
+        return [path.extend(document.tokens[:9]), path.extend(document.tokens[:1])]
+
+    fresh = bits(plain.engine)
+    plain.engine.forget_prefixes()
+
+    n_before = chain.preload(context(before))
+    if folder:
+        chain.engine.forget_prefixes()
+    result = chain.invoke(given)
+    n_kept = result["speculation"]["cached_tokens"]
+    assert 0 < n_kept <= len(head) + n_before
+    assert n_kept % 64 == 0
+    if isinstance(before, slice) and isinstance(after, slice):
+        assert n_kept > len(head) + n_before - 64
+    assert result["answer"] == expected["answer"]
+    assert np.array_equal(bits(chain.engine), fresh)
+
+
+def test_a_chain_knows_what_was_said(make: Any, context: str) -> None:
+    first, second = QUESTIONS[:2]
+    told = [("user", first), ("ai", "So.")]
+    chat, chain = make(ChatRapid, context=context), make()
+    expected = chat.invoke([*told, ("user", second)])
+    given = {"question": second, "context": context}
+    result = chain.invoke({**given, "history": told})
+    assert result["answer"] == expected.text
+    n_prompt = expected.usage_metadata["input_tokens"]
+    assert result["speculation"]["prompt_tokens"] == n_prompt
+    assert chain.invoke(given)["speculation"]["prompt_tokens"] < n_prompt
+
+
+def test_a_call_may_bring_its_context(make: Any, context: str, corpus: Corpus) -> None:
+    question, pages = QUESTIONS[0], corpus.documents[:3]
+    bound = make(ChatRapid, context=context).invoke(question)
+    chat = make(ChatRapid, context=pages)
+    assert chat.invoke(question, context=context).text == bound.text
+    assert "".join(c.text for c in chat.bind(context=context).stream(question)) == (
+        bound.text
+    )
+    expected = chat.invoke(question)
+    free = make(ChatRapid).bind(context=pages)
+    assert free.invoke(question).text == expected.text
+    check_places(documents_of(free.invoke(question)), pages)
+    with pytest.raises(InvalidValueError, match="no context in"):
+        chat.invoke(question, context=None)
+    with pytest.raises(InvalidValueError, match="int is no context"):
+        chat.invoke(question, context=3)
 
 
 def test_a_second_turn_reads_nothing_again(make: Any, context: str) -> None:

@@ -140,3 +140,21 @@ def test_the_penalty_is_on_the_last_64_tokens(
         assert changed[token] == logits[token] * factor
     assert (logits == before).all()
     assert Sampler().penalized(logits, generated) is logits
+
+
+@pytest.mark.parametrize(
+    ("min_p", "kept"), [(0.0, [0, 1, 2, 3]), (0.25, [0, 1, 2]), (0.3, [0, 1]), (1, [0])]
+)
+def test_min_p_is_a_share_of_the_most_probable(min_p: float, kept: list[int]) -> None:
+    logits = np.log(np.array([0.5, 0.25, 0.13, 0.12], np.float32))
+    sampler = Sampler(temperature=1.0, top_k=0, top_p=1.0, min_p=min_p)
+    row = sampler.probabilities(logits, ())
+    assert np.flatnonzero(row).tolist() == kept
+    assert row.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("size", "token"), [(64, 2), (1, 0), (0, 0)])
+def test_the_penalty_looks_back_so_far(size: int, token: int) -> None:
+    logits = np.array([3.0, 2.9, 2.0], np.float32)
+    sampler = Sampler(repeat_penalty=2.0, last_n_tokens_size=size)
+    assert sampler.sample(logits, [0, 1]) == token

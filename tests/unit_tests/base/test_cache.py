@@ -51,9 +51,13 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every face answers with the first document found; those that it gave."""
     given: list[str] = []
 
-    def answer(self: Any, *_: Any) -> PreparedAnswer:
-        source = self.context if isinstance(self, ChatRapid) else self.retriever
-        given.append(source.invoke("who?")[0].page_content)
+    def answer(self: Any, *more: Any) -> PreparedAnswer:
+        if isinstance(self, ChatRapid):
+            source = more[-1].get("context", self.context)
+        else:
+            source = self.retriever
+        is_text = isinstance(source, str)
+        given.append(source if is_text else source.invoke("who?")[0].page_content)
         usage: Any = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
         return PreparedAnswer(iter(given[-1:]), dict, lambda: usage)
 
@@ -81,6 +85,27 @@ def test_no_tenant_is_given_the_answer_of_a_freed_retriever() -> None:
             assert asked(ChatRapid(model_path="m.gguf", context=context)) == tenant
             del context
             gc.collect()
+
+
+def test_the_context_of_a_call_is_part_of_the_key(found: list[str]) -> None:
+    chat = ChatRapid(model_path="m.gguf", context="bound")
+    for text in ("red", "blue", "red"):
+        assert chat.invoke("who?", context=text).text == text
+        assert chat.bind(context=text).invoke("who?").text == text
+    assert asked(chat) == chat.invoke("who?", context="bound").text == "bound"
+    assert found == ["red", "blue", "bound"]
+    for tenant in ("red", "blue"):
+        context = store_of(tenant).as_retriever()
+        assert chat.invoke("who?", context=context).text == tenant
+    for page in (1, 2):  # the sources would tell of another page
+        told = chat._get_llm_string(context=[Document("red", metadata={"page": page})])
+        assert told not in found
+        found.append(told)
+
+
+def test_the_context_of_a_call_is_not_in_traces() -> None:
+    chat = ChatRapid(model_path="m.gguf")
+    assert "secret" not in str(chat._get_invocation_params(context="a secret"))
 
 
 @pytest.mark.parametrize("kind", FACES)

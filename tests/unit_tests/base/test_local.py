@@ -180,6 +180,7 @@ def test_tokens_belong_to_the_model_that_made_them(
     def load(**_: Any) -> FakeReader:
         reader, by = FakeReader(n_ctx=2048), shift
         reader.weights.tokenize = lambda text, **_: [n + by for n in text.encode()]
+        reader.weights.piece = lambda token: bytes([token])
         reader.weights.has_chat_template = False
         return reader
 
@@ -203,6 +204,9 @@ def test_a_datastore_is_checked_with_every_model_that_is_loaded(
     reader = FakeReader()
     monkeypatch.setattr(datastore, "load_reader", lambda *_, **__: reader)
     store = KNNDatastore.build(["abcdefg"], model_path="tiny.gguf", path=tmp_path / "s")
+    for name in ("rope_freq_base", "rope_freq_scale"):
+        with pytest.raises(ValidationError, match=f"{name}=2.0 would give other"):
+            KNNLMSpecLLM(model_path="tiny.gguf", datastore=store, k=1, **{name: 2.0})  # type: ignore[arg-type]
     checked: list[Any] = []
     require_model = KNNDatastore.require_model
 

@@ -51,9 +51,10 @@ class Writing:
 def writing(monkeypatch: pytest.MonkeyPatch) -> Writing:
     writing = Writing()
     answer = PreparedAnswer(writing, dict, lambda: USAGE)
+    sources = SimpleNamespace(are_known=True, documents=list)
     for kind in (RaLMSpecLLM, ChatRaLMSpec):
         monkeypatch.setattr(kind, "_answer", lambda *_: answer)
-    monkeypatch.setattr(RapidChain, "_prepare", lambda *_: (writing, []))
+    monkeypatch.setattr(RapidChain, "_prepare", lambda *_: (writing, sources))
     return writing
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder
+from langchain_ralmspec.engine.prefix_folder import PrefixFolder
+from langchain_ralmspec.engine.prefixes import PrefixCache
 from langchain_ralmspec.engine.slots import Snapshot
 
 SIZE = 1000
@@ -24,8 +25,9 @@ def a_folder(
     path: Path,
     max_bytes: int = 10 * SIZE,
     fingerprint: dict[str, str | int] | None = None,
+    step: int = 0,
 ) -> PrefixFolder:
-    return PrefixFolder(path, fingerprint or FINGERPRINT, max_bytes)
+    return PrefixFolder(path, fingerprint or FINGERPRINT, max_bytes, step)
 
 
 def same(one: Snapshot | None, other: Snapshot) -> bool:

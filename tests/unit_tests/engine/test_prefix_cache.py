@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder, joined
+from langchain_ralmspec.engine.heads import joined
+from langchain_ralmspec.engine.prefix_folder import PrefixFolder
+from langchain_ralmspec.engine.prefixes import PrefixCache
 from tests.unit_tests.engine.snapshots import (
     ABSENT,
     SIZE,

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from langchain_ralmspec.engine.prefixes import PrefixCache, PrefixFolder
+from langchain_ralmspec.engine.prefix_folder import PrefixFolder
+from langchain_ralmspec.engine.prefixes import PrefixCache
 from langchain_ralmspec.engine.slots import Snapshot
 from langchain_ralmspec.errors import InvalidValueError
 from tests.unit_tests.engine.snapshots import (

@@ -118,7 +118,7 @@ class FakeModel:
 
     def find_or_open(
         self, prefix: Sequence[int], *, keep: bool = True
-    ) -> tuple[FakePath, bool]:
+    ) -> tuple[FakePath, int]:
         was_kept = tuple(prefix) in self.kept
         path = FakePath(self, list(prefix) if was_kept else [])
         self.paths.append(path)
@@ -126,7 +126,7 @@ class FakeModel:
             path.prefill(prefix)
             if keep:
                 self.kept.add(tuple(prefix))
-        return path, was_kept
+        return path, len(prefix) * was_kept
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         n, last = self.weights.n_vocab, tuple(tokens[-2:])

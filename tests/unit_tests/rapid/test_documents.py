@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 
 from langchain_ralmspec.errors import (
@@ -22,9 +21,7 @@ from langchain_ralmspec.rapid.documents import (
     ContextIndex,
     budget,
     chunk,
-    context_text,
     join,
-    to_documents,
 )
 
 PIECES = [b" a", b" bc", b"", b".", b"!\n", b"\n\n", b" so?", "。".encode(), b"\xe2"]
@@ -330,43 +327,3 @@ def test_join_parts_what_was_apart() -> None:
     assert join([chunks[0], *chunks[1:3], chunks[4]]) == "red\n€\n\nend"
     assert join([chunks[0], chunks[3]]) == "red\n\nblue"
     assert join([]) == ""
-
-
-def test_documents_know_their_place() -> None:
-    first, second = to_documents(split("red 1\n|  green"))
-    assert first == Document("red 1", metadata={"start": 0, "end": 3})
-    assert second == Document("green", metadata={"start": 3, "end": 4})
-
-
-@pytest.mark.parametrize(
-    ("context", "text"),
-    [
-        (" as it is\n", " as it is\n"),
-        (Document("red"), "red"),
-        (["red", Document("green"), "blue"], "red\n\ngreen\n\nblue"),
-        ((Document("red"),), "red"),
-    ],
-)
-def test_context_text(context: object, text: str) -> None:
-    assert context_text(context) == text
-
-
-EMPTY = "the context is empty; give"
-
-
-@pytest.mark.parametrize(
-    ("context", "message"),
-    [
-        *((empty, EMPTY) for empty in ("", " \n", [], [" ", ""], Document("\t"))),
-        (None, "NoneType is no context"),
-        (3, "int is no context"),
-        (b"red", "bytes is no context"),
-        ({"red": 1}, "dict is no context"),
-        (["red", 3.5], "float is no context"),
-        ([["red"]], "list is no context"),
-        ((word for word in ["red"]), "generator is no context"),
-    ],
-)
-def test_what_is_no_context_is_refused(context: object, message: str) -> None:
-    with pytest.raises(InvalidValueError, match=message):
-        context_text(context)

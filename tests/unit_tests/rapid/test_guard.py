@@ -153,10 +153,10 @@ def stop_looked_for_at_the_end_of_a_round(
 def prompt_read_twice(
     find_or_open: Any, model: FakeModel, prefix: Sequence[int], *, keep: bool = True
 ) -> Any:
-    path, was_kept = find_or_open(model, prefix, keep=keep)
-    if was_kept:
+    path, n_kept = find_or_open(model, prefix, keep=keep)
+    if n_kept:
         path.prefill(prefix[-1:])
-    return path, was_kept
+    return path, n_kept
 
 
 @breaks(DraftStats, "verified", GOOD)
@@ -176,8 +176,8 @@ def test_kept_kv_called_computed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def modest(
         self: FakeModel, prefix: Sequence[int], *, keep: bool = True
-    ) -> tuple[FakePath, bool]:
-        return find_or_open(self, prefix, keep=keep)[0], False
+    ) -> tuple[FakePath, int]:
+        return find_or_open(self, prefix, keep=keep)[0], 0
 
     monkeypatch.setattr(FakeModel, "find_or_open", modest)
     assert not is_noticed(GOOD)

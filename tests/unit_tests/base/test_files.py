@@ -1,0 +1,92 @@
+"""Files that are missing are found when a face is made; copies need none."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.runnables import ConfigurableField
+from pydantic import ValidationError
+
+from langchain_ralmspec import (
+    BM25Store,
+    ChatRaLMSpec,
+    ChatRapid,
+    ModelFileError,
+    RaLMSpecLLM,
+    RaLMSpecRetriever,
+    RapidChain,
+)
+from langchain_ralmspec.base import local, long_context
+from tests.unit_tests.conftest import CHECK_FILE, REQUIRE_KNOWN
+
+STORE = RaLMSpecRetriever(vectorstore=BM25Store.from_documents([Document("a heap")]))
+FACES: list[tuple[Any, dict[str, Any]]] = [
+    (RaLMSpecLLM, {"retriever": STORE}),
+    (ChatRaLMSpec, {"retriever": STORE}),
+    (RapidChain, {}),
+    (ChatRapid, {}),
+]
+
+
+@pytest.fixture(autouse=True)
+def _looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "check_file", CHECK_FILE)
+    monkeypatch.setattr(long_context, "require_known", REQUIRE_KNOWN)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF and the rest")
+    return file
+
+
+@pytest.mark.parametrize(("kind", "own"), FACES)
+def test_a_missing_file_is_found_at_once(
+    kind: Any, own: dict[str, Any], file: Path
+) -> None:
+    with pytest.raises(ModelFileError, match=r"no model file at '/no/such\.gguf'"):
+        kind(model_path="/no/such.gguf", **own)
+    other = file.with_name("text.txt")
+    other.write_text("once upon a time")
+    with pytest.raises(ModelFileError, match=r"text\.txt' is not a GGUF file"):
+        kind(model_path=str(other), **own)
+
+    face = kind(model_path=str(file), **own)
+    pickled = pickle.dumps(face)
+    file.unlink()
+    for copy in (
+        face.model_copy(update={"max_tokens": 3}),
+        pickle.loads(pickled),  # noqa: S301  our own
+    ):
+        assert copy.model_path == str(file)
+
+
+def test_a_configured_model_is_looked_for_when_it_is_configured(file: Path) -> None:
+    chat = ChatRapid(model_path=str(file)).configurable_fields(
+        model_path=ConfigurableField("path"), max_tokens=ConfigurableField("tokens")
+    )
+    other = chat.with_config(configurable={"tokens": 5, "path": str(file)})
+    assert other.prepare()[0].max_tokens == 5  # type: ignore[attr-defined]
+    missing = chat.with_config(configurable={"path": "/no/such.gguf"})
+    with pytest.raises(ModelFileError, match=r"/no/such\.gguf"):
+        missing.invoke("Who?", context="Ahab.")
+
+
+@pytest.mark.parametrize(
+    ("drafter", "message"),
+    [
+        ("lokup", "did you mean 'lookup'"),
+        ("/no/such.gguf", r"'/no/such\.gguf' is neither"),
+        (["lookup", "text:/no/such.gguf"], r"'text:/no/such\.gguf' is neither"),
+    ],
+)
+def test_so_is_the_file_of_a_drafter(file: Path, drafter: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RapidChain(model_path=str(file), drafter=drafter)
+    for sound in ("lookup", "self", "auto", str(file), f"text:{file}", file):
+        RapidChain(model_path=str(file), drafter=sound)

@@ -1,0 +1,56 @@
+"""Every argument of LangChain's models over llama.cpp is taken, or told about."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.language_models import BaseChatModel, BaseLLM
+
+from langchain_ralmspec import ChatRapid, RapidChain, UnknownArgumentError
+from langchain_ralmspec.base.llama_cpp import NO_COUNTERPART
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from langchain_community.chat_models import ChatLlamaCpp
+    from langchain_community.llms import LlamaCpp
+
+THEIRS = {*ChatLlamaCpp.model_fields} - {*BaseChatModel.model_fields} | (
+    {*LlamaCpp.model_fields} - {*BaseLLM.model_fields}
+)
+GUIDE = Path(__file__).parents[3] / "docs" / "guide.md"
+
+
+def test_each_is_taken_or_has_a_sentence() -> None:
+    assert THEIRS - {*RapidChain.model_fields} == {*NO_COUNTERPART}
+
+
+@pytest.mark.parametrize("name", sorted(NO_COUNTERPART))
+def test_what_is_refused_says_what_to_do(name: str) -> None:
+    told = re.escape(f"RapidChain has no argument {name!r}: {NO_COUNTERPART[name]}")
+    with pytest.raises(UnknownArgumentError, match=told):
+        RapidChain(model_path="m.gguf", **{name: 1})  # type: ignore[arg-type]
+
+
+def test_so_does_what_is_refused_in_a_call() -> None:
+    chat = ChatRapid(model_path="m.gguf", context="A text.", streaming=True)
+    given: dict[str, Any] = {"grammar": "root ::= [a-z]"}
+    with pytest.raises(
+        UnknownArgumentError, match="'grammar': there is no counterpart"
+    ):
+        chat.invoke("Why?", **given)
+
+
+def test_the_guide_has_the_same_table() -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    section = text.partition("## From `ChatLlamaCpp`\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?) \| (.+) \|$", section, re.MULTILINE)
+    told = {
+        name: what for names, what in rows for name in re.findall(r"`(\w+)`", names)
+    }
+    assert {*told} == THEIRS
+    for name, sentence in NO_COUNTERPART.items():
+        assert told[name].replace("`", "") == sentence

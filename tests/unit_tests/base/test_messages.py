@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+
+from langchain_ralmspec import InvalidValueError, RapidChain
+from langchain_ralmspec.base.messages import messages_of
+
+
+def test_a_history_is_messages_or_roles_and_texts() -> None:
+    told: list[Any] = [
+        SystemMessage("Be brief."),
+        ("user", "Who?"),
+        ["ai", "Ahab."],
+        {"role": "user", "content": "When?"},
+    ]
+    assert messages_of(told) == [
+        SystemMessage("Be brief."),
+        HumanMessage("Who?"),
+        AIMessage("Ahab."),
+        HumanMessage("When?"),
+    ]
+    assert messages_of(()) == []
+
+
+@pytest.mark.parametrize(
+    ("history", "message"),
+    [
+        ("Who?", "history is 'Who.', of type str; give a list of messages"),
+        (None, "history is None, of type NoneType"),
+        ({"role": "user"}, "of type dict"),
+        (["Who?"], r"history\[0\] is 'Who.': a text without a role"),
+        ([("user", "Who?"), ("robot", "I")], r"history\[1\] .*'robot'.*type"),
+        ([("user",)], r"history\[0\] is .*'user',"),
+        ([3], r"history\[0\] is 3: .*int"),
+        ([{"role": "user"}], "content"),
+    ],
+)
+def test_what_is_no_history_is_refused(history: Any, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        messages_of(history)
+
+
+def test_a_chain_puts_the_history_before_the_question() -> None:
+    chain = RapidChain(model_path="m.gguf")
+    asked = chain._asking(
+        "When?", [("system", "Be brief."), ("ai", "So."), ("ai", "A")]
+    )
+    assert asked.question == "When?"
+    assert [(turn["role"], turn["content"]) for turn in asked.turns] == [
+        ("system", "Be brief."),
+        ("assistant", "So.\n\nA"),
+        ("user", "When?"),
+    ]
+    plain = RapidChain(model_path="m.gguf", prompt_template="{context} {question}")
+    assert plain._asking("When?", []).turns == asked.turns[-1:]
+    with pytest.raises(InvalidValueError, match="no place for a history"):
+        plain._asking("When?", [("user", "Who?")])
