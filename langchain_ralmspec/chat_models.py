@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from langchain_ralmspec.ralm.run import RetrievalRun
     from langchain_ralmspec.rapid import DraftStats, Sources
 
+_POOR_DEFAULTS = ("n_batch", "rope_freq_base", "rope_freq_scale")
+"""Arguments of ``ChatLlamaCpp`` whose defaults suit none of today's models."""
+
 _QUESTION_MARKS = ("?", "？", "؟")
 
 
@@ -112,13 +115,17 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             retriever: as in the chain.
             prompt: the chain's, with ``{context}`` and the question's variable.
             llm: a ``ChatLlamaCpp`` or ``LlamaCpp`` whose ``model_path``, ``n_ctx``,
-                temperature and other arguments are taken over; or give them here.
+                temperature and other arguments are taken over, but not what it does
+                to any model by default: 8 tokens a call, and the positions of the
+                first Llama (give it ``rope_freq_base=0`` to compare answers).
             settings: other arguments of this class, ``retrieval_policy`` too.
         """
+        chosen = getattr(llm, "model_fields_set", ())
         taken = {
             name: value
-            for name in (*LocalGeneration.model_fields,)
+            for name in LocalGeneration.model_fields
             if (value := getattr(llm, name, None)) is not None
+            and (name in chosen or name not in _POOR_DEFAULTS)
         }
         given = {"retrieval_policy": "once"} | taken | settings
         return cls(retriever=retriever, prompt=prompt, **given)
@@ -176,9 +183,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
 
     def _parted(self, model: Model, turns: Sequence[dict[str, str]]) -> list[Turn]:
         """The turns; documents that stand at the question part the user's last."""
-        parted: list[Turn] = [
-            {"role": turn["role"], "content": turn["content"]} for turn in turns
-        ]
+        parted: list[Turn] = list(turns)
         last = max(at for at, turn in enumerate(turns) if turn["role"] == "user")
         position = self.document_position
         if position == "auto":
@@ -187,7 +192,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             most = self.max_document_tokens or SHORT_DOCUMENT
             position = "question" if n_history > most else "head"
         if position == "question":
-            parted[last]["content"] = "", turns[last]["content"]
+            parted[last] = {"role": "user", "content": ("", turns[last]["content"])}
         return parted
 
     def _warn_of_filled(self, text: str, n_tokens: int) -> None:

@@ -134,8 +134,8 @@ class ChainPrompt:
         for turn in turns_of(filled):
             parts = turn["content"].split(slot)
             n_slots += len(parts) - 1
-            content = (parts[0], parts[-1]) if len(parts) > 1 else parts[0]
-            turns.append({"role": turn["role"], "content": content})
+            parted = (parts[0], parts[-1]) if len(parts) > 1 else parts[0]
+            turns.append({"role": turn["role"], "content": parted})
         if n_slots != 1:
             msg = (
                 f"{{{CONTEXT}}} must stand once in the prompt, got {n_slots} times; "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langchain_ralmspec.engine.markers import Disguise
 from langchain_ralmspec.errors import ChatTemplateError, MissingExtraError
@@ -34,11 +35,8 @@ class Split(NamedTuple):
     after: list[int]  # tokens
 
 
-class Turn(TypedDict):
-    """One turn of a conversation."""
-
-    role: str
-    content: str | tuple[str, str]
+Turn = Mapping[str, "str | tuple[str, str]"]
+"""A turn's ``role`` and ``content``: a text, or those around the context."""
 
 
 class ChatTemplate:
@@ -137,11 +135,9 @@ class ChatTemplate:
         self, turns: Sequence[Turn], instructions: str | None
     ) -> tuple[Runs, Runs]:
         """What is rendered before and behind the context."""
-        contents = [
-            (turn["content"],) if isinstance(turn["content"], str) else turn["content"]
-            for turn in turns
-        ]
-        roles = [turn["role"] for turn in turns]
+        said = [turn["content"] for turn in turns]
+        contents: list[Content] = [(c,) if isinstance(c, str) else c for c in said]
+        roles = [str(turn["role"]) for turn in turns]
         if roles[0] != "system" and instructions is not None:
             roles, contents = ["system", *roles], [(instructions,), *contents]
         if all(len(content) == 1 for content in contents):

@@ -103,8 +103,9 @@ class RetrieverStore:
                     "it is called without await here: if it can only be awaited, give "
                     "it a synchronous _get_relevant_documents, or function, too"
                 ) from error
-        is_list = isinstance(found, list | tuple)
-        if not is_list or not all(isinstance(each, Document) for each in found):
+        if not isinstance(found, list | tuple) or not all(
+            isinstance(each, Document) for each in found
+        ):
             raise StoreError(
                 f"{self._name} must give a list of Documents, but gave "
                 f"{type(found).__name__} {shortened(found)} for the query "

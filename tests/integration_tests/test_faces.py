@@ -53,6 +53,12 @@ def texts(pieces: Iterable[Any]) -> str:
     return "".join(p if isinstance(p, str) else str(p.text) for p in pieces)
 
 
+def n_read(message: AIMessage) -> int:
+    """Tokens of the prompt that a message answers."""
+    assert message.usage_metadata
+    return message.usage_metadata["input_tokens"]
+
+
 @pytest.mark.parametrize("name", ["llm", "chat"])
 async def test_every_way_in_gives_one_answer(
     name: str, request: pytest.FixtureRequest
@@ -393,16 +399,16 @@ def test_messages_are_counted_as_the_model_reads_them(
     bound = ChatRapid(model_path=gguf, context=text, n_ctx=0, max_tokens=2)
     assert "max_input_tokens" not in (bound.profile or {})
     count = bound.get_num_tokens_from_messages(told)
-    assert count == bound.invoke(told).usage_metadata["input_tokens"]
+    assert count == n_read(bound.invoke(told))
     assert (bound.profile or {})["max_input_tokens"] == bound.engine.n_ctx
 
     free = bound.model_copy(update={"context": None})
     there = [HumanMessage(f"{text}\n\n{QUESTIONS[0]}"), *told[1:]]
-    used = free.invoke(there).usage_metadata["input_tokens"]
+    used = n_read(free.invoke(there))
     assert free.get_num_tokens_from_messages(there) == used
 
     chat = ChatRaLMSpec(model_path=gguf, retriever=retriever, max_tokens=2)
-    used = chat.invoke(told).usage_metadata["input_tokens"]
+    used = n_read(chat.invoke(told))
     shown = documents_of(chat.invoke(told))[-1].page_content
     assert chat.get_num_tokens_from_messages(told) < used
     assert used - chat.get_num_tokens_from_messages(told) <= (

@@ -80,6 +80,7 @@ def test_what_is_warm_loads_nothing_more(
         assert ask(face)
         if isinstance(face, ChatRapid):
             told = face.invoke(QUESTIONS[1]).usage_metadata
+            assert told is not None
             assert told["input_token_details"]["cache_read"] > 80
 
 

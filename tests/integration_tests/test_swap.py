@@ -116,7 +116,7 @@ def test_history_takes_its_place(
 ) -> None:
     parts: dict[str, Any] = {"retriever": passages, "model_path": gguf, "n_ctx": 4096}
     chat = ChatRaLMSpec.from_chain(prompt=WITH_HISTORY, max_tokens=4, **parts)
-    values = {"input": QUESTIONS[0], "chat_history": HISTORY}
+    values: Any = {"input": QUESTIONS[0], "chat_history": HISTORY}
     (answer, same) = (
         chat.invoke(values),
         chat.invoke([*HISTORY, HumanMessage(QUESTIONS[0])]),
@@ -130,8 +130,8 @@ def test_history_takes_its_place(
     # Without a placeholder it stands before the prompt's own message.
     chat = ChatRaLMSpec.from_chain(prompt=TUTORIAL, max_tokens=4, **parts)
     tokens = read_here(chat, [*HISTORY, HumanMessage(QUESTIONS[0])], found)
-    here = b"".join(map(model.weights.piece, tokens)).decode()
-    assert here.index("Hello!") < here.index("based only on") < here.index("Question:")
+    text = b"".join(map(model.weights.piece, tokens)).decode()
+    assert text.index("Hello!") < text.index("based only on") < text.index("Question:")
 
 
 @pytest.mark.parametrize("policy", ["stride", "once", "flare", "iter-retgen"])
@@ -290,7 +290,8 @@ def test_queries_are_made_of_what_query_source_gives(
             assert "".join(run) is not None
             assert "".join(other) is not None
             assert run.documents[0].id == other.documents[0].id
-    bad = ChatRaLMSpec(**own, query_source=lambda _: 3)
+    number: Any = lambda _: 3  # noqa: E731
+    bad = ChatRaLMSpec(**own, query_source=number)
     with pytest.raises(InvalidValueError, match="query_source must give a string"):
         bad.invoke("What?")
 
@@ -346,13 +347,15 @@ def test_the_arguments_of_a_llama_cpp_model_are_taken(
 ) -> None:
     class Llm:
         model_path, n_ctx, temperature, stop, seed = gguf, 1024, 0.5, ["\n"], -1
-        top_p, n_threads, verbose = 0.9, None, True
+        top_p, n_threads, verbose, n_batch, rope_freq_base = 0.9, None, True, 8, 1e4
+        rope_freq_scale, model_fields_set = 0.5, {"rope_freq_scale"}
 
     chat = ChatRaLMSpec.from_chain(
         retriever=passages, prompt=TUTORIAL, llm=Llm(), temperature=0.0
     )
     assert (chat.model_path, chat.n_ctx, chat.stop) == (gguf, 1024, ["\n"])
     assert (chat.temperature, chat.top_p) == (0.0, 0.9)
+    assert (chat.n_batch, chat.rope_freq_base, chat.rope_freq_scale) == (512, 0, 0.5)
     assert chat.retrieval_policy == "once"
     assert chat.n_documents == 4
 

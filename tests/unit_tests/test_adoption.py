@@ -109,8 +109,8 @@ def test_its_k_is_heeded(search_type: str) -> None:
             chat = chat_over(retriever)
             assert chat.documents_per_step is None
             shown = chat._identifying_params["documents_per_step"]
-            assert shown == documents_wanted(chat.retriever)
-        return documents_wanted(chat.retriever)
+            assert shown == chat.n_documents
+        return chat.n_documents
 
     assert [wanted(), wanted(k=3)] == [1, 3]
     with pytest.raises(ValidationError, match=r"k must be a whole number .*got 0"):

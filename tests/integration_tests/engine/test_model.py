@@ -295,8 +295,8 @@ def test_how_it_is_loaded_and_where_positions_are(
     usual = Model.load(gguf, n_ctx=128, kv_cache_dir=tmp_path)
     model = Model.load(gguf, n_ctx=128, kv_cache_dir=tmp_path, **settings)
     assert model is not usual
-    runs = [
+    one, other = (
         continue_with(own.open(tokens[:40]), tokens[40:60]) for own in (usual, model)
-    ]
-    assert np.array_equal(*runs) == are_equal
+    )
+    assert np.array_equal(one, other) == are_equal
     assert len([*tmp_path.glob("*.kv")]) == 2 - are_equal, "others have their own KV"

@@ -286,8 +286,9 @@ def test_what_begins_alike_is_found(
 ) -> None:
     cache = PrefixCache(10 * SIZE)
     assert cache.longest(parts) == (0, None)
-    others = [[(1, 2), (8,)], [(7, 7)]]
-    for each in (others[0], [(1, 2), (3,), (4, 5)], others[1]):
+    kept: list[list[tuple[int, ...]]]
+    kept = [[(1, 2), (8,)], [(1, 2), (3,), (4, 5)], [(7, 7)]]
+    for each in kept:
         key = joined(each)
         cache.put(key, a_snapshot(tuple(token for part in each for token in part)))
     n, snapshot = cache.longest(parts)

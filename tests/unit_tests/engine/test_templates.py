@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from langchain_ralmspec.engine.markers import Disguise, Markers
-from langchain_ralmspec.engine.templates import ChatTemplate
+from langchain_ralmspec.engine.templates import ChatTemplate, Turn
 from langchain_ralmspec.errors import ChatTemplateError
 from tests.unit_tests.engine.families import BOS, EOS, FAMILIES, MARKERS
 
@@ -109,8 +109,9 @@ def test_around_a_context_stands_what_is_rendered(family: str) -> None:
 def test_a_context_stands_in_any_turn(
     family: str, at: int, instructions: str | None
 ) -> None:
-    source, parted = FAMILIES[family], [dict(each) for each in TURNS]
-    parted[at]["content"] = ("(", ")")
+    source = FAMILIES[family]
+    parted: list[Turn] = list(TURNS)
+    parted[at] = {"role": TURNS[at]["role"], "content": ("(", ")")}
     before, after = template_of(source).around(parted, instructions)
     plain = [*TURNS[:at], turn(TURNS[at]["role"], "(@)"), *TURNS[at + 1 :]]
     if instructions and family in {"gemma", "vicuna"}:  # which have no system turn

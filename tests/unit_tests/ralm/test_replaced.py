@@ -136,6 +136,7 @@ def events_of(request: Request, loop: str) -> Generator[Event]:
     return speculative(request, always(3, loop))
 
 
+LOOPS: list[tuple[str, type[FakeStore]]]
 LOOPS = [("sequential", Blind), ("same", Blind), ("lookup", Blind)]
 LOOPS += [("sequential", Wordy), ("same", Wordy)]
 

@@ -173,7 +173,7 @@ def test_every_call_is_a_run_to_callbacks() -> None:
             self.began: list[str] = []
             self.n_ended = 0
 
-        def on_retriever_start(self, _: Any, query: str, **__: Any) -> None:
+        def on_retriever_start(self, serialized: Any, query: str, **__: Any) -> None:
             self.began.append(query)
 
         def on_retriever_end(self, *_: Any, **__: Any) -> None:
