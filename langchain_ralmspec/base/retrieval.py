@@ -109,7 +109,7 @@ class RetrievalGeneration(SpeculativeGeneration):
     )
     """How a document is shown to the model; may name metadata keys."""
     document_separator: str = "\n\n"
-    """What stands between two documents."""
+    """What stands behind every document; inside a prompt, between them."""
 
     asynchronous: bool = True
     """Whether to write on while a verification is out, in a thread of its own."""
