@@ -1,11 +1,11 @@
-"""``ralmspec bench swap``: a chain that retrieves once, against what takes its place."""
+"""``ralmspec bench swap``: a chain that retrieves once against what replaces it."""
 
 from __future__ import annotations
 
 import itertools
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -139,9 +139,9 @@ class _Chain:
 
 
 def _compare(chain: _Chain, chat: ChatRaLMSpec, questions: list[str]) -> dict[str, Any]:
-    asked = {
+    asked: dict[str, Callable[[str], Iterable[str]]] = {
         "old": chain.stream,
-        "new": lambda q: (str(c.text) for c in chat.stream(q)),
+        "new": lambda question: (str(piece.text) for piece in chat.stream(question)),
     }
     for stream in asked.values():
         _timed(stream("What is it about?"))  # loads everything
