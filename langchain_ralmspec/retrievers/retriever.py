@@ -182,6 +182,8 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             known = list(GUESS_POLICIES)
             msg = f"guess_policy must be one of {known}, got {guess_policy!r}"
             raise InvalidValueError(msg)
+        if prefetch_k is not None:
+            require_hits("prefetch_k", prefetch_k)
         session = self.new_session(k=self.k if k is None else k, prefetch_k=prefetch_k)
         return RetrieverSession(session, guess_policy)
 
@@ -196,8 +198,6 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     ) -> Session:
         """Open a session for the loops of this package (see :meth:`session`)."""
         require_hits("k", k)
-        if prefetch_k:  # 0 and None have meanings of their own
-            require_hits("prefetch_k", prefetch_k)
         return Session(
             self.store,
             depth=k,

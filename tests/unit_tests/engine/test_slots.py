@@ -70,9 +70,9 @@ def test_a_prefix_from_disk_is_loaded_once(tmp_path: Path) -> None:
     model = model_of(context, tmp_path)
     model.open(PREFIX)
     for n_loads in (1, 2):
-        sequence, was_kept = model.find_or_open(PREFIX)
+        sequence, n_kept = model.find_or_open(PREFIX)
         sequence.extend([6])
-        assert (was_kept, context.n_loads) == (True, n_loads)
+        assert (n_kept, context.n_loads) == (len(PREFIX), n_loads)
         assert [*PREFIX, 6] in context.slots
 
 
