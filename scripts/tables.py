@@ -193,6 +193,26 @@ _QUOTE_QWEN, _QUOTE, _QA = (
 )
 
 TABLES = {
+    "swap": Table(
+        ("a question …",),
+        {
+            "whole answer, before": number(
+                "summary/rounds/{}/seconds_old", "{:.2f} s"
+            ),
+            "after": number("summary/rounds/{}/seconds_new", "{:.2f} s"),
+            "sooner": number("summary/rounds/{}/seconds_ratio", "**{:.2f}×**"),
+            "first text, before": number(
+                "summary/rounds/{}/first_text_old", "{:.2f} s"
+            ),
+            "after ": number("summary/rounds/{}/first_text_new", "{:.2f} s"),
+            "sooner ": number("summary/rounds/{}/first_text_ratio", "**{:.2f}×**"),
+        },
+        (
+            Row(("whose passages are new",), "swap-smollm2", "new"),
+            Row(("that is asked again",), "swap-smollm2", "again"),
+            Row(("that is put in other words",), "swap-smollm2", "reworded"),
+        ),
+    ),
     "ralm-short": Table(
         ("store",),
         {

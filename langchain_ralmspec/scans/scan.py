@@ -89,6 +89,7 @@ class Scan:
         self._rounded: BFloat16Rows | None = None
         self.chosen: dict[int, FormName] = {}
         self._n_tried = len(vectors)
+        self._n_prepared = 0  # rows that were there when it was prepared
         self._sample = vectors[_places(len(vectors))]
         self.failures = 0
         self._lock = threading.Lock()  # a scan takes all cores
@@ -148,11 +149,17 @@ class Scan:
         return None if found is None else [each.rows for each in found]
 
     def prepare(self) -> None:
-        """Choose forms and make copies now instead of at the first searches."""
+        """Choose forms and make copies now instead of at the first searches.
+
+        Nothing is left to do until rows come.
+        """
         with self._lock:
+            if self.chosen and self._n_prepared == len(self._vectors):
+                return
             names = {self._form_for(size) for size in BATCHES} - {"rival"}
             for name in names:  # the first scan takes memory too, and longer
                 self._found(name, self._some_queries(8), 1)
+            self._n_prepared = len(self._vectors)
 
     def _form_for(self, n_queries: int) -> FormName:
         if not self.chosen:

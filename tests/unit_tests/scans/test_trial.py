@@ -73,6 +73,25 @@ def test_what_a_rival_does_fastest_is_left_to_it_until_there_are_more_rows() -> 
     assert scan.failures == 0
 
 
+@each_form
+def test_preparing_again_scans_nothing(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, scanned = drawn_rows("plain", 60, 16, 0).astype("f"), list[str]()
+    scan = scan_by(form, rows[:50])
+    found = scan._found
+
+    def counted(name: Any, *args: Any) -> Any:
+        scanned.append(name)
+        return found(name, *args)
+
+    monkeypatch.setattr(scan, "_found", counted)
+    for n_rows, n_scans in ((50, 1), (50, 1), (60, 2), (60, 2)):
+        assert scan.follow(rows[:n_rows])
+        scan.prepare()
+        assert scanned == [form] * n_scans
+
+
 def test_time_decides() -> None:
     works: dict[Any, Callable[[], object]] = {
         "numpy": lambda: sum(range(300_000)),
