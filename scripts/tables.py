@@ -196,9 +196,7 @@ TABLES = {
     "swap": Table(
         ("a question …",),
         {
-            "whole answer, before": number(
-                "summary/rounds/{}/seconds_old", "{:.2f} s"
-            ),
+            "whole answer, before": number("summary/rounds/{}/seconds_old", "{:.2f} s"),
             "after": number("summary/rounds/{}/seconds_new", "{:.2f} s"),
             "sooner": number("summary/rounds/{}/seconds_ratio", "**{:.2f}×**"),
             "first text, before": number(

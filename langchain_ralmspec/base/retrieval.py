@@ -100,7 +100,7 @@ class RetrievalGeneration(SpeculativeGeneration):
     documents_per_step: int | None = Field(default=None, ge=1, le=MOST_HITS)
     """Most documents in front of the prompt; the whole ordered list must match. None
     takes the ``k`` in the ``search_kwargs`` of a LangChain retriever, else 1; under
-    ``"once"`` all that a retriever finds, or 4 from a store, as ``as_retriever()``."""
+    ``"once"`` all that a retriever finds, 4 from a store as ``as_retriever()`` does."""
     on_empty: Literal["answer", "error"] = "answer"
     """Where a query finds nothing: ``"answer"`` that step without documents, or raise
     an ``EmptyStoreError``."""
@@ -188,9 +188,9 @@ class RetrievalGeneration(SpeculativeGeneration):
         stats = SpeculationStats(prompt_tokens=len(prompt.head) + len(prompt.tail))
 
         def open_path(hits: tuple[Hit, ...]) -> Any:
-            parts = layout.parts(model.weights, hits)
-            require(n_documents=sum(map(len, parts)))
-            return model.open_parts([*blocks(prompt.head), *parts])
+            tokens = layout.tokens(model.weights, hits)
+            require(n_documents=len(tokens))
+            return model.open_parts(blocks([*prompt.head, *tokens]))
 
         request = Request(
             writer=Writer(prompt, transcript, sampling.sampler(), open_path),
@@ -242,9 +242,9 @@ class RetrievalGeneration(SpeculativeGeneration):
         wanted = self.documents_per_step or documents_wanted(retriever)
         if wanted or self.retrieval_policy != "once":
             return wanted or 1
-        # A retriever that searches by itself gives what it gives; a store is asked for
-        # as many as as_retriever() asks it for.
-        return MOST_HITS if isinstance(retriever.store, RetrieverStore) else 4
+        # A retriever that searches by itself gives what it gives.
+        is_own = isinstance(retriever.store, RetrieverStore)
+        return MOST_HITS if is_own else retriever.k
 
     def _layout(self, model: Model, prompt: Prompt) -> DocumentLayout:
         def render(document: Document) -> str:
@@ -271,8 +271,7 @@ class RetrievalGeneration(SpeculativeGeneration):
         """Tokens in and out; the documents counted are those of the last step."""
         hits = run.steps[-1].hits if run.steps else ()
         layout = self._layout(model, run.request.writer.prompt)
-        parts = layout.parts(model.weights, hits)
-        return usage_of(run, sum(map(len, parts)))
+        return usage_of(run, len(layout.tokens(model.weights, hits)))
 
     def _uncacheable(self) -> str | None:
         if self.query_source is not None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from langchain_ralmspec.answer.vocabulary import first_tokens
 from langchain_ralmspec.errors import ContextOverflowError
@@ -63,14 +60,14 @@ class DocumentLayout:
         # As it was judged: rendering again may give another text, of a clock say.
         return well_formed(self.render(hit.document) if hit.text is None else hit.text)
 
-    def parts(self, vocabulary: Vocabulary, hits: Sequence[Hit]) -> list[list[int]]:
-        """Tokens of each document in order, control tokens read as plain text."""
+    def tokens(self, vocabulary: Vocabulary, hits: Sequence[Hit]) -> list[int]:
+        """Tokens of the documents in order, control tokens read as plain text."""
+        tokens: list[int] = []
         separator = vocabulary.tokenize(self.separator)
-        parts = []
         for hit in hits:
-            tokens = first_tokens(vocabulary, self.text_of(hit), self.max_tokens)
-            parts.append(tokens + separator)
-        return [part for part in parts if part]
+            tokens += first_tokens(vocabulary, self.text_of(hit), self.max_tokens)
+            tokens += separator
+        return tokens
 
     def most_tokens(self, vocabulary: Vocabulary, n_documents: int) -> int:
         """Tokens that so many documents may take."""
@@ -85,20 +82,10 @@ class InlineLayout(DocumentLayout):
     lead: str = ""  # what stands right before them
     trail: str = ""  # what stands right behind them
 
-    def parts(self, vocabulary: Vocabulary, hits: Sequence[Hit]) -> list[list[int]]:
-        """Tokens of the whole, parted near the beginnings of documents.
-
-        Where exactly it is parted only decides what of it need not be read again.
-        """
+    def tokens(self, vocabulary: Vocabulary, hits: Sequence[Hit]) -> list[int]:
+        """Tokens of the documents in order and of the text beside them, as one text."""
         texts = [self._cut(vocabulary, self.text_of(hit)) for hit in hits]
-        whole = self.lead + self.separator.join(texts) + self.trail
-        tokens = vocabulary.tokenize(whole)
-        lengths = [len((text + self.separator).encode()) for text in texts[:-1]]
-        starts = np.cumsum(lengths, dtype=int) + len(self.lead.encode())
-        ends = np.cumsum([len(vocabulary.piece(token)) for token in tokens])
-        cuts = np.searchsorted(ends, starts, side="right").tolist()
-        edges = pairwise([0, *cuts, len(tokens)])
-        return [tokens[start:end] for start, end in edges if start < end]
+        return vocabulary.tokenize(self.lead + self.separator.join(texts) + self.trail)
 
     def most_tokens(self, vocabulary: Vocabulary, n_documents: int) -> int:
         """Tokens that so many documents may take, and the text beside them."""
@@ -141,9 +128,10 @@ def require_room(
         raise ContextOverflowError(msg)
 
 
-BLOCK = 128
-"""Tokens of a part of what stands before the documents: small enough that a history
-which has grown shares most of them, large enough to be read as fast as longer ones."""
+BLOCK = 256
+"""Tokens of a part of a prompt: what two prompts begin with alike is kept in parts.
+SmolLM2 reads 640 tokens in calls of so many 1.5 % slower than in calls of 512, in calls
+of 128 3 % slower, of 64 10 % (two cores)."""
 
 
 def blocks(tokens: Sequence[int]) -> list[Sequence[int]]:

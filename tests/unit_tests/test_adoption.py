@@ -118,8 +118,12 @@ def test_its_k_is_heeded(search_type: str) -> None:
     given = store.as_retriever(search_kwargs={"k": 3})
     chat = chat_over(given, documents_per_step=2)
     assert chat._identifying_params["documents_per_step"] == 2
-    assert documents_wanted(chat_over(store).retriever) == 1
-    assert documents_wanted(RaLMSpecRetriever(vectorstore=store, k=3)) == 1
+    assert documents_wanted(chat_over(store).retriever) is None
+    own = RaLMSpecRetriever(vectorstore=store, k=3)
+    assert documents_wanted(own) is None
+    assert chat_over(own).n_documents == 1
+    assert chat_over(own, retrieval_policy="once").n_documents == 3
+    assert chat_over(store, retrieval_policy="once").n_documents == 4
 
 
 @pytest.mark.parametrize("search_type", ["similarity", "mmr"])

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import pytest
@@ -39,34 +38,24 @@ def hit(text: str) -> Hit:
 
 
 def test_documents_are_cut_and_separated() -> None:
-    hits = [hit("abcdef"), hit("xy")]
-    assert ["".join(map(chr, p)) for p in LAYOUT.parts(LETTERS, hits)] == [
-        "abc|",
-        "xy|",
-    ]
+    tokens = LAYOUT.tokens(LETTERS, [hit("abcdef"), hit("xy")])
+    assert "".join(map(chr, tokens)) == "abc|xy|"
 
 
-def test_documents_in_a_line_are_parted_at_their_beginnings() -> None:
-    line = InlineLayout(lambda d: d.page_content, 3, "|", "Context: ", "\n")
+def test_documents_inside_a_text_are_parted_from_one_another() -> None:
+    inside = InlineLayout(lambda d: d.page_content, 3, "|", "Context: ", "\n")
     hits = [hit("abcdef"), hit("xy"), hit("")]
-    for n, expected in enumerate(
-        (
-            [],
-            ["Context: abc\n"],
-            ["Context: abc|", "xy\n"],
-            ["Context: abc|", "xy|", "\n"],
-        )
-    ):
-        parts = line.parts(LETTERS, hits[:n])
-        texts = ["".join(map(chr, part)) for part in parts]
-        assert texts == (expected or ["Context: \n"])
-        assert sum(map(len, parts)) <= line.most_tokens(LETTERS, n)
+    told = ["Context: \n", "Context: abc\n", "Context: abc|xy\n", "Context: abc|xy|\n"]
+    for n, expected in enumerate(told):
+        tokens = inside.tokens(LETTERS, hits[:n])
+        assert "".join(map(chr, tokens)) == expected
+        assert len(tokens) <= inside.most_tokens(LETTERS, n)
 
 
 def test_a_document_is_read_as_it_was_judged() -> None:
     judged = replace(hit("abcdef"), text="j")
-    parts = LAYOUT.parts(LETTERS, [judged, hit("xy")])
-    assert "".join(map(chr, chain.from_iterable(parts))) == "j|xy|"
+    tokens = LAYOUT.tokens(LETTERS, [judged, hit("xy")])
+    assert "".join(map(chr, tokens)) == "j|xy|"
 
 
 def test_a_request_that_just_fits_is_served() -> None:
