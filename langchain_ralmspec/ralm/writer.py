@@ -87,8 +87,8 @@ class _Entry:
 class Writer:
     """Writes one answer, stride by stride, and takes strides back exactly.
 
-    All calls into the model are canonical: documents from an empty KV, then what
-    is missing of tail + answer in one batch, then single tokens. Which branch a
+    All calls into the model are canonical: head + documents in blocks, then what is
+    missing of tail + answer in one batch, then single tokens. Which branch a
     stride continues is decided by the documents of the strides before it, and by
     nothing else. So the same documents in the same order give the same tokens, bit
     for bit, whatever was tried and taken back in between.
