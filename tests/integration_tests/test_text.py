@@ -27,6 +27,7 @@ from langchain_ralmspec.answer.vocabulary import first_tokens
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine.markers import Disguise
 from langchain_ralmspec.engine.weights import Weights
+from langchain_ralmspec.ralm import Prompt
 from langchain_ralmspec.rapid import Conversation
 from tests.integration_tests.conftest import Corpus
 
@@ -247,14 +248,15 @@ def test_a_document_shows_its_text_and_what_it_has(make: Any) -> None:
     retriever = RaLMSpecRetriever.from_documents(documents, kind="bm25")
     prompt = PromptTemplate.from_template("{source}: {page_content}")
     llm = make(RaLMSpecLLM, retriever=retriever, document_prompt=prompt)
-    assert llm._layout.render(documents[0]) == "s: About heaps."
+    layout = llm._layout(llm.engine, Prompt((), (), ()))
+    assert layout.render(documents[0]) == "s: About heaps."
     with pytest.raises(
         InvalidValueError, match=r"'source', but the document 'b' .*\['page_content'\]"
     ):
         llm.invoke("lists")
     llm.document_prompt = PromptTemplate.from_template("{source:%Y}")
     with pytest.raises(InvalidValueError, match="cannot show the document 'a'"):
-        llm._layout.render(documents[0])
+        layout.render(documents[0])
 
 
 def test_a_disguise_costs_ordinary_text_nothing(
