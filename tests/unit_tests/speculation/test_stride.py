@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_ralmspec.speculation import Estimates, Line, Plan, StrideScheduler
+from langchain_ralmspec.speculation.costs import Spent
 from langchain_ralmspec.speculation.estimates import MAX_ACCURACY
 from langchain_ralmspec.speculation.plan import SEQUENTIAL, STRIDES, call_seconds
 from tests.unit_tests.speculation.stride_world import World, run
@@ -22,6 +23,7 @@ worlds = st.builds(
         {"lookup": st.floats(0.3, MAX_ACCURACY), "same": st.floats(0.3, MAX_ACCURACY)}
     ),
     waits=st.booleans(),
+    encoder_waits=st.booleans(),
 )
 
 
@@ -31,12 +33,15 @@ def measured(
     *,
     embedding: float = 0.0,
     waiting: float = 0.0,
+    encoder_waiting: float = 0.0,
     contention: float = 1.0,
 ) -> Estimates:
     """What is known after a step and two retrievals; the first does not count."""
     estimates = Estimates(contention=contention)
     for _ in range(2):
-        estimates.retrieved(retrieval, embedding, waiting)
+        estimates.retrieved(
+            Spent(embedding, encoder_waiting), Spent(retrieval - embedding, waiting)
+        )
     estimates.generated(step, changed=False, overlapped=False)
     return estimates
 
