@@ -53,11 +53,6 @@ def check_encoder(embeddings: object) -> Encoder:
     return cast("Encoder", embeddings)
 
 
-def embeds_in_batches(embeddings: Encoder) -> bool:
-    """Whether several queries can be embedded in one call."""
-    return Encoding().batch(embeddings) is not None
-
-
 def encode_queries(
     embeddings: Encoder,
     texts: Sequence[str],
