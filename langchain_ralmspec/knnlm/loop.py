@@ -24,6 +24,7 @@ from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.answer.token_loop import TokenLoop
 from langchain_ralmspec.knnlm.mixture import Neighbours
 from langchain_ralmspec.speculation import Plan
+from langchain_ralmspec.speculation.costs import Spent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -214,7 +215,7 @@ class NeighbourLoop(TokenLoop[_Guesses, _Found]):
             return
         estimates = self._scheduler.estimates
         if not num_guesses:
-            estimates.retrieved(seconds, 0.0, 0.0)
+            estimates.retrieved(Spent(), Spent(seconds))
             return
         stats.verifications.append((num_guesses, seconds))
         stats.rounds += 1

@@ -179,7 +179,7 @@ class _Speculation:
             request.session.require(text, answer.truth[0])
         request.session.learn(answer)
         if not looks_up:  # else it was a wider search than the sequential loop's
-            estimates.retrieved(answer.seconds, answer.embedding, answer.waiting)
+            estimates.retrieved(answer.embedding, answer.searching)
         self._last_checkpoint = (0, request.stats.seconds_waiting)
         return answer.truth[0]
 
@@ -237,7 +237,7 @@ class _Speculation:
         self._count_plan()
         answer = self.request.session.retrieve(step.query)
         estimates = self.scheduler.estimates
-        estimates.retrieved(answer.seconds, answer.embedding, answer.waiting)
+        estimates.retrieved(answer.embedding, answer.searching)
         (hits,) = answer.truth
         estimates.decay()
         estimates.judged("same", right=texts_of(hits) == texts_of(step.hits))

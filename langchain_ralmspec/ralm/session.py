@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.errors import EmptyStoreError, StoreError
+from langchain_ralmspec.ralm.queries import Queries
 from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.speculation import GUESS_POLICIES, SessionCache
+from langchain_ralmspec.speculation.costs import Spent, spending
 from langchain_ralmspec.stores.base import Found, Hit, Query, as_array_store
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.ties import is_near_tie
@@ -57,8 +59,8 @@ class Verification:
     n_calls: int  # to the store
     n_queries: int  # in these calls
     seconds: float  # of the verification, embedding included
-    embedding: float  # seconds of these in the query encoder
-    waiting: float  # seconds of these in which the searching thread only waited
+    embedding: Spent  # of these, in the query encoder
+    searching: Spent  # of these, in the store
     max_norm: MaxNorm | None = None  # as far as the session knew it when it asked
 
     def joined(self, other: Verification) -> Verification:
@@ -106,8 +108,11 @@ class Session:
         self._render = render
         self._on_empty = on_empty
         self._store = store
+        self._queries = Queries(store)
         if prefetch_k is None:
             prefetch_k = 200 if store.top_k_is_stable else 20
+        if store.metric is None:  # there is no cache to be filled
+            prefetch_k = 0
         self._prefetch_k = max(prefetch_k, depth) if prefetch_k else 0
         self._max_norm: MaxNorm | None = None
         self._arrays = as_array_store(store)
@@ -129,9 +134,9 @@ class Session:
             policy = "same"
         with self.stats.timing("guessing"):
             query = Query(text)
-            if needs_vector:  # alone, whatever is made of it, as the other loop does
+            if needs_vector:  # whatever is made of it
                 with self.stats.timing("embedding"):
-                    (query,) = self._encode([text])
+                    query = self._queries.any(text)
             vector = query.vector
             ids = GUESS_POLICIES[policy].guess(self._cache, vector, ids_of(current))
             if not ids:  # nothing is guessed only where nothing was found
@@ -149,7 +154,8 @@ class Session:
             margin, is_proven = None, False
             if vector is not None and ids and policy != "same":
                 margin = self._cache.margin(vector, ids[-1])
-                if self._max_norm:
+                # A proof takes the vector that the other loop makes, to the bit.
+                if self._max_norm and not query.batched:
                     longest = self._max_norm.longest
                     is_proven = self._cache.proves(vector, ids, longest)
         return Guess(policy, query, hits, current, margin, is_proven)
@@ -213,17 +219,18 @@ class Session:
             StoreError: the store or its encoder failed.
         """
         start, max_norm = time.perf_counter(), self._max_norm
-        missing = [query.text for query in queries if query.vector is None]
-        encoded = iter(self._encode(missing) if missing else ())
-        ready = [next(encoded) if q.vector is None else q for q in queries]
-        embedding = time.perf_counter() - start
+        with spending() as embedding:
+            missing = [query.text for query in queries if query.vector is None]
+            encoded = iter(self._queries.together(missing))
+            ready = [next(encoded) if q.vector is None else q for q in queries]
         # One more than the depth shows whether the last place is a near tie.
         k = self._width if with_vectors else self._k(self.depth + 1)
-        found, waiting = self._search(ready, k, with_vectors=with_vectors)
+        with spending() as searching:
+            found = self._search(ready, k, with_vectors=with_vectors)
         is_split = getattr(self._store, "one_call_a_query", False)
         n_calls = len(ready) if is_split else 1
         answer = Verification(
-            [], found, ready, n_calls, len(ready), 0.0, embedding, waiting, max_norm
+            [], found, ready, n_calls, len(ready), 0.0, embedding, searching, max_norm
         )
         for query, each in zip(ready, found, strict=True):
             answer.truth.append(self._settled(query, each, answer))
@@ -271,8 +278,9 @@ class Session:
         """Count an answer's calls and seconds."""
         self.stats.store_calls += answer.n_calls
         self.stats.queries += answer.n_queries
-        self.stats.spend(answer.embedding, "embedding")
-        self.stats.spend(answer.seconds - answer.embedding, "searching")
+        embedding = answer.embedding.seconds
+        self.stats.spend(embedding, "embedding")
+        self.stats.spend(answer.seconds - embedding, "searching")
 
     @property
     def reads_shared_memory(self) -> bool:
@@ -291,35 +299,27 @@ class Session:
         """
         return wanted if self._store.top_k_is_stable else self._width
 
-    def _encode(self, texts: Sequence[str]) -> list[Query]:
-        with reported_as_store_error(type(self._store).__name__, "encode"):
-            return self._store.encode(texts)
-
     def _search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool
-    ) -> tuple[list[Found], float]:
-        """Search; also tells for how many seconds this thread only waited."""
-        start, busy = time.perf_counter(), time.thread_time()
+    ) -> list[Found]:
         with reported_as_store_error(type(self._store).__name__, "search"):
             if self._arrays is not None:
-                found = self._arrays.find(
+                return self._arrays.find(
                     queries, k, depth=self.depth, with_vectors=with_vectors
                 )
-            else:
-                hits = self._store.search(queries, k, with_vectors=with_vectors)
-                found = [Found.of(each) for each in hits]
-        seconds, computing = time.perf_counter() - start, time.thread_time() - busy
-        return found, max(0.0, seconds - computing)
+            hits = self._store.search(queries, k, with_vectors=with_vectors)
+            return [Found.of(each) for each in hits]
 
     def _ask_alone(self, text: str) -> Verification:
         start = time.perf_counter()
-        queries = self._encode([text])
-        embedding = time.perf_counter() - start
+        with spending() as embedding:
+            queries = [self._queries.alone(text)]
         k = self._k(self.depth)
-        found, waiting = self._search(queries, k, with_vectors=False)
+        with spending() as searching:
+            found = self._search(queries, k, with_vectors=False)
         truth = [tuple(map(self._read, found[0].hits[: self.depth]))]
         seconds = time.perf_counter() - start
-        return Verification(truth, found, queries, 1, 1, seconds, embedding, waiting)
+        return Verification(truth, found, queries, 1, 1, seconds, embedding, searching)
 
     def _remember(self, query: Query, found: Found) -> None:
         # A filter, or a search that misses rows, may leave nothing to remember.
@@ -347,6 +347,7 @@ class Session:
         answer.n_calls += 1
         answer.n_queries += 1
         answer.embedding += alone.embedding
+        answer.searching += alone.searching
         return alone.truth[0]
 
     def require(self, text: str, hits: Hits) -> None:

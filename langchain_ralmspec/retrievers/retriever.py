@@ -10,7 +10,6 @@ from typing import Any, Self, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
-    CallbackManager,
     CallbackManagerForRetrieverRun,
 )
 from langchain_core.documents import Document
@@ -24,6 +23,7 @@ from langchain_ralmspec.arguments import StrictArguments, owned
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.ralm.session import OnEmpty, Session, text_of
 from langchain_ralmspec.retrievers.caching import why_uncacheable
+from langchain_ralmspec.retrievers.runs import outcome_of, start_run
 from langchain_ralmspec.retrievers.session import (
     MOST_HITS,
     RetrieverSession,
@@ -34,6 +34,7 @@ from langchain_ralmspec.retrievers.session import (
 from langchain_ralmspec.retrievers.snapshot import Origin, is_same
 from langchain_ralmspec.speculation import GUESS_POLICIES
 from langchain_ralmspec.stores import BM25Store, Store, lock_of, open_store, refresh
+from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import checked_document
 from langchain_ralmspec.text import well_formed
@@ -66,6 +67,15 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     """Other arguments of the vector store's own ``similarity_search``: ``expr``,
     ``namespace``, ``where_document`` …. With these it is asked query by query. They are
     copied as ``filter`` is."""
+    max_concurrency: int = Field(default=MAX_CONCURRENCY, ge=1, frozen=True)
+    """Requests for one query each that may be out at once, to the embeddings and to a
+    store without a call for many; 1 makes them one after the other."""
+    symmetric_embeddings: bool | None = Field(default=None, frozen=True)
+    """Whether ``embed_documents`` embeds queries as well, so that one request serves
+    many; None looks the class of the embeddings up."""
+    embed_found_documents: bool = Field(default=False, frozen=True)
+    """Whether found documents are embedded where the store gives no vectors, so that
+    guesses can be looked up. It takes embeddings that are local and cost nothing."""
 
     _origin: Origin | None = PrivateAttr(default=None)
     _store: Store = PrivateAttr()
@@ -96,6 +106,9 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             self.vectorstore,
             filter=owned(self.filter if filter is None else filter),
             search_kwargs=owned(self.search_kwargs | search_kwargs),
+            max_concurrency=self.max_concurrency,
+            symmetric_embeddings=self.symmetric_embeddings,
+            embed_found_documents=self.embed_found_documents,
         )
 
     @classmethod
@@ -328,7 +341,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         if isinstance(inputs, str):
             require_texts(inputs)
         configs = get_config_list(config, len(inputs))
-        runs = list(map(self._start_run, inputs, configs))
+        runs = list(map(partial(start_run, self), inputs, configs))
 
         def retrieve(queries: list[str]) -> list[list[Document]]:
             return self._retrieve(queries, **kwargs)
@@ -341,7 +354,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
                 for run in runs:
                     run.on_retriever_error(error)
                 raise
-            found += [_outcome(retrieve, query) for query in inputs]
+            found += [outcome_of(retrieve, query) for query in inputs]
         for run, outcome in zip(runs, found, strict=True):
             if isinstance(outcome, Exception):
                 run.on_retriever_error(outcome)
@@ -361,20 +374,6 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         batch = partial(self.batch, return_exceptions=return_exceptions, **kwargs)
         return await run_in_executor(None, batch, inputs, config)
 
-    def _start_run(
-        self, query: str, config: RunnableConfig
-    ) -> CallbackManagerForRetrieverRun:
-        metadata = {**(config.get("metadata") or {}), **self._get_ls_params()}
-        manager = CallbackManager.configure(
-            config.get("callbacks"),
-            inheritable_tags=config.get("tags"),
-            local_tags=self.tags,
-            inheritable_metadata=metadata,
-            local_metadata=self.metadata,
-        )
-        name, run_id = config.get("run_name") or self.get_name(), config.get("run_id")
-        return manager.on_retriever_start(None, query, name=name, run_id=run_id)
-
     def _retrieve(
         self, queries: Sequence[str], *, k: int | None = None, **kwargs: Any
     ) -> list[list[Document]]:
@@ -386,13 +385,3 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         store = self._open(**kwargs) if kwargs else self.store
         found = store.search(store.encode(list(map(well_formed, queries))), k)
         return list(map(documents_of_hits, found))
-
-
-def _outcome(
-    retrieve: Callable[[list[str]], list[list[Document]]], query: str
-) -> list[Document] | Exception:
-    try:
-        (documents,) = retrieve([query])
-    except Exception as error:  # noqa: BLE001  it is what was asked for
-        return error
-    return documents

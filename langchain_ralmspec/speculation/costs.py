@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -15,6 +18,32 @@ class Line:
     def __call__(self, n_queries: float) -> float:
         """Seconds of a call with ``n_queries`` queries."""
         return self.base + self.per_query * n_queries
+
+
+@dataclass(slots=True)
+class Spent:
+    """Seconds that something took.
+
+    Attributes:
+        seconds: all of them.
+        waiting: of these, those in which the thread that asked had nothing to do.
+    """
+
+    seconds: float = 0.0
+    waiting: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.seconds + other.seconds, self.waiting + other.waiting)
+
+
+@contextmanager
+def spending() -> Iterator[Spent]:
+    """What a block takes, known when it is over."""
+    spent, start, busy = Spent(), time.perf_counter(), time.thread_time()
+    yield spent
+    spent.seconds = time.perf_counter() - start
+    computing = time.thread_time() - busy
+    spent.waiting = max(0.0, spent.seconds - computing)
 
 
 _WINDOW = 48  # values of a mean that count
@@ -32,6 +61,28 @@ class Mean:
         self._n = min(self._n + 1, _WINDOW)
         before = self.value if self.value is not None else value
         self.value = before + (value - before) / self._n
+
+
+class SpentMean:
+    """What the last calls took on average."""
+
+    def __init__(self) -> None:
+        self._seconds, self._waiting = Mean(), Mean()
+
+    def add(self, spent: Spent) -> None:
+        """Add a call."""
+        self._seconds.add(spent.seconds)
+        self._waiting.add(spent.waiting)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of a call; None before the first."""
+        return self._seconds.value
+
+    @property
+    def waiting(self) -> float:
+        """Share of these in which the calling thread had nothing to do."""
+        return (self._waiting.value or 0.0) / (self._seconds.value or 1.0)
 
 
 class RunningLine:

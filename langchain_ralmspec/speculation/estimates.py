@@ -7,10 +7,11 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.speculation.confidence import Confidence
-from langchain_ralmspec.speculation.costs import CallCosts, Mean
+from langchain_ralmspec.speculation.costs import CallCosts, Mean, SpentMean
 from langchain_ralmspec.speculation.plan import GuessChances
 
 if TYPE_CHECKING:
+    from langchain_ralmspec.speculation.costs import Spent
     from langchain_ralmspec.speculation.plan import Kind, Plan
 
 MAX_ACCURACY = 0.995
@@ -22,7 +23,7 @@ _PRIOR_PROVEN = 0.3  # share of look-ups, where the store's answers can be prove
 _PRIOR_GUESSES = 4.0  # guesses that such a belief is worth
 _PRIOR_BIAS_STEPS = 6.0  # steps for which a plan's prediction is believed
 _MIN_WEIGHT = 0.05  # calls; costs that have faded below this are dropped
-_MAX_LOCAL_WAIT = 0.5  # share of its time a local search waits, for its own threads
+_MAX_LOCAL_WAIT = 0.5  # share of its time a local call waits, for its own threads
 
 
 class _FadingMean:
@@ -83,9 +84,8 @@ class Estimates:
     _confidence: Confidence = field(default_factory=Confidence)
     _is_warm: bool = False
     _proven: _FadingMean = field(default_factory=_new_share)  # share of look-ups
-    _waiting: Mean = field(default_factory=Mean)
-    _retrieval: Mean = field(default_factory=Mean)
-    _embedding: Mean = field(default_factory=Mean)
+    _embedding: SpentMean = field(default_factory=SpentMean)
+    _searching: SpentMean = field(default_factory=SpentMean)
     _accuracy: dict[str, _FadingMean] = field(
         default_factory=lambda: {name: _new_share() for name in _PRIOR_ACCURACY}
     )
@@ -104,19 +104,17 @@ class Estimates:
         with self.lock:
             self._guess.setdefault(policy, Mean()).add(seconds)
 
-    def retrieved(self, seconds: float, embedding: float, waiting: float) -> None:
+    def retrieved(self, embedding: Spent, searching: Spent) -> None:
         """Add the cost of one retrieval while the model was idle.
 
-        Of its seconds, ``embedding`` passed in the query encoder, and in ``waiting``
-        this machine had nothing to do.
+        That is what it spent in the query encoder, and in the store.
         """
         with self.lock:
             if not self._is_warm:  # the first one loads models and opens connections
                 self._is_warm = True
                 return
-            self._retrieval.add(seconds)
             self._embedding.add(embedding)
-            self._waiting.add(waiting / max(seconds - embedding, 1e-9))
+            self._searching.add(searching)
 
     def verified(
         self, policy: str, n_queries: int, seconds: float, *, overlapped: bool
@@ -155,7 +153,10 @@ class Estimates:
 
     def bias(self, plan: Plan) -> float:
         """Actual ÷ predicted seconds of plans of this kind, as far as is known."""
-        busy = 1 - self._idle if plan.in_flight else 0.0
+        busy = 0.0
+        if plan.policy and plan.in_flight:
+            once = self._once(plan.policy)
+            busy = self.computing(plan.policy, once) / once if once else 1.0
         prior = 1 + (self.contention - 1) * busy
         bias = self._bias.get(plan.kind)
         return bias.value(prior) if bias else prior
@@ -241,11 +242,14 @@ class Estimates:
         known = self._guess.get(policy)
         if known is not None:
             return known.value or 0.0
-        return (self._embedding.value or 0.0) if policy == "lookup" else 0.0
+        return (self._embedding.seconds or 0.0) if policy == "lookup" else 0.0
 
     def retrieval(self) -> float | None:
         """*b(1)*: seconds of a retrieval in the sequential loop."""
-        return self._retrieval.value
+        embedding, searching = self._embedding.seconds, self._searching.seconds
+        if embedding is None or searching is None:
+            return None
+        return embedding + searching
 
     def verification(self, policy: str, n_queries: float, *, overlapped: bool) -> float:
         """*b(s)*: seconds of a call.
@@ -268,22 +272,25 @@ class Estimates:
 
     def _once(self, policy: str) -> float:
         """Seconds of one retrieval, without what the guess has paid already."""
-        return max(0.0, (self._retrieval.value or 0.0) - self._guessing(policy))
+        return max(0.0, (self.retrieval() or 0.0) - self._guessing(policy))
 
     def computing(self, policy: str, verification: float) -> float:
         """*c(s)*: seconds of a call that no other call can share.
 
-        These are the seconds in the query encoder, where the guess has not paid them,
-        and the busy share of the rest.
+        These are the busy shares of the time in the query encoder, where the guess has
+        not paid that, and of the rest.
         """
-        embedding = 0.0 if policy == "lookup" else self._embedding.value or 0.0
-        return verification - self._idle * max(0.0, verification - embedding)
+        embedding = 0.0 if policy == "lookup" else self._embedding.seconds or 0.0
+        embedding = min(embedding, verification)
+        searching = verification - embedding
+        return embedding * _busy(self._embedding) + searching * _busy(self._searching)
 
-    @property
-    def _idle(self) -> float:
-        """Share of a search in which this machine has nothing to do.
 
-        A local search waits too, for its own threads; but so would the next one.
-        """
-        waits = self._waiting.value or 0.0
-        return max(0.0, waits - _MAX_LOCAL_WAIT) / (1 - _MAX_LOCAL_WAIT)
+def _busy(mean: SpentMean) -> float:
+    """Share of calls in which this machine has something to do.
+
+    The thread of a local call waits too, for threads that compute for it, up to half
+    of the time; but so would that of the next one.
+    """
+    idle = max(0.0, mean.waiting - _MAX_LOCAL_WAIT) / (1 - _MAX_LOCAL_WAIT)
+    return 1 - idle

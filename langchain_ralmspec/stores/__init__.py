@@ -12,10 +12,12 @@ from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.stores.base import Hit, Metric, Query, Store, Vector
 from langchain_ralmspec.stores.bm25_store import BM25Store
 from langchain_ralmspec.stores.chroma_store import ChromaStore, find_again
+from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY
 from langchain_ralmspec.stores.embedding import (
     SentenceTransformerEmbeddings,
     encode_queries,
 )
+from langchain_ralmspec.stores.encoding import Encoding
 from langchain_ralmspec.stores.faiss_store import FaissStore
 from langchain_ralmspec.stores.generic_store import GenericStore
 from langchain_ralmspec.stores.retriever_store import RetrieverStore
@@ -26,6 +28,7 @@ from langchain_ralmspec.stores.ties import is_near_tie
 __all__ = [
     "BM25Store",
     "ChromaStore",
+    "Encoding",
     "FaissStore",
     "GenericStore",
     "Hit",
@@ -70,6 +73,9 @@ def open_store(
     *,
     filter: Any = None,  # noqa: A002  (LangChain's name)
     search_kwargs: Mapping[str, Any] | None = None,
+    max_concurrency: int = MAX_CONCURRENCY,
+    symmetric_embeddings: bool | None = None,
+    embed_found_documents: bool = False,
 ) -> Store:
     """Put a vector store behind the protocol that speculation needs.
 
@@ -85,14 +91,22 @@ def open_store(
         search_kwargs: other arguments of the store's own ``similarity_search``. With
             these, FAISS and Chroma too are asked by that. Dicts and lists in these,
             and in ``filter``, are copied: what is done to them later has no effect.
+        max_concurrency: requests to an encoder, and searches, out at once where each is
+            for one query; an object that follows ``Store`` has its own.
+        symmetric_embeddings: whether ``embed_documents`` embeds queries as well, so
+            that one request serves many; None looks the encoder's class up.
+        embed_found_documents: whether documents found by a store that gives no vectors
+            are embedded, so that guesses can be looked up.
 
     Raises:
         InvalidValueError: the object is no vector store, or lacks a part of one, or
             a filter was given for a ``Store`` or a retriever, or the store cannot use
-            the filter, or a search of it is overridden for ``await`` alone.
+            the filter, or a search of it is overridden for ``await`` alone,
+            or ``max_concurrency`` is below 1.
         UnknownArgumentError: one of ``search_kwargs`` is no argument of the store's.
         MissingExtraError: the store needs a package that is not installed.
     """
+    encoding = Encoding(max_concurrency, symmetric_embeddings)
     # By class for our own kind: a property such as ``dimension`` may ask a server.
     if _has(type(vectorstore), _STORE_PARTS):
         for name in _STORE_TRAITS:
@@ -105,14 +119,20 @@ def open_store(
         return cast("Store", vectorstore)
     # By name for the others, so that neither package has to be installed.
     if not search_kwargs and is_plain(vectorstore, "FAISS", _FAISS_OWN):
-        return FaissStore.from_langchain(vectorstore, filter)
+        return FaissStore.from_langchain(vectorstore, filter, encoding=encoding)
     if not search_kwargs and is_plain(vectorstore, "Chroma", _CHROMA_OWN):
-        return ChromaStore(vectorstore, filter)
+        return ChromaStore(vectorstore, filter, encoding)
     if isinstance(vectorstore, VectorStore):
-        return GenericStore(vectorstore, filter, search_kwargs)
+        return GenericStore(
+            vectorstore,
+            filter,
+            search_kwargs,
+            encoding=encoding,
+            embed_found_documents=embed_found_documents,
+        )
     if isinstance(vectorstore, Runnable):
         _refuse_words(vectorstore, "invoke()", filter, search_kwargs)
-        return RetrieverStore(vectorstore)
+        return RetrieverStore(vectorstore, max_concurrency)
     raise InvalidValueError(
         f"{type(vectorstore).__name__} is no vector store and no retriever; give a "
         "LangChain VectorStore, a retriever or another Runnable from a string to a "

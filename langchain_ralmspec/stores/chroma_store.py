@@ -14,6 +14,7 @@ from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Hit, Metric, Query
 from langchain_ralmspec.stores.embedding import make_queries
+from langchain_ralmspec.stores.encoding import Encoding
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.filters import require_where
 
@@ -41,6 +42,7 @@ class ChromaStore:
         store: a ``langchain_chroma.Chroma``.
         filter: condition on the metadata, Chroma's ``where``. The dict is copied: what
             is done to it afterwards has no effect.
+        encoding: how queries are embedded; None takes what is known of the class.
 
     Attributes:
         metric: from the collection's space. Scores are the negated squared
@@ -56,7 +58,12 @@ class ChromaStore:
 
     top_k_is_stable = False
 
-    def __init__(self, store: Any, filter: dict[str, Any] | None = None) -> None:  # noqa: A002 (LangChain's name)
+    def __init__(
+        self,
+        store: Any,
+        filter: dict[str, Any] | None = None,  # noqa: A002  (LangChain's name)
+        encoding: Encoding | None = None,
+    ) -> None:
         if store._embedding_function is None:  # noqa: SLF001 (no public name)
             raise InvalidValueError(
                 f"the Chroma store {store._collection.name!r} has no embedding "  # noqa: SLF001
@@ -66,6 +73,7 @@ class ChromaStore:
             require_where(filter)
         self._store = store
         self._filter = owned(filter)
+        self._encoding = encoding or Encoding()
         self._embeddings: Embeddings = store._embedding_function  # noqa: SLF001
         self._name = f"Chroma collection {self._collection.name!r}"
         # The raw form: reading the parsed one warns about collections that, as
@@ -110,7 +118,11 @@ class ChromaStore:
             DimensionMismatchError: a vector does not fit the collection.
         """
         return make_queries(
-            self._embeddings, texts, dimension=self._seen_dimension, store=self._name
+            self._embeddings,
+            texts,
+            dimension=self._seen_dimension,
+            store=self._name,
+            encoding=self._encoding,
         )
 
     def search(

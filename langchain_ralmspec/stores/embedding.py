@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -24,6 +25,7 @@ from langchain_ralmspec.machine import MAX_THREADS, cores
 from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.stores.arguments import query_matrix
 from langchain_ralmspec.stores.base import Query
+from langchain_ralmspec.stores.encoding import Encoder, Encoding
 from langchain_ralmspec.stores.failures import reported_as_store_error
 
 if TYPE_CHECKING:
@@ -35,27 +37,6 @@ MAX_BATCH = 2**20
 LONGEST = 1e19
 """Vectors are shorter than this: the square of more overflows float32, in which stores
 compare them."""
-
-BatchEncoder = Callable[[list[str]], Sequence[Sequence[float]]]
-Encoder = Embeddings | Callable[[str], list[float]]
-
-
-def _batch_encoder(embeddings: Encoder) -> BatchEncoder | None:
-    """Find the way this object embeds several *queries* at once, if it has one.
-
-    ``embed_documents`` is no such way: models trained with instructions embed
-    queries and documents differently.
-    """
-    own = getattr(embeddings, "embed_queries", None)
-    if callable(own):
-        return cast("BatchEncoder", own)
-    # The shape of langchain-huggingface's HuggingFaceEmbeddings.
-    embed = getattr(embeddings, "_embed", None)
-    settings = getattr(embeddings, "query_encode_kwargs", None)
-    if callable(embed) and isinstance(settings, dict):
-        chosen = settings or getattr(embeddings, "encode_kwargs", {})
-        return lambda texts: cast("list[list[float]]", embed(texts, chosen))
-    return None
 
 
 def check_encoder(embeddings: object) -> Encoder:
@@ -72,12 +53,13 @@ def check_encoder(embeddings: object) -> Encoder:
     return cast("Encoder", embeddings)
 
 
-def embeds_in_batches(embeddings: Encoder) -> bool:
-    """Whether several queries can be embedded in one call."""
-    return _batch_encoder(embeddings) is not None
-
-
-def encode_queries(embeddings: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
+def encode_queries(
+    embeddings: Encoder,
+    texts: Sequence[str],
+    *,
+    encoding: Encoding | None = None,
+    together: bool = True,
+) -> NDArray[np.float32]:
     """Embed query texts, in one batch where the embeddings object allows it.
 
     Args:
@@ -85,6 +67,9 @@ def encode_queries(embeddings: Encoder, texts: Sequence[str]) -> NDArray[np.floa
             used when it exists. A plain function of one text is accepted too,
             since LangChain's FAISS store still takes one.
         texts: at least one.
+        encoding: how they are embedded; None takes what is known of the class.
+        together: whether they may be embedded in a batch, which may change their last
+            bits. Else they are embedded each alone, in calls that are out at once.
 
     Returns:
         Vectors of float32, shape ``(len(texts), dimension)``.
@@ -93,14 +78,15 @@ def encode_queries(embeddings: Encoder, texts: Sequence[str]) -> NDArray[np.floa
         StoreError: the encoder raised, or returned something of another shape, or a
             vector of length zero, or one that no search can compare.
     """
-    name = type(embeddings).__name__
-    with reported_as_store_error(name, "embed the queries"):
-        batch = _batch_encoder(embeddings)
-        if batch is not None:
+    name, encoding = type(embeddings).__name__, encoding or Encoding()
+    batch = encoding.batch(embeddings) if together and len(texts) > 1 else None
+    made: Any
+    if batch is None:
+        made = encoding.singly(embeddings, texts)
+    else:
+        some = f"embed {len(texts)} queries, such as {shortened(texts[0])}"
+        with reported_as_store_error(name, some):
             made = batch(list(texts))
-        else:
-            one: Any = getattr(embeddings, "embed_query", embeddings)
-            made = [one(text) for text in texts]
     vectors = as_vectors(made, texts, name, "query texts")
     lengths_of(vectors, texts, name)
     return vectors
@@ -169,6 +155,8 @@ def make_queries(
     *,
     dimension: int | None = None,
     store: str = "the store",
+    encoding: Encoding | None = None,
+    together: bool = True,
 ) -> list[Query]:
     """Embed query texts and say for each whether its vector came from a batch.
 
@@ -177,6 +165,8 @@ def make_queries(
         texts: any number.
         dimension: length of the stored vectors, if it is known.
         store: its name, for the error message.
+        encoding: as :func:`encode_queries` takes it.
+        together: likewise.
 
     Raises:
         StoreError: as :func:`encode_queries` raises it.
@@ -184,8 +174,10 @@ def make_queries(
     """
     if not texts:
         return []
-    vectors = encode_queries(embeddings, texts)
-    batched = len(texts) > 1 and embeds_in_batches(embeddings)
+    encoding = encoding or Encoding()
+    vectors = encode_queries(embeddings, texts, encoding=encoding, together=together)
+    has_batch = together and encoding.batch(embeddings) is not None
+    batched = has_batch and len(texts) > 1
     queries = [
         Query(text, vector, batched)
         for text, vector in zip(texts, vectors, strict=True)

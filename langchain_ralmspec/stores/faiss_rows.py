@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 from langchain_core.documents import Document
 
 from langchain_ralmspec.errors import InvalidValueError, StoreError
+from langchain_ralmspec.stores.base import Found
 from langchain_ralmspec.text import well_formed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Filter = dict[str, Any] | Callable[[dict[str, Any]], bool]
 
@@ -210,3 +216,39 @@ def _complete(document: Document, id_: str) -> Document:
     return Document(
         id=id_, page_content=document.page_content, metadata=document.metadata or {}
     )
+
+
+class Passing:
+    """Which documents a filter lets through, during one search.
+
+    Nothing is kept longer: metadata may change in place, and a function may heed who
+    asks, or the clock.
+    """
+
+    def __init__(self, rows: Rows, accepts: Callable[[dict[str, Any]], bool]) -> None:
+        self._rows, self._accepts = rows, accepts
+        self._known: dict[str, bool] = {}
+
+    def best(self, scored: Found, k: int) -> Found:
+        """The first ``k`` that pass."""
+        passing = (place for place, id_ in enumerate(scored.ids) if self._passes(id_))
+        places = list(islice(passing, k))
+        assert scored.vectors is not None  # noqa: S101  they were scored
+        return Found(
+            ids=[scored.ids[place] for place in places],
+            scores=[scored.scores[place] for place in places],
+            vectors=scored.vectors[places],
+        )
+
+    def all_rows(self) -> NDArray[np.bool_]:
+        """Which of all rows pass."""
+        documents, accepts = self._rows.documents(), self._accepts
+        verdicts = (accepts(document.metadata) for document in documents)
+        return np.fromiter(verdicts, np.bool_, len(documents))
+
+    def _passes(self, id_: str) -> bool:
+        verdict = self._known.get(id_)
+        if verdict is None:
+            verdict = bool(self._accepts(self._rows.document(id_).metadata))
+            self._known[id_] = verdict
+        return verdict

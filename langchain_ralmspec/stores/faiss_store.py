@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,13 +15,15 @@ from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.scans import ROUNDING
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Found, Hit, MaxNorm, Metric, Query
-from langchain_ralmspec.stores.embedding import Encoder, check_encoder, make_queries
+from langchain_ralmspec.stores.embedding import check_encoder, make_queries
+from langchain_ralmspec.stores.encoding import Encoder, Encoding
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_index import FaissIndex
 from langchain_ralmspec.stores.faiss_rows import (
     Filter,
     FixedRows,
     LangChainRows,
+    Passing,
     Rows,
     condition,
     require_parts,
@@ -63,6 +64,7 @@ class FaissStore:
         embeddings: embeds the queries.
         ids: one per document; the document's own id, else its row number, when None.
         normalize: whether query vectors are scaled to length 1.
+        encoding: how queries are embedded; None takes what is known of the class.
 
     Attributes:
         metric: ``"inner_product"`` or ``"squared_l2"``, from the index. A score
@@ -88,6 +90,7 @@ class FaissStore:
         *,
         ids: Sequence[str] | None = None,
         normalize: bool = False,
+        encoding: Encoding | None = None,
     ) -> None:
         self._index = FaissIndex(index)
         self._lock, self._version = SharedLock(), Version()
@@ -96,6 +99,7 @@ class FaissStore:
         self._is_pure = True  # whether documents alone decide what passes
         self._is_loose = True  # whether what was tried was enough, so far
         self._embeddings = check_encoder(embeddings)
+        self._encoding = encoding or Encoding()
         self._normalize = normalize
         self._rows: Rows = (
             FixedRows(documents, ids) if isinstance(documents, Sequence) else documents
@@ -112,12 +116,23 @@ class FaissStore:
     def __reduce__(self) -> tuple[Any, ...]:
         # As its arguments, for what was derived from them holds locks.
         if self._view_of is not None:
-            return type(self).from_langchain, self._view_of
-        make = partial(type(self), normalize=self._normalize)
+            view = partial(type(self).from_langchain, encoding=self._encoding)
+            return view, self._view_of
+        words: dict[str, Any] = {
+            "normalize": self._normalize,
+            "encoding": self._encoding,
+        }
+        make = partial(type(self), **words)
         return make, (self._index.raw, self._rows, self._embeddings)
 
     @classmethod
-    def from_langchain(cls, store: Any, filter: Filter | None = None) -> FaissStore:  # noqa: A002 (LangChain's name)
+    def from_langchain(
+        cls,
+        store: Any,
+        filter: Filter | None = None,  # noqa: A002  (LangChain's name)
+        *,
+        encoding: Encoding | None = None,
+    ) -> FaissStore:
         """Wrap a LangChain FAISS store; later additions and deletions are seen.
 
         Args:
@@ -126,6 +141,7 @@ class FaissStore:
                 metadata that documents have at that moment. Unlike there, a flat index
                 finds the ``k`` best of all documents that pass, however few they are.
                 A dict is copied: what is done to it afterwards has no effect.
+            encoding: how queries are embedded.
 
         Raises:
             MissingExtraError: faiss is not installed.
@@ -137,6 +153,7 @@ class FaissStore:
             LangChainRows(store),
             store.embedding_function,
             normalize=bool(getattr(store, "_normalize_L2", False)),
+            encoding=encoding,
         )
         filter = owned(filter)  # noqa: A001
         opened._view_of, opened._lock = (store, filter), lock_of(store)
@@ -153,7 +170,11 @@ class FaissStore:
             DimensionMismatchError: a vector does not fit the index.
         """
         queries = make_queries(
-            self._embeddings, texts, dimension=self.dimension, store=_NAME
+            self._embeddings,
+            texts,
+            dimension=self.dimension,
+            store=_NAME,
+            encoding=self._encoding,
         )
         if not (self._normalize and queries):
             return queries
@@ -280,7 +301,7 @@ class FaissStore:
         self, vectors: Floats, k: int, ids: Mapping[int, str], n_rows: int
     ) -> list[Found]:
         """The best ``k`` rows of every query, and more, without their documents."""
-        passing = None if self._accepts is None else _Passing(self._rows, self._accepts)
+        passing = None if self._accepts is None else Passing(self._rows, self._accepts)
         allowed: NDArray[np.bool_] | None = None
         ranked = [Found()] * len(vectors)
         pending = list(range(len(vectors))) if n_rows else []
@@ -352,42 +373,6 @@ class FaissStore:
         last_in = best.vectors[k - 1]
         lengths = float(query @ query) + float(last_in @ last_in)
         return best.scores[k - 1] - last <= ROUNDING * lengths
-
-
-class _Passing:
-    """Which documents a filter lets through, during one search.
-
-    Nothing is kept longer: metadata may change in place, and a function may heed who
-    asks, or the clock.
-    """
-
-    def __init__(self, rows: Rows, accepts: Callable[[dict[str, Any]], bool]) -> None:
-        self._rows, self._accepts = rows, accepts
-        self._known: dict[str, bool] = {}
-
-    def best(self, scored: Found, k: int) -> Found:
-        """The first ``k`` that pass."""
-        passing = (place for place, id_ in enumerate(scored.ids) if self._passes(id_))
-        places = list(islice(passing, k))
-        assert scored.vectors is not None  # noqa: S101  they were scored
-        return Found(
-            ids=[scored.ids[place] for place in places],
-            scores=[scored.scores[place] for place in places],
-            vectors=scored.vectors[places],
-        )
-
-    def all_rows(self) -> NDArray[np.bool_]:
-        """Which of all rows pass."""
-        documents, accepts = self._rows.documents(), self._accepts
-        verdicts = (accepts(document.metadata) for document in documents)
-        return np.fromiter(verdicts, np.bool_, len(documents))
-
-    def _passes(self, id_: str) -> bool:
-        verdict = self._known.get(id_)
-        if verdict is None:
-            verdict = bool(self._accepts(self._rows.document(id_).metadata))
-            self._known[id_] = verdict
-        return verdict
 
 
 def _with_vectors(found: Found) -> list[Hit]:

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,7 +18,9 @@ from langchain_ralmspec.errors import DimensionMismatchError
 from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Hit, Metric, Query
+from langchain_ralmspec.stores.concurrency import Calls
 from langchain_ralmspec.stores.embedding import as_vectors, lengths_of, make_queries
+from langchain_ralmspec.stores.encoding import Encoding
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.filters import require_passing, require_usable
 from langchain_ralmspec.stores.searches import refuse_async_alone, search_for
@@ -32,6 +35,23 @@ if TYPE_CHECKING:
 
 # Vectors of documents that had to be embedded again; 384 floats each are 1.5 KB.
 MAX_CACHED_VECTORS = 4096
+# These compute in this process: threads gain nothing, and some of them refuse other
+# threads than the one that opened them.
+_LOCAL = frozenset(
+    {
+        "Annoy",
+        "DocArrayHnswSearch",
+        "DocArrayInMemorySearch",
+        "DuckDB",
+        "FAISS",
+        "InMemoryVectorStore",
+        "SKLearnVectorStore",
+        "SQLiteVSS",
+        "SQLiteVec",
+        "ScaNN",
+        "USearch",
+    }
+)
 # How stores say that they hold fewer documents than were asked for. A server that is
 # gone is none of these, and is not asked again.
 _REFUSALS = (ValueError, IndexError, AssertionError)
@@ -41,9 +61,10 @@ _ASKED_AGAIN_EVERY = 16
 
 
 class GenericStore:
-    """A LangChain vector store that is asked one query at a time.
+    """A LangChain vector store that is asked one query a call, many calls at once.
 
-    Nothing is known about how such a store ranks, so its own order is kept.
+    Nothing is known about how such a store ranks, so its own order is kept. Calls of
+    one that is known to compute in this process are made one after the other.
 
     Args:
         vectorstore: any LangChain vector store.
@@ -51,9 +72,16 @@ class GenericStore:
             comes back is tested where the filter is a function, or a dict that gives
             values to keys. A dict is copied: what is done to it later has no effect.
         search_kwargs: other arguments of the store's own search, copied likewise.
+        encoding: how queries are embedded, and how many searches are out at once.
+        embed_found_documents: whether documents that were found are embedded, for
+            their vectors, where the store does not give these. It takes an encoder
+            that is cheap to ask.
 
     Attributes:
-        metric: ``"cosine"``: how this class compares vectors for scores.
+        metric: ``"cosine"``, how this class compares vectors for scores; None where
+            there are no vectors of documents, or the store searches by text alone.
+        one_call_a_query: True: each query is counted as a call.
+        reads_shared_memory: True, since it may.
         top_k_is_stable: False, since nothing is known about other values of ``k``.
 
     Raises:
@@ -63,14 +91,18 @@ class GenericStore:
         UnknownArgumentError: they do not name one of ``search_kwargs``.
     """
 
-    metric: Metric = "cosine"
     top_k_is_stable = False
+    one_call_a_query = True
+    reads_shared_memory = True
 
     def __init__(
         self,
         vectorstore: VectorStore,
         filter: Any = None,  # noqa: A002  (LangChain's name)
         search_kwargs: Mapping[str, Any] | None = None,
+        *,
+        encoding: Encoding | None = None,
+        embed_found_documents: bool = False,
     ) -> None:
         refuse_async_alone(vectorstore)
         self._store = vectorstore
@@ -85,6 +117,17 @@ class GenericStore:
         self._method = search_for(
             vectorstore, self._options, may_embed=self._embeddings is not None
         )
+        by_vector = self._method.endswith("by_vector")
+        # Its own vectors are at hand, and with them the scores that it ranks by.
+        self._gives_vectors = by_vector and isinstance(vectorstore, InMemoryVectorStore)
+        self._embeds_documents = embed_found_documents and self._embeddings is not None
+        knows = self._gives_vectors or self._embeds_documents
+        self.metric: Metric | None = "cosine" if knows else None
+        self._embeds_queries = by_vector or self._embeds_documents
+        self._encoding = encoding or Encoding()
+        self._calls = Calls(self._encoding.max_concurrency)
+        kinds = (kind.__name__ for kind in type(vectorstore).__mro__)
+        self._is_local = not _LOCAL.isdisjoint(kinds)
         self._dimension: int | None = None
         self._widest = 1  # k that the store did not refuse when it refused another
         self._refused: int | None = None  # the one above it, once there is
@@ -99,7 +142,12 @@ class GenericStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         words = {k: v for k, v in self._options.items() if k != "filter"}
-        return type(self), (self._store, self._filter, words)
+        settings: dict[str, Any] = {
+            "encoding": self._encoding,
+            "embed_found_documents": self._embeds_documents,
+        }
+        make = partial(type(self), **settings)
+        return make, (self._store, self._filter, words)
 
     @property
     def dimension(self) -> int | None:
@@ -112,24 +160,28 @@ class GenericStore:
         return self._dimension
 
     def encode(self, texts: Sequence[str]) -> list[Query]:
-        """Turn query texts into queries, embedding each of them alone.
+        """Turn query texts into queries.
 
-        A store that searches by text embeds once more on its own; the vector made
-        here is then for scores and caches only.
+        They are embedded in one batch only where hits have scores, which tell when the
+        last bits of a vector matter; else each alone, in calls that are out at once. A
+        store that searches by text is left to embed them itself.
 
         Raises:
             StoreError: the encoder fails, or gives what is no direction.
             DimensionMismatchError: a vector is not as long as earlier ones.
         """
-        if self._embeddings is None:
+        if self._embeddings is None or not self._embeds_queries:
             return [Query(text) for text in texts]
-        queries = []
-        for text in texts:
-            queries += make_queries(
-                self._embeddings, [text], dimension=self._dimension, store=self._name
-            )
-            if self._dimension is None:
-                self._dimension = len(cast("Vector", queries[0].vector))
+        queries = make_queries(
+            self._embeddings,
+            texts,
+            dimension=self._dimension,
+            store=self._name,
+            encoding=self._encoding,
+            together=self._gives_vectors,
+        )
+        if self._dimension is None and queries:
+            self._dimension = len(cast("Vector", queries[0].vector))
         return queries
 
     def search(
@@ -138,10 +190,11 @@ class GenericStore:
         """Find the ``k`` best documents for every query, each searched alone.
 
         They are in the store's own order, and fewer where it refuses so many. The
-        vectors are the stored ones of an InMemoryVectorStore; else the documents are
-        embedded again, if the store shows its embeddings. The score is the cosine
-        similarity when both vectors are known, which ``with_vectors`` decides; else it
-        is ordinal only: minus the rank, counted from 0.
+        vectors are the stored ones of an InMemoryVectorStore; of documents of other
+        stores there are none, unless found documents are to be embedded. The score is
+        the cosine similarity where both vectors were looked up: with ``with_vectors``,
+        and for a query that was embedded in a batch. Else it is ordinal only: minus
+        the rank, counted from 0.
 
         Raises:
             InvalidValueError: ``k`` is below 1, or a query has no vector.
@@ -150,7 +203,10 @@ class GenericStore:
         """
         check_k(k)
         with self._lock.searching():
-            return [self._hits(each, k, with_vectors=with_vectors) for each in queries]
+            find = partial(self._hits, k=k, with_vectors=with_vectors)
+            if self._is_local:
+                return list(map(find, queries))
+            return self._calls.map(find, queries)
 
     def count(self) -> int:
         """Number of stored documents; -1 when the store does not tell."""
@@ -172,7 +228,8 @@ class GenericStore:
             found = self._found(query, k)
             documents = {id_of(document): document for document in found}
         require_passing(self._filter, documents.values(), self._name)
-        vectors = self._vectors_of(documents) if with_vectors else {}
+        needs_vectors = with_vectors or query.batched  # whose scores must be known
+        vectors = self._vectors_of(documents) if needs_vectors else {}
         hits = []
         for rank, (id_, document) in enumerate(documents.items()):
             vector = vectors.get(id_)
@@ -223,13 +280,14 @@ class GenericStore:
         return list(getattr(self._store, self._method)(asked, k=k, **self._options))[:k]
 
     def _vectors_of(self, documents: dict[str, Document]) -> dict[str, Vector]:
-        """Vectors of documents by id: stored ones if public, else made anew."""
+        """Vectors of documents by id: stored ones if public, else made if wanted."""
         if isinstance(self._store, InMemoryVectorStore):
             entries = {id_: self._store.store.get(id_) for id_ in documents}
             if all(entries.values()):  # else one was deleted meanwhile
                 return {id_: _floats(each) for id_, each in entries.items() if each}
-        if self._embeddings is None:
+        if not self._embeds_documents:
             return {}
+        assert self._embeddings is not None  # noqa: S101  else it embeds nothing
         with self._vectors_lock:
             known = {
                 id_: self._vectors[key]

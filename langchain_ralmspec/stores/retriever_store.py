@@ -8,11 +8,11 @@ from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.runnables import Runnable
-from langchain_core.runnables.config import ContextThreadPoolExecutor
 
 from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.stores.arguments import check_k
 from langchain_ralmspec.stores.base import Hit, Query
+from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY, Calls
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.generic_store import content_id, id_of
 from langchain_ralmspec.stores.searches import refuse_awaited_alone
@@ -49,18 +49,17 @@ class RetrieverStore:
     reads_shared_memory = True
 
     def __init__(
-        self, retriever: Runnable[str, list[Document]], max_concurrency: int = 8
+        self,
+        retriever: Runnable[str, list[Document]],
+        max_concurrency: int = MAX_CONCURRENCY,
     ) -> None:
         if not isinstance(retriever, Runnable):
             kind = type(retriever).__name__
             msg = f"{kind} is no Runnable; put a function into RunnableLambda(…)"
             raise InvalidValueError(msg)
-        if not isinstance(max_concurrency, int) or max_concurrency < 1:
-            msg = f"max_concurrency must be at least 1, got {max_concurrency!r}"
-            raise InvalidValueError(msg)
         refuse_awaited_alone(retriever)
         self._retriever = retriever
-        self._max_concurrency = max_concurrency
+        self._calls = Calls(max_concurrency)
         self._name = retriever.get_name()
 
     def encode(self, texts: Sequence[str]) -> list[Query]:
@@ -82,10 +81,7 @@ class RetrieverStore:
         check_k(k)
         texts = [query.text for query in queries]
         # Not its own batch(), which may find other documents than invoke() does.
-        if len(texts) == 1:
-            return [self._hits(self._ask(texts[0]), k)]
-        with ContextThreadPoolExecutor(self._max_concurrency) as pool:
-            return [self._hits(found, k) for found in pool.map(self._ask, texts)]
+        return [self._hits(found, k) for found in self._calls.map(self._ask, texts)]
 
     def count(self) -> int:
         """-1: a retriever does not tell how many documents there are."""

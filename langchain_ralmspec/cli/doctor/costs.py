@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
@@ -41,7 +42,8 @@ class Call:
         with_vectors: whether its answer fills the cache that guesses look into.
         seconds: of the whole call.
         embedding: of these, seconds in the query encoder.
-        waiting: of these, seconds in which the searching thread had nothing to do.
+        waiting: seconds in the store in which the asking thread had nothing to do.
+        embedding_waiting: likewise in the query encoder.
     """
 
     n_queries: int
@@ -49,6 +51,7 @@ class Call:
     seconds: float
     embedding: float
     waiting: float
+    embedding_waiting: float = 0.0
 
     @property
     def searching(self) -> float:
@@ -112,10 +115,13 @@ def measure(target: Target, question: str) -> Costs:
             f"the answer to {question!r} is empty, so no step can be measured; ask "
             "something else with --question"
         )
-    session = target.retriever.new_session(
-        k=target.n_documents, prefetch_k=target.prefetch_k
+    # One for every call that is measured: a session embeds no query twice.
+    new_session = partial(
+        target.retriever.new_session,
+        k=target.n_documents,
+        prefetch_k=target.prefetch_k,
     )
-    session.prepare()
+    new_session().prepare()
     texts = _queries(run, question)
     prompt = _tokens(target.engine, min(_PROMPT_TOKENS, target.engine.n_ctx // 2))
 
@@ -128,14 +134,14 @@ def measure(target: Target, question: str) -> Costs:
     queries = target.retriever.store.encode(texts)
     beside = {}
     for policy, embedded in (("lookup", queries), ("same", list(map(Query, texts)))):
-        with _asking(session, embedded):
+        with _asking(new_session, embedded):
             beside[policy] = _median(write)
     return Costs(
         prefill_rate=len(prompt) / _median(prefill),
         decode=alone / _STEP_TOKENS,
         step=run.stats.seconds_generating / run.stats.steps,
         calls=tuple(
-            _measure_call(session, texts[:n], with_vectors=with_vectors)
+            _measure_call(new_session, texts[:n], with_vectors=with_vectors)
             for n in (1, BATCH)
             for with_vectors in (False, True)
         ),
@@ -200,15 +206,19 @@ def _writer(model: Model, prompt: list[int]) -> Callable[[], None]:
     return write
 
 
-def _measure_call(session: Session, texts: list[str], *, with_vectors: bool) -> Call:
+def _measure_call(
+    new_session: Callable[[], Session], texts: list[str], *, with_vectors: bool
+) -> Call:
     def ask() -> Call:
-        answer = session.ask(list(map(Query, texts)), with_vectors=with_vectors)
+        queries = list(map(Query, texts))
+        answer = new_session().ask(queries, with_vectors=with_vectors)
         return Call(
             n_queries=len(texts),
             with_vectors=with_vectors,
             seconds=answer.seconds,
-            embedding=answer.embedding,
-            waiting=answer.waiting,
+            embedding=answer.embedding.seconds,
+            waiting=answer.searching.waiting,
+            embedding_waiting=answer.embedding.waiting,
         )
 
     calls = sorted(_repeat(ask), key=lambda call: call.seconds)
@@ -216,7 +226,9 @@ def _measure_call(session: Session, texts: list[str], *, with_vectors: bool) -> 
 
 
 @contextmanager
-def _asking(session: Session, queries: Sequence[Query]) -> Iterator[None]:
+def _asking(
+    new_session: Callable[[], Session], queries: Sequence[Query]
+) -> Iterator[None]:
     """Have a thread ask the store without a pause, until the block ends."""
     is_over = threading.Event()
     failures: list[Exception] = []
@@ -224,7 +236,7 @@ def _asking(session: Session, queries: Sequence[Query]) -> Iterator[None]:
     def ask() -> None:
         try:
             while not is_over.is_set():
-                session.ask(queries, with_vectors=True)
+                new_session().ask(queries, with_vectors=True)
         except Exception as error:  # noqa: BLE001  raised again below
             failures.append(error)
 

@@ -23,7 +23,6 @@ from langchain_ralmspec.stores import (
     GenericStore,
     Store,
 )
-from langchain_ralmspec.stores.embedding import embeds_in_batches
 
 _OPENMP_USERS = {"torch": "torch", "faiss": "FAISS", "llama_cpp": "llama.cpp"}
 
@@ -85,7 +84,7 @@ class StoreFacts:
         index: kind of index.
         is_exact: whether a search looks at every document.
         is_remote: whether it answers over the network.
-        one_by_one: whether queries are sent one at a time.
+        one_by_one: whether each query is a search of its own.
         embeddings: class that embeds queries; None also without one.
         embeds_in_batches: whether several queries are known to be embedded in one call.
         blas_threshold: queries from which on FAISS itself scans with one matrix
@@ -184,9 +183,11 @@ def _openmp_copies() -> tuple[str, ...] | None:
 def inspect_store(store: Store) -> StoreFacts:
     """Look at a store; counts its documents."""
     # No public name. How a store of the user's own embeds is not known.
-    embeddings = None
+    embeddings, batch = None, None
     if isinstance(store, FaissStore | ChromaStore | GenericStore):
         embeddings = store._embeddings  # noqa: SLF001
+        if embeddings is not None:
+            batch = store._encoding.batch(embeddings)  # noqa: SLF001
     facts: dict[str, Any] = {"index": None, "is_exact": None, "is_remote": None}
     if isinstance(store, FaissStore):
         facts = _faiss_facts(store)
@@ -199,7 +200,7 @@ def inspect_store(store: Store) -> StoreFacts:
         n_documents=store.count(),
         one_by_one=isinstance(store, GenericStore),
         embeddings=None if embeddings is None else type(embeddings).__name__,
-        embeds_in_batches=embeddings is not None and embeds_in_batches(embeddings),
+        embeds_in_batches=batch is not None,
         **facts,
     )
 

@@ -257,7 +257,7 @@ def _one_by_one(facts: Facts) -> Finding | None:
     large = costs.retrieval > _LARGE_SHARE * costs.step
     return Finding(
         "slow" if large else "worth knowing",
-        f"{store.name} sends queries one at a time, embedding included",
+        f"{store.name} searches for each query in a call of its own",
         f"{BATCH} of them cost {_ms(costs.call(BATCH).seconds)}, one "
         f"{_ms(costs.call(1).seconds)}; nothing else is known of such a store",
         "FAISS, Chroma or BM25Store, or a class with encode, search and count over "
@@ -275,10 +275,12 @@ def _embeddings(facts: Facts) -> Finding | None:
     large = call.embedding > _LARGE_SHARE * call.seconds
     return Finding(
         "slow" if large else "worth knowing",
-        f"{store.embeddings} embeds queries one at a time",
+        f"{store.embeddings} embeds each query in a call of its own",
         f"of {_ms(call.seconds)} for {BATCH} queries, {_ms(call.embedding)} are theirs",
-        "give it a method embed_queries(texts), or use SentenceTransformerEmbeddings "
-        "of this package or langchain-huggingface's HuggingFaceEmbeddings",
+        "give it a method embed_queries(texts), or symmetric_embeddings=True to the "
+        "RaLMSpecRetriever where queries are embedded as documents are, or use "
+        "SentenceTransformerEmbeddings of this package or langchain-huggingface's "
+        "HuggingFaceEmbeddings",
     )
 
 

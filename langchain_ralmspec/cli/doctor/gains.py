@@ -13,6 +13,7 @@ from langchain_ralmspec.speculation import (
     Estimates,
     StrideScheduler,
 )
+from langchain_ralmspec.speculation.costs import Spent
 from langchain_ralmspec.speculation.plan import IN_FLIGHT
 
 _WAITING = 0.7  # share of a search in which nothing computes, if it is remote
@@ -88,7 +89,10 @@ def estimated(facts: Facts) -> Estimates:
             )
     once = costs.call(1)
     for _ in range(2):  # the first one is not believed
-        estimates.retrieved(costs.retrieval, once.embedding, once.waiting)
+        estimates.retrieved(
+            Spent(once.embedding, once.embedding_waiting),
+            Spent(once.searching, once.waiting),
+        )
     for policy, judged in costs.guesses.items():
         estimates.guessed(policy, _guess_seconds(costs, policy))
         for n in range(judged.n):

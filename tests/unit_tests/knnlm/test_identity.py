@@ -23,6 +23,7 @@ from langchain_ralmspec.knnlm import (
     loop,
 )
 from langchain_ralmspec.speculation import Estimates, Plan, StrideScheduler
+from langchain_ralmspec.speculation.costs import Spent
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
 from tests.unit_tests.fakes import END, follow, samplers
 from tests.unit_tests.knnlm.fakes import (
@@ -125,7 +126,7 @@ def scheduler_of(case: Case) -> StrideScheduler:
     for number in range(case.n_before):
         Text(replace(case, seed=case.seed + 1 + number)).write(scheduler)
     for _ in range(5):
-        estimates.retrieved(case.search_seconds, 0.0, 0.0)
+        estimates.retrieved(Spent(), Spent(case.search_seconds))
     return scheduler
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from langchain_ralmspec.speculation import Estimates, Line, Plan, StrideScheduler
+from langchain_ralmspec.speculation.costs import Spent
 from langchain_ralmspec.speculation.plan import (
     IN_FLIGHT,
     SEQUENTIAL,
@@ -25,6 +26,7 @@ class World:
     accuracy: dict[str, float]
     alone: float | None = None  # seconds of a search for one, if it is none for many
     waits: bool = False  # whether searching is waiting, as for a server
+    encoder_waits: bool = False  # whether embedding is, as a service does it
     noise: float = 0.0
     # Look-ups whose margins tell that they are unsure: their share, and how many of
     # them are right. The others are right as often as `accuracy` has it.
@@ -52,8 +54,9 @@ class World:
         return embedding + self.searching(n_queries)
 
     def computing(self, policy: str, n_queries: float) -> float:
-        full = self.verification(policy, n_queries)
-        return full - self.searching(n_queries) if self.waits else full
+        searching = 0.0 if self.waits else self.searching(n_queries)
+        embeds = policy != "lookup" and not self.encoder_waits
+        return searching + (self.embedding if embeds else 0.0)
 
     def chances(self, plan: Plan) -> GuessChances:
         accuracy, unsure = self.accuracy[plan.policy or ""], self.unsure
@@ -91,7 +94,10 @@ class World:
 
     def retrieve(self, estimates: Estimates) -> None:
         waiting = self.searching(1) if self.waits else 0.0
-        estimates.retrieved(self.retrieval(), self.embedding, waiting)
+        encoding = self.embedding if self.encoder_waits else 0.0
+        estimates.retrieved(
+            Spent(self.embedding, encoding), Spent(self.searching(1), waiting)
+        )
 
     def tell(self, estimates: Estimates, plan: Plan) -> int:
         """Follow a plan for one verification; returns the steps that it kept."""

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_ralmspec.speculation import Estimates, Line, Plan, StrideScheduler
+from langchain_ralmspec.speculation.costs import Spent
 from langchain_ralmspec.speculation.estimates import MAX_ACCURACY
 from langchain_ralmspec.speculation.plan import SEQUENTIAL, STRIDES, call_seconds
 from tests.unit_tests.speculation.stride_world import World, run
@@ -22,6 +23,7 @@ worlds = st.builds(
         {"lookup": st.floats(0.3, MAX_ACCURACY), "same": st.floats(0.3, MAX_ACCURACY)}
     ),
     waits=st.booleans(),
+    encoder_waits=st.booleans(),
 )
 
 
@@ -31,12 +33,15 @@ def measured(
     *,
     embedding: float = 0.0,
     waiting: float = 0.0,
+    encoder_waiting: float = 0.0,
     contention: float = 1.0,
 ) -> Estimates:
     """What is known after a step and two retrievals; the first does not count."""
     estimates = Estimates(contention=contention)
     for _ in range(2):
-        estimates.retrieved(retrieval, embedding, waiting)
+        estimates.retrieved(
+            Spent(embedding, encoder_waiting), Spent(retrieval - embedding, waiting)
+        )
     estimates.generated(step, changed=False, overlapped=False)
     return estimates
 
@@ -311,3 +316,33 @@ def test_a_given_stride_is_filled_whatever_is_unsure() -> None:
     assert estimates.chances("lookup").trusted is not None
     scheduler = StrideScheduler(estimates, stride=7, policies=("lookup",))
     assert scheduler.plan().trusted is None
+
+
+def test_an_encoder_that_is_waited_for_is_waited_for_by_several_calls_at_once() -> None:
+    # Embedding takes 0.3 of 0.31 seconds, here or elsewhere.
+    accuracy = {"lookup": 0.9, "same": 0.8}
+    hosted, local = (
+        World(0.08, 0.3, Line(0.01, 0.0), accuracy, encoder_waits=waits)
+        for waits in (True, False)
+    )
+    plan = run(hosted, 500).plan()
+    assert (plan.policy, plan.in_flight > 1) == ("same", True)
+    assert hosted.rate(plan) > 1.7 * hosted.rate(SEQUENTIAL)
+    assert run(local, 500).plan().in_flight <= 1
+
+
+def test_of_an_embedding_that_waits_calls_share_the_waiting() -> None:
+    # Of 0.4 seconds; up to half of that, a local encoder waits for its own threads.
+    for waiting, expected in ((0.0, 0.5), (0.2, 0.5), (0.3, 0.3), (0.4, 0.1)):
+        estimates = measured(0.5, 0.05, embedding=0.4, encoder_waiting=waiting)
+        assert estimates.computing("same", 0.5) == pytest.approx(expected)
+        assert estimates.computing("lookup", 0.1) == pytest.approx(0.1), "it is paid"
+
+
+def test_a_hosted_encoder_crowds_no_cores() -> None:
+    crowded = [
+        measured(0.2, 0.05, embedding=0.19, encoder_waiting=waiting, contention=2.0)
+        for waiting in (0.0, 0.19)
+    ]
+    plans = [StrideScheduler(each).plan() for each in crowded]
+    assert [plan.in_flight > 0 for plan in plans] == [False, True]

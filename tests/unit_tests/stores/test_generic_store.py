@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from langchain_ralmspec.errors import (
     InvalidValueError,
     StoreError,
 )
+from langchain_ralmspec.ralm import Session
 from langchain_ralmspec.stores import GenericStore, Query, generic_store, open_store
 from tests.unit_tests.stores.toys import (
     DIMENSION,
@@ -59,6 +61,15 @@ class TextOnlyStore(VectorStore):
         raise NotImplementedError
 
 
+class ByVectorStore(TextOnlyStore):
+    """Searches by vector as well, and tells no scores."""
+
+    def similarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, **kwargs: Any
+    ) -> list[Document]:
+        return self.docs[:k]
+
+
 def in_memory() -> InMemoryVectorStore:
     store = InMemoryVectorStore(BatchTableEmbeddings(table(N_ROWS + 5)))
     store.add_documents(documents(N_ROWS))
@@ -85,12 +96,62 @@ def test_in_memory_store_against_brute_force() -> None:
     assert (store.count(), store.dimension) == (N_ROWS, DIMENSION)
 
 
-def test_queries_are_never_embedded_together() -> None:
+def test_queries_are_embedded_together_where_hits_have_scores() -> None:
     vectorstore = in_memory()
-    queries = open_store(vectorstore).encode(["v1", "v2", "v3"])
+    store = open_store(vectorstore)
     assert isinstance(vectorstore.embedding, BatchTableEmbeddings)
-    assert vectorstore.embedding.calls[-3:] == [["v1"], ["v2"], ["v3"]]
-    assert [query.batched for query in queries] == [False, False, False]
+    vectorstore.embedding.calls.clear()
+    queries = store.encode(["v1", "v2", "v3"])
+    assert vectorstore.embedding.calls == [["v1", "v2", "v3"]]
+    assert all(query.batched for query in queries)
+    for hits in store.search(queries, 3):  # by which a near tie is told
+        assert hits[0].score == pytest.approx(1)
+        assert 1 > hits[1].score > hits[2].score > 0
+    embeddings = BatchTableEmbeddings(table(4))
+    unscored = open_store(ByVectorStore(documents(2), embeddings))
+    assert not any(query.batched for query in unscored.encode(["v1", "v2", "v3"]))
+    assert sorted(embeddings.calls) == [["v1"], ["v2"], ["v3"]]
+
+
+def test_searches_are_out_at_once_unless_they_compute_here() -> None:
+    barrier = threading.Barrier(3)  # opens when all of them are inside
+
+    def meet(*_: Any, **__: Any) -> list[Document]:
+        barrier.wait(30)
+        return documents(1)
+
+    queries = [Query(text) for text in "abc"]
+    remote = TextOnlyStore([])
+    remote.similarity_search = meet  # type: ignore[method-assign]
+    store = open_store(remote)
+    assert [[hit.id for hit in hits] for hits in store.search(queries, 1)] == [
+        ["id000"]
+    ] * 3
+    answer = Session(store).ask(queries, with_vectors=False)
+    assert (answer.n_calls, answer.n_queries) == (3, 3)
+    local = type("SQLiteVec", (TextOnlyStore,), {})([])
+    threads: set[str] = set()
+    for vectorstore, most in ((local, 8), (TextOnlyStore([]), 1)):
+        vectorstore.similarity_search = lambda *_, **__: (
+            threads.add(threading.current_thread().name) or []
+        )
+        open_store(vectorstore, max_concurrency=most).search(queries, 1)
+    assert threads == {threading.current_thread().name}
+
+
+def test_nothing_is_embedded_that_nobody_needs() -> None:
+    embeddings = BatchTableEmbeddings(table(8))
+    by_text = open_store(TextOnlyStore(documents(3), embeddings))
+    by_vector = open_store(ByVectorStore(documents(3), embeddings))
+    for store, embedded in ((by_text, []), (by_vector, [["v7"]])):
+        embeddings.calls.clear()
+        session = Session(store)
+        assert session.usable(["lookup", "same"]) == ("same",)
+        (hits,) = session.verify([Query("v7")])
+        assert session.guess("same", "v6", hits).hits == hits
+        session.verify([Query("v7")])
+        assert embeddings.calls == embedded, "once, and no document"
+        assert (store.metric, hits[0].vector) == (None, None)
 
 
 def test_scores_without_vectors_are_ranks() -> None:
@@ -129,7 +190,8 @@ def test_text_store_keeps_its_order_and_is_asked_by_text() -> None:
 
 def test_documents_are_embedded_once_for_their_vectors() -> None:
     embeddings = BatchTableEmbeddings(table(8))
-    store = open_store(TextOnlyStore(documents(3), embeddings))
+    vectorstore = TextOnlyStore(documents(3), embeddings)
+    store = open_store(vectorstore, embed_found_documents=True)
     queries = store.encode(["v7"])
     embeddings.calls.clear()
     for _ in range(2):
@@ -146,7 +208,7 @@ def test_cached_vectors_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generic_store, "MAX_CACHED_VECTORS", 2)
     embeddings = BatchTableEmbeddings(table(8))
     vectorstore = TextOnlyStore(documents(3), embeddings)
-    store = open_store(vectorstore)
+    store = open_store(vectorstore, embed_found_documents=True)
     query = Query("q")
     store.search([query], 3, with_vectors=True)
     assert isinstance(store, GenericStore)
