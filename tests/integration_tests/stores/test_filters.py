@@ -17,6 +17,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 
 from langchain_ralmspec import ChatRaLMSpec, InvalidValueError, RaLMSpecRetriever
+from langchain_ralmspec.assets.models import model_path
 from langchain_ralmspec.stores import open_store
 
 EMBEDDINGS = DeterministicFakeEmbedding(size=8)
@@ -55,11 +56,14 @@ def of_a_session(made: Any, **words: Any) -> Callable[[], set[str]]:
     return lambda: {each.page_content for each in session.verify(["?"])[0]}
 
 
+GGUF = str(model_path("smollm2-135m"))
+
+
 def of_a_chat(made: Any, **words: Any) -> Callable[[], set[str]]:
     """As ``as_retriever()`` gives it, whose dicts are the caller's."""
     given = words.get("search_kwargs", {}) | {"filter": words["filter"]}
     langchains = made.as_retriever(search_kwargs=given)
-    retriever = ChatRaLMSpec(model_path="x.gguf", retriever=langchains).retriever
+    retriever = ChatRaLMSpec(model_path=GGUF, retriever=langchains).retriever
     return lambda: searched(retriever.store)
 
 
