@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,23 @@ def write_figures(path: Path, figures: dict[str, Any]) -> None:
         msg = f"{str(path)!r} cannot be written, so the figures are above: {error}"
         raise InvalidValueError(msg) from error
     say(f"figures written to {path}")
+
+
+@contextmanager
+def kept_if_interrupted(n_asked: Callable[[], int]) -> Iterator[None]:
+    """Let Ctrl-C or SIGTERM end the questions, and keep what was asked by then.
+
+    ``n_asked`` says how many were; where it is none, the interruption goes on.
+    """
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not n_asked():
+            raise
+        say(f"interrupted; the figures are of {n_asked()} questions")
+    finally:
+        signal.signal(signal.SIGTERM, earlier or signal.SIG_DFL)
 
 
 def say(line: str) -> None:
