@@ -21,11 +21,6 @@ _EXPLAINED = (
     "answers under documents with that passage among them. Look-ups, documents and "
     "tokens are those of the answer as it is, without what was taken back."
 )
-_SCORED = (
-    "The model is given the beginning of paragraphs that are held out, and documents "
-    "that are looked up with what stands before; the store has the text's other "
-    "paragraphs. Ratio: perplexity ÷ that without documents."
-)
 
 
 def report(figures: dict[str, Any], console: Console) -> None:
@@ -40,7 +35,7 @@ def report(figures: dict[str, Any], console: Console) -> None:
     say(_EXPLAINED)
     if figures["perplexity"]:
         console.print(_perplexity(figures["perplexity"]))
-        say(_SCORED)
+        say(_scored(figures["perplexity"]))
 
 
 def _described(workload: dict[str, Any]) -> str:
@@ -89,15 +84,21 @@ def _costs(rows: dict[str, Any]) -> Table:
 
 
 def _perplexity(perplexity: dict[str, Any]) -> Table:
-    title = (
-        f"perplexity of {perplexity['tokens']:,} tokens, "
-        f"{perplexity['passages']:,} passages to find"
-    )
-    table = new_table(title, "looked up", "perplexity", "ratio")
+    table = new_table("perplexity", "looked up", "perplexity", "ratio")
     for name, row in perplexity["rows"].items():
         shown = _spread(row["perplexity"], _NUMBER), _spread(row["to_none"], "{:.3f}")
         table.add_row(name, *shown)
     return table
+
+
+def _scored(perplexity: dict[str, Any]) -> str:
+    return (
+        f"{perplexity['tokens']:,} tokens were scored, in {perplexity['pieces']} "
+        "paragraphs that are held out. The model is given their beginnings, and "
+        "documents that are looked up with what stands before, among the text's other "
+        f"{perplexity['passages']:,} paragraphs. Ratio: perplexity ÷ that without "
+        "documents."
+    )
 
 
 def _spread(mean: dict[str, float] | None, form: str) -> str:

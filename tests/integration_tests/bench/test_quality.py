@@ -42,7 +42,7 @@ def test_every_policy_answers_and_a_text_is_scored(
     lengths = ["--max-tokens", "12", "--perplexity-tokens", "128"]
     assert not run("bench", "quality", *files, *lengths, "--json", str(file))
     out, err = capsys.readouterr()
-    assert "perplexity of 128 tokens" in out
+    assert "128 tokens were scored, in 1 paragraphs" in out
     assert "1. Who published Moby Dick?" in err
     figures = json.loads(file.read_text(encoding="utf-8"))
     rows = figures["rows"]
