@@ -60,18 +60,18 @@ def write_figures(path: Path, figures: dict[str, Any]) -> None:
 
 
 @contextmanager
-def kept_if_interrupted(n_asked: Callable[[], int]) -> Iterator[None]:
-    """Let Ctrl-C or SIGTERM end the questions, and keep what was asked by then.
+def kept_if_interrupted(is_worth_it: Callable[[], object]) -> Iterator[None]:
+    """Let Ctrl-C or SIGTERM end what is measured, and keep what was done by then.
 
-    ``n_asked`` says how many were; where it is none, the interruption goes on.
+    Where that is not worth keeping, the interruption goes on.
     """
     earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
-        if not n_asked():
+        if not is_worth_it():
             raise
-        say(f"interrupted; the figures are of {n_asked()} questions")
+        say("interrupted; the figures are of what was done by then")
     finally:
         signal.signal(signal.SIGTERM, earlier or signal.SIG_DFL)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from langchain_ralmspec.assets.corpus import Passage
 from langchain_ralmspec.assets.targets import find_gguf
 from langchain_ralmspec.bench.contest import Contest
 from langchain_ralmspec.bench.figures import (
@@ -27,6 +28,7 @@ from langchain_ralmspec.bench.options import (
     chosen_rows,
 )
 from langchain_ralmspec.bench.quality.perplexity import (
+    Piece,
     load_paragraphs,
     parted,
     perplexities,
@@ -100,16 +102,18 @@ class Benchmark:
         paragraphs = load_paragraphs(self.text) if self.perplexity_tokens else []
         gguf = find_gguf(self.model)
         corpus = Corpus.of(passages, self.embedding)
-        perplexity = self._perplexity(gguf, corpus, paragraphs)
+        weights = Model.load(gguf).weights
+        held_out = parted(paragraphs, weights, self.perplexity_tokens)
         asked = questions[: self.limit]
         with Workload(store="faiss-flat").opened(corpus) as store:
             contest = self._contest(gguf, store, rows)
-            with kept_if_interrupted(lambda: len(contest.questions)):
+            with kept_if_interrupted(lambda: contest.questions):
                 for number, question in enumerate(asked, start=1):
                     contest.ask(question.text)
                     say(f"{number}. {question.text} {list(question.answers)}")
                     for row, answers in contest.answers.items():
                         say(f"   {row}: {' '.join(answers[-1].text.split())}")
+        perplexity = _perplexity(gguf, corpus, *held_out)
         measured = {
             "workload": self._workload(len(contest.questions), corpus),
             "rows": figures(contest, asked),
@@ -119,18 +123,6 @@ class Benchmark:
         if self.json:
             write_figures(self.json, measured)
         return measured
-
-    def _perplexity(
-        self, gguf: str, corpus: Corpus, paragraphs: list[str]
-    ) -> dict[str, Any] | None:
-        if not paragraphs:
-            return None
-        weights = Model.load(gguf).weights
-        pieces, others = parted(paragraphs, weights, self.perplexity_tokens)
-        with Workload(store="faiss-flat").opened(
-            replace(corpus, passages=others)
-        ) as store:
-            return {"passages": len(others)} | perplexities(gguf, store, pieces)
 
     def _contest(self, gguf: str, store: Any, rows: list[str]) -> Contest:
         models = {
@@ -159,6 +151,17 @@ class Benchmark:
         }
         del settings["json"]
         return settings
+
+
+def _perplexity(
+    gguf: str, corpus: Corpus, pieces: list[Piece], others: list[Passage]
+) -> dict[str, Any] | None:
+    if not pieces:
+        return None
+    held = replace(corpus, passages=others)
+    with Workload(store="faiss-flat").opened(held) as store:
+        scored = perplexities(gguf, store, pieces)
+    return scored and {"passages": len(others)} | scored
 
 
 def figures(contest: Contest, asked: Sequence[Question]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from langchain_ralmspec.assets.corpus import MIN_WORDS, Passage, stdlib_passages
 from langchain_ralmspec.assets.progress import bar
+from langchain_ralmspec.bench.figures import kept_if_interrupted
 from langchain_ralmspec.bench.knnlm.text import text_of
 from langchain_ralmspec.bench.quality.policies import NONE, SHARED, retriever_of
 from langchain_ralmspec.bench.quality.scores import difference, interval
@@ -105,35 +106,43 @@ def parted(
     return pieces, [Passage(str(n), "", text) for n, text in enumerate(others)]
 
 
-def perplexities(gguf: str, store: Any, pieces: Sequence[Piece]) -> dict[str, Any]:
+def perplexities(
+    gguf: str, store: Any, pieces: Sequence[Piece]
+) -> dict[str, Any] | None:
     """The perplexity of the pieces, row by row, and its ratio to that of no documents.
 
-    Both with their intervals, of which a piece is the unit.
+    Both with their intervals, of which a piece is the unit. Where it is interrupted,
+    of the pieces that were scored by then; None where that are none.
     """
-    means: dict[str, list[float]] = {}
-    with bar("scoring paragraphs") as advance:
-        for number, (row, settings) in enumerate(ROWS.items()):
-            llm = RaLMSpecLLM(
-                model_path=gguf,
-                retriever=retriever_of(row, store),
-                max_tokens=N_SCORED,
-                speculation=False,
-                **SHARED | settings,
-            )
-            means[row] = []
-            for each in pieces:
-                means[row].append(_surprisal(llm, each))
-                advance(number * len(pieces) + len(means[row]), len(ROWS) * len(pieces))
+    llms = {
+        row: RaLMSpecLLM(
+            model_path=gguf,
+            retriever=retriever_of(row, store),
+            max_tokens=N_SCORED,
+            speculation=False,
+            **SHARED | settings,
+        )
+        for row, settings in ROWS.items()
+    }
+    scored: list[dict[str, float]] = []
+    with kept_if_interrupted(lambda: True), bar("scoring paragraphs") as advance:
+        for piece in pieces:
+            scored.append({row: _surprisal(llm, piece) for row, llm in llms.items()})
+            advance(len(scored), len(pieces))
+    if not scored:
+        return None
+    none = [of_piece[NONE] for of_piece in scored]
+    rows = {row: [of_piece[row] for of_piece in scored] for row in llms}
     return {
-        "tokens": len(pieces) * N_SCORED,
-        "pieces": len(pieces),
+        "tokens": len(scored) * N_SCORED,
+        "pieces": len(scored),
         "rows": {
             row: {
                 "perplexity": _exp(interval(values)),
-                "to_none": _exp(difference(values, means[NONE])),
+                "to_none": _exp(difference(values, none)),
                 "surprisal_by_piece": values,
             }
-            for row, values in means.items()
+            for row, values in rows.items()
         },
     }
 

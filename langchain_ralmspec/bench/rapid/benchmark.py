@@ -148,7 +148,7 @@ class Benchmark:
         samples, others = self._samples()
         with self._contest() as contest:
             to_ask = self._asked(contest, samples, others)
-            with kept_if_interrupted(lambda: len(contest.asked)):
+            with kept_if_interrupted(lambda: contest.asked):
                 for number, (sample, warm_up) in enumerate(to_ask, 1):
                     asked = contest.ask(sample, warm_up)
                     question = " ".join(sample.question.split())

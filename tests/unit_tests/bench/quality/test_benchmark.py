@@ -82,6 +82,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         SimpleNamespace(of=lambda passages, _: SimpleNamespace(passages=passages)),
     )
     monkeypatch.setattr(benchmark, "find_gguf", lambda model: "m.gguf")
+    model = SimpleNamespace(load=lambda gguf: SimpleNamespace(weights=None))
+    monkeypatch.setattr(benchmark, "Model", model)
     return made
 
 
@@ -185,8 +187,8 @@ def test_what_was_asked_is_kept_when_it_is_interrupted(
     ],
 )
 def test_bad_options_are_refused_before_any_work(
-    monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], said: str
+    questions: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], said: str
 ) -> None:
     monkeypatch.setattr(benchmark, "find_gguf", lambda model: pytest.fail("too late"))
     with pytest.raises(InvalidValueError, match=said):
-        Benchmark(**given).run()
+        Benchmark(**{"questions": questions} | given).run()

@@ -104,6 +104,7 @@ def test_the_text_is_told_token_by_token_and_its_probability_noted(
         return perplexity.Piece(chr(start), tuple(scored))
 
     figures = perplexities("m.gguf", None, [piece(10), piece(20)])
+    assert figures is not None
     assert (figures["tokens"], figures["pieces"]) == (2 * N_SCORED, 2)
     assert list(figures["rows"]) == list(ROWS)
     expected = {"none": 4, "once": 2, "every 4": 4 / 3}
