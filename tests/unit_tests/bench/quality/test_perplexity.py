@@ -1,3 +1,4 @@
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from langchain_ralmspec.bench.quality.perplexity import (
     N_GIVEN,
     N_SCORED,
     ROWS,
+    Piece,
     load_paragraphs,
     parted,
     perplexities,
@@ -91,18 +93,21 @@ class _Run:
         return self._events
 
 
-def test_the_text_is_told_token_by_token_and_its_probability_noted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def fake_llms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perplexity, "RaLMSpecLLM", FakeLLM)
     monkeypatch.setattr(
         perplexity, "retriever_of", lambda row, _: "" if row == "none" else "found"
     )
 
-    def piece(start: int) -> perplexity.Piece:
-        scored: Sequence[int] = range(start + 1, start + 1 + N_SCORED)
-        return perplexity.Piece(chr(start), tuple(scored))
 
+def piece(start: int) -> Piece:
+    scored: Sequence[int] = range(start + 1, start + 1 + N_SCORED)
+    return Piece(chr(start), tuple(scored))
+
+
+@pytest.mark.usefixtures("fake_llms")
+def test_the_text_is_told_token_by_token_and_its_probability_noted() -> None:
     figures = perplexities("m.gguf", None, [piece(10), piece(20)])
     assert figures is not None
     assert (figures["tokens"], figures["pieces"]) == (2 * N_SCORED, 2)
@@ -114,3 +119,22 @@ def test_the_text_is_told_token_by_token_and_its_probability_noted(
             dict.fromkeys(("mean", "low", "high"), value), rel=1e-5
         )
         assert measured["to_none"]["mean"] == pytest.approx(value / 4, rel=1e-5)
+
+
+@pytest.mark.usefixtures("fake_llms")
+@pytest.mark.parametrize("n_done", [0, 1])
+def test_pieces_that_every_row_has_scored_are_kept_when_it_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch, n_done: int
+) -> None:
+    start, n_started = FakeLLM.start, 0
+
+    def interrupted(self: FakeLLM, given: str) -> Any:
+        nonlocal n_started
+        n_started += 1
+        if n_started == len(ROWS) * n_done + 2:
+            signal.raise_signal(signal.SIGTERM)
+        return start(self, given)
+
+    monkeypatch.setattr(FakeLLM, "start", interrupted)
+    figures = perplexities("m.gguf", None, [piece(10), piece(20)])
+    assert (figures["pieces"] if figures else 0) == n_done
