@@ -1,6 +1,6 @@
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -160,7 +160,7 @@ def test_without_the_row_to_compare_with_nothing_is_compared(
 def test_what_was_asked_is_kept_when_it_is_interrupted(
     questions: Path, made: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = vars(contest)["ask"]  # the one that pretends
+    ask: Callable[[Any, str], Answer] = vars(contest)["ask"]  # the one that pretends
 
     def interrupted(model: Any, question: str) -> Answer:
         # The third question, which some rows have answered by then.
