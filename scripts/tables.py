@@ -2,116 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
-
-Cell = Callable[[Any, str], str]
-"""The text for a result file, and for what stands for ``{}`` in the column's path."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of a table: its first cells, its result file, and where to look in it."""
-
-    labels: tuple[str, ...]
-    file: str
-    at: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Headings of the first cells, a cell for each further heading, and the rows."""
-
-    labels: tuple[str, ...]
-    cells: Mapping[str, Cell]
-    rows: tuple[Row, ...]
-    empty: frozenset[tuple[str, str]] = field(default_factory=frozenset)
-
-    def lines(self, page: Path) -> list[str]:
-        """The table in Markdown, the last column linking to the files."""
-        headings = (*self.labels, *self.cells, "file")
-        lines = [headings, ("---",) * len(headings)]
-        for row in self.rows:
-            figures = _read(row.file)
-            shown = (
-                "" if (row.at, heading) in self.empty else cell(figures, row.at)
-                for heading, cell in self.cells.items()
-            )
-            folder = RESULTS.relative_to(page.parent).as_posix()
-            link = f"[{row.file}]({folder}/{row.file}.json)"
-            lines.append((*row.labels, *shown, link))
-        return [
-            *(
-                f"|{'|'.join(line)}|" if line[0] == "---" else f"| {' | '.join(line)} |"
-                for line in lines
-            ),
-            *self._notes(),
-        ]
-
-    def _notes(self) -> list[str]:
-        """What a reader has to know of the files, a line each."""
-        told = {row.file: _read(row.file)["provenance"] for row in self.rows}
-        pages = {
-            f"`{each['transcribed_from']}` at commit {each['page_commit']}": None
-            for each in told.values()
-            if "transcribed_from" in each
-        }
-        notes = [
-            f"- *{file}*: {each['note']}."
-            for file, each in told.items()
-            if "note" in each
-        ]
-        if pages:
-            typed = "Transcribed, not written by a benchmark; before the redesign these"
-            shown = f"*{typed} figures stood in {', '.join(pages)}.*"
-            notes = [shown, *(["", *notes] if notes else [])]
-        return ["", *notes] if notes else []
-
-
-def _read(file: str) -> Any:
-    return json.loads((RESULTS / f"{file}.json").read_text("utf-8"))
-
-
-def find(figures: Any, path: str) -> Any:
-    """What stands at a path with slashes; None where there is nothing."""
-    for key in path.split("/"):
-        if isinstance(figures, list):
-            figures = figures[int(key)]
-        elif isinstance(figures, dict) and key in figures:
-            figures = figures[key]
-        else:
-            return None
-    return figures
-
-
-def number(path: str, form: str, times: float = 1.0, *, nothing: str = "") -> Cell:
-    """A number; with ``nothing``, that is also what stands for a 0."""
-
-    def cell(figures: Any, at: str) -> str:
-        value = find(figures, path.format(at))
-        if value is None or (nothing and not value):
-            return nothing
-        return form.format(times * value)
-
-    return cell
-
-
-def spread(path: str) -> Cell:
-    """The median, bold, and the quartiles around it."""
-
-    def cell(figures: Any, at: str) -> str:
-        quartiles = find(figures, path.format(at))
-        if quartiles is None:
-            return ""
-        low, middle, high = quartiles
-        return f"**{middle:.2f}** ({low:.2f}–{high:.2f})"
-
-    return cell
+from columns import Cell, Row, Table, find, interval, number, spread
 
 
 def _plans(figures: Any, _: str) -> str:
@@ -191,6 +85,35 @@ _QUOTE_QWEN, _QUOTE, _QA = (
     "rapid-smollm2-f16-quote",
     "rapid-smollm2-qa",
 )
+
+_POLICIES = {
+    "never": "none",
+    "once, k = 1": "once k=1",
+    "once, k = 4": "once k=4",
+    "every 16 tokens": "stride 16",
+    "every 8 tokens": "stride 8",
+    "every 4 tokens": "stride 4",
+    "FLARE": "flare",
+    "Iter-RetGen": "iter-retgen",
+}
+_PERPLEXITY = {
+    "never": "none",
+    "once": "once",
+    "every 64 tokens": "every 64",
+    "every 16 tokens": "every 16",
+    "every 4 tokens": "every 4",
+}
+
+
+def _by_model(looked_up: Mapping[str, str]) -> tuple[Row, ...]:
+    """Rows of the benchmark of quality, by model and by how often was looked up."""
+    models = {_SMOL: "quality-smollm2"}
+    return tuple(
+        Row((model, label), file, at)
+        for model, file in models.items()
+        for label, at in looked_up.items()
+    )
+
 
 TABLES = {
     "swap": Table(
@@ -330,6 +253,37 @@ TABLES = {
             )
         ),
         frozenset({("plain", "as plain decoding")}),
+    ),
+    "lookup-quality": Table(
+        ("model", "looked up"),
+        {
+            "exact match": number("rows/{}/exact/mean", "{:.0%}"),
+            "F1": interval("rows/{}/f1", "{:.2f}"),
+            "contains it": interval("rows/{}/contains", "{:.0%}"),
+            "faithful": interval("rows/{}/faithful", "{:.0%}"),
+            "gold read": number("rows/{}/found/mean", "{:.0%}"),
+            "look-ups": number("rows/{}/lookups/mean", "{:.1f}"),
+            "documents": number("rows/{}/documents/mean", "{:.1f}"),
+            "tokens": number("rows/{}/tokens/mean", "{:.0f}"),
+        },
+        _by_model(_POLICIES),
+    ),
+    "lookup-gain": Table(
+        ("model", "looked up"),
+        {
+            "F1": interval("rows/{}/to_once/f1", "{:+.2f}"),
+            "contains it": interval("rows/{}/to_once/contains", "{:+.2f}"),
+            "faithful": interval("rows/{}/to_once/faithful", "{:+.2f}"),
+        },
+        _by_model({name: at for name, at in _POLICIES.items() if at != "once k=1"}),
+    ),
+    "lookup-perplexity": Table(
+        ("model", "looked up"),
+        {
+            "perplexity": interval("perplexity/rows/{}/perplexity", "{:.2f}"),
+            "÷ that of never": interval("perplexity/rows/{}/to_none", "{:.3f}"),
+        },
+        _by_model(_PERPLEXITY),
     ),
     "knnlm": Table(
         ("index, entries", "*k*"),

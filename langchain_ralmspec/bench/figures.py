@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,23 @@ def write_figures(path: Path, figures: dict[str, Any]) -> None:
         msg = f"{str(path)!r} cannot be written, so the figures are above: {error}"
         raise InvalidValueError(msg) from error
     say(f"figures written to {path}")
+
+
+@contextmanager
+def kept_if_interrupted(is_worth_it: Callable[[], object]) -> Iterator[None]:
+    """Let Ctrl-C or SIGTERM end what is measured, and keep what was done by then.
+
+    Where that is not worth keeping, the interruption goes on.
+    """
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not is_worth_it():
+            raise
+        say("interrupted; the figures are of what was done by then")
+    finally:
+        signal.signal(signal.SIGTERM, earlier or signal.SIG_DFL)
 
 
 def say(line: str) -> None:

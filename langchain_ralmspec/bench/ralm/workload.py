@@ -9,7 +9,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -63,8 +63,14 @@ class Corpus:
 
         ``embedding`` is a packaged encoder's name or a folder.
         """
-        folder = find_encoder(embedding)
+        encoder = cls.of([], embedding)  # an unknown one is refused before any work
         passages = load_passages(path) if path else stdlib_passages()
+        return replace(encoder, passages=passages)
+
+    @classmethod
+    def of(cls, passages: list[Passage], embedding: str) -> Corpus:
+        """Passages that are there already, and an encoder by name or folder."""
+        folder = find_encoder(embedding)
         name = embedding if embedding in MODELS else str(folder)
         return cls(passages, SentenceTransformerEmbeddings(str(folder)), name)
 

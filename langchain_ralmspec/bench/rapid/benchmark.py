@@ -7,7 +7,6 @@ its first question.
 
 from __future__ import annotations
 
-import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from langchain_ralmspec.assets.targets import find_embeddings, find_gguf
 from langchain_ralmspec.bench.figures import (
     check_file,
     check_folder,
+    kept_if_interrupted,
     say,
     write_figures,
 )
@@ -148,7 +148,7 @@ class Benchmark:
         samples, others = self._samples()
         with self._contest() as contest:
             to_ask = self._asked(contest, samples, others)
-            with _kept_if_interrupted(contest):
+            with kept_if_interrupted(lambda: contest.asked):
                 for number, (sample, warm_up) in enumerate(to_ask, 1):
                     asked = contest.ask(sample, warm_up)
                     question = " ".join(sample.question.split())
@@ -318,20 +318,6 @@ class Benchmark:
             "notes": notes,
             **measured,
         }
-
-
-@contextmanager
-def _kept_if_interrupted(contest: LongContest) -> Iterator[None]:
-    """Let Ctrl-C or SIGTERM end the questions, and keep what was asked by then."""
-    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not contest.asked:
-            raise
-        say(f"interrupted; the figures are of {len(contest.asked)} questions")
-    finally:
-        signal.signal(signal.SIGTERM, earlier or signal.SIG_DFL)
 
 
 def warm_up_question(samples: Sequence[Sample], others: Sequence[Sample]) -> Sample:

@@ -1,12 +1,14 @@
 """What a table of the docs shows of a result file."""
 
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
-TABLES: dict[str, Any] = runpy.run_path(
-    str(Path(__file__).resolve().parents[3] / "scripts" / "tables.py")
-)["TABLES"]
+_SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
+
+sys.path.append(str(_SCRIPTS))  # as a script among them has it
+TABLES: dict[str, Any] = runpy.run_path(str(_SCRIPTS / "tables.py"))["TABLES"]
 
 
 def cells(table: str, figures: dict[str, Any], at: str = "") -> dict[str, str]:
