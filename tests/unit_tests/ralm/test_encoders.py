@@ -33,7 +33,8 @@ class Encoder(Embeddings):
         return [self._of._vector(text, len(texts)).tolist() for text in texts]
 
     def embed_query(self, text: str) -> list[float]:
-        return self._of._vector(text, 1).tolist()
+        vector: list[float] = self._of._vector(text, 1).tolist()
+        return vector
 
 
 class BatchEncoder(Encoder):

@@ -129,12 +129,15 @@ def test_searches_are_out_at_once_unless_they_compute_here() -> None:
     ] * 3
     answer = Session(store).ask(queries, with_vectors=False)
     assert (answer.n_calls, answer.n_queries) == (3, 3)
-    local = type("SQLiteVec", (TextOnlyStore,), {})([])
     threads: set[str] = set()
-    for vectorstore, most in ((local, 8), (TextOnlyStore([]), 1)):
-        vectorstore.similarity_search = lambda *_, **__: (
-            threads.add(threading.current_thread().name) or []
-        )
+
+    class Watched(TextOnlyStore):
+        def similarity_search(self, *_: Any, **__: Any) -> list[Document]:
+            threads.add(threading.current_thread().name)
+            return []
+
+    local = type("SQLiteVec", (Watched,), {})([])
+    for vectorstore, most in ((local, 8), (Watched([]), 1)):
         open_store(vectorstore, max_concurrency=most).search(queries, 1)
     assert threads == {threading.current_thread().name}
 
