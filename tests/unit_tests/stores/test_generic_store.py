@@ -129,16 +129,15 @@ def test_searches_are_out_at_once_unless_they_compute_here() -> None:
     ] * 3
     answer = Session(store).ask(queries, with_vectors=False)
     assert (answer.n_calls, answer.n_queries) == (3, 3)
-    local: Any = type("SQLiteVec", (TextOnlyStore,), {})([])
-    serial: Any = TextOnlyStore([])
     threads: set[str] = set()
 
-    def noted(*_: Any, **__: Any) -> list[Document]:
-        threads.add(threading.current_thread().name)
-        return []
+    class Watched(TextOnlyStore):
+        def similarity_search(self, *_: Any, **__: Any) -> list[Document]:
+            threads.add(threading.current_thread().name)
+            return []
 
-    for vectorstore, most in ((local, 8), (serial, 1)):
-        vectorstore.similarity_search = noted
+    local = type("SQLiteVec", (Watched,), {})([])
+    for vectorstore, most in ((local, 8), (Watched([]), 1)):
         open_store(vectorstore, max_concurrency=most).search(queries, 1)
     assert threads == {threading.current_thread().name}
 
