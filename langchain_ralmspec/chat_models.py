@@ -12,7 +12,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable
 from pydantic import Field, PrivateAttr, field_validator
 
-from langchain_ralmspec.base.chain_prompt import ChainPrompt, looks_filled
+from langchain_ralmspec.base.chain_prompt import ChainPrompt, is_plain, looks_filled
 from langchain_ralmspec.base.chat import LocalChat
 from langchain_ralmspec.base.local import (
     LocalGeneration,
@@ -143,7 +143,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         }
 
     def _uncacheable(self) -> str | None:
-        if self.prompt is not None and "not_implemented" in dumps(self.prompt):
+        if self.prompt is not None and not is_plain(self.prompt):
             return "prompt may be filled otherwise each time"
         return super()._uncacheable()
 

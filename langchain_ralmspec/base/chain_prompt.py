@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.messages import HumanMessage
-from langchain_core.messages.utils import convert_to_messages
 from langchain_core.prompts import BasePromptTemplate
 from langchain_core.prompts.chat import MessagesPlaceholder
 
-from langchain_ralmspec.base.messages import turns_of
+from langchain_ralmspec.base.messages import messages_of, turns_of
 from langchain_ralmspec.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -92,14 +91,16 @@ class ChainPrompt:
         known = [self.question, *([self.history] if self.history else [])]
         unknown = sorted(map(str, values.keys() - {*known}))
         if unknown or not isinstance(values.get(self.question), str):
+            may = f", and may have {self.history!r}" if self.history else ""
             msg = (
-                f"the input must have {self.question!r}, a string, and may have "
-                f"{known[1:]}, got {sorted(map(str, values))}"
+                f"the input must have {self.question!r}, a string{may}, got "
+                f"{sorted(map(str, values))}; documents are looked up here, so leave "
+                f"{CONTEXT!r} out, and give other values by prompt.partial(…)"
             )
             raise InvalidValueError(msg)
         history = values.get(self.history) if self.history else None
         return [
-            *convert_to_messages(history or []),
+            *messages_of(history or []),
             HumanMessage(values[self.question]),
         ]
 
@@ -143,6 +144,21 @@ class ChainPrompt:
             )
             raise InvalidValueError(msg)
         return turns
+
+
+def is_plain(template: Any) -> bool:
+    """Whether a template gives the same text for the same values, whenever it is asked.
+
+    Classes of others may do anything, and so may functions among the given values.
+    """
+    parts = [template, *getattr(template, "messages", ())]
+    for part in parts[1:]:
+        inner = getattr(part, "prompt", ())
+        parts += inner if isinstance(inner, list | tuple) else [inner]
+    values = [v for p in parts for v in getattr(p, "partial_variables", {}).values()]
+    return not any(map(callable, values)) and all(
+        type(part).__module__.startswith("langchain_core.") for part in parts
+    )
 
 
 def looks_filled(text: str) -> bool:

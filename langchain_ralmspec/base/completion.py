@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models.llms import BaseLLM
@@ -132,7 +133,7 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         usage = Counter[str]()
         for generation in generations:
             usage.update((generation.generation_info or {})["usage_metadata"])
-        output = {"model_name": self.engine.path.stem, "token_usage": dict(usage)}
+        output = {"model_name": Path(self.model_path).stem, "token_usage": dict(usage)}
         return LLMResult(generations=[[one] for one in generations], llm_output=output)
 
     def _astream(

@@ -140,8 +140,7 @@ class RetrievalGeneration(SpeculativeGeneration):
         """Load all that the first answer would load, and ask the store something."""
         super().warm_up()
         self._may_speculate(self.engine)
-        store = self.retriever.store
-        store.search(store.encode(["?"]), 1)
+        self._current_retriever.batch(["?"], k=1)
 
     @abstractmethod
     def _prompt(self, model: Model, asked: Any) -> Prompt:
@@ -175,14 +174,16 @@ class RetrievalGeneration(SpeculativeGeneration):
         if not prompt.tail:
             msg = "the prompt is empty; ask something"
             raise InvalidValueError(msg)
+        retriever = self._current_retriever  # as it is now, whatever is done to it
+        depth = self._depth(retriever)
         layout = self._layout(model, prompt)
         require = partial(
             require_room, prompt, max_tokens=sampling.max_tokens, n_ctx=model.n_ctx
         )
         is_once = self.retrieval_policy == "once"
-        # How long whole documents are is not known before they are found.
-        is_cut = not is_once or self.max_document_tokens
-        n_most = layout.most_tokens(model.weights, self.n_documents) if is_cut else 0
+        # How long whole documents are, or how many, may show only when they are found.
+        is_bound = depth < MOST_HITS and (not is_once or self.max_document_tokens)
+        n_most = layout.most_tokens(model.weights, depth) if is_bound else 0
         require(n_documents=n_most)
         transcript = self._transcript(model, sampling, stop)
         stats = SpeculationStats(prompt_tokens=len(prompt.head) + len(prompt.tail))
@@ -194,8 +195,8 @@ class RetrievalGeneration(SpeculativeGeneration):
 
         request = Request(
             writer=Writer(prompt, transcript, sampling.sampler(), open_path),
-            session=self._current_retriever.new_session(
-                k=self.n_documents,
+            session=retriever.new_session(
+                k=depth,
                 # Exactly the documents that a search for so many finds.
                 prefetch_k=0 if is_once else self.prefetch_k,
                 stats=stats,
@@ -238,7 +239,9 @@ class RetrievalGeneration(SpeculativeGeneration):
     @property
     def n_documents(self) -> int:
         """Documents per step."""
-        retriever = self._current_retriever
+        return self._depth(self._current_retriever)
+
+    def _depth(self, retriever: RaLMSpecRetriever) -> int:
         wanted = self.documents_per_step or documents_wanted(retriever)
         if wanted or self.retrieval_policy != "once":
             return wanted or 1
@@ -296,7 +299,7 @@ class RetrievalGeneration(SpeculativeGeneration):
         caches = cache is not False and (cache or get_llm_cache() is not None)
         return settings | {
             "document_prompt": str(self.document_prompt),
-            "documents_per_step": self.n_documents,
+            "documents_per_step": self._depth(retriever),
             "retriever": retriever.key,
             "documents": retriever.version if caches else None,
         }

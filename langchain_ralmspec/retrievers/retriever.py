@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from inspect import signature
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -38,6 +38,14 @@ from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import checked_document
 from langchain_ralmspec.text import well_formed
+
+
+class _Opened(NamedTuple):
+    """A store, what it was opened with, and the key of what is found then."""
+
+    settings: Any
+    store: Store
+    key: str
 
 
 class RaLMSpecRetriever(StrictArguments, BaseRetriever):
@@ -78,9 +86,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     guesses can be looked up. It takes embeddings that are local and cost nothing."""
 
     _origin: Origin | None = PrivateAttr(default=None)
-    _store: Store = PrivateAttr()
-    _opened: Any = PrivateAttr()
-    _key: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)
+    _opened: _Opened = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Open the store."""
@@ -90,22 +96,25 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             raise InvalidValueError(msg)
         self._reopen()
 
-    def _keep_up(self) -> None:
-        """Search by the filter and the words as they are now, if these were changed."""
-        if not is_same(self._opened, (self.filter, self.search_kwargs)):
-            self._key = uuid.uuid4().hex
-            self._reopen()
+    def _kept_up(self) -> _Opened:
+        """The store under filter and words as they are now."""
+        opened = self._opened
+        is_current = is_same(opened.settings, (self.filter, self.search_kwargs))
+        return opened if is_current else self._reopen()
 
-    def _reopen(self) -> None:
-        self._opened = owned((self.filter, self.search_kwargs))
-        self._store = self._open()
+    def _reopen(self) -> _Opened:
+        # All at once, and only when it is there: nobody searches under settings that
+        # are in force no more, not after an error and not in another thread.
+        settings = owned((self.filter, self.search_kwargs))
+        opened = _Opened(settings, self._open(*settings), uuid.uuid4().hex)
+        self._opened = opened
+        return opened
 
-    def _open(self, *, filter: Any = None, **search_kwargs: Any) -> Store:  # noqa: A002
-        """The store behind the retriever's own arguments, or those of a call."""
+    def _open(self, filter: Any, search_kwargs: dict[str, Any]) -> Store:  # noqa: A002
         return open_store(
             self.vectorstore,
-            filter=owned(self.filter if filter is None else filter),
-            search_kwargs=owned(self.search_kwargs | search_kwargs),
+            filter=filter,
+            search_kwargs=search_kwargs,
             max_concurrency=self.max_concurrency,
             symmetric_embeddings=self.symmetric_embeddings,
             embed_found_documents=self.embed_found_documents,
@@ -140,11 +149,16 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
                 raise UnknownArgumentError.of(owner, name, known)
         return cls(vectorstore=BM25Store.from_documents(documents, **options), **kwargs)
 
+    def _opened_for(self, *, filter: Any = None, **search_kwargs: Any) -> Store:  # noqa: A002
+        """The store under the arguments of a call."""
+        own, words = owned((self.filter, self.search_kwargs))
+        given, others = owned((filter, search_kwargs))
+        return self._open(own if given is None else given, words | others)
+
     @property
     def key(self) -> str:
         """What tells this retriever from every other one, in caches and traces."""
-        self._keep_up()
-        return self._key
+        return self._kept_up().key
 
     @property
     def uncacheable(self) -> str | None:
@@ -158,14 +172,13 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     @property
     def version(self) -> int | None:
         """Another number once the documents are others; None where it is not known."""
-        tell = getattr(self._store, "version", None)
+        tell = getattr(self.store, "version", None)
         return None if tell is None else cast("int | None", tell())
 
     @property
     def store(self) -> Store:
         """The store as the speculation sees it, under filter and words as they are."""
-        self._keep_up()
-        return self._store
+        return self._kept_up().store
 
     @property
     def origin(self) -> Origin | None:
@@ -291,7 +304,6 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         Raises:
             StoreError: the collection is not there.
         """
-        self._key = uuid.uuid4().hex
         refresh(self.vectorstore)
         self._reopen()
 
@@ -382,6 +394,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         require_texts(queries)
         if not queries:
             return []
-        store = self._open(**kwargs) if kwargs else self.store
-        found = store.search(store.encode(list(map(well_formed, queries))), k)
+        store = self._opened_for(**kwargs) if kwargs else self.store
+        with reported_as_store_error(type(store).__name__, "search"):
+            found = store.search(store.encode(list(map(well_formed, queries))), k)
         return list(map(documents_of_hits, found))

@@ -30,10 +30,10 @@ def is_same(one: Any, other: Any) -> bool:
         return True
     if type(one) is not type(other):
         return False
-    if type(one) is dict:
+    if isinstance(one, dict):
         return one.keys() == other.keys() and all(
             is_same(each, other[key]) for key, each in one.items()
         )
-    if type(one) in (list, tuple):
+    if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(is_same, one, other))
-    return type(one) in (set, *_SCALARS) and bool(one == other)
+    return isinstance(one, (set, *_SCALARS)) and bool(one == other)

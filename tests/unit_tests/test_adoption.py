@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from langchain_core.vectorstores import InMemoryVectorStore, VectorStoreRetrieve
 from pydantic import ValidationError
 
 from langchain_ralmspec import ChatRaLMSpec, RaLMSpecRetriever
-from langchain_ralmspec.errors import UnknownArgumentError
+from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.retrievers import adopt, documents_wanted
 from langchain_ralmspec.stores import FaissStore, GenericStore, RetrieverStore
 from tests.unit_tests.stores.faiss_toys import langchain_faiss
@@ -194,3 +195,26 @@ def test_a_pickled_one_searches_as_before() -> None:
     again: ChatRaLMSpec = pickle.loads(pickle.dumps(chat))  # noqa: S301  our own
     assert found_by(again) == found_by(chat)
     assert adopt(again.retriever) is again.retriever
+
+
+def test_a_filter_that_cannot_be_searched_by_is_refused_again_and_again() -> None:
+    store = langchain_faiss(n_rows=N_ROWS)
+    retriever = RaLMSpecRetriever(vectorstore=store, filter={"group": 1})
+    key = retriever.key
+    retriever.filter["group"] = 2
+    assert {d.metadata["group"] for d in retriever.invoke("v0")} == {2}
+    assert retriever.key != key
+    retriever.filter["group"] = {"$wrong": 1}
+    for _ in range(2):
+        with pytest.raises(InvalidValueError, match="wrong"):
+            retriever.invoke("v0")
+
+
+def test_a_filter_of_a_class_of_its_own_is_the_same_as_long_as_it_is() -> None:
+    words = {"filter": OrderedDict(group=1)}
+    given = langchain_faiss(n_rows=N_ROWS).as_retriever(search_kwargs=words)
+    adopted = adopt(given)
+    assert adopt(adopted) is adopted
+    assert adopted.store is adopted.store
+    words["filter"]["group"] = 2
+    assert adopt(adopted) is not adopted
