@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from langchain_core.load import dumps
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from langchain_ralmspec.base.chain_prompt import ChainPrompt, is_plain, looks_filled
 from langchain_ralmspec.base.chat import LocalChat
+from langchain_ralmspec.base.llama_cpp import settings_of
 from langchain_ralmspec.base.local import (
     LocalGeneration,
     PreparedAnswer,
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
     from langchain_ralmspec.engine.templates import Turn
     from langchain_ralmspec.ralm.run import RetrievalRun
     from langchain_ralmspec.rapid import DraftStats, Sources
-
-_POOR_DEFAULTS = ("n_batch", "rope_freq_base", "rope_freq_scale")
-"""Arguments of ``ChatLlamaCpp`` whose defaults suit none of today's models."""
 
 _QUESTION_MARKS = ("?", "？", "؟")
 
@@ -81,6 +79,17 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
     # Whether it was said that a message looks like a filled prompt.
     _has_warned: bool = PrivateAttr(default=False)
 
+    @model_validator(mode="after")
+    def _refuse_beside_prompt(self) -> Self:
+        beside = {"system_prompt", "document_position"} & self.model_fields_set
+        if self.prompt is not None and beside:
+            msg = (
+                f"{', '.join(sorted(beside))} would have no effect beside prompt=, "
+                "which says all that stands around the documents; write it there"
+            )
+            raise InvalidValueError(msg)
+        return self
+
     @field_validator("prompt")
     @classmethod
     def _check_prompt(cls, value: Any) -> Any:
@@ -114,19 +123,22 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         Args:
             retriever: as in the chain.
             prompt: the chain's, with ``{context}`` and the question's variable.
-            llm: a ``ChatLlamaCpp`` or ``LlamaCpp`` whose ``model_path``, ``n_ctx``,
-                temperature and other arguments are taken over, but not what it does
-                to any model by default: 8 tokens a call, and the positions of the
-                first Llama (give it ``rope_freq_base=0`` to compare answers).
+            llm: a ``ChatLlamaCpp`` or ``LlamaCpp`` whose ``model_path``, temperature
+                and other arguments are taken over, those of its ``bind(…)`` too, but
+                not what it does to any model by default: 512 tokens of context, 8
+                tokens a call, and the positions of the first Llama (give it
+                ``rope_freq_base=0`` to compare answers).
             settings: other arguments of this class, ``retrieval_policy`` too.
+
+        Raises:
+            InvalidValueError: ``llm`` is no such model.
+            UnknownArgumentError: it has an argument that nothing here stands for.
         """
-        chosen = getattr(llm, "model_fields_set", ())
-        taken = {
-            name: value
-            for name in LocalGeneration.model_fields
-            if (value := getattr(llm, name, None)) is not None
-            and (name in chosen or name not in _POOR_DEFAULTS)
-        }
+        taken = (
+            {}
+            if llm is None
+            else settings_of(llm, cls.__name__, LocalGeneration.model_fields)
+        )
         given = {"retrieval_policy": "once"} | taken | settings
         return cls(retriever=retriever, prompt=prompt, **given)
 
@@ -160,8 +172,10 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         return self._run(self.engine, [HumanMessage(question)])
 
     def _n_tokens(self, asked: Sequence[BaseMessage]) -> int:
-        prompt = self._prompt(self.engine, asked)
-        return len(prompt.head) + len(prompt.tail)
+        model = self.engine
+        prompt = self._prompt(model, asked)
+        beside = self._layout(model, prompt).tokens(model.weights, ())
+        return len(prompt.head) + len(beside) + len(prompt.tail)
 
     def _prompt(self, model: Model, asked: Sequence[BaseMessage]) -> Prompt:
         turns = turns_of(asked)
@@ -177,7 +191,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             before, after = model.template.around(parted, self.system_prompt)
         text = self._question(asked, asked_for)
         question = tuple(model.weights.tokenize(text))
-        if self.prompt is None and self.query_source is None:
+        if self.query_source is None:
             self._warn_of_filled(text, len(question))
         return Prompt(tuple(before), tuple(after), question, text, beside)
 
@@ -201,12 +215,14 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         if self._has_warned or n_tokens <= window or not looks_filled(text):
             return
         self._has_warned = True
+        is_cut = self.retrieval_policy in {"stride", "flare"}
+        part = f"its last {window} tokens" if is_cut else "all of it"
+        given = "" if self.prompt else "give the prompt as prompt=… and "
         warnings.warn(
             f"the user message has {n_tokens} tokens and looks like a filled prompt "
-            f"({text[:30]!r}…{text[-20:]!r}), but queries are made of its last {window}"
-            " tokens, and documents are looked up here: take the retriever out of the "
-            "chain, give the prompt as prompt=… and send the question alone; or give "
-            "query_source=…",
+            f"({text[:30]!r}…{text[-20:]!r}), but queries are made of {part}, and "
+            "documents are looked up here: take the retriever and the prompt out of "
+            f"the chain, {given}send the question alone; or give query_source=…",
             UserWarning,
             stacklevel=2,
         )

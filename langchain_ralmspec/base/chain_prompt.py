@@ -56,7 +56,8 @@ class ChainPrompt:
             each.variable_name
             for each in getattr(template, "messages", ())
             if isinstance(each, MessagesPlaceholder)
-            and each.variable_name not in template.partial_variables
+            # An optional one is filled with nothing, until something is given.
+            and not template.partial_variables.get(each.variable_name)
         ]
         names = [n for n in template.input_variables if n not in placeholders]
         if CONTEXT not in names:

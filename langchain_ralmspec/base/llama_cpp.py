@@ -6,7 +6,21 @@ do; who swaps a line is told of each argument what stands in for it.
 
 from __future__ import annotations
 
-from langchain_ralmspec.errors import UnknownArgumentError
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.language_models import BaseLanguageModel
+from langchain_core.runnables import RunnableBinding
+
+from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+_POOR_DEFAULTS = {"n_ctx", "n_batch", "rope_freq_base", "rope_freq_scale"}
+"""Arguments whose defaults there suit none of today's models."""
+
+_OF_CALLS = {"streaming", "profile"}
+"""Arguments that say nothing of an answer's text."""
 
 NO_COUNTERPART = {
     "client": "the model is loaded from model_path, and shared by itself",
@@ -36,3 +50,42 @@ def refuse(owner: str, name: str) -> None:
     if name in NO_COUNTERPART:
         msg = f"{owner} has no argument {name!r}: {NO_COUNTERPART[name]}"
         raise UnknownArgumentError(msg)
+
+
+def settings_of(llm: Any, owner: str, engine: Container[str]) -> dict[str, Any]:
+    """The arguments of a ``ChatLlamaCpp`` or ``LlamaCpp``, as a model here takes them.
+
+    Args:
+        llm: the model, or a ``bind(…)`` of it, whose arguments count as well.
+        owner: the class that they are for, named in errors.
+        engine: arguments that are taken even where they were not given, for there they
+            have defaults of their own; others of LangChain's are if they were.
+
+    Raises:
+        InvalidValueError: it is no such model.
+        UnknownArgumentError: it was given an argument that has no counterpart.
+    """
+    bound: dict[str, Any] = {}
+    while isinstance(llm, RunnableBinding):
+        bound = {**llm.kwargs, **bound}
+        llm = llm.bound
+    if not isinstance(llm, BaseLanguageModel) or not hasattr(llm, "model_path"):
+        msg = (
+            "llm must be a ChatLlamaCpp or LlamaCpp, whose model_path and settings are "
+            f"taken over, got {type(llm).__name__}; else give model_path=…"
+        )
+        raise InvalidValueError(msg)
+    taken: dict[str, Any] = {}
+    fields = type(llm).model_fields
+    for name in fields.keys() - _OF_CALLS:
+        value = getattr(llm, name)
+        is_given = name in llm.model_fields_set
+        if name in NO_COUNTERPART:
+            default = fields[name].get_default(call_default_factory=True)
+            if is_given and value != default and name != "client":
+                refuse(owner, name)
+        elif value is not None and (
+            is_given or (name in engine and name not in _POOR_DEFAULTS)
+        ):
+            taken[name] = value
+    return taken | bound

@@ -128,6 +128,13 @@ class RetrievalGeneration(SpeculativeGeneration):
     def _adopt_retriever(cls, value: Any) -> RaLMSpecRetriever:
         return adopt(value)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickle of what was adopted would know neither its k nor later changes.
+        remake, (kind, given) = super().__reduce__()
+        if (origin := given["retriever"].origin) is not None:
+            given["retriever"] = origin.retriever
+        return remake, (kind, given)
+
     @field_validator("guess_policy")
     @classmethod
     def _known_policy(cls, value: str) -> str:
@@ -264,9 +271,13 @@ class RetrievalGeneration(SpeculativeGeneration):
         """What is asked, as ``query_source`` has it, else ``text``."""
         if self.query_source is None:
             return text
-        question = self.query_source(asked)
-        if not isinstance(question, str):
-            msg = f"query_source must give a string, got {type(question).__name__}"
+        try:
+            question = self.query_source(asked)
+        except Exception as error:
+            msg = f"query_source failed: {type(error).__name__}: {error}"
+            raise InvalidValueError(msg) from error
+        if not isinstance(question, str) or not question.strip():
+            msg = f"query_source must give a string that is not blank, got {question!r}"
             raise InvalidValueError(msg)
         return well_formed(question)
 

@@ -352,6 +352,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         """
         if isinstance(inputs, str):
             require_texts(inputs)
+        inputs = list(inputs)
         configs = get_config_list(config, len(inputs))
         runs = list(map(partial(start_run, self), inputs, configs))
 

@@ -111,6 +111,7 @@ def require_texts(queries: object) -> None:
 
 def require_hits(name: str, value: int) -> None:
     """Refuse a number of hits that no search can be asked for."""
-    if not isinstance(value, int) or not 1 <= value <= MOST_HITS:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if not is_number or not 1 <= value <= MOST_HITS:
         msg = f"{name} must be a whole number from 1 to {MOST_HITS:,}, got {value!r}"
         raise InvalidValueError(msg)

@@ -6,6 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from langchain_community.chat_models import ChatLlamaCpp
 from langchain_core.caches import InMemoryCache
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
@@ -22,8 +23,10 @@ from langchain_ralmspec import (
     ContextOverflowError,
     InvalidValueError,
     RaLMSpecLLM,
+    UnknownArgumentError,
     documents_of,
 )
+from langchain_ralmspec.base.chain_prompt import ChainPrompt
 from langchain_ralmspec.base.messages import turns_of
 from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.ralm.prompt import BLOCK
@@ -109,6 +112,8 @@ def test_the_swap_reads_what_the_chain_reads(
         assert answer.usage_metadata["input_tokens"] == len(
             read_here(chat, asked, found)
         )
+        counted = chat.get_num_tokens_from_messages(asked)
+        assert counted == len(read_here(chat, asked, []))
 
 
 def test_history_takes_its_place(
@@ -127,6 +132,16 @@ def test_history_takes_its_place(
     here = read_here(chat, [*HISTORY, HumanMessage(QUESTIONS[0])], found)
     filled = values | {"context": joined(found)}
     assert here == read_by_chain(chat, WITH_HISTORY, filled)
+    # A placeholder that may stay empty is one, too.
+    optional = ChatPromptTemplate.from_messages(
+        [WITH_HISTORY.messages[0], ("placeholder", "{chat_history}"), ("human", "{q}")]
+    )
+    chat = ChatRaLMSpec.from_chain(prompt=optional, max_tokens=4, **parts)
+    other: Any = {"q": QUESTIONS[0]}
+    for given in (other, other | {"chat_history": HISTORY}):
+        asked = ChainPrompt.of(optional).messages(given)
+        read = read_by_chain(chat, optional, given | {"context": joined(found)})
+        assert read_here(chat, asked, found) == read
     # Without a placeholder it stands before the prompt's own message.
     chat = ChatRaLMSpec.from_chain(prompt=TUTORIAL, max_tokens=4, **parts)
     tokens = read_here(chat, [*HISTORY, HumanMessage(QUESTIONS[0])], found)
@@ -281,8 +296,13 @@ def test_a_filled_prompt_is_warned_of_once(
 ) -> None:
     chat = ChatRaLMSpec(model_path=gguf, retriever=passages, max_tokens=2)
     filled = HUB.invoke({"context": "A heap is a tree. " * 9, "question": "What?"})
-    with pytest.warns(UserWarning, match="take the retriever out of the chain"):
+    with pytest.warns(UserWarning, match="its last 32 tokens.* as prompt=… and send"):
         chat.invoke(filled)
+    whole = ChatRaLMSpec.from_chain(
+        retriever=passages, prompt=TUTORIAL, model_path=gguf, max_tokens=2
+    )
+    with pytest.warns(UserWarning, match="all of it.*the chain, send the question"):
+        whole.invoke(filled)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         chat.invoke(filled)
@@ -306,10 +326,14 @@ def test_queries_are_made_of_what_query_source_gives(
             run, other = plain.start(QUESTIONS[1]), odd.start(QUESTIONS[0])
             _ = [*run], [*other]
             assert run.documents[0].id == other.documents[0].id
-    number: Any = lambda _: 3  # noqa: E731
-    bad = ChatRaLMSpec(**own, query_source=number)
-    with pytest.raises(InvalidValueError, match="query_source must give a string"):
-        bad.invoke("What?")
+    bad: list[tuple[Any, str]] = [
+        (lambda _: 3, "must give a string .*got 3"),
+        (lambda _: " ", "must give a .* not blank, got ' '"),
+        (lambda messages: messages[7], "failed: IndexError: list index"),
+    ]
+    for source, said in bad:
+        with pytest.raises(InvalidValueError, match=f"query_source {said}"):
+            ChatRaLMSpec(**own, query_source=source).invoke("What?")
 
 
 @pytest.mark.parametrize(
@@ -341,6 +365,17 @@ def test_a_prompt_that_cannot_serve_is_refused(
         )
 
 
+@pytest.mark.parametrize(
+    "beside", [{"system_prompt": "Be brief."}, {"document_position": "head"}]
+)
+def test_what_a_prompt_says_itself_is_refused(
+    beside: dict[str, Any], gguf: str, passages: VectorStoreRetriever
+) -> None:
+    parts: dict[str, Any] = {"retriever": passages, "model_path": gguf}
+    with pytest.raises(ValueError, match="no effect beside prompt="):
+        ChatRaLMSpec.from_chain(prompt=TUTORIAL, **beside, **parts)
+
+
 def test_an_input_that_cannot_serve_is_refused(
     gguf: str, model: Model, passages: VectorStoreRetriever
 ) -> None:
@@ -365,19 +400,48 @@ def test_an_input_that_cannot_serve_is_refused(
 def test_the_arguments_of_a_llama_cpp_model_are_taken(
     gguf: str, passages: VectorStoreRetriever
 ) -> None:
-    class Llm:
-        model_path, n_ctx, temperature, stop, seed = gguf, 1024, 0.5, ["\n"], -1
-        top_p, n_threads, verbose, n_batch, rope_freq_base = 0.9, None, True, 8, 1e4
-        rope_freq_scale, model_fields_set = 0.5, {"rope_freq_scale"}
-
-    chat = ChatRaLMSpec.from_chain(
-        retriever=passages, prompt=TUTORIAL, llm=Llm(), temperature=0.0
+    parts: dict[str, Any] = {"retriever": passages, "prompt": TUTORIAL}
+    llm = ChatLlamaCpp(
+        model_path=gguf,
+        temperature=0.5,
+        top_p=0.9,
+        rope_freq_scale=0.5,
+        verbose=False,
+        tags=["kept"],
     )
-    assert (chat.model_path, chat.n_ctx, chat.stop) == (gguf, 1024, ["\n"])
+    chat = ChatRaLMSpec.from_chain(llm=llm, temperature=0.0, **parts)
+    assert (chat.model_path, chat.n_ctx, chat.repeat_penalty) == (gguf, 2048, 1.1)
     assert (chat.temperature, chat.top_p) == (0.0, 0.9)
     assert (chat.n_batch, chat.rope_freq_base, chat.rope_freq_scale) == (512, 0, 0.5)
-    assert chat.retrieval_policy == "once"
-    assert chat.n_documents == 4
+    assert (chat.retrieval_policy, chat.n_documents) == ("once", 4)
+    assert chat.tags == ["kept"]
+    bound = llm.bind(stop=["\n"], max_tokens=9).bind(max_tokens=8)
+    chat = ChatRaLMSpec.from_chain(llm=bound, **parts)
+    assert (chat.stop, chat.max_tokens) == (["\n"], 8)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"model_kwargs": {"min_p": 0.1}}, "give what is in it as arguments"),
+        ({"grammar_path": "list.gbnf"}, "no grammar constrains"),
+        ({"lora_path": "adapter.gguf"}, "merge the adapter"),
+    ],
+)
+def test_what_a_llama_cpp_model_has_and_nothing_stands_for_is_refused(
+    changed: dict[str, Any], said: str, gguf: str, passages: VectorStoreRetriever
+) -> None:
+    llm = ChatLlamaCpp(model_path=gguf, verbose=False)
+    for name, value in changed.items():
+        setattr(llm, name, value)
+    parts: dict[str, Any] = {"retriever": passages, "prompt": TUTORIAL}
+    with pytest.raises(UnknownArgumentError, match=said):
+        ChatRaLMSpec.from_chain(llm=llm, **parts)
+    with pytest.raises(InvalidValueError, match="llm must be a ChatLlamaCpp"):
+        ChatRaLMSpec.from_chain(llm=passages, **parts)
+    tools = ChatLlamaCpp(model_path=gguf, verbose=False).bind(tools=[])
+    with pytest.raises(UnknownArgumentError, match="tools"):
+        ChatRaLMSpec.from_chain(llm=tools, **parts)
 
 
 def test_a_cached_answer_is_to_one_prompt(

@@ -114,8 +114,9 @@ def test_its_k_is_heeded(search_type: str) -> None:
         return chat.n_documents
 
     assert [wanted(), wanted(k=3)] == [1, 3]
-    with pytest.raises(ValidationError, match=r"k must be a whole number .*got 0"):
-        wanted(k=0)
+    for k in (0, True, 1.0):
+        with pytest.raises(ValidationError, match=f"k must be a whole number .*got {k}"):
+            wanted(k=k)
     given = store.as_retriever(search_kwargs={"k": 3})
     chat = chat_over(given, documents_per_step=2)
     assert chat._identifying_params["documents_per_step"] == 2
@@ -125,6 +126,17 @@ def test_its_k_is_heeded(search_type: str) -> None:
     assert chat_over(own).n_documents == 1
     assert chat_over(own, retrieval_policy="once").n_documents == 3
     assert chat_over(store, retrieval_policy="once").n_documents == 4
+
+
+@pytest.mark.parametrize("search_type", ["similarity", "mmr"])
+def test_copies_and_pickles_know_its_k_and_follow_it(search_type: str) -> None:
+    store = store_of("red", "blue")
+    given = store.as_retriever(search_type=search_type, search_kwargs={"k": 2})
+    chat = chat_over(given)
+    read = pickle.loads(pickle.dumps(chat))  # noqa: S301  our own
+    assert [each.n_documents for each in (chat.model_copy(), read)] == [2, 2]
+    read._current_retriever.origin.retriever.search_kwargs["k"] = 1
+    assert read.n_documents == 1
 
 
 @pytest.mark.parametrize("search_type", ["similarity", "mmr"])

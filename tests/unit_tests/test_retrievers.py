@@ -52,6 +52,8 @@ def test_only_the_failing_place_of_a_batch_is_an_exception(is_async: bool) -> No
     assert isinstance(found[2], InvalidValueError)
     with pytest.raises(StoreError, match="an empty text"):
         retriever.batch(["v1", ""])
+    questions: Any = (text for text in ("v1", "v3"))
+    assert retriever.batch(questions) == [found[0], found[3]]
 
 
 DOORS: dict[str, Any] = {
