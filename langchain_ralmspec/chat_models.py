@@ -81,13 +81,15 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
 
     @model_validator(mode="after")
     def _refuse_beside_prompt(self) -> Self:
-        beside = {"system_prompt", "document_position"} & self.model_fields_set
-        if self.prompt is not None and beside:
-            msg = (
-                f"{', '.join(sorted(beside))} would have no effect beside prompt=, "
-                "which says all that stands around the documents; write it there"
-            )
-            raise InvalidValueError(msg)
+        for name in ("system_prompt", "document_position"):
+            # What configures fields gives every argument, most of them the defaults.
+            is_changed = getattr(self, name) != type(self).model_fields[name].default
+            if self.prompt is not None and is_changed:
+                msg = (
+                    f"{name}={getattr(self, name)!r} has no effect beside prompt=, "
+                    "which says all that stands around the documents; write it there"
+                )
+                raise InvalidValueError(msg)
         return self
 
     @field_validator("prompt")

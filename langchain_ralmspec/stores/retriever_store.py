@@ -105,7 +105,8 @@ class RetrieverStore:
             raise StoreError(
                 f"{self._name} must give a list of Documents, but gave "
                 f"{type(found).__name__} {shortened(found)} for the query "
-                f"{shortened(text)}"
+                f"{shortened(text)}; leave out what makes a text of documents: how one "
+                "is shown is said by document_prompt"
             )
         return found
 

@@ -372,7 +372,7 @@ def test_what_a_prompt_says_itself_is_refused(
     beside: dict[str, Any], gguf: str, passages: VectorStoreRetriever
 ) -> None:
     parts: dict[str, Any] = {"retriever": passages, "model_path": gguf}
-    with pytest.raises(ValueError, match="no effect beside prompt="):
+    with pytest.raises(ValueError, match="has no effect beside prompt="):
         ChatRaLMSpec.from_chain(prompt=TUTORIAL, **beside, **parts)
 
 

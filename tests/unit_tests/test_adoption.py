@@ -115,7 +115,9 @@ def test_its_k_is_heeded(search_type: str) -> None:
 
     assert [wanted(), wanted(k=3)] == [1, 3]
     for k in (0, True, 1.0):
-        with pytest.raises(ValidationError, match=f"k must be a whole number .*got {k}"):
+        with pytest.raises(
+            ValidationError, match=f"k must be a whole number .*got {k}"
+        ):
             wanted(k=k)
     given = store.as_retriever(search_kwargs={"k": 3})
     chat = chat_over(given, documents_per_step=2)
