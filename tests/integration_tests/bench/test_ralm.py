@@ -123,15 +123,20 @@ def test_other_stores_hold_the_corpus(command: Command, store: str) -> None:
     assert figures["workload"]["store"] == store
 
 
-def test_the_demo_shows_both_tables(
+def test_the_demo_shows_all_three_tables(
     command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = command("demo", "--limit", "1", "--max-tokens", "8")
     said = capsys.readouterr().out
     assert "round trip of 50 ms" in said
+    assert "round trip of 150 ms" in said
     assert said.endswith("identical: yes\n")
     assert figures["summary"]["identical"] is True
-    assert figures["remote"]["summary"]["identical"] is True
-    (answer,) = figures["remote"]["answers"]
-    slow = answer["sequential"]
-    assert slow["seconds_searching"] >= 0.05 * slow["store_calls"]
+    for far, part, distance in (
+        ("remote", "searching", 0.05),
+        ("hosted", "embedding", 0.15),
+    ):
+        assert figures[far]["summary"]["identical"] is True
+        (answer,) = figures[far]["answers"]
+        slow = answer["sequential"]
+        assert slow[f"seconds_{part}"] >= distance * slow["store_calls"]
