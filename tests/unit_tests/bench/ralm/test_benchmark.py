@@ -217,9 +217,11 @@ def test_the_report_names_every_row_and_reads_without_colours(
     bench: Benchmark,
 ) -> None:
     figures = bench.run()
-    said = printed(report, figures, width=100)
+    said = printed(report, figures, width=80)
+    assert "…" not in said, "a table is too wide for a terminal"
     for row in ("sequential", "narrow", *ROWS):
         assert f" {row} " in said
+    assert " ".join(said.split()).count("+PSA 0.500 1.50×") == 1
     assert "100 ms away each way" in said
     assert "embedded by a server" not in said
     assert "lookup 4 75%, lookup 2 25%" in said
