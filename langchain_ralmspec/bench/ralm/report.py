@@ -75,7 +75,7 @@ def _described(workload: dict[str, Any]) -> str:
 
 def _speedups(figures: dict[str, Any]) -> Table:
     table = new_table(
-        "speed-up over the sequential loop", "", "median", "quartiles", "attainable",
+        "speed-up over the sequential loop", "", "median", "quartiles", "attain- able",
         "% of it", "identical", "right guesses", "proven",
     )  # fmt: skip
     if figures[NARROW]:
