@@ -107,7 +107,7 @@ def _plans(figures: dict[str, Any]) -> Table:
 def _all_rows(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The sequential loop, also the narrow one where there is one, and the others."""
     sequential = {name: figures[name] for name in (SEQUENTIAL, NARROW) if figures[name]}
-    return sequential | figures["rows"]
+    return {**sequential, **figures["rows"]}
 
 
 def _first_text(figures: dict[str, Any]) -> Table:

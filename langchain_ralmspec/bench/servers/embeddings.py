@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.bench.servers import embeddings_process
 from langchain_ralmspec.bench.servers.child import Child
@@ -54,11 +54,12 @@ def hosted_embeddings(folder: str, round_trip: float) -> Iterator[Embeddings]:
             at = stack.enter_context(Relay(at.port, round_trip / 2))
         # No proxy of the environment stands between this machine and itself.
         http = stack.enter_context(httpx.Client(trust_env=False, timeout=_PATIENCE))
-        yield OpenAIEmbeddings(
-            model="hosted",
-            base_url=f"http://{at.host}:{at.port}/v1",
-            api_key="nobody asks for it",
-            check_embedding_ctx_length=False,  # texts as they are, not as tokens
-            max_retries=0,  # else a failure would be a slow answer
-            http_client=http,
-        )
+        settings: dict[str, Any] = {
+            "model": "hosted",
+            "base_url": f"http://{at.host}:{at.port}/v1",
+            "api_key": "nobody asks for it",
+            "check_embedding_ctx_length": False,  # texts as they are, not as tokens
+            "max_retries": 0,  # else a failure would be a slow answer
+            "http_client": http,
+        }
+        yield OpenAIEmbeddings(**settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from langchain_ralmspec.cli.doctor.facts import Facts
@@ -73,12 +72,13 @@ def rehearse(
     asynchronous: bool = True,
 ) -> Rehearsed:
     """What the scheduler comes to; None lets it choose policy or stride."""
-    usable: Sequence[str] = tuple(facts.costs.guesses)
-    if policy in usable:
-        usable = (policy,)
-    return Rehearsal(
-        facts.costs, facts.threads.contention, usable, stride, asynchronous
-    ).run()
+    usable = list(facts.costs.guesses)
+    chosen = [
+        each for each in usable if each == policy
+    ]  # not where the store has no vectors
+    policies = chosen or usable
+    contention = facts.threads.contention
+    return Rehearsal(facts.costs, contention, policies, stride, asynchronous).run()
 
 
 def is_remote(facts: Facts) -> bool:

@@ -45,12 +45,10 @@ def test_a_far_encoder_gives_the_vectors_of_a_near_one_to_the_bit(
     near: Any = corpus.embeddings
     with hosted_embeddings(folder, 0.01) as far:
         for text in TEXTS:
-            pair = far.embed_query(text), near.embed_query(text)
-            one, other = (np.array(vector, np.float32) for vector in pair)
-            assert (one == other).all()
-        pair = far.embed_documents(TEXTS), near.embed_queries(TEXTS)
-        together, at_once = (np.array(vectors, np.float32) for vectors in pair)
-        assert (together == at_once).all()
+            one, other = far.embed_query(text), near.embed_query(text)
+            assert (np.array(one, np.float32) == np.array(other, np.float32)).all()
+        some, others = far.embed_documents(TEXTS), near.embed_queries(TEXTS)
+        assert (np.array(some, np.float32) == np.array(others, np.float32)).all()
 
 
 def test_numbers_are_told_as_exactly_as_bytes(server: EmbeddingServer) -> None:

@@ -280,7 +280,7 @@ def test_no_plan_is_promised_that_the_scheduler_never_comes_to() -> None:
     # Nor is a look-up promised over a store without vectors.
     words = {"guesses": {"same": HEALTHY.costs.guesses["same"]}}
     for policy in ("auto", "lookup"):
-        given = {"costs": words, "settings": {"guess_policy": policy}}
+        given: dict[str, Any] = {"costs": words, "settings": {"guess_policy": policy}}
         assert expect(facts(given)).plan.startswith("same")
 
 
