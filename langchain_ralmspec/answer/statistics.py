@@ -70,6 +70,10 @@ class SpeculationStats(AnswerStats):
         seconds_embedding: in the query encoder, for guesses or verifications.
         seconds_searching: in the store.
         seconds_waiting: with the model idle for a retrieval or verification.
+        seconds_embedding_idle: of those in the query encoder, the seconds in which the
+            thread that asked had nothing to do: waiting for a service, or for threads
+            of an encoder in this process.
+        seconds_searching_idle: likewise of those in the store.
     """
 
     steps: int = 0
@@ -88,6 +92,8 @@ class SpeculationStats(AnswerStats):
     seconds_embedding: float = 0.0
     seconds_searching: float = 0.0
     seconds_waiting: float = 0.0
+    seconds_embedding_idle: float = 0.0
+    seconds_searching_idle: float = 0.0
 
     @property
     def guess_accuracy(self) -> float | None:

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
@@ -16,6 +17,8 @@ from langchain_ralmspec.bench.bounds import Bounds, fitted
 from langchain_ralmspec.chat_models import ChatRaLMSpec
 from langchain_ralmspec.llms import KNNLMSpecLLM, RaLMSpecLLM
 from langchain_ralmspec.ralm.flights import THREADS
+from langchain_ralmspec.speculation import Line
+from langchain_ralmspec.speculation.estimates import busy_share
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
 
 Row = TypeVar("Row", bound="Comparison")
@@ -33,12 +36,15 @@ class Answer:
     Attributes:
         steps: tokens and document ids of every step; of a kNN-LM all tokens at once.
         seconds: from the question to the end of the answer, on the wall clock.
+        first_text: from the question to the first text of the answer's stream; to its
+            end, where there is none.
     """
 
     text: str
     steps: list[dict[str, Any]]
     stats: SpeculationStats
     seconds: float
+    first_text: float
 
 
 def ask(
@@ -54,14 +60,18 @@ def ask(
     model.engine.forget_prefixes()  # what the loop before has prefilled
     gc.collect()  # what it has left lying about
     parts = []
+    first: float | None = None
     start = time.perf_counter()
     run: Any = model.start(question)
     for text in run:
+        if text and first is None:
+            first = time.perf_counter() - start
         parts.append(text)
         if show:
             show(text)
     seconds = time.perf_counter() - start
-    return Answer("".join(parts), _steps(run), run.stats, seconds)
+    first_text = seconds if first is None else first
+    return Answer("".join(parts), _steps(run), run.stats, seconds, first_text)
 
 
 def _steps(run: Any) -> list[dict[str, Any]]:
@@ -84,6 +94,15 @@ def mean_seconds(answers: list[Answer]) -> dict[str, float]:
         spent = (getattr(answer.stats, f"seconds_{part}") for answer in answers)
         seconds[part] = statistics.fmean(spent)
     return seconds
+
+
+def first_text(answers: list[Answer], sequential: list[Answer]) -> dict[str, float]:
+    """Seconds to the first text, the median; and how many times as soon it is there."""
+    median, slow = (
+        statistics.median(answer.first_text for answer in each)
+        for each in (answers, sequential)
+    )
+    return {"seconds": median, "sooner": slow / median}
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -214,6 +233,7 @@ class Comparison:
         steps = self.total("steps", "sequential")
         queries = self.total("queries", "sequential")
         retrieval = self.total("seconds_waiting", "sequential") / queries
+        embedding = self.total("seconds_embedding", "sequential")
         return Bounds(
             generation=self.total("seconds_generating", "sequential") / steps,
             retrieval=retrieval,
@@ -223,36 +243,59 @@ class Comparison:
             verification=fitted(self.verifications or [(1, retrieval)]),
             guess_accuracy=self.guess_accuracy,
             max_in_flight=self.max_in_flight,
+            embedding=embedding / queries,
+            embedding_busy=self._busy("embedding"),
+            searching_busy=self._busy("searching"),
+        )
+
+    def _busy(self, part: str) -> float:
+        """Share of a part of the sequential loop's retrievals that computes here."""
+        seconds = self.total(f"seconds_{part}", "sequential")
+        idle = self.total(f"seconds_{part}_idle", "sequential")
+        return busy_share(idle / seconds if seconds else 0.0)
+
+    @property
+    def repeating(self) -> Bounds:
+        """The costs of guessing that every step has the documents of the one before.
+
+        The sequential loop alone tells them, for verifications of one query.
+        """
+        bounds = self.bounds
+        documents = [[s["documents"] for s in p.sequential.steps] for p in self.pairs]
+        repeated = [one == other for each in documents for one, other in pairwise(each)]
+        return replace(
+            bounds,
+            guess=0.0,
+            verification=Line(bounds.retrieval, 0.0),
+            guess_accuracy=statistics.fmean(repeated) if repeated else 0.0,
+            longest=1,
         )
 
     @property
     def attainable(self) -> float:
-        """What a perfect scheduler would reach with the costs of this run.
+        """What a perfect scheduler would reach with the costs and answers of this run.
 
-        That of the best row that this one could have been: a row that guessed
-        little, or by the worse policy, must not set its own bar.
+        That of the best row that this one could have been, or of repeating documents:
+        a row that guessed little, or by the worse policy, must not set its own bar.
         """
+        lengths = [pair.sequential.stats.steps for pair in self.pairs]
+        costs = (self.repeating, *self._costs())
+        return max(bounds.attainable_at(lengths) for bounds in costs)
+
+    @property
+    def attainable_endless(self) -> float:
+        """The attainable speed-up, were answers endless; it explains a gap."""
+        return max(bounds.attainable for bounds in self._costs())
+
+    def _costs(self) -> list[Bounds]:
+        """The costs of this row, and of those that it could have been."""
         rivals = [row for row in self.rivals if row.max_in_flight <= self.max_in_flight]
-        return max(row.bounds.attainable for row in (self, *rivals))
+        return [row.bounds for row in (self, *rivals)]
 
     @property
     def reached(self) -> float:
         """Share of the attainable speed-up that was reached."""
         return self.speedup / self.attainable
-
-    @property
-    def attainable_at_length(self) -> float:
-        """The attainable speed-up for answers as long as these.
-
-        The first retrieval of an answer has nothing that it could be guessed from,
-        and the first step nothing to be verified: each is paid in full, once. It
-        explains a gap; the bar is :attr:`attainable`.
-        """
-        bounds = self.bounds
-        step = bounds.generation + bounds.retrieval
-        lengths = [pair.sequential.stats.steps for pair in self.pairs]
-        best = (step + (n - 1) * step / self.attainable for n in lengths)
-        return step * sum(lengths) / sum(best)
 
     @property
     def retrieval_share(self) -> float:
@@ -279,7 +322,7 @@ class Comparison:
             "summary": self.summary(),
             "speedup_quartiles": self.quartiles,
             "reached": self.reached,
-            "attainable_at_length": self.attainable_at_length,
+            "attainable_endless": self.attainable_endless,
             "retrieval_share": self.retrieval_share,
             "proven": self.proven,
             "plans": self.plans,
@@ -299,4 +342,8 @@ class Comparison:
 
 
 def _figures(answer: Answer) -> dict[str, Any]:
-    return {"seconds_on_the_wall": answer.seconds, **answer.stats.as_dict()}
+    return {
+        "seconds_on_the_wall": answer.seconds,
+        "first_text": answer.first_text,
+        **answer.stats.as_dict(),
+    }

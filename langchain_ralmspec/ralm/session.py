@@ -135,8 +135,10 @@ class Session:
         with self.stats.timing("guessing"):
             query = Query(text)
             if needs_vector:  # whatever is made of it
-                with self.stats.timing("embedding"):
+                with spending() as embedding:
                     query = self._queries.any(text)
+                self.stats.spend(embedding.seconds, "embedding")
+                self.stats.spend(embedding.waiting, "embedding_idle")
             vector = query.vector
             ids = GUESS_POLICIES[policy].guess(self._cache, vector, ids_of(current))
             if not ids:  # nothing is guessed only where nothing was found
@@ -281,6 +283,8 @@ class Session:
         embedding = answer.embedding.seconds
         self.stats.spend(embedding, "embedding")
         self.stats.spend(answer.seconds - embedding, "searching")
+        self.stats.spend(answer.embedding.waiting, "embedding_idle")
+        self.stats.spend(answer.searching.waiting, "searching_idle")
 
     @property
     def reads_shared_memory(self) -> bool:

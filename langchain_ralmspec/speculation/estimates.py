@@ -283,14 +283,18 @@ class Estimates:
         embedding = 0.0 if policy == "lookup" else self._embedding.seconds or 0.0
         embedding = min(embedding, verification)
         searching = verification - embedding
-        return embedding * _busy(self._embedding) + searching * _busy(self._searching)
+        busy = busy_share(self._embedding.waiting), busy_share(self._searching.waiting)
+        return embedding * busy[0] + searching * busy[1]
 
 
-def _busy(mean: SpentMean) -> float:
+def busy_share(waiting: float) -> float:
     """Share of calls in which this machine has something to do.
 
     The thread of a local call waits too, for threads that compute for it, up to half
     of the time; but so would that of the next one.
+
+    Args:
+        waiting: share of the calls in which the thread that asked had nothing to do.
     """
-    idle = max(0.0, mean.waiting - _MAX_LOCAL_WAIT) / (1 - _MAX_LOCAL_WAIT)
+    idle = max(0.0, waiting - _MAX_LOCAL_WAIT) / (1 - _MAX_LOCAL_WAIT)
     return 1 - idle

@@ -44,6 +44,14 @@ class TokenComparison(Comparison):
             verification=fitted(self.measured or points or [(1, bounds.retrieval)]),
         )
 
+    @property
+    def attainable(self) -> float:
+        """What a perfect scheduler would reach with the costs of this run.
+
+        Every token of a text is guessed, the first one too.
+        """
+        return self.attainable_endless
+
     def as_dict(self) -> dict[str, Any]:
         """Everything, for a JSON file."""
         return super().as_dict() | sums([pair.speculative for pair in self.pairs])

@@ -91,6 +91,15 @@ class Benchmark:
         ),
     ] = 0.0
     embedding: EmbeddingOption = "minilm"
+    embedding_server: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MS",
+            help="Embed queries by a server that speaks OpenAI's API, in a process of "
+            "its own, so many milliseconds of a round trip away.",
+            min=0,
+        ),
+    ] = None
     model: ModelOption = "smollm2-135m"
     max_tokens: LengthOption = 64
     rows: Annotated[
@@ -125,6 +134,9 @@ class Benchmark:
             store=self.store,
             distractors=self.distractors,
             latency=self.latency_ms / 1e3,
+            embedding_server=None
+            if self.embedding_server is None
+            else self.embedding_server / 1e3,
         )
 
     @contextmanager
@@ -169,7 +181,6 @@ class Benchmark:
             SEQUENTIAL: contest.sequential(SEQUENTIAL),
             NARROW: contest.sequential(NARROW) if NARROW in contest.models else None,
             "rows": {
-                name: row.as_dict() | {"seconds": contest.seconds(name)}
-                for name, row in rows.items()
+                name: row.as_dict() | contest.times(name) for name, row in rows.items()
             },
         }

@@ -8,6 +8,7 @@ from langchain_ralmspec.bench.comparison import (
     Comparison,
     Pair,
     beside_rivals,
+    first_text,
     mean_seconds,
 )
 from langchain_ralmspec.bench.contest import SEQUENTIAL, Contest
@@ -42,8 +43,12 @@ class WidthContest(Contest):
     def sequential(self, row: str) -> dict[str, Any]:
         """Figures of a sequential loop: its seconds, its time against the other's."""
         speedups = Comparison(self._pairs(row)).quartiles
-        return {"speedup_quartiles": speedups, "seconds": self.seconds(row)}
+        return {"speedup_quartiles": speedups, **self.times(row)}
 
-    def seconds(self, row: str) -> dict[str, float]:
-        """Mean seconds of a row's answer, in all and by part."""
-        return mean_seconds(self.answers[row])
+    def times(self, row: str) -> dict[str, Any]:
+        """Mean seconds of a row's answer, in all and by part; when its text begins."""
+        answers = self.answers[row]
+        return {
+            "seconds": mean_seconds(answers),
+            "first_text": first_text(answers, self.answers[SEQUENTIAL]),
+        }

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 
 from langchain_ralmspec.assets.cache import cache_dir
@@ -27,6 +28,7 @@ from langchain_ralmspec.assets.progress import bar
 from langchain_ralmspec.assets.targets import find_encoder
 from langchain_ralmspec.bench.ralm.distractors import DistractedRows, distractor_vectors
 from langchain_ralmspec.bench.servers.chroma import ChromaServer
+from langchain_ralmspec.bench.servers.embeddings import hosted_embeddings
 from langchain_ralmspec.bench.servers.relay import Relay
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
 from langchain_ralmspec.files import replacing_folder
@@ -42,7 +44,7 @@ StoreName = Literal["faiss-flat", "faiss-hnsw", "chroma", "chroma-http", "bm25"]
 _MODULES = {"faiss": "faiss", "chroma": "langchain_chroma", "bm25": "bm25s"}
 """What the extra of a store installs; the store's name begins with the extra's."""
 
-_MAX_LATENCY = 10.0  # seconds each way; no store is as far as that
+_MAX_LATENCY = 10.0  # seconds each way; nothing is as far as that
 # The paper's (section 5.1), for both the links and the width of building.
 _HNSW_LINKS = 64
 _HNSW_CONSTRUCTION = 40
@@ -98,11 +100,14 @@ class Workload:
     Attributes:
         distractors: random vectors in it beside the passages; FAISS only.
         latency: seconds that a request takes each way; a Chroma server only.
+        embedding_server: seconds that a network adds to a request for the vectors of
+            queries; None embeds them in this process.
     """
 
     store: StoreName
     distractors: int = 0
     latency: float = 0.0
+    embedding_server: float | None = None
 
     def check(self) -> None:
         """Refuse, before any work, what cannot be built or is not installed."""
@@ -124,6 +129,7 @@ class Workload:
                 f"the latency must be between 0 and {1e3 * _MAX_LATENCY:g} ms, "
                 f"got {1e3 * self.latency:g}"
             )
+        self._check_embedding_server()
         extra = self.store.partition("-")[0]
         if importlib.util.find_spec(_MODULES[extra]) is None:
             raise MissingExtraError.of(_MODULES[extra], extra)
@@ -131,24 +137,49 @@ class Workload:
     @property
     def is_remote(self) -> bool:
         """Whether several calls may wait at once without computing on these cores."""
-        return self.store == "chroma-http"
+        return self.store == "chroma-http" or self.embedding_server is not None
+
+    def _check_embedding_server(self) -> None:
+        if self.embedding_server is None:
+            return
+        if self.store == "bm25":
+            raise InvalidValueError(
+                "an embedding server needs queries to embed, but the store is 'bm25', "
+                "which compares words; use another one"
+            )
+        if not 0 <= self.embedding_server <= 2 * _MAX_LATENCY:
+            raise InvalidValueError(
+                "the embedding server must be between 0 and "
+                f"{2e3 * _MAX_LATENCY:g} ms away, got {1e3 * self.embedding_server:g}"
+            )
+        if importlib.util.find_spec("langchain_openai") is None:
+            raise MissingExtraError.of("langchain_openai", "bench")
 
     @contextmanager
     def opened(self, corpus: Corpus) -> Iterator[Any]:
         """Give the filled store, for ``RaLMSpecRetriever``, until the block ends."""
-        if self.store == "chroma":
-            with _chroma(corpus) as store:
-                yield store
-        elif self.store == "chroma-http":
-            with _chroma_http(corpus, self.latency) as store:
-                yield store
-        elif self.store == "bm25":
-            yield BM25Store.from_documents(corpus.documents)
-        else:
-            yield _faiss(corpus, self.distractors, graph=self.store == "faiss-hnsw")
+        with ExitStack() as stack:
+            encoder: Embeddings = corpus.embeddings
+            if self.embedding_server is not None:
+                hosted = hosted_embeddings(
+                    corpus.embeddings.model_path, self.embedding_server
+                )
+                encoder = stack.enter_context(hosted)
+            if self.store == "chroma":
+                yield stack.enter_context(_chroma(corpus, encoder))
+            elif self.store == "chroma-http":
+                far = _chroma_http(corpus, encoder, self.latency)
+                yield stack.enter_context(far)
+            elif self.store == "bm25":
+                yield BM25Store.from_documents(corpus.documents)
+            else:
+                graph = self.store == "faiss-hnsw"
+                yield _faiss(corpus, encoder, self.distractors, graph=graph)
 
 
-def _faiss(corpus: Corpus, n_distractors: int, *, graph: bool) -> FaissStore:
+def _faiss(
+    corpus: Corpus, encoder: Embeddings, n_distractors: int, *, graph: bool
+) -> FaissStore:
     import faiss
 
     dimension = corpus.vectors.shape[1]
@@ -170,7 +201,7 @@ def _faiss(corpus: Corpus, n_distractors: int, *, graph: bool) -> FaissStore:
             done += len(vectors)
             advance(done, n_rows)
     rows = DistractedRows(corpus.documents, n_distractors)
-    return FaissStore(index, rows, corpus.embeddings)
+    return FaissStore(index, rows, encoder)
 
 
 def _in_place(index: Any, n_rows: int) -> Any:
@@ -207,7 +238,7 @@ def _require_memory(n_rows: int, dimension: int) -> None:
 
 
 @contextmanager
-def _chroma(corpus: Corpus) -> Iterator[Any]:
+def _chroma(corpus: Corpus, encoder: Embeddings) -> Iterator[Any]:
     import chromadb
 
     client = chromadb.EphemeralClient(_settings())
@@ -215,13 +246,13 @@ def _chroma(corpus: Corpus) -> Iterator[Any]:
     name = f"{_COLLECTION}-{uuid.uuid4().hex}"
     try:
         _fill(client, corpus, name)
-        yield _langchain_chroma(client, corpus, name)
+        yield _langchain_chroma(client, encoder, name)
     finally:
         client.delete_collection(name)
 
 
 @contextmanager
-def _chroma_http(corpus: Corpus, latency: float) -> Iterator[Any]:
+def _chroma_http(corpus: Corpus, encoder: Embeddings, latency: float) -> Iterator[Any]:
     import chromadb
 
     with ExitStack() as stack:
@@ -232,7 +263,7 @@ def _chroma_http(corpus: Corpus, latency: float) -> Iterator[Any]:
         if latency:
             at = stack.enter_context(Relay(at.port, latency))
         client = chromadb.HttpClient(at.host, at.port, settings=_settings())
-        yield _langchain_chroma(client, corpus, _COLLECTION)
+        yield _langchain_chroma(client, encoder, _COLLECTION)
 
 
 def _chroma_folder(corpus: Corpus) -> Path:
@@ -272,12 +303,10 @@ def _fill(client: Any, corpus: Corpus, name: str) -> None:
             advance(first + len(part), len(passages))
 
 
-def _langchain_chroma(client: Any, corpus: Corpus, name: str) -> Any:
+def _langchain_chroma(client: Any, encoder: Embeddings, name: str) -> Any:
     from langchain_chroma import Chroma
 
-    return Chroma(
-        client=client, collection_name=name, embedding_function=corpus.embeddings
-    )
+    return Chroma(client=client, collection_name=name, embedding_function=encoder)
 
 
 def _settings() -> Any:

@@ -17,6 +17,8 @@ from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm import Session
 from langchain_ralmspec.ralm.run import RetrievalRun
+from langchain_ralmspec.speculation import GUESS_POLICIES
+from langchain_ralmspec.speculation.estimates import busy_share
 from langchain_ralmspec.stores import Query
 
 _T = TypeVar("_T")
@@ -61,10 +63,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """How many of ``n`` guesses were right."""
+    """How many of ``n`` guesses were right, and how many of these were proven."""
 
     right: int
     n: int
+    proven: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,18 +78,22 @@ class Costs:
         prefill_rate: tokens of a prompt that are read in a second.
         decode: seconds of one token.
         step: *a*, seconds of a step, its share of new documents included.
+        writing: of these, seconds in which the step's tokens are decoded.
         calls: one and ``BATCH`` queries, without and with vectors.
         overlap: how many times as long writing takes while a call is out, for each
             policy: one that has looked its queries up has embedded them.
-        guesses: of each policy, in a short answer.
+        guesses: of each policy that suits the store, in a short answer.
+        can_prove: whether the store's answers to look-ups may be proven.
     """
 
     prefill_rate: float
     decode: float
     step: float
+    writing: float
     calls: tuple[Call, ...]
     overlap: dict[str, float]
     guesses: dict[str, Judged]
+    can_prove: bool = False
 
     def call(self, n_queries: int, *, with_vectors: bool = False) -> Call:
         """The call of that kind."""
@@ -97,6 +104,26 @@ class Costs:
     def retrieval(self) -> float:
         """*b(1)*."""
         return self.call(1).seconds
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Where the seconds of a step of the sequential loop go."""
+        call = self.call(1)
+        embedding = call.embedding * _idle(call.embedding_waiting, call.embedding)
+        searching = call.searching * _idle(call.waiting, call.searching)
+        return {
+            "waiting for embeddings": embedding,
+            "waiting for the store": searching,
+            "computing embeddings": call.embedding - embedding,
+            "computing the search": call.searching - searching,
+            "reading documents": self.step - self.writing,
+            "writing": self.writing,
+        }
+
+
+def _idle(waiting: float, seconds: float) -> float:
+    """Share of a call in which nothing computes here, as the scheduler sees it."""
+    return 1 - busy_share(waiting / seconds) if seconds else 0.0
 
 
 def measure(target: Target, question: str) -> Costs:
@@ -121,7 +148,9 @@ def measure(target: Target, question: str) -> Costs:
         k=target.n_documents,
         prefetch_k=target.prefetch_k,
     )
-    new_session().prepare()
+    session = new_session()
+    session.prepare()
+    policies = session.usable(tuple(GUESS_POLICIES))
     texts = _queries(run, question)
     prompt = _tokens(target.engine, min(_PROMPT_TOKENS, target.engine.n_ctx // 2))
 
@@ -136,10 +165,16 @@ def measure(target: Target, question: str) -> Costs:
     for policy, embedded in (("lookup", queries), ("same", list(map(Query, texts)))):
         with _asking(new_session, embedded):
             beside[policy] = _median(write)
+    step = run.stats.seconds_generating / run.stats.steps
+    decode = alone / _STEP_TOKENS
+    guesses = {"same": _repeated(run)}
+    if "lookup" in policies:
+        guesses = {"lookup": _looked_up(short, question), **guesses}
     return Costs(
         prefill_rate=len(prompt) / _median(prefill),
-        decode=alone / _STEP_TOKENS,
-        step=run.stats.seconds_generating / run.stats.steps,
+        decode=decode,
+        step=step,
+        writing=min(step, decode * len(run.tokens) / run.stats.steps),
         calls=tuple(
             _measure_call(new_session, texts[:n], with_vectors=with_vectors)
             for n in (1, BATCH)
@@ -147,7 +182,8 @@ def measure(target: Target, question: str) -> Costs:
         ),
         # Less than 1 is noise.
         overlap={policy: max(1.0, s / alone) for policy, s in beside.items()},
-        guesses={"lookup": _looked_up(short, question), "same": _repeated(run)},
+        guesses=guesses,
+        can_prove=session.measure(),
     )
 
 
@@ -170,7 +206,10 @@ def _looked_up(target: Target, question: str) -> Judged:
     settings = {"guess_policy": "lookup", "speculation_stride": _STRIDE}
     switches = {"speculation": True, "asynchronous": False}
     run = _answer(target.model_copy(update={**settings, **switches}), question)
-    return Judged(right=run.stats.right_guesses, n=run.stats.guesses)
+    stats = run.stats
+    return Judged(
+        right=stats.right_guesses, n=stats.guesses, proven=stats.proven_guesses
+    )
 
 
 def _repeated(run: RetrievalRun) -> Judged:

@@ -9,7 +9,7 @@ from typing import Literal
 from langchain_ralmspec.assets.models import MODELS
 from langchain_ralmspec.cli.doctor.costs import BATCH
 from langchain_ralmspec.cli.doctor.facts import Facts
-from langchain_ralmspec.cli.doctor.gains import expect, is_remote
+from langchain_ralmspec.cli.doctor.gains import Gains, is_hosted, is_remote, rehearse
 
 Severity = Literal["slow", "worth knowing", "fine"]
 
@@ -44,26 +44,23 @@ class Finding:
     about: str = ""
 
 
-def findings(facts: Facts) -> list[Finding]:
+def findings(facts: Facts, gains: Gains) -> list[Finding]:
     """Judge every part of a stack, the slow ones first."""
-    found = [
-        replace(judged, about=about)
-        for about, check in _CHECKS.items()
-        if (judged := check(facts)) is not None
-    ]
+    judged = {about: check(facts, gains) for about, check in _OF_SETTINGS.items()}
+    judged |= {about: check(facts) for about, check in _CHECKS.items()}
+    found = [replace(each, about=about) for about, each in judged.items() if each]
     order: list[Severity] = ["slow", "worth knowing", "fine"]
     return sorted(found, key=lambda finding: order.index(finding.severity))
 
 
-def _gain(facts: Facts) -> Finding:
-    gains = expect(facts)
+def _gain(_: Facts, gains: Gains) -> Finding:
     share = 1 - 1 / gains.ceiling
     what = f"retrieval is {share:.0%} of a step of the sequential loop"
     if gains.best < WORTHWHILE:
         return Finding(
             "worth knowing",
             f"{what}: there is nothing to win with this stack",
-            f"no schedule is expected to be more than {gains.best:.2f}× as fast",
+            f"the scheduler is expected to be no more than {gains.best:.2f}× as fast",
             'nothing: speculation_stride="auto", the default, turns speculation down; '
             "it pays with exact search in many documents and remote stores",
         )
@@ -192,17 +189,17 @@ def _repeatable(facts: Facts) -> Finding:
     )
 
 
-def _speculation(facts: Facts) -> Finding | None:
+def _speculation(facts: Facts, gains: Gains) -> Finding | None:
     if facts.settings.speculation:
         return None
-    if (best := expect(facts).best) < WORTHWHILE:
+    if (best := gains.best) < WORTHWHILE:
         return Finding("fine", "speculation=False loses nothing here")
     why = f"the same answers could come up to {best:.1f}× as fast"
     return Finding("slow", "speculation=False", why, "leave speculation unset")
 
 
-def _asynchronous(facts: Facts) -> Finding | None:
-    settings, gains = facts.settings, expect(facts)
+def _asynchronous(facts: Facts, gains: Gains) -> Finding | None:
+    settings = facts.settings
     if not settings.speculation:
         return None
     if settings.asynchronous:
@@ -211,6 +208,7 @@ def _asynchronous(facts: Facts) -> Finding | None:
     if won < WORTHWHILE:
         return Finding("fine", "asynchronous=False loses nothing here")
     where = "the store is remote: " if is_remote(facts) else ""
+    where = "queries are embedded elsewhere: " if is_hosted(facts) else where
     return Finding(
         "slow",
         "asynchronous=False",
@@ -220,11 +218,11 @@ def _asynchronous(facts: Facts) -> Finding | None:
     )
 
 
-def _stride(facts: Facts) -> Finding | None:
+def _stride(facts: Facts, gains: Gains) -> Finding | None:
     settings, stride = facts.settings, facts.settings.speculation_stride
     if not settings.speculation or stride == "auto":
         return None
-    useless = expect(facts).best < WORTHWHILE
+    useless = gains.best < WORTHWHILE
     return Finding(
         "slow" if useless else "worth knowing",
         f"speculation_stride={stride}",
@@ -234,11 +232,12 @@ def _stride(facts: Facts) -> Finding | None:
     )
 
 
-def _guess_policy(facts: Facts) -> Finding | None:
+def _guess_policy(facts: Facts, gains: Gains) -> Finding | None:
     settings, chosen = facts.settings, facts.settings.guess_policy
     if not settings.speculation or chosen == "auto":
         return None
-    alone, both = expect(facts, [chosen]).best, expect(facts).best
+    both = gains.asynchronous if settings.asynchronous else gains.synchronous
+    alone = rehearse(facts, policy=chosen, asynchronous=settings.asynchronous).speedup
     if both < WORTHWHILE * alone:
         return Finding("fine", f"guess_policy={chosen!r} suits")
     return Finding(
@@ -333,6 +332,17 @@ def _remote(facts: Facts) -> Finding | None:
     return Finding("fine", what)
 
 
+def _hosted(facts: Facts) -> Finding | None:
+    if not is_hosted(facts):
+        return None
+    waiting, call = facts.costs.parts["waiting for embeddings"], facts.costs.call(1)
+    return Finding(
+        "fine",
+        f"queries are embedded elsewhere: of {_ms(call.embedding)} for one, "
+        f"{_ms(waiting)} are waiting",
+    )
+
+
 def _contention(facts: Facts) -> Finding | None:
     settings, costs = facts.settings, facts.costs
     if not (settings.speculation and settings.asynchronous):
@@ -355,21 +365,24 @@ def _ms(seconds: float) -> str:
     return f"{1e3 * seconds:.3g} ms"
 
 
-_CHECKS = {
+_OF_SETTINGS = {
     "gain": _gain,
-    "quantization": _quantization,
-    "threads": _threads,
-    "wait policy": _wait_policy,
-    "repeatable": _repeatable,
     "speculation": _speculation,
     "asynchronous": _asynchronous,
     "stride": _stride,
     "guess policy": _guess_policy,
+}
+_CHECKS = {
+    "quantization": _quantization,
+    "threads": _threads,
+    "wait policy": _wait_policy,
+    "repeatable": _repeatable,
     "queries one by one": _one_by_one,
     "embeddings": _embeddings,
     "index": _index,
     "FAISS threshold": _scan,
     "remote": _remote,
+    "hosted encoder": _hosted,
     "overlap": _contention,
     "flash attention": _flash_attention,
 }

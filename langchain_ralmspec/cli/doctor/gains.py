@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from langchain_ralmspec.bench.bounds import Bounds, fitted
-from langchain_ralmspec.cli.doctor.costs import BATCH, Costs
 from langchain_ralmspec.cli.doctor.facts import Facts
-from langchain_ralmspec.speculation import (
-    GUESS_POLICIES,
-    Estimates,
-    StrideScheduler,
-)
-from langchain_ralmspec.speculation.costs import Spent
-from langchain_ralmspec.speculation.plan import IN_FLIGHT
+from langchain_ralmspec.cli.doctor.rehearsal import Rehearsal, Rehearsed
+from langchain_ralmspec.speculation.plan import SEQUENTIAL
 
 _WAITING = 0.7  # share of a search in which nothing computes, if it is remote
 _NETWORK = 0.005  # seconds; a shorter search tells nothing about that
@@ -26,42 +18,67 @@ class Gains:
 
     Attributes:
         ceiling: if retrieval cost nothing.
-        synchronous: attainable when the model waits for every verification.
-        asynchronous: attainable when it writes on meanwhile.
-        plan: what the scheduler chooses with these costs, under the user's settings.
-        accuracy: of each policy's guesses, as the scheduler believes it.
+        synchronous: by the scheduler, when the model waits for every verification.
+        asynchronous: by the scheduler, when it may write on meanwhile.
+        speedup: under the user's settings.
+        plan: what is followed most under these.
     """
 
     ceiling: float
     synchronous: float
     asynchronous: float
+    speedup: float
     plan: str
-    accuracy: dict[str, float]
 
     @property
     def best(self) -> float:
-        """The greater of the attainable ones."""
+        """The greater of those by the scheduler."""
         return max(self.synchronous, self.asynchronous)
 
 
-def expect(facts: Facts, policies: Iterable[str] = GUESS_POLICIES) -> Gains:
-    """Work out what can be won with a stack, and these guess policies."""
-    costs, estimates, in_flight = facts.costs, estimated(facts), calls_in_flight(facts)
-    accuracy = {policy: estimates.accuracy(policy) for policy in policies}
-
-    def attainable(*, overlapped: bool) -> float:
-        return max(
-            _bounds(costs, policy, accuracy[policy], in_flight * overlapped).attainable
-            for policy in accuracy
-        )
-
+def expect(facts: Facts) -> Gains:
+    """Work out what can be won with a stack, under any settings and the user's."""
+    costs, settings = facts.costs, facts.settings
+    chosen = None if settings.guess_policy == "auto" else settings.guess_policy
+    stride = settings.speculation_stride
+    followed = Rehearsed(1.0, SEQUENTIAL.label)
+    free = {
+        asynchronous: rehearse(facts, asynchronous=asynchronous)
+        for asynchronous in (False, True)
+    }
+    if settings.speculation and facts.model.repeatable:
+        followed = free[settings.asynchronous]
+        if chosen or stride != "auto":
+            followed = rehearse(
+                facts,
+                policy=chosen,
+                stride=None if stride == "auto" else stride,
+                asynchronous=settings.asynchronous,
+            )
     return Gains(
         ceiling=1 + costs.retrieval / costs.step,
-        synchronous=attainable(overlapped=False),
-        asynchronous=attainable(overlapped=True),
-        plan=_plan(facts, estimates),
-        accuracy=accuracy,
+        synchronous=free[False].speedup,
+        asynchronous=free[True].speedup,
+        speedup=followed.speedup,
+        plan=followed.plan,
     )
+
+
+def rehearse(
+    facts: Facts,
+    *,
+    policy: str | None = None,
+    stride: int | None = None,
+    asynchronous: bool = True,
+) -> Rehearsed:
+    """What the scheduler comes to; None lets it choose policy or stride."""
+    usable = list(facts.costs.guesses)
+    chosen = [
+        each for each in usable if each == policy
+    ]  # not where the store has no vectors
+    policies = chosen or usable
+    contention = facts.threads.contention
+    return Rehearsal(facts.costs, contention, policies, stride, asynchronous).run()
 
 
 def is_remote(facts: Facts) -> bool:
@@ -72,73 +89,7 @@ def is_remote(facts: Facts) -> bool:
     return call.searching > _NETWORK and call.waiting > _WAITING * call.seconds
 
 
-def calls_in_flight(facts: Facts) -> int:
-    """Calls that may gain by being out at once; those of a local store compute."""
-    return max(IN_FLIGHT) if is_remote(facts) else 1
-
-
-def estimated(facts: Facts) -> Estimates:
-    """What a scheduler would know after having paid these costs."""
-    costs, estimates = facts.costs, Estimates()
-    # A scheduler keeps one number for all policies, and is on the way to the best.
-    seconds = {False: costs.step, True: costs.step * min(costs.overlap.values())}
-    for changed in (False, True):
-        for overlapped in (False, True):
-            estimates.generated(
-                seconds[overlapped], changed=changed, overlapped=overlapped
-            )
-    once = costs.call(1)
-    for _ in range(2):  # the first one is not believed
-        estimates.retrieved(
-            Spent(once.embedding, once.embedding_waiting),
-            Spent(once.searching, once.waiting),
-        )
-    for policy, judged in costs.guesses.items():
-        estimates.guessed(policy, _guess_seconds(costs, policy))
-        for n in range(judged.n):
-            estimates.judged(policy, right=n < judged.right)
-        for n_queries, spent in _verifications(costs, policy):
-            for overlapped in (False, True):
-                estimates.verified(policy, n_queries, spent, overlapped=overlapped)
-    return estimates
-
-
-def _bounds(costs: Costs, policy: str, accuracy: float, in_flight: int) -> Bounds:
-    guess = _guess_seconds(costs, policy)
-    if in_flight:  # what the other thread takes from every step
-        guess += costs.step * (costs.overlap[policy] - 1)
-    return Bounds(
-        generation=costs.step,
-        retrieval=costs.retrieval,
-        guess=guess,
-        verification=fitted(_verifications(costs, policy)),
-        guess_accuracy=accuracy,
-        max_in_flight=in_flight,
-    )
-
-
-def _guess_seconds(costs: Costs, policy: str) -> float:
-    """Embedding the query, for a policy that looks at its vector."""
-    needed = GUESS_POLICIES[policy].needs_vector
-    return costs.call(1).embedding if needed else 0.0
-
-
-def _verifications(costs: Costs, policy: str) -> list[tuple[int, float]]:
-    """Queries and seconds; a guess that has embedded its query spares that."""
-    looks_up = GUESS_POLICIES[policy].needs_vector
-    calls = (costs.call(n, with_vectors=looks_up) for n in (1, BATCH))
-    return [(c.n_queries, c.searching if looks_up else c.seconds) for c in calls]
-
-
-def _plan(facts: Facts, estimates: Estimates) -> str:
-    settings = facts.settings
-    if not (settings.speculation and facts.model.repeatable):
-        return "sequential"
-    chosen, stride = settings.guess_policy, settings.speculation_stride
-    scheduler = StrideScheduler(
-        estimates,
-        policies=tuple(GUESS_POLICIES) if chosen == "auto" else (chosen,),
-        stride=None if stride == "auto" else stride,
-        asynchronous=settings.asynchronous,
-    )
-    return scheduler.plan().label
+def is_hosted(facts: Facts) -> bool:
+    """Whether queries are embedded elsewhere: so the waiting for it says."""
+    waiting = facts.costs.parts["waiting for embeddings"]
+    return waiting > max(_NETWORK, _WAITING * facts.costs.call(1).embedding)

@@ -95,6 +95,24 @@ def test_a_server_at_a_distance_is_asked_through_the_relay(
     assert (folder / "chroma.sqlite3").is_file()
 
 
+def test_a_hosted_encoder_is_asked_for_queries_and_changes_no_answer(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("bench", "ralm", "--rows", "+PSA", "--limit", "1", "--max-tokens", "9")
+    figures = command(*options, "--embedding-server", "20")
+    assert "embedded by a server at a round trip of 20 ms" in capsys.readouterr().out
+    assert figures["summary"]["identical"] is True
+    assert figures["workload"]["embedding_server"] == 0.02
+    near = command(*options)
+    answers = [each["rows"]["+PSA"]["answers"][0] for each in (figures, near)]
+    assert answers[0]["answer"] == answers[1]["answer"]
+    slow = answers[0]["sequential"]
+    # A request for each query; never less than the distance, more where clocks are.
+    assert slow["seconds_embedding"] >= 0.02 * slow["queries"]
+    assert 0 < slow["seconds_embedding_idle"] <= slow["seconds_embedding"]
+    assert 0 < slow["first_text"] < slow["seconds_on_the_wall"]
+
+
 @pytest.mark.parametrize("store", ["bm25", "chroma", "faiss-hnsw"])
 def test_other_stores_hold_the_corpus(command: Command, store: str) -> None:
     figures = command(
@@ -105,15 +123,20 @@ def test_other_stores_hold_the_corpus(command: Command, store: str) -> None:
     assert figures["workload"]["store"] == store
 
 
-def test_the_demo_shows_both_tables(
+def test_the_demo_shows_all_three_tables(
     command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = command("demo", "--limit", "1", "--max-tokens", "8")
     said = capsys.readouterr().out
     assert "round trip of 50 ms" in said
+    assert "round trip of 150 ms" in said
     assert said.endswith("identical: yes\n")
     assert figures["summary"]["identical"] is True
-    assert figures["remote"]["summary"]["identical"] is True
-    (answer,) = figures["remote"]["answers"]
-    slow = answer["sequential"]
-    assert slow["seconds_searching"] >= 0.05 * slow["store_calls"]
+    for far, part, distance in (
+        ("remote", "searching", 0.05),
+        ("hosted", "embedding", 0.15),
+    ):
+        assert figures[far]["summary"]["identical"] is True
+        (answer,) = figures[far]["answers"]
+        slow = answer["sequential"]
+        assert slow[f"seconds_{part}"] >= distance * slow["store_calls"]

@@ -50,6 +50,10 @@ def test_the_doctor_examines_an_app(tmp_path: Path) -> None:
     assert facts["store"]["index"] == "BM25"
     assert facts["store"]["n_documents"] == 50
     assert len(facts["costs"]["calls"]) == 4
-    assert facts["costs"]["guesses"]["lookup"]["n"] > 0
+    # There are no vectors to look up in, so nothing is said of look-ups.
+    assert list(facts["costs"]["guesses"]) == ["same"]
+    assert facts["costs"]["guesses"]["same"]["n"] > 0
+    assert not figures["gains"]["plan"].startswith("lookup")
+    assert "waiting for embeddings" in done.stdout
     assert {finding["about"] for finding in figures["findings"]} >= {"gain", "index"}
     assert figures["gains"]["ceiling"] > 1

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -74,7 +77,61 @@ def test_attainable_agrees_with_a_simulated_run(stride: int, in_flight: int) -> 
     simulated = steps * (a + 0.3) / clock
     bounds = Bounds(a, 0.3, 0.0, line, accuracy, in_flight)
     rel = 0.03 if in_flight else 0.01
-    assert bounds._speedup(stride, in_flight) == pytest.approx(simulated, rel=rel)
+    seconds, _ = bounds._seconds(stride, in_flight)
+    assert (a + 0.3) / seconds == pytest.approx(simulated, rel=rel)
+
+
+def hosted(**changes: Any) -> Bounds:
+    """A service waits 0.28 s for a vector and computes 0.02; a search takes 0.01."""
+    costs = Bounds(
+        generation=0.1,
+        retrieval=0.31,
+        guess=0.0,
+        verification=Line(0.31, 0.0),
+        guess_accuracy=1.0,
+        max_in_flight=8,
+        embedding=0.3,
+        embedding_busy=0.2 / 3,
+        searching_busy=1.0,
+    )
+    return replace(costs, **changes)
+
+
+def test_waiting_for_an_encoder_overlaps_and_computing_does_not() -> None:
+    assert hosted().attainable == pytest.approx(4.1)
+    # A guess that needs the vector computes before the step, and waits beside it.
+    looked_up = hosted(guess=0.3, verification=Line(0.01, 0.0))
+    assert looked_up.attainable == pytest.approx(0.41 / 0.12)
+    # Where nothing may overlap, every guess waits, and calls share a search.
+    alone = replace(looked_up, max_in_flight=0)
+    assert alone.attainable == pytest.approx(0.41 / (0.4 + 0.01 / 64))
+    # Of calls that compute, no more are done in a second than take a second.
+    computing = hosted(embedding_busy=1.0, longest=1)
+    assert computing.attainable == pytest.approx(0.41 / 0.31)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "seconds"),
+    [
+        ([1], 0.41),  # nothing is guessed
+        ([2], 0.41 + 0.31),  # one step, and its verification beside it
+        ([10], 0.41 + 9 * 0.1 + 0.21),  # the last verification ends after the text
+        ([1, 10], 0.41 + 0.41 + 9 * 0.1 + 0.21),
+    ],
+)
+def test_answers_have_a_first_retrieval_and_an_end(
+    lengths: list[int], seconds: float
+) -> None:
+    attainable = hosted(longest=1).attainable_at(lengths)
+    assert attainable == pytest.approx(sum(lengths) * 0.41 / seconds)
+
+
+@given(st.integers(1, 40), st.floats(0, 1), st.integers(0, 8))
+def test_an_answer_of_any_length_is_bounded_by_an_endless_one(
+    length: int, accuracy: float, in_flight: int
+) -> None:
+    bounds = hosted(guess_accuracy=accuracy, max_in_flight=in_flight)
+    assert 1 <= bounds.attainable_at([length]) <= bounds.attainable + 1e-9
 
 
 def test_guesses_that_cost_more_than_they_save_are_not_made() -> None:

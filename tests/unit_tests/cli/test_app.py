@@ -115,22 +115,29 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, list[str]]]:
 
 def test_limit_holds_for_the_demos_own_questions(compared: list[Any]) -> None:
     assert invoke("demo", "--limit", "2").exit_code == 0
-    assert [questions for _, questions in compared] == [QUESTIONS[:2]] * 2
+    assert [questions for _, questions in compared] == [QUESTIONS[:2]] * 3
 
 
-def test_the_demo_ends_with_a_store_at_a_distance(
+def test_the_demo_ends_with_a_store_and_an_encoder_at_a_distance(
     compared: list[Any], tmp_path: Path
 ) -> None:
     file = tmp_path / "demo.json"
     result = invoke("demo", "--store", "chroma", "--json", str(file))
     assert result.exit_code == 0
-    near, far = (workload for workload, _ in compared)
-    assert (near.store, near.latency) == ("chroma", 0)
-    assert (far.store, far.latency) == ("chroma-http", 0.025)
-    assert "round trip of 50 ms" in result.stdout
+    near, far, hosted = (workload for workload, _ in compared)
+    assert (near.store, near.latency, near.embedding_server) == ("chroma", 0, None)
+    assert (far.store, far.latency, far.embedding_server) == (
+        "chroma-http",
+        0.025,
+        None,
+    )
+    assert (hosted.store, hosted.embedding_server) == ("faiss-flat", 0.15)
+    for distance in ("50 ms", "150 ms"):
+        assert f"round trip of {distance}" in result.stdout
     assert result.stdout.endswith("identical: yes\n")
     figures = json.loads(file.read_text(encoding="utf-8"))
-    for summary in (figures["summary"], figures["remote"]["summary"]):
+    for each in (figures, figures["remote"], figures["hosted"]):
+        summary = each["summary"]
         assert summary["speedup_median"] == pytest.approx(1.5)
         assert {"ceiling", "attainable", "identical"} <= summary.keys()
 
@@ -138,24 +145,35 @@ def test_the_demo_ends_with_a_store_at_a_distance(
 def test_one_table_that_differs_is_enough(
     compared: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    different = Comparison([pair(DIFFERENT[0])])
-    monkeypatch.setattr(Demo, "_compare_remote", lambda *args: different)
+    usual = Demo._compare
+
+    def compare(self: Demo, workload: Any, *rest: Any) -> Comparison:
+        different = Comparison([pair(DIFFERENT[0])])
+        return different if workload.latency else usual(self, workload, *rest)
+
+    monkeypatch.setattr(Demo, "_compare", compare)
     assert invoke("demo").stdout.endswith("identical: NO\n")
 
 
-def test_without_chroma_the_demo_shows_one_table(
+def test_without_an_extra_the_demo_shows_what_it_can(
     compared: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def missing(*args: Any) -> None:
-        raise MissingExtraError.of("langchain_chroma", "chroma")
+    usual = Demo._compare
 
-    monkeypatch.setattr(Demo, "_compare_remote", missing)
+    def compare(self: Demo, workload: Any, *rest: Any) -> Comparison:
+        if workload.latency:
+            raise MissingExtraError.of("langchain_chroma", "chroma")
+        return usual(self, workload, *rest)
+
+    monkeypatch.setattr(Demo, "_compare", compare)
     file = tmp_path / "demo.json"
     result = invoke("demo", "--json", str(file))
     assert result.exit_code == 0
     assert "langchain-ralmspec[chroma]" in result.stdout
     assert result.stdout.endswith("identical: yes\n")
-    assert "remote" not in json.loads(file.read_text(encoding="utf-8"))
+    figures = json.loads(file.read_text(encoding="utf-8"))
+    assert "hosted" in figures
+    assert "remote" not in figures
 
 
 def test_without_typer_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

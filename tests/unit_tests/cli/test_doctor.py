@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +21,14 @@ from langchain_ralmspec.cli.doctor.facts import (
     inspect_store,
 )
 from langchain_ralmspec.cli.doctor.findings import Finding, findings
-from langchain_ralmspec.cli.doctor.gains import (
-    calls_in_flight,
-    estimated,
-    expect,
-    is_remote,
-)
+from langchain_ralmspec.cli.doctor.gains import expect, is_hosted, is_remote
+from langchain_ralmspec.cli.doctor.rehearsal import verification
 from langchain_ralmspec.cli.doctor.target import load_target
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.speculation import Line
+from langchain_ralmspec.speculation.plan import SEQUENTIAL
 from langchain_ralmspec.stores import FaissStore, open_store
+from tests.unit_tests.speculation.stride_world import World, run
 from tests.unit_tests.stores.toys import (
     BatchTableEmbeddings,
     TableEmbeddings,
@@ -38,7 +38,12 @@ from tests.unit_tests.stores.toys import (
 
 
 def calls(
-    one: float, eight: float, *, embedding: float = 0.005, waiting: float = 0.0
+    one: float,
+    eight: float,
+    *,
+    embedding: float = 0.005,
+    waiting: float = 0.0,
+    embedding_waiting: float = 0.0,
 ) -> tuple[Call, ...]:
     return tuple(
         Call(
@@ -47,6 +52,7 @@ def calls(
             seconds=seconds,
             embedding=embedding,
             waiting=waiting,
+            embedding_waiting=embedding_waiting,
         )
         for n, seconds in ((1, one), (BATCH, eight))
         for with_vectors in (False, True)
@@ -95,6 +101,7 @@ HEALTHY = Facts(
         prefill_rate=1500.0,
         decode=0.008,
         step=0.05,
+        writing=0.032,
         calls=calls(0.1, 0.15),
         overlap={"lookup": 1.1, "same": 1.2},
         guesses={"lookup": Judged(right=7, n=7), "same": Judged(right=5, n=7)},
@@ -102,6 +109,7 @@ HEALTHY = Facts(
 )
 
 NOTHING_TO_WIN = {"costs": {"calls": calls(0.0006, 0.001, embedding=0.0001)}}
+HOSTED = {"costs": {"calls": calls(0.205, 0.21, embedding=0.2, embedding_waiting=0.19)}}
 REMOTE: dict[str, dict[str, Any]] = {
     "store": {"is_remote": True, "index": "HNSW", "is_exact": False},
     "costs": {"calls": calls(0.1, 0.11, waiting=0.09)},
@@ -117,11 +125,14 @@ def facts(changes: dict[str, dict[str, Any]]) -> Facts:
 
 
 def found(**changes: dict[str, Any]) -> dict[str, Finding]:
-    return {finding.about: finding for finding in findings(facts(changes))}
+    sick = facts(changes)
+    return {finding.about: finding for finding in findings(sick, expect(sick))}
 
 
 def test_a_healthy_stack_is_fine() -> None:
-    assert {finding.severity for finding in findings(HEALTHY)} == {"fine"}
+    assert {finding.severity for finding in findings(HEALTHY, expect(HEALTHY))} == {
+        "fine"
+    }
     assert set(found()) == {
         "gain", "quantization", "threads", "wait policy", "repeatable", "asynchronous",
         "embeddings", "index", "FAISS threshold", "overlap", "flash attention",
@@ -173,6 +184,7 @@ FINE: list[tuple[dict[str, Any], str]] = [
     ({"settings": LOOKUP}, "guess policy"),
     ({"store": NO_PRODUCT}, "FAISS threshold"),
     (REMOTE, "remote"),
+    (HOSTED, "hosted encoder"),
 ]
 
 BESIDE_THE_POINT: list[tuple[dict[str, Any], str]] = [
@@ -188,6 +200,7 @@ BESIDE_THE_POINT: list[tuple[dict[str, Any], str]] = [
     ({"store": {"one_by_one": True, "embeds_in_batches": False}}, "embeddings"),
     ({"store": {"index": None, "is_exact": None}}, "index"),
     (REMOTE, "index"),
+    (REMOTE, "hosted encoder"),
     ({"store": {"blas_threshold": None}}, "FAISS threshold"),
     ({"store": {"is_exact": False}}, "FAISS threshold"),
 ]
@@ -213,7 +226,7 @@ def test_only_what_is_wrong_is_found_with_a_reason_and_a_remedy(
 
 def test_slow_things_come_first() -> None:
     sick = facts({"model": {"quantization": "Q4_1"}, "store": {"is_exact": False}})
-    order = [finding.severity for finding in findings(sick)]
+    order = [finding.severity for finding in findings(sick, expect(sick))]
     assert order == sorted(order, key=["slow", "worth knowing", "fine"].index)
     assert order[0] == "slow"
 
@@ -236,9 +249,6 @@ def test_a_store_that_says_nothing_is_remote_if_its_searches_wait() -> None:
     assert not is_remote(facts({"store": {"is_remote": False}, "costs": waiting}))
     short = {"calls": calls(0.006, 0.011, embedding=0.004, waiting=0.006)}
     assert not is_remote(facts({"store": unknown, "costs": short}))
-    # Only calls of a remote store are in flight together.
-    assert calls_in_flight(HEALTHY) == 1
-    assert calls_in_flight(facts(REMOTE)) > 1
 
 
 def test_gains_grow_with_what_retrieval_costs() -> None:
@@ -256,10 +266,95 @@ def test_gains_grow_with_what_retrieval_costs() -> None:
 
 
 def test_a_look_up_pays_for_its_embedding_once() -> None:
-    estimates = estimated(HEALTHY)
     for policy, seconds in (("lookup", 0.095), ("same", 0.1)):
-        once = estimates.verification(policy, 1, overlapped=False)
-        assert once == pytest.approx(seconds)
+        assert verification(HEALTHY.costs, policy)(1) == pytest.approx(seconds)
+
+
+def test_no_plan_is_promised_that_the_scheduler_never_comes_to() -> None:
+    free = expect(HEALTHY)
+    assert "×" in free.plan
+    # Where it assumes that cores are crowded, it never tries to write on.
+    wary = expect(facts({"threads": {"contention": 2.0}}))
+    assert "×" not in wary.plan
+    assert wary.speedup == wary.asynchronous == wary.synchronous == free.synchronous
+    # Nor is a look-up promised over a store without vectors.
+    words = {"guesses": {"same": HEALTHY.costs.guesses["same"]}}
+    for policy in ("auto", "lookup"):
+        given: dict[str, Any] = {"costs": words, "settings": {"guess_policy": policy}}
+        assert expect(facts(given)).plan.startswith("same")
+
+
+@pytest.mark.parametrize(
+    ("embedding", "waits"), [(0.2, True), (0.2, False), (0.005, False), (0.02, True)]
+)
+def test_the_scheduler_follows_in_a_world_of_these_costs_what_was_promised(
+    embedding: float, waits: bool
+) -> None:
+    searching, step, n = 0.06, HEALTHY.costs.step, 30
+    given = facts(
+        {
+            "costs": {
+                "calls": calls(
+                    embedding + searching,
+                    embedding + searching,
+                    embedding=embedding,
+                    embedding_waiting=embedding * waits,
+                ),
+                "overlap": {"lookup": 1.0, "same": 1.0},
+                "guesses": {
+                    "lookup": Judged(right=29, n=n),
+                    "same": Judged(right=25, n=n),
+                },
+            }
+        }
+    )
+    accuracy = {"lookup": 32.8 / 34, "same": 28.4 / 34}  # with four taken for granted
+    world = World(step, embedding, Line(searching, 0.0), accuracy, encoder_waits=waits)
+    plan, gains = run(world, 600).plan(), expect(given)
+    assert gains.plan.split()[0] == plan.policy
+    assert ("×" in gains.plan) == (plan.in_flight > 0)
+    # The world's answer is endless: it has no first retrieval.
+    endless = world.best_rate(asynchronous=True) / world.rate(SEQUENTIAL)
+    assert 0.7 * endless < gains.speedup < endless
+
+
+def test_waiting_for_a_hosted_encoder_is_shared_by_calls_and_computing_is_not() -> None:
+    hosted, near = (
+        facts({"costs": {"calls": calls(0.205, 0.21, embedding=0.2, **waiting)}})
+        for waiting in ({"embedding_waiting": 0.2}, {})
+    )
+    assert is_hosted(hosted)
+    assert not is_hosted(near)
+    assert expect(hosted).asynchronous > 1.1 * expect(near).asynchronous
+    assert expect(hosted).plan.startswith("same 1×")
+
+
+def test_where_a_step_goes_adds_up() -> None:
+    parts = facts(HOSTED).costs.parts
+    assert parts == pytest.approx(
+        {
+            # Up to half of its time a call waits for threads of this machine.
+            "waiting for embeddings": 0.18,
+            "waiting for the store": 0.0,
+            "computing embeddings": 0.02,
+            "computing the search": 0.005,
+            "reading documents": 0.018,
+            "writing": 0.032,
+        }
+    )
+    console = Console(width=100, record=True)
+    command._print_parts(facts(HOSTED).costs, console)
+    said = console.export_text()
+    assert re.search(r"waiting for embeddings +180.0 ms +71%", said)
+    assert re.search(r"writing +32.0 ms +13%", said)
+
+
+def test_proven_guesses_are_in_no_call() -> None:
+    known = {"lookup": Judged(right=7, n=7, proven=5), "same": Judged(right=0, n=7)}
+    plain, proven = (
+        facts({"costs": {"guesses": known, "can_prove": can}}) for can in (False, True)
+    )
+    assert expect(proven).synchronous > expect(plain).synchronous
 
 
 FIXED = {"speculation_stride": 3, "asynchronous": False}
@@ -385,8 +480,9 @@ def test_the_users_wait_policy_is_kept_while_the_app_is_imported(
 def test_what_was_found_is_printed() -> None:
     console = Console(width=400, record=True)
     sick = facts({"model": {"quantization": "Q4_1"}})
-    command._print_findings(findings(sick), console)
-    (finding,) = [f for f in findings(sick) if f.severity == "slow"]
+    said = findings(sick, expect(sick))
+    command._print_findings(said, console)
+    (finding,) = [f for f in said if f.severity == "slow"]
     text = console.export_text()
     for part in (finding.what, f"why: {finding.why}", f"set: {finding.advice}"):
         assert part in text

@@ -67,7 +67,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             steps = [{"tokens": [1]}]
         right = "retrieval_stride" in settings
         text = f"number{n}" if right else f"It was number{n} or not"
-        return Answer(text, steps, SpeculationStats(), 1.0)
+        return Answer(text, steps, SpeculationStats(), 1.0, 0.5)
 
     @contextmanager
     def opened(self: Workload, corpus: Corpus) -> Iterator[Any]:

@@ -40,7 +40,7 @@ def answered(text: str, *documents: list[str]) -> Answer:
     steps: list[dict[str, Any]] = [
         {"tokens": [1, 2], "documents": ids} for ids in documents
     ] or [{"tokens": [1]}]
-    return Answer(text, steps, SpeculationStats(), 1.5)
+    return Answer(text, steps, SpeculationStats(), 1.5, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class Asked:
         self.log.append((model.name, question))
         stats = FAST if model.speculation else SLOW
         text = self._texts.get(model.name, "x")
-        return Answer(text, STEPS, stats, stats.seconds)
+        return Answer(text, STEPS, stats, stats.seconds, stats.seconds / 4)
 
 
 def fake_llm(name: str, prefetch_k: int = 20) -> Any:
@@ -109,18 +109,22 @@ def test_rows_equal_the_sequential_loop_of_their_width(
     assert {name: row.n_identical == 1 for name, row in rows.items()} == identical
 
 
-def test_seconds_are_means(asked: Asked) -> None:
+def test_seconds_are_means_and_first_texts_medians(asked: Asked) -> None:
     ring = a_contest("sequential", "+PSA")
     ring.ask("q")
     ring.ask("r")
-    assert ring.seconds("sequential") == {
-        "all": 3.0,
-        "generating": 1.0,
-        "guessing": 0.0,
-        "waiting": 2.0,
-        "embedding": 0.5,
-        "searching": 1.5,
+    assert ring.times("sequential") == {
+        "seconds": {
+            "all": 3.0,
+            "generating": 1.0,
+            "guessing": 0.0,
+            "waiting": 2.0,
+            "embedding": 0.5,
+            "searching": 1.5,
+        },
+        "first_text": {"seconds": 0.75, "sooner": 1.0},
     }
+    assert ring.times("+PSA")["first_text"] == {"seconds": 0.5, "sooner": 1.5}
     assert ring.last_speedups() == "+PSA 1.50×"
 
 
@@ -168,6 +172,8 @@ def test_the_figures_say_what_was_measured(
     for row in figures["rows"].values():
         assert len(row["answers"]) == 4
         assert row["seconds"]["all"] == 2.0
+        assert row["first_text"] == {"seconds": 0.5, "sooner": 1.5}
+    assert figures["sequential"]["first_text"] == {"seconds": 0.75, "sooner": 1.0}
     assert figures["sequential"]["seconds"]["all"] == 3.0
     assert figures["narrow"]["speedup_quartiles"] == [1.0, 1.0, 1.0]
     shown = cells("ralm", figures)  # in the docs
@@ -211,13 +217,17 @@ def test_the_report_names_every_row_and_reads_without_colours(
     bench: Benchmark,
 ) -> None:
     figures = bench.run()
-    said = printed(report, figures, width=100)
+    said = printed(report, figures, width=80)
+    assert "…" not in said, "a table is too wide for a terminal"
     for row in ("sequential", "narrow", *ROWS):
         assert f" {row} " in said
+    assert " ".join(said.split()).count("+PSA 0.500 1.50×") == 1
     assert "100 ms away each way" in said
+    assert "embedded by a server" not in said
     assert "lookup 4 75%, lookup 2 25%" in said
     assert "4 of 4" in said
     assert said.endswith("identical: yes\n")
-    figures["workload"]["distractors"] = 1_000_000
+    figures["workload"] |= {"distractors": 1_000_000, "embedding_server": 0.15}
     said = printed(report, figures, width=100)
     assert "1,000,000 distractors are random unit vectors" in said
+    assert "queries embedded by a server at a round trip of 150 ms" in said

@@ -34,6 +34,9 @@ def corpus() -> Corpus:
         ({"store": "chroma-http", "latency": 60.0}, "got 60000"),
         ({"store": "chroma-http", "latency": float("nan")}, "got nan"),
         ({"store": "chroma-http", "latency": -1.0}, "got -1000"),
+        ({"store": "bm25", "embedding_server": 0.0}, "'bm25', which compares words"),
+        ({"store": "chroma", "embedding_server": 20.1}, "20000 ms away, got 20100"),
+        ({"store": "faiss-flat", "embedding_server": float("nan")}, "got nan"),
     ],
 )
 def test_what_does_not_go_together_is_refused(
@@ -49,6 +52,8 @@ def test_a_missing_package_is_noticed_before_any_work(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"langchain-ralmspec\[chroma\]"):
         Workload(store="chroma-http").check()
+    with pytest.raises(MissingExtraError, match=r"langchain-ralmspec\[bench\]"):
+        Workload(store="faiss-flat", embedding_server=0.1).check()
 
 
 def test_an_unknown_embedding_is_refused_before_any_work(
