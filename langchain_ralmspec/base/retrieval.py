@@ -19,6 +19,7 @@ from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.machine import cores
 from langchain_ralmspec.ralm import (
+    BLOCK,
     DocumentLayout,
     FixedStride,
     Flare,
@@ -28,7 +29,6 @@ from langchain_ralmspec.ralm import (
     QueryText,
     Request,
     Writer,
-    blocks,
     once,
     require_room,
     sequential,
@@ -191,7 +191,11 @@ class RetrievalGeneration(SpeculativeGeneration):
         def open_path(hits: tuple[Hit, ...]) -> Any:
             tokens = layout.tokens(model.weights, hits)
             require(n_documents=len(tokens))
-            return model.open_parts(blocks([*prompt.head, *tokens]))
+            prefix = [*prompt.head, *tokens]
+            path, n_kept = model.find_or_open(prefix, part=BLOCK)
+            stats.cached_tokens += n_kept
+            stats.read_tokens += len(prefix) - n_kept
+            return path
 
         request = Request(
             writer=Writer(prompt, transcript, sampling.sampler(), open_path),
