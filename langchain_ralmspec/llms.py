@@ -53,6 +53,9 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
         """
         return self._run(self.engine, prompt)
 
+    def _asked(self, question: str) -> str:
+        return question
+
     def _prompt(self, model: Model, asked: str) -> Prompt:
         require_text(asked)
         model.require_size(asked)

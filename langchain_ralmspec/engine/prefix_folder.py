@@ -77,6 +77,7 @@ class PrefixFolder:
 
     Attributes:
         path: the folder.
+        is_used: whether anything is read or written there.
         start: where the keys of heads begin; see :func:`heads_of`.
         max_bytes: as below.
 
@@ -109,7 +110,7 @@ class PrefixFolder:
             )
             raise InvalidValueError(msg) from error
         self.max_bytes = max_bytes
-        self._is_used = self._is_guarded()
+        self.is_used = self._is_guarded()
         self._fingerprint = dict(fingerprint)
         canonical = json.dumps(self._fingerprint, sort_keys=True, separators=(",", ":"))
         self.start = hashlib.sha256(canonical.encode()).digest()
@@ -152,7 +153,7 @@ class PrefixFolder:
 
         It begins with more of them than ``more_than``.
         """
-        if not self._is_used:
+        if not self.is_used:
             return None
         tried: set[str | None] = set()
         for n in range(len(heads), more_than, -1):
@@ -169,7 +170,7 @@ class PrefixFolder:
 
     def keeps(self, heads: Sequence[Head]) -> bool:
         """Whether there is an entry of all heads; then it counts as used just now."""
-        if not self._is_used:
+        if not self.is_used:
             return False
         key = heads[-1].key
         try:
@@ -243,7 +244,7 @@ class PrefixFolder:
 
     def put(self, heads: Sequence[Head], snapshot: Snapshot) -> None:
         """Have a snapshot written, over what there may be."""
-        if not self._is_used:
+        if not self.is_used:
             return
         if snapshot.state.nbytes > self.max_bytes:
             self._warn(

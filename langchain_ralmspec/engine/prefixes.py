@@ -56,7 +56,8 @@ class PrefixCache:
         is_sound: Callable[[Snapshot], bool] = lambda _: True,
     ) -> None:
         self._max_bytes = max_bytes
-        self._folder, self._is_sound = folder, is_sound
+        self._folder = folder if folder is not None and folder.is_used else None
+        self._is_sound = is_sound
         self._bytes = self._age = 0
         # By their keys, the least recently used first.
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
