@@ -28,8 +28,9 @@ from langchain_ralmspec.engine import model as engine
 from langchain_ralmspec.engine.prefix_folder import PrefixFolder
 from langchain_ralmspec.ralm.prompt import BLOCK
 from tests.integration_tests.conftest import QUESTIONS, Corpus
+from tests.unit_tests.cli.shell import run
 
-N = 30
+N = 8
 OWN_N_CTX = 1056  # a model that no other test holds
 QUESTION = QUESTIONS[1]
 LONG = "A heap is a tree whose parents are smaller than their children. " * 30
@@ -57,10 +58,9 @@ def told(face: Any, question: str = QUESTION) -> tuple[Any, Any]:
     return steps, run.stats
 
 
-def unloaded(face: Any, held: list[Any]) -> None:
+def unload(face: Any) -> None:
     """As after a restart: nothing of the model is left in memory."""
     face.close()
-    held.clear()
     gc.collect()
     assert not [key for key in engine._shared if OWN_N_CTX in key]
 
@@ -81,7 +81,7 @@ def test_an_answer_is_the_same_with_a_folder_cold_warm_and_after_a_restart(
         assert stats.cached_tokens > 0
         if not speculation:  # else what is read depends on the clock
             assert stats.read_tokens == 0
-        unloaded(face, [])
+        unload(face)
         assert told(face)[0] == expected
         face.close()
 
@@ -110,11 +110,11 @@ def test_a_new_process_reads_no_passage_again(gguf: str, tmp_path: Path) -> None
     plain = RaLMSpecLLM(model_path=gguf, retriever=store, max_tokens=12)
     expected = "".join(plain.start("What is a heap?"))
     command = [sys.executable, "-c", _SCRIPT, gguf, str(tmp_path), *texts]
-    run = partial(
+    start = partial(
         subprocess.run, check=True, capture_output=True, text=True, timeout=300
     )
     # The first one ends without a word, and its writer with it.
-    first, second = (run(command).stdout.rsplit("|", 1) for _ in range(2))
+    first, second = (start(command).stdout.rsplit("|", 1) for _ in range(2))
     assert first[0] == second[0] == expected
     assert int(first[1]) > 0
     assert int(second[1]) == 0
@@ -175,18 +175,18 @@ def test_what_is_warm_is_not_read_again(
 
     def progress(done: int, total: int) -> None:
         seen.append((done, total))
-        if len(seen) == 9:
+        if len(seen) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         face.warm(documents, progress)
-    assert seen == [(done, N) for done in range(1, 10)]
+    assert seen == [(done, N) for done in range(1, 4)]
     warmed = face.warm(documents)
-    assert (warmed.documents, warmed.read_documents) == (N, N - 9)
+    assert (warmed.documents, warmed.read_documents) == (N, N - 3)
     again = face.warm(documents)
     assert (again.documents, again.read_documents, again.read_tokens) == (N, 0, 0)
     if folder:
-        unloaded(face, [])
+        unload(face)
         assert face.warm(iter(documents)).read_tokens == 0
     steps, stats = told(face)
     assert steps == expected
@@ -197,7 +197,7 @@ def test_what_is_warm_is_not_read_again(
 def test_what_finds_no_room_is_left_out(
     make: Any, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = 12_000_000
+    room = 8_000_000
     small = partial(PrefixFolder, max_bytes=room)
     monkeypatch.setattr(engine, "PrefixFolder", small)
     for face in (make(kv_cache_dir=tmp_path, n_batch=300), make(kv_cache_bytes=room)):
@@ -242,3 +242,31 @@ def test_of_a_template_whole_blocks_are_kept(gguf: str, tmp_path: Path) -> None:
         chat.warm([Document(LONG * 4, id="longer")])
     with pytest.raises(InvalidValueError, match="question stands in front"):
         chat.model_copy(update={"prompt": BEFORE}).warm([LONG])
+
+
+@pytest.mark.parametrize("completion", [False, True])
+def test_the_command_reads_what_its_model_then_finds(
+    gguf: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, completion: bool
+) -> None:
+    texts, folder = tmp_path / "texts", str(tmp_path / "kv")
+    texts.mkdir()
+    for name in ("heap", "list"):
+        (texts / f"{name}.txt").write_text(f"What is a {name}? A {name}.", "utf-8")
+    command = ["warm", str(texts), "--model", gguf, "--kv-cache-dir", folder]
+    command += ["--n-ctx", str(OWN_N_CTX)] + ["--completion"] * completion
+    for n_read in (2, 0):
+        assert not run(*command)
+        said = capsys.readouterr().out
+        assert said.startswith("2 passages of ")
+        assert f"tokens of {n_read} passages read" in said
+        assert f"{folder} has 2 of 2" in said
+    found = [Document(file.read_text("utf-8")) for file in texts.iterdir()]
+    face = (RaLMSpecLLM if completion else ChatRaLMSpec)(
+        model_path=gguf,
+        retriever=BM25Store.from_documents(found),
+        n_ctx=OWN_N_CTX,
+        max_tokens=1,
+        kv_cache_dir=folder,
+    )
+    stats = told(face, "What is a heap?")[1]
+    assert (stats.read_tokens, stats.cached_tokens > 0) == (0, True)
