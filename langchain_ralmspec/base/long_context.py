@@ -183,7 +183,8 @@ class LongContextGeneration(LocalGeneration):
             parse_special=getattr(self, "parse_special", True),
         )
         head, read, _ = self._read(model, asked, text, self.max_tokens)
-        model.keep((*head, *read.tokens))
+        model.open((*head, *read.tokens))
+        model.flush()
         return len(read.tokens)
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -222,6 +223,32 @@ def test_only_stale_temporary_files_are_removed(tmp_path: Path) -> None:
     keep(a_folder(tmp_path), TOKENS)
     left = sorted(name[-5] for name in names(tmp_path) if name.endswith(".tmp"))
     assert left == ["0", "0", "1", "1"]
+
+
+def test_the_folder_is_listed_only_where_others_have_changed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[Path] = []
+    iterdir = Path.iterdir
+
+    def listing(path: Path) -> Iterator[Path]:
+        listed.append(path)
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", listing)
+    folder = a_folder(tmp_path, 3 * ENTRY)
+    put(folder, 1)
+    assert listed == [tmp_path]
+    for token in range(2, 7):
+        put(folder, token)
+        assert get(folder, (token,))
+        assert not get(folder, (token, 0), (1,))
+    assert listed == [tmp_path]
+    put(a_folder(tmp_path, 3 * ENTRY), 7)
+    os.utime(tmp_path, (1, 1))  # clocks are coarse
+    put(folder, 8)
+    assert listed == [tmp_path] * 3
+    assert len([*tmp_path.glob("*.kv")]) == 3
 
 
 # --- many at once
