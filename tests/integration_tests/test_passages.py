@@ -46,7 +46,7 @@ def store(corpus: Corpus) -> RaLMSpecRetriever:
 
 @pytest.fixture(params=[RaLMSpecLLM, ChatRaLMSpec], ids=["llm", "chat"])
 def make(request: Any, gguf: str, store: RaLMSpecRetriever) -> Any:
-    own = {"model_path": gguf, "retriever": store, "n_ctx": OWN_N_CTX, "max_tokens": 20}
+    own = {"model_path": gguf, "retriever": store, "n_ctx": OWN_N_CTX, "max_tokens": 12}
     return lambda **settings: request.param(**own | settings)
 
 
