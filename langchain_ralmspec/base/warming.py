@@ -49,8 +49,7 @@ def as_documents(given: Iterable[Any]) -> list[Document]:
         if not isinstance(each, str | Document):
             msg = f"documents must be Documents or strings, got {each!r:.80}"
             raise InvalidValueError(msg)
-        text = isinstance(each, str)
-        documents.append(Document(page_content=each) if text else each)
+        documents.append(Document(page_content=each) if isinstance(each, str) else each)
     return documents
 
 

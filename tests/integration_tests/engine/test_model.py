@@ -315,8 +315,8 @@ def test_what_is_longer_serves_what_it_begins_with(
     text = (tokens * 9)[:800]
     plain = Model.load(gguf, kv_cache_bytes=0).find_or_open(text[:n], part=256)[0]
     expected = continue_with(plain, text[n : n + 20])
-    where = {"kv_cache_dir": tmp_path} if folder else {}
-    own = Model.load(gguf, kv_cache_bytes=2**29 + 2, **where)
+    where = tmp_path if folder else None
+    own = Model.load(gguf, kv_cache_bytes=2**29 + 2, kv_cache_dir=where)
     own.find_or_open(text, part=256)
     if folder:
         own.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +32,14 @@ def a_folder(
     return PrefixFolder(path, fingerprint or FINGERPRINT, max_bytes)
 
 
-def heads(store: PrefixCache | PrefixFolder, *parts: tuple[int, ...]) -> list[Head]:
+def heads(store: PrefixCache | PrefixFolder, *parts: Sequence[int]) -> list[Head]:
     """The names of a prefix of these parts, of one part mostly."""
     if isinstance(store, PrefixCache):
         return store.heads(parts)
     return heads_of(parts, store.start)
 
 
-def get(store: PrefixCache | PrefixFolder, *parts: tuple[int, ...]) -> Snapshot | None:
+def get(store: PrefixCache | PrefixFolder, *parts: Sequence[int]) -> Snapshot | None:
     """The snapshot of all the parts, and of no more."""
     wanted = heads(store, *parts)
     if isinstance(store, PrefixCache):
@@ -51,7 +52,7 @@ def get(store: PrefixCache | PrefixFolder, *parts: tuple[int, ...]) -> Snapshot 
 
 def keep(
     store: PrefixCache | PrefixFolder,
-    *parts: tuple[int, ...],
+    *parts: Sequence[int],
     snapshot: Snapshot | None = None,
 ) -> Snapshot:
     """Put a prefix, and have it written."""
