@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 from langchain_core.documents import Document
+from langchain_core.runnables import RunnableLambda
 
 from langchain_ralmspec.assets.corpus import load_passages
 from langchain_ralmspec.assets.progress import bar
@@ -22,7 +23,6 @@ from langchain_ralmspec.chat_models import ChatRaLMSpec
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import absolute, read_text
 from langchain_ralmspec.llms import RaLMSpecLLM
-from langchain_ralmspec.stores import BM25Store
 
 _TEXTS = (".txt", ".md")
 
@@ -71,7 +71,7 @@ def warm(
     kind = RaLMSpecLLM if completion else ChatRaLMSpec
     face = kind(
         model_path=find_gguf(model),
-        retriever=BM25Store.from_documents(documents[:1]),  # is never asked
+        retriever=RunnableLambda(_nothing),  # is never asked
         n_ctx=n_ctx,
         n_batch=n_batch,
         n_threads=n_threads,
@@ -87,6 +87,10 @@ def warm(
         f"{time.perf_counter() - start:.1f} s; {kv_cache_dir} has "
         f"{warmed.documents:,} of {len(documents):,}"
     )
+
+
+def _nothing(_: str) -> list[Document]:
+    return []
 
 
 def _documents(corpus: Path) -> list[Document]:
