@@ -171,7 +171,10 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
         """
-        return self._run(self.engine, [HumanMessage(question)])
+        return self._run(self.engine, self._asked(question))
+
+    def _asked(self, question: str) -> list[BaseMessage]:
+        return [HumanMessage(question)]
 
     def _n_tokens(self, asked: Sequence[BaseMessage]) -> int:
         model = self.engine

@@ -53,6 +53,9 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
         """
         return self._run(self.engine, prompt)
 
+    def _asked(self, question: str) -> str:
+        return question
+
     def _prompt(self, model: Model, asked: str) -> Prompt:
         require_text(asked)
         model.require_size(asked)
@@ -200,15 +203,22 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
                 "lower max_tokens"
             )
             raise ContextOverflowError(msg)
+        stats = SpeculationStats(prompt_tokens=len(tokens))
+
+        def open_path(prefix: tuple[int, ...]) -> Any:
+            path, stats.cached_tokens = model.find_or_open(prefix)
+            stats.read_tokens = len(prefix) - stats.cached_tokens
+            return path
+
         request = NeighbourRequest(
             prompt=tokens,
-            open_path=model.open,
+            open_path=open_path,
             datastore=self.datastore,
             k=self.k,
             mixture=self.mixture,
             transcript=self._transcript(model, sampling, stop),
             sampler=sampling.sampler(),
-            stats=SpeculationStats(prompt_tokens=len(tokens)),
+            stats=stats,
         )
         scheduler = None
         if self._may_speculate(model, instead="token by token"):

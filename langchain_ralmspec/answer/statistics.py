@@ -61,6 +61,9 @@ class SpeculationStats(AnswerStats):
         queries: queries sent in those calls.
         tokens_kept: generated tokens that are part of the answer.
         tokens_rolled_back: generated tokens that a wrong guess cost.
+        read_tokens: tokens in front of the question, documents above all, that the
+            model read, each time it did.
+        cached_tokens: those of them whose KV was kept from before instead.
         verifications: queries and seconds of every verification that was used,
             its query embedding included unless the guess had done it.
         plans: decisions by the plan they followed, e.g. ``{"lookup 4": 12}``.
@@ -85,6 +88,8 @@ class SpeculationStats(AnswerStats):
     queries: int = 0
     tokens_kept: int = 0
     tokens_rolled_back: int = 0
+    read_tokens: int = 0
+    cached_tokens: int = 0
     verifications: list[tuple[int, float]] = field(default_factory=list)
     plans: dict[str, int] = field(default_factory=dict)
     seconds_generating: float = 0.0

@@ -58,6 +58,7 @@ _OF_THE_ENGINE = (
     "rope_freq_base",
     "rope_freq_scale",
     "kv_cache_bytes",
+    "kv_cache_dir",
 )
 """Arguments of :meth:`Model.load` that all faces take."""
 
@@ -122,6 +123,8 @@ class LocalGeneration(Sampling):
     kv_cache_bytes: int = in_range("kv_cache_bytes", PREFIX_CACHE_BYTES)
     """Host memory for the KV of what answers begin with, a document above all, so that
     it need not be read again. It is free once no object with these settings is left."""
+    kv_cache_dir: FolderPath | None = None
+    """A folder for that KV, so that it outlives the process; absolute from then on."""
     stop: list[str] | None = None
     """Strings that end the answer; they are not part of it."""
 
@@ -168,9 +171,12 @@ class LocalGeneration(Sampling):
         """Let go of the model, and of what was kept of the texts that it has read.
 
         Its memory is free once no other object shares it, and no answer is being
-        written. Closing twice does no harm, and an answer that is asked for afterwards
-        loads the model again. Stores are yours, and stay as they are.
+        written; what was read is in the ``kv_cache_dir`` by then. Closing twice does no
+        harm, and an answer that is asked for afterwards loads the model again. Stores
+        are yours, and stay as they are.
         """
+        if self._loaded is not None and self._loaded[0] == os.getpid():
+            self._loaded[2].flush()
         self._loaded = None
         self._forget()
 

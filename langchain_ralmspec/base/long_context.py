@@ -18,7 +18,6 @@ from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.arguments import is_remade
 from langchain_ralmspec.base.identity import name_of, stamp_at
 from langchain_ralmspec.base.local import (
-    FolderPath,
     LocalGeneration,
     Sampling,
     in_range,
@@ -109,8 +108,6 @@ class LongContextGeneration(LocalGeneration):
 
     kv_cache_bytes: int = in_range("kv_cache_bytes", LONG_KV_BYTES)
     """Host memory for the KV of contexts, so that a second question starts at once."""
-    kv_cache_dir: FolderPath | None = None
-    """A folder for that KV, so that it outlives the process; absolute from then on."""
 
     # What is known of the loaded model: the contexts that it has read, the models that
     # draft for it, and what drafts bring and passes take.
@@ -166,7 +163,6 @@ class LongContextGeneration(LocalGeneration):
             "exact_batches": self.exact_batches,
             # Without it, verifying several tokens takes half the time on a CPU.
             "flash_attention": False if self.n_gpu_layers == 0 else None,
-            "kv_cache_dir": self.kv_cache_dir,
         }
 
     def warm_up(self) -> None:
@@ -188,6 +184,7 @@ class LongContextGeneration(LocalGeneration):
         )
         head, read, _ = self._read(model, asked, text, self.max_tokens)
         model.open((*head, *read.tokens))
+        model.flush()
         return len(read.tokens)
 
     @model_validator(mode="after")
@@ -338,7 +335,8 @@ class LongContextGeneration(LocalGeneration):
 
     def _load_drafter(self, path: str, n_ctx: int) -> Model:
         # Nothing that a drafter reads is kept.
-        own = {"path": path, "n_ctx": n_ctx, "n_slots": _N_SLOTS, "kv_cache_bytes": 0}
+        own = {"path": path, "n_ctx": n_ctx, "n_slots": _N_SLOTS}
+        own |= {"kv_cache_bytes": 0, "kv_cache_dir": None}
         if absolute(path) != absolute(self.model_path):  # another's positions
             own |= {"rope_freq_base": 0.0, "rope_freq_scale": 0.0}
         return Model.load(**super()._engine_settings() | own)

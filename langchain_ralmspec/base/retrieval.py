@@ -13,12 +13,14 @@ from langchain_core.prompts import BasePromptTemplate, PromptTemplate
 from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
+from langchain_ralmspec.base import warming
 from langchain_ralmspec.base.local import PreparedAnswer, info_of, usage_of
 from langchain_ralmspec.base.plain import plain_documents
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.machine import cores
 from langchain_ralmspec.ralm import (
+    BLOCK,
     DocumentLayout,
     FixedStride,
     Flare,
@@ -28,7 +30,6 @@ from langchain_ralmspec.ralm import (
     QueryText,
     Request,
     Writer,
-    blocks,
     once,
     require_room,
     sequential,
@@ -46,12 +47,14 @@ from langchain_ralmspec.stores import RetrieverStore
 from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from array import array
+    from collections.abc import Iterable, Sequence
 
     from langchain_core.documents import Document
     from langchain_core.messages.ai import UsageMetadata
 
     from langchain_ralmspec.answer.transcript import Transcript
+    from langchain_ralmspec.base.warming import Warmed
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.ralm import RetrievalPolicy
     from langchain_ralmspec.stores import Hit
@@ -149,6 +152,45 @@ class RetrievalGeneration(SpeculativeGeneration):
         self._may_speculate(self.engine)
         self._current_retriever.batch(["?"], k=1)
 
+    def warm(
+        self,
+        documents: Iterable[Document | str],
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Warmed:
+        """Read documents ahead, so that no answer has to: their KV is kept.
+
+        What is kept is what this model reads in front of a question without history,
+        by its own ``system_prompt``. Documents whose KV is kept already are not read
+        again, so this may be interrupted and go on later. Where ``kv_cache_dir``, or
+        else ``kv_cache_bytes``, has no more room, the rest is left out with a warning.
+
+        Args:
+            documents: as the retriever gives them.
+            progress: called with how many are done, and how many there are.
+
+        Raises:
+            InvalidValueError: what is read of a document depends on the question, or
+                nothing is kept here.
+            ContextOverflowError: a document does not fit ``n_ctx``.
+        """
+        return warming.read_ahead(self.prefixes_of(documents), self.engine, progress)
+
+    def prefixes_of(self, documents: Iterable[Document | str]) -> list[array[int]]:
+        """What is read for each document when it stands in front of a question."""
+        model = self.engine
+        prompts = [self._prompt(model, self._asked(text)) for text in ("a", "b")]
+        return warming.prefixes_of(
+            warming.as_documents(documents),
+            model,
+            self._layout(model, prompts[0]),
+            prompts,
+            is_alone=self.n_documents == 1,
+        )
+
+    @abstractmethod
+    def _asked(self, question: str) -> Any:
+        """A question as the face is asked it."""
+
     @abstractmethod
     def _prompt(self, model: Model, asked: Any) -> Prompt:
         """Tokens of what the face was asked."""
@@ -198,7 +240,11 @@ class RetrievalGeneration(SpeculativeGeneration):
         def open_path(hits: tuple[Hit, ...]) -> Any:
             tokens = layout.tokens(model.weights, hits)
             require(n_documents=len(tokens))
-            return model.open_parts(blocks([*prompt.head, *tokens]))
+            prefix = [*prompt.head, *tokens]
+            path, n_kept = model.find_or_open(prefix, part=BLOCK)
+            stats.cached_tokens += n_kept
+            stats.read_tokens += len(prefix) - n_kept
+            return path
 
         request = Request(
             writer=Writer(prompt, transcript, sampling.sampler(), open_path),

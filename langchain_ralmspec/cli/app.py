@@ -18,6 +18,7 @@ from langchain_ralmspec.cli.datastore import datastore
 from langchain_ralmspec.cli.doctor.command import doctor
 from langchain_ralmspec.cli.models import models
 from langchain_ralmspec.cli.preload import preload
+from langchain_ralmspec.cli.warm import warm
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,6 +59,7 @@ app.add_typer(models, name="models")
 add_command(app, "demo", Demo, bool)
 app.command()(doctor)
 app.command()(preload)
+app.command()(warm)
 app.command()(datastore)
 
 bench = typer.Typer(no_args_is_help=True, help="Measurements on this machine.")

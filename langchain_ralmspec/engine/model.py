@@ -7,14 +7,14 @@ import threading
 import warnings
 import weakref
 from collections.abc import Sequence as Tokens
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from langchain_ralmspec.engine.binding import build_info, check_file, library
 from langchain_ralmspec.engine.context import Context
-from langchain_ralmspec.engine.heads import joined
+from langchain_ralmspec.engine.heads import Head, parted
 from langchain_ralmspec.engine.prefix_folder import PrefixFolder
 from langchain_ralmspec.engine.prefixes import PrefixCache
 from langchain_ralmspec.engine.sequence import Sequence
@@ -55,6 +55,8 @@ RANGES: dict[str, tuple[int, int | None]] = {
 """Least and most, if there is one, of the numbers that :meth:`Model.load` takes."""
 
 _CROWDED = 16  # threads a core; on two cores, 32 threads took 0.4 s a token, two 0.07
+
+_MEASURED = (4, 12)  # tokens of two prefixes, whose sizes tell that of any
 
 _CELL_BYTES = 48  # that llama.cpp notes of a token's place in the KV, at least
 
@@ -254,10 +256,8 @@ class Model:
         self._opening = threading.Lock()
         folder = None
         if kv_cache_dir is not None:
-            folder = PrefixFolder(kv_cache_dir, self._fingerprint(), step=self.n_batch)
-        self._prefixes = PrefixCache(
-            kv_cache_bytes, folder, self._slots.can_restore, step=self.n_batch
-        )
+            folder = PrefixFolder(kv_cache_dir, self._fingerprint())
+        self._prefixes = PrefixCache(kv_cache_bytes, folder, self._slots.can_restore)
 
     def _fingerprint(self) -> dict[str, str | int]:
         """All that the bits of a KV depend on, besides its tokens."""
@@ -307,59 +307,74 @@ class Model:
         return self.find_or_open(prefix, keep=keep)[0]
 
     def find_or_open(
-        self, prefix: Tokens[int], *, keep: bool = True
+        self, prefix: Tokens[int], *, part: int = 0, keep: bool = True
     ) -> tuple[Sequence, int]:
         """Do what :meth:`open` does, and tell for how many tokens the KV was there.
 
-        Where it is there for other tokens that begin with the same decode calls, those
-        are not repeated: the same calls in the same order give the same bits.
+        A prefix is read in parts of ``part`` tokens (0 takes ``n_batch``), each in
+        calls of its own. Where the KV of other tokens that begin with the same parts is
+        there, those are not read again: the same calls in the same order give the same
+        bits.
         """
-        key = tuple(prefix)
+        parts = parted(tuple(prefix), part or self.n_batch)
         self._slots.require_own_process()  # a lock of another's may never be free
+        heads = self._prefixes.heads(parts)
         # One after the other: who waits for a long text finds it in the end.
         with self._opening if keep else nullcontext():
-            snapshot = self._prefixes.get(key)
-            if snapshot is not None:
-                return self.new_sequence(snapshot), len(key)
-            sequence, n_kept = self._begin(key)
-            sequence.prefill(key[n_kept:])
-            if keep:
-                self._prefixes.put(key, sequence.save())
-            return sequence, n_kept
+            sequence, n_known = self._begin(heads)
+            for each in parts[n_known:]:
+                sequence.prefill(each)
+            if keep and n_known < len(parts):
+                self._prefixes.put(heads, sequence.save())
+            return sequence, heads[n_known - 1].length if n_known else 0
 
-    def _begin(self, key: tuple[int, ...]) -> tuple[Sequence, int]:
-        """A sequence of the first tokens whose KV is kept, and their number."""
-        head = self._prefixes.head(key)
-        if head is not None:
-            sequence = self.new_sequence(head[0])
-            with suppress(DecodeError):  # a recurrent memory cannot be rolled back
-                sequence.truncate(head[1])
-                return sequence, head[1]
-        return self.new_sequence(), 0
+    def _begin(self, heads: Tokens[Head]) -> tuple[Sequence, int]:
+        """A sequence of the first parts whose KV is kept, and their number."""
+        n_known, snapshot = self._prefixes.longest(heads)
+        sequence = self.new_sequence(snapshot)
+        if not n_known or sequence.length == heads[n_known - 1].length:
+            return sequence, n_known
+        try:
+            sequence.truncate(heads[n_known - 1].length)
+        except DecodeError:  # a recurrent memory cannot be rolled back
+            return self.new_sequence(), 0
+        return sequence, n_known
 
-    def open_parts(self, parts: Tokens[Tokens[int]]) -> Sequence:
-        """Start a sequence that holds ``parts``, each read in calls of its own.
+    def keep(self, prefix: Tokens[int], *, part: int = 0) -> int:
+        """Have the KV of ``prefix`` kept, in the folder if there is one.
 
-        So the KV of the first parts has the same bits whatever follows them, and what
-        this sequence has in common with one that is kept is not read again.
-
-        Args:
-            parts: none of them empty; together they must fit the context.
+        Returns:
+            Number of tokens that were read for it; 0 where it was kept already.
         """
-        self._slots.require_own_process()
-        with self._opening:
-            n_known, snapshot = self._prefixes.longest(parts)
-            sequence = self.new_sequence(snapshot)
-            if n_known == len(parts):
-                return sequence
-            try:
-                sequence.truncate(sum(map(len, parts[:n_known])))
-            except DecodeError:  # a recurrent memory cannot be rolled back
-                sequence, n_known = self.new_sequence(), 0
-            for part in parts[n_known:]:
-                sequence.prefill(part)
-            self._prefixes.put(joined(parts), sequence.save())
-            return sequence
+        heads = self._prefixes.heads(parted(tuple(prefix), part or self.n_batch))
+        if not heads or self._prefixes.keeps(heads):
+            return 0
+        sequence, n_known = self.find_or_open(prefix, part=part)
+        if n_known == len(prefix):  # it was in memory alone
+            self._prefixes.put(heads, sequence.save())
+        self._prefixes.flush()
+        return len(prefix) - n_known
+
+    @property
+    def room_for_prefixes(self) -> int:
+        """Bytes of KV that are kept at most, in the folder if there is one."""
+        return self._prefixes.room
+
+    def kv_bytes(self, n_tokens: int) -> int:
+        """Bytes that the KV of so many tokens takes where it is kept."""
+        least, most = _MEASURED
+        small, large = self._kv_sizes
+        return round(small + (n_tokens - least) * (large - small) / (most - least))
+
+    @cached_property
+    def _kv_sizes(self) -> list[int]:
+        token = self.weights.tokenize("a")[:1]
+        opened = (self.open(token * n, keep=False) for n in _MEASURED)
+        return [sequence.save().state.nbytes for sequence in opened]
+
+    def flush(self) -> None:
+        """Wait until the folder has the KV of all that was read."""
+        self._prefixes.flush()
 
     def forget_prefixes(self) -> None:
         """Drop the KV of all prefixes in memory, so that a timing starts cold."""

@@ -9,46 +9,64 @@ import os
 import re
 import stat
 import threading
-import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from langchain_ralmspec.engine.heads import BOUNDARY, best_entry, digests
+from langchain_ralmspec.engine.folder_room import ENTRY, MOST_OF_A_LINE, FolderRoom
 from langchain_ralmspec.engine.slots import Snapshot
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import absolute, replacing_file
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from io import BufferedReader
 
-FORMAT = 1
+    from langchain_ralmspec.engine.heads import Head
+
+FORMAT = 2
 """Version of what the files of a folder hold; others are not read."""
 
 FOLDER_BYTES = 8 * 2**30
 """Disk space for the KV of prefixes, per folder."""
 
-STALE_SECONDS = 24 * 3600
-"""Age from which a temporary file is taken to be left over from a crash."""
+WAITING_BYTES = 256 * 2**20
+"""Memory for what waits to be written: what a model of 135 M parameters reads in a
+minute, at 23 KB a token. A disk that is slower than that gets less."""
 
-_DATA = re.compile(r"([0-9a-f]{64})\.kv")
-_ENTRY = re.compile(r"[0-9a-f]{64}\.(?:kv|json)")
+_KEY = re.compile(r"[0-9a-f]{64}")
 _PRIVATE = 0o600
 _WRITERS = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _HAS_OWNERS = os.name == "posix"  # elsewhere modes say nothing
-# As replacing_file names what it writes to.
-_TEMPORARY = re.compile(r"\.[0-9a-f]{64}\.(?:kv|json)\.[0-9a-f]{16}\.tmp")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundEntry:
+    """An entry of a folder that begins as some prefix does.
+
+    Attributes:
+        n_heads: parts that both begin with.
+        heads: keys of what the entry begins with; the last one is its own.
+        snapshot: its KV.
+    """
+
+    n_heads: int
+    heads: list[bytes]
+    snapshot: Snapshot
 
 
 class PrefixFolder:
     """Snapshots of prefixes as files, which threads and processes may share.
 
-    An entry is two files: ``<key>.kv`` holds the bytes, ``<key>.json`` says what they
-    are. The description comes last, so an entry is whole once it is there.
+    An entry is a file, ``<key>.kv``: a line of JSON that says what it is, and the
+    bytes. For what it begins with, ``<key of a head>.head`` names it; so a look-up
+    opens a file or two for each part of a prefix, however many entries there are. What
+    is put is written by a thread of the folder's own, and found from then on.
 
     llama.cpp crashes on a damaged state, so nothing is returned that does not have its
     checksum. That guards against accidents. Against somebody who forges files guard
@@ -59,12 +77,17 @@ class PrefixFolder:
     others may enter, is warned about (``RuntimeWarning``); what is not read is computed
     as if there were no folder.
 
+    Attributes:
+        path: the folder.
+        is_used: whether anything is read or written there.
+        start: where the keys of heads begin; see :func:`heads_of`.
+        max_bytes: as below.
+
     Args:
         path: the folder; it is made if need be.
         fingerprint: all that the bytes depend on besides the tokens.
-        max_bytes: what the ``.kv`` files may take together. After a write the least
-            recently used go until they do; for a moment there is one more.
-        step: tokens of a decode call, whose number entries are found by as well.
+        max_bytes: what entries may take together. After a write the least recently used
+            go until they do; for a moment there is one more.
 
     Raises:
         InvalidValueError: there can be no such folder, or ``max_bytes`` is under 1.
@@ -75,7 +98,6 @@ class PrefixFolder:
         path: str | os.PathLike[str],
         fingerprint: Mapping[str, str | int],
         max_bytes: int = FOLDER_BYTES,
-        step: int = 0,
     ) -> None:
         if max_bytes < 1:
             raise InvalidValueError(f"max_bytes must be at least 1, got {max_bytes}")
@@ -89,13 +111,16 @@ class PrefixFolder:
                 "name a folder, or a place where one may be made"
             )
             raise InvalidValueError(msg) from error
-        self._max_bytes, self._step = max_bytes, step
-        self._is_used = self._is_guarded()
+        self.max_bytes = max_bytes
+        self.is_used = self._is_guarded()
         self._fingerprint = dict(fingerprint)
         canonical = json.dumps(self._fingerprint, sort_keys=True, separators=(",", ":"))
-        # JSON has no null byte, so no fingerprint runs over into the tokens.
-        self._hash = hashlib.sha256(canonical.encode() + b"\0")
-        self._writing = threading.Lock()
+        self.start = hashlib.sha256(canonical.encode()).digest()
+        self._room = FolderRoom(self.path, max_bytes)
+        self._waiting: dict[bytes, FoundEntry] = {}  # to be written, in order
+        self._lock = threading.Lock()
+        # It ends with the folder, and the interpreter with what it has to write.
+        self._writer = ThreadPoolExecutor(1, "write-prefixes")
 
     def _is_guarded(self) -> bool:
         """Whether nobody else may write to the folder; warns if others may enter it."""
@@ -120,179 +145,191 @@ class PrefixFolder:
         """Take what was written for all to read, as it once was, from others."""
         with contextlib.suppress(OSError):  # another's, or of a disk that is only read
             for path in self.path.iterdir():
-                if _ENTRY.fullmatch(path.name) and not path.is_symlink():
+                if ENTRY.fullmatch(path.name) and not path.is_symlink():
                     path.chmod(_PRIVATE)
 
-    def get(self, tokens: tuple[int, ...]) -> Snapshot | None:
-        """Return the snapshot of these tokens; None if there is no sound one."""
-        n_tokens = len(tokens) - tokens.count(BOUNDARY)
-        return self._entry(self._key(tokens), n_tokens)
+    def longest(
+        self, heads: Sequence[Head], *, more_than: int = 0
+    ) -> FoundEntry | None:
+        """The sound entry that begins with most of some heads; None if there is none.
 
-    def head(
-        self, tokens: tuple[int, ...], at_least: int
-    ) -> tuple[Snapshot, int] | None:
-        """The snapshot with most of the decode calls that these tokens begin with.
-
-        Returns:
-            It, and the number of tokens in common, ``at_least`` so many; else None.
+        It begins with more of them than ``more_than``.
         """
-        wanted = digests(self._hash, tokens, self._step) if self._step else []
-        found = best_entry(self.path.glob("*.json"), wanted) if self._is_used else None
-        if found is None or found[2] * self._step < at_least:
+        if not self.is_used:
             return None
-        snapshot = self._entry(found[0], found[1])
-        return (snapshot, found[2] * self._step) if snapshot else None
+        tried: set[str | None] = set()
+        for n in range(len(heads), more_than, -1):
+            if (waiting := self._waiting.get(heads[n - 1].key)) is not None:
+                return waiting
+            own = heads[n - 1].key.hex()
+            for key in (own, self._named_by(own)):
+                if key is None or key in tried:
+                    continue
+                tried.add(key)
+                if (found := self._entry(key, heads[:n])) is not None:
+                    return found
+        return None
 
-    def _entry(self, key: str, n_tokens: int) -> Snapshot | None:
-        if not self._is_used:
-            return None
-        _, file = self._files(key)
+    def keeps(self, heads: Sequence[Head]) -> bool:
+        """Whether there is an entry of all heads; then it counts as used just now."""
+        if not self.is_used:
+            return False
+        key = heads[-1].key
         try:
-            description = file.read_bytes()
+            os.utime(self._file(key.hex()))
         except FileNotFoundError:
-            return None
-        except OSError as error:
-            self._warn(f"ignoring a prefix: {error}")
-            return None
+            return key in self._waiting
+        except OSError:  # a folder that may only be read
+            return self._file(key.hex()).exists()
+        return True
+
+    def _file(self, key: str) -> Path:
+        return self.path / f"{key}.kv"
+
+    def _named_by(self, head: str) -> str | None:
+        """The key of an entry that begins with a head and goes on."""
         try:
-            state = self._read(key, n_tokens, description)
+            name = (self.path / f"{head}.head").read_text("ascii")
+        except (OSError, ValueError):
+            return None
+        return name if _KEY.fullmatch(name) else None
+
+    def _entry(self, key: str, heads: Sequence[Head]) -> FoundEntry | None:
+        file = self._file(key)
+        try:
+            # Another process may put another file there: this one stays as it is.
+            with file.open("rb") as opened:
+                found = self._read(opened, key, heads)
         except FileNotFoundError:
-            # Another process made room. Should it do so while a third one writes the
-            # same entry, a description may stay behind alone: half an entry is none.
             return None
         except (OSError, _UnusableError) as error:
-            # If it has changed, another process is replacing the entry.
-            with contextlib.suppress(OSError):
-                if file.read_bytes() == description:
-                    self._warn(
-                        f"ignoring a prefix: {error}; "
-                        "it will be replaced once it is computed again"
-                    )
+            self._warn(
+                f"ignoring a prefix: {file}: {error}; it will be replaced once it is "
+                "computed again"
+            )
             return None
         with contextlib.suppress(OSError):  # a folder that may only be read serves, too
             os.utime(file)
-        return Snapshot(n_tokens, state)
+        return found
 
-    def put(self, tokens: tuple[int, ...], snapshot: Snapshot) -> None:
-        """Write a snapshot over what there may be, then make room."""
-        if not self._is_used:
-            return
-        if snapshot.state.nbytes > self._max_bytes:
-            self._warn(
-                f"a prefix of {snapshot.length} tokens is not kept in {self.path}: it "
-                f"needs {snapshot.state.nbytes} bytes, max_bytes is {self._max_bytes}"
-            )
-            return
-        key = self._key(tokens)
-        try:
-            # One at a time, as the disk would have it anyhow.
-            with self._writing:
-                self._write(key, snapshot, tokens)
-                self._tidy(newest=key)
-        except OSError as error:
-            self._warn(f"cannot keep a prefix in {self.path}: {error}")
-
-    def _key(self, tokens: tuple[int, ...]) -> str:
-        digest = self._hash.copy()
-        digest.update(np.array(tokens, "<i4").tobytes())
-        return digest.hexdigest()
-
-    def _files(self, key: str) -> tuple[Path, Path]:
-        """Where the data of an entry is, and its description."""
-        return self.path / f"{key}.kv", self.path / f"{key}.json"
-
-    def _identity(self, key: str, n_tokens: int) -> dict[str, object]:
-        """What a description must say, whatever the data."""
-        return {
+    def _read(
+        self, file: BufferedReader, key: str, heads: Sequence[Head]
+    ) -> FoundEntry:
+        """An entry, or an ``_UnusableError`` that says what is wrong."""
+        status = os.fstat(file.fileno())
+        if not _is_own(status):  # put there while the folder was open
+            raise _UnusableError("it belongs to another user")
+        said = _described(file.readline(MOST_OF_A_LINE))
+        own, names = said["heads"], [head.key.hex() for head in heads]
+        is_longer = key != names[-1]
+        wanted = {
             "format": FORMAT,
             "fingerprint": self._fingerprint,
-            "n_tokens": n_tokens,
-            "key": key,  # so that files under another's name are found out
+            # The last one is its name, so that files under another's are found out.
+            "heads": [*names, *own[len(names) : -1], key] if is_longer else names,
+            "n_tokens": said["n_tokens"] if is_longer else heads[-1].length,
         }
-
-    def _read(self, key: str, n_tokens: int, description: bytes) -> NDArray[np.uint8]:
-        """The data of an entry, or an ``_UnusableError`` that says what is wrong."""
-        data, file = self._files(key)
-        try:
-            said = json.loads(description)
-        except (ValueError, RecursionError) as error:
-            raise _UnusableError(f"{file} is not JSON: {error}") from error
-        if not isinstance(said, dict):
-            raise _UnusableError(f"{file} holds no JSON object")
-        for name, wanted in self._identity(key, n_tokens).items():
-            if said.get(name) != wanted:
+        for name, value in wanted.items():
+            if said.get(name) != value:
                 raise _UnusableError(
-                    f"{file} is for {name} {said.get(name)!r}, not {wanted!r}"
+                    f"it is for {name} {said.get(name)!r}, not {value!r}"
                 )
-        for path in (file, data):  # put there while the folder was open
-            if not _is_own(path.stat()):
-                raise _UnusableError(f"{path} belongs to another user")
-        size = data.stat().st_size
+        size = status.st_size - file.tell()
         if size != said.get("bytes"):
-            raise _UnusableError(
-                f"{data} has {size} bytes instead of {said.get('bytes')!r}"
-            )
-        state = np.fromfile(data, np.uint8)
+            raise _UnusableError(f"has {size} bytes instead of {said.get('bytes')!r}")
+        state = np.empty(size, np.uint8)
+        file.readinto(state.data)
         # 0.14 s for 250 MB where the processor has SHA instructions, as good as all
         # have; crc32 took 0.11 s there.
         if hashlib.sha256(state.data).hexdigest() != said.get("sha256"):
-            raise _UnusableError(f"{data} is damaged: its checksum is another")
-        return state
+            raise _UnusableError("it is damaged: its checksum is another")
+        keys = [bytes.fromhex(name) for name in own]
+        return FoundEntry(len(heads), keys, Snapshot(said["n_tokens"], state))
 
-    def _write(self, key: str, snapshot: Snapshot, tokens: tuple[int, ...]) -> None:
-        state = np.ascontiguousarray(snapshot.state)
-        description = self._identity(key, snapshot.length) | {
+    def put(self, heads: Sequence[Head], snapshot: Snapshot) -> None:
+        """Have a snapshot written, over what there may be."""
+        if not self.is_used:
+            return
+        if snapshot.state.nbytes > self.max_bytes:
+            self._warn(
+                f"a prefix of {snapshot.length} tokens is not kept in {self.path}: it "
+                f"needs {snapshot.state.nbytes} bytes, max_bytes is {self.max_bytes}"
+            )
+            return
+        key = heads[-1].key
+        entry = FoundEntry(len(heads), [head.key for head in heads], snapshot)
+        with self._lock:
+            waiting = [each.snapshot.state.nbytes for each in self._waiting.values()]
+            # One that is larger than all the room is written where none waits.
+            is_late = sum([snapshot.state.nbytes, *waiting]) > WAITING_BYTES
+            if key in self._waiting or (waiting and is_late):
+                return
+            self._waiting[key] = entry
+        try:
+            self._writer.submit(self._write_next, key)
+        except RuntimeError:  # the interpreter is going down
+            with self._lock:
+                del self._waiting[key]
+
+    def flush(self) -> None:
+        """Wait until all that was put is written."""
+        with contextlib.suppress(RuntimeError):  # as above
+            self._writer.submit(int).result()
+
+    def _write_next(self, key: bytes) -> None:
+        entry = self._waiting[key]
+        try:
+            with self._room.writing(key.hex()):
+                self._write(entry)
+        except OSError as error:
+            self._warn(f"cannot keep a prefix in {self.path}: {error}")
+        finally:
+            with self._lock:
+                del self._waiting[key]
+
+    def _write(self, entry: FoundEntry) -> None:
+        state = np.ascontiguousarray(entry.snapshot.state)
+        *heads, key = (head.hex() for head in entry.heads)
+        description = {
+            "format": FORMAT,
+            "fingerprint": self._fingerprint,
+            "n_tokens": entry.snapshot.length,
             "bytes": state.nbytes,
             "sha256": hashlib.sha256(state.data).hexdigest(),
-            "heads": digests(self._hash, tokens, self._step) if self._step else [],
+            "heads": [*heads, key],
         }
-        data, file = self._files(key)
-        # The inner one takes its place first, so the description comes last.
-        with replacing_file(file) as new_file, replacing_file(data) as new_data:
-            for new in (new_file, new_data):
+        with replacing_file(self._file(key)) as new:
+            new.touch(_PRIVATE, exist_ok=False)
+            with new.open("wb") as file:
+                file.write(json.dumps(description).encode() + b"\n")
+                file.write(state.data)
+        for head in heads:
+            with replacing_file(self.path / f"{head}.head") as new:
                 new.touch(_PRIVATE, exist_ok=False)
-            new_data.write_bytes(state.data)
-            new_file.write_text(json.dumps(description, indent=2), encoding="utf-8")
-            # Both are on the disk, so it cannot be full any more. The old description
-            # goes first: it shall never stand beside new data.
-            file.unlink(missing_ok=True)
-
-    def _tidy(self, newest: str) -> None:
-        """Remove what is left over from crashes, and entries until the rest fits."""
-        sizes: dict[str, int] = {}
-        used: dict[str, int] = {}
-        for path in self.path.iterdir():
-            data = _DATA.fullmatch(path.name)
-            if not data and not _TEMPORARY.fullmatch(path.name):
-                continue
-            try:
-                status = path.lstat()
-            except FileNotFoundError:  # another process tidies up, too
-                continue
-            is_file = stat.S_ISREG(status.st_mode)
-            if data and is_file:
-                sizes[data[1]] = status.st_size
-                try:
-                    used[data[1]] = path.with_suffix(".json").stat().st_mtime_ns
-                except FileNotFoundError:
-                    # Data without description was never used. Its age is not 0: another
-                    # process may be about to add the description.
-                    used[data[1]] = status.st_mtime_ns
-            elif is_file and status.st_mtime < time.time() - STALE_SECONDS:
-                path.unlink(missing_ok=True)
-        total = sum(sizes.values())
-        # Clocks are coarse: what was just written may look as old as another.
-        for key in sorted(sizes.keys() - {newest}, key=used.__getitem__):
-            if total <= self._max_bytes:
-                break
-            for path in reversed(self._files(key)):  # the description first
-                path.unlink(missing_ok=True)
-            total -= sizes[key]
+                new.write_text(key, "ascii")
 
     @staticmethod
     def _warn(message: str) -> None:
-        # The level of who called get() or put().
+        # The level of who called longest() or put().
         warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+def _described(line: bytes) -> dict[str, Any]:
+    """The description of an entry, with heads and a number of tokens in it."""
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _UnusableError(f"its first line is not JSON: {error}") from error
+    if not isinstance(said, dict):
+        raise _UnusableError("its first line holds no JSON object")
+    heads, n_tokens = said.get("heads"), said.get("n_tokens")
+    if not isinstance(heads, list) or not all(
+        isinstance(head, str) and _KEY.fullmatch(head) for head in heads
+    ):
+        raise _UnusableError(f"it is for heads {heads!r:.80}, which are none")
+    if not isinstance(n_tokens, int):
+        raise _UnusableError(f"it is for n_tokens {n_tokens!r}")
+    return said
 
 
 def _is_own(status: os.stat_result) -> bool:

@@ -1,7 +1,7 @@
 """The KV of token prefixes, kept in memory and, on request, in a folder.
 
-A prefix is a passage or a long document, and its KV takes seconds to minutes to compute
-and up to hundreds of MB.
+A prefix is a passage or a long document, and its KV takes a second to minutes to
+compute and up to hundreds of MB.
 """
 
 from __future__ import annotations
@@ -9,23 +9,44 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from langchain_ralmspec.engine.heads import joined, n_common, n_shared
+from langchain_ralmspec.engine.heads import heads_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from langchain_ralmspec.engine.heads import Head
     from langchain_ralmspec.engine.prefix_folder import PrefixFolder
     from langchain_ralmspec.engine.slots import Snapshot
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A snapshot in memory.
+
+    Attributes:
+        snapshot: the KV itself.
+        heads: the keys of what it begins with; the last one is its own.
+        n_uses: how often it was of use, the first time included.
+        rank: the lowest leaves first.
+    """
+
+    snapshot: Snapshot
+    heads: tuple[bytes, ...]
+    n_uses: int
+    rank: int
 
 
 class PrefixCache:
     """Snapshots of prefixes by their tokens, safe to use from many threads.
 
-    Memory holds at most ``max_bytes``, least recently used out first. What does not fit
-    there, or has left it, is found in the folder, if there is one. It counts only if
-    ``is_sound`` says that it can be restored.
+    Memory holds at most ``max_bytes``. Out goes first what was used least often, where
+    uses of long ago count for little (GreedyDual-Size-Frequency: of one model, what a
+    snapshot takes to compute is as its size, so neither of them matters). What does not
+    fit there, or has left it, is found in the folder, if there is one. It counts only
+    if ``is_sound`` says that it can be restored.
     """
 
     def __init__(
@@ -33,71 +54,55 @@ class PrefixCache:
         max_bytes: int,
         folder: PrefixFolder | None = None,
         is_sound: Callable[[Snapshot], bool] = lambda _: True,
-        step: int = 0,
     ) -> None:
-        self._step = step  # tokens of a decode call; 0 finds no heads
         self._max_bytes = max_bytes
-        self._folder, self._is_sound = folder, is_sound
-        self._bytes = 0
-        self._snapshots: OrderedDict[tuple[int, ...], Snapshot] = OrderedDict()
+        self._folder = folder if folder is not None and folder.is_used else None
+        self._is_sound = is_sound
+        self._bytes = self._age = 0
+        # By their keys, the least recently used first.
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        # The keys of all that begins with a head.
+        self._by_head: dict[bytes, dict[bytes, None]] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[int, ...]) -> Snapshot | None:
-        """Return the snapshot of these tokens; None if it has to be computed."""
-        with self._lock:
-            snapshot = self._snapshots.get(key)
-            if snapshot is not None:
-                self._snapshots.move_to_end(key)
-                return snapshot
-        if self._folder is None:
-            return None
-        # Without the lock: who finds theirs in memory need not wait for a disk.
-        snapshot = self._sound(self._folder.get(key))
-        if snapshot is not None:
-            self._remember(key, snapshot)
-        return snapshot
+    def heads(self, parts: Sequence[Sequence[int]]) -> list[Head]:
+        """The names under which a prefix, and what it begins with, is found."""
+        return heads_of(parts, self._folder.start if self._folder else b"")
 
-    def longest(self, parts: Sequence[Sequence[int]]) -> tuple[int, Snapshot | None]:
-        """Return how many of the first parts a snapshot begins with, and that snapshot.
+    def longest(self, heads: Sequence[Head]) -> tuple[int, Snapshot | None]:
+        """The snapshot that begins with most of the first parts of a prefix.
 
-        One of all the parts may come from the folder, others come from memory alone.
-        """
-        snapshot = self.get(joined(parts))
-        if snapshot is not None:
-            return len(parts), snapshot
-        with self._lock:
-            best = max(self._snapshots, key=lambda k: n_shared(k, parts), default=())
-            n = n_shared(best, parts)
-            if n == 0:
-                return 0, None
-            self._snapshots.move_to_end(best)
-            return n, self._snapshots[best]
-
-    def head(self, key: tuple[int, ...]) -> tuple[Snapshot, int] | None:
-        """A snapshot that begins as these tokens do, in whole decode calls.
+        It may be longer than they are.
 
         Returns:
-            The one that has most of them in common, and how many; None if none has any.
+            How many parts that is, and the snapshot; 0 and None where there is none.
         """
-        if not 0 < self._step <= len(key):
-            return None
-        with self._lock:
-            kept = list(self._snapshots.items())
-        common = [
-            (n_common(own, key, self._step), at) for at, (own, _) in enumerate(kept)
-        ]
-        n, at = max(common, default=(0, 0))
-        if self._folder is not None and n + self._step <= len(key):
-            found = self._folder.head(key, at_least=n + self._step)
-            snapshot = self._sound(found[0] if found else None)
-            if found is not None and snapshot is not None:
-                return snapshot, found[1]
-        return (kept[at][1], n) if n else None
+        n, snapshot = self._in_memory(heads)
+        if n == len(heads) or self._folder is None:
+            return n, snapshot
+        # Without the lock: who finds theirs in memory need not wait for a disk.
+        found = self._folder.longest(heads, more_than=n)
+        if found is None or not self._can_be_restored(found.snapshot):
+            return n, snapshot
+        self._remember(found.heads, found.snapshot)
+        return found.n_heads, found.snapshot
 
-    def _sound(self, snapshot: Snapshot | None) -> Snapshot | None:
-        """What the folder has, if llama.cpp takes it."""
-        if snapshot is None or self._is_sound(snapshot):
-            return snapshot
+    def _in_memory(self, heads: Sequence[Head]) -> tuple[int, Snapshot | None]:
+        with self._lock:
+            for n in range(len(heads), 0, -1):
+                if keys := self._by_head.get(heads[n - 1].key):
+                    key = next(reversed(keys))
+                    kept = self._kept[key]
+                    self._kept.move_to_end(key)
+                    kept.n_uses += 1
+                    kept.rank = self._age + kept.n_uses
+                    return n, kept.snapshot
+        return 0, None
+
+    def _can_be_restored(self, snapshot: Snapshot) -> bool:
+        """Whether llama.cpp takes what the folder has; warns where it does not."""
+        if self._is_sound(snapshot):
+            return True
         folder = self._folder.path if self._folder else None
         warnings.warn(
             f"ignoring a prefix: what {folder} has for {snapshot.length} tokens is not "
@@ -105,18 +110,18 @@ class PrefixCache:
             RuntimeWarning,
             stacklevel=3,
         )
-        return None
+        return False
 
-    def put(self, key: tuple[int, ...], snapshot: Snapshot) -> None:
-        """Keep a snapshot; one that is in memory already is not written again.
+    def put(self, heads: Sequence[Head], snapshot: Snapshot) -> None:
+        """Keep the snapshot of a prefix; the folder has it as soon as it is written.
 
         One that finds no place is warned about, unless none was wanted: it will be
         computed every time.
         """
-        is_new = self._remember(key, snapshot)
-        if is_new and self._folder is not None:
-            self._folder.put(key, snapshot)
-        elif is_new and 0 < self._max_bytes < snapshot.state.nbytes:
+        self._remember([head.key for head in heads], snapshot)
+        if self._folder is not None:
+            self._folder.put(heads, snapshot)
+        elif 0 < self._max_bytes < snapshot.state.nbytes:
             warnings.warn(
                 f"the KV of {snapshot.length} tokens takes {snapshot.state.nbytes} "
                 f"bytes, more than kv_cache_bytes={self._max_bytes}, so it is not kept "
@@ -125,21 +130,50 @@ class PrefixCache:
                 stacklevel=2,
             )
 
+    def keeps(self, heads: Sequence[Head]) -> bool:
+        """Whether the KV of all the parts is there: in the folder, if there is one."""
+        if self._folder is not None:
+            return self._folder.keeps(heads)
+        with self._lock:
+            return heads[-1].key in self._by_head
+
+    @property
+    def room(self) -> int:
+        """Bytes that are kept at most, in the folder if there is one."""
+        return self._folder.max_bytes if self._folder else self._max_bytes
+
+    def flush(self) -> None:
+        """Wait until the folder has all that was put."""
+        if self._folder is not None:
+            self._folder.flush()
+
     def clear(self) -> None:
         """Empty the memory; the folder keeps what it has."""
         with self._lock:
-            self._snapshots.clear()
+            self._kept.clear()
+            self._by_head.clear()
             self._bytes = 0
 
-    def _remember(self, key: tuple[int, ...], snapshot: Snapshot) -> bool:
-        """Keep a snapshot in memory if it fits; return whether it was not there."""
+    def _remember(self, heads: Sequence[bytes], snapshot: Snapshot) -> None:
+        """Keep a snapshot in memory if it fits."""
+        key, size = heads[-1], snapshot.state.nbytes
         with self._lock:
-            if key in self._snapshots:
-                return False
-            if snapshot.state.nbytes <= self._max_bytes:
-                self._snapshots[key] = snapshot
-                self._bytes += snapshot.state.nbytes
-            while self._bytes > self._max_bytes:
-                _, oldest = self._snapshots.popitem(last=False)
-                self._bytes -= oldest.state.nbytes
-            return True
+            if key in self._kept or size > self._max_bytes:
+                return
+            while self._bytes + size > self._max_bytes:
+                self._drop_least()
+            self._kept[key] = _Kept(snapshot, tuple(heads), 1, self._age + 1)
+            self._bytes += size
+            for head in heads:
+                self._by_head.setdefault(head, {})[key] = None
+
+    def _drop_least(self) -> None:
+        # Of equals the least recently used, which comes first.
+        key = min(self._kept, key=lambda key: self._kept[key].rank)
+        kept = self._kept.pop(key)
+        self._age = kept.rank
+        self._bytes -= kept.snapshot.state.nbytes
+        for head in kept.heads:
+            del self._by_head[head][key]
+            if not self._by_head[head]:
+                del self._by_head[head]

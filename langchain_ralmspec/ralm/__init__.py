@@ -10,11 +10,11 @@ from langchain_ralmspec.ralm.policies import (
     Step,
 )
 from langchain_ralmspec.ralm.prompt import (
+    BLOCK,
     DocumentLayout,
     InlineLayout,
     Prompt,
     QueryText,
-    blocks,
     require_room,
 )
 from langchain_ralmspec.ralm.request import Request
@@ -22,6 +22,7 @@ from langchain_ralmspec.ralm.session import Session
 from langchain_ralmspec.ralm.writer import Writer
 
 __all__ = [
+    "BLOCK",
     "DocumentLayout",
     "Event",
     "FixedStride",
@@ -37,7 +38,6 @@ __all__ = [
     "Step",
     "Verified",
     "Writer",
-    "blocks",
     "once",
     "require_room",
     "sequential",

@@ -367,7 +367,7 @@ def test_a_batch_is_refused_before_any_of_it_runs(llm: RaLMSpecLLM) -> None:
     llm.engine.forget_prefixes()
     with pytest.raises(ContextOverflowError):
         llm.generate(["Cats are", "word " * 3000])
-    assert not llm.engine._prefixes._snapshots, "nothing was prefilled"
+    assert not llm.engine._prefixes._kept, "nothing was prefilled"
 
 
 def test_an_image_is_refused(chat: ChatRaLMSpec) -> None:

@@ -19,12 +19,14 @@ import os, signal, sys
 from langchain_core.documents import Document
 from langchain_ralmspec import BM25Store, DecodeError, RaLMSpecLLM, RapidChain
 
-gguf, timeout = sys.argv[1], int(sys.argv[2])
+gguf, timeout, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 store = BM25Store.from_documents([
     Document("A heap is a tree whose parents are smaller than their children."),
     Document("bisect keeps a list in sorted order without sorting it anew."),
 ])
-llm = RaLMSpecLLM(model_path=gguf, retriever=store, max_tokens=16, n_threads=2)
+llm = RaLMSpecLLM(
+    model_path=gguf, retriever=store, max_tokens=16, n_threads=2, kv_cache_dir=folder
+)
 expected = llm.invoke("What is a heap?")
 held = llm.engine.open(llm.get_token_ids("A heap is"))
 
@@ -37,6 +39,7 @@ def in_child():
         assert "forked" in str(error)
     else:
         raise AssertionError("a context was used by two processes")
+    llm.close()  # waits for what the child has written
     if os.fork():  # a child of a child
         assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
     else:
@@ -61,9 +64,9 @@ print("all answered")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
-def test_a_forked_process_answers_as_its_parent(gguf: str) -> None:
+def test_a_forked_process_answers_as_its_parent(gguf: str, tmp_path: Path) -> None:
     done = subprocess.run(  # noqa: S603  our own script
-        [sys.executable, "-c", _SCRIPT, gguf, "120"],
+        [sys.executable, "-c", _SCRIPT, gguf, "120", str(tmp_path)],
         check=False,
         capture_output=True,
         text=True,

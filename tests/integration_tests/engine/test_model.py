@@ -207,6 +207,7 @@ def test_a_loaded_model_needs_neither_its_file_nor_the_working_directory(
         loaded.forget_prefixes()
         opened = loaded.open(tokens[:40])
         assert np.array_equal(continue_with(opened, tokens[40:]), expected)
+        loaded.flush()
     assert len(list((tmp_path / "kv").glob("*.kv"))) == 1
     assert loaded.template.render(messages) == model.template.render(messages)
     assert is_repeatable(loaded)
@@ -240,8 +241,8 @@ def test_the_memory_of_prefixes_stays_within_its_bound(
     small = Model.load(gguf, kv_cache_bytes=3 * one)
     for start in range(20):
         small.open(tokens[start : start + 50])
-        kept = small._prefixes._snapshots.values()
-        assert sum(each.state.nbytes for each in kept) <= 3 * one
+        kept = small._prefixes._kept.values()
+        assert sum(each.snapshot.state.nbytes for each in kept) <= 3 * one
     assert len(kept) == 3
 
 
@@ -272,7 +273,8 @@ def test_a_forged_prefix_is_computed_anew(
     folder = first._prefixes._folder
     assert folder is not None
     for _ in range(2):
-        folder.put(tuple(tokens[:40]), Snapshot(40, state))
+        first.flush()
+        folder.put(first._prefixes.heads([tokens[:40]]), Snapshot(40, state))
         first.forget_prefixes()
         with pytest.warns(RuntimeWarning, match="not their KV"):
             opened, n_kept = first.find_or_open(tokens[:40])
@@ -299,4 +301,26 @@ def test_how_it_is_loaded_and_where_positions_are(
         continue_with(own.open(tokens[:40]), tokens[40:60]) for own in (usual, model)
     )
     assert np.array_equal(one, other) == are_equal
+    usual.flush()
+    model.flush()
     assert len([*tmp_path.glob("*.kv")]) == 2 - are_equal, "others have their own KV"
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("n", [256, 300, 512, 700])
+def test_what_is_longer_serves_what_it_begins_with(
+    gguf: str, tokens: list[int], tmp_path: Path, n: int, *, folder: bool
+) -> None:
+    """In whole parts, be they all that is asked for."""
+    text = (tokens * 9)[:800]
+    plain = Model.load(gguf, kv_cache_bytes=0).find_or_open(text[:n], part=256)[0]
+    expected = continue_with(plain, text[n : n + 20])
+    where = tmp_path if folder else None
+    own = Model.load(gguf, kv_cache_bytes=2**29 + 2, kv_cache_dir=where)
+    own.find_or_open(text, part=256)
+    if folder:
+        own.flush()
+        own.forget_prefixes()
+    sequence, n_kept = own.find_or_open(text[:n], part=256)
+    assert (sequence.length, n_kept) == (n, n // 256 * 256)
+    assert np.array_equal(continue_with(sequence, text[n : n + 20]), expected)

@@ -1,8 +1,7 @@
-"""A text that has grown begins with whole decode calls whose KV is kept."""
+"""A text that has grown begins with whole parts whose KV is kept."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,109 +9,147 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_ralmspec.engine.heads import digests, n_common
+from langchain_ralmspec.engine.heads import heads_of, parted
 from langchain_ralmspec.engine.prefixes import PrefixCache
-from tests.unit_tests.engine.snapshots import SIZE, a_folder, a_snapshot, same, the_file
+from tests.unit_tests.engine.snapshots import (
+    SIZE,
+    a_folder,
+    a_snapshot,
+    heads,
+    keep,
+    names,
+    same,
+    the_file,
+)
 
 STEP = 4
-LONG = tuple(range(11))  # two calls and a part of one
+LONG = tuple(range(11))  # two parts and a shorter one
 
 tokens = st.lists(st.integers(0, 1), max_size=12).map(tuple)
 
 
-@given(tokens, tokens, st.integers(1, 5))
-def test_heads_are_whole_calls_in_common(one: Any, other: Any, step: int) -> None:
-    import hashlib
-
-    n = n_common(one, other, step)
-    assert n == n_common(other, one, step)
-    assert n % step == 0
-    assert one[:n] == other[:n]
-    assert one[: n + step] != other[: n + step] or n + step > min(len(one), len(other))
-    pairs = zip(
-        digests(hashlib.sha256(b"x"), one, step),
-        digests(hashlib.sha256(b"x"), other, step),
-        strict=False,
-    )
-    assert step * sum(own == theirs for own, theirs in pairs) == n
+def test_parts_are_all_the_tokens_in_order() -> None:
+    assert parted(LONG, STEP) == [LONG[:4], LONG[4:8], LONG[8:]]
+    assert parted((), STEP) == []
+    assert parted(LONG, 99) == [LONG]
 
 
-@pytest.fixture(params=["memory", "folder", "memory first"])
+@given(tokens, tokens, st.integers(1, 5), st.integers(1, 5))
+def test_heads_are_alike_where_parts_are(
+    one: Any, other: Any, size: int, of_the_other: int
+) -> None:
+    parts, others = parted(one, size), parted(other, of_the_other)
+    pairs = list(zip(heads_of(parts, b"x"), heads_of(others, b"x"), strict=False))
+    for n, (own, theirs) in enumerate(pairs, 1):
+        assert (own == theirs) == (parts[:n] == others[:n])
+        assert own.length == sum(map(len, parts[:n]))
+        assert heads_of(parts, b"y")[n - 1].key != own.key
+
+
+PARTS = [
+    ([(1, 2), (3,), (4, 5)], 3),
+    ([(1, 2), (3,), (4, 6)], 2),
+    ([(1, 2), (3,)], 2),
+    ([(1, 2), (3,), (4, 5), (6,)], 3),
+    ([(1, 2), (7,)], 1),
+    ([(1, 2)], 1),
+    ([(1, 2, 3)], 0),  # the same tokens, otherwise parted
+    ([(1,), (2,), (3,)], 0),
+    ([(9,)], 0),
+    ([], 0),
+]
+
+
+@pytest.fixture(params=["memory", "folder", "memory of a folder", "another process"])
 def cache(request: Any, tmp_path: Path) -> PrefixCache:
-    """One that knows ``LONG``, and its first five tokens."""
-    folder = a_folder(tmp_path, step=STEP)
-    own = PrefixCache(10 * SIZE, folder, step=STEP)
-    own.put(LONG[:5], a_snapshot(LONG[:5]))
-    own.put(LONG, a_snapshot(LONG))
-    if request.param == "folder":
-        own.clear()
-    elif request.param == "memory":
-        own._folder = None
-    return own
+    """One that knows a few prefixes."""
+    kind = request.param
+    folder = None if kind == "memory" else a_folder(tmp_path)
+    cache = PrefixCache(10 * SIZE, folder)
+    assert cache.longest(heads(cache, (1, 2))) == (0, None)
+    for parts in ([(1, 2), (8,)], [(1, 2), (3,), (4, 5)], [(7, 7)]):
+        keep(cache, *parts)
+    if kind == "folder":
+        cache.clear()
+    if kind == "another process":
+        cache = PrefixCache(10 * SIZE, a_folder(tmp_path))
+    return cache
 
 
-@pytest.mark.parametrize(
-    ("key", "n"),
-    [
-        ((*LONG, 11, 12), 8),  # a page was added
-        ((*LONG[:9], 99), 8),
-        (LONG[:8], 8),
-        ((*LONG[:7], 99), 4),
-        (LONG[:6], 4),
-        ((*LONG[:3], 99, 100), 0),
-        (LONG[:3], 0),
-    ],
-)
-def test_the_longest_head_is_found(cache: PrefixCache, key: Any, n: int) -> None:
-    head = cache.head(key)
-    assert (head[1] if head else 0) == n
-    if head and n == 8:
-        assert same(head[0], a_snapshot(LONG))
-
-
-def test_without_a_length_of_calls_there_are_no_heads(tmp_path: Path) -> None:
-    cache = PrefixCache(10 * SIZE, a_folder(tmp_path))
-    cache.put(LONG, a_snapshot(LONG))
-    assert cache.head(LONG) is None
+@pytest.mark.parametrize(("parts", "n_shared"), PARTS)
+def test_what_begins_alike_is_found(
+    cache: PrefixCache, parts: list[tuple[int, ...]], n_shared: int
+) -> None:
+    for _ in range(2):  # what comes from the folder is in memory then
+        n, snapshot = cache.longest(heads(cache, *parts))
+        assert n == n_shared
+        assert (snapshot is None) == (n == 0)
+        if snapshot is not None and n > 1:
+            assert same(snapshot, a_snapshot((1, 2, 3, 4, 5)))
 
 
 def test_the_folder_is_asked_for_more_than_memory_has(tmp_path: Path) -> None:
-    cache = PrefixCache(10 * SIZE, a_folder(tmp_path, step=STEP), step=STEP)
-    cache.put(LONG, a_snapshot(LONG))
+    cache = PrefixCache(10 * SIZE, a_folder(tmp_path))
+    keep(cache, *parted(LONG, STEP))
     cache.clear()
-    cache.put(LONG[:5], a_snapshot(LONG[:5]))
-    head = cache.head((*LONG, 11))
-    assert head is not None
-    assert head[1] == 8
+    keep(cache, LONG[:4], (99,))
+    n, snapshot = cache.longest(heads(cache, *parted((*LONG, 11), STEP)))
+    assert n == 2
+    assert same(snapshot, a_snapshot(LONG))
 
 
-@pytest.mark.parametrize(
-    "said", ["", "[]", "{}", '{"heads": 3, "n_tokens": 11}', '{"heads": [1]}']
-)
-def test_what_is_no_description_has_no_heads(tmp_path: Path, said: str) -> None:
-    folder = a_folder(tmp_path, step=STEP)
-    folder.put(LONG, a_snapshot(LONG))
-    the_file(tmp_path, ".json").write_text(said)
-    assert folder.head((*LONG, 11), STEP) is None
+def test_a_head_is_found_while_one_of_those_that_have_it_is_there() -> None:
+    cache = PrefixCache(2 * SIZE)
+    for last in (1, 2, 3):  # the first leaves, and then another
+        keep(cache, (0,), (last,))
+    for _ in range(3):
+        assert cache.longest(heads(cache, (0,), (9,)))[0] == 1
+    keep(cache, (5,))
+    keep(cache, (6,))
+    assert cache.longest(heads(cache, (0,), (9,)))[0] == 1, "used more often"
+    cache.clear()
+    assert cache.longest(heads(cache, (0,), (9,))) == (0, None)
 
 
-def test_an_entry_of_before_has_no_heads(tmp_path: Path) -> None:
-    folder = a_folder(tmp_path, step=STEP)
-    folder.put(LONG, a_snapshot(LONG))
-    file = the_file(tmp_path, ".json")
-    said = json.loads(file.read_text())
-    del said["heads"]
-    file.write_text(json.dumps(said))
-    assert same(folder.get(LONG), a_snapshot(LONG))
-    assert folder.head((*LONG, 11), STEP) is None
+@pytest.mark.parametrize("said", ["", "x", "0" * 64, "\N{EURO SIGN}", "../" + "0" * 61])
+def test_what_names_no_entry_is_passed_over(tmp_path: Path, said: str) -> None:
+    folder = a_folder(tmp_path)
+    keep(folder, *parted(LONG, STEP))
+    wanted = heads(folder, *parted((*LONG[:8], 99), STEP))
+    (tmp_path / f"{wanted[1].key.hex()}.head").write_text(said, "utf-8")
+    found = folder.longest(wanted)
+    assert found is not None
+    assert found.n_heads == 1
+
+
+def test_an_entry_that_is_named_for_another_head_is_found_out(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path)
+    keep(folder, *parted(LONG, STEP))
+    other = heads(folder, (5, 6), (7,))
+    (tmp_path / f"{other[0].key.hex()}.head").write_text(the_file(tmp_path).stem)
+    with pytest.warns(RuntimeWarning, match="it is for heads"):
+        assert folder.longest(other) is None
+
+
+def test_what_names_an_entry_goes_with_it(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path, 3 * SIZE)
+    for last in (1, 2, 3):
+        keep(folder, (last,), (0,))
+    assert len(names(tmp_path)) == 2 * 2
+    for last, n in ((1, 0), (2, 1), (3, 1)):
+        found = folder.longest(heads(folder, (last,), (9,)))
+        assert (found.n_heads if found else 0) == n
 
 
 def test_a_damaged_or_unsound_head_is_warned_about(tmp_path: Path) -> None:
-    folder = a_folder(tmp_path, step=STEP)
-    folder.put(LONG, a_snapshot(LONG))
-    cache = PrefixCache(10 * SIZE, folder, lambda _: False, step=STEP)
+    folder = a_folder(tmp_path)
+    keep(folder, *parted(LONG, STEP))
+    cache = PrefixCache(10 * SIZE, folder, lambda _: False)
+    wanted = heads(cache, *parted((*LONG, 11), STEP))
     with pytest.warns(RuntimeWarning, match="11 tokens is not their KV"):
-        assert cache.head((*LONG, 11)) is None
-    the_file(tmp_path, ".kv").write_bytes(b"x" * SIZE)
-    with pytest.warns(RuntimeWarning, match="is damaged"):
-        assert cache.head((*LONG, 11)) is None
+        assert cache.longest(wanted) == (0, None)
+    data = the_file(tmp_path).read_bytes()
+    the_file(tmp_path).write_bytes(data[:-9] + bytes(9))
+    with pytest.warns(RuntimeWarning, match="is damaged") as caught:
+        assert cache.longest(wanted) == (0, None)
+    assert len(caught) == 1

@@ -4,12 +4,17 @@ import errno
 import io
 import json
 import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from langchain_ralmspec.engine import prefix_folder
 from langchain_ralmspec.engine.prefix_folder import PrefixFolder
 from langchain_ralmspec.engine.prefixes import PrefixCache
 from langchain_ralmspec.engine.slots import Snapshot
@@ -21,6 +26,9 @@ from tests.unit_tests.engine.snapshots import (
     TOKENS,
     a_folder,
     a_snapshot,
+    get,
+    heads,
+    keep,
     names,
     same,
     the_file,
@@ -39,31 +47,32 @@ def folder(tmp_path: Path) -> PrefixFolder:
 
 @pytest.mark.parametrize("size", [0, 1, SIZE])
 @pytest.mark.parametrize("step", [1, 2], ids=["dense", "with gaps in memory"])
-@pytest.mark.parametrize("tokens", [(), (0,), TOKENS, (2**31 - 1, -1)])
+@pytest.mark.parametrize("parts", [[()], [(0,)], [TOKENS], [(2**31 - 1,), (0,)]])
 def test_the_folder_returns_what_was_put(
-    tmp_path: Path, size: int, step: int, tokens: tuple[int, ...]
+    tmp_path: Path, size: int, step: int, parts: list[tuple[int, ...]]
 ) -> None:
     state = np.random.default_rng(0).integers(0, 256, step * size, np.uint8)[::step]
-    kept = Snapshot(len(tokens) - tokens.count(-1), state)  # the end of a part
-    a_folder(tmp_path).put(tokens, kept)
-    assert same(a_folder(tmp_path).get(tokens), kept)
+    kept = Snapshot(sum(map(len, parts)), state)
+    keep(a_folder(tmp_path), *parts, snapshot=kept)
+    assert same(get(a_folder(tmp_path), *parts), kept)
 
 
-def test_an_entry_is_two_files_of_which_one_can_be_read(tmp_path: Path) -> None:
-    kept = a_snapshot(TOKENS)
-    a_folder(tmp_path).put(TOKENS, kept)
-    data = the_file(tmp_path, ".kv")
-    assert names(tmp_path) == {data.name, f"{data.stem}.json"}
-    assert data.read_bytes() == kept.state.tobytes()
-    said = json.loads((tmp_path / f"{data.stem}.json").read_text("utf-8"))
+def test_an_entry_is_a_line_that_can_be_read_and_the_bytes(tmp_path: Path) -> None:
+    kept = keep(a_folder(tmp_path), TOKENS)
+    data = the_file(tmp_path)
+    assert names(tmp_path) == {data.name}
+    line, state = data.read_bytes().split(b"\n", 1)
+    assert state == kept.state.tobytes()
+    said = json.loads(line)
     assert said["fingerprint"] == FINGERPRINT
     assert (said["n_tokens"], said["bytes"]) == (3, SIZE)
+    assert said["heads"] == [data.stem]
 
 
 @pytest.mark.parametrize(
     ("fingerprint", "tokens", "is_there"),
     [
-        *[(FINGERPRINT, other, False) for other in ((), (1, 2), (1, 2, 4), (3, 2, 1))],
+        *[(FINGERPRINT, other, False) for other in ((1, 2), (1, 2, 4), (3, 2, 1))],
         (FINGERPRINT, (1, 2, 3, 0), False),
         ({"model": "ab12", "n_ctx": 2049}, TOKENS, False),
         ({"model": "ab12", "n_ctx": "2048"}, TOKENS, False),
@@ -78,8 +87,8 @@ def test_other_tokens_and_other_fingerprints_are_absent(
     tokens: tuple[int, ...],
     is_there: bool,
 ) -> None:
-    folder.put(TOKENS, a_snapshot(TOKENS))
-    found = a_folder(folder.path, fingerprint=fingerprint).get(tokens)
+    keep(folder, TOKENS)
+    found = get(a_folder(folder.path, fingerprint=fingerprint), tokens)
     assert (found is not None) == is_there
 
 
@@ -87,12 +96,12 @@ def test_other_tokens_and_other_fingerprints_are_absent(
 
 
 def edited(**changes: object) -> Callable[[bytes], bytes]:
-    return lambda text: json.dumps(json.loads(text) | changes).encode()
+    return lambda line: json.dumps(json.loads(line) | changes).encode()
 
 
 def without(name: str) -> Callable[[bytes], bytes]:
-    def change(text: bytes) -> bytes:
-        said = json.loads(text)
+    def change(line: bytes) -> bytes:
+        said = json.loads(line)
         del said[name]
         return json.dumps(said).encode()
 
@@ -103,56 +112,61 @@ def flip_a_bit(data: bytes) -> bytes:
     return data[: SIZE // 2] + bytes([data[SIZE // 2] ^ 1]) + data[SIZE // 2 + 1 :]
 
 
+LINE, STATE = 0, 1
+
+
 @pytest.mark.parametrize(
-    ("damaged", "change", "named", "reason"),
+    ("damaged", "change", "reason"),
     [
-        (".kv", lambda data: data[:-1], ".kv", "has 999 bytes instead of 1000"),
-        (".kv", lambda data: data + b"x", ".kv", "has 1001 bytes instead of 1000"),
-        (".kv", lambda _: b"", ".kv", "has 0 bytes instead of 1000"),
-        (".kv", flip_a_bit, ".kv", "damaged"),
-        (".json", lambda _: b"", ".json", "not JSON"),
-        (".json", lambda _: b'{"format": 1', ".json", "not JSON"),
-        (".json", lambda _: b"\xff\xfe\x00", ".json", "not JSON"),
-        (".json", lambda _: b"[" * 100_000, ".json", "not JSON"),
-        (".json", lambda _: b"[1]", ".json", "no JSON object"),
-        (".json", lambda _: b"{}", ".json", "format None, not 1"),
-        (".json", edited(format=2), ".json", "format 2, not 1"),
-        (".json", edited(fingerprint=7), ".json", "fingerprint 7"),
-        (".json", edited(n_tokens=4), ".json", "n_tokens 4, not 3"),
-        (".json", edited(bytes=7), ".kv", "bytes instead of 7"),
-        (".json", edited(sha256=ABSENT), ".kv", "damaged"),
-        (".json", without("bytes"), ".kv", "instead of None"),
-        (".json", without("sha256"), ".kv", "damaged"),
+        (STATE, lambda data: data[:-1], "has 999 bytes instead of 1000"),
+        (STATE, lambda data: data + b"x", "has 1001 bytes instead of 1000"),
+        (STATE, lambda _: b"", "has 0 bytes instead of 1000"),
+        (STATE, flip_a_bit, "damaged"),
+        (LINE, lambda _: b"", "not JSON"),
+        (LINE, lambda _: b'{"format": 1', "not JSON"),
+        (LINE, lambda _: b"\xff\xfe\x00", "not JSON"),
+        (LINE, lambda _: b"[" * 100_000, "not JSON"),
+        (LINE, lambda _: b"[1]", "no JSON object"),
+        (LINE, lambda _: b"{}", "heads None"),
+        (LINE, edited(format=1), "format 1, not 2"),
+        (LINE, edited(fingerprint=7), "fingerprint 7"),
+        (LINE, edited(n_tokens=4), "n_tokens 4, not 3"),
+        (LINE, edited(n_tokens="3"), "n_tokens '3'"),
+        (LINE, edited(heads=[]), r"heads \[\], not"),
+        (LINE, edited(heads=[7]), r"heads \[7\]"),
+        (LINE, edited(heads=["x"]), r"heads \['x'\]"),
+        (LINE, edited(heads=[ABSENT]), "heads"),
+        (LINE, edited(bytes=7), "bytes instead of 7"),
+        (LINE, edited(sha256=ABSENT), "damaged"),
+        (LINE, without("bytes"), "instead of None"),
+        (LINE, without("sha256"), "damaged"),
     ],
 )
 def test_a_damaged_entry_is_reported_ignored_and_repaired(
-    tmp_path: Path,
-    damaged: str,
-    change: Callable[[bytes], bytes],
-    named: str,
-    reason: str,
+    tmp_path: Path, damaged: int, change: Callable[[bytes], bytes], reason: str
 ) -> None:
-    a_folder(tmp_path).put(TOKENS, a_snapshot(TOKENS))
-    file = the_file(tmp_path, damaged)
-    file.write_bytes(change(file.read_bytes()))
+    keep(a_folder(tmp_path), TOKENS)
+    file = the_file(tmp_path)
+    parts = file.read_bytes().split(b"\n", 1)
+    parts[damaged] = change(parts[damaged])
+    file.write_bytes(b"\n".join(parts))
     cache = PrefixCache(10 * SIZE, a_folder(tmp_path))
 
-    with pytest.warns(RuntimeWarning, match="ignoring a prefix") as caught:
-        assert cache.get(TOKENS) is None
+    with pytest.warns(RuntimeWarning, match=f"ignoring a prefix.*{reason}") as caught:
+        assert get(cache, TOKENS) is None
 
     assert len(caught) == 1
-    assert str(the_file(tmp_path, named)) in str(caught[0].message)
-    assert reason in str(caught[0].message)
+    assert str(file) in str(caught[0].message)
 
-    cache.put(TOKENS, a_snapshot(TOKENS))
-    assert same(a_folder(tmp_path).get(TOKENS), a_snapshot(TOKENS))
+    keep(cache, TOKENS)
+    assert same(get(a_folder(tmp_path), TOKENS), a_snapshot(TOKENS))
 
 
 @pytest.mark.parametrize(
     ("fingerprint", "tokens", "snapshot", "reason"),
     [
         ({"model": "cd"}, TOKENS, TOKENS, "fingerprint {'model': 'cd'}, not"),
-        (FINGERPRINT, (7, 8, 9), (7, 8, 9), "is for key"),
+        (FINGERPRINT, (7, 8, 9), (7, 8, 9), "is for heads"),
         (FINGERPRINT, TOKENS, (1, 2), "n_tokens 2, not 3"),
     ],
     ids=["another model", "other tokens", "another length"],
@@ -165,54 +179,44 @@ def test_files_copied_from_another_entry_are_found_out(
     reason: str,
 ) -> None:
     path = folder.path
-    a_folder(path, fingerprint=fingerprint).put(tokens, a_snapshot(snapshot))
-    for suffix in (".kv", ".json"):
-        the_file(path, suffix).rename(path / (folder._key(TOKENS) + suffix))
+    other = a_folder(path, fingerprint=fingerprint)
+    keep(other, tokens, snapshot=a_snapshot(snapshot))
+    (head,) = heads(folder, TOKENS)
+    the_file(path).rename(path / f"{head.key.hex()}.kv")
     with pytest.warns(RuntimeWarning, match=reason):
-        assert folder.get(TOKENS) is None
+        assert get(folder, TOKENS) is None
 
 
-@pytest.mark.parametrize("missing", [".kv", ".json"])
-def test_half_an_entry_is_absent_and_overwritten(
-    folder: PrefixFolder, missing: str
-) -> None:
-    folder.put(TOKENS, a_snapshot(TOKENS))
-    the_file(folder.path, ".kv").write_bytes(b"half a snap")
-    the_file(folder.path, missing).unlink()
-    assert folder.get(TOKENS) is None
-    folder.put(TOKENS, a_snapshot(TOKENS))
-    assert same(folder.get(TOKENS), a_snapshot(TOKENS))
-
-
-def test_an_entry_that_is_replaced_while_it_is_read_is_absent(
+def test_an_entry_that_is_replaced_while_it_is_read_stays_what_it_was(
     folder: PrefixFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder.put(TOKENS, a_snapshot(TOKENS))
-    read = folder._read
+    keep(folder, TOKENS)
+    read, other = folder._read, a_snapshot((7, 8, 9))
 
-    def read_late(*args: object) -> object:
-        a_folder(folder.path).put(TOKENS, a_snapshot((7, 8, 9)))  # another process
-        return read(*args)  # type: ignore[arg-type]
+    def read_late(*args: Any) -> Any:
+        keep(a_folder(folder.path), TOKENS, snapshot=other)  # another process
+        return read(*args)
 
     with monkeypatch.context() as late:
         late.setattr(folder, "_read", read_late)
-        assert folder.get(TOKENS) is None  # and a warning would be an error
-    assert same(folder.get(TOKENS), a_snapshot((7, 8, 9)))
+        assert same(get(folder, TOKENS), a_snapshot(TOKENS))
+    assert same(get(folder, TOKENS), other)
 
 
 def test_an_entry_that_cannot_be_read_is_reported(folder: PrefixFolder) -> None:
-    (folder.path / f"{folder._key(TOKENS)}.json").mkdir()
+    (head,) = heads(folder, TOKENS)
+    (folder.path / f"{head.key.hex()}.kv").mkdir()
     with pytest.warns(RuntimeWarning, match="directory"):
-        assert folder.get(TOKENS) is None
+        assert get(folder, TOKENS) is None
 
 
 def test_a_folder_that_may_only_be_read_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a_folder(tmp_path).put(TOKENS, a_snapshot(TOKENS))
+    keep(a_folder(tmp_path), TOKENS)
     read_only = PermissionError(errno.EROFS, "Read-only file system")
     monkeypatch.setattr(os, "utime", refusing(read_only))
-    assert a_folder(tmp_path).get(TOKENS)
+    assert get(a_folder(tmp_path), TOKENS)
 
 
 # --- the folder: writing
@@ -244,16 +248,12 @@ def refusing(error: OSError) -> Callable[..., None]:
     return refuse
 
 
-def full_for_descriptions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "write_text", refusing(NO_SPACE))
-
-
 def no_replacing(monkeypatch: pytest.MonkeyPatch) -> None:
     denied = PermissionError(errno.EACCES, "Permission denied")
     monkeypatch.setattr(os, "replace", refusing(denied))
 
 
-@pytest.mark.parametrize("trouble", [full_disk, full_for_descriptions, no_replacing])
+@pytest.mark.parametrize("trouble", [full_disk, no_replacing])
 def test_what_cannot_be_written_is_reported_and_does_without(
     tmp_path: Path, trouble: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
@@ -261,51 +261,95 @@ def test_what_cannot_be_written_is_reported_and_does_without(
     with pytest.MonkeyPatch.context() as monkeypatch:
         trouble(monkeypatch)
         with pytest.warns(RuntimeWarning, match="No space|Permission") as caught:
-            cache.put(TOKENS, a_snapshot(TOKENS))
+            keep(cache, TOKENS)
 
     assert str(tmp_path) in str(caught[0].message)
-    assert cache.get(TOKENS)
+    assert get(cache, TOKENS)
     assert not names(tmp_path)
     cache.clear()
-    cache.put(TOKENS, a_snapshot(TOKENS))
-    assert same(a_folder(tmp_path).get(TOKENS), a_snapshot(TOKENS))
+    keep(cache, TOKENS)
+    assert same(get(a_folder(tmp_path), TOKENS), a_snapshot(TOKENS))
 
 
-@pytest.mark.parametrize("trouble", [full_disk, full_for_descriptions])
-def test_a_full_disk_leaves_the_older_entry(
+@pytest.mark.parametrize("trouble", [full_disk, no_replacing])
+def test_what_cannot_be_written_leaves_the_older_entry(
     folder: PrefixFolder, trouble: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    folder.put(TOKENS, a_snapshot(TOKENS))
+    keep(folder, TOKENS)
     with pytest.MonkeyPatch.context() as monkeypatch:
         trouble(monkeypatch)
-        with pytest.warns(RuntimeWarning, match="No space"):
-            folder.put(TOKENS, a_snapshot((7, 8, 9)))
-    assert same(folder.get(TOKENS), a_snapshot(TOKENS))
+        with pytest.warns(RuntimeWarning, match="No space|Permission"):
+            keep(folder, TOKENS, snapshot=a_snapshot((7, 8, 9)))
+    assert same(get(folder, TOKENS), a_snapshot(TOKENS))
 
 
-def test_a_description_never_stands_beside_other_data(
+def test_no_answer_waits_for_the_disk(
     folder: PrefixFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder.put(TOKENS, a_snapshot(TOKENS))
-    order = []
-    real = os.replace
+    """What waits is found, is written once, and is written in the end."""
+    written, disk = [], threading.Event()
+    write = folder._write
 
-    def replace(source: str, target: str) -> None:
-        before = {file.suffix for file in folder.path.glob("[!.]*")}
-        order.append((Path(target).suffix, before))
-        real(source, target)
+    def slow(entry: Any) -> None:
+        assert disk.wait(60)
+        written.append(entry.snapshot.length)
+        write(entry)
 
-    monkeypatch.setattr(os, "replace", replace)
-    folder.put(TOKENS, a_snapshot((7, 8, 9)))
-    assert order == [(".kv", {".kv"}), (".json", {".kv"})]
+    monkeypatch.setattr(folder, "_write", slow)
+    monkeypatch.setattr(prefix_folder, "WAITING_BYTES", 3 * SIZE)
+    for tokens, size in (
+        (TOKENS, 9 * SIZE),
+        ((4,), SIZE),
+        (TOKENS, 9 * SIZE),
+        ((5, 6), 1),
+    ):
+        folder.put(heads(folder, tokens), a_snapshot(tokens, size))
+    assert same(get(folder, TOKENS), a_snapshot(TOKENS, 9 * SIZE)), "however large"
+    assert not folder.keeps(heads(folder, (4,))), "there was no room to wait in"
+    disk.set()
+    folder.flush()
+    assert written == [3]
+    for tokens in ((4,), (5, 6), (4,)):
+        folder.put(heads(folder, tokens), a_snapshot(tokens))
+        assert folder.keeps(heads(folder, tokens))
+    folder.flush()
+    assert sorted(set(written)) == [1, 2, 3]
+    assert not folder._waiting
+
+
+def test_the_writer_ends_with_its_folder(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    folder = a_folder(tmp_path)
+    folder.put(heads(folder, TOKENS), a_snapshot(TOKENS))
+    writers = set(threading.enumerate()) - before
+    del folder
+    for writer in writers:
+        writer.join(60)
+        assert not writer.is_alive()
+    assert get(a_folder(tmp_path), TOKENS), "what waited was written"
+
+
+_EXIT = """
+import sys
+from tests.unit_tests.engine.snapshots import *
+folder = a_folder(Path(sys.argv[1]))
+folder.put(heads(folder, TOKENS), a_snapshot(TOKENS))
+"""
+
+
+def test_what_waits_when_the_interpreter_ends_is_written(tmp_path: Path) -> None:
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-c", _EXIT, str(tmp_path)]
+    subprocess.run(command, check=True, cwd=root, timeout=60)  # noqa: S603  our own
+    assert same(get(a_folder(tmp_path), TOKENS), a_snapshot(TOKENS))
 
 
 def test_a_folder_that_is_gone_is_reported(tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "new")
     (tmp_path / "new").rmdir()
-    assert folder.get(TOKENS) is None
+    assert get(folder, TOKENS) is None
     with pytest.warns(RuntimeWarning, match="No such file"):
-        folder.put(TOKENS, a_snapshot(TOKENS))
+        keep(folder, TOKENS)
 
 
 # --- the folder: where it is
@@ -324,9 +368,9 @@ def test_a_relative_folder_is_made_with_its_parents_and_stays_where_it_was(
     monkeypatch.chdir(tmp_path)
     folder = a_folder(Path("a/b"))
     monkeypatch.chdir("/")
-    folder.put(TOKENS, a_snapshot(TOKENS))
+    keep(folder, TOKENS)
     assert folder.path == tmp_path / "a" / "b"
-    assert len(names(tmp_path / "a" / "b")) == 2
+    assert len(names(tmp_path / "a" / "b")) == 1
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "nu\0ll"])

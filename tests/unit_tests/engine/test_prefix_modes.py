@@ -15,6 +15,8 @@ from tests.unit_tests.engine.snapshots import (
     TOKENS,
     a_folder,
     a_snapshot,
+    get,
+    keep,
     names,
     same,
 )
@@ -42,7 +44,7 @@ def test_a_new_folder_is_its_owner_s_alone(tmp_path: Path) -> None:
 def test_a_folder_that_others_may_enter_is_warned_about_and_its_files_are_closed(
     opened: int, tmp_path: Path
 ) -> None:
-    a_folder(tmp_path).put(TOKENS, a_snapshot(TOKENS))
+    keep(a_folder(tmp_path), TOKENS)
     mine = tmp_path / "notes.txt"
     mine.touch()
     for file in tmp_path.iterdir():
@@ -52,8 +54,8 @@ def test_a_folder_that_others_may_enter_is_warned_about_and_its_files_are_closed
         folder = a_folder(tmp_path)
     assert len(caught) == 1
     assert str(tmp_path) in str(caught[0].message)
-    assert same(folder.get(TOKENS), a_snapshot(TOKENS))
-    folder.put((4,), a_snapshot((4,)))
+    assert same(get(folder, TOKENS), a_snapshot(TOKENS))
+    keep(folder, (4,))
     assert {mode(file) for file in tmp_path.iterdir() if file != mine} == {0o600}
     assert mode(mine) == 0o644
     assert mode(tmp_path) == opened, "which is its owner's to choose"
@@ -63,26 +65,26 @@ def test_a_folder_that_others_may_enter_is_warned_about_and_its_files_are_closed
 def test_a_folder_that_others_may_write_to_is_not_used(
     opened: int, tmp_path: Path
 ) -> None:
-    a_folder(tmp_path).put(TOKENS, a_snapshot(TOKENS))
+    keep(a_folder(tmp_path), TOKENS)
     before = names(tmp_path)
     tmp_path.chmod(opened)
     with pytest.warns(RuntimeWarning, match=r"no prefix is kept.*chmod 700") as caught:
         cache = PrefixCache(10 * SIZE, a_folder(tmp_path))
     assert len(caught) == 1
-    assert cache.get(TOKENS) is None
-    cache.put((4,), a_snapshot((4,)))
-    assert cache.get((4,))
+    assert get(cache, TOKENS) is None
+    keep(cache, (4,))
+    assert get(cache, (4,))
     assert names(tmp_path) == before
     below = a_folder(tmp_path / "below")  # is made for its owner alone
-    below.put((4,), a_snapshot((4,)))
-    assert below.get((4,))
+    keep(below, (4,))
+    assert get(below, (4,))
 
 
 def test_another_user_s_folder_and_files_are_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = a_folder(tmp_path)
-    folder.put(TOKENS, a_snapshot(TOKENS))
+    keep(folder, TOKENS)
     real = os.geteuid()
     if real == 0:  # files of root, who may do everything anyhow, are believed
         for file in tmp_path.iterdir():
@@ -90,15 +92,17 @@ def test_another_user_s_folder_and_files_are_not_believed(
     else:
         monkeypatch.setattr(os, "geteuid", lambda: real + 1)
     with pytest.warns(RuntimeWarning, match="another user"):
-        assert folder.get(TOKENS) is None
+        assert get(folder, TOKENS) is None
     if real == 0:
         os.chown(tmp_path, 12345, -1)
     with pytest.warns(RuntimeWarning, match="no prefix is kept"):
-        assert a_folder(tmp_path).get(TOKENS) is None
+        assert get(a_folder(tmp_path), TOKENS) is None
 
 
 def test_what_cannot_be_restored_is_reported_and_replaced(tmp_path: Path) -> None:
-    a_folder(tmp_path).put(TOKENS, a_snapshot((7, 8, 9)))  # forged, with a checksum
+    keep(
+        a_folder(tmp_path), TOKENS, snapshot=a_snapshot((7, 8, 9))
+    )  # forged, with a checksum
     true = a_snapshot(TOKENS)
 
     def is_sound(snapshot: Snapshot) -> bool:
@@ -106,7 +110,7 @@ def test_what_cannot_be_restored_is_reported_and_replaced(tmp_path: Path) -> Non
 
     cache = PrefixCache(10 * SIZE, a_folder(tmp_path), is_sound)
     with pytest.warns(RuntimeWarning, match=r"not their KV.*replaced") as caught:
-        assert cache.get(TOKENS) is None
+        assert get(cache, TOKENS) is None
     assert str(tmp_path) in str(caught[0].message)
-    cache.put(TOKENS, true)
-    assert same(PrefixCache(0, a_folder(tmp_path), is_sound).get(TOKENS), true)
+    keep(cache, TOKENS, snapshot=true)
+    assert same(get(PrefixCache(0, a_folder(tmp_path), is_sound), TOKENS), true)

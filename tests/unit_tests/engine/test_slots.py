@@ -57,6 +57,7 @@ def model_of(context: FakeContext, folder: Path) -> Model:
     """A model over a fake context, whose memory holds no prefix."""
     model = Model.__new__(Model)
     model._slots = Slots(context)  # type: ignore[arg-type]  # as good as
+    model.n_batch = context.n_batch
     model._opening = threading.Lock()
     model._prefixes = PrefixCache(0, a_folder(folder), model._slots.can_restore)
     return model

@@ -12,10 +12,8 @@ from langchain_ralmspec.ralm import (
     DocumentLayout,
     InlineLayout,
     Prompt,
-    blocks,
     require_room,
 )
-from langchain_ralmspec.ralm.prompt import BLOCK
 from langchain_ralmspec.stores.base import Hit
 
 
@@ -65,15 +63,6 @@ def test_a_request_that_just_fits_is_served() -> None:
     require_room(prompt, n_documents=most, max_tokens=5, n_ctx=needed)
     with pytest.raises(ContextOverflowError, match=rf"{needed} tokens.*n_ctx=15"):
         require_room(prompt, n_documents=most, max_tokens=5, n_ctx=needed - 1)
-
-
-@pytest.mark.parametrize("n", [0, 1, BLOCK, BLOCK + 1, 3 * BLOCK])
-def test_what_has_grown_begins_with_the_same_blocks(n: int) -> None:
-    parts = blocks(range(n))
-    assert [token for part in parts for token in part] == list(range(n))
-    assert all(parts)
-    whole = n // BLOCK
-    assert blocks(range(n + 5))[:whole] == parts[:whole]
 
 
 def test_the_error_is_langchains_too() -> None:

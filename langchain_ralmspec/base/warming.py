@@ -1,0 +1,151 @@
+"""Passages that are read ahead, so that no answer has to read them."""
+
+from __future__ import annotations
+
+import warnings
+from array import array
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.documents import Document
+
+from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
+from langchain_ralmspec.ralm import BLOCK, InlineLayout
+from langchain_ralmspec.stores import Hit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from langchain_ralmspec.engine import Model
+    from langchain_ralmspec.ralm import DocumentLayout, Prompt
+
+_BESIDE = 1024
+"""Bytes that say what an entry of a folder is; some more than on our machines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warmed:
+    """What reading documents ahead came to.
+
+    Attributes:
+        documents: number of documents whose KV is kept now.
+        read_documents: those of them that were read; others' KV was kept before.
+        read_tokens: tokens that were read for them.
+    """
+
+    documents: int
+    read_documents: int
+    read_tokens: int
+
+
+def as_documents(given: Iterable[Any]) -> list[Document]:
+    """Documents, or texts that become some.
+
+    Raises:
+        InvalidValueError: one is neither.
+    """
+    documents = []
+    for each in [given] if isinstance(given, str | Document) else given:
+        if not isinstance(each, str | Document):
+            msg = f"documents must be Documents or strings, got {each!r:.80}"
+            raise InvalidValueError(msg)
+        documents.append(Document(page_content=each) if isinstance(each, str) else each)
+    return documents
+
+
+def prefixes_of(
+    documents: Iterable[Document],
+    model: Model,
+    layout: DocumentLayout,
+    prompts: Sequence[Prompt],
+    *,
+    is_alone: bool,
+) -> list[array[int]]:
+    """The tokens of each document and of what stands before it, as far as they serve.
+
+    Those of a document that something else stands right behind do so in whole blocks.
+
+    Args:
+        documents: what is to be read.
+        model: who reads it.
+        layout: how documents become tokens.
+        prompts: those of two questions.
+        is_alone: whether one document stands in a prompt.
+
+    Raises:
+        InvalidValueError: the question stands in front of the documents.
+        ContextOverflowError: a document does not fit.
+    """
+    before = {(one.head, one.beside and one.beside[0]) for one in prompts}
+    if len(before) > 1:
+        msg = (
+            "the question stands in front of the documents in this prompt, so what is "
+            "read of them depends on it, and cannot be kept for others; put {context} "
+            "before the question"
+        )
+        raise InvalidValueError(msg)
+    if isinstance(layout, InlineLayout):
+        layout, is_alone = replace(layout, trail=""), False
+    prefixes, head = [], prompts[0].head
+    for document in documents:
+        hit = Hit(document.id or "", document, score=0.0)
+        prefix = array("i", [*head, *layout.tokens(model.weights, [hit])])
+        if len(prefix) > model.n_ctx:
+            name = document.id or document.page_content[:40]
+            msg = (
+                f"the document {name!r} takes {len(prefix)} tokens, and n_ctx="
+                f"{model.n_ctx}; set max_document_tokens, or raise n_ctx"
+            )
+            raise ContextOverflowError(msg)
+        whole = len(prefix) // BLOCK * BLOCK
+        prefixes.append(prefix if is_alone else prefix[:whole])
+    return prefixes
+
+
+def bytes_of(prefix: Sequence[int], model: Model) -> int:
+    """Bytes that a prefix takes where it is kept."""
+    return model.kv_bytes(len(prefix)) + _BESIDE if prefix else 0
+
+
+def read_ahead(
+    prefixes: Sequence[array[int]],
+    model: Model,
+    progress: Callable[[int, int], object] | None = None,
+) -> Warmed:
+    """Have the KV of prefixes kept: those that are so already are not read again.
+
+    What does not fit is left out, with a warning.
+
+    Raises:
+        InvalidValueError: nothing is kept here at all.
+    """
+    room = model.room_for_prefixes
+    if not room:
+        msg = "nothing is kept with kv_cache_bytes=0; raise it, or set kv_cache_dir"
+        raise InvalidValueError(msg)
+    n_kept = n_read = n_tokens = n_bytes = 0
+    for done, prefix in enumerate(prefixes, 1):
+        n_bytes += bytes_of(prefix, model)
+        if n_bytes > room:
+            warnings.warn(
+                f"only the first {done - 1} of {len(prefixes)} documents were read: "
+                f"the KV of more does not fit {room} bytes",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            break
+        read = model.keep(prefix, part=BLOCK)
+        n_kept += bool(prefix)
+        n_read += bool(read)
+        n_tokens += read
+        if progress is not None:
+            progress(done, len(prefixes))
+    if prefixes and not any(prefixes):
+        warnings.warn(
+            "nothing was read: something else stands right behind a document in this "
+            f"prompt, so only whole blocks of {BLOCK} tokens serve other questions, "
+            "and no document fills one",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return Warmed(n_kept, n_read, n_tokens)
