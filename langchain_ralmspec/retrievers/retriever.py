@@ -104,15 +104,14 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         opened = self._opened
         now = (self.filter, self.search_kwargs)
         is_current = opened is not None and is_same(opened.settings, now)
-        return opened if opened and is_current else self._reopen(opened)
+        return opened if opened and is_current else self._reopen()
 
-    def _reopen(self, earlier: Opened | None = None) -> Opened:
+    def _reopen(self, *, anew: bool = False) -> Opened:
         # All at once, and only when it is there: nobody searches under settings that
         # are in force no more, not after an error and not in another thread.
         settings = owned((self.filter, self.search_kwargs))
         store = self._open(*settings)
-        built = earlier.replica if earlier else None
-        replica = open_replica(self.replica, store, settings[0], built)
+        replica = open_replica(self.replica, store, settings[0], anew=anew)
         self._opened = Opened(settings, store, replica, uuid.uuid4().hex)
         return self._opened
 
@@ -304,7 +303,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             StoreError: the collection is not there.
         """
         refresh(self.vectorstore)
-        self._reopen()
+        self._reopen(anew=True)
 
     def _get_relevant_documents(
         self,

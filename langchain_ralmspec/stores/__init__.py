@@ -155,7 +155,8 @@ def open_replica(
     replica: object,
     store: Store,
     filter: Any = None,  # noqa: A002  (LangChain's name)
-    earlier: Replica | None = None,
+    *,
+    anew: bool = False,
 ) -> Replica | None:
     """Make what a retriever was given as its replica one that is asked for guesses.
 
@@ -164,7 +165,7 @@ def open_replica(
             :func:`open_store` takes.
         store: the one whose answers are guessed.
         filter: restricts its searches, and those of a replica that can use it.
-        earlier: one that was made under another filter; what was built is used again.
+        anew: whether to build one even where another retriever has one of this index.
 
     Raises:
         InvalidValueError: it is none of these, or of this store none is built.
@@ -177,14 +178,15 @@ def open_replica(
             raise InvalidValueError(
                 f"replica must be 'auto', a vector store or None, got {replica!r}"
             )
-        if not (isinstance(store, FaissStore) and store.parts[0].is_matrix):
+        if not isinstance(store, FaissStore) or not store.parts[0].is_matrix:
+            is_faiss = isinstance(store, FaissStore)
+            kind = type(store.parts[0].raw if is_faiss else store).__name__
             raise InvalidValueError(
-                "replica='auto' builds one of a flat FAISS index alone, not of a "
-                f"{type(store).__name__}; put a copy that is fast to search, such as a "
-                "local FAISS or Chroma of the same documents, in replica="
+                "replica='auto' builds one of a flat FAISS index alone, not of "
+                f"{kind}; put a copy that is fast to search, such as a local FAISS or "
+                "Chroma of the same documents, in replica="
             )
-        is_built = isinstance(earlier, FaissReplica) and earlier.serves(store)
-        return earlier if is_built else FaissReplica(store)
+        return FaissReplica.of(store, anew=anew)
     try:
         opened = open_store(replica, filter=filter)
     except InvalidValueError:  # perhaps of the filter: verification heeds that anyway

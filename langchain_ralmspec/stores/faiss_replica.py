@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from langchain_ralmspec.stores.base import Query
+    from langchain_ralmspec.stores.faiss_rows import Rows
     from langchain_ralmspec.stores.faiss_store import FaissStore
 
 THREADS = "ralmspec-replica"
@@ -37,7 +39,9 @@ _SAMPLE, _ROUNDS = 32, 10  # rows a list, and rounds, of k-means
 _CHUNK = 1024  # rows that are added at once; no search runs meanwhile
 _GROWTH = 2  # times the rows at which the lists are drawn anew
 
-_turn = threading.Lock()  # so that at most one core builds, in the whole process
+_turn = SharedLock()  # so that at most one core builds, in the whole process
+_known: WeakValueDictionary[int, FaissReplica] = WeakValueDictionary()
+_opening = SharedLock()
 
 
 class _Built(NamedTuple):
@@ -68,14 +72,24 @@ class FaissReplica(Replica):
         self.renew_locks()
         renewed_in_children(self)
 
+    @classmethod
+    def of(cls, store: FaissStore, *, anew: bool = False) -> FaissReplica:
+        """The one of a store's index, whatever filters there are; or a new one."""
+        index, rows, _ = store.parts
+        with _opening.changing():
+            known = None if anew else _known.get(id(index.raw))
+            # Held by the replica, an index that is freed leaves its id to no other.
+            if known is None or not known._is_of(rows):
+                known = _known[id(index.raw)] = cls(store)
+            return known
+
+    def _is_of(self, rows: Rows) -> bool:
+        return self._store.parts[1].ids() is rows.ids()
+
     def renew_locks(self) -> None:
         """Have free locks and no thread, as in a forked process."""
         self._using, self._beginning = SharedLock(), threading.Lock()
         self._thread: threading.Thread | None = None
-
-    def serves(self, store: FaissStore) -> bool:
-        """Whether it is of the index of this store, which may have another filter."""
-        return store.parts[0].raw is self._store.parts[0].raw
 
     @property
     def is_ready(self) -> bool:
@@ -123,7 +137,7 @@ class FaissReplica(Replica):
     def _follow(self) -> None:
         """Build it, or take in what was added, on one core."""
         try:
-            with _turn, one_thread(self._store.parts[0].faiss):
+            with _turn.changing(), one_thread(self._store.parts[0].faiss):
                 index, rows, _ = self._store.parts
                 built, ids = self._built, rows.ids()
                 if (
