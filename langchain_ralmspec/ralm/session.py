@@ -108,6 +108,11 @@ class Session:
         has_replica = self._replica is not None and self._replica.is_ready
         return (REPLICA, *own) if has_replica and "lookup" in policies else own
 
+    def wait_for_replica(self) -> None:
+        """Wait until a replica that is built in the background is ready, if one is."""
+        if self._replica is not None:
+            self._replica.wait()
+
     def fills_cache(self, policies: Sequence[str]) -> bool:
         """Whether a guess by one of these policies looks into the cache."""
         has_vectors = self._store.metric is not None

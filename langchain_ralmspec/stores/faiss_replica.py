@@ -79,11 +79,12 @@ class FaissReplica(Replica):
         with _opening.changing():
             known = None if anew else _known.get(id(index.raw))
             # Held by the replica, an index that is freed leaves its id to no other.
-            if known is None or not known._is_of(rows):
+            if known is None or not known.is_of(rows):
                 known = _known[id(index.raw)] = cls(store)
             return known
 
-    def _is_of(self, rows: Rows) -> bool:
+    def is_of(self, rows: Rows) -> bool:
+        """Whether its rows stand for these documents."""
         return self._store.parts[1].ids() is rows.ids()
 
     def renew_locks(self) -> None:

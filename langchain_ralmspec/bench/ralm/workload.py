@@ -147,6 +147,16 @@ class Workload:
         else:
             yield _faiss(corpus, self.distractors, graph=self.store == "faiss-hnsw")
 
+    def replica(self, corpus: Corpus, store: Any) -> Any:
+        """What guesses are looked up in beside the session's cache.
+
+        Built of a flat index; BM25 itself, which takes a millisecond; and for Chroma
+        and HNSW, whose answers no other index gives, an exact local index.
+        """
+        if self.store == "faiss-flat":
+            return "auto"
+        return store if self.store == "bm25" else _faiss(corpus, 0, graph=False)
+
 
 def _faiss(corpus: Corpus, n_distractors: int, *, graph: bool) -> FaissStore:
     import faiss
