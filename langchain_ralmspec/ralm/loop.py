@@ -160,7 +160,8 @@ class _Speculation:
         self._replan()
         text = self.request.policy.query()
         if self.plan.policy == REPLICA:
-            guess = self._guessed(REPLICA, text, None)
+            # Not measured: the first of all loads models and opens connections.
+            guess = self.request.session.guess(REPLICA, text, None)
             if guess.hits:
                 self._count_plan()
                 hits = self._taken(guess)
@@ -238,14 +239,10 @@ class _Speculation:
 
     def _guess(self, policy: str, query: str, current: Hits) -> Hits:
         self._count_plan()
-        return self._taken(self._guessed(policy, query, current))
-
-    def _guessed(self, policy: str, query: str, current: Hits | None) -> Guess:
-        """Make a guess, and measure what it takes."""
         start = time.perf_counter()
         guess = self.request.session.guess(policy, query, current)
         self.scheduler.estimates.guessed(policy, time.perf_counter() - start)
-        return guess
+        return self._taken(guess)
 
     def _taken(self, guess: Guess) -> Hits:
         """Have the next step written under a guess."""

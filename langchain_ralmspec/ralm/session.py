@@ -102,11 +102,13 @@ class Session:
     def usable(self, policies: Sequence[str]) -> tuple[str, ...]:
         """Guess policies that suit the store: no look-up where there are no vectors.
 
-        Where look-ups may ask a replica too, these come first.
+        A look-up asks a replica, too, where one is ready.
         """
-        own = ("same",) if self._store.metric is None else tuple(policies)
-        has_replica = self._replica is not None and self._replica.is_ready
-        return (REPLICA, *own) if has_replica and "lookup" in policies else own
+        if self._replica is not None and self._replica.is_ready:
+            policies = [REPLICA if each == "lookup" else each for each in policies]
+        if self._store.metric is None:
+            policies = [each for each in policies if each != "lookup"]
+        return tuple(policies) or ("same",)
 
     def wait_for_replica(self) -> None:
         """Wait until a replica that is built in the background is ready, if one is."""

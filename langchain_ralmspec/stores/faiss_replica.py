@@ -102,7 +102,7 @@ class FaissReplica(Replica):
         super().prepare()
         with self._beginning:
             is_building = self._thread is not None and self._thread.is_alive()
-            if self._failure or is_building or self._is_current:
+            if self._fault or is_building or self._is_current:
                 return
             self._thread = threading.Thread(target=self._follow, name=THREADS)
             self._thread.start()
@@ -150,7 +150,7 @@ class FaissReplica(Replica):
                 elif (new := self._trained(ids)) and self._fill(new):
                     self._built = new
         except Exception as failure:  # noqa: BLE001  told by the next prepare()
-            self._failure = failure
+            self._failed(failure)
 
     def _trained(self, ids: Mapping[int, str]) -> _Built | None:
         """An inverted file without rows; None where there is no room for them."""

@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from langchain_ralmspec.stores.base import Query, Store
 
 _TRIAL = 64  # guesses of a replica after which it is judged
-_FEWEST_RIGHT = 8  # of these; one of another corpus or encoder has about none
+_FEWEST_RIGHT = 16  # of these; one of another corpus or encoder has about none
 
 
 class Replica(ABC):
     """Finds most of what a store would find, and sooner.
 
     What it finds is guessed, and the guess is verified like any other: a document that
-    is missing here, or another one by now, costs time and nothing else. So does a
-    replica that fails: a warning says so, and it is not asked again.
+    is missing here, or another one by now, costs time and nothing else. One that fails,
+    or is nearly always wrong, is not asked again, and a warning says so.
 
     Args:
         store: what it is made of.
@@ -28,8 +28,8 @@ class Replica(ABC):
 
     def __init__(self, store: Any) -> None:
         self._store = store
-        self._failure: Exception | None = None
-        self._is_told = False  # whether a warning said that it failed
+        self._fault: str | None = None  # why it is not asked any more
+        self._is_told = False
         self._n_guesses = self._n_right = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -38,15 +38,18 @@ class Replica(ABC):
     @property
     def is_ready(self) -> bool:
         """Whether it may be asked."""
-        return self._failure is None
+        return self._fault is None
 
     def prepare(self) -> None:
-        """Begin, in the background, what it takes to be ready and up to date."""
-        if self._failure is not None and not self._is_told:
+        """Begin, in the background, what it takes to be ready and up to date.
+
+        Warns, once, where it is not asked any more.
+        """
+        if self._fault is not None and not self._is_told:
             self._is_told = True
             warnings.warn(
-                f"the replica failed and is not asked again before invalidate() of the "
-                f"retriever: {type(self._failure).__name__}: {self._failure}",
+                f"{self._fault}; it is not asked again before invalidate() of the "
+                "retriever, and answers are as they should be without it",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -57,32 +60,31 @@ class Replica(ABC):
         return self.is_ready
 
     def near(self, query: Query, k: int) -> Found:
-        """About ``k`` documents near a query, best first, nothing where it fails.
+        """About ``k`` documents near a query, best first; nothing where it fails.
 
-        Their hits have their documents where a store is to be believed that cannot give
-        a document by its id.
+        A replica of a store that gives documents by their ids need not have them.
         """
         if not self.is_ready:
             return Found()
         try:
             return self._near(query, k)
         except Exception as failure:  # noqa: BLE001  it is only a guess
-            self._failure = failure
-            self.prepare()
+            self._failed(failure)
             return Found()
 
     def judged(self, *, right: bool) -> None:
-        """Count a guess that nothing but the replica made; warn where all are wrong."""
+        """Count a guess that nothing but the replica made."""
         self._n_guesses += 1
         self._n_right += right
         if self._n_guesses == _TRIAL and self._n_right < _FEWEST_RIGHT:
-            warnings.warn(
-                f"of {_TRIAL} guesses of the replica only {self._n_right} were right; "
-                "answers are as they should be, but slower: the replica needs the same "
-                "documents under the same ids, and vectors of the same encoder",
-                RuntimeWarning,
-                stacklevel=2,
+            self._fault = (
+                f"of {_TRIAL} guesses of the replica only {self._n_right} were right: "
+                "it needs the same documents under the same ids, and vectors of the "
+                "same encoder"
             )
+
+    def _failed(self, failure: Exception) -> None:
+        self._fault = f"the replica failed: {type(failure).__name__}: {failure}"
 
     @abstractmethod
     def _near(self, query: Query, k: int) -> Found:

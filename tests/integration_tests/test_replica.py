@@ -54,7 +54,7 @@ def store_of(corpus: Corpus) -> Callable[[str], Any]:
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("kind", ["auto", "good", "stale", "noise"])
 @pytest.mark.parametrize("store", ["faiss", "chroma"])
-def test_same_tokens_under_the_same_documents(
+def test_same_tokens_under_the_same_documents(  # noqa: PLR0917
     store: str,
     kind: str,
     asynchronous: bool,

@@ -131,7 +131,7 @@ def test_a_build_that_fails_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     replica = FaissReplica(FaissStore.from_langchain(langchain_faiss()))
     replica.prepare()
     assert not replica.wait(60)
-    with pytest.warns(RuntimeWarning, match="the replica failed .* no more"):
+    with pytest.warns(RuntimeWarning, match="the replica failed: .* no more"):
         replica.prepare()
     replica.prepare()
 
