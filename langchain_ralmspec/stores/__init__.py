@@ -179,8 +179,8 @@ def open_replica(
                 f"replica must be 'auto', a vector store or None, got {replica!r}"
             )
         if not isinstance(store, FaissStore) or not store.parts[0].is_matrix:
-            is_faiss = isinstance(store, FaissStore)
-            kind = type(store.parts[0].raw if is_faiss else store).__name__
+            raw = store.parts[0].raw if isinstance(store, FaissStore) else store
+            kind = type(raw).__name__
             raise InvalidValueError(
                 "replica='auto' builds one of a flat FAISS index alone, not of "
                 f"{kind}; put a copy that is fast to search, such as a local FAISS or "
