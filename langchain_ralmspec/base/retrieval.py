@@ -150,7 +150,9 @@ class RetrievalGeneration(SpeculativeGeneration):
         """Load all that the first answer would load, and ask the store something."""
         super().warm_up()
         self._may_speculate(self.engine)
-        self._current_retriever.batch(["?"], k=1)
+        retriever = self._current_retriever
+        retriever.batch(["?"], k=1)
+        retriever.new_session(k=1).wait_for_replica()
 
     def warm(
         self,

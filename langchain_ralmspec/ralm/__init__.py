@@ -1,7 +1,8 @@
 """RaLMSpec: generation that retrieves as it goes, sequential and speculative."""
 
 from langchain_ralmspec.ralm.events import Event, RolledBack, Verified
-from langchain_ralmspec.ralm.loop import once, sequential, speculative
+from langchain_ralmspec.ralm.loop import sequential, speculative
+from langchain_ralmspec.ralm.once import once
 from langchain_ralmspec.ralm.policies import (
     FixedStride,
     Flare,

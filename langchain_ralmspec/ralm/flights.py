@@ -17,7 +17,8 @@ from langchain_ralmspec.speculation.plan import IN_FLIGHT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from langchain_ralmspec.ralm.session import Guess, Hits, Session, Verification
+    from langchain_ralmspec.ralm.memory import Guess, Hits
+    from langchain_ralmspec.ralm.session import Session, Verification
     from langchain_ralmspec.speculation import Plan
 
 

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING
 
 from langchain_ralmspec.ralm.events import Event, RolledBack, Verified
 from langchain_ralmspec.ralm.flights import Flights
-from langchain_ralmspec.ralm.policies import Step
 from langchain_ralmspec.ralm.writer import texts_of
-from langchain_ralmspec.speculation import GUESS_POLICIES
+from langchain_ralmspec.speculation import REPLICA
 from langchain_ralmspec.speculation.plan import MAX_STEPS_PER_GUESS
 from langchain_ralmspec.stores.base import Query
 
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
 
     from langchain_ralmspec.answer.events import Committed
     from langchain_ralmspec.ralm.flights import Flight
+    from langchain_ralmspec.ralm.memory import Guess, Hits
+    from langchain_ralmspec.ralm.policies import Step
     from langchain_ralmspec.ralm.request import Request
-    from langchain_ralmspec.ralm.session import Guess, Hits
     from langchain_ralmspec.ralm.writer import Texts
     from langchain_ralmspec.speculation import Plan, StrideScheduler
 
@@ -48,19 +48,6 @@ def sequential(request: Request) -> Generator[Event, None, None]:
         if step.query is None:
             return
         query = step.query
-
-
-def once(request: Request) -> Generator[Event, None, None]:
-    """Retrieve for the question alone, and write all under what is found."""
-    (hits,) = request.session.retrieve(request.policy.query()).truth
-    request.stats.steps += 1
-    strides = request.writer.write_out(hits)
-    while True:
-        with request.stats.timing("generating"):
-            stride = next(strides, None)
-        if stride is None:
-            return
-        yield request.commit(Step(hits, (stride,), None))
 
 
 def speculative(
@@ -112,7 +99,7 @@ class _Speculation:
         """Generate the answer, step by step."""
         flights = self.flights  # the writer must not lead back to itself
         self.request.writer.is_superseded = lambda: flights.has_wrong_guess
-        hits = self._first()
+        hits = yield from self._first()
         while True:
             step = yield from self._write(hits)
             if not self.group:
@@ -146,7 +133,7 @@ class _Speculation:
         """
         session = self.request.session
         # Now, so that their seconds are not counted as those of guesses and calls.
-        if self._may_look_up:
+        if session.fills_cache(self.scheduler.policies):
             self.scheduler = replace(self.scheduler, can_prove=session.measure())
         self.plan = self.scheduler.plan()
         if self.plan.stride > 1:
@@ -168,25 +155,32 @@ class _Speculation:
                 plan, n_steps=n_steps, seconds=seconds - before
             )
 
-    def _first(self) -> Hits:
+    def _first(self) -> Generator[Event, None, Hits]:
+        """The first documents: guessed by a replica, or else retrieved."""
+        self._replan()
+        text = self.request.policy.query()
+        if self.plan.policy == REPLICA:
+            # Not measured: the first of all loads models and opens connections.
+            guess = self.request.session.guess(REPLICA, text, None)
+            if guess.hits:
+                self._count_plan()
+                hits = self._taken(guess)
+                corrected = yield from self._verify()
+                return hits if corrected is None else corrected
+        return self._retrieve_first(text)
+
+    def _retrieve_first(self, text: str) -> Hits:
         """Retrieve the first documents, into the cache if guesses will need it."""
         request, estimates = self.request, self.scheduler.estimates
-        self._replan()
-        looks_up = self._may_look_up
-        text = request.policy.query()
+        fills_cache = request.session.fills_cache(self.scheduler.policies)
         with request.stats.timing("waiting"):
-            answer = request.session.ask([Query(text)], with_vectors=looks_up)
+            answer = request.session.ask([Query(text)], with_vectors=fills_cache)
             request.session.require(text, answer.truth[0])
         request.session.learn(answer)
-        if not looks_up:  # else it was a wider search than the sequential loop's
+        if not fills_cache:  # else it was a wider search than the sequential loop's
             estimates.retrieved(answer.embedding, answer.searching)
         self._last_checkpoint = (0, request.stats.seconds_waiting)
         return answer.truth[0]
-
-    @property
-    def _may_look_up(self) -> bool:
-        """Whether a plan to come may need vectors in the cache."""
-        return any(GUESS_POLICIES[p].needs_vector for p in self.scheduler.policies)
 
     def _write(self, hits: Hits) -> Generator[Event, None, Step | None]:
         """Write the next step; it is final at once when no guess before it is open.
@@ -248,6 +242,10 @@ class _Speculation:
         start = time.perf_counter()
         guess = self.request.session.guess(policy, query, current)
         self.scheduler.estimates.guessed(policy, time.perf_counter() - start)
+        return self._taken(guess)
+
+    def _taken(self, guess: Guess) -> Hits:
+        """Have the next step written under a guess."""
         if guess.is_proven:
             self._proven = guess
             return tuple(replace(hit, score=math.nan) for hit in guess.hits)
@@ -288,7 +286,7 @@ class _Speculation:
             if corrected is not None:
                 return corrected
             assert self.plan.policy is not None  # noqa: S101  else nothing was guessed
-            with_vectors = GUESS_POLICIES[self.plan.policy].needs_vector
+            with_vectors = self.request.session.fills_cache([self.plan.policy])
             self.flights.send(self.group, self.plan, with_vectors=with_vectors)
             self.group = []
         return (yield from self._judge(0 if everything else self.plan.in_flight))
@@ -297,13 +295,16 @@ class _Speculation:
     def _is_due(self) -> bool:
         """Whether the group is full, ends in an unsure guess, or has waited for long.
 
-        Steps under proven guesses do not fill the group, but count as waiting.
+        Steps under proven guesses do not fill the group, but count as waiting. The
+        answer's first guess waits for no others where the model writes on meanwhile:
+        so the first text is not later than in the sequential loop.
         """
+        is_first = not self._n_written and self.plan.in_flight > 0
         is_full = len(self.group) >= self.plan.stride
         is_unsure = self.group[-1].is_unsure(self.plan.trusted)
         n_waiting = self._n_written - self._n_before_group
         most_waiting = MAX_STEPS_PER_GUESS * self.plan.stride
-        return is_full or is_unsure or n_waiting >= most_waiting
+        return is_first or is_full or is_unsure or n_waiting >= most_waiting
 
     def _judge(self, n_left: int) -> Generator[Event, None, Hits | None]:
         """Judge verifications, oldest first, until at most ``n_left`` are in flight.
@@ -386,6 +387,7 @@ class _Speculation:
         pairs = zip(flight.guesses[:n_judged], answer.truth, strict=False)
         for number, (guess, hits) in enumerate(pairs):
             estimates.judged(guess.policy, right=number < n_right, margin=guess.margin)
-            if guess.policy != "same":
+            session.judged(guess, right=number < n_right)
+            if guess.policy != "same" and guess.current:  # none before the first
                 stayed = texts_of(hits) == texts_of(guess.current)
                 estimates.judged("same", right=stayed)

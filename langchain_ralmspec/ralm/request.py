@@ -11,8 +11,9 @@ from langchain_ralmspec.ralm.writer import Superseded
 if TYPE_CHECKING:
     from langchain_ralmspec.answer.statistics import SpeculationStats
     from langchain_ralmspec.answer.transcript import Transcript
+    from langchain_ralmspec.ralm.memory import Hits
     from langchain_ralmspec.ralm.policies import RetrievalPolicy, Step
-    from langchain_ralmspec.ralm.session import Hits, Session
+    from langchain_ralmspec.ralm.session import Session
     from langchain_ralmspec.ralm.writer import Writer
 
 

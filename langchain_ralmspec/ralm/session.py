@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import time
-from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
-from langchain_ralmspec.errors import EmptyStoreError, StoreError
+from langchain_ralmspec.errors import EmptyStoreError
+from langchain_ralmspec.ralm.memory import Guess, Hits, Memory
 from langchain_ralmspec.ralm.queries import Queries
-from langchain_ralmspec.ralm.writer import ids_of
-from langchain_ralmspec.speculation import GUESS_POLICIES, SessionCache
+from langchain_ralmspec.speculation import NEEDS_VECTOR, REPLICA
 from langchain_ralmspec.speculation.costs import Spent, spending
-from langchain_ralmspec.stores.base import Found, Hit, Query, as_array_store
+from langchain_ralmspec.stores.base import Found, Query, as_array_store
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.ties import is_near_tie
 
@@ -24,29 +22,9 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
 
     from langchain_ralmspec.stores.base import MaxNorm, Store
+    from langchain_ralmspec.stores.replica import Replica
 
-Hits = tuple["Hit", ...]
 OnEmpty = Literal["answer", "error"]
-
-_CAPACITY = 2048  # documents in a session's cache
-
-
-@dataclass(frozen=True, slots=True)
-class Guess:
-    """What a query is thought to find."""
-
-    policy: str  # name of the guess policy that made it
-    query: Query  # embedded when the policy needs that
-    hits: Hits
-    current: Hits  # the documents that the query was written under
-    margin: float | None = None  # of the cache; None where it cannot tell
-    is_proven: bool = False  # whether the store is bound to give these documents
-
-    def is_unsure(self, trusted: float | None) -> bool:
-        """Whether its margin is less than one that is trusted."""
-        if self.margin is None or trusted is None:
-            return False
-        return self.margin < trusted
 
 
 @dataclass(slots=True)
@@ -94,6 +72,7 @@ class Session:
         stats: SpeculationStats | None = None,
         render: Callable[[Document], str] = text_of,
         on_empty: OnEmpty = "error",
+        replica: Replica | None = None,
     ) -> None:
         """Start with an empty cache.
 
@@ -102,11 +81,14 @@ class Session:
         nothing is ever guessed, and searches are no wider than ``depth``. ``render``
         gives a document's text as the model reads it. ``on_empty`` says whether it is
         an ``"error"`` that a query finds nothing, or an ``"answer"``.
+        A ``replica`` may be asked for guesses; it is brought up to date now.
         """
         self.depth = depth
         self.stats = stats or SpeculationStats()
-        self._render = render
         self._on_empty = on_empty
+        self._replica = replica
+        if replica is not None:
+            replica.prepare()
         self._store = store
         self._queries = Queries(store)
         if prefetch_k is None:
@@ -114,69 +96,56 @@ class Session:
         if store.metric is None:  # there is no cache to be filled
             prefetch_k = 0
         self._prefetch_k = max(prefetch_k, depth) if prefetch_k else 0
-        self._max_norm: MaxNorm | None = None
         self._arrays = as_array_store(store)
-        self._forget()
+        self._memory = Memory(store, self._prefetch_k, render, replica)
 
     def usable(self, policies: Sequence[str]) -> tuple[str, ...]:
-        """Guess policies that suit the store: no look-up where there are no vectors."""
-        return ("same",) if self._store.metric is None else tuple(policies)
+        """Guess policies that suit the store: no look-up where there are no vectors.
 
-    def guess(self, policy: str, text: str, current: Hits) -> Guess:
+        A look-up asks a replica, too, where one is ready.
+        """
+        if self._replica is not None and self._replica.is_ready:
+            policies = [REPLICA if each == "lookup" else each for each in policies]
+        if self._store.metric is None:
+            policies = [each for each in policies if each != "lookup"]
+        return tuple(policies) or ("same",)
+
+    def wait_for_replica(self) -> None:
+        """Wait until a replica that is built in the background is ready, if one is."""
+        if self._replica is not None:
+            self._replica.wait()
+
+    def fills_cache(self, policies: Sequence[str]) -> bool:
+        """Whether a guess by one of these policies looks into the cache."""
+        has_vectors = self._store.metric is not None
+        return has_vectors and any(NEEDS_VECTOR[policy] for policy in policies)
+
+    def guess(self, policy: str, text: str, current: Hits | None) -> Guess:
         """Guess the documents for a query from what the session has seen.
 
-        Where the cache does not know the ``current`` documents, under which the query
-        was written, it was not filled lately (another policy was followed): then these
-        are the better guess. Raises StoreError where the encoder fails.
+        Or, with the policy ``"replica"``, from what a replica finds as well.
+        Raises StoreError where the encoder fails.
+
+        Args:
+            policy: of guessing.
+            text: the query.
+            current: the documents under which it was written; None for the first query,
+                for which nothing is guessed but by a replica.
         """
-        needs_vector = GUESS_POLICIES[policy].needs_vector
-        if any(hit.id not in self._cache for hit in current):
-            policy = "same"
         with self.stats.timing("guessing"):
             query = Query(text)
-            if needs_vector:  # whatever is made of it
+            if self.fills_cache([policy]):  # whatever is made of it
                 with spending() as embedding:
                     query = self._queries.any(text)
                 self.stats.spend(embedding.seconds, "embedding")
                 self.stats.spend(embedding.waiting, "embedding_idle")
-            vector = query.vector
-            ids = GUESS_POLICIES[policy].guess(self._cache, vector, ids_of(current))
-            if not ids:  # nothing is guessed only where nothing was found
-                policy, ids = "same", ids_of(current)
-            known = {hit.id: hit for hit in current}
-            try:
-                hits = tuple(
-                    known[id_]
-                    if id_ in known and (policy == "same" or self._arrays is None)
-                    else self._read(self._hit(id_))
-                    for id_ in ids
-                )
-            except StoreError:  # it was deleted since
-                policy, ids, hits = "same", ids_of(current), current
-            margin, is_proven = None, False
-            if vector is not None and ids and policy != "same":
-                margin = self._cache.margin(vector, ids[-1])
-                # A proof takes the vector that the other loop makes, to the bit.
-                if self._max_norm and not query.batched:
-                    longest = self._max_norm.longest
-                    is_proven = self._cache.proves(vector, ids, longest)
-        return Guess(policy, query, hits, current, margin, is_proven)
+            n = self.depth if current is None else len(current)
+            return self._memory.guess(policy, query, current or (), n)
 
-    def _hit(self, id_: str) -> Hit:
-        """A cached document: as a search gave it, or as the store has it now."""
-        if self._arrays is None:
-            return self._hits[id_]
-        return Hit(id_, self._arrays.document(id_), math.nan)
-
-    def _read(self, hit: Hit) -> Hit:
-        """The hit as it is now, whatever the store does to its document later."""
-        document = hit.document
-        metadata = dict(document.metadata or {})
-        document = document.model_copy(update={"metadata": metadata})
-        text = None
-        with suppress(Exception):  # raised again if the model is to read it
-            text = self._render(document)
-        return replace(hit, document=document, text=text)
+    def judged(self, guess: Guess, *, right: bool) -> None:
+        """Tell the replica what became of a guess that only it could make."""
+        if guess.is_new and self._replica is not None:
+            self._replica.judged(right=right)
 
     def retrieve(self, text: str) -> Verification:
         """Ask the store for one query, as the sequential loop does; then count it.
@@ -220,7 +189,7 @@ class Session:
         Raises:
             StoreError: the store or its encoder failed.
         """
-        start, max_norm = time.perf_counter(), self._max_norm
+        start, max_norm = time.perf_counter(), self._memory.max_norm
         with spending() as embedding:
             missing = [query.text for query in queries if query.vector is None]
             encoded = iter(self._queries.together(missing))
@@ -242,10 +211,12 @@ class Session:
     def learn(self, answer: Verification) -> None:
         """Count an answer, and let what it found into the cache."""
         self.count(answer)
-        if answer.max_norm is not self._max_norm:  # of a store that has changed since
+        if (
+            answer.max_norm is not self._memory.max_norm
+        ):  # of a store that has changed since
             return
         for query, found in zip(answer.queries, answer.found, strict=True):
-            self._remember(query, found)
+            self._memory.remember(query, found)
 
     def prepare(self) -> None:
         """Tell a store that wants to know that calls of many queries are to come."""
@@ -264,17 +235,10 @@ class Session:
             return False
         with reported_as_store_error(type(self._store).__name__, "max_norm"):
             known = max_norm()
-        if known is not self._max_norm:
-            self._max_norm = known
-            self._forget()
+        if known is not self._memory.max_norm:
+            self._memory.max_norm = known
+            self._memory.forget()
         return known is not None
-
-    def _forget(self) -> None:
-        """Start with an empty cache."""
-        capacity = max(_CAPACITY, self._prefetch_k)
-        self._cache = SessionCache(self._store.metric, capacity)
-        # Of cached documents, where the store cannot give a document by its id.
-        self._hits: dict[str, Hit] = {}
 
     def count(self, answer: Verification) -> None:
         """Count an answer's calls and seconds."""
@@ -321,26 +285,13 @@ class Session:
         k = self._k(self.depth)
         with spending() as searching:
             found = self._search(queries, k, with_vectors=False)
-        truth = [tuple(map(self._read, found[0].hits[: self.depth]))]
+        truth = [tuple(map(self._memory.read, found[0].hits[: self.depth]))]
         seconds = time.perf_counter() - start
         return Verification(truth, found, queries, 1, 1, seconds, embedding, searching)
 
-    def _remember(self, query: Query, found: Found) -> None:
-        # A filter, or a search that misses rows, may leave nothing to remember.
-        if found.vectors is not None and len(found.vectors):
-            vectors = found.vectors[: self._prefetch_k]
-            ids = found.ids[: len(vectors)]
-            for evicted in self._cache.add(ids, vectors):
-                self._hits.pop(evicted, None)
-            if query.vector is not None and ids[-1] in self._cache:
-                self._cache.add_ball(query.vector, ids[-1])
-        if self._arrays is None:
-            hits = ((hit.id, hit) for hit in found.hits if hit.id in self._cache)
-            self._hits.update(hits)
-
     def _settled(self, query: Query, found: Found, answer: Verification) -> Hits:
         """Top documents; a near tie is decided by the query embedded alone."""
-        hits = tuple(map(self._read, found.hits[: self.depth]))
+        hits = tuple(map(self._memory.read, found.hits[: self.depth]))
         if not query.batched:
             return hits
         vector, metric = query.vector, self._store.metric

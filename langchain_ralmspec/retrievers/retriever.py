@@ -5,8 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from inspect import signature
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, Self, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -20,9 +19,10 @@ from pydantic import Field, PrivateAttr
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.arguments import StrictArguments, owned
-from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm.session import OnEmpty, Session, text_of
 from langchain_ralmspec.retrievers.caching import why_uncacheable
+from langchain_ralmspec.retrievers.opening import Opened, built_store
 from langchain_ralmspec.retrievers.runs import outcome_of, start_run
 from langchain_ralmspec.retrievers.session import (
     MOST_HITS,
@@ -33,19 +33,17 @@ from langchain_ralmspec.retrievers.session import (
 )
 from langchain_ralmspec.retrievers.snapshot import Origin, is_same
 from langchain_ralmspec.speculation import GUESS_POLICIES
-from langchain_ralmspec.stores import BM25Store, Store, lock_of, open_store, refresh
+from langchain_ralmspec.stores import (
+    Store,
+    lock_of,
+    open_replica,
+    open_store,
+    refresh,
+)
 from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import checked_document
 from langchain_ralmspec.text import well_formed
-
-
-class _Opened(NamedTuple):
-    """A store, what it was opened with, and the key of what is found then."""
-
-    settings: Any
-    store: Store
-    key: str
 
 
 class RaLMSpecRetriever(StrictArguments, BaseRetriever):
@@ -84,9 +82,14 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     embed_found_documents: bool = Field(default=False, frozen=True)
     """Whether found documents are embedded where the store gives no vectors, so that
     guesses can be looked up. It takes embeddings that are local and cost nothing."""
+    replica: Any = Field(default=None, frozen=True)
+    """What guesses are looked up in, beside the session's cache: a copy that is fast to
+    search, such as a local FAISS of the same documents (anything that ``vectorstore``
+    may be), or ``"auto"``, which builds one of a flat FAISS index in the background. A
+    wrong guess costs time alone, so it may be stale."""
 
     _origin: Origin | None = PrivateAttr(default=None)
-    _opened: _Opened = PrivateAttr()
+    _opened: Opened | None = PrivateAttr(default=None)
 
     def model_post_init(self, context: Any, /) -> None:
         """Open the store."""
@@ -96,19 +99,21 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             raise InvalidValueError(msg)
         self._reopen()
 
-    def _kept_up(self) -> _Opened:
+    def _kept_up(self) -> Opened:
         """The store under filter and words as they are now."""
         opened = self._opened
-        is_current = is_same(opened.settings, (self.filter, self.search_kwargs))
-        return opened if is_current else self._reopen()
+        now = (self.filter, self.search_kwargs)
+        is_current = opened is not None and is_same(opened.settings, now)
+        return opened if opened and is_current else self._reopen()
 
-    def _reopen(self) -> _Opened:
+    def _reopen(self, *, anew: bool = False) -> Opened:
         # All at once, and only when it is there: nobody searches under settings that
         # are in force no more, not after an error and not in another thread.
         settings = owned((self.filter, self.search_kwargs))
-        opened = _Opened(settings, self._open(*settings), uuid.uuid4().hex)
-        self._opened = opened
-        return opened
+        store = self._open(*settings)
+        replica = open_replica(self.replica, store, settings[0], anew=anew)
+        self._opened = Opened(settings, store, replica, uuid.uuid4().hex)
+        return self._opened
 
     def _open(self, filter: Any, search_kwargs: dict[str, Any]) -> Store:  # noqa: A002
         return open_store(
@@ -137,17 +142,8 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             MissingExtraError: the extra ``bm25`` is not installed.
             UnknownArgumentError: an argument is neither the store's nor this class's.
         """
-        if kind != "bm25":
-            msg = f"kind must be 'bm25', got {kind!r}; put other stores in vectorstore="
-            raise InvalidValueError(msg)
-        names = signature(BM25Store.from_documents).parameters
-        options = {name: kwargs.pop(name) for name in names if name in kwargs}
-        for name in kwargs:
-            if name not in cls.model_fields:
-                owner = f"{cls.__name__}.from_documents()"
-                known = {*names, *cls.model_fields} - {"documents", "vectorstore"}
-                raise UnknownArgumentError.of(owner, name, known)
-        return cls(vectorstore=BM25Store.from_documents(documents, **options), **kwargs)
+        store, options = built_store(cls, documents, kind, kwargs)
+        return cls(vectorstore=store, **options)
 
     def _opened_for(self, *, filter: Any = None, **search_kwargs: Any) -> Store:  # noqa: A002
         """The store under the arguments of a call."""
@@ -224,13 +220,15 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     ) -> Session:
         """Open a session for the loops of this package (see :meth:`session`)."""
         require_hits("k", k)
+        opened = self._kept_up()
         return Session(
-            self.store,
+            opened.store,
             depth=k,
             prefetch_k=prefetch_k,
             stats=stats,
             render=render,
             on_empty=on_empty,
+            replica=opened.replica,
         )
 
     def add_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
@@ -305,7 +303,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             StoreError: the collection is not there.
         """
         refresh(self.vectorstore)
-        self._reopen()
+        self._reopen(anew=True)
 
     def _get_relevant_documents(
         self,

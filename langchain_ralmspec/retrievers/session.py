@@ -8,9 +8,9 @@ from langchain_core.documents import Document
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.ralm.session import Guess, Hits, Session
+from langchain_ralmspec.ralm.memory import Guess, Hits
+from langchain_ralmspec.ralm.session import Session
 from langchain_ralmspec.ralm.writer import texts_of
-from langchain_ralmspec.speculation import GUESS_POLICIES
 from langchain_ralmspec.stores import Hit, Query
 
 MOST_HITS = 100_000
@@ -35,8 +35,8 @@ class RetrieverSession:
 
     def __init__(self, session: Session, guess_policy: str) -> None:
         self._session = session
-        (self._policy,) = session.usable([guess_policy])
-        self._current: Hits = ()
+        self._policy = session.usable([guess_policy])[0]
+        self._current: Hits | None = None  # before the first verification
         self._guesses: dict[str, Guess] = {}  # since the last verification
 
     @property
@@ -45,12 +45,13 @@ class RetrieverSession:
         return self._session.stats
 
     def speculate(self, query: str) -> list[Document]:
-        """Guess what :meth:`verify` would return, without a search.
+        """Guess what :meth:`verify` would return, without a search of the store.
 
         Over FAISS the guessed documents are looked up in the docstore by their ids.
 
         Returns:
-            As many documents as the last verification returned; none before that.
+            As many documents as the last verification returned; before that none, or
+            ``k`` that a replica finds.
 
         Raises:
             InvalidValueError: the query is no string.
@@ -78,8 +79,8 @@ class RetrieverSession:
         guesses = [self._guesses.get(query) for query in queries]
         pairs = zip(queries, guesses, strict=True)
         known = [guess.query if guess else Query(text) for text, guess in pairs]
-        looks_up = GUESS_POLICIES[self._policy].needs_vector
-        truth = self._session.verify(known, with_vectors=looks_up)
+        fills_cache = self._session.fills_cache([self._policy])
+        truth = self._session.verify(known, with_vectors=fills_cache)
         self._guesses.clear()
         judged = zip(guesses, truth, strict=True)
         wrong = (t for g, t in judged if g and texts_of(g.hits) != texts_of(t))

@@ -10,12 +10,18 @@ from langchain_ralmspec.speculation.draft_length import (
     chances_of_match,
 )
 from langchain_ralmspec.speculation.estimates import Estimates
-from langchain_ralmspec.speculation.guess import GUESS_POLICIES
+from langchain_ralmspec.speculation.guess import (
+    GUESS_POLICIES,
+    NEEDS_VECTOR,
+    REPLICA,
+)
 from langchain_ralmspec.speculation.plan import Plan
 from langchain_ralmspec.speculation.stride import StrideScheduler
 
 __all__ = [
     "GUESS_POLICIES",
+    "NEEDS_VECTOR",
+    "REPLICA",
     "Acceptance",
     "BatchCosts",
     "DraftEstimates",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, TypeAlias
 
@@ -84,14 +84,26 @@ class SessionCache:
             self._write(rows, vectors[[places[id_] for id_ in new]])
         return evicted
 
-    def top(self, query: Vector, n: int = 1) -> tuple[str, ...]:
+    def top(
+        self, query: Vector, n: int = 1, others: Mapping[str, Vector] | None = None
+    ) -> tuple[str, ...]:
         """Ids of the ``n`` best cached documents, best first, or of all.
 
         Equal scores are ordered by the smaller id. Under ``"cosine"`` the query need
-        not be normalised, since its length does not matter to the order.
+        not be normalised, since its length does not matter to the order. ``others`` are
+        documents that are compared too, by their ids, unless they are cached.
         """
-        if not self._rows:
-            return ()
+        ranked = self._best(query, n) if self._rows else []
+        new = {id_: v for id_, v in (others or {}).items() if id_ not in self._rows}
+        if new:
+            vectors = self._unit(np.stack(list(new.values())))
+            scores = self._compared(query, vectors, _squared_lengths(vectors)).tolist()
+            pairs = zip(scores, new, strict=True)
+            ranked += [(-score, id_) for score, id_ in pairs if np.isfinite(score)]
+        return tuple(document_id for _, document_id in sorted(ranked)[:n])
+
+    def _best(self, query: Vector, n: int) -> list[tuple[float, str]]:
+        """The negated scores and ids of the ``n`` best rows, and of those as good."""
         scores = self._scores(query)
         if n == 1:
             best = np.flatnonzero(scores == scores.max())
@@ -99,8 +111,7 @@ class SessionCache:
             cut = len(scores) - min(n, len(scores))
             best = np.flatnonzero(scores >= np.partition(scores, cut)[cut])
         badness = (-scores[best]).tolist()
-        ranked = sorted(zip(badness, (self._ids[row] for row in best), strict=True))
-        return tuple(document_id for _, document_id in ranked[:n])
+        return list(zip(badness, (self._ids[row] for row in best), strict=True))
 
     def add_ball(self, centre: Vector, edge_id: str) -> None:
         """Note that every stored vector nearer to a query than a document is cached.
@@ -204,20 +215,31 @@ class SessionCache:
         if not len(self._matrix):  # now the dimension is known
             self._matrix = np.zeros((self._capacity, vectors.shape[1]), np.float32)
             self._centres = np.zeros((_MAX_BALLS, vectors.shape[1]))
-        if self._metric == "cosine":
-            lengths: NDArray[np.float32] = np.sqrt(_squared_lengths(vectors))
-            lengths[lengths == 0] = 1
-            vectors = vectors / lengths[:, np.newaxis]
+        vectors = self._unit(vectors)
         self._matrix[rows] = vectors
         self._squares[rows] = squares = _squared_lengths(vectors)
         self._largest = float(np.fmax.reduce(squares, initial=self._largest))
 
+    def _unit(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Vectors as they are compared: under ``"cosine"`` of length 1."""
+        if self._metric != "cosine":
+            return vectors
+        lengths: NDArray[np.float32] = np.sqrt(_squared_lengths(vectors))
+        lengths[lengths == 0] = 1
+        units: NDArray[np.float32] = vectors / lengths[:, np.newaxis]
+        return units
+
     def _scores(self, query: Vector) -> NDArray[np.float32]:
         """Score of every row in use, higher is better, shape ``(len(self),)``."""
         size = len(self)
-        scores: NDArray[np.float32] = self._matrix[:size] @ query
+        return self._compared(query, self._matrix[:size], self._squares[:size])
+
+    def _compared(
+        self, query: Vector, vectors: NDArray[np.float32], squares: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = vectors @ query
         if self._metric == "squared_l2":  # |q - v|² = |q|² - 2 q·v + |v|²
-            scores = 2 * scores - self._squares[:size]
+            scores = 2 * scores - squares
         return scores
 
 

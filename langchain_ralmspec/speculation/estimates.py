@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from langchain_ralmspec.speculation.confidence import Confidence
 from langchain_ralmspec.speculation.costs import CallCosts, Mean, SpentMean
+from langchain_ralmspec.speculation.guess import NEEDS_VECTOR, REPLICA
 from langchain_ralmspec.speculation.plan import GuessChances
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ MAX_ACCURACY = 0.995
 """A guess accuracy beyond this is not believed: it would make strides endless."""
 
 # Beliefs about a policy before its first guess: high enough to have it tried.
-_PRIOR_ACCURACY = {"lookup": 0.95, "same": 0.85}
+_PRIOR_ACCURACY = {"lookup": 0.95, "same": 0.85, REPLICA: 0.98}
 _PRIOR_PROVEN = 0.3  # share of look-ups, where the store's answers can be proven
 _PRIOR_GUESSES = 4.0  # guesses that such a belief is worth
 _PRIOR_BIAS_STEPS = 6.0  # steps for which a plan's prediction is believed
@@ -131,7 +132,7 @@ class Estimates:
         """
         with self.lock:
             self._accuracy[policy].add(right)
-            if policy == "lookup":
+            if NEEDS_VECTOR[policy]:
                 self._proven.add(0.0)
             if margin is not None:
                 self._confidence.add(margin, right=right)
@@ -196,12 +197,11 @@ class Estimates:
 
     def chances(self, policy: str, *, can_prove: bool = False) -> GuessChances:
         """Chances of a policy's guesses, by margin as soon as margins tell anything."""
-        if policy != "lookup":
-            return GuessChances(self.accuracy(policy))
         proven = 0.0
-        if can_prove:
+        if can_prove and NEEDS_VECTOR[policy]:
             proven = min(MAX_ACCURACY, self._proven.value(_PRIOR_PROVEN))
-        split = self._confidence.split
+        # The margins are of the cache alone.
+        split = self._confidence.split if policy == "lookup" else None
         if split is None:
             return GuessChances(self.accuracy(policy), proven=proven)
         return GuessChances(
@@ -242,7 +242,7 @@ class Estimates:
         known = self._guess.get(policy)
         if known is not None:
             return known.value or 0.0
-        return (self._embedding.seconds or 0.0) if policy == "lookup" else 0.0
+        return (self._embedding.seconds or 0.0) if NEEDS_VECTOR[policy] else 0.0
 
     def retrieval(self) -> float | None:
         """*b(1)*: seconds of a retrieval in the sequential loop."""
@@ -280,7 +280,7 @@ class Estimates:
         These are the busy shares of the time in the query encoder, where the guess has
         not paid that, and of the rest.
         """
-        embedding = 0.0 if policy == "lookup" else self._embedding.seconds or 0.0
+        embedding = 0.0 if NEEDS_VECTOR[policy] else self._embedding.seconds or 0.0
         embedding = min(embedding, verification)
         searching = verification - embedding
         busy = busy_share(self._embedding.waiting), busy_share(self._searching.waiting)

@@ -40,3 +40,12 @@ GUESS_POLICIES = {
     "same": GuessPolicy(lambda _cache, _vector, current: current, needs_vector=False),
 }
 """By the name that constructors take as ``guess_policy``."""
+
+REPLICA = "replica"
+"""A look-up where a replica of the store is asked too: the best that either knows."""
+
+NEEDS_VECTOR = {
+    **{name: policy.needs_vector for name, policy in GUESS_POLICIES.items()},
+    REPLICA: True,
+}
+"""By the name that plans have: whether a policy looks at the query's vector."""

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 from langchain_core.runnables import Runnable
 from langchain_core.vectorstores import VectorStore
 
-from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.errors import (
+    DimensionMismatchError,
+    InvalidValueError,
+    StoreError,
+    UnknownArgumentError,
+)
 from langchain_ralmspec.stores.base import Hit, Metric, Query, Store, Vector
 from langchain_ralmspec.stores.bm25_store import BM25Store
 from langchain_ralmspec.stores.chroma_store import ChromaStore, find_again
@@ -18,8 +24,10 @@ from langchain_ralmspec.stores.embedding import (
     encode_queries,
 )
 from langchain_ralmspec.stores.encoding import Encoding
+from langchain_ralmspec.stores.faiss_replica import FaissReplica
 from langchain_ralmspec.stores.faiss_store import FaissStore
 from langchain_ralmspec.stores.generic_store import GenericStore
+from langchain_ralmspec.stores.replica import Replica, StoreReplica
 from langchain_ralmspec.stores.retriever_store import RetrieverStore
 from langchain_ralmspec.stores.searches import is_plain
 from langchain_ralmspec.stores.sharing import lock_of
@@ -34,6 +42,7 @@ __all__ = [
     "Hit",
     "Metric",
     "Query",
+    "Replica",
     "RetrieverStore",
     "SentenceTransformerEmbeddings",
     "Store",
@@ -41,6 +50,7 @@ __all__ = [
     "encode_queries",
     "is_near_tie",
     "lock_of",
+    "open_replica",
     "open_store",
     "refresh",
 ]
@@ -139,6 +149,63 @@ def open_store(
         "list of Documents (RunnableLambda makes one of a function), or an object with "
         "encode, search and count"
     )
+
+
+def open_replica(
+    replica: object,
+    store: Store,
+    filter: Any = None,  # noqa: A002  (LangChain's name)
+    *,
+    anew: bool = False,
+) -> Replica | None:
+    """Make what a retriever was given as its replica one that is asked for guesses.
+
+    Args:
+        replica: None; ``"auto"`` to build one of a flat FAISS index; or what
+            :func:`open_store` takes.
+        store: the one whose answers are guessed.
+        filter: restricts its searches, and those of a replica that can use it.
+        anew: whether to build one even where another retriever has one of this index.
+
+    Raises:
+        InvalidValueError: it is none of these, or of this store none is built.
+        DimensionMismatchError: the two have vectors of different lengths.
+    """
+    if replica is None:
+        return None
+    if isinstance(replica, str):
+        if replica != "auto":
+            raise InvalidValueError(
+                f"replica must be 'auto', a vector store or None, got {replica!r}"
+            )
+        if not isinstance(store, FaissStore) or not store.parts[0].is_matrix:
+            raw = store.parts[0].raw if isinstance(store, FaissStore) else store
+            kind = type(raw).__name__
+            raise InvalidValueError(
+                "replica='auto' builds one of a flat FAISS index alone, not of "
+                f"{kind}; put a copy that is fast to search, such as a local FAISS or "
+                "Chroma of the same documents, in replica="
+            )
+        return FaissReplica.of(store, anew=anew)
+    try:
+        opened = open_store(replica, filter=filter)
+    except InvalidValueError:  # perhaps of the filter: verification heeds that anyway
+        opened = open_store(replica)
+    if store.metric is not None and opened.metric is not None:
+        with suppress(StoreError):  # of a server that is not there yet
+            _require_dimension(opened, store)
+    return StoreReplica(opened)
+
+
+def _require_dimension(replica: Store, store: Store) -> None:
+    """Refuse vectors that cannot be compared; those of an empty store may be any."""
+    lengths = replica.dimension, store.dimension
+    if None not in lengths and lengths[0] != lengths[1]:
+        raise DimensionMismatchError(
+            f"the replica ({type(replica).__name__}) has vectors of {lengths[0]} "
+            f"numbers and the vectorstore of {lengths[1]}; embed the documents of both "
+            "by the same encoder"
+        )
 
 
 def _refuse_words(

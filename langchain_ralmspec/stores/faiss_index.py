@@ -61,6 +61,8 @@ class FaissIndex:
     Attributes:
         metric: how the index compares vectors.
         dimension: length of the stored vectors.
+        faiss: the module.
+        is_matrix: whether it is a plain flat index, a matrix in memory.
         ranks_by_score: whether FAISS ranks by the very score that the stored
             vectors give, among rows that do not depend on how many are asked for.
             Then asking for more only adds rows at the end.
@@ -76,7 +78,7 @@ class FaissIndex:
             import faiss
         except ImportError as cause:
             raise MissingExtraError.of("faiss", "faiss") from cause
-        self._faiss: ModuleType = faiss
+        self.faiss: ModuleType = faiss
         self._index = index
         self._is_flat = isinstance(index, faiss.IndexFlat)
         self.metric: Metric = _metric_of(faiss, index)
@@ -84,7 +86,7 @@ class FaissIndex:
         # Of these types only: a subclass may lay its vectors out in another way, as
         # IndexFlatPanorama does.
         matrices = {faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2}
-        self._is_matrix = type(index) in matrices
+        self.is_matrix = type(index) in matrices
         # Not HNSW: among many equal vectors, asking for more finds others.
         self.ranks_by_score = self._is_flat or isinstance(
             index,
@@ -125,8 +127,13 @@ class FaissIndex:
     def normalized(self, vectors: Floats) -> Floats:
         """Vectors scaled to length 1, to the bit as LangChain scales them; copies."""
         units = vectors.copy()
-        self._faiss.normalize_L2(units)
+        self.faiss.normalize_L2(units)
         return units
+
+    def vectors(self, rows: NDArray[np.int64]) -> Floats:
+        """Copies of some rows of a plain flat index."""
+        copied: Floats = self._matrix()[rows]
+        return copied
 
     def candidates(
         self,
@@ -154,14 +161,14 @@ class FaissIndex:
             if found is not None:
                 return found
         params = None if allowed is None else self._restricted_to(allowed)
-        if params is not None and isinstance(self._index, self._faiss.IndexIVF):
+        if params is not None and isinstance(self._index, self.faiss.IndexIVF):
             # FAISS refuses to give the vectors during such a search.
             _, rows = self._index.search(vectors, width, params=params)
             return NearestRows(rows, self._vectors_of(rows))
         # FAISS 1.15 splits the rows over the threads for a lone query and is then 4
         # times slower than on one thread (500k x 384: 160 against 34 ms).
         is_single = self._is_flat and is_lone
-        with one_thread(self._faiss) if is_single else nullcontext():
+        with one_thread(self.faiss) if is_single else nullcontext():
             _, rows, stored = self._index.search_and_reconstruct(
                 vectors, width, params=params
             )
@@ -175,7 +182,7 @@ class FaissIndex:
         are FAISS's until it has returned, in this or another thread.
         """
         n_numbers = self.n_rows * self.dimension * BATCHES[-1]
-        if not self._is_matrix or n_numbers < max(1, SMALL_SCAN):
+        if not self.is_matrix or n_numbers < max(1, SMALL_SCAN):
             return
         if not self._making.acquire(blocking=False):
             return
@@ -197,7 +204,7 @@ class FaissIndex:
             One object until rows are added or removed. None where an index may miss
             the nearest, or there is no finite length.
         """
-        if not (self._is_matrix and self.n_rows):
+        if not (self.is_matrix and self.n_rows):
             return None
         with self._measuring:
             (norm, n_rows, earlier), matrix = self._measured, self._matrix()
@@ -225,7 +232,7 @@ class FaissIndex:
 
     def _new_scan(self, matrix: Floats, torch: ModuleType | None) -> Scan:
         """A scan that has chosen its forms, with a copy where there is memory."""
-        knn, metric = self._faiss.knn, self._index.metric_type
+        knn, metric = self.faiss.knn, self._index.metric_type
 
         def prepared(*, rounded: bool) -> Scan:
             scan = Scan(
@@ -247,7 +254,7 @@ class FaissIndex:
     def _matrix(self) -> Floats:
         """FAISS's own memory, shape ``(n_rows, dimension)``."""
         shape = self.n_rows, self.dimension
-        numbers = self._faiss.rev_swig_ptr(self._index.get_xb(), shape[0] * shape[1])
+        numbers = self.faiss.rev_swig_ptr(self._index.get_xb(), shape[0] * shape[1])
         matrix: Floats = numbers.reshape(shape)
         return matrix
 
@@ -304,7 +311,7 @@ class FaissIndex:
 
     def _restricted_to(self, allowed: NDArray[np.bool_]) -> Any:
         """Search parameters that admit some rows and change nothing else."""
-        faiss, index = self._faiss, self._index
+        faiss, index = self.faiss, self._index
         selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
         if isinstance(index, faiss.IndexIVF):
             return faiss.SearchParametersIVF(sel=selector, nprobe=index.nprobe)

@@ -162,6 +162,11 @@ class FaissStore:
             opened._is_pure = not callable(filter)
         return opened
 
+    @property
+    def parts(self) -> tuple[FaissIndex, Rows, SharedLock]:
+        """The index, what its rows stand for, and what searches hold."""
+        return self._index, self._rows, self._lock
+
     def encode(self, texts: Sequence[str]) -> list[Query]:
         """Turn query texts into queries, in one batch.
 

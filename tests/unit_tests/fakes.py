@@ -35,6 +35,7 @@ from langchain_ralmspec.ralm import (
 )
 from langchain_ralmspec.speculation import Estimates, Plan, StrideScheduler
 from langchain_ralmspec.stores.base import Hit, MaxNorm, Metric, Query
+from langchain_ralmspec.stores.replica import Replica
 
 N_VOCAB = 16
 END = 0
@@ -230,6 +231,7 @@ def make_request(
     sampler: Sampler | None = None,
     end_bias: float = 0.0,
     on_empty: Literal["answer", "error"] = "answer",
+    replica: Replica | None = None,
 ) -> Request:
     """A request over the fakes; fresh at every call."""
     vocabulary, stats = FakeVocabulary(), SpeculationStats()
@@ -247,6 +249,11 @@ def make_request(
     }
     writer = Writer(prompt, transcript, sampler or Sampler(), open_path)
     session = Session(
-        store, depth=depth, prefetch_k=prefetch_k, stats=stats, on_empty=on_empty
+        store,
+        depth=depth,
+        prefetch_k=prefetch_k,
+        stats=stats,
+        on_empty=on_empty,
+        replica=replica,
     )
     return Request(writer, session, policies[retrieval])

@@ -37,6 +37,9 @@ _SPEC: dict[str, Any] = {
     "guess_policy": "lookup",
     "asynchronous": False,
 }
+REPLICA = "+PSAR"
+"""The row whose retriever has a replica."""
+
 ROWS: dict[str, dict[str, Any]] = {
     "Spec": _SPEC,
     "+P": _SPEC | {"prefetch_k": None},
@@ -44,12 +47,14 @@ ROWS: dict[str, dict[str, Any]] = {
     "+A": _SPEC | {"asynchronous": True},
     "+PS": {"asynchronous": False},
     "+PSA": {},
+    REPLICA: {},
 }
 """What each row sets; the rest is the default, which has every booster on.
 
 ``Spec`` is the paper's plain speculation. +P, +S and +A add one of its boosters
 each: prefetching, the stride scheduler, asynchronous verification. In +PS and +PSA
-the scheduler chooses the guess policy as well.
+the scheduler chooses the guess policy as well. +PSAR is +PSA with a replica of the
+store.
 """
 
 PROMPT = "Question: {}\nAnswer:"
@@ -146,7 +151,9 @@ class Benchmark:
         with self._workload.opened(corpus) as store:
             retriever = RaLMSpecRetriever(vectorstore=store)
 
-            def llm(**settings: Any) -> RaLMSpecLLM:
+            def llm(
+                retriever: RaLMSpecRetriever = retriever, **settings: Any
+            ) -> RaLMSpecLLM:
                 return RaLMSpecLLM(
                     model_path=gguf,
                     retriever=retriever,
@@ -158,7 +165,12 @@ class Benchmark:
             narrow = any(ROWS[row].get("prefetch_k") == 1 for row in rows)
             if narrow and not retriever.store.top_k_is_stable:
                 models[NARROW] = llm(speculation=False, prefetch_k=1)
-            models |= {row: llm(**ROWS[row]) for row in rows}
+            models |= {row: llm(**ROWS[row]) for row in rows if row != REPLICA}
+            if REPLICA in rows:
+                replica = self._workload.replica(corpus, store)
+                twin = RaLMSpecRetriever(vectorstore=store, replica=replica)
+                twin.new_session(k=1).wait_for_replica()
+                models[REPLICA] = llm(twin, **ROWS[REPLICA])
             yield WidthContest(models)
 
     def _figures(self, contest: WidthContest, corpus: Corpus) -> dict[str, Any]:

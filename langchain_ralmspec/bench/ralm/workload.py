@@ -176,6 +176,16 @@ class Workload:
                 graph = self.store == "faiss-hnsw"
                 yield _faiss(corpus, encoder, self.distractors, graph=graph)
 
+    def replica(self, corpus: Corpus, store: Any) -> Any:
+        """What guesses are looked up in beside the session's cache.
+
+        Built of a flat index; BM25 itself, which takes a millisecond; and for Chroma
+        and HNSW, whose answers no other index gives, an exact local index.
+        """
+        if self.store == "faiss-flat":
+            return "auto"
+        return store if self.store == "bm25" else _faiss(corpus, 0, graph=False)
+
 
 def _faiss(
     corpus: Corpus, encoder: Embeddings, n_distractors: int, *, graph: bool

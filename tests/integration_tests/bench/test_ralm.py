@@ -65,7 +65,7 @@ def test_every_booster_gives_the_sequential_answers(
     assert figures["summary"]["questions"] == len(QUESTIONS)
     assert figures["workload"]["passages"] == N_PASSAGES
     assert figures["narrow"] is None  # exact search needs no other reference
-    assert list(figures["rows"]) == ["Spec", "+P", "+S", "+A", "+PS", "+PSA"]
+    assert list(figures["rows"]) == ["Spec", "+P", "+S", "+A", "+PS", "+PSA", "+PSAR"]
     answers = {
         row: [answer["answer"] for answer in figures["rows"][row]["answers"]]
         for row in figures["rows"]
@@ -116,8 +116,8 @@ def test_a_hosted_encoder_is_asked_for_queries_and_changes_no_answer(
 @pytest.mark.parametrize("store", ["bm25", "chroma", "faiss-hnsw"])
 def test_other_stores_hold_the_corpus(command: Command, store: str) -> None:
     figures = command(
-        "bench", "ralm", "--store", store, "--rows", "+PSA", "--limit", "1",
-        "--max-tokens", "8",
+        "bench", "ralm", "--store", store, "--rows", "+PSA,+PSAR", "--limit",
+        "1", "--max-tokens", "8",
     )  # fmt: skip
     assert figures["summary"]["identical"] is True
     assert figures["workload"]["store"] == store

@@ -130,7 +130,9 @@ def kv_rebuilt(self: Any, mark: int, rewind: Any = Writer.rewind) -> None:
         pytest.param(
             Session,
             "_settled",
-            lambda self, _, found, __: tuple(map(self._read, found.hits[: self.depth])),
+            lambda self, _, found, __: tuple(
+                map(self._memory.read, found.hits[: self.depth])
+            ),
             id="near ties not settled",
         ),
     ],

@@ -225,19 +225,19 @@ def test_two_sessions_share_nothing() -> None:
     (hits,) = one.verify(asking("a"))
     (far,) = other.verify(asking("b"))
     assert hits != far, "the example must tell them apart"
-    assert hits[0].id in one._cache
-    assert hits[0].id not in other._cache
-    assert far[0].id not in one._cache
+    assert hits[0].id in one._memory.cache
+    assert hits[0].id not in other._memory.cache
+    assert far[0].id not in one._memory.cache
     assert other.guess("lookup", "a", far).hits == far
 
 
 def test_asking_changes_nothing_until_it_is_learnt() -> None:
     session = Session(FakeStore(n_documents=9))
     answer = session.ask(asking(*TEXTS), with_vectors=True)
-    assert session.stats.store_calls == len(session._cache) == 0
+    assert session.stats.store_calls == len(session._memory.cache) == 0
     session.learn(answer)
     assert session.stats.store_calls == answer.n_calls >= 1
-    assert len(session._cache) > 0
+    assert len(session._memory.cache) > 0
 
 
 @pytest.mark.parametrize("is_stable", [True, False])
@@ -281,11 +281,11 @@ def test_an_empty_store_is_an_error_that_quotes_the_query() -> None:
 def test_the_cache_forgets_the_worst_first_and_the_hits_with_it() -> None:
     store = FakeStore(n_documents=9)
     session = Session(store, prefetch_k=9)
-    session._cache._capacity = 2
+    session._memory.cache._capacity = 2
     session.verify(embedded(store, TEXTS))
-    assert len(session._cache) == len(session._hits) == 2
+    assert len(session._memory.cache) == len(session._memory.hits) == 2
     session = Session(store, prefetch_k=9)
-    session._cache._capacity = 3
+    session._memory.cache._capacity = 3
     (hits,) = session.verify(asking("a"))
     assert ids_of(session.guess("lookup", "a", hits).hits) == ids_of(hits)
 

@@ -148,7 +148,7 @@ def test_only_documents_that_are_shown_are_looked_up() -> None:
     store = FaissStore.from_langchain(vectorstore)
     session, current = session_at_q0(store, prefetch_k=40)
     assert len(asked) == 2
-    assert len(session._cache) > 40
+    assert len(session._memory.cache) > 40
     (truth,) = session.retrieve("q1").truth
     asked.clear()
     guess = session.guess("lookup", "q1", current)
@@ -185,7 +185,7 @@ def test_a_search_of_a_subclass_is_not_passed_by() -> None:
     (best,) = store.find(some_queries(1), 5, depth=5, with_vectors=False)
     session, current = session_at_q0(store, prefetch_k=5)
     assert [hit.id for hit in current] == [best.ids[-1]]
-    assert len(session._hits) == len(session._cache) > 0
+    assert len(session._memory.hits) == len(session._memory.cache) > 0
 
 
 @pytest.mark.parametrize("kind", ["flat_ip", "flat_l2", "ivf", "hnsw"])
@@ -199,7 +199,7 @@ def test_a_filter_that_lets_nothing_pass_is_an_empty_store(
     session = retriever.session()
     with pytest.raises(EmptyStoreError, match="'q'"):
         session.verify(texts)
-    assert len(session._session._cache) == 0
+    assert len(session._session._memory.cache) == 0
 
 
 def request_over(

@@ -137,19 +137,31 @@ def bench(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> Benchmark:
         yield "a store"
 
     def make_llm(**settings: Any) -> Any:
-        nested = settings.pop("retriever").store.top_k_is_stable
-        assert nested is False
+        retriever = settings.pop("retriever")
+        assert retriever.store.top_k_is_stable is False
         name = next((n for n, row in ROWS.items() if row.items() <= settings.items()))
+        if retriever.replica:
+            assert (name, retriever.replica) == ("+PSA", "a copy")
+            name = "+PSAR"
         if not settings.get("speculation", True):
             name = "narrow" if settings.get("prefetch_k") == 1 else "sequential"
         return fake_llm(name, settings.get("prefetch_k", 20))
 
-    retriever = SimpleNamespace(store=SimpleNamespace(top_k_is_stable=False))
+    def make_retriever(*, vectorstore: Any, replica: Any = None) -> Any:
+        assert vectorstore == "a store"
+        session = SimpleNamespace(wait_for_replica=lambda: None)
+        return SimpleNamespace(
+            store=SimpleNamespace(top_k_is_stable=False),
+            new_session=lambda **_: session,
+            replica=replica,
+        )
+
     corpus = SimpleNamespace(passages=[1, 2, 3])
     monkeypatch.setattr(Workload, "opened", opened)
+    monkeypatch.setattr(Workload, "replica", lambda *_: "a copy")
     monkeypatch.setattr(benchmark, "find_gguf", lambda model: "m.gguf")
     monkeypatch.setattr(benchmark, "Corpus", SimpleNamespace(load=lambda *_: corpus))
-    monkeypatch.setattr(benchmark, "RaLMSpecRetriever", lambda **_: retriever)
+    monkeypatch.setattr(benchmark, "RaLMSpecRetriever", make_retriever)
     monkeypatch.setattr(benchmark, "RaLMSpecLLM", make_llm)
     monkeypatch.setattr(benchmark, "QUESTIONS", QUESTIONS)
     return Benchmark(store="chroma-http", latency_ms=100, limit=4)
@@ -192,6 +204,7 @@ def test_the_warm_up_takes_other_questions_where_there_are_any(
     bench: Benchmark, asked: Asked, capsys: Any
 ) -> None:
     bench.run()
+    assert {name for name, _ in asked.log} == {"sequential", "narrow", *ROWS}
     n_rows = 2 + len(ROWS)
     warm = {question for _, question in asked.log[: 2 * n_rows]}
     timed = {question for _, question in asked.log[2 * n_rows :]}

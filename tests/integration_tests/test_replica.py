@@ -1,0 +1,128 @@
+"""Answers under a replica's guesses: real model, real stores, good and bad copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import chromadb
+import faiss
+import numpy as np
+import pytest
+from langchain_chroma import Chroma
+from langchain_community.vectorstores import FAISS
+from langchain_community.vectorstores.utils import DistanceStrategy
+from langchain_core.documents import Document
+
+from langchain_ralmspec import ChatRaLMSpec, FaissStore, RaLMSpecRetriever
+from langchain_ralmspec.stores import Query, faiss_replica, open_replica
+from tests.integration_tests.conftest import QUESTIONS, Corpus
+from tests.integration_tests.test_identity import chroma, told
+
+NUMBERS = range(0, len(QUESTIONS), 4)
+
+
+def copy_of(corpus: Corpus, kind: str) -> Any:
+    """A local FAISS of the corpus: whole, a tenth missing and a tenth old, or noise."""
+    texts, vectors, ids = list(corpus.texts), corpus.vectors, list(corpus.ids)
+    if kind == "noise":
+        vectors = np.random.default_rng(0).normal(size=vectors.shape)
+    if kind == "stale":
+        texts[::10] = [f"{text} (as it was)" for text in texts[::10]]
+        kept = [row for row in range(len(ids)) if row % 10 != 5]
+        texts, ids = [texts[row] for row in kept], [ids[row] for row in kept]
+        vectors = vectors[kept]
+    pairs = list(zip(texts, vectors.tolist(), strict=True))
+    strategy = DistanceStrategy.MAX_INNER_PRODUCT
+    return FAISS.from_embeddings(
+        pairs, corpus.embeddings, ids=ids, distance_strategy=strategy
+    )
+
+
+@pytest.fixture(scope="module")
+def store_of(corpus: Corpus) -> Callable[[str], Any]:
+    stores = {
+        "faiss": copy_of(corpus, "good"),
+        "chroma": chroma(chromadb.EphemeralClient(), corpus, "replica"),
+    }
+    assert isinstance(stores["chroma"], Chroma)
+    return lambda name: stores[name]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("kind", ["auto", "good", "stale", "noise"])
+@pytest.mark.parametrize("store", ["faiss", "chroma"])
+def test_same_tokens_under_the_same_documents(  # noqa: PLR0917
+    store: str,
+    kind: str,
+    asynchronous: bool,
+    gguf: str,
+    corpus: Corpus,
+    store_of: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if (store, kind) == ("chroma", "auto"):
+        pytest.skip("none is built of a Chroma")
+    monkeypatch.setattr(faiss_replica, "FEWEST_NUMBERS", 1)
+    replica = "auto" if kind == "auto" else copy_of(corpus, kind)
+    chat = ChatRaLMSpec(
+        model_path=gguf,
+        retriever=RaLMSpecRetriever(vectorstore=store_of(store), replica=replica),
+        speculation_stride=4,
+        guess_policy="lookup",
+        asynchronous=asynchronous,
+        max_tokens=24,
+    )
+    chat.warm_up()
+    plain = chat.model_copy(update={"speculation": False})
+    n_guesses = n_right = 0
+    for number in NUMBERS:
+        message = told(chat, number)
+        assert message == told(plain, number)
+        stats = chat.invoke(QUESTIONS[number]).response_metadata["speculation"]
+        assert any(plan.startswith("replica") for plan in stats["plans"])
+        n_guesses, n_right = (
+            n_guesses + stats["guesses"],
+            n_right + stats["right_guesses"],
+        )
+    if kind in ("auto", "good"):
+        assert n_right > 0.9 * n_guesses, "the first ones included"
+
+
+def test_a_whole_answer_is_one_call(
+    gguf: str, corpus: Corpus, store_of: Callable[[str], Any]
+) -> None:
+    chat = ChatRaLMSpec(
+        model_path=gguf,
+        retriever=RaLMSpecRetriever(
+            vectorstore=store_of("faiss"), replica=copy_of(corpus, "good")
+        ),
+        speculation_stride=64,
+        guess_policy="lookup",
+        asynchronous=False,
+        max_tokens=24,
+    )
+    stats = chat.invoke(QUESTIONS[0]).response_metadata["speculation"]
+    assert stats["store_calls"] == 1
+    assert stats["guesses"] == stats["right_guesses"] == stats["queries"] == 6
+
+
+def test_what_is_built_finds_nearly_all_that_an_exact_search_finds() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(12_000, 384)).astype(np.float32)
+    index = faiss.IndexFlatIP(384)
+    index.add(vectors)
+    documents = [Document(str(row)) for row in range(len(vectors))]
+    store = FaissStore(index, documents, lambda _: vectors[0].tolist())
+    replica = open_replica("auto", store)
+    assert replica is not None
+    replica.prepare()
+    assert replica.wait(120)
+    near = [row + 0.5 * rng.normal(size=384) for row in vectors[:100]]
+    queries = [Query("", vector.astype(np.float32)) for vector in near]
+    found = [replica.near(query, 3).ids[:1] for query in queries]
+    exact = [[hits[0].id] for hits in store.search(queries, 1)]
+    right = sum(map(list.__eq__, found, exact))
+    assert right > 95
