@@ -22,6 +22,7 @@ from langchain_ralmspec.stores.faiss_store import FaissStore
 from langchain_ralmspec.stores.generic_store import GenericStore
 from langchain_ralmspec.stores.known_stores import is_chroma, known_store
 from langchain_ralmspec.stores.pgvector_store import PostgresStore
+from langchain_ralmspec.stores.qdrant_store import QdrantStore
 from langchain_ralmspec.stores.retriever_store import RetrieverStore
 from langchain_ralmspec.stores.sharing import lock_of
 from langchain_ralmspec.stores.ties import is_near_tie
@@ -35,6 +36,7 @@ __all__ = [
     "Hit",
     "Metric",
     "PostgresStore",
+    "QdrantStore",
     "Query",
     "RetrieverStore",
     "SentenceTransformerEmbeddings",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from langchain_ralmspec.stores import qdrant_store
 from langchain_ralmspec.stores.chroma_store import ChromaStore
 from langchain_ralmspec.stores.faiss_store import FaissStore
 from langchain_ralmspec.stores.pgvector_store import PostgresStore
+from langchain_ralmspec.stores.qdrant_store import QdrantStore
 from langchain_ralmspec.stores.searches import is_plain
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ _PGVECTOR_OWN = (
     "get_collection",
     "__getattribute__",
 )
+_QDRANT_OWN = ("client", "embeddings", "__getattribute__")
 
 
 def known_store(
@@ -66,14 +69,17 @@ def known_store(
         MissingExtraError: it needs a package that is not installed.
     """
     # By name, so that none of their packages has to be installed.
-    if words:
-        return None
-    if is_plain(vectorstore, "FAISS", _FAISS_OWN):
+    if is_plain(vectorstore, "QdrantVectorStore", _QDRANT_OWN):
+        if qdrant_store.serves(vectorstore, words):
+            return QdrantStore(vectorstore, filter, words, encoding)
+    elif words:
+        pass  # their own search has to be called
+    elif is_plain(vectorstore, "FAISS", _FAISS_OWN):
         return FaissStore.from_langchain(vectorstore, filter, encoding=encoding)
-    if is_chroma(vectorstore):
+    elif is_chroma(vectorstore):
         return ChromaStore(vectorstore, filter, encoding)
     # langchain-community has a PGVector of its own, with other tables and filters.
-    if is_plain(vectorstore, "PGVector", _PGVECTOR_OWN, "langchain_postgres"):
+    elif is_plain(vectorstore, "PGVector", _PGVECTOR_OWN, "langchain_postgres"):
         return PostgresStore(vectorstore, filter, encoding)
     return None
 
