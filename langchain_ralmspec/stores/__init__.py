@@ -21,6 +21,7 @@ from langchain_ralmspec.stores.encoding import Encoding
 from langchain_ralmspec.stores.faiss_store import FaissStore
 from langchain_ralmspec.stores.generic_store import GenericStore
 from langchain_ralmspec.stores.known_stores import is_chroma, known_store
+from langchain_ralmspec.stores.milvus_store import MilvusStore
 from langchain_ralmspec.stores.pgvector_store import PostgresStore
 from langchain_ralmspec.stores.qdrant_store import QdrantStore
 from langchain_ralmspec.stores.retriever_store import RetrieverStore
@@ -35,6 +36,7 @@ __all__ = [
     "GenericStore",
     "Hit",
     "Metric",
+    "MilvusStore",
     "PostgresStore",
     "QdrantStore",
     "Query",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from langchain_ralmspec.stores import qdrant_store
+from langchain_ralmspec.stores import milvus_store, qdrant_store
 from langchain_ralmspec.stores.chroma_store import ChromaStore
 from langchain_ralmspec.stores.faiss_store import FaissStore
+from langchain_ralmspec.stores.milvus_store import MilvusStore
 from langchain_ralmspec.stores.pgvector_store import PostgresStore
 from langchain_ralmspec.stores.qdrant_store import QdrantStore
 from langchain_ralmspec.stores.searches import is_plain
@@ -46,6 +47,14 @@ _PGVECTOR_OWN = (
     "get_collection",
     "__getattribute__",
 )
+_MILVUS_OWN = (
+    "_collection_search",
+    "_parse_documents_from_search_results",
+    "client",
+    "col",
+    "embeddings",
+    "__getattribute__",
+)
 _QDRANT_OWN = ("client", "embeddings", "__getattribute__")
 
 
@@ -72,13 +81,16 @@ def known_store(
     if is_plain(vectorstore, "QdrantVectorStore", _QDRANT_OWN):
         if qdrant_store.serves(vectorstore, words):
             return QdrantStore(vectorstore, filter, words, encoding)
+    elif is_plain(vectorstore, "Milvus", _MILVUS_OWN, "langchain_milvus"):
+        if filter is None and milvus_store.serves(vectorstore, words):
+            return MilvusStore(vectorstore, words, encoding)
     elif words:
         pass  # their own search has to be called
     elif is_plain(vectorstore, "FAISS", _FAISS_OWN):
         return FaissStore.from_langchain(vectorstore, filter, encoding=encoding)
     elif is_chroma(vectorstore):
         return ChromaStore(vectorstore, filter, encoding)
-    # langchain-community has a PGVector of its own, with other tables and filters.
+    # langchain-community has one of its own, with other tables and filters.
     elif is_plain(vectorstore, "PGVector", _PGVECTOR_OWN, "langchain_postgres"):
         return PostgresStore(vectorstore, filter, encoding)
     return None
