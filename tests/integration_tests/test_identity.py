@@ -15,6 +15,7 @@ from typing import Any
 import chromadb
 import faiss
 import pytest
+import sqlalchemy
 from allpairspy import AllPairs
 from langchain_chroma import Chroma
 from langchain_community.vectorstores import FAISS
@@ -123,8 +124,8 @@ def chroma(client: Any, corpus: Corpus, name: str = "identity") -> Any:
     )
 
 
-def pgvector(corpus: Corpus, url: str) -> Any:
-    store = PGVector(corpus.embeddings, connection=url, collection_name="identity")
+def pgvector(corpus: Corpus, engine: sqlalchemy.Engine) -> Any:
+    store = PGVector(corpus.embeddings, connection=engine, collection_name="identity")
     metadatas = [document.metadata for document in corpus.documents]
     vectors = corpus.vectors.tolist()
     store.add_embeddings(corpus.texts, vectors, metadatas, corpus.ids)
@@ -167,6 +168,7 @@ def retriever_of(
     corpus: Corpus, tmp_path_factory: pytest.TempPathFactory, postgres: str
 ) -> Iterator[Callable[[str], RaLMSpecRetriever]]:
     server = ChromaServer(tmp_path_factory.mktemp("server"))
+    engine = sqlalchemy.create_engine(postgres)
     ip, l2 = DistanceStrategy.MAX_INNER_PRODUCT, DistanceStrategy.EUCLIDEAN_DISTANCE
     builders: dict[str, Callable[[Corpus], Any]] = {
         "faiss-ip": langchain_faiss(ip),
@@ -179,7 +181,7 @@ def retriever_of(
         ),
         "in-memory": in_memory,
         "bm25": lambda corpus: BM25Store.from_documents(corpus.documents),
-        "pgvector": lambda corpus: pgvector(corpus, postgres),
+        "pgvector": lambda corpus: pgvector(corpus, engine),
         "qdrant": qdrant,
         "milvus": lambda corpus: milvus(corpus, tmp_path_factory.mktemp("milvus")),
     }
@@ -190,6 +192,7 @@ def retriever_of(
 
     yield build
     server.stop()
+    engine.dispose()
 
 
 def settings_of(number: int) -> dict[str, Any]:
