@@ -85,9 +85,9 @@ class QdrantStore(OneCallStore):
         super().__init__(name, store.embeddings, encoding)
         if filter is not None:
             require_qdrant_filter(filter)
-        words = owned(dict(words or {}))
-        self._consistency = words.pop("consistency", None)
-        self._options = {_OF_A_QUERY[word]: given for word, given in words.items()}
+        options: dict[str, Any] = owned(dict(words or {}))
+        self._consistency = options.pop("consistency", None)
+        self._options = {_OF_A_QUERY[word]: given for word, given in options.items()}
         self._options |= {"filter": filter, "using": store.vector_name}
         self._store, self._lock = store, lock_of(store)
         self.metric = _METRICS[store.distance]

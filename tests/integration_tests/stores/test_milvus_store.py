@@ -83,8 +83,8 @@ def test_finds_what_langchain_finds(uri: str, metric: str, index: str) -> None:
 
 
 def test_a_store_that_gives_ids_and_keeps_metadata_in_one_field(uri: str) -> None:
-    settings = {"auto_id": True, "enable_dynamic_field": True, "vector_field": "own"}
-    langchains = make(uri, n_rows=0, primary_field="number", **settings)
+    settings: dict[str, Any] = {"enable_dynamic_field": True, "vector_field": "own"}
+    langchains = make(uri, n_rows=0, primary_field="number", auto_id=True, **settings)
     langchains.add_texts(["v1", "v2"], [{"row": 1}, {"row": 2, "more": "x"}])
     store = open_store(langchains)
     found = check_it_finds_what_langchain_finds(store, langchains, float)
@@ -107,7 +107,8 @@ def test_expressions_mean_what_they_mean_to_langchain(
 
 def test_other_words_of_langchains_search(uri: str) -> None:
     langchains = make(uri, index="HNSW")
-    words = {"param": {"metric_type": "COSINE", "params": {"ef": 64}}, "timeout": 60.0}
+    param = {"metric_type": "COSINE", "params": {"ef": 64}}
+    words: dict[str, Any] = {"param": param, "timeout": 60.0}
     store = open_store(langchains, search_kwargs=words)
     assert isinstance(store, MilvusStore)
     check_it_finds_what_langchain_finds(store, langchains, float, **words)
@@ -176,7 +177,6 @@ def test_equal_documents_come_in_a_batch_as_they_come_alone(
         assert hits == sorted(hits, key=lambda hit: (-hit.score, hit.id))
 
 
-@pytest.mark.filterwarnings("ignore")  # what Milvus Lite's own threads raise
 def test_bad_arguments_and_dimensions(uri: str) -> None:
     check_refusals(open_store(make(uri)), DIMENSION)
 

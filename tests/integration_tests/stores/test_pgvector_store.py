@@ -241,7 +241,7 @@ def test_a_server_that_is_not_there_is_a_store_error(engine: sqlalchemy.Engine) 
     queries = store.encode(QUERY_TEXTS)
     nowhere = sqlalchemy.create_engine("postgresql+psycopg://@/x?host=/nowhere")
     langchains.session_maker.remove()  # type: ignore[union-attr]
-    langchains.session_maker.configure(bind=nowhere)  # type: ignore[union-attr]
+    langchains.session_maker.configure(bind=nowhere)
     for ask, what in (
         (lambda: store.search(queries, 2), "search"),
         (store.count, "count"),
