@@ -9,23 +9,17 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import chromadb
 import faiss
 import pytest
-import sqlalchemy
 from allpairspy import AllPairs
 from langchain_chroma import Chroma
 from langchain_community.vectorstores import FAISS
 from langchain_community.vectorstores.utils import DistanceStrategy
 from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
-from langchain_milvus import Milvus
-from langchain_postgres import PGVector
-from langchain_qdrant import QdrantVectorStore
-from qdrant_client import QdrantClient, models
 
 from langchain_ralmspec import BM25Store, ChatRaLMSpec, FaissStore, RaLMSpecRetriever
 from langchain_ralmspec.bench.servers.chroma import ChromaServer
@@ -58,14 +52,6 @@ POLICY_AXES: dict[str, list[Any]] = {
     "retrieval_policy": ["flare", "iter-retgen"],
     "store": ["faiss-ip", "chroma-http", "bm25"],
     "speculation_stride": [1, 3, "auto"],
-    "guess_policy": ["lookup", "same"],
-    "asynchronous": [False, True],
-}
-# Of the same protocol as the others, so a small cover will do.
-SERVED_AXES: dict[str, list[Any]] = {
-    "store": ["pgvector", "qdrant", "milvus"],
-    "speculation_stride": [3, "auto"],
-    "prefetch_k": [1, 20],
     "guess_policy": ["lookup", "same"],
     "asynchronous": [False, True],
 }
@@ -124,51 +110,11 @@ def chroma(client: Any, corpus: Corpus, name: str = "identity") -> Any:
     )
 
 
-def pgvector(corpus: Corpus, engine: sqlalchemy.Engine) -> Any:
-    store = PGVector(corpus.embeddings, connection=engine, collection_name="identity")
-    metadatas = [document.metadata for document in corpus.documents]
-    vectors = corpus.vectors.tolist()
-    store.add_embeddings(corpus.texts, vectors, metadatas, corpus.ids)
-    return store
-
-
-def qdrant(corpus: Corpus) -> Any:
-    # Its ids are numbers or UUIDs; an inner product keeps the vectors as they are.
-    points = [
-        models.PointStruct(
-            id=number,
-            vector=vector,
-            payload={"page_content": each.page_content, "metadata": each.metadata},
-        )
-        for number, (each, vector) in enumerate(
-            zip(corpus.documents, corpus.vectors.tolist(), strict=True)
-        )
-    ]
-    client, distance = QdrantClient(":memory:"), models.Distance.DOT
-    size = models.VectorParams(size=corpus.vectors.shape[1], distance=distance)
-    client.create_collection("identity", vectors_config=size)
-    client.upsert("identity", points)
-    return QdrantVectorStore(client, "identity", corpus.embeddings, distance=distance)
-
-
-def milvus(corpus: Corpus, folder: Path) -> Any:
-    store = Milvus(
-        corpus.embeddings,
-        connection_args={"uri": str(folder / "milvus.db")},
-        index_params={"index_type": "HNSW", "metric_type": "COSINE"},
-    )
-    metadatas = [document.metadata for document in corpus.documents]
-    vectors = corpus.vectors.tolist()
-    store.add_embeddings(corpus.texts, vectors, metadatas, ids=corpus.ids)
-    return store
-
-
 @pytest.fixture(scope="module")
 def retriever_of(
-    corpus: Corpus, tmp_path_factory: pytest.TempPathFactory, postgres: str
+    corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], RaLMSpecRetriever]]:
     server = ChromaServer(tmp_path_factory.mktemp("server"))
-    engine = sqlalchemy.create_engine(postgres)
     ip, l2 = DistanceStrategy.MAX_INNER_PRODUCT, DistanceStrategy.EUCLIDEAN_DISTANCE
     builders: dict[str, Callable[[Corpus], Any]] = {
         "faiss-ip": langchain_faiss(ip),
@@ -181,9 +127,6 @@ def retriever_of(
         ),
         "in-memory": in_memory,
         "bm25": lambda corpus: BM25Store.from_documents(corpus.documents),
-        "pgvector": lambda corpus: pgvector(corpus, engine),
-        "qdrant": qdrant,
-        "milvus": lambda corpus: milvus(corpus, tmp_path_factory.mktemp("milvus")),
     }
 
     @cache
@@ -192,7 +135,6 @@ def retriever_of(
 
     yield build
     server.stop()
-    engine.dispose()
 
 
 def settings_of(number: int) -> dict[str, Any]:
@@ -282,17 +224,6 @@ def test_whenever_it_retrieves(
     numbers = range(0, len(QUESTIONS), 4)
     n_steps = sum(len(check(chat, number)[1]) for number in numbers)
     assert n_steps > len(QUESTIONS) // 4, "it never retrieved again"
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("cell", cells(SERVED_AXES), ids=name_of)
-def test_same_tokens_over_stores_that_are_asked_in_one_call(
-    cell: dict[str, Any], chat_of: Callable[..., ChatRaLMSpec]
-) -> None:
-    for number in range(0, len(QUESTIONS), 4):
-        answer = check(chat_of(**cell, **settings_of(number)), number)
-        assert len(answer[1]) > 1, "it never retrieved again"
 
 
 def test_the_questions_exercise_what_they_should(
