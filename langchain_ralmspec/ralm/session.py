@@ -92,7 +92,8 @@ class Session:
         self._store = store
         self._queries = Queries(store)
         if prefetch_k is None:
-            prefetch_k = 200 if store.top_k_is_stable else 20
+            is_near = not getattr(store, "is_remote", False)
+            prefetch_k = 200 if is_near and store.top_k_is_stable else 20
         if store.metric is None:  # there is no cache to be filled
             prefetch_k = 0
         self._prefetch_k = max(prefetch_k, depth) if prefetch_k else 0

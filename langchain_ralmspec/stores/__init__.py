@@ -27,9 +27,12 @@ from langchain_ralmspec.stores.encoding import Encoding
 from langchain_ralmspec.stores.faiss_replica import FaissReplica
 from langchain_ralmspec.stores.faiss_store import FaissStore
 from langchain_ralmspec.stores.generic_store import GenericStore
+from langchain_ralmspec.stores.known_stores import is_chroma, known_store
+from langchain_ralmspec.stores.milvus_store import MilvusStore
+from langchain_ralmspec.stores.pgvector_store import PostgresStore
+from langchain_ralmspec.stores.qdrant_store import QdrantStore
 from langchain_ralmspec.stores.replica import Replica, StoreReplica
 from langchain_ralmspec.stores.retriever_store import RetrieverStore
-from langchain_ralmspec.stores.searches import is_plain
 from langchain_ralmspec.stores.sharing import lock_of
 from langchain_ralmspec.stores.ties import is_near_tie
 
@@ -41,6 +44,9 @@ __all__ = [
     "GenericStore",
     "Hit",
     "Metric",
+    "MilvusStore",
+    "PostgresStore",
+    "QdrantStore",
     "Query",
     "Replica",
     "RetrieverStore",
@@ -57,25 +63,6 @@ __all__ = [
 
 _STORE_PARTS = ("encode", "search", "count")
 _STORE_TRAITS = ("metric", "top_k_is_stable")  # dimension may ask a server
-# What our own search of a LangChain store reads, besides calling none of its searches.
-_FAISS_OWN = (
-    "index",
-    "docstore",
-    "index_to_docstore_id",
-    "embedding_function",
-    "_create_filter_func",
-    "_embed_query",
-    "embeddings",
-    "__getattribute__",
-)
-_CHROMA_OWN = (
-    "_client",
-    "_embedding_function",
-    "_collection",
-    "_Chroma__query_collection",
-    "embeddings",
-    "__getattribute__",
-)
 
 
 def open_store(
@@ -89,18 +76,20 @@ def open_store(
 ) -> Store:
     """Put a vector store behind the protocol that speculation needs.
 
-    A subclass of LangChain's FAISS or Chroma that overrides a search is asked by that
-    search, as any other store is: it may keep documents back.
+    A subclass of a LangChain store that overrides a search is asked by that search, as
+    any other store is: it may keep documents back.
 
     Args:
-        vectorstore: LangChain's FAISS or Chroma, any other LangChain
+        vectorstore: LangChain's FAISS, Chroma, PGVector, QdrantVectorStore or Milvus,
+            which are asked many queries in one call; any other LangChain
             ``VectorStore``, any retriever, that is a ``Runnable`` from a string to a
             list of documents, or an object that follows ``Store``: it is returned.
         filter: restricts every search, in the form the store's own
             ``similarity_search`` takes.
         search_kwargs: other arguments of the store's own ``similarity_search``. With
-            these, FAISS and Chroma too are asked by that. Dicts and lists in these,
-            and in ``filter``, are copied: what is done to them later has no effect.
+            these, FAISS and Chroma too are asked by that, query by query. Dicts and
+            lists in these, and in ``filter``, are copied: what is done to them later
+            has no effect.
         max_concurrency: requests to an encoder, and searches, out at once where each is
             for one query; an object that follows ``Store`` has its own.
         symmetric_embeddings: whether ``embed_documents`` embeds queries as well, so
@@ -127,11 +116,9 @@ def open_store(
                 )
         _refuse_words(vectorstore, "search()", filter, search_kwargs)
         return cast("Store", vectorstore)
-    # By name for the others, so that neither package has to be installed.
-    if not search_kwargs and is_plain(vectorstore, "FAISS", _FAISS_OWN):
-        return FaissStore.from_langchain(vectorstore, filter, encoding=encoding)
-    if not search_kwargs and is_plain(vectorstore, "Chroma", _CHROMA_OWN):
-        return ChromaStore(vectorstore, filter, encoding)
+    known = known_store(vectorstore, filter, search_kwargs or {}, encoding)
+    if known is not None:
+        return known
     if isinstance(vectorstore, VectorStore):
         return GenericStore(
             vectorstore,
@@ -231,7 +218,7 @@ def refresh(vectorstore: object) -> None:
     Raises:
         StoreError: it is not there.
     """
-    if is_plain(vectorstore, "Chroma", _CHROMA_OWN):
+    if is_chroma(vectorstore):
         find_again(vectorstore)
 
 

@@ -126,6 +126,8 @@ class Store(Protocol):
       deleted or replaced, or None where that is not known: else answers under them
       cannot be cached;
     * an attribute ``one_call_a_query``, true where many queries are as many calls;
+    * an attribute ``is_remote``, true where hits come from afar: then fewer of them
+      enter a session's cache unless more are asked for;
     * the methods ``find`` and ``document`` of an :class:`ArrayStore`, which save making
       a document of every hit.
     """

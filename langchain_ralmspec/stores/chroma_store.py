@@ -17,12 +17,11 @@ from langchain_ralmspec.stores.embedding import make_queries
 from langchain_ralmspec.stores.encoding import Encoding
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.filters import require_where
+from langchain_ralmspec.stores.one_call import MARGIN, ranked
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
 
-# Hits fetched beyond k, so that equal distances at the cut fall to the smaller id.
-MARGIN = 4
 # SQLite, under a Chroma of one machine, refuses more than 32766 results at once.
 MAX_RESULTS = 32_000
 _METRICS: dict[str, Metric] = {
@@ -186,7 +185,7 @@ class ChromaStore:
             for id_, text, metadata, distance, vector in records
             if text is not None
         ]
-        return sorted(hits, key=lambda hit: (-hit.score, hit.id))
+        return ranked(hits)
 
 
 def find_again(store: Any) -> None:

@@ -36,6 +36,8 @@ def require_usable(
         condition(vectorstore, filter)
     elif is_plain(vectorstore, "Chroma", ()):
         require_where(filter)
+    elif is_plain(vectorstore, "QdrantVectorStore", ()):
+        require_qdrant_filter(filter)
 
 
 def require_where(filter: Any) -> None:  # noqa: A002
@@ -47,6 +49,20 @@ def require_where(filter: Any) -> None:  # noqa: A002
     if not isinstance(filter, dict):
         raise InvalidValueError(
             f"a filter of Chroma's is a dict such as {{'key': 'value'}}, got {filter!r}"
+        )
+
+
+def require_qdrant_filter(filter: Any) -> None:  # noqa: A002
+    """Refuse what is no condition of Qdrant's.
+
+    Raises:
+        InvalidValueError: it is not of the class that its client has for that.
+    """
+    kind = type(filter)
+    package = kind.__module__.partition(".")[0]
+    if (package, kind.__name__) != ("qdrant_client", "Filter"):
+        raise InvalidValueError(
+            f"a filter of Qdrant's is a qdrant_client.models.Filter, got {filter!r}"
         )
 
 

@@ -28,7 +28,9 @@ def definitions(owner: object) -> list[Mapping[str, Any]]:
     return [getattr(owner, "__dict__", {}), *map(vars, type(owner).__mro__)]
 
 
-def is_plain(store: object, base: str, methods: Iterable[str]) -> bool:
+def is_plain(
+    store: object, base: str, methods: Iterable[str], package: str = "langchain"
+) -> bool:
     """Whether a store is LangChain's class, or one that searches as that does.
 
     A subclass that overrides a search, to add a tenant's filter, say, must be asked by
@@ -38,9 +40,10 @@ def is_plain(store: object, base: str, methods: Iterable[str]) -> bool:
         store: any object.
         base: name of LangChain's class; its package need not be installed.
         methods: what must be that class's own, attributes that it searches included.
+        package: how the name of its module begins, where several have such a class.
     """
     for place, owner in enumerate(type(store).__mro__):
-        if owner.__name__ == base and owner.__module__.startswith("langchain"):
+        if owner.__name__ == base and owner.__module__.startswith(package):
             itself, *nearer = definitions(store)[: place + 1]
             searches = (*SEARCHES, *(f"a{name}" for name in SEARCHES))
             return not any(name in itself for name in searches) and not any(

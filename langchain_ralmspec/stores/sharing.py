@@ -89,8 +89,12 @@ def lock_of(vectorstore: object) -> SharedLock:
 
     A server looks after itself: there a call that hangs must not keep others waiting.
     """
-    is_local = isinstance(vectorstore, InMemoryVectorStore) or any(
-        base.__name__ == "FAISS" for base in type(vectorstore).__mro__
+    kinds = {base.__name__ for base in type(vectorstore).__mro__}
+    client = getattr(vectorstore, "client", None)  # of Qdrant, in this process or not
+    is_local = (
+        isinstance(vectorstore, InMemoryVectorStore)
+        or "FAISS" in kinds
+        or type(getattr(client, "_client", None)).__name__ == "QdrantLocal"
     )
     # Not in the store, as a lock in it would keep it from being pickled.
     return _locks.of(vectorstore) if is_local else SharedLock()

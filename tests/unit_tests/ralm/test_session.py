@@ -119,6 +119,19 @@ def test_a_guess_is_proven_where_an_exact_store_leaves_no_other(metric: Any) -> 
     assert not proven(tells_max_norm=True, top_k_is_stable=False), "it is not exact"
 
 
+@pytest.mark.parametrize(
+    ("is_remote", "is_stable", "n_hits"),
+    [(False, True, 200), (False, False, 20), (True, True, 20), (True, False, 20)],
+)
+def test_fewer_hits_are_asked_for_where_they_come_from_afar(
+    is_remote: bool, is_stable: bool, n_hits: int
+) -> None:
+    store = FakeStore(300, top_k_is_stable=is_stable)
+    vars(store)["is_remote"] = is_remote
+    (found,) = Session(store).ask(asking("a"), with_vectors=True).found
+    assert len(found.ids) == n_hits
+
+
 def test_what_was_seen_before_the_store_changed_is_forgotten() -> None:
     store = FakeStore(40, "squared_l2", seed=1, tells_max_norm=True)
     session = Session(store, prefetch_k=20)

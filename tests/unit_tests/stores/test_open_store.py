@@ -75,6 +75,13 @@ def test_chroma_is_recognised_by_name(
     assert (store.metric, store.top_k_is_stable) == (metric, False)
 
 
+@pytest.mark.parametrize("name", ["PGVector", "Milvus"])
+def test_older_classes_of_the_same_names_are_other_stores(name: str) -> None:
+    module = {"__module__": f"langchain_community.vectorstores.{name.lower()}"}
+    older = type(name, (InMemoryVectorStore,), module)
+    assert isinstance(open_store(older(BatchTableEmbeddings(table(1)))), GenericStore)
+
+
 def test_chroma_without_embeddings_is_refused() -> None:
     with pytest.raises(InvalidValueError, match=r"'books'.*embedding_function"):
         open_store(Chroma({}, None))

@@ -1,0 +1,167 @@
+"""Milvus: Lite or a server, one request for many queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from langchain_ralmspec.arguments import owned
+from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.stores.base import Hit, Metric
+from langchain_ralmspec.stores.one_call import MARGIN, OneCallStore, ranked
+from langchain_ralmspec.stores.ties import is_near_tie
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from langchain_ralmspec.stores.encoding import Encoding
+
+_METRICS: dict[str, Metric] = {
+    "L2": "squared_l2",
+    "COSINE": "cosine",
+    "IP": "inner_product",
+}
+_WORDS = frozenset({"expr", "param", "timeout"})
+
+
+def serves(store: Any, words: Iterable[str]) -> bool:
+    """Whether one request of many queries can do what a LangChain store does.
+
+    Args:
+        store: a ``langchain_milvus.Milvus``. It is to have one field of dense vectors,
+            and embeddings of them, and a metric that guesses can be compared by.
+        words: arguments of its search that are given.
+    """
+    # No public names: one field of vectors, which embeddings make, dense ones.
+    is_dense = (
+        store._is_embedding_only  # noqa: SLF001
+        and not store._is_multi_vector  # noqa: SLF001
+        and not store._is_sparse  # noqa: SLF001
+    )
+    return is_dense and _metric_type(store) in _METRICS and _WORDS.issuperset(words)
+
+
+def _metric_type(store: Any) -> str:
+    """Of the index, as far as the store knows it: it reads that when there is one."""
+    for given in (store.search_params, store.index_params):
+        (first, *_) = (given if isinstance(given, list) else [given]) or [None]
+        if first and first.get("metric_type"):
+            return str(first["metric_type"]).upper()
+    return "L2"  # LangChain's own
+
+
+class MilvusStore(OneCallStore):
+    """A LangChain Milvus store, asked many queries in one request.
+
+    The order is Milvus' own, by distance, equal distances by the smaller id.
+
+    Args:
+        store: a ``langchain_milvus.Milvus`` which :func:`serves` accepts.
+        words: ``expr``, ``param`` and ``timeout`` of LangChain's search. Copied: what
+            is done to them later has no effect.
+        encoding: how queries are embedded; None takes what is known of the class.
+
+    Attributes:
+        top_k_is_stable: False: indexes are searched more widely for more hits, and a
+            server may index what was added lately, whatever kind of index it has.
+
+    Raises:
+        InvalidValueError: ``expr`` is no text.
+    """
+
+    top_k_is_stable = False
+
+    def __init__(
+        self,
+        store: Any,
+        words: Mapping[str, Any] | None = None,
+        encoding: Encoding | None = None,
+    ) -> None:
+        name = f"Milvus collection {store.collection_name!r}"
+        super().__init__(name, store.embeddings, encoding)
+        words = owned(dict(words or {}))
+        self._expr = words.get("expr")
+        if not isinstance(self._expr, str | None):
+            example = "'key == \"value\"'"
+            msg = f"expr of Milvus is text such as {example}, got {self._expr!r}"
+            raise InvalidValueError(msg)
+        self._param, self._timeout = words.get("param"), words.get("timeout")
+        self._store = store
+        # In matrix products, where other queries change the last bits of a score.
+        uri = str(store._connection_args.get("uri", ""))  # noqa: SLF001 (no public name)
+        self._is_lite = uri.endswith(".db")
+
+    @property
+    def metric(self) -> Metric:  # type: ignore[override]  # the first documents make it
+        """From the index. Scores are the negated squared distance for ``L2``, the
+        similarity for ``COSINE`` and ``IP``.
+        """  # noqa: D205
+        return _METRICS[_metric_type(self._store)]
+
+    def _ask(
+        self, vectors: NDArray[np.float32], k: int, *, with_vectors: bool
+    ) -> list[list[Hit]]:
+        if self._store.col is None:  # as in LangChain, no documents make no collection
+            return [[] for _ in vectors]
+        found = self._found(vectors, k, with_vectors=with_vectors)
+        if self._is_lite and len(vectors) > 1:
+            for number, hits in enumerate(found):
+                one = vectors[number : number + 1]
+                norm = float(np.linalg.norm(one))
+                scores = [hit.score for hit in hits]
+                if is_near_tie(scores, k, self.metric, norm):
+                    (found[number],) = self._found(one, k, with_vectors=with_vectors)
+        return [hits[:k] for hits in found]
+
+    def _found(
+        self, vectors: NDArray[np.float32], k: int, *, with_vectors: bool
+    ) -> list[list[Hit]]:
+        """Hits of every row, best first, and some more."""
+        store = self._store
+        field = store._vector_field  # noqa: SLF001 (no public name)
+        given = store.search_params if self._param is None else self._param
+        answer = store.client.search(
+            store.collection_name,
+            data=vectors.tolist(),
+            anns_field=field,
+            search_params=given[0] if isinstance(given, list) else given,
+            limit=int(k) + MARGIN,
+            filter=self._expr,
+            output_fields=store._get_output_fields() + [field] * with_vectors,  # noqa: SLF001
+            timeout=store.timeout or self._timeout,
+        )
+        return [ranked(map(self._hit, each)) for each in answer]
+
+    def _hit(self, given: Any) -> Hit:
+        field = self._store._vector_field  # noqa: SLF001 (no public name)
+        fields = dict(given["entity"])
+        vector = fields.pop(field, None)
+        distance = float(given["distance"])
+        return Hit(
+            str(given.id),
+            self._store._parse_document(fields),  # noqa: SLF001 (no public name)
+            -distance if self.metric == "squared_l2" else distance,
+            None if vector is None else np.asarray(vector, np.float32),
+        )
+
+    def _read_dimension(self) -> int | None:
+        store = self._store
+        if store.col is None:
+            return None
+        fields: Sequence[Any] = store.client.describe_collection(store.collection_name)[
+            "fields"
+        ]
+        wanted = store._vector_field  # noqa: SLF001 (no public name)
+        (field,) = (each for each in fields if each["name"] == wanted)
+        return int(field["params"]["dim"])
+
+    def _count(self) -> int:
+        store = self._store
+        if store.col is None:
+            return 0
+        (row,) = store.client.query(
+            store.collection_name, filter="", output_fields=["count(*)"]
+        )
+        return int(row["count(*)"])
