@@ -112,7 +112,7 @@ def test_the_swap_reads_what_the_chain_reads(
         assert answer.usage_metadata["input_tokens"] == len(
             read_here(chat, asked, found)
         )
-        counted = chat.get_num_tokens_from_messages(asked)
+        counted = chat.get_num_tokens_from_messages([*asked])
         assert counted == len(read_here(chat, asked, []))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from langchain_ralmspec.engine import prefix_folder
+from langchain_ralmspec.engine import folder_room
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import (
     absolute,
@@ -65,9 +65,9 @@ def test_what_fails_leaves_what_was_there(
 def test_left_over_temporaries_have_the_name_that_prefixes_are_rid_of(
     tmp_path: Path,
 ) -> None:
-    for suffix in ("kv", "json"):
+    for suffix in ("kv", "head"):
         with replacing_file(tmp_path / f"{'0' * 64}.{suffix}") as new:
-            assert prefix_folder._TEMPORARY.fullmatch(new.name)
+            assert folder_room._TEMPORARY.fullmatch(new.name)
             new.touch()
 
 

@@ -184,7 +184,9 @@ class Workload:
         """
         if self.store == "faiss-flat":
             return "auto"
-        return store if self.store == "bm25" else _faiss(corpus, 0, graph=False)
+        if self.store == "bm25":
+            return store
+        return _faiss(corpus, corpus.embeddings, 0, graph=False)
 
 
 def _faiss(

@@ -60,13 +60,15 @@ def test_it_finds_what_an_exact_search_finds(kind: str) -> None:
         vectors = dict(zip(near.ids, near.vectors, strict=True))
         for hit in hits:  # but for the rounding to 8 bits
             if hit.id in vectors:
+                assert hit.vector is not None
                 np.testing.assert_allclose(vectors[hit.id], hit.vector, atol=0.05)
     assert n_right >= 97
 
 
 def test_documents_that_come_and_go() -> None:
     vectorstore = langchain_faiss("flat_l2", 100)
-    table_ = vectorstore.embedding_function.table
+    encoder: Any = vectorstore.embedding_function
+    table_ = encoder.table
     store = FaissStore.from_langchain(vectorstore)
     replica = built(store)
 
@@ -101,8 +103,9 @@ def test_the_guess_is_the_stores_own_document() -> None:
     assert retriever._kept_up().replica.wait(60)  # type: ignore[union-attr]
     assert session.speculate("v9") == [], "a session without it stays so"
     (guess,) = retriever.session(k=1).speculate("v9")
-    own = vectorstore.docstore.search(guess.id)
-    vectorstore.docstore._dict[guess.id] = Document("another", id=guess.id)
+    docstore: Any = vectorstore.docstore
+    own = docstore.search(guess.id)
+    docstore._dict[guess.id] = Document("another", id=guess.id)
     assert guess == own
     (again,) = retriever.session(k=1).speculate("v9")
     assert again.page_content == "another"
@@ -138,7 +141,8 @@ def test_a_build_that_fails_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_is_built_once_for_all_filters() -> None:
     vectorstore = langchain_faiss()
-    for row, document in enumerate(vectorstore.docstore._dict.values()):
+    docstore: Any = vectorstore.docstore
+    for row, document in enumerate(docstore._dict.values()):
         document.metadata["even"] = row % 2 == 0
     retriever = RaLMSpecRetriever(vectorstore=vectorstore, replica="auto")
     replica = retriever._kept_up().replica
