@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
+from langchain_core.vectorstores import InMemoryVectorStore, VectorStoreRetriever
 from numpy.typing import NDArray
 
 from langchain_ralmspec import (
@@ -187,3 +188,10 @@ def templateless_gguf(gguf: str, tmp_path_factory: pytest.TempPathFactory) -> st
     file = tmp_path_factory.mktemp("models") / "templateless.gguf"
     file.write_bytes(data.replace(key, other))
     return str(file)
+
+
+@pytest.fixture(scope="module")
+def passages(corpus: Corpus) -> VectorStoreRetriever:
+    store = InMemoryVectorStore(corpus.embeddings)
+    store.add_documents(corpus.documents[:60])
+    return store.as_retriever()

@@ -1,0 +1,135 @@
+"""The parts of a chain that a model takes, and those that it refuses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from langchain_community.chat_models import ChatLlamaCpp
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.prompts import (
+    ChatPromptTemplate,
+    MessagesPlaceholder,
+    PromptTemplate,
+)
+
+from langchain_ralmspec import (
+    ChatRaLMSpec,
+    ContextOverflowError,
+    InvalidValueError,
+    UnknownArgumentError,
+)
+from tests.integration_tests.test_swap import QUESTIONS, TUTORIAL, WITH_HISTORY
+
+if TYPE_CHECKING:
+    from langchain_core.vectorstores import VectorStoreRetriever
+
+    from langchain_ralmspec.engine import Model
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("What of {context}? {question}", "must be a prompt template"),
+        (PromptTemplate.from_template("What? {question}"), "no {context}"),
+        (PromptTemplate.from_template("{context}"), "one variable beside"),
+        (PromptTemplate.from_template("{context} {a} {b}"), r"\['a', 'b'\]"),
+        (PromptTemplate.from_template("{context} {context} {a}"), "got 2 times"),
+        (
+            ChatPromptTemplate.from_messages(
+                [
+                    MessagesPlaceholder("one"),
+                    MessagesPlaceholder("two"),
+                    ("human", "{context} {q}"),
+                ]
+            ),
+            r"\['one', 'two'\]",
+        ),
+    ],
+)
+def test_a_prompt_that_cannot_serve_is_refused(
+    prompt: Any, said: str, passages: VectorStoreRetriever
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        ChatRaLMSpec.from_chain(
+            retriever=passages, prompt=prompt, model_path="model.gguf"
+        )
+
+
+@pytest.mark.parametrize(
+    "beside", [{"system_prompt": "Be brief."}, {"document_position": "head"}]
+)
+def test_what_a_prompt_says_itself_is_refused(
+    beside: dict[str, Any], gguf: str, passages: VectorStoreRetriever
+) -> None:
+    parts: dict[str, Any] = {"retriever": passages, "model_path": gguf}
+    with pytest.raises(ValueError, match="has no effect beside prompt="):
+        ChatRaLMSpec.from_chain(prompt=TUTORIAL, **beside, **parts)
+
+
+def test_an_input_that_cannot_serve_is_refused(
+    gguf: str, model: Model, passages: VectorStoreRetriever
+) -> None:
+    parts: dict[str, Any] = {"retriever": passages, "model_path": gguf}
+    chat = ChatRaLMSpec.from_chain(prompt=TUTORIAL, **parts)
+    talk: Any = ChatRaLMSpec.from_chain(prompt=WITH_HISTORY, **parts)
+    for history in ("Human: hi", [3]):
+        with pytest.raises(InvalidValueError, match="history"):
+            talk.invoke({"input": "What?", "chat_history": history})
+    for values in ({}, {"question": 3}, {"question": "a", "more": "b"}):
+        with pytest.raises(InvalidValueError, match="the input must have 'question'"):
+            chat.invoke(values)  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError, match="user message"):
+        chat.invoke([HumanMessage("What?"), AIMessage("That.")])
+    small = ChatRaLMSpec.from_chain(prompt=TUTORIAL, n_ctx=256, **parts)
+    with pytest.raises(ContextOverflowError, match=r"of documents and max_tokens=256"):
+        small.invoke(QUESTIONS[0])
+    with pytest.raises(ContextOverflowError, match="trim_messages"):
+        chat.invoke([HumanMessage("heap " * 3000), AIMessage("So?"), HumanMessage("a")])
+
+
+def test_the_arguments_of_a_llama_cpp_model_are_taken(
+    gguf: str, passages: VectorStoreRetriever
+) -> None:
+    parts: dict[str, Any] = {"retriever": passages, "prompt": TUTORIAL}
+    llm = ChatLlamaCpp(
+        model_path=gguf,
+        temperature=0.5,
+        top_p=0.9,
+        rope_freq_scale=0.5,
+        verbose=False,
+        tags=["kept"],
+    )
+    chat = ChatRaLMSpec.from_chain(llm=llm, temperature=0.0, **parts)
+    assert (chat.model_path, chat.n_ctx, chat.repeat_penalty) == (gguf, 2048, 1.1)
+    assert (chat.temperature, chat.top_p) == (0.0, 0.9)
+    assert (chat.n_batch, chat.rope_freq_base, chat.rope_freq_scale) == (512, 0, 0.5)
+    assert (chat.retrieval_policy, chat.n_documents) == ("once", 4)
+    assert chat.tags == ["kept"]
+    bound = llm.bind(stop=["\n"], max_tokens=9).bind(max_tokens=8)
+    chat = ChatRaLMSpec.from_chain(llm=bound, **parts)
+    assert (chat.stop, chat.max_tokens) == (["\n"], 8)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"model_kwargs": {"min_p": 0.1}}, "give what is in it as arguments"),
+        ({"grammar_path": "list.gbnf"}, "no grammar constrains"),
+        ({"lora_path": "adapter.gguf"}, "merge the adapter"),
+    ],
+)
+def test_what_a_llama_cpp_model_has_and_nothing_stands_for_is_refused(
+    changed: dict[str, Any], said: str, gguf: str, passages: VectorStoreRetriever
+) -> None:
+    llm = ChatLlamaCpp(model_path=gguf, verbose=False)
+    for name, value in changed.items():
+        setattr(llm, name, value)
+    parts: dict[str, Any] = {"retriever": passages, "prompt": TUTORIAL}
+    with pytest.raises(UnknownArgumentError, match=said):
+        ChatRaLMSpec.from_chain(llm=llm, **parts)
+    with pytest.raises(InvalidValueError, match="llm must be a ChatLlamaCpp"):
+        ChatRaLMSpec.from_chain(llm=passages, **parts)
+    tools = ChatLlamaCpp(model_path=gguf, verbose=False).bind(tools=[])
+    with pytest.raises(UnknownArgumentError, match="tools"):
+        ChatRaLMSpec.from_chain(llm=tools, **parts)
