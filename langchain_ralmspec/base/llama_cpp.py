@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _POOR_DEFAULTS = {"n_ctx", "n_batch", "rope_freq_base", "rope_freq_scale"}
 """Arguments whose defaults there suit none of today's models."""
 
+_TOLD = ("tags", "metadata", "callbacks")
+"""What ``with_config`` binds that a model may have as well."""
+
 _OF_CALLS = {"streaming", "profile"}
 """Arguments that say nothing of an answer's text."""
 
@@ -67,9 +70,11 @@ def settings_of(llm: Any, owner: str, engine: Container[str]) -> dict[str, Any]:
     """
     bound: dict[str, Any] = {}
     while isinstance(llm, RunnableBinding):
-        bound = {**llm.kwargs, **bound}
+        told = {name: llm.config[name] for name in _TOLD if name in llm.config}  # type: ignore[literal-required]
+        bound = {**told, **llm.kwargs, **bound}
         llm = llm.bound
-    if not isinstance(llm, BaseLanguageModel) or not hasattr(llm, "model_path"):
+    is_model = isinstance(llm, BaseLanguageModel) and hasattr(llm, "model_path")
+    if not is_model or type(llm).__module__.startswith("langchain_ralmspec."):
         msg = (
             "llm must be a ChatLlamaCpp or LlamaCpp, whose model_path and settings are "
             f"taken over, got {type(llm).__name__}; else give model_path=…"

@@ -149,10 +149,12 @@ class RetrievalGeneration(SpeculativeGeneration):
     def warm_up(self) -> None:
         """Load all that the first answer would load, and ask the store something."""
         super().warm_up()
-        self._may_speculate(self.engine)
+        speculates = self._may_speculate(self.engine)
         retriever = self._current_retriever
         retriever.batch(["?"], k=1)
-        retriever.new_session(k=1).wait_for_replica()
+        is_once = self.retrieval_policy == "once"
+        if speculates and not is_once and self.guess_policy != "same":
+            retriever.new_session(k=1).wait_for_replica()
 
     def warm(
         self,

@@ -123,7 +123,7 @@ def read_ahead(
     if not room:
         msg = "nothing is kept with kv_cache_bytes=0; raise it, or set kv_cache_dir"
         raise InvalidValueError(msg)
-    n_kept = n_read = n_tokens = n_bytes = 0
+    n_read = n_tokens = n_bytes = 0
     for done, prefix in enumerate(prefixes, 1):
         n_bytes += bytes_of(prefix, model)
         if n_bytes > room:
@@ -135,7 +135,6 @@ def read_ahead(
             )
             break
         read = model.keep(prefix, part=BLOCK)
-        n_kept += bool(prefix)
         n_read += bool(read)
         n_tokens += read
         if progress is not None:
@@ -148,4 +147,8 @@ def read_ahead(
             RuntimeWarning,
             stacklevel=3,
         )
+    model.flush()
+    n_kept = sum(
+        bool(prefix) and model.keeps(prefix, part=BLOCK) for prefix in prefixes
+    )
     return Warmed(n_kept, n_read, n_tokens)

@@ -41,6 +41,7 @@ class Bounds:
             waiting, which costs nothing where anything else is there to be done.
         searching_busy: likewise of the seconds in the store.
         longest: the most guesses of a call that its costs are known for.
+        guesses_first: whether an answer's first documents are guessed, too.
     """
 
     generation: float
@@ -53,6 +54,7 @@ class Bounds:
     embedding_busy: float = 0.0
     searching_busy: float = 0.0
     longest: int = STRIDES[-1]
+    guesses_first: bool = False
 
     @property
     def ceiling(self) -> float:
@@ -72,8 +74,9 @@ class Bounds:
     def attainable_at(self, lengths: Iterable[int]) -> float:
         """The attainable speed-up for answers of so many steps, all together.
 
-        The first retrieval of an answer has nothing that it could be guessed from, and
-        what is written last is an answer only when its documents are verified.
+        The first retrieval of an answer has nothing that it could be guessed from but a
+        replica, and what is written last is an answer only when its documents are
+        verified.
         """
         step = self.generation + self.retrieval
         steps = seconds = 0.0
@@ -85,6 +88,8 @@ class Bounds:
     def _answer_seconds(self, n_steps: int) -> float:
         """Seconds of an answer by the plan that is the best for one of this length."""
         first, n_guessed = self.generation + self.retrieval, n_steps - 1
+        if self.guesses_first:
+            first, n_guessed = 0.0, n_steps
         if n_guessed < 1:
             return n_steps * first
         plans = self._plans(min(n_guessed, self.longest))

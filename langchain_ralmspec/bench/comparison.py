@@ -160,11 +160,13 @@ class Comparison:
     Attributes:
         max_in_flight: verifications that may be out while the model writes; 0 for a
             synchronous loop.
+        has_replica: whether guesses are looked up in a replica, too.
         rivals: the other speculative rows of the run.
     """
 
     pairs: list[Pair]
     max_in_flight: int = 0
+    has_replica: bool = False
     rivals: tuple[Comparison, ...] = ()
 
     def total(self, name: str, loop: str = "speculative") -> float:
@@ -246,6 +248,7 @@ class Comparison:
             embedding=embedding / queries,
             embedding_busy=self._busy("embedding"),
             searching_busy=self._busy("searching"),
+            guesses_first=self.has_replica,
         )
 
     def _busy(self, part: str) -> float:
@@ -269,6 +272,7 @@ class Comparison:
             verification=Line(bounds.retrieval, 0.0),
             guess_accuracy=statistics.fmean(repeated) if repeated else 0.0,
             longest=1,
+            guesses_first=False,
         )
 
     @property
@@ -289,7 +293,12 @@ class Comparison:
 
     def _costs(self) -> list[Bounds]:
         """The costs of this row, and of those that it could have been."""
-        rivals = [row for row in self.rivals if row.max_in_flight <= self.max_in_flight]
+        rivals = [
+            row
+            for row in self.rivals
+            if row.max_in_flight <= self.max_in_flight
+            and row.has_replica <= self.has_replica
+        ]
         return [row.bounds for row in (self, *rivals)]
 
     @property

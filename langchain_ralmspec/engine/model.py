@@ -355,6 +355,11 @@ class Model:
         self._prefixes.flush()
         return len(prefix) - n_known
 
+    def keeps(self, prefix: Tokens[int], *, part: int = 0) -> bool:
+        """Whether the KV of ``prefix`` is kept, in the folder if there is one."""
+        heads = self._prefixes.heads(parted(tuple(prefix), part or self.n_batch))
+        return bool(heads) and self._prefixes.keeps(heads)
+
     @property
     def room_for_prefixes(self) -> int:
         """Bytes of KV that are kept at most, in the folder if there is one."""
@@ -374,6 +379,7 @@ class Model:
 
     def flush(self) -> None:
         """Wait until the folder has the KV of all that was read."""
+        self._slots.require_own_process()  # its writer is a thread of another's
         self._prefixes.flush()
 
     def forget_prefixes(self) -> None:

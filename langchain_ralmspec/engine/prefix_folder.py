@@ -281,8 +281,9 @@ class PrefixFolder:
         try:
             with self._room.writing(key.hex()):
                 self._write(entry)
-        except OSError as error:
-            self._warn(f"cannot keep a prefix in {self.path}: {error}")
+        except Exception as error:  # noqa: BLE001  nobody looks at the writer's future
+            why = error if isinstance(error, OSError) else repr(error)
+            self._warn(f"cannot keep a prefix in {self.path}: {why}")
         finally:
             with self._lock:
                 del self._waiting[key]

@@ -122,8 +122,10 @@ class Memory:
         if query.vector is not None and ids and is_known and policy != "same":
             if policy != REPLICA:  # which is asked where the cache is unsure, too
                 margin = self.cache.margin(query.vector, ids[-1])
-            # A proof takes the vector that the other loop makes, to the bit.
-            if self.max_norm and not query.batched:
+            # A proof takes the vector that the other loop makes, to the bit, and the
+            # nearest documents: a replica may have its own order.
+            is_top = policy != REPLICA or ids == self.cache.top(query.vector, n)
+            if is_top and self.max_norm and not query.batched:
                 longest = self.max_norm.longest
                 is_proven = self.cache.proves(query.vector, ids, longest)
         is_new = policy == REPLICA and not is_known

@@ -81,14 +81,12 @@ class Session:
         nothing is ever guessed, and searches are no wider than ``depth``. ``render``
         gives a document's text as the model reads it. ``on_empty`` says whether it is
         an ``"error"`` that a query finds nothing, or an ``"answer"``.
-        A ``replica`` may be asked for guesses; it is brought up to date now.
+        A ``replica`` may be asked for guesses.
         """
         self.depth = depth
         self.stats = stats or SpeculationStats()
         self._on_empty = on_empty
         self._replica = replica
-        if replica is not None:
-            replica.prepare()
         self._store = store
         self._queries = Queries(store)
         if prefetch_k is None:
@@ -103,18 +101,22 @@ class Session:
     def usable(self, policies: Sequence[str]) -> tuple[str, ...]:
         """Guess policies that suit the store: no look-up where there are no vectors.
 
-        A look-up asks a replica, too, where one is ready.
+        A look-up asks a replica, too, where one is ready; it is brought up to date now.
         """
+        if self._replica is not None and "lookup" in policies:
+            self._replica.prepare()
         if self._replica is not None and self._replica.is_ready:
             policies = [REPLICA if each == "lookup" else each for each in policies]
         if self._store.metric is None:
             policies = [each for each in policies if each != "lookup"]
         return tuple(policies) or ("same",)
 
-    def wait_for_replica(self) -> None:
-        """Wait until a replica that is built in the background is ready, if one is."""
-        if self._replica is not None:
-            self._replica.wait()
+    def wait_for_replica(self) -> bool:
+        """Have a replica built, wait for it, and tell whether there is one now."""
+        if self._replica is None:
+            return False
+        self._replica.prepare()
+        return self._replica.wait()
 
     def fills_cache(self, policies: Sequence[str]) -> bool:
         """Whether a guess by one of these policies looks into the cache."""

@@ -111,7 +111,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         # are in force no more, not after an error and not in another thread.
         settings = owned((self.filter, self.search_kwargs))
         store = self._open(*settings)
-        replica = open_replica(self.replica, store, settings[0], anew=anew)
+        replica = open_replica(self.replica, store, *settings, anew=anew)
         self._opened = Opened(settings, store, replica, uuid.uuid4().hex)
         return self._opened
 

@@ -15,7 +15,14 @@ from langchain_ralmspec.errors import (
     StoreError,
     UnknownArgumentError,
 )
-from langchain_ralmspec.stores.base import Hit, Metric, Query, Store, Vector
+from langchain_ralmspec.stores.base import (
+    Hit,
+    Metric,
+    Query,
+    Store,
+    Vector,
+    as_array_store,
+)
 from langchain_ralmspec.stores.bm25_store import BM25Store
 from langchain_ralmspec.stores.chroma_store import ChromaStore, find_again
 from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY
@@ -142,6 +149,7 @@ def open_replica(
     replica: object,
     store: Store,
     filter: Any = None,  # noqa: A002  (LangChain's name)
+    search_kwargs: Mapping[str, Any] | None = None,
     *,
     anew: bool = False,
 ) -> Replica | None:
@@ -151,11 +159,13 @@ def open_replica(
         replica: None; ``"auto"`` to build one of a flat FAISS index; or what
             :func:`open_store` takes.
         store: the one whose answers are guessed.
-        filter: restricts its searches, and those of a replica that can use it.
+        filter: restricts its searches, and so those of a replica.
+        search_kwargs: other arguments of its searches, and so of those of a replica.
         anew: whether to build one even where another retriever has one of this index.
 
     Raises:
-        InvalidValueError: it is none of these, or of this store none is built.
+        InvalidValueError: it is none of these, or of this store none is built, or the
+            replica cannot be searched as the store is.
         DimensionMismatchError: the two have vectors of different lengths.
     """
     if replica is None:
@@ -165,20 +175,24 @@ def open_replica(
             raise InvalidValueError(
                 f"replica must be 'auto', a vector store or None, got {replica!r}"
             )
-        if not isinstance(store, FaissStore) or not store.parts[0].is_matrix:
-            raw = store.parts[0].raw if isinstance(store, FaissStore) else store
-            kind = type(raw).__name__
-            raise InvalidValueError(
-                "replica='auto' builds one of a flat FAISS index alone, not of "
-                f"{kind}; put a copy that is fast to search, such as a local FAISS or "
-                "Chroma of the same documents, in replica="
-            )
-        return FaissReplica.of(store, anew=anew)
+        kind = type(store).__name__
+        # A class of one's own that searches otherwise may keep documents back.
+        if isinstance(store, FaissStore) and as_array_store(store) is not None:
+            if store.parts[0].is_matrix:
+                return FaissReplica.of(store, anew=anew)
+            kind = type(store.parts[0].raw).__name__
+        raise InvalidValueError(
+            "replica='auto' builds one of a flat FAISS index alone, not of "
+            f"{kind}; put a copy that is fast to search, such as a local FAISS or "
+            "Chroma of the same documents, in replica="
+        )
     try:
-        opened = open_store(replica, filter=filter)
-    except InvalidValueError:  # perhaps of the filter: verification heeds that anyway
-        opened = open_store(replica)
-    if store.metric is not None and opened.metric is not None:
+        opened = open_store(replica, filter=filter, search_kwargs=search_kwargs)
+    except (InvalidValueError, UnknownArgumentError) as error:
+        # Without them it would guess documents that are to be kept from the user.
+        raise InvalidValueError(f"the replica cannot be searched: {error}") from error
+    is_near = not any(getattr(each, "is_remote", False) for each in (store, opened))
+    if is_near and store.metric is not None and opened.metric is not None:
         with suppress(StoreError):  # of a server that is not there yet
             _require_dimension(opened, store)
     return StoreReplica(opened)

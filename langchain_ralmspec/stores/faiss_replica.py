@@ -71,6 +71,7 @@ class FaissReplica(Replica):
     def __init__(self, store: FaissStore) -> None:
         super().__init__(store)
         self._built: _Built | None = None
+        self._is_growing = False
         self.renew_locks()
         renewed_in_children(self)
 
@@ -91,6 +92,8 @@ class FaissReplica(Replica):
 
     def renew_locks(self) -> None:
         """Have free locks and no thread, as in a forked process."""
+        if self._is_growing:  # a fork has copied it half changed
+            self._built, self._is_growing = None, False
         self._using, self._beginning = SharedLock(), threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -107,7 +110,11 @@ class FaissReplica(Replica):
             if self._fault or is_building or self._is_current:
                 return
             self._thread = threading.Thread(target=self._follow, name=THREADS)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # no more threads: it is only a guess
+                self._thread = None
+                self._failed(error)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until it is built, for so many seconds at most."""
@@ -188,7 +195,9 @@ class FaissReplica(Replica):
                 return False
             in_use = built is self._built
             with self._using.changing() if in_use else nullcontext():
+                self._is_growing = in_use
                 built.index.add(chunk)
+                self._is_growing = False
         return self._store.parts[1].ids() is built.ids
 
     def _copied(

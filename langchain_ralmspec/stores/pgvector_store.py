@@ -135,7 +135,7 @@ class PostgresStore(OneCallStore):
             sql.func.unnest(array)
             .table_valued(
                 sql.column("vector", type(kind)()),
-                with_ordinality=sql.column("number", sql.Integer).name,
+                with_ordinality="number",
                 name="queries",
             )
             .render_derived()

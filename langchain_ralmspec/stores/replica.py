@@ -6,6 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from langchain_ralmspec.errors import DimensionMismatchError
 from langchain_ralmspec.stores.base import Found
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ class Replica(ABC):
         if not self.is_ready:
             return Found()
         try:
-            return self._near(query, k)
+            found = self._near(query, k)
+            _require_length(found, query)
+            return found  # noqa: TRY300  what is checked is what may fail
         except Exception as failure:  # noqa: BLE001  it is only a guess
             self._failed(failure)
             return Found()
@@ -76,12 +79,14 @@ class Replica(ABC):
         """Count a guess that nothing but the replica made."""
         self._n_guesses += 1
         self._n_right += right
-        if self._n_guesses == _TRIAL and self._n_right < _FEWEST_RIGHT:
-            self._fault = (
-                f"of {_TRIAL} guesses of the replica only {self._n_right} were right: "
-                "it needs the same documents under the same ids, and vectors of the "
-                "same encoder"
-            )
+        if self._n_guesses >= _TRIAL:
+            n_right, self._n_guesses, self._n_right = self._n_right, 0, 0
+            if n_right < _FEWEST_RIGHT:
+                self._fault = (
+                    f"of {_TRIAL} guesses of the replica only {n_right} were right: it "
+                    "needs the same documents under the same ids, and vectors of the "
+                    "same encoder"
+                )
 
     def _failed(self, failure: Exception) -> None:
         self._fault = f"the replica failed: {type(failure).__name__}: {failure}"
@@ -89,6 +94,18 @@ class Replica(ABC):
     @abstractmethod
     def _near(self, query: Query, k: int) -> Found:
         """What :meth:`near` gives; may raise anything."""
+
+
+def _require_length(found: Found, query: Query) -> None:
+    """Refuse vectors that cannot be compared to the query's."""
+    if found.vectors is None or query.vector is None or not len(found.vectors):
+        return
+    lengths = {len(vector) for vector in found.vectors}
+    if lengths != {len(query.vector)}:
+        raise DimensionMismatchError(
+            f"its vectors have {sorted(lengths)} numbers, the query "
+            f"{len(query.vector)}; embed the documents of both by the same encoder"
+        )
 
 
 class StoreReplica(Replica):
@@ -99,11 +116,13 @@ class StoreReplica(Replica):
     """
 
     _store: Store
+    _dimension: int | None = None  # asked for once: that may be a request
 
     def _near(self, query: Query, k: int) -> Found:
         store, vector = self._store, query.vector
+        self._dimension = self._dimension or store.dimension
         # The other store's vector where it fits: an embedding costs more than a search.
-        if vector is None or store.dimension not in (None, len(vector)):
+        if vector is None or self._dimension not in {None, len(vector)}:
             (query,) = store.encode([query.text])
         has_vectors = store.metric is not None
         (hits,) = store.search([query], k, with_vectors=has_vectors)

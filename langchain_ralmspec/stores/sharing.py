@@ -90,11 +90,11 @@ def lock_of(vectorstore: object) -> SharedLock:
     A server looks after itself: there a call that hangs must not keep others waiting.
     """
     kinds = {base.__name__ for base in type(vectorstore).__mro__}
-    client = getattr(vectorstore, "client", None)  # of Qdrant, in this process or not
-    is_local = (
-        isinstance(vectorstore, InMemoryVectorStore)
-        or "FAISS" in kinds
-        or type(getattr(client, "_client", None)).__name__ == "QdrantLocal"
-    )
+    memory: object = vectorstore  # that is searched and changed
+    if "QdrantVectorStore" in kinds:
+        memory = getattr(vectorstore, "client", None)
+        is_local = type(getattr(memory, "_client", None)).__name__ == "QdrantLocal"
+    else:
+        is_local = isinstance(vectorstore, InMemoryVectorStore) or "FAISS" in kinds
     # Not in the store, as a lock in it would keep it from being pickled.
-    return _locks.of(vectorstore) if is_local else SharedLock()
+    return _locks.of(memory) if is_local else SharedLock()

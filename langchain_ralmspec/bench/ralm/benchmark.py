@@ -27,6 +27,7 @@ from langchain_ralmspec.bench.options import (
 from langchain_ralmspec.bench.ralm.contest import NARROW, WidthContest
 from langchain_ralmspec.bench.ralm.report import report
 from langchain_ralmspec.bench.ralm.workload import Corpus, StoreName, Workload
+from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.llms import RaLMSpecLLM
 from langchain_ralmspec.retrievers import RaLMSpecRetriever
 from langchain_ralmspec.speculation.plan import IN_FLIGHT
@@ -167,10 +168,17 @@ class Benchmark:
                 models[NARROW] = llm(speculation=False, prefetch_k=1)
             models |= {row: llm(**ROWS[row]) for row in rows if row != REPLICA}
             if REPLICA in rows:
-                replica = self._workload.replica(corpus, store)
+                replica = self._workload.replica(corpus)
                 twin = RaLMSpecRetriever(vectorstore=store, replica=replica)
-                twin.new_session(k=1).wait_for_replica()
-                models[REPLICA] = llm(twin, **ROWS[REPLICA])
+                if twin.new_session(k=1).wait_for_replica():
+                    models[REPLICA] = llm(twin, **ROWS[REPLICA])
+                elif self.rows:  # else it is left out
+                    msg = (
+                        f"{REPLICA} needs a replica, and of BM25, or of a FAISS index "
+                        "of fewer than 4 million numbers, none is built; add "
+                        "--distractors, or leave it out"
+                    )
+                    raise InvalidValueError(msg)
             yield WidthContest(models)
 
     def _figures(self, contest: WidthContest, corpus: Corpus) -> dict[str, Any]:

@@ -23,7 +23,11 @@ class WidthContest(Contest):
     def comparisons(self, max_in_flight: int) -> dict[str, Comparison]:
         """Every speculative row against the sequential one; some verify in flight."""
         rows = {
-            row: Comparison(self._pairs(row), max_in_flight if llm.asynchronous else 0)
+            row: Comparison(
+                self._pairs(row),
+                max_in_flight if llm.asynchronous else 0,
+                has_replica=llm.retriever.replica is not None,
+            )
             for row, llm in self.models.items()
             if llm.speculation
         }

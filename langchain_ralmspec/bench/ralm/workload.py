@@ -176,16 +176,16 @@ class Workload:
                 graph = self.store == "faiss-hnsw"
                 yield _faiss(corpus, encoder, self.distractors, graph=graph)
 
-    def replica(self, corpus: Corpus, store: Any) -> Any:
+    def replica(self, corpus: Corpus) -> Any:
         """What guesses are looked up in beside the session's cache.
 
-        Built of a flat index; BM25 itself, which takes a millisecond; and for Chroma
-        and HNSW, whose answers no other index gives, an exact local index.
+        Built of a flat index; for Chroma and HNSW, whose answers no other index gives,
+        an exact local index; none for BM25, which takes a millisecond itself.
         """
         if self.store == "faiss-flat":
             return "auto"
         if self.store == "bm25":
-            return store
+            return None
         return _faiss(corpus, corpus.embeddings, 0, graph=False)
 
 

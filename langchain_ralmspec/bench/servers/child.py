@@ -43,11 +43,12 @@ class Child:
             )
             self._pipes = self._process.stdin, self._process.stdout
             port = self._process.stdout.readline() if self._process.stdout else ""
-            if not port:
+            if not port.strip().isdecimal():
                 self.stop()
                 log.seek(0)
                 last = log.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
-                raise StoreError(f"{name} ended before it listened: {last!r}")
+                said = port.strip() or last
+                raise StoreError(f"{name} ended before it listened: {said!r}")
         self.port = int(port)
 
     def __enter__(self) -> Self:

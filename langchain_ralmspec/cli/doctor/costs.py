@@ -17,7 +17,7 @@ from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm import Session
 from langchain_ralmspec.ralm.run import RetrievalRun
-from langchain_ralmspec.speculation import GUESS_POLICIES
+from langchain_ralmspec.speculation import GUESS_POLICIES, NEEDS_VECTOR
 from langchain_ralmspec.speculation.estimates import busy_share
 from langchain_ralmspec.stores import Query
 
@@ -168,7 +168,7 @@ def measure(target: Target, question: str) -> Costs:
     step = run.stats.seconds_generating / run.stats.steps
     decode = alone / _STEP_TOKENS
     guesses = {"same": _repeated(run)}
-    if "lookup" in policies:
+    if any(NEEDS_VECTOR[policy] for policy in policies):  # a replica's is one as well
         guesses = {"lookup": _looked_up(short, question), **guesses}
     return Costs(
         prefill_rate=len(prompt) / _median(prefill),

@@ -67,13 +67,33 @@ class Hostile(FakeStore):
 
 @dataclass
 class Unordered(FakeStore):
-    """Gives ids alone, in its own order."""
+    """Gives ids alone, the best last."""
 
     def _search(self, query: Query, k: int, *, with_vectors: bool) -> list[Hit]:
-        return super()._search(query, k, with_vectors=False)
+        return super()._search(query, k, with_vectors=False)[::-1]
 
 
-REPLICAS = {"good": FakeStore, "stale": Stale, "hostile": Hostile, "ids": Unordered}
+@dataclass
+class Longer(FakeStore):
+    """Gives vectors that are one number longer than the queries."""
+
+    def _search(self, query: Query, k: int, *, with_vectors: bool) -> list[Hit]:
+        found = super()._search(query, k, with_vectors=with_vectors)
+        return [
+            hit
+            if hit.vector is None
+            else replace(hit, vector=np.append(hit.vector, np.float32(0)))
+            for hit in found
+        ]
+
+
+REPLICAS = {
+    "good": FakeStore,
+    "stale": Stale,
+    "hostile": Hostile,
+    "ids": Unordered,
+    "longer": Longer,
+}
 plans = st.lists(
     st.one_of(
         st.just(SEQUENTIAL),
@@ -98,6 +118,7 @@ plans = st.lists(
     requests,
     samplers,
     plans,
+    st.sampled_from([1, 40]),
 )
 def test_whatever_a_replica_says_the_story_is_the_same(  # noqa: PLR0917
     kind: type[FakeStore],
@@ -107,10 +128,12 @@ def test_whatever_a_replica_says_the_story_is_the_same(  # noqa: PLR0917
     request: dict[str, Any],
     sampler: Sampler,
     given_plans: list[Plan],
+    prefetch_k: int,
 ) -> None:
     if kind in (Blind, Wordy, Replacing):
         store = store | {"tells_max_norm": False}  # a proven guess makes no query
     options = request | {"on_empty": on_empty, "sampler": sampler}
+    options |= {"prefetch_k": prefetch_k}
     slow = text_request(kind(**store), **options)
     copy = StoreReplica(REPLICAS[replica](**store))
     fast = text_request(kind(**store), **options, replica=copy)
@@ -208,6 +231,25 @@ def test_nothing_of_a_replica_enters_the_cache_or_proves_anything() -> None:
     assert len(session._memory.cache) == 0
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+def test_what_is_proven_beside_a_replica_in_its_own_order_is_right(depth: int) -> None:
+    shape: dict[str, Any] = {"n_documents": 60, "metric": "squared_l2", "jitter": 0.2}
+    n_proven = 0
+    for kind in (Unordered, FakeStore):
+        copy = StoreReplica(kind(**shape))
+        store = FakeStore(**shape, tells_max_norm=True)
+        session = Session(store, depth=depth, prefetch_k=40, replica=copy)
+        session.measure()
+        (current,) = session.verify([Query("a")])
+        for text in ("a", "ab", "b", "abc", "c"):
+            guess = session.guess(REPLICA, text, current)
+            (right,) = session.verify([Query(text)])
+            if guess.is_proven:
+                n_proven += 1
+                assert [hit.id for hit in guess.hits] == [hit.id for hit in right]
+    assert n_proven
+
+
 def test_policies_that_suit_store_and_replica() -> None:
     class Unready(StoreReplica):
         is_ready = False
@@ -227,7 +269,7 @@ def test_one_that_fails_is_told_of_once_and_not_asked_again() -> None:
     run(text_request(FakeStore(9), **LONG, replica=replica), 3)
     assert len(copy.searches) == 3
     with pytest.warns(RuntimeWarning, match="the replica failed: .* died; it is not"):
-        replica.prepare()  # as the next session does
+        replica.prepare()  # as the next answer does
     session = Session(FakeStore(9), replica=replica)
     assert session.usable(["lookup"]) == ("lookup",)
     assert len(copy.searches) == 3

@@ -19,6 +19,7 @@ from langchain_ralmspec.ralm import Session
 from langchain_ralmspec.speculation import REPLICA
 from langchain_ralmspec.stores import (
     FaissStore,
+    Hit,
     Query,
     faiss_replica,
     open_replica,
@@ -74,6 +75,7 @@ def test_documents_that_come_and_go() -> None:
 
     def nearest(row: int) -> str | None:
         session = Session(store, replica=replica)
+        session.usable(["lookup"])
         guess = session.guess(REPLICA, f"v{row}", None)
         return guess.hits[0].document.page_content if guess.hits else None
 
@@ -146,9 +148,8 @@ def test_it_is_built_once_for_all_filters() -> None:
         document.metadata["even"] = row % 2 == 0
     retriever = RaLMSpecRetriever(vectorstore=vectorstore, replica="auto")
     replica = retriever._kept_up().replica
-    retriever.new_session(k=1)
     assert replica is not None
-    assert replica.wait(60)
+    assert retriever.new_session(k=1).wait_for_replica()
     filtered = retriever.model_copy(update={"filter": {"even": True}})
     assert filtered._kept_up().replica is replica
     guess = filtered.session(k=2).speculate("v7")
@@ -179,6 +180,15 @@ def in_memory() -> InMemoryVectorStore:
     return InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
 
 
+def own_search() -> FaissStore:
+    class Own(FaissStore):
+        def search(self, *args: Any, **kwargs: Any) -> list[list[Hit]]:
+            return [hits[1:] for hits in super().search(*args, **kwargs)]
+
+    store = flat(8)
+    return Own(store.parts[0].raw, [Document("x")] * 5, TableEmbeddings(table(5, 8)))
+
+
 @pytest.mark.parametrize(
     ("vectorstore", "replica", "error", "message"),
     [
@@ -187,6 +197,7 @@ def in_memory() -> InMemoryVectorStore:
         (flat(8), flat(9), DimensionMismatchError, "of 9 numbers and .* of 8"),
         (langchain_faiss("hnsw", 9), "auto", InvalidValueError, "not of IndexHNSW"),
         (in_memory(), "auto", InvalidValueError, "not of GenericStore"),
+        (own_search(), "auto", InvalidValueError, "not of Own"),
     ],
 )
 def test_what_is_no_replica(
@@ -198,8 +209,7 @@ def test_what_is_no_replica(
         RaLMSpecRetriever(vectorstore=vectorstore, replica=replica)
 
 
-@pytest.mark.parametrize("filter_", [None, {"kind": "text"}])
-def test_any_store_may_be_one(filter_: Any) -> None:
+def test_any_store_may_be_one_that_can_be_searched_as_the_other_is() -> None:
     texts = [
         Document(f"passage {n}", id=str(n), metadata={"kind": "text"}) for n in "abc"
     ]
@@ -210,7 +220,21 @@ def test_any_store_may_be_one(filter_: Any) -> None:
         return [each for each in texts if each.page_content == query]
 
     words = BM25Store.from_documents(texts)
-    for given in (exact, words, RunnableLambda(search)):
-        replica = open_replica(given, open_store(exact), filter_)
+    others: list[Any] = [words, RunnableLambda(search)]
+    for given in (exact, *others):
+        replica = open_replica(given, open_store(exact))
         assert isinstance(replica, StoreReplica)
         assert replica.near(Query("passage b"), 1).ids == ["b"]
+
+    def is_b(document: Document) -> bool:
+        return document.id == "b"
+
+    replica = open_replica(exact, open_store(exact), is_b)
+    assert replica is not None
+    assert replica.near(Query("passage a"), 3).ids == ["b"]
+    # It would guess what is to be kept from who asks.
+    for given in others:
+        with pytest.raises(InvalidValueError, match="replica cannot be searched: "):
+            open_replica(given, open_store(exact), is_b)
+        with pytest.raises(InvalidValueError, match="replica cannot be searched: "):
+            open_replica(given, open_store(exact), None, {"namespace": "red"})

@@ -42,6 +42,7 @@ def fake_llm(name: str, prefetch_k: int = 20) -> Any:
         speculation=name not in ("sequential", "narrow"),
         asynchronous="A" in name,
         prefetch_k=prefetch_k,
+        retriever=SimpleNamespace(replica=name == "+PSAR" or None),
     )
 
 
@@ -149,7 +150,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> Benchmark:
 
     def make_retriever(*, vectorstore: Any, replica: Any = None) -> Any:
         assert vectorstore == "a store"
-        session = SimpleNamespace(wait_for_replica=lambda: None)
+        session = SimpleNamespace(wait_for_replica=lambda: True)
         return SimpleNamespace(
             store=SimpleNamespace(top_k_is_stable=False),
             new_session=lambda **_: session,
