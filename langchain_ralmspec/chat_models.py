@@ -171,7 +171,9 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
         """
-        return self._run(self.engine, [HumanMessage(question)])
+        model = self.engine
+        prompt = self._prompt(model, [HumanMessage(question)])
+        return self._run(model, prompt, self._sampling({}))
 
     def _n_tokens(self, asked: Sequence[BaseMessage]) -> int:
         model = self.engine

@@ -51,7 +51,8 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
         """
-        return self._run(self.engine, prompt)
+        model = self.engine
+        return self._run(model, self._prompt(model, prompt), self._sampling({}))
 
     def _prompt(self, model: Model, asked: str) -> Prompt:
         require_text(asked)
@@ -200,14 +201,15 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
                 "lower max_tokens"
             )
             raise ContextOverflowError(msg)
+        transcript, sampler = self._written_by(model, sampling, stop)
         request = NeighbourRequest(
             prompt=tokens,
             open_path=model.open,
             datastore=self.datastore,
             k=self.k,
             mixture=self.mixture,
-            transcript=self._transcript(model, sampling, stop),
-            sampler=sampling.sampler(),
+            transcript=transcript,
+            sampler=sampler,
             stats=SpeculationStats(prompt_tokens=len(tokens)),
         )
         scheduler = None

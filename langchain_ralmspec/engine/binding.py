@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import reprlib
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from langchain_ralmspec.errors import MissingExtraError, ModelFileError
+from langchain_ralmspec.errors import GrammarError, MissingExtraError, ModelFileError
 from langchain_ralmspec.files import absolute
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _GGUF_MAGIC = b"GGUF"
 _logger = logging.getLogger("llama-cpp-python")
@@ -41,6 +46,27 @@ def check_file(path: str | os.PathLike[str]) -> Path:
         msg = f"{str(file)!r} is not a GGUF file (it starts with {magic!r})"
         raise ModelFileError(msg)
     return file
+
+
+def gbnf_of(schema: Mapping[str, Any]) -> str:
+    """The grammar of a JSON schema, by llama-cpp-python's converter.
+
+    Raises:
+        GrammarError: it cannot convert the schema.
+    """
+    library()
+    from llama_cpp.llama_grammar import json_schema_to_gbnf
+
+    try:
+        converted: str = json_schema_to_gbnf(json.dumps(schema))
+    except Exception as error:  # whatever it stumbles over
+        shown = reprlib.repr(schema)
+        msg = (
+            f"llama-cpp-python cannot make a grammar of the JSON schema {shown}: "
+            f"{type(error).__name__}: {error}; simplify the schema, or give a grammar"
+        )
+        raise GrammarError(msg) from error
+    return converted
 
 
 def build_info() -> dict[str, str]:

@@ -11,7 +11,7 @@ EXPECTED = {
     "BM25Store", "ChatRaLMSpec", "ChatRapid", "ChatTemplateError",
     "ContextOverflowError", "DatastoreError", "DecodeError", "DimensionMismatchError",
     "Draft", "DraftStats", "Drafter", "EmptyStoreError", "FaissStore",
-    "InvalidValueError", "KNNDatastore", "KNNLMSpecLLM", "MissingExtraError",
+    "GrammarError", "InvalidValueError", "KNNDatastore", "KNNLMSpecLLM", "MissingExtraError",
     "ModelFileError", "RaLMSpecError", "RaLMSpecLLM", "RaLMSpecRetriever",
     "RapidChain", "RetrieverSession", "SentenceTransformerEmbeddings",
     "SpeculationStats", "StoreError", "UnknownArgumentError", "__version__",
