@@ -211,6 +211,7 @@ class LongContextGeneration(LocalGeneration):
         context: Any,
         stop: Sequence[str] | None,
         sampling: Sampling,
+        *,
         retrieve: Callable[[Sources, str], Sources] | None = None,
         form: Form | None = None,
     ) -> tuple[Run[DraftStats], Sources]:

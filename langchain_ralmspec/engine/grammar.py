@@ -274,13 +274,13 @@ class _Matcher:
         candidates = np.zeros(len(tokens), _CANDIDATE)
         candidates["id"] = tokens
         data = candidates.ctypes.data_as(lib.llama_token_data_p)
-        array = lib.llama_token_data_array(data, len(tokens), -1, False)
+        array = lib.llama_token_data_array(data, len(tokens), -1)
         lib.llama_sampler_apply(self._handle, ctypes.byref(array))
         allowed: NDArray[np.bool_] = candidates["logit"] == 0
         return allowed
 
     def accept(self, token: int) -> bool:
-        """Go on behind a token, if it may come next; llama.cpp would end the process."""
+        """Go on behind a token, if it may come next; else llama.cpp would abort."""
         if not self.allows(np.array([token])).all():
             return False
         library().llama_sampler_accept(self._handle, token)

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from langchain_ralmspec import ChatRapid, InvalidValueError
-from langchain_ralmspec.chat_models import part
+from langchain_ralmspec.base.parting import part
 
 TEXT = "One paragraph of a long text.\n\nAnd another one."
 STANDS_IN = "(This is the text above.)"
