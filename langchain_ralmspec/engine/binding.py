@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _GGUF_MAGIC = b"GGUF"
+_ANY_LETTER = r'char ::= [^"\\]'  # in a string, by llama-cpp-python's converter
 _logger = logging.getLogger("llama-cpp-python")
 
 QUANTIZATIONS = ("Q4_0", "Q8_0", "F16")
@@ -66,7 +67,8 @@ def gbnf_of(schema: Mapping[str, Any]) -> str:
             f"{type(error).__name__}: {error}; simplify the schema, or give a grammar"
         )
         raise GrammarError(msg) from error
-    return converted
+    # As llama.cpp's own converter has it: no JSON string holds a line break as such.
+    return converted.replace(_ANY_LETTER, _ANY_LETTER[:-1] + "\\x7F\\x00-\\x1F]")
 
 
 def build_info() -> dict[str, str]:

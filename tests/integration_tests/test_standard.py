@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from langchain_community.vectorstores import FAISS
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables.utils import add
 from langchain_tests.integration_tests import (
@@ -48,11 +49,22 @@ class _StandardChat(ChatModelIntegrationTests, ABC):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         gguf = str(model_path("smollm2-135m"))
-        return {"model_path": gguf, "n_ctx": 512, "max_tokens": 8}
+        # SmolLM2 repeats itself in a string until it is cut off, if nothing is said of
+        # it; and definitions of tools take 250 tokens.
+        settings = {"n_ctx": 1024, "max_tokens": 96, "repeat_penalty": 1.2}
+        return {"model_path": gguf, **settings}
 
     @property
     def supports_model_override(self) -> bool:
         return False
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @pytest.mark.xfail(reason="135 M parameters do not see that a tool is wanted")
+    def test_agent_loop(self, model: BaseChatModel) -> None:
+        super().test_agent_loop(model)
 
 
 class TestChatRaLMSpec(_StandardChat):
