@@ -39,9 +39,10 @@ def as_tool(tool: Mapping[str, Any] | type | Callable[..., Any] | BaseTool) -> A
         function = definition["function"]
         name = function["name"]
     except Exception as error:  # whatever somebody's class does
+        why = str(error).partition("\n")[0]
         msg = (
-            f"{tool!r:.80} is no tool: {type(error).__name__}: {error}; give a "
-            "function with a docstring, a pydantic class, a BaseTool or a dict with "
+            f"{tool!r:.80} is no tool: {type(error).__name__}: {why}; give a function "
+            "with a docstring, a pydantic class, a BaseTool, or a dict with the "
             "function's 'name' and 'parameters'"
         )
         raise InvalidValueError(msg) from error
