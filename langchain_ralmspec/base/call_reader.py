@@ -115,8 +115,12 @@ class CallReader:
                 n for n in range(len(begin), -1, -1) if self._may_begin(text, n)
             )
             said, self._waiting = text[: len(text) - held], text[len(text) - held :]
-        self._has_said |= bool(said.strip())
-        if said.strip() or (said and not self._is_calling):
+        if said.strip():
+            self._has_said = True
+        elif not self._has_said:  # blanks before a call are no part of what is said
+            self._waiting = self._waiting if self._is_calling else text
+            return
+        if said:
             yield said
 
     def _may_begin(self, text: str, n: int) -> bool:

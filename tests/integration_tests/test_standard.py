@@ -79,6 +79,7 @@ class TestChatRaLMSpec(_StandardChat):
             **super().chat_model_params,
             "retriever": retriever,
             "max_document_tokens": 64,
+            "retrieval_stride": 32,  # all behind a document is read again
         }
 
 
