@@ -46,7 +46,7 @@ def turns_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     turns: list[dict[str, Any]] = []
     names: dict[str, str] = {}  # of the calls so far
     for message in messages:
-        turn = {"role": _role_of(message), "content": _text_of(message)}
+        turn: dict[str, Any] = {"role": _role_of(message), "content": _text_of(message)}
         if isinstance(message, AIMessage) and message.tool_calls:
             turn["tool_calls"] = list(map(_call, message.tool_calls))
             names |= {str(each["id"]): each["name"] for each in message.tool_calls}

@@ -41,7 +41,7 @@ class _Whole:
         return super().parse_result(result, partial=partial)  # type: ignore[misc]
 
 
-class _Pydantic(_Whole, PydanticOutputParser[Any]):
+class _Pydantic(_Whole, PydanticOutputParser):  # type: ignore[type-arg]
     pass
 
 
@@ -87,8 +87,10 @@ def schema_of(schema: Any) -> dict[str, Any]:
         InvalidValueError: it is none.
     """
     if isinstance(schema, type) and is_basemodel_subclass(schema):
-        made = getattr(schema, "model_json_schema", None) or schema.schema
-        return dict(made())
+        # Classes of pydantic 1 are taken as well.
+        older = getattr(schema, "schema", None)
+        make: Any = getattr(schema, "model_json_schema", older)
+        return dict(make())
     named = isinstance(schema, Mapping) and "name" in schema and "type" not in schema
     if isinstance(schema, Mapping) and not named and schema.get("type") != "function":
         return dict(schema)
@@ -123,6 +125,7 @@ def parsed_by(
         parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
     )
     nothing = RunnablePassthrough.assign(parsed=lambda _: None)
-    return RunnableMap(raw=llm) | parsed.with_fallbacks(
-        [nothing], exception_key="parsing_error"
-    )
+    told: Runnable[LanguageModelInput, Any] = RunnableMap(
+        raw=llm
+    ) | parsed.with_fallbacks([nothing], exception_key="parsing_error")
+    return told

@@ -35,7 +35,7 @@ def as_tool(tool: Mapping[str, Any] | type | Callable[..., Any] | BaseTool) -> A
         InvalidValueError: it is none, or has no name.
     """
     try:
-        definition = convert_to_openai_tool(tool)  # type: ignore[arg-type]
+        definition = convert_to_openai_tool(tool)
         function = definition["function"]
         name = function["name"]
     except Exception as error:  # whatever somebody's class does

@@ -306,4 +306,5 @@ def _largest(
     if n == 1 and len(tokens) == len(logits):
         return np.array([logits.argmax()])  # the one that greedy sampling would take
     rows = logits[tokens]
-    return tokens[rows >= np.partition(rows, -n)[-n]]
+    largest: NDArray[np.int64] = tokens[rows >= np.partition(rows, -n)[-n]]
+    return largest

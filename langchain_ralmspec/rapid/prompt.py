@@ -9,6 +9,8 @@ from langchain_ralmspec.engine.calls import spelt_out
 from langchain_ralmspec.engine.markers import Disguise
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.engine.weights import Weights
 
@@ -35,7 +37,7 @@ class Conversation:
     question: str
     template: str | None = None
     parse_special: bool = True
-    tools: tuple[dict[str, Any], ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def of(
