@@ -120,7 +120,8 @@ def parsed_by(
 ) -> Runnable[LanguageModelInput, Any]:
     """A model and what reads its answers, as LangChain puts them together."""
     if not include_raw:
-        return llm | parser
+        read: Runnable[LanguageModelInput, Any] = llm | parser
+        return read
     parsed = RunnablePassthrough.assign(
         parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
     )
