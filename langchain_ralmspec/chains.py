@@ -194,7 +194,9 @@ class RapidChain(
         conversation = self._asking(question, history)
         sampling = self._sampling(overrides)
         retrieve = partial(self._retrieved, run_manager)
-        run, sources = self._prepare(conversation, context, stop, sampling, retrieve)
+        run, sources = self._prepare(
+            conversation, context, stop, sampling, retrieve=retrieve
+        )
         if sources.are_known:
             yield AddableDict(source_documents=sources.documents())
         for text in self._generated(run, question, run_manager):

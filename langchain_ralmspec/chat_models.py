@@ -22,17 +22,15 @@ from langchain_ralmspec.base.local import (
     usage_of,
 )
 from langchain_ralmspec.base.long_context import LongContextGeneration
-from langchain_ralmspec.base.messages import question_of, turns_of
+from langchain_ralmspec.base.messages import asked_at, question_of, turns_of
+from langchain_ralmspec.base.parting import part
 from langchain_ralmspec.base.plain import plain_documents
 from langchain_ralmspec.base.retrieval import SHORT_DOCUMENT, RetrievalGeneration
+from langchain_ralmspec.base.tools import NO_TOOLS, ToolUse
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm import Prompt
 from langchain_ralmspec.rapid import Conversation, GivenContext
-from langchain_ralmspec.text import (
-    part_at_first_blank_line,
-    part_at_last_blank_line,
-    sha256_of,
-)
+from langchain_ralmspec.text import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,11 +40,10 @@ if TYPE_CHECKING:
 
     from langchain_ralmspec.answer.run import Run
     from langchain_ralmspec.engine import Model
-    from langchain_ralmspec.engine.templates import Turn
+    from langchain_ralmspec.engine.calls import Turn
+    from langchain_ralmspec.engine.templates import Tools
     from langchain_ralmspec.ralm.run import RetrievalRun
     from langchain_ralmspec.rapid import DraftStats, Sources
-
-_QUESTION_MARKS = ("?", "？", "؟")
 
 
 class ChatRaLMSpec(RetrievalGeneration, LocalChat):
@@ -171,36 +168,52 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
         """
-        return self._run(self.engine, self._asked(question))
+        model = self.engine
+        prompt = self._prompt(model, [HumanMessage(question)])
+        return self._run(model, prompt, self._sampling({}))
+
+    def _answer(
+        self,
+        asked: Any,
+        stop: list[str] | None,
+        overrides: dict[str, Any],
+        use: ToolUse = NO_TOOLS,
+    ) -> PreparedAnswer:
+        model, sampling = self.engine, self._sampling(overrides)
+        prompt = self._prompt(model, asked, use.tools)
+        form = use.form(model, sampling)
+        return self._prepared(self._run(model, prompt, sampling, stop, form), model)
 
     def _asked(self, question: str) -> list[BaseMessage]:
         return [HumanMessage(question)]
 
-    def _n_tokens(self, asked: Sequence[BaseMessage]) -> int:
+    def _n_tokens(self, asked: Sequence[BaseMessage], use: ToolUse) -> int:
         model = self.engine
-        prompt = self._prompt(model, asked)
+        prompt = self._prompt(model, asked, use.tools)
         beside = self._layout(model, prompt).tokens(model.weights, ())
         return len(prompt.head) + len(beside) + len(prompt.tail)
 
-    def _prompt(self, model: Model, asked: Sequence[BaseMessage]) -> Prompt:
+    def _prompt(
+        self, model: Model, asked: Sequence[BaseMessage], tools: Tools = ()
+    ) -> Prompt:
         turns = turns_of(asked)
         model.require_size(*(turn["content"] for turn in turns))
         if self.prompt is not None:
-            asked_for = question_of(turns_of(asked[-1:]))
+            asked_for = question_of(turns_of(asked[asked_at(asked) :]))
             parted = ChainPrompt.of(self.prompt).turns(asked, asked_for)
-            before, lead, trail, after = model.template.split(parted, None)
+            before, lead, trail, after = model.template.split(parted, None, tools)
             beside = (lead, trail)
         else:
             asked_for, beside = question_of(turns), None
             parted = self._parted(model, turns)
-            before, after = model.template.around(parted, self.system_prompt)
+            before, after = model.template.around(parted, self.system_prompt, tools)
         text = self._question(asked, asked_for)
         question = tuple(model.weights.tokenize(text))
         if self.query_source is None:
             self._warn_of_filled(text, len(question))
         return Prompt(tuple(before), tuple(after), question, text, beside)
 
-    def _parted(self, model: Model, turns: Sequence[dict[str, str]]) -> list[Turn]:
+    def _parted(self, model: Model, turns: Sequence[Turn]) -> list[Turn]:
         """The turns; documents that stand at the question part the user's last."""
         parted: list[Turn] = list(turns)
         last = max(at for at, turn in enumerate(turns) if turn["role"] == "user")
@@ -289,10 +302,11 @@ class ChatRapid(LongContextGeneration, LocalChat):
         is_found = isinstance(self.context, Runnable)
         return "what a retriever finds as context may change" if is_found else None
 
-    def _n_tokens(self, asked: Sequence[BaseMessage]) -> int:
+    def _n_tokens(self, asked: Sequence[BaseMessage], use: ToolUse) -> int:
         model, given = self.engine, self.context
         is_found = isinstance(given, Runnable)
-        conversation, context = self._split(turns_of(asked), "" if is_found else given)
+        given = "" if is_found else given
+        conversation, context = self._split(turns_of(asked), given, use.tools)
         head, tail = conversation.around(model)
         text = "" if is_found else GivenContext.of(context).text
         return len(head) + len(model.weights.tokenize(text)) + len(tail)
@@ -302,22 +316,27 @@ class ChatRapid(LongContextGeneration, LocalChat):
         asked: list[BaseMessage],
         stop: list[str] | None,
         overrides: dict[str, Any],
+        use: ToolUse = NO_TOOLS,
     ) -> PreparedAnswer:
         own = {**overrides}
         given = own.pop("context", self.context)
         sampling = self._sampling(own)
-        conversation, context = self._split(turns_of(asked), given)
-        run, sources = self._prepare(conversation, context, stop, sampling)
+        conversation, context = self._split(turns_of(asked), given, use.tools)
+        form = use.form(self.engine, sampling)
+        run, sources = self._prepare(conversation, context, stop, sampling, form=form)
         return PreparedAnswer(run, partial(_info, run, sources), partial(_usage, run))
 
     def _split(
-        self, turns: list[dict[str, str]], context: Any
+        self, turns: list[dict[str, Any]], context: Any, tools: Tools
     ) -> tuple[Conversation, Any]:
         """Part the long context from the conversation about it."""
         if context is None:
             context, turns = part(turns)
         question = question_of(turns)
-        return Conversation(tuple(turns), self.system_prompt, question), context
+        conversation = Conversation(
+            tuple(turns), self.system_prompt, question, tools=tuple(tools)
+        )
+        return conversation, context
 
 
 def _name_of(context: Any) -> str:
@@ -325,65 +344,6 @@ def _name_of(context: Any) -> str:
     if isinstance(context, Runnable | None):
         return type(context).__name__
     return GivenContext.of(context).sha256
-
-
-def part(turns: Sequence[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
-    """Take the context out of the longest turn that is not the model's own.
-
-    A turn that holds the question too is parted alike while it is the last one and
-    once it is history: only then are the context's tokens those whose KV is kept.
-
-    Returns:
-        The context, and the turns without it.
-
-    Raises:
-        InvalidValueError: there is no other turn, and no blank line, to part it from
-            the question.
-    """
-    given = [at for at, turn in enumerate(turns) if turn["role"] != "assistant"]
-    at = max(given, key=lambda at: len(turns[at]["content"]))
-    role, content = turns[at]["role"], turns[at]["content"]
-    before, after = turns[:at], turns[at + 1 :]
-    if role == "system":
-        return content, [*before, *after]
-    context, question = _part_question(content, is_last=not after)
-    if not after and not context.strip():
-        msg = (
-            f"no context in {content[:60]!r}; bind one with context=…, send it "
-            "as the system message, or put a blank line between it and the question"
-        )
-        raise InvalidValueError(msg)
-    # What is longer than all before it is no question, but the text itself.
-    if after and len(question) > len(context.strip()):
-        context, question = content, "(This is the text above.)"
-    return context, [*before, {"role": role, "content": question}, *after]
-
-
-def _part_question(content: str, *, is_last: bool) -> tuple[str, str]:
-    """A text, and the question behind it or, if it says that it is one, before it."""
-    first, rest = part_at_first_blank_line(content)
-    context, question = part_at_last_blank_line(content)
-    if not rest or not _asks(first) or _asks(question):
-        return context, question
-    if _is_labelled(first):
-        return rest, first
-    if is_last:
-        warnings.warn(
-            f"taking {question[:60]!r} for the question, because it stands last; if "
-            f"{first[:60]!r} is the question, put it behind the text, begin it with "
-            "'Question:', or bind the text with context=…",
-            UserWarning,
-            stacklevel=2,
-        )
-    return context, question
-
-
-def _asks(paragraph: str) -> bool:
-    return _is_labelled(paragraph) or paragraph.rstrip().endswith(_QUESTION_MARKS)
-
-
-def _is_labelled(paragraph: str) -> bool:
-    return paragraph.lstrip().lower().startswith("question:")
 
 
 def _info(run: Run[DraftStats], sources: Sources) -> dict[str, Any]:

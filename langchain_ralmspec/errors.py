@@ -54,6 +54,10 @@ class ChatTemplateError(RaLMSpecError, ValueError):
     """Chat was asked of a model without a usable chat template."""
 
 
+class GrammarError(RaLMSpecError, ValueError):
+    """A grammar, or a schema that one is made of, cannot constrain an answer."""
+
+
 class ContextOverflowError(RaLMSpecError, CoreContextOverflowError):
     """Prompt, documents and answer together do not fit the context."""
 

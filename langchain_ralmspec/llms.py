@@ -51,7 +51,8 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
         """
-        return self._run(self.engine, prompt)
+        model = self.engine
+        return self._run(model, self._prompt(model, prompt), self._sampling({}))
 
     def _asked(self, question: str) -> str:
         return question
@@ -210,14 +211,15 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
             stats.read_tokens = len(prefix) - stats.cached_tokens
             return path
 
+        transcript, sampler = self._written_by(model, sampling, stop)
         request = NeighbourRequest(
             prompt=tokens,
             open_path=open_path,
             datastore=self.datastore,
             k=self.k,
             mixture=self.mixture,
-            transcript=self._transcript(model, sampling, stop),
-            sampler=sampling.sampler(),
+            transcript=transcript,
+            sampler=sampler,
             stats=stats,
         )
         scheduler = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray  # noqa: TC002
@@ -22,9 +23,25 @@ PENALTY_WINDOW = 64
 _DRAWN = (-1, 2**32 - 1)  # the seed that llama.cpp replaces, signed and unsigned
 
 
+class Constraint(Protocol):
+    """What an answer may be; the engine's grammars are."""
+
+    def restrict(
+        self, logits: NDArray[np.float32], generated: Tokens[int], n_best: int
+    ) -> NDArray[np.float32]:
+        """Logits with -inf for tokens that may not follow ``generated``.
+
+        The best ``n_best`` of the others keep theirs, and all that are tied with these;
+        0 keeps all.
+        """
+
+
 @dataclass(frozen=True)
 class Sampler:
     """How the next token is chosen.
+
+    Under a constraint it is chosen among the tokens that may follow, as if there were
+    no others: top-k, top-p, min-p and the temperature see only these.
 
     Attributes:
         temperature: 0 is greedy: the largest logit, the smaller id on a tie.
@@ -37,6 +54,7 @@ class Sampler:
         last_n_tokens_size: how many of these it looks at.
         seed: of the random numbers; None draws a fresh one for this sampler, as do
             llama.cpp's -1 and its unsigned form, 4294967295.
+        constraint: says which tokens may follow an answer so far; None: all may.
     """
 
     temperature: float = 0.0
@@ -46,6 +64,7 @@ class Sampler:
     repeat_penalty: float = 1.0
     last_n_tokens_size: int = PENALTY_WINDOW
     seed: int | None = None
+    constraint: Constraint | None = None
     _key: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -60,7 +79,8 @@ class Sampler:
 
         The logits' shape is ``(n_vocab,)``.
         """
-        return self.draw(self.penalized(logits, generated), len(generated))
+        logits = self.permitted(self.penalized(logits, generated), generated)
+        return self.draw(logits, len(generated))
 
     def draw(self, logits: NDArray[np.float32], position: int) -> int:
         """Choose the token at a position (from 0) of the answer, without any penalty.
@@ -76,7 +96,7 @@ class Sampler:
         self, logits: NDArray[np.float32], generated: Tokens[int]
     ) -> NDArray[np.float64]:
         """The distribution that :meth:`sample` draws from, shape ``(n_vocab,)``."""
-        logits = self.penalized(logits, generated)
+        logits = self.permitted(self.penalized(logits, generated), generated)
         row = np.zeros(len(logits))
         if self.temperature == 0:
             row[logits.argmax()] = 1
@@ -85,10 +105,31 @@ class Sampler:
             row[tokens] = probabilities
         return row
 
+    @property
+    def _n_best(self) -> int:
+        """How many of the best tokens can be chosen at all; 0 for all."""
+        return 1 if self.temperature == 0 else self.top_k
+
     def uniforms(self, position: int, n: int) -> NDArray[np.float64]:
         """The first ``n`` random numbers of a position of the answer."""
         generator = np.random.Philox(key=self._key, counter=position)
         return np.random.Generator(generator).random(n)
+
+    def permitted(
+        self,
+        logits: NDArray[np.float32],
+        generated: Tokens[int],
+        n_best: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Logits with -inf for what the constraint forbids behind ``generated``.
+
+        Only the ``n_best`` best of the others surely keep theirs: as many as can be
+        drawn; 0 keeps all.
+        """
+        if self.constraint is None:
+            return logits
+        n_best = self._n_best if n_best is None else n_best
+        return self.constraint.restrict(logits, generated, n_best)
 
     def penalized(
         self, logits: NDArray[np.float32], generated: Tokens[int]

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from langchain_ralmspec.answer.events import FinishReason
     from langchain_ralmspec.answer.vocabulary import Vocabulary
@@ -17,7 +17,8 @@ class Transcript:
     """Tokens of one answer, which loops add and take back.
 
     An answer ends with a token that ends the model's turn (and stays out of it), with
-    the first stop string that is complete, or at its length limit. Its text is the
+    the first stop string that is complete, where a grammar lets nothing follow, or at
+    its length limit. Its text is the
     bytes before that stop string.
     """
 
@@ -28,16 +29,19 @@ class Transcript:
         max_tokens: int,
         stops: Sequence[str] = (),
         control_stops: Sequence[Sequence[bytes | int]] = (),
+        is_complete: Callable[[Sequence[int]], bool] | None = None,
     ) -> None:
         """Start empty; ``stops`` are the strings that end the text.
 
         So do ``control_stops``, which are bytes and the ids of control tokens: these
-        have no text, so that nothing of them is found in it.
+        have no text, so that nothing of them is found in it. An answer ends as well
+        where its tokens are all that it may be (``is_complete``).
         """
         self.tokens: list[int] = []
         self.max_tokens = max_tokens
         self.finish_reason: FinishReason | None = None  # behind the last token
         self._vocabulary = vocabulary
+        self._is_complete = is_complete
         self._text = _Spelling([stop.encode() for stop in stops if stop])
         ids = {part for stop in control_stops for part in stop if isinstance(part, int)}
         self._names = {token: _name(token) for token in ids}
@@ -71,7 +75,9 @@ class Transcript:
             if at is not None:
                 shown = self._shown(self._spelt, at)
                 self._stop = shown if self._stop is None else min(self._stop, shown)
-        if self._stop is not None:
+        if self._stop is not None or (
+            self._is_complete is not None and self._is_complete(self.tokens)
+        ):
             return "stop"
         return "length" if len(self) >= self.max_tokens else None
 

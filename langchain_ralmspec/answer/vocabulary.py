@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Vocabulary(Protocol):
@@ -16,6 +20,26 @@ class Vocabulary(Protocol):
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends an answer; such a token is never part of its text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A vocabulary some control tokens of which count as text: their names."""
+
+    vocabulary: Vocabulary
+    names: Mapping[int, bytes]
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        """Token ids of a text, as the vocabulary has them."""
+        return self.vocabulary.tokenize(text, special=special)
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token, or its name."""
+        return self.names.get(token) or self.vocabulary.piece(token)
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends an answer."""
+        return self.vocabulary.is_end(token)
 
 
 _LETTERS_PER_TOKEN = 8  # more than most texts have: the first try is enough

@@ -10,7 +10,7 @@ from langchain_core.messages import HumanMessage
 from langchain_core.prompts import BasePromptTemplate
 from langchain_core.prompts.chat import MessagesPlaceholder
 
-from langchain_ralmspec.base.messages import messages_of, turns_of
+from langchain_ralmspec.base.messages import asked_at, messages_of, turns_of
 from langchain_ralmspec.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import BaseMessage
 
-    from langchain_ralmspec.engine.templates import Turn
+    from langchain_ralmspec.engine.calls import Turn
 
 CONTEXT = "context"
 """The variable of a prompt that stands for the documents, in LangChain's chains."""
@@ -108,11 +108,13 @@ class ChainPrompt:
     def turns(self, messages: Sequence[BaseMessage], question: str) -> list[Turn]:
         """The filled template: turns, the content of one parted at the documents.
 
-        What stands before the last message is history. It takes the place of the
-        messages placeholder, or that before the template's last turn.
+        What stands before the question is history. It takes the place of the messages
+        placeholder, or that before the template's last turn. What tools were called for
+        it, and found, stands behind the template.
 
         Args:
-            messages: a conversation; the last one holds ``question``.
+            messages: a conversation; its last message that is no call of a tool, nor a
+                result, holds ``question``.
             question: what stands for the question.
 
         Raises:
@@ -120,7 +122,8 @@ class ChainPrompt:
                 stand in it exactly once.
         """
         slot = secrets.token_hex(20)  # what nobody can have written
-        history = list(messages[:-1])
+        at = asked_at(messages)
+        history, called = list(messages[:at]), messages[at + 1 :]
         values: dict[str, Any] = {CONTEXT: slot, self.question: question}
         if self.history is not None:
             values[self.history] = history
@@ -131,13 +134,14 @@ class ChainPrompt:
             raise InvalidValueError(msg) from error
         if self.history is None:
             filled = [*filled[:-1], *history, filled[-1]]
+        filled = [*filled, *called]
         turns: list[Turn] = []
         n_slots = 0
         for turn in turns_of(filled):
             parts = turn["content"].split(slot)
             n_slots += len(parts) - 1
             parted = (parts[0], parts[-1]) if len(parts) > 1 else parts[0]
-            turns.append({"role": turn["role"], "content": parted})
+            turns.append({**turn, "content": parted})
         if n_slots != 1:
             msg = (
                 f"{{{CONTEXT}}} must stand once in the prompt, got {n_slots} times; "

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
+import difflib
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.language_models.chat_models import (
     BaseChatModel,
@@ -16,8 +16,23 @@ from langchain_core.messages import AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from pydantic import model_validator
 
+from langchain_ralmspec.base.call_reader import CallReader
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
+from langchain_ralmspec.base.structured import (
+    METHODS,
+    parsed_by,
+    parser_of,
+    schema_of,
+)
 from langchain_ralmspec.base.threads import from_threads
+from langchain_ralmspec.base.tools import (
+    NO_TOOLS,
+    ToolUse,
+    as_tool,
+    choice_of,
+    format_of,
+)
+from langchain_ralmspec.engine.binding import gbnf_of
 from langchain_ralmspec.errors import (
     ChatTemplateError,
     ContextOverflowError,
@@ -25,12 +40,24 @@ from langchain_ralmspec.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        Callable,
+        Generator,
+        Iterable,
+        Iterator,
+        Sequence,
+    )
 
     from langchain_core.callbacks import (
         AsyncCallbackManagerForLLMRun,
         CallbackManagerForLLMRun,
     )
+    from langchain_core.language_models import LanguageModelInput
+    from langchain_core.messages import AIMessage
+    from langchain_core.messages.tool import ToolCallChunk
+    from langchain_core.runnables import Runnable
+    from langchain_core.tools import BaseTool
 
     from langchain_ralmspec.engine import Model
 
@@ -42,7 +69,7 @@ class LocalChat(LocalGeneration, BaseChatModel):
     """Whether ``invoke`` calls back with every piece of text, as ``stream`` does."""
 
     @abstractmethod
-    def _n_tokens(self, asked: Sequence[BaseMessage]) -> int:
+    def _n_tokens(self, asked: Sequence[BaseMessage], use: ToolUse) -> int:
         """Tokens of a conversation as the model reads it, without what is retrieved."""
 
     def get_num_tokens_from_messages(
@@ -57,14 +84,82 @@ class LocalChat(LocalGeneration, BaseChatModel):
         """
         is_asked = any(isinstance(message, HumanMessage) for message in messages)
         asked = messages if is_asked else [*messages, HumanMessage("")]
+        use = ToolUse.taken_from({"tools": tools})
         try:
-            count = self._n_tokens(asked)
+            return self._n_tokens(asked, use)
         except (ChatTemplateError, ContextOverflowError, InvalidValueError):
             return super().get_num_tokens_from_messages(messages, tools)
-        if tools is not None:
-            msg = "tools are not counted: a prompt here has none"
-            warnings.warn(msg, UserWarning, stacklevel=2)
-        return count
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | dict[str, Any] | bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Let the model call tools; its calls are in ``tool_calls`` of its answers.
+
+        Args:
+            tools: functions, pydantic classes, ``BaseTool`` s, or dicts.
+            tool_choice: None or ``"auto"`` leaves it to the model whether to call one;
+                ``"any"`` or ``"required"`` demand a call, a name that of this tool;
+                ``"none"`` hides them.
+            kwargs: other arguments of a call; ``parallel_tool_calls=False`` allows one
+                call an answer.
+
+        Raises:
+            GrammarError: a tool's parameters cannot be made a grammar.
+            InvalidValueError: what is no tool, or names none.
+        """
+        made = list(map(as_tool, tools))
+        choice_of(tool_choice, [tool["function"]["name"] for tool in made])
+        for tool in made:  # now, and not when it is called
+            gbnf_of(tool["function"].get("parameters") or {"type": "object"})
+        return self.bind(tools=made, tool_choice=tool_choice, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Have answers match a schema, by a grammar, and parsed.
+
+        Args:
+            schema: a pydantic class, whose objects come out, or a TypedDict or a JSON
+                schema, for dicts.
+            method: ``"json_schema"``: the answer is JSON that matches it;
+                ``"function_calling"``: the call of a tool, which the model is shown,
+                descriptions included; ``"json_mode"``: any JSON object.
+            include_raw: give a dict with ``raw``, the message, ``parsed`` and
+                ``parsing_error``, and raise no error where parsing fails.
+            strict: a grammar always is; for compatibility.
+            kwargs: other arguments of a call.
+
+        Raises:
+            GrammarError: the schema cannot be made a grammar.
+            InvalidValueError: a schema or method that is none.
+        """
+        if method not in METHODS:
+            near = difflib.get_close_matches(str(method), METHODS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"use one of {METHODS}"
+            msg = f"method={method!r} is unknown; {hint}"
+            raise InvalidValueError(msg)
+        traced = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+        own = {"ls_structured_output_format": traced, **kwargs}
+        if method == "function_calling":
+            name = as_tool(schema)["function"]["name"]
+            llm = self.bind_tools([schema], tool_choice=name, **own)
+        else:
+            made = schema_of(schema) if method == "json_schema" else {"type": "object"}
+            gbnf_of(made)
+            wanted = {"name": "answer", "schema": made}
+            form = {"type": "json_schema", "json_schema": wanted}
+            llm = self.bind(response_format=form, **own)
+        return parsed_by(llm, parser_of(schema, method), include_raw=include_raw)
 
     def _resolve_model_profile(self) -> ModelProfile:
         return self._profile_for(self.n_ctx)
@@ -78,8 +173,9 @@ class LocalChat(LocalGeneration, BaseChatModel):
             audio_inputs=False,
             video_inputs=False,
             text_outputs=True,
-            tool_calling=False,
-            structured_output=False,
+            tool_calling=True,
+            tool_choice=True,
+            structured_output=True,
         )
         if n_ctx:
             profile["max_input_tokens"] = n_ctx
@@ -110,8 +206,9 @@ class LocalChat(LocalGeneration, BaseChatModel):
         asked: list[BaseMessage],
         stop: list[str] | None,
         overrides: dict[str, Any],
+        use: ToolUse = NO_TOOLS,
     ) -> PreparedAnswer:
-        """Prepare an answer to a conversation."""
+        """Prepare an answer to a conversation, which may or must call tools."""
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
         own = self._tracing_params()
@@ -155,9 +252,16 @@ class LocalChat(LocalGeneration, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Generator[ChatGenerationChunk]:
-        answer = self._answer(messages, stop, kwargs)
-        for text in answer.text:
-            chunk = ChatGenerationChunk(message=AIMessageChunk(content=text))
+        use = ToolUse.taken_from(kwargs)
+        answer = self._answer(messages, stop, kwargs, use)
+        pieces: Iterable[str | ToolCallChunk] = answer.text
+        if use.tools:
+            pieces = _parted(answer.text, CallReader(format_of(self.engine)))
+        for piece in pieces:
+            text = piece if isinstance(piece, str) else ""
+            calls = [] if isinstance(piece, str) else [piece]
+            message = AIMessageChunk(content=text, tool_call_chunks=calls)
+            chunk = ChatGenerationChunk(message=message)
             if run_manager:
                 run_manager.on_llm_new_token(text, chunk=chunk)
             yield chunk
@@ -168,3 +272,10 @@ class LocalChat(LocalGeneration, BaseChatModel):
             chunk_position="last",
         )
         yield ChatGenerationChunk(message=last)
+
+
+def _parted(texts: Iterable[str], reader: CallReader) -> Iterator[str | ToolCallChunk]:
+    """What an answer says, and the calls in it."""
+    for text in texts:
+        yield from reader.read(text)
+    yield from reader.finish()

@@ -12,11 +12,13 @@ from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from langchain_ralmspec.answer.sampling import PENALTY_WINDOW, Sampler
 from langchain_ralmspec.answer.transcript import Transcript
+from langchain_ralmspec.answer.vocabulary import Spoken, Vocabulary
 from langchain_ralmspec.arguments import StrictArguments, is_remade
 from langchain_ralmspec.base.identity import stamp_at
 from langchain_ralmspec.base.llama_cpp import refuse
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine.binding import check_file
+from langchain_ralmspec.engine.grammar import Grammar
 from langchain_ralmspec.engine.model import PREFIX_CACHE_BYTES, RANGES
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.files import absolute, absolute_file
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from langchain_core.messages.ai import UsageMetadata
 
     from langchain_ralmspec.answer.run import Run
+    from langchain_ralmspec.answer.sampling import Constraint
+    from langchain_ralmspec.engine.grammar import Marker
+    from langchain_ralmspec.engine.weights import Weights
 
 
 def _path_by(make: Callable[[str | os.PathLike[str]], Path]) -> BeforeValidator:
@@ -72,6 +77,46 @@ class PreparedAnswer:
     usage: Callable[[], UsageMetadata]  # tokens in and out
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What an answer may be, and which control tokens are part of its text."""
+
+    grammar: Grammar | None
+    vocabulary: Vocabulary
+
+    @classmethod
+    def of(
+        cls,
+        weights: Weights,
+        *grammars: str | None,
+        root: str = "root",
+        marker: Marker | None = None,
+        spoken: str = "",
+    ) -> Form:
+        """Make it of grammars, of which an answer follows one; none leave it free.
+
+        Args:
+            weights: have the vocabulary.
+            grammars: in GBNF.
+            root: the rule that a grammar begins with, if it has one of this name.
+            marker: from where on they hold.
+            spoken: control tokens in this text are part of an answer's.
+
+        Raises:
+            GrammarError: one cannot be parsed.
+        """
+        parts = weights.markers.spelling(spoken)
+        controls = [part for part in parts if isinstance(part, int)]
+        names = {token: weights.token_text(token).encode() for token in controls}
+        texts = [text for text in grammars if text is not None]
+        grammar = (
+            Grammar(weights, *texts, root=root, marker=marker, spoken=controls)
+            if texts
+            else None
+        )
+        return cls(grammar, Spoken(weights, names) if names else weights)
+
+
 class Sampling(StrictArguments):
     """Settings that a single call may override."""
 
@@ -91,10 +136,13 @@ class Sampling(StrictArguments):
     """How many tokens that is."""
     seed: int | None = Field(default=None, ge=-1)
     """Of the random numbers; None and -1 draw a fresh one for every call."""
+    grammar: str | None = None
+    """What an answer may be, in llama.cpp's GBNF; None leaves it free."""
 
-    def sampler(self) -> Sampler:
+    def sampler(self, constraint: Constraint | None) -> Sampler:
         """What chooses tokens by these settings."""
-        return Sampler(**self.model_dump(exclude={"max_tokens"}))
+        settings = self.model_dump(exclude={"max_tokens", "grammar"})
+        return Sampler(**settings, constraint=constraint)
 
 
 class LocalGeneration(Sampling):
@@ -253,20 +301,32 @@ class LocalGeneration(Sampling):
             raise UnknownArgumentError.of(owner, name, known)
         return Sampling(**{name: getattr(self, name) for name in known} | overrides)
 
-    def _transcript(
-        self, model: Model, sampling: Sampling, stop: Sequence[str] | None
-    ) -> Transcript:
-        """An empty answer, which ends at the face's and the call's stop strings."""
+    def _written_by(
+        self,
+        model: Model,
+        sampling: Sampling,
+        stop: Sequence[str] | None,
+        form: Form | None = None,
+    ) -> tuple[Transcript, Sampler]:
+        """An empty answer, and what chooses its tokens.
+
+        It ends at the face's and the call's stop strings, and has the form of the
+        grammar, if there is one, and no other is given.
+        """
+        form = form or Form.of(model.weights, sampling.grammar)
         stops = [*stops_of(self.stop), *stops_of(stop)]
         spelt = map(model.weights.markers.spelling, stops)
-        return Transcript(
-            model.weights,
+        grammar = form.grammar
+        transcript = Transcript(
+            form.vocabulary,
             max_tokens=sampling.max_tokens,
             stops=stops,
             control_stops=[
                 parts for parts in spelt if any(isinstance(part, int) for part in parts)
             ],
+            is_complete=None if grammar is None else grammar.is_complete,
         )
+        return transcript, sampling.sampler(grammar)
 
     def _values_of(self, names: Iterable[str], *without: str) -> dict[str, Any]:
         """Some arguments, in order: the cache key of a configured model, for traces."""

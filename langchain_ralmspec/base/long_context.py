@@ -18,6 +18,7 @@ from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.arguments import is_remade
 from langchain_ralmspec.base.identity import name_of, stamp_at
 from langchain_ralmspec.base.local import (
+    Form,
     LocalGeneration,
     Sampling,
     in_range,
@@ -207,11 +208,14 @@ class LongContextGeneration(LocalGeneration):
         context: Any,
         stop: Sequence[str] | None,
         sampling: Sampling,
+        *,
         retrieve: Callable[[Sources, str], Sources] | None = None,
+        form: Form | None = None,
     ) -> tuple[Run[DraftStats], Sources]:
         """Prepare an answer; returns it, and its sources.
 
-        ``retrieve`` does what :meth:`_retrieve` does, which is the default.
+        ``retrieve`` does what :meth:`_retrieve` does, which is the default; ``form`` is
+        what the answer may be, by default that of the grammar.
         """
         stats, question = DraftStats(), conversation.question
         with stats.preparing():
@@ -225,7 +229,8 @@ class LongContextGeneration(LocalGeneration):
             sources = Sources(given, document, is_found=is_found)
             sources = (retrieve or self._retrieve)(sources, question)
             n_prompt = len(head) + len(document.tokens) + len(tail)
-            sampler, acceptance = sampling.sampler(), self._acceptance
+            transcript, sampler = self._written_by(target, sampling, stop, form)
+            acceptance = self._acceptance
             can_draft = self.draft_length != 0 and self._can_draft(target)
             chosen = self._chosen if can_draft else []
             scheduler = self._scheduler(n_prompt, names_of(chosen))
@@ -236,14 +241,17 @@ class LongContextGeneration(LocalGeneration):
                 n_beside=len(tail) + sampling.max_tokens,
                 conversation=conversation,
                 chunks=sources.chunks,
-                sampler=None if acceptance.is_lossless else sampler,
+                # Drafts are free: what a grammar forbids is not accepted.
+                sampler=None
+                if acceptance.is_lossless
+                else replace(sampler, constraint=None),
                 is_enough=scheduler.is_enough,
             )
             request = LongRequest(
                 target=target,
                 document=(*head, *document.tokens),
                 tail=tail,
-                transcript=self._transcript(target, sampling, stop),
+                transcript=transcript,
                 sampler=sampler,
                 acceptance=acceptance,
                 scheduler=scheduler,

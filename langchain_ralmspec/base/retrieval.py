@@ -14,7 +14,13 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.base import warming
-from langchain_ralmspec.base.local import PreparedAnswer, info_of, usage_of
+from langchain_ralmspec.base.local import (
+    Form,
+    PreparedAnswer,
+    Sampling,
+    info_of,
+    usage_of,
+)
 from langchain_ralmspec.base.plain import plain_documents
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.errors import InvalidValueError
@@ -203,7 +209,10 @@ class RetrievalGeneration(SpeculativeGeneration):
         self, asked: Any, stop: list[str] | None, overrides: dict[str, Any]
     ) -> PreparedAnswer:
         model = self.engine
-        run = self._run(model, asked, stop, overrides)
+        prompt, sampling = self._prompt(model, asked), self._sampling(overrides)
+        return self._prepared(self._run(model, prompt, sampling, stop), model)
+
+    def _prepared(self, run: RetrievalRun, model: Model) -> PreparedAnswer:
         return PreparedAnswer(
             run, partial(_info, run, model), partial(self._usage, run, model)
         )
@@ -211,19 +220,17 @@ class RetrievalGeneration(SpeculativeGeneration):
     def _run(
         self,
         model: Model,
-        asked: Any,
+        prompt: Prompt,
+        sampling: Sampling,
         stop: Sequence[str] | None = None,
-        overrides: dict[str, Any] | None = None,
+        form: Form | None = None,
     ) -> RetrievalRun:
-        """Prepare an answer.
+        """Prepare an answer, which has a form if one is given.
 
         Raises:
             ContextOverflowError: the longest possible run does not fit.
             InvalidValueError: the prompt is empty.
-            UnknownArgumentError: an override that does not exist.
         """
-        prompt = self._prompt(model, asked)
-        sampling = self._sampling(overrides or {})
         if not prompt.tail:
             msg = "the prompt is empty; ask something"
             raise InvalidValueError(msg)
@@ -238,7 +245,7 @@ class RetrievalGeneration(SpeculativeGeneration):
         is_bound = depth < MOST_HITS and (not is_once or self.max_document_tokens)
         n_most = layout.most_tokens(model.weights, depth) if is_bound else 0
         require(n_documents=n_most)
-        transcript = self._transcript(model, sampling, stop)
+        transcript, sampler = self._written_by(model, sampling, stop, form)
         stats = SpeculationStats(prompt_tokens=len(prompt.head) + len(prompt.tail))
 
         def open_path(hits: tuple[Hit, ...]) -> Any:
@@ -251,7 +258,7 @@ class RetrievalGeneration(SpeculativeGeneration):
             return path
 
         request = Request(
-            writer=Writer(prompt, transcript, sampling.sampler(), open_path),
+            writer=Writer(prompt, transcript, sampler, open_path),
             session=retriever.new_session(
                 k=depth,
                 # Exactly the documents that a search for so many finds.

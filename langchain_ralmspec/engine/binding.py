@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import reprlib
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from langchain_ralmspec.errors import MissingExtraError, ModelFileError
+from langchain_ralmspec.errors import GrammarError, MissingExtraError, ModelFileError
 from langchain_ralmspec.files import absolute
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _GGUF_MAGIC = b"GGUF"
+_ANY_LETTER = r'char ::= [^"\\]'  # in a string, by llama-cpp-python's converter
 _logger = logging.getLogger("llama-cpp-python")
 
 QUANTIZATIONS = ("Q4_0", "Q8_0", "F16")
@@ -41,6 +47,28 @@ def check_file(path: str | os.PathLike[str]) -> Path:
         msg = f"{str(file)!r} is not a GGUF file (it starts with {magic!r})"
         raise ModelFileError(msg)
     return file
+
+
+def gbnf_of(schema: Mapping[str, Any]) -> str:
+    """The grammar of a JSON schema, by llama-cpp-python's converter.
+
+    Raises:
+        GrammarError: it cannot convert the schema.
+    """
+    library()
+    from llama_cpp.llama_grammar import json_schema_to_gbnf
+
+    try:
+        converted: str = json_schema_to_gbnf(json.dumps(schema))
+    except Exception as error:  # whatever it stumbles over
+        shown = reprlib.repr(schema)
+        msg = (
+            f"llama-cpp-python cannot make a grammar of the JSON schema {shown}: "
+            f"{type(error).__name__}: {error}; simplify the schema, or give a grammar"
+        )
+        raise GrammarError(msg) from error
+    # As llama.cpp's own converter has it: no JSON string holds a line break as such.
+    return converted.replace(_ANY_LETTER, _ANY_LETTER[:-1] + "\\x7F\\x00-\\x1F]")
 
 
 def build_info() -> dict[str, str]:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, takewhile
 from operator import itemgetter
+from typing import Any
 
 _N_DIGITS = 40  # of a rendering's secret: nobody guesses 130 bits
 
@@ -97,6 +98,14 @@ class Disguise:
         if begun_at == len(hidden):
             return hidden
         return hidden[:begun_at] + self.stand_in(hidden[begun_at:], is_begun=True)
+
+    def hide_all(self, value: Any) -> Any:
+        """Lists and dicts, such as JSON has, every text in which is hidden."""
+        if isinstance(value, dict):
+            return {self.hide(k): self.hide_all(each) for k, each in value.items()}
+        if isinstance(value, list):
+            return list(map(self.hide_all, value))
+        return self.hide(value) if isinstance(value, str) else value
 
     def name(self, text: str) -> str:
         """The text with stand-ins for its whole markers."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from langchain_ralmspec.engine.calls import format_of, spelt_out
 from langchain_ralmspec.engine.markers import Disguise
 from langchain_ralmspec.errors import ChatTemplateError, MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from langchain_ralmspec.engine.calls import Turn
     from langchain_ralmspec.engine.weights import Weights
 
 Content = tuple[str, ...]
@@ -35,12 +35,15 @@ class Split(NamedTuple):
     after: list[int]  # tokens
 
 
-Turn = Mapping[str, "str | tuple[str, str]"]
-"""A turn's ``role`` and ``content``: a text, or those around the context."""
+Tools = Sequence[Mapping[str, Any]]
+"""Definitions of tools, as OpenAI and chat templates have them."""
 
 
 class ChatTemplate:
     """A model's own Jinja chat template, rendered in a sandbox.
+
+    Attributes:
+        calls: how the model calls tools.
 
     Raises:
         ChatTemplateError: the model has none, or it does not compile.
@@ -59,6 +62,7 @@ class ChatTemplate:
         except ImportError as error:
             raise MissingExtraError.of("jinja2", "llama") from error
         self._weights, self._name = weights, weights.path.name
+        self.calls = format_of(source)
         self._tokens = {
             "bos_token": weights.token_text(weights.bos),
             "eos_token": weights.token_text(weights.eos),
@@ -71,15 +75,16 @@ class ChatTemplate:
             )
             raise ChatTemplateError(msg) from error
 
-    def render(self, messages: Sequence[dict[str, Any]]) -> str:
+    def render(
+        self, messages: Sequence[dict[str, Any]], tools: list[Any] | None = None
+    ) -> str:
         """Render ``{"role", "content"}`` messages up to the assistant's turn."""
         try:
             return self._generate(
                 messages=list(messages),
                 add_generation_prompt=True,
-                # Templates of models that call tools ask for these.
-                tools=None,
-                documents=None,
+                tools=tools,
+                documents=None,  # templates that know of them ask for these
                 **self._tokens,
             )
         except Exception as error:  # a template may do anything
@@ -88,7 +93,7 @@ class ChatTemplate:
             raise ChatTemplateError(msg) from error
 
     def around(
-        self, turns: Sequence[Turn], instructions: str | None
+        self, turns: Sequence[Turn], instructions: str | None, tools: Tools = ()
     ) -> tuple[list[int], list[int]]:
         """Tokens before and behind a context that stands somewhere in the prompt.
 
@@ -101,22 +106,25 @@ class ChatTemplate:
             turns: one of them is a user's.
             instructions: what the system turn says where ``turns`` have none; None
                 makes no system turn.
+            tools: what the model may call.
 
         Raises:
             ChatTemplateError: the template refuses these turns, or drops the one with
                 the context.
         """
-        before, after = self._around(turns, instructions)
+        before, after = self._around(turns, instructions, tools)
         tokenize = self._weights.tokenize_runs
         return tokenize(before), tokenize(after)
 
-    def split(self, turns: Sequence[Turn], instructions: str | None) -> Split:
+    def split(
+        self, turns: Sequence[Turn], instructions: str | None, tools: Tools = ()
+    ) -> Split:
         """Do what :meth:`around` does, and split off a word beside the context.
 
         A tokeniser joins blanks and signs with what stands beside them, but hardly ever
         a word with a sign. So what stands between two words is to be tokenised at once.
         """
-        before, after = self._around(turns, instructions)
+        before, after = self._around(turns, instructions, tools)
         *rest, (text, counts) = before
         lead = _WORD_BEFORE.search(self._outside_markers(text)[-1])
         at = len(text) - (len(lead[0]) if lead else 0)
@@ -132,9 +140,12 @@ class ChatTemplate:
         return self._weights.markers.pattern.split(text)
 
     def _around(
-        self, turns: Sequence[Turn], instructions: str | None
+        self, turns: Sequence[Turn], instructions: str | None, tools: Tools
     ) -> tuple[Runs, Runs]:
         """What is rendered before and behind the context."""
+        if not self.calls.is_native:
+            turns, instructions = spelt_out(turns, instructions, tools)
+            tools = ()
         said = [turn["content"] for turn in turns]
         contents: list[Content] = [(c,) if isinstance(c, str) else c for c in said]
         roles = [str(turn["role"]) for turn in turns]
@@ -144,11 +155,18 @@ class ChatTemplate:
             contents[0] = ("", *contents[0])
         disguise = Disguise(self._weights.markers)
         context = disguise.stand_in()
+        offered = disguise.hide_all(list(tools)) if tools else None
+        # A system turn that is put in front has nothing beside its content.
+        beside = [{}, *(disguise.hide_all(_beside_content(turn)) for turn in turns)]
 
         def rendered(roles: Sequence[str], contents: Sequence[Content]) -> str:
             hidden = [context.join(map(disguise.hide, parts)) for parts in contents]
-            said = zip(map(disguise.name, roles), hidden, strict=True)
-            text = self.render([{"role": r, "content": c} for r, c in said])
+            said = zip(beside[-len(roles) :], roles, hidden, strict=True)
+            messages = [
+                {**own, "role": disguise.name(role), "content": content}
+                for own, role, content in said
+            ]
+            text = self.render(messages, offered)
             is_dropped = roles[0] == "system" and hidden[0].strip() not in text
             return "" if is_dropped else text
 
@@ -166,6 +184,11 @@ class ChatTemplate:
             raise ChatTemplateError(msg)
         # One that says its system turn twice has the context once.
         return disguise.reveal(before), disguise.reveal(after.replace(context, ""))
+
+
+def _beside_content(turn: Turn) -> dict[str, Any]:
+    """What a turn has beside role and content: calls, or which call it answers."""
+    return {key: value for key, value in turn.items() if key not in {"role", "content"}}
 
 
 def _without_system(

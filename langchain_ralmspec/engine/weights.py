@@ -12,12 +12,17 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from langchain_ralmspec.engine.binding import library
 from langchain_ralmspec.engine.markers import Markers
 from langchain_ralmspec.errors import DecodeError, InvalidValueError, ModelFileError
 from langchain_ralmspec.text import cuts_of_long_runs, well_formed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _MAX_BYTES = 2**31 - 1  # llama.cpp counts them in 32 bits
 
@@ -280,6 +285,32 @@ class Weights:
                 piece = self._pieces[token] = buffer.raw[:length]
             size = -length
         return piece
+
+    @property
+    def vocabulary(self) -> Any:
+        """llama.cpp's handle of it, which lives as long as the weights."""
+        return self._vocab
+
+    @cached_property
+    def first_bytes(self) -> NDArray[np.int16]:
+        """The first byte of each token's text, -1 for those without; ``(n_vocab,)``."""
+        pieces = map(self.piece, range(self.n_vocab))
+        return np.array([piece[0] if piece else -1 for piece in pieces], np.int16)
+
+    @cached_property
+    def byte_tokens(self) -> dict[int, int]:
+        """For each byte a token whose text it is, where there is one."""
+        found: dict[int, int] = {}
+        for token in range(self.n_vocab):
+            piece = self.piece(token)
+            if len(piece) == 1:
+                found.setdefault(piece[0], token)
+        return found
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """Tokens that end a generation."""
+        return [token for token in range(self.n_vocab) if self.is_end(token)]
 
     def token_text(self, token: int) -> str:
         """The vocabulary's own name of a token; empty for -1, which is none."""

@@ -194,7 +194,9 @@ class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):
             return sampler.sample(truth, generated)
         q = qs[number]
         if sampler.temperature == 0:
-            return acceptance.choice(sampler.penalized(truth, generated), q)
+            # With transfer any token may become the best one.
+            logits = sampler.penalized(truth, generated)
+            return acceptance.choice(sampler.permitted(logits, generated, 0), q)
         p = sampler.probabilities(truth, generated)
         with np.errstate(divide="ignore"):
             p_hat = acceptance.enriched(p, q, np.log(p))

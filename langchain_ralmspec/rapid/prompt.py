@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from langchain_ralmspec.engine.calls import spelt_out
 from langchain_ralmspec.engine.markers import Disguise
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.engine.weights import Weights
 
@@ -20,18 +23,21 @@ class Conversation:
     """What is asked about a context, before any model's template.
 
     Attributes:
-        turns: ``{"role", "content"}`` each, the user's question among them.
+        turns: ``{"role", "content"}`` each, the user's question among them; with calls
+            of tools.
         instructions: what the system turn says behind the context.
         question: what is looked for in the context.
         template: a plain one, instead of the model's chat template.
         parse_special: whether the control tokens that ``template`` names count.
+        tools: what the model may call.
     """
 
-    turns: tuple[dict[str, str], ...]
+    turns: tuple[dict[str, Any], ...]
     instructions: str
     question: str
     template: str | None = None
     parse_special: bool = True
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def of(
@@ -53,10 +59,13 @@ class Conversation:
         if self.template is not None:
             return self._filled(self.template, weights)
         if weights.has_chat_template:
-            before, after = model.template.around(self.turns, self.instructions)
+            before, after = model.template.around(
+                self.turns, self.instructions, self.tools
+            )
             return tuple(before), tuple(after)
-        turns = [f"{turn['role'].title()}: {turn['content']}" for turn in self.turns]
-        plain = "\n\n".join(["", self.instructions, *turns, "Assistant:"])
+        spelt, instructions = spelt_out(self.turns, self.instructions, self.tools)
+        turns = [f"{turn['role'].title()}: {turn['content']}" for turn in spelt]
+        plain = "\n\n".join(["", instructions or "", *turns, "Assistant:"])
         return weights.text_start, tuple(weights.tokenize(plain))
 
     def _filled(

@@ -41,6 +41,23 @@ N_VOCAB = 16
 END = 0
 DIMENSION = 3
 
+
+def random_of(*parts: object) -> np.random.Generator:
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+
+class Sieve:
+    """A constraint that forbids half of the tokens, by all that was written before."""
+
+    def restrict(
+        self, logits: NDArray[np.float32], generated: Sequence[int], n_best: int
+    ) -> NDArray[np.float32]:
+        allowed = random_of("sieve", list(generated)).random(len(logits)) < 0.5
+        allowed[END] = True
+        return np.where(allowed, logits, np.float32(-np.inf))
+
+
 samplers = st.builds(
     Sampler,
     temperature=st.sampled_from([0.0, 0.7, 2.0]),
@@ -48,12 +65,8 @@ samplers = st.builds(
     top_p=st.sampled_from([0.5, 1.0]),
     repeat_penalty=st.sampled_from([1.0, 1.3]),
     seed=st.integers(0, 100),
+    constraint=st.sampled_from([None, Sieve()]),
 )
-
-
-def random_of(*parts: object) -> np.random.Generator:
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 
 @dataclass

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from langchain_ralmspec import ChatRapid, InvalidValueError
-from langchain_ralmspec.chat_models import part
+from langchain_ralmspec.base.parting import part
 
 TEXT = "One paragraph of a long text.\n\nAnd another one."
 STANDS_IN = "(This is the text above.)"
@@ -114,12 +114,12 @@ def limits(chat: ChatRapid) -> list[object]:
 
 def test_the_profile_tells_what_fits() -> None:
     chat = ChatRapid(model_path="a/tiny.gguf", n_ctx=512, max_tokens=9)
-    assert limits(chat) == [512, 9, False]
-    assert limits(chat.model_copy(update={"n_ctx": 256})) == [256, 9, False]
+    assert limits(chat) == [512, 9, True]
+    assert limits(chat.model_copy(update={"n_ctx": 256})) == [256, 9, True]
     copy = pickle.loads(pickle.dumps(chat))  # noqa: S301  our own
     assert limits(copy) == limits(chat)
     chat.n_ctx, chat.max_tokens = 0, 8  # the model's own, which is not loaded
-    assert limits(chat) == [None, 8, False]
+    assert limits(chat) == [None, 8, True]
     given = ChatRapid(model_path="tiny.gguf", profile={"max_input_tokens": 3})
     given.n_ctx = 99
     assert limits(given.model_copy(update={"n_ctx": 88})) == [3, None, None]

@@ -53,7 +53,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def answer(self: Any, *more: Any) -> PreparedAnswer:
         if isinstance(self, ChatRapid):
-            source = more[-1].get("context", self.context)
+            source = more[2].get("context", self.context)
         else:
             source = self.retriever
         is_text = isinstance(source, str)

@@ -37,9 +37,9 @@ def test_what_is_refused_says_what_to_do(name: str) -> None:
 
 def test_so_does_what_is_refused_in_a_call() -> None:
     chat = ChatRapid(model_path="m.gguf", context="A text.", streaming=True)
-    given: dict[str, Any] = {"grammar": "root ::= [a-z]"}
+    given: dict[str, Any] = {"logprobs": True}
     with pytest.raises(
-        UnknownArgumentError, match="'grammar': there is no counterpart"
+        UnknownArgumentError, match="'logprobs': there is no counterpart"
     ):
         chat.invoke("Why?", **given)
 

@@ -54,7 +54,7 @@ def writing(monkeypatch: pytest.MonkeyPatch) -> Writing:
     sources = SimpleNamespace(are_known=True, documents=list)
     for kind in (RaLMSpecLLM, ChatRaLMSpec):
         monkeypatch.setattr(kind, "_answer", lambda *_: answer)
-    monkeypatch.setattr(RapidChain, "_prepare", lambda *_: (writing, sources))
+    monkeypatch.setattr(RapidChain, "_prepare", lambda *_, **__: (writing, sources))
     return writing
 
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
+from langchain_ralmspec.engine.calls import Turn
 from langchain_ralmspec.engine.markers import Disguise, Markers
-from langchain_ralmspec.engine.templates import ChatTemplate, Turn
+from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.errors import ChatTemplateError
 from tests.unit_tests.engine.families import BOS, EOS, FAMILIES, MARKERS
 

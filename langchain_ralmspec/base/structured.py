@@ -1,0 +1,132 @@
+"""Structured output: answers that match a schema, parsed by LangChain's parsers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.exceptions import OutputParserException
+from langchain_core.messages import AIMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers.openai_tools import (
+    JsonOutputKeyToolsParser,
+    PydanticToolsParser,
+)
+from langchain_core.runnables import RunnableMap, RunnablePassthrough
+from langchain_core.utils.function_calling import (
+    convert_to_json_schema,
+    convert_to_openai_tool,
+)
+from langchain_core.utils.pydantic import is_basemodel_subclass
+
+from langchain_ralmspec.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import LanguageModelInput
+    from langchain_core.outputs import Generation
+    from langchain_core.runnables import Runnable
+
+METHODS = ("json_schema", "function_calling", "json_mode")
+
+
+class _Whole:
+    """Refuses what is cut off, which LangChain's parsers complete as they can."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        message = getattr(result[0], "message", None)
+        if not partial and isinstance(message, AIMessage):
+            _require_whole(message)
+        return super().parse_result(result, partial=partial)  # type: ignore[misc]
+
+
+class _Pydantic(_Whole, PydanticOutputParser):  # type: ignore[type-arg]
+    pass
+
+
+class _Json(_Whole, JsonOutputParser):
+    pass
+
+
+class _PydanticTool(_Whole, PydanticToolsParser):
+    pass
+
+
+class _JsonTool(_Whole, JsonOutputKeyToolsParser):
+    pass
+
+
+def _require_whole(message: AIMessage) -> None:
+    """Refuse an answer that was ended before its JSON was whole.
+
+    Raises:
+        OutputParserException: it was; says by what.
+    """
+    if message.tool_calls and not message.invalid_tool_calls:
+        return
+    written = [str(call["args"]) for call in message.invalid_tool_calls]
+    text = written[-1] if written else str(message.text)
+    try:
+        json.loads(text, strict=False)
+    except ValueError as error:
+        if message.response_metadata.get("finish_reason") == "length":
+            why = "max_tokens was reached; raise it"
+        else:
+            why = (
+                "a stop string is in it, or the model wrote none; give no stop strings"
+            )
+        msg = f"the answer ends before its JSON is whole: {why}. It is {text!r}"
+        raise OutputParserException(msg, llm_output=text) from error
+
+
+def schema_of(schema: Any) -> dict[str, Any]:
+    """The JSON schema of a pydantic class, a TypedDict, or a schema.
+
+    Raises:
+        InvalidValueError: it is none.
+    """
+    if isinstance(schema, type) and is_basemodel_subclass(schema):
+        # Classes of pydantic 1 are taken as well.
+        older = getattr(schema, "schema", None)
+        make: Any = getattr(schema, "model_json_schema", older)
+        return dict(make())
+    named = isinstance(schema, Mapping) and "name" in schema and "type" not in schema
+    if isinstance(schema, Mapping) and not named and schema.get("type") != "function":
+        return dict(schema)
+    try:
+        return convert_to_json_schema(schema)
+    except Exception as error:
+        msg = (
+            f"schema={schema!r:.80} is none: {type(error).__name__}: {error}; give a "
+            "pydantic class, a TypedDict or a JSON schema"
+        )
+        raise InvalidValueError(msg) from error
+
+
+def parser_of(schema: Any, method: str) -> Any:
+    """What reads an answer: a pydantic object for a pydantic class, else a dict."""
+    is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
+    if method == "function_calling":
+        if is_class:
+            return _PydanticTool(tools=[schema], first_tool_only=True)
+        name = convert_to_openai_tool(schema)["function"]["name"]
+        return _JsonTool(key_name=name, first_tool_only=True)
+    return _Pydantic(pydantic_object=schema) if is_class else _Json()
+
+
+def parsed_by(
+    llm: Runnable[LanguageModelInput, AIMessage], parser: Any, *, include_raw: bool
+) -> Runnable[LanguageModelInput, Any]:
+    """A model and what reads its answers, as LangChain puts them together."""
+    if not include_raw:
+        read: Runnable[LanguageModelInput, Any] = llm | parser
+        return read
+    parsed = RunnablePassthrough.assign(
+        parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
+    )
+    nothing = RunnablePassthrough.assign(parsed=lambda _: None)
+    told: Runnable[LanguageModelInput, Any] = RunnableMap(
+        raw=llm
+    ) | parsed.with_fallbacks([nothing], exception_key="parsing_error")
+    return told

@@ -1,0 +1,186 @@
+"""Tools that a call binds, and the form of answers that they ask for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.utils.json_schema import dereference_refs
+
+from langchain_ralmspec.base.local import Form
+from langchain_ralmspec.engine.binding import gbnf_of
+from langchain_ralmspec.engine.calls import CALLS, PLAIN, CallFormat
+from langchain_ralmspec.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from langchain_core.tools import BaseTool
+
+    from langchain_ralmspec.base.local import Sampling
+    from langchain_ralmspec.engine import Model
+
+AUTO, ANY, NONE = "auto", "any", "none"
+_CHOICES = {AUTO, ANY, NONE}
+
+OF_CALLS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "strict")
+"""What is bound for a call, beside the settings of sampling."""
+
+
+def as_tool(tool: Mapping[str, Any] | type | Callable[..., Any] | BaseTool) -> Any:
+    """A tool's definition, as OpenAI and chat templates have it.
+
+    Raises:
+        InvalidValueError: it is none, or has no name.
+    """
+    try:
+        definition = convert_to_openai_tool(tool)
+        function = definition["function"]
+        name = function["name"]
+    except Exception as error:  # whatever somebody's class does
+        why = str(error).partition("\n")[0]
+        msg = (
+            f"{tool!r:.80} is no tool: {type(error).__name__}: {why}; give a function "
+            "with a docstring, a pydantic class, a BaseTool, or a dict with the "
+            "function's 'name' and 'parameters'"
+        )
+        raise InvalidValueError(msg) from error
+    if not isinstance(name, str) or not name.strip():
+        msg = f"a tool needs a name, got {name!r} in {tool!r:.80}"
+        raise InvalidValueError(msg)
+    if "$ref" in str(parameters := function.get("parameters", {})):
+        parameters = dereference_refs(parameters)
+        function = {**function, "parameters": parameters}
+    return {**definition, "function": function}
+
+
+def choice_of(given: Any, names: Sequence[str]) -> str:
+    """What a ``tool_choice`` means: auto, any, none, or a tool's name.
+
+    Raises:
+        InvalidValueError: it names no tool; names the nearest.
+    """
+    choice = given
+    if isinstance(given, Mapping):
+        choice = given.get("function", given).get("name") or given.get("type")
+    if choice is None or choice is False:
+        return AUTO
+    if choice is True or choice == "required":
+        choice = ANY
+    if choice in names or (choice in _CHOICES and (names or choice != ANY)):
+        return str(choice)
+    near = difflib.get_close_matches(str(choice), [*names, *_CHOICES], n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    msg = (
+        f"tool_choice={given!r} is no tool that is bound, nor 'auto', 'any', "
+        f"'required' or 'none'; {hint}"
+    )
+    raise InvalidValueError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """What an answer may call, and what else it may be.
+
+    Attributes:
+        tools: that the model is shown, as OpenAI has them.
+        choice: ``auto``, ``any``, or the name of the one to be called.
+        several: whether an answer may have several calls; None takes one where a call
+            is demanded, and else leaves it to the model.
+        schema: that an answer which calls nothing matches; None leaves it free.
+    """
+
+    tools: tuple[dict[str, Any], ...] = ()
+    choice: str = AUTO
+    several: bool | None = None
+    schema: Mapping[str, Any] | None = None
+
+    @classmethod
+    def taken_from(cls, overrides: dict[str, Any]) -> ToolUse:
+        """Take what concerns tools out of a call's arguments.
+
+        Raises:
+            InvalidValueError: what is no tool, or a choice of none that is bound.
+        """
+        own = {name: overrides.pop(name, None) for name in OF_CALLS}
+        tools = tuple(map(as_tool, own["tools"] or ()))
+        choice = choice_of(own["tool_choice"], [t["function"]["name"] for t in tools])
+        return cls(
+            () if choice == NONE else tools,
+            AUTO if choice == NONE else choice,
+            own["parallel_tool_calls"],
+            _schema_of(own["response_format"]),
+        )
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether the answer must be a call."""
+        return bool(self.tools) and self.choice != AUTO
+
+    def form(self, model: Model, sampling: Sampling) -> Form:
+        """The form of an answer.
+
+        Raises:
+            GrammarError: a schema cannot be made a grammar, or a grammar be parsed.
+            InvalidValueError: a grammar and a forced call exclude one another.
+        """
+        weights = model.weights
+        schema = None if self.schema is None else gbnf_of(self.schema)
+        free = sampling.grammar if schema is None else schema
+        if not self.tools:
+            return Form.of(weights, free)
+        calls = format_of(model)
+        if self.is_forced and sampling.grammar is not None:
+            msg = (
+                f"tool_choice={self.choice!r} demands a call, and grammar="
+                f"{sampling.grammar!r:.60} something else; leave one out"
+            )
+            raise InvalidValueError(msg)
+        if free is not None and free == sampling.grammar:
+            return Form.of(weights, free, spoken=calls.begin)  # it may allow calls
+        several = not self.is_forced if self.several is None else self.several
+        named = [t for t in self.tools if t["function"]["name"] == self.choice]
+        grammar = calls.gbnf(named or self.tools, several=several)
+        return Form.of(
+            weights,
+            grammar,
+            None if self.is_forced else free,
+            root=CALLS,
+            marker=None if self.is_forced or free is not None else calls.marker,
+            spoken=calls.begin,
+        )
+
+
+NO_TOOLS = ToolUse()
+"""An answer that calls nothing."""
+
+
+def format_of(model: Model) -> CallFormat:
+    """How a model calls tools."""
+    return model.template.calls if model.weights.has_chat_template else PLAIN
+
+
+def _schema_of(response_format: Any) -> Mapping[str, Any] | None:
+    """The JSON schema of a ``response_format``, as OpenAI has it.
+
+    Raises:
+        InvalidValueError: it is none.
+    """
+    if response_format is None:
+        return None
+    given = response_format if isinstance(response_format, Mapping) else {}
+    kind = given.get("type")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    schema = given.get("json_schema", {}).get("schema") if kind == "json_schema" else 0
+    if not isinstance(schema, Mapping):
+        msg = (
+            f"response_format={response_format!r:.80} is unknown; give "
+            "{'type': 'json_schema', 'json_schema': {'name': …, 'schema': {…}}} or "
+            "{'type': 'json_object'}, or take with_structured_output(…)"
+        )
+        raise InvalidValueError(msg)
+    return schema

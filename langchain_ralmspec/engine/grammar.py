@@ -1,0 +1,310 @@
+"""Grammars: which tokens may follow an answer, as llama.cpp's grammar sampler says."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence as Tokens
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from langchain_ralmspec.engine.binding import library
+from langchain_ralmspec.errors import GrammarError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from langchain_ralmspec.engine.weights import Weights
+
+_CANDIDATE = np.dtype([("id", "i4"), ("logit", "f4"), ("p", "f4")])
+"""``llama_token_data``."""
+
+_WIDTHS = (256, 4096)
+"""Most probable tokens that are looked at before all are. Inside a JSON string, where
+nearly all 49,000 tokens of SmolLM2 may follow, looking at all takes 55 ms, at 256 of
+them 0.2 ms, and hardly ever are none of these allowed."""
+
+_SHOWN = 300  # characters of a grammar that an error quotes
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What a grammar is lazy for: an answer is free until it has written this.
+
+    Attributes:
+        text: the marker; the grammar describes it too, and what follows.
+        at_start: whether it counts only where the answer begins with it.
+    """
+
+    text: str
+    at_start: bool = False
+
+    def find(self, said: bytes) -> int:
+        """Where it begins in the text so far; -1 if it is not there."""
+        sought = self.text.encode()
+        if not self.at_start:
+            return said.find(sought)
+        at = len(said) - len(said.lstrip())
+        return at if said.startswith(sought, at) else -1
+
+    def rest(self, said: bytes) -> bytes:
+        """What of a text without it still tells whether it is there later."""
+        size = len(self.text.encode())
+        if self.at_start:
+            return said.lstrip()[:size]
+        return said[max(0, len(said) - size + 1) :]
+
+
+class Grammar:
+    """What one answer may be: the texts of a GBNF grammar, or of one of several.
+
+    Everything it tells is a function of the answer's tokens: it follows them, and where
+    some were rolled back it reads the answer anew. So it does not matter what was tried
+    in between.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        *texts: str,
+        root: str = "root",
+        marker: Marker | None = None,
+        spoken: Tokens[int] = (),
+    ) -> None:
+        """Parse the grammars.
+
+        Args:
+            weights: have the vocabulary.
+            texts: in GBNF; an answer follows one of them.
+            root: the rule to begin with, where a text has it; else it is ``root``.
+            marker: from where on they hold; None for the whole answer.
+            spoken: control tokens that count as the text of their names. All others
+                that have no text are forbidden.
+
+        Raises:
+            GrammarError: llama.cpp cannot parse one.
+        """
+        self._weights, self._marker = weights, marker
+        self._spoken = {t: weights.token_text(t).encode() for t in spoken}
+        self._roots = [_Matcher.parse(weights, text, root) for text in texts]
+        self._first_bytes = weights.first_bytes.copy()
+        for token, name in self._spoken.items():
+            self._first_bytes[token] = name[0]
+        self._ends = np.array(weights.ends, np.int64)
+        # llama.cpp reads control tokens as their names, which no answer shows.
+        self._is_shown = self._first_bytes >= 0
+        self._is_shown[self._ends] = True
+        self._bytes = np.array([*weights.byte_tokens], np.int64)
+        self._byte_tokens = np.array([*weights.byte_tokens.values()], np.int64)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._tokens: list[int] = []
+        self._said = b""  # the end of the text, while the marker is missing
+        self._open: list[_Matcher] = []
+        if self._marker is None:
+            self._open = [root.copy() for root in self._roots]
+
+    def restrict(
+        self, logits: NDArray[np.float32], generated: Tokens[int], n_best: int
+    ) -> NDArray[np.float32]:
+        """Logits with -inf for what may not follow ``generated``.
+
+        Args:
+            logits: shape ``(n_vocab,)``.
+            generated: the answer so far.
+            n_best: how many of the best allowed tokens are wanted, ties included:
+                others may have -inf, or what they had; 0 wants all.
+
+        Raises:
+            GrammarError: no token of the vocabulary may follow.
+        """
+        self._follow(generated)
+        if n_best:
+            best = _largest(logits, np.arange(len(logits)), n_best)
+            if self._allowed(best).all():
+                return logits
+        candidates = self._candidates()
+        for width in (*_WIDTHS, len(candidates)):
+            # Without n_best all are looked at, by which nothing is left out.
+            if n_best or width >= len(candidates):
+                tried = _largest(logits, candidates, width)
+                kept = tried[self._allowed(tried)]
+                if len(kept) >= max(n_best, 1) or len(tried) == len(candidates):
+                    break
+        if not len(kept):
+            said = b"".join(map(self._weights.piece, generated))
+            msg = (
+                "no token of this vocabulary may follow "
+                f"{said[-60:].decode('utf-8', 'replace')!r} under the grammar; it has "
+                "a dead end there"
+            )
+            raise GrammarError(msg)
+        restricted = np.full_like(logits, -np.inf)
+        restricted[kept] = logits[kept]
+        return restricted
+
+    def is_complete(self, generated: Tokens[int]) -> bool:
+        """Whether nothing but the end of the answer may follow."""
+        self._follow(generated)
+        if not self._open or (len(self._ends) and not self._allowed(self._ends).any()):
+            return False
+        if self._allowed(self._byte_tokens).any():
+            return False
+        # Where a byte has no token of its own, longer ones may begin with it.
+        return not self._allowed(np.flatnonzero(self._first_bytes >= 0)).any()
+
+    def _candidates(self) -> NDArray[np.int64]:
+        """All tokens but those whose first byte alone is forbidden already."""
+        first = self._first_bytes
+        if not self._open:
+            return np.arange(len(first))
+        may_begin = np.ones(256, bool)
+        may_begin[self._bytes] = self._allowed(self._byte_tokens)
+        is_candidate = self._is_shown & may_begin[first]
+        is_candidate[self._ends] = True
+        return np.flatnonzero(is_candidate)
+
+    def _allowed(self, tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of some tokens may follow."""
+        if self._open:
+            allowed = np.zeros(len(tokens), bool)
+            for each in self._open:
+                allowed |= each.allows(tokens)
+            return allowed & self._is_shown[tokens]
+        allowed = np.ones(len(tokens), bool)  # the answer is free …
+        few = len(tokens) <= _WIDTHS[0]
+        asked = np.arange(len(tokens)) if few else np.flatnonzero(self._closes[tokens])
+        for at in asked:  # … but for a marker that the grammar would not go on from
+            allowed[at] = self._begun_by(int(tokens[at])) != []
+        return allowed
+
+    @cached_property
+    def _closes(self) -> NDArray[np.bool_]:
+        """Which tokens have the marker's last letter, so that it may end in them."""
+        assert self._marker is not None  # noqa: S101  the answer is free
+        letter = self._marker.text[-1].encode()
+        spelt = map(self._spelt, range(self._weights.n_vocab))
+        return np.array([letter in text for text in spelt], bool)
+
+    def _begun_by(self, token: int) -> list[_Matcher] | None:
+        """The grammars that are open behind a token with which the marker is there.
+
+        None while it is not.
+        """
+        assert self._marker is not None  # noqa: S101  the answer is free
+        said = self._said + self._spelt(token)
+        at = self._marker.find(said)
+        if at < 0:
+            return None
+        open_ = [root.copy() for root in self._roots]
+        for byte in said[at:]:
+            single = self._weights.byte_tokens.get(byte)
+            open_ = [] if single is None else _after(open_, single)
+        return open_
+
+    def _spelt(self, token: int) -> bytes:
+        return self._spoken.get(token) or self._weights.piece(token)
+
+    def _follow(self, generated: Tokens[int]) -> None:
+        """Read on to the end of an answer; from its start if some was rolled back."""
+        n_known = len(self._tokens)
+        if list(generated[:n_known]) != self._tokens:
+            self._begin()
+            n_known = 0
+        for token in generated[n_known:]:
+            self._accept(token)
+            self._tokens.append(token)
+
+    def _accept(self, token: int) -> None:
+        if self._open:
+            self._open = _after(self._open, token)
+        elif (begun := self._begun_by(token)) is not None:
+            self._open = begun
+        else:
+            assert self._marker is not None  # noqa: S101  the answer is free
+            self._said = self._marker.rest(self._said + self._spelt(token))
+            return
+        if not self._open:
+            shown = self._spelt(token)
+            msg = f"the token {token} ({shown!r}) is none that the grammar allows there"
+            raise GrammarError(msg)
+
+
+class _Matcher:
+    """A grammar sampler of llama.cpp, behind some tokens."""
+
+    def __init__(self, weights: Weights, handle: Any) -> None:
+        self._weights, self._handle = weights, handle  # the vocabulary must live on
+        self._pid = os.getpid()
+
+    @classmethod
+    def parse(cls, weights: Weights, text: str, root: str) -> _Matcher:
+        """Parse a grammar.
+
+        Raises:
+            GrammarError: llama.cpp cannot.
+        """
+        begin = root if f"{root} ::=" in text else "root"
+        handle = None
+        if text.strip() and "\0" not in text:  # what is empty would allow everything
+            handle = library().llama_sampler_init_grammar(
+                weights.vocabulary, text.encode(), begin.encode()
+            )
+        if not handle:
+            shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+            msg = (
+                f"llama.cpp cannot parse the grammar {shown!r}; write GBNF that has a "
+                "rule 'root ::= …', defines every rule it names, and never begins a "
+                "rule with itself"
+            )
+            raise GrammarError(msg)
+        return cls(weights, handle)
+
+    def copy(self) -> _Matcher:
+        return _Matcher(self._weights, library().llama_sampler_clone(self._handle))
+
+    def allows(self, tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of some tokens may come next."""
+        lib = library()
+        candidates = np.zeros(len(tokens), _CANDIDATE)
+        candidates["id"] = tokens
+        data = candidates.ctypes.data_as(lib.llama_token_data_p)
+        array = lib.llama_token_data_array(data, len(tokens), -1)
+        lib.llama_sampler_apply(self._handle, ctypes.byref(array))
+        allowed: NDArray[np.bool_] = candidates["logit"] == 0
+        return allowed
+
+    def accept(self, token: int) -> bool:
+        """Go on behind a token, if it may come next; else llama.cpp would abort."""
+        if not self.allows(np.array([token])).all():
+            return False
+        library().llama_sampler_accept(self._handle, token)
+        return True
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # the interpreter may be going down
+            if self._pid == os.getpid():
+                library().llama_sampler_free(self._handle)
+
+
+def _after(matchers: list[_Matcher], token: int) -> list[_Matcher]:
+    """The matchers that a token leaves open, behind it."""
+    return [each for each in matchers if each.accept(token)]
+
+
+def _largest(
+    logits: NDArray[np.float32], tokens: NDArray[np.int64], n: int
+) -> NDArray[np.int64]:
+    """The ``n`` tokens with the largest logits, and all that are tied with the last."""
+    if n >= len(tokens):
+        return tokens
+    if n == 1 and len(tokens) == len(logits):
+        return np.array([logits.argmax()])  # the one that greedy sampling would take
+    rows = logits[tokens]
+    largest: NDArray[np.int64] = tokens[rows >= np.partition(rows, -n)[-n]]
+    return largest

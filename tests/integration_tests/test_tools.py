@@ -1,0 +1,314 @@
+"""Grammars, structured output and tools, with a real model and its vocabulary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from string import ascii_lowercase
+from typing import Any
+
+import numpy as np
+import pytest
+from langchain_core.documents import Document
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.runnables.utils import add
+from langchain_core.tools import tool
+from pydantic import BaseModel, Field
+
+from langchain_ralmspec import (
+    ChatRaLMSpec,
+    ChatRapid,
+    GrammarError,
+    InvalidValueError,
+    RaLMSpecLLM,
+    RaLMSpecRetriever,
+    RapidChain,
+)
+from langchain_ralmspec.answer.sampling import Sampler
+from langchain_ralmspec.engine import Model
+from langchain_ralmspec.engine.binding import gbnf_of
+from langchain_ralmspec.engine.grammar import Grammar, Marker
+
+TEXT = "Moby Dick was written by Herman Melville in 1851. It has 635 pages."
+ASKED = "Who wrote Moby Dick, and when?"
+
+
+class Book(BaseModel):
+    """A book."""
+
+    author: str = Field(max_length=24)
+    year: int | None
+
+
+@tool
+def pages(title: str) -> int:
+    """Tell how many pages a book has."""
+    return 635
+
+
+@tool
+def authors(title: str) -> str:
+    """Tell who wrote a book."""
+    return "Melville"
+
+
+GBNF = gbnf_of(Book.model_json_schema())
+SAID = '{"author": "Herman Melville, é", "year": 1851}'
+
+
+@pytest.fixture(scope="module")
+def rapid(gguf: str, model: Model) -> ChatRapid:
+    return ChatRapid(model_path=gguf, context=TEXT, max_tokens=64, n_ctx=1024)
+
+
+def masked_all(grammar: Grammar, logits: Any, said: list[int]) -> Any:
+    """The reference: llama.cpp asked about every token, one state for each."""
+    state = grammar._roots[0].copy()
+    assert all(state.accept(token) for token in said)
+    allowed = state.allows(np.arange(len(logits)))
+    allowed &= grammar._is_shown
+    return np.where(allowed, logits, -np.inf)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"repeat_penalty": 1.3},
+        {"temperature": 0.8, "seed": 1},
+        {"temperature": 2.0, "seed": 2, "top_p": 1.0, "top_k": 3},
+        {"temperature": 1.0, "seed": 3, "top_k": 0, "min_p": 0.01},
+    ],
+)
+def test_tokens_are_those_of_a_full_mask(model: Model, settings: Any) -> None:
+    """Whatever is looked at first, and in whatever order states are asked for."""
+    weights = model.weights
+    said = weights.tokenize(SAID)
+    grammar = Grammar(weights, GBNF)
+    sampler, free = Sampler(**settings, constraint=grammar), Sampler(**settings)
+    if settings.get("seed") is None:
+        assert settings.get("temperature", 0) == 0
+    rng = np.random.default_rng(0)
+    for n in rng.permutation(len(said)):
+        logits = rng.normal(scale=3, size=weights.n_vocab).astype(np.float32)
+        if n % 2:  # where the best one is allowed, and where many are tied
+            logits[said[n]] = 50
+        logits = logits.round(1)
+        so_far = said[:n]
+        wanted = masked_all(grammar, free.penalized(logits, so_far), so_far)
+        assert sampler.sample(logits, so_far) == free.draw(wanted, len(so_far))
+        row = sampler.probabilities(logits, so_far)
+        full = Sampler(**{**settings, "repeat_penalty": 1.0}).probabilities(wanted, ())
+        np.testing.assert_allclose(row, full)
+    assert grammar.is_complete(said) is False  # a blank may follow
+    space = weights.tokenize(" ")
+    assert grammar.is_complete([*said, *space])
+
+
+def test_a_lazy_grammar_holds_from_its_marker_on(model: Model) -> None:
+    weights = model.weights
+    lazy = Grammar(
+        weights, 'root ::= "<tool_call>{" [a-z]+ "}"', marker=Marker("<tool_call>")
+    )
+    free = np.zeros(weights.n_vocab, np.float32)
+
+    def first_letters(said: str) -> set[bytes]:
+        allowed = lazy.restrict(free, weights.tokenize(said), 0) == 0
+        return {weights.piece(int(token))[:1] for token in np.flatnonzero(allowed)}
+
+    for said in ("", "Any text, <tool", "{", "<tool_call"):
+        assert len(first_letters(said)) > 200  # among them that of no text: the end
+        assert not lazy.is_complete(weights.tokenize(said))
+    assert first_letters("So: <tool_call>") == {b"{"}
+    assert b"}" not in first_letters("<tool_call>{")
+    assert first_letters("<tool_call>{ab") == {b"}", *map(str.encode, ascii_lowercase)}
+    assert lazy.is_complete(weights.tokenize("So: <tool_call>{ab}"))
+    # A token that ends the marker may go on only as the grammar does.
+    tried = lazy.restrict(free, weights.tokenize("<tool_call"), 0)
+    closing = {
+        weights.piece(token)
+        for token in range(weights.n_vocab)
+        if weights.piece(token).startswith(b">") and tried[token] == 0
+    }
+    assert closing
+    assert all((b">{" + b"z" * 9).startswith(piece[:2]) for piece in closing)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "told"),
+    [
+        ("root ::= (", r"cannot parse the grammar 'root ::= \('"),
+        ("root ::= other", "'root ::= other'"),
+        ('root ::= root "a"', "never begins a rule with itself"),
+        ('answer ::= "a"', "has a rule 'root"),
+        ("", "cannot parse the grammar ''"),
+        (" \n", "cannot parse"),
+        ('root ::= "a\0"', "cannot parse"),
+        ("root ::= <|im_start|>", "no token of this vocabulary may follow ''"),
+    ],
+)
+def test_a_bad_grammar_is_quoted(rapid: ChatRapid, grammar: str, told: str) -> None:
+    with pytest.raises(GrammarError, match=told):
+        rapid.invoke(ASKED, grammar=grammar)
+    assert rapid.invoke(ASKED, max_tokens=2).text
+
+
+@pytest.fixture(scope="module")
+def store() -> RaLMSpecRetriever:
+    texts = [
+        f"{TEXT} Book {n}: {['author', 'year', 'title'][n % 3]}." for n in range(40)
+    ]
+    return RaLMSpecRetriever.from_documents([Document(page_content=t) for t in texts])
+
+
+ARRAY = 'root ::= "[" item ("," item){7} "]"\nitem ::= "\\"" [a-z ]{1,9} "\\""'
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"speculation_stride": 3, "guess_policy": "same"},
+        {"speculation_stride": 4, "guess_policy": "same", "asynchronous": False},
+        {"retrieval_policy": "flare", "speculation_stride": 2, "guess_policy": "same"},
+        {"retrieval_policy": "iter-retgen"},
+    ],
+)
+def test_the_loops_write_the_same_under_a_grammar(
+    gguf: str,
+    model: Model,
+    store: RaLMSpecRetriever,
+    settings: dict[str, Any],
+    temperature: float,
+) -> None:
+    n_back = 0
+    for grammar in (GBNF, ARRAY):
+        given: dict[str, Any] = {"retrieval_stride": 2, "max_tokens": 48, "seed": 7}
+        given |= settings | {"temperature": temperature, "grammar": grammar}
+        chat = ChatRaLMSpec(model_path=gguf, retriever=store, **given)
+        told = chat.invoke(ASKED)
+        slow = chat.model_copy(update={"speculation": False}).invoke(ASKED)
+        assert told.text == slow.text
+        one, other = told.response_metadata, slow.response_metadata
+        assert one["steps"] == other["steps"]
+        assert one["finish_reason"] == other["finish_reason"]
+        n_back += one["speculation"]["tokens_rolled_back"]
+        Grammar(model.weights, grammar)._follow(
+            [token for step in one["steps"] for token in step["tokens"]]
+        )  # raises, where one is not allowed
+    if "retrieval_policy" not in settings:
+        assert n_back > 0, "nothing was rolled back, so nothing was tested"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_drafts_that_a_grammar_forbids_are_not_accepted(
+    gguf: str, temperature: float
+) -> None:
+    text = f"{TEXT} " * 4
+    settings: dict[str, Any] = {"seed": 5, "exact_batches": True, "n_ctx": 1024}
+    settings |= {"temperature": temperature, "max_tokens": 48, "grammar": GBNF}
+    told = []
+    for length in (0, 4):
+        chain = RapidChain(model_path=gguf, draft_length=length, **settings)
+        told.append(chain.invoke({"question": "Repeat the text.", "context": text}))
+    assert told[0]["answer"] == told[1]["answer"]
+    assert told[1]["speculation"]["drafted"]
+
+
+def test_all_faces_take_a_grammar(gguf: str, store: RaLMSpecRetriever) -> None:
+    llm = RaLMSpecLLM(model_path=gguf, retriever=store, max_tokens=8)
+    assert llm.invoke(ASKED, grammar='root ::= "yes" | "no"') in {"yes", "no"}
+
+
+def test_an_answer_ends_where_only_its_end_may_follow(rapid: ChatRapid) -> None:
+    message = rapid.invoke(ASKED, grammar='root ::= "ab"', max_tokens=2)
+    assert message.text == "ab"
+    assert message.response_metadata["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_structured_output(rapid: ChatRapid, method: Any) -> None:
+    chat = rapid.with_structured_output(Book, method=method, include_raw=True)
+    told = chat.invoke(ASKED)
+    assert isinstance(told["parsed"], Book)
+    cut = rapid.model_copy(update={"max_tokens": 20})
+    told = cut.with_structured_output(Book, method=method, include_raw=True).invoke(
+        ASKED
+    )
+    assert told["parsed"] is None
+    assert "max_tokens was reached" in str(told["parsing_error"])
+    assert told["raw"].response_metadata["finish_reason"] == "length"
+    assert not told["raw"].tool_calls
+
+
+def test_json_mode_is_valid_json(rapid: ChatRapid) -> None:
+    chat = rapid.with_structured_output({}, method="json_mode", include_raw=True)
+    raw = chat.invoke(ASKED)["raw"]
+    if raw.response_metadata["finish_reason"] == "stop":
+        assert isinstance(json.loads(raw.text), dict)
+
+
+@pytest.mark.parametrize("choice", ["any", "authors"])
+def test_a_forced_call_and_its_stream_are_one(rapid: ChatRapid, choice: str) -> None:
+    exact = rapid.model_copy(update={"draft_length": 0})  # batches round otherwise
+    bound = exact.bind_tools([pages, authors], tool_choice=choice)
+    message, streamed = bound.invoke(ASKED), add(bound.stream(ASKED))
+    assert isinstance(streamed, AIMessage)
+    (call,), (other,) = message.tool_calls, streamed.tool_calls
+    assert call["args"] == other["args"]
+    assert call["args"].keys() == {"title"}
+    assert call["name"] == other["name"]
+    assert call["name"] in {"authors"} | ({"pages"} if choice == "any" else set())
+    assert message.content == streamed.content == ""
+
+
+def test_a_choice_of_call_or_schema_is_one_of_both(rapid: ChatRapid) -> None:
+    form = {"type": "json_schema", "json_schema": {"schema": Book.model_json_schema()}}
+    message = rapid.bind_tools([pages], response_format=form).invoke(ASKED)
+    assert message.tool_calls or Book.model_validate_json(message.text)
+    with pytest.raises(InvalidValueError, match="tool_choice='any' demands a call"):
+        rapid.bind_tools([pages], tool_choice="any").invoke(ASKED, grammar=GBNF)
+
+
+def test_tokens_of_tools_are_counted(rapid: ChatRapid) -> None:
+    asked = [HumanMessage(ASKED)]
+    n = rapid.get_num_tokens_from_messages(asked, [pages])
+    usage = rapid.bind_tools([pages]).invoke(asked, max_tokens=1).usage_metadata
+    assert usage is not None
+    assert n == usage["input_tokens"] > rapid.get_num_tokens_from_messages(asked)
+
+
+@pytest.fixture
+def chats(
+    gguf: str, rapid: ChatRapid, store: RaLMSpecRetriever
+) -> dict[str, ChatRaLMSpec | ChatRapid]:
+    ralm = ChatRaLMSpec(model_path=gguf, retriever=store, max_tokens=48, n_ctx=1024)
+    return {"ralm": ralm, "rapid": rapid}
+
+
+@pytest.mark.parametrize("name", ["ralm", "rapid"])
+def test_an_agent_calls_its_tool_and_answers(
+    chats: dict[str, ChatRaLMSpec | ChatRapid], name: str
+) -> None:
+    agents = pytest.importorskip("langchain.agents")
+    middleware = pytest.importorskip("langchain.agents.middleware")
+
+    def call_once(request: Any, handler: Callable[[Any], Any]) -> Any:
+        has_called = isinstance(request.messages[-1], ToolMessage)
+        return handler(request.override(tool_choice=None if has_called else "any"))
+
+    chat = chats[name]
+    agent = agents.create_agent(
+        chat, [pages], middleware=[middleware.wrap_model_call(call_once)]
+    )
+    _, call, result, answer = agent.invoke({"messages": [HumanMessage(ASKED)]})[
+        "messages"
+    ]
+    assert call.tool_calls[0]["name"] == "pages"
+    assert result.content == "635"
+    assert answer.text
+    assert not answer.tool_calls
+    made = agents.create_agent(chat, [], response_format=Book)
+    assert isinstance(
+        made.invoke({"messages": [HumanMessage(ASKED)]})["structured_response"], Book
+    )

@@ -1,0 +1,154 @@
+"""What is bound for a call of tools, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+import pytest
+from langchain_core.exceptions import OutputParserException
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatGeneration
+from langchain_core.tools import tool
+from pydantic import BaseModel
+
+from langchain_ralmspec import ChatRapid, GrammarError, InvalidValueError
+from langchain_ralmspec.base.messages import asked_at, question_of, turns_of
+from langchain_ralmspec.base.structured import parser_of, schema_of
+from langchain_ralmspec.base.tools import ToolUse
+
+
+@tool
+def weather(city: str) -> str:
+    """Tell the weather."""
+    return city
+
+
+class Book(BaseModel):
+    """A book."""
+
+    author: str
+
+
+class Books(TypedDict):
+    """Books."""
+
+    author: str
+
+
+CHAT = ChatRapid.model_construct(model_path="m.gguf", context="A text.")
+
+
+@pytest.mark.parametrize(
+    ("given", "choice", "is_forced"),
+    [
+        (None, "auto", False),
+        ("auto", "auto", False),
+        (False, "auto", False),
+        ("any", "any", True),
+        ("required", "any", True),
+        (True, "any", True),
+        ("weather", "weather", True),
+        ({"type": "function", "function": {"name": "weather"}}, "weather", True),
+        ({"type": "tool", "name": "weather"}, "weather", True),
+        ({"type": "auto"}, "auto", False),
+        ("none", "auto", False),
+    ],
+)
+def test_a_choice_is_taken_in_all_its_forms(
+    given: Any, choice: str, is_forced: bool
+) -> None:
+    bound = {"tools": [weather], "tool_choice": given, "temperature": 1}
+    use = ToolUse.taken_from(bound)
+    assert bound == {"temperature": 1}
+    assert (use.choice, use.is_forced) == (choice, is_forced)
+    assert bool(use.tools) is (given != "none")
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice", "message"),
+    [
+        ([weather], "wether", "tool_choice='wether' .*did you mean 'weather'?"),
+        ([weather], {"name": "add"}, "tool_choice={'name': 'add'} is no tool"),
+        ([], "any", "tool_choice='any' is no tool"),
+        ([3], None, "3 is no tool: .*give a function"),
+        (
+            [{"type": "function", "function": {"name": "", "parameters": {}}}],
+            None,
+            "a tool needs a name, got ''",
+        ),
+        ([{"type": "function", "function": {"description": "d"}}], None, "is no tool"),
+    ],
+)
+def test_what_is_no_tool_is_refused_when_it_is_bound(
+    tools: Any, choice: Any, message: str
+) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        CHAT.bind_tools(tools, tool_choice=choice)
+
+
+def test_what_cannot_be_made_a_grammar_is_refused_when_it_is_bound() -> None:
+    bad = {"type": "object", "properties": {"a": {"type": "colour"}}}
+    told = "JSON schema .*colour.*simplify"
+    with pytest.raises(GrammarError, match=told):
+        CHAT.with_structured_output(bad)
+    with pytest.raises(GrammarError, match=told):
+        CHAT.bind_tools([{"name": "f", "description": "d", "parameters": bad}])
+    with pytest.raises(InvalidValueError, match="did you mean 'json_schema'"):
+        CHAT.with_structured_output(Book, method="jsonschema")  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError, match="response_format='json' is unknown"):
+        ToolUse.taken_from({"response_format": "json"})
+
+
+def test_a_schema_in_all_its_forms() -> None:
+    for given in (Book, Books, Book.model_json_schema()):
+        assert schema_of(given)["properties"]["author"]["type"] == "string"
+    with pytest.raises(InvalidValueError, match="schema=3 is none"):
+        schema_of(3)
+
+
+CUT = '{"author": "Mel'
+CALLED = AIMessage(
+    "",
+    invalid_tool_calls=[{"name": "Book", "args": f'{CUT}"]', "id": "1", "error": None}],
+)
+
+
+@pytest.mark.parametrize("schema", [Book, Books])
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [("json_schema", AIMessage(CUT)), ("function_calling", CALLED)],
+)
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [("length", "max_tokens was reached"), ("stop", "a stop string")],
+)
+def test_an_answer_that_is_cut_off_is_an_error(
+    schema: Any, method: str, message: AIMessage, reason: str, told: str
+) -> None:
+    ended = message.model_copy(update={"response_metadata": {"finish_reason": reason}})
+    with pytest.raises(OutputParserException, match=told):
+        parser_of(schema, method).parse_result([ChatGeneration(message=ended)])
+
+
+def test_calls_and_results_are_turns_and_the_question_stays_the_users() -> None:
+    call = {"name": "weather", "args": {"city": "Paris"}, "id": "a-long-id-of-others"}
+    said = AIMessage([{"type": "text", "text": "So."}, {"type": "tool_use"}])
+    said.tool_calls = [{**call, "type": "tool_call"}]  # type: ignore[typeddict-item]
+    messages = [
+        HumanMessage("Is it warm?"),
+        said,
+        ToolMessage("20 C", tool_call_id=str(call["id"])),
+        ToolMessage("in Paris", tool_call_id=str(call["id"])),
+    ]
+    asked, called, *results = turns_of(messages)
+    assert called["content"] == "So."
+    (made,) = called["tool_calls"]
+    assert made["function"] == {"name": "weather", "arguments": {"city": "Paris"}}
+    assert len(made["id"]) == 9
+    assert [turn["content"] for turn in results] == ["20 C", "in Paris"]
+    for turn in results:
+        assert (turn["role"], turn["name"]) == ("tool", "weather")
+        assert turn["tool_call_id"] == made["id"]
+    assert question_of([asked, called, *results]) == "Is it warm?"
+    assert asked_at(messages) == 0
+    assert asked_at(messages[:2]) == 1  # not behind tools: the last one
