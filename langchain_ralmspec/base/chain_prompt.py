@@ -93,10 +93,15 @@ class ChainPrompt:
         unknown = sorted(map(str, values.keys() - {*known}))
         if unknown or not isinstance(values.get(self.question), str):
             may = f", and may have {self.history!r}" if self.history else ""
+            no_place = f", of which it has no place for {unknown}" if unknown else ""
+            why = (
+                "documents are looked up here, so leave it out"
+                if CONTEXT in unknown
+                else "give other values by prompt.partial(…)"
+            )
             msg = (
                 f"the input must have {self.question!r}, a string{may}, got "
-                f"{sorted(map(str, values))}; documents are looked up here, so leave "
-                f"{CONTEXT!r} out, and give other values by prompt.partial(…)"
+                f"{sorted(map(str, values))}{no_place}; {why}"
             )
             raise InvalidValueError(msg)
         history = values.get(self.history) if self.history else None

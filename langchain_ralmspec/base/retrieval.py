@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from langchain_core.globals import get_llm_cache
 from langchain_core.prompts import BasePromptTemplate, PromptTemplate
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.base import warming
@@ -22,8 +22,9 @@ from langchain_ralmspec.base.local import (
     usage_of,
 )
 from langchain_ralmspec.base.plain import plain_documents
+from langchain_ralmspec.base.rendering import rendered
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
-from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.machine import cores
 from langchain_ralmspec.ralm import (
     BLOCK,
@@ -131,6 +132,19 @@ class RetrievalGeneration(SpeculativeGeneration):
 
     # What requests cost, for the plans of the next ones.
     _estimates: Estimates = PrivateAttr(default_factory=_new_estimates)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_those_of_the_retriever(cls, values: Any) -> Any:
+        own = RaLMSpecRetriever.model_fields
+        for name in values if isinstance(values, dict) else ():
+            if name in own and name not in cls.model_fields:
+                msg = (
+                    f"{name!r} is an argument of the retriever; give it there: "
+                    f"retriever=RaLMSpecRetriever(vectorstore=…, {name}=…)"
+                )
+                raise UnknownArgumentError(msg)
+        return values
 
     @field_validator("retriever")
     @classmethod
@@ -315,7 +329,7 @@ class RetrievalGeneration(SpeculativeGeneration):
 
     def _layout(self, model: Model, prompt: Prompt) -> DocumentLayout:
         def render(document: Document) -> str:
-            return _rendered(document, self.document_prompt)
+            return rendered(document, self.document_prompt)
 
         is_once = self.retrieval_policy == "once"
         most = self.max_document_tokens or (model.n_ctx if is_once else SHORT_DOCUMENT)
@@ -371,29 +385,6 @@ class RetrievalGeneration(SpeculativeGeneration):
             "retriever": retriever.key,
             "documents": retriever.version if caches else None,
         }
-
-
-def _rendered(document: Document, prompt: BasePromptTemplate[str]) -> str:
-    """A document as the model reads it.
-
-    Raises:
-        InvalidValueError: ``prompt`` names what the document does not have.
-    """
-    known = {**document.metadata, "page_content": document.page_content}
-    name = document.id or document.page_content[:40]
-    for key in prompt.input_variables:
-        if key not in known:
-            msg = (
-                f"document_prompt names {key!r}, but the document {name!r} has only "
-                f"{sorted(map(str, known))}; add it to the document's metadata, or "
-                "leave it out of document_prompt"
-            )
-            raise InvalidValueError(msg)
-    try:
-        return prompt.format(**{key: known[key] for key in prompt.input_variables})
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        msg = f"document_prompt cannot show the document {name!r}: {error}"
-        raise InvalidValueError(msg) from error
 
 
 def _info(run: RetrievalRun, model: Model) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import wrap_model_call
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables.utils import add
@@ -290,17 +292,12 @@ def chats(
 def test_an_agent_calls_its_tool_and_answers(
     chats: dict[str, ChatRaLMSpec | ChatRapid], name: str
 ) -> None:
-    agents = pytest.importorskip("langchain.agents")
-    middleware = pytest.importorskip("langchain.agents.middleware")
-
     def call_once(request: Any, handler: Callable[[Any], Any]) -> Any:
         has_called = isinstance(request.messages[-1], ToolMessage)
         return handler(request.override(tool_choice=None if has_called else "any"))
 
     chat = chats[name]
-    agent = agents.create_agent(
-        chat, [pages], middleware=[middleware.wrap_model_call(call_once)]
-    )
+    agent = create_agent(chat, [pages], middleware=[wrap_model_call(call_once)])
     _, call, result, answer = agent.invoke({"messages": [HumanMessage(ASKED)]})[
         "messages"
     ]
@@ -308,7 +305,7 @@ def test_an_agent_calls_its_tool_and_answers(
     assert result.content == "635"
     assert answer.text
     assert not answer.tool_calls
-    made = agents.create_agent(chat, [], response_format=Book)
+    made = create_agent(chat, [], response_format=Book)
     assert isinstance(
         made.invoke({"messages": [HumanMessage(ASKED)]})["structured_response"], Book
     )

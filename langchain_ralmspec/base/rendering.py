@@ -1,0 +1,34 @@
+"""A document as the model reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from langchain_ralmspec.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from langchain_core.documents import Document
+    from langchain_core.prompts import BasePromptTemplate
+
+
+def rendered(document: Document, prompt: BasePromptTemplate[str]) -> str:
+    """A document as the model reads it.
+
+    Raises:
+        InvalidValueError: ``prompt`` names what the document does not have.
+    """
+    known = {**document.metadata, "page_content": document.page_content}
+    name = document.id or document.page_content[:40]
+    for key in prompt.input_variables:
+        if key not in known:
+            msg = (
+                f"document_prompt names {key!r}, but the document {name!r} has only "
+                f"{sorted(map(str, known))}; add it to the document's metadata, or "
+                "leave it out of document_prompt"
+            )
+            raise InvalidValueError(msg)
+    try:
+        return prompt.format(**{key: known[key] for key in prompt.input_variables})
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        msg = f"document_prompt cannot show the document {name!r}: {error}"
+        raise InvalidValueError(msg) from error
