@@ -170,6 +170,38 @@ TABLES = {
         | {"plans that +PSA followed most": _plans},
         _STORES,
     ),
+    "hosted": Table(
+        ("a query's vector comes in",),
+        {
+            "*a*": number(f"{_PSA}/costs_seconds/generation", "{:.0f} ms", 1e3),
+            "*b*": number(f"{_PSA}/costs_seconds/retrieval", "{:.0f} ms", 1e3),
+            "speed-up, median (quartiles)": spread(f"{_PSA}/speedup_quartiles"),
+            "of sums": number(f"{_PSA}/summary/speedup_sums", "{:.2f}"),
+            "attainable": number(f"{_PSA}/summary/attainable", "{:.2f}"),
+            "reached": number(f"{_PSA}/reached", "{:.0%}"),
+            "first text, sooner": number(f"{_PSA}/first_text/sooner", "{:.2f}"),
+            "right": number(f"{_PSA}/summary/guess_accuracy", "{:.0%}"),
+        },
+        tuple(Row((f"{ms} ms",), f"ralm-hosted-{ms}") for ms in (50, 150, 300)),
+    ),
+    "replica": Table(
+        ("store", "guesses from"),
+        {
+            "speed-up, median (quartiles)": spread("rows/{}/speedup_quartiles"),
+            "of sums": number("rows/{}/summary/speedup_sums", "{:.2f}"),
+            "attainable": number("rows/{}/summary/attainable", "{:.2f}"),
+            "first text, sooner": number("rows/{}/first_text/sooner", "{:.2f}"),
+            "right": number("rows/{}/summary/guess_accuracy", "{:.1%}"),
+        },
+        tuple(
+            Row((store, guesser), f"ralm-replica-{file}", at)
+            for store, file in (
+                ("exact FAISS, 3 M vectors", "3m"),
+                ("Chroma server, 50 ms each way", "chroma-50"),
+            )
+            for guesser, at in (("the session", "+PSA"), ("a replica, too", "+PSAR"))
+        ),
+    ),
     "scans": Table(
         ("queries",),
         {

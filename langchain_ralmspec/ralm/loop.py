@@ -282,24 +282,34 @@ class _Speculation:
         """
         if self.group and (everything or self._is_due):
             # Only when fewer calls are in flight than the plan allows.
-            corrected = yield from self._judge(max(self.plan.in_flight, 1) - 1)
+            corrected = yield from self._judge(max(self._in_flight, 1) - 1)
             if corrected is not None:
                 return corrected
             assert self.plan.policy is not None  # noqa: S101  else nothing was guessed
             with_vectors = self.request.session.fills_cache([self.plan.policy])
-            self.flights.send(self.group, self.plan, with_vectors=with_vectors)
+            plan = replace(self.plan, in_flight=self._in_flight)
+            self.flights.send(self.group, plan, with_vectors=with_vectors)
             self.group = []
-        return (yield from self._judge(0 if everything else self.plan.in_flight))
+        return (yield from self._judge(0 if everything else self._in_flight))
+
+    @property
+    def _in_flight(self) -> int:
+        """Calls that may be out while the model writes.
+
+        One at least until the first text is there, so that it is not later than in the
+        sequential loop.
+        """
+        is_first = self.scheduler.asynchronous and not self.n_committed
+        return max(self.plan.in_flight, int(is_first))
 
     @property
     def _is_due(self) -> bool:
         """Whether the group is full, ends in an unsure guess, or has waited for long.
 
         Steps under proven guesses do not fill the group, but count as waiting. The
-        answer's first guess waits for no others where the model writes on meanwhile:
-        so the first text is not later than in the sequential loop.
+        answer's first guess waits for no others where the model may write on meanwhile.
         """
-        is_first = not self._n_written and self.plan.in_flight > 0
+        is_first = not self._n_written and self._in_flight > 0
         is_full = len(self.group) >= self.plan.stride
         is_unsure = self.group[-1].is_unsure(self.plan.trusted)
         n_waiting = self._n_written - self._n_before_group

@@ -103,7 +103,7 @@ def test_what_is_no_retriever_is_told_what_is(wrong: Any) -> None:
 @pytest.mark.parametrize("search_type", ["similarity", "mmr"])
 def test_arguments_of_the_retriever_are_sent_there(search_type: str) -> None:
     store = langchain_faiss(n_rows=N_ROWS)
-    with pytest.raises(UnknownArgumentError, match="RaLMSpecRetriever.*replica=…"):
+    with pytest.raises(UnknownArgumentError, match=r"RaLMSpecRetriever.*replica=…"):
         chat_over(store.as_retriever(search_type=search_type), replica="auto")
 
 

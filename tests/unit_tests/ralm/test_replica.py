@@ -169,9 +169,9 @@ def run(
 @pytest.mark.parametrize(
     ("stride", "in_flight", "calls"),
     [
-        (3, 0, [3, 3, 2]),
-        (9, 0, [8]),  # the whole answer in one call
-        (3, 1, [1, 3, 3, 1]),  # the first leaves at once: its text is waited for
+        (3, 0, [1, 3, 3, 1]),  # the first leaves at once: its text is waited for
+        (9, 0, [1, 7]),
+        (3, 1, [1, 3, 3, 1]),
     ],
 )
 def test_the_first_document_is_guessed_too(
