@@ -41,7 +41,7 @@ class _Whole:
         return super().parse_result(result, partial=partial)  # type: ignore[misc]
 
 
-class _Pydantic(_Whole, PydanticOutputParser):  # type: ignore[type-arg]
+class _Pydantic(_Whole, PydanticOutputParser[Any]):
     pass
 
 
