@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from langchain_core.outputs import Generation
     from langchain_core.runnables import Runnable
 
+    # What mypy's plugin of pydantic looks for behind the parser's fields.
+    from langchain_core.utils.pydantic import TBaseModel  # noqa: F401
+
 METHODS = ("json_schema", "function_calling", "json_mode")
 
 

@@ -12,7 +12,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import wrap_model_call
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.runnables.utils import add
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
@@ -273,7 +273,7 @@ def test_a_choice_of_call_or_schema_is_one_of_both(rapid: ChatRapid) -> None:
 
 
 def test_tokens_of_tools_are_counted(rapid: ChatRapid) -> None:
-    asked = [HumanMessage(ASKED)]
+    asked: list[BaseMessage] = [HumanMessage(ASKED)]
     n = rapid.get_num_tokens_from_messages(asked, [pages])
     usage = rapid.bind_tools([pages]).invoke(asked, max_tokens=1).usage_metadata
     assert usage is not None

@@ -23,9 +23,9 @@ def read(calls: CallFormat, *texts: str) -> AIMessageChunk:
     reader = CallReader(calls)
     parts = [part for text in texts for part in reader.read(text)]
     message = add(
-        AIMessageChunk(part)
+        AIMessageChunk(content=part)
         if isinstance(part, str)
-        else AIMessageChunk("", tool_call_chunks=[part])
+        else AIMessageChunk(content="", tool_call_chunks=[part])
         for part in [*parts, *reader.finish(), ""]
     )
     assert isinstance(message, AIMessageChunk)

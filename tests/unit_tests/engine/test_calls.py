@@ -35,7 +35,7 @@ TOOL: dict[str, Any] = {
     },
 }
 CALL = {"name": "weather", "arguments": {"city": "Paris <|im_start|>"}}
-TURNS = [
+TURNS: list[Any] = [
     {"role": "user", "content": "Is it warm?"},
     {
         "role": "assistant",
