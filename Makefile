@@ -8,6 +8,8 @@ STAMP := $(VENV)/.setup-done
 LOCK := requirements-dev.lock
 SOURCES := langchain_ralmspec tests scripts $(wildcard docs examples)
 REPORTS := build/unit.xml build/integration.xml
+# Tests of a file stay together, for they share models; a worker takes 2 GB.
+WORKERS := -n logical --maxprocesses 4 --dist loadfile
 BEGAN := $(shell date +%s)
 
 # The torch that we test with. Where PyPI's build is not the one you want, install
@@ -62,11 +64,11 @@ typing: $(STAMP) ## mypy, strict
 	$(BIN)/mypy langchain_ralmspec tests scripts
 
 unit: $(STAMP) ## unit tests: no model, no network
-	$(BIN)/pytest tests/unit_tests --disable-socket --allow-unix-socket \
+	$(BIN)/pytest tests/unit_tests $(WORKERS) --disable-socket --allow-unix-socket \
 		--junit-xml build/unit.xml $(ARGS)
 
 integration: $(STAMP) ## integration tests: real models, real stores
-	$(BIN)/pytest tests/integration_tests --junit-xml build/integration.xml $(ARGS)
+	$(BIN)/pytest tests/integration_tests $(WORKERS) --junit-xml build/integration.xml $(ARGS)
 
 fuzz: $(STAMP) ## send what people may send, for an hour; FUZZ_SHARE=… for longer
 	FUZZ_SHARE=$(or $(FUZZ_SHARE),60) $(BIN)/pytest tests/integration_tests/fuzz \
