@@ -173,7 +173,10 @@ class NeighbourLoop(TokenLoop[_Guesses, _Found]):
         sampler, generated = self._request.sampler, self.transcript.tokens
         logits = sampler.penalized(state.logits, generated)
         log_p = self._request.mixture.log_probabilities(logits, near)
-        return sampler.draw(sampler.permitted(log_p, generated), len(generated))
+        permitted = sampler.permitted(log_p, generated)
+        if np.isneginf(permitted).all():  # no neighbour's vote may follow
+            permitted = sampler.permitted(logits, generated)
+        return sampler.draw(permitted, len(generated))
 
     def settle(self, proposal: _Guesses, verdict: Verdict) -> None:
         """Bring the path behind the text, and keep what the round tells about costs."""
