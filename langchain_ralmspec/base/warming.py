@@ -147,8 +147,5 @@ def read_ahead(
             RuntimeWarning,
             stacklevel=3,
         )
-    model.flush()
-    n_kept = sum(
-        bool(prefix) and model.keeps(prefix, part=BLOCK) for prefix in prefixes
-    )
+    n_kept = sum(model.keeps(prefix, part=BLOCK) for prefix in prefixes)
     return Warmed(n_kept, n_read, n_tokens)

@@ -7,8 +7,9 @@ reads; it fits only where the model, its settings and llama.cpp are the same.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from langchain_core.documents import Document
@@ -17,12 +18,15 @@ from langchain_core.runnables import RunnableLambda
 from langchain_ralmspec.assets.corpus import load_passages
 from langchain_ralmspec.assets.progress import bar
 from langchain_ralmspec.assets.targets import find_gguf
-from langchain_ralmspec.base.warming import bytes_of
+from langchain_ralmspec.base.warming import bytes_of, read_ahead
 from langchain_ralmspec.bench.figures import check_folder
 from langchain_ralmspec.chat_models import ChatRaLMSpec
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import absolute, read_text
 from langchain_ralmspec.llms import RaLMSpecLLM
+
+if TYPE_CHECKING:
+    from array import array
 
 _TEXTS = (".txt", ".md")
 
@@ -78,10 +82,11 @@ def warm(
         max_document_tokens=max_document_tokens,
         kv_cache_dir=str(folder),
     )
-    _tell(face, documents)
+    prefixes = face.prefixes_of(documents)
+    _tell(face, prefixes)
     start = time.perf_counter()
     with face, bar("reading") as advance:
-        warmed = face.warm(documents, advance)
+        warmed = read_ahead(prefixes, face.engine, advance)
     typer.echo(
         f"{warmed.read_tokens:,} tokens of {warmed.read_documents:,} passages read in "
         f"{time.perf_counter() - start:.1f} s; {kv_cache_dir} has "
@@ -107,13 +112,13 @@ def _documents(corpus: Path) -> list[Document]:
     return [Document(read_text(file), id=str(file)) for file in files]
 
 
-def _tell(face: RaLMSpecLLM | ChatRaLMSpec, documents: list[Document]) -> None:
+def _tell(face: RaLMSpecLLM | ChatRaLMSpec, prefixes: Sequence[array[int]]) -> None:
     """Say what will be read, and what that takes on the disk."""
-    prefixes, model = face.prefixes_of(documents), face.engine
+    model = face.engine
     lengths = list(map(len, prefixes))
     n_bytes = sum(bytes_of(prefix, model) for prefix in prefixes)
     typer.echo(
-        f"{len(documents):,} passages of {sum(lengths) / len(lengths):.0f} tokens, "
+        f"{len(prefixes):,} passages of {sum(lengths) / len(lengths):.0f} tokens, "
         f"{max(lengths)} at most, with what stands before them: "
         f"{n_bytes / max(1, sum(lengths)) / 1e3:.1f} KB a token, "
         f"{n_bytes / 1e6:,.0f} MB in all; the folder holds "

@@ -124,10 +124,10 @@ class Memory:
                 margin = self.cache.margin(query.vector, ids[-1])
             # A proof takes the vector that the other loop makes, to the bit, and the
             # nearest documents: a replica may have its own order.
-            is_top = policy != REPLICA or ids == self.cache.top(query.vector, n)
-            if is_top and self.max_norm and not query.batched:
+            if self.max_norm and not query.batched:
+                is_top = policy != REPLICA or ids == self.cache.top(query.vector, n)
                 longest = self.max_norm.longest
-                is_proven = self.cache.proves(query.vector, ids, longest)
+                is_proven = is_top and self.cache.proves(query.vector, ids, longest)
         is_new = policy == REPLICA and not is_known
         return Guess(policy, query, hits, current, margin, is_proven, is_new)
 

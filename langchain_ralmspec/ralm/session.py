@@ -214,10 +214,8 @@ class Session:
     def learn(self, answer: Verification) -> None:
         """Count an answer, and let what it found into the cache."""
         self.count(answer)
-        if (
-            answer.max_norm is not self._memory.max_norm
-        ):  # of a store that has changed since
-            return
+        if answer.max_norm is not self._memory.max_norm:
+            return  # of a store that has changed since
         for query, found in zip(answer.queries, answer.found, strict=True):
             self._memory.remember(query, found)
 

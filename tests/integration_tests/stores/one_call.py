@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from langchain_ralmspec import RaLMSpecRetriever
 from langchain_ralmspec.errors import DimensionMismatchError, InvalidValueError
 from langchain_ralmspec.stores import Hit, Query, Store
 from tests.unit_tests.stores.toys import BatchTableEmbeddings, table
@@ -88,6 +89,15 @@ def check_a_batch_is_one_call(store: Store, calls: list[Any]) -> None:
     for query, hits in zip(queries, together, strict=True):
         check_same(store.search([query], 3)[0], hits)
     assert len(calls) == 1 + N_QUERIES
+
+
+def check_a_verification_is_one_call(langchains: Any, calls: list[Any]) -> None:
+    """One call for each verification, the first one's included."""
+    session = RaLMSpecRetriever(vectorstore=langchains).session()
+    session.verify(["v0"])
+    session.verify(QUERY_TEXTS)
+    assert len(calls) == session.stats.store_calls == 2
+    assert session.speculate("v0")
 
 
 def check_equal_scores_fall_to_the_smaller_id(store: Store, ids: list[str]) -> None:

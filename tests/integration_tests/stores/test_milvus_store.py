@@ -9,7 +9,6 @@ from langchain_core.documents import Document
 from langchain_milvus import BM25BuiltInFunction, Milvus
 from langchain_milvus.utils.sparse import BaseSparseEmbedding
 
-from langchain_ralmspec import RaLMSpecRetriever
 from langchain_ralmspec.errors import (
     InvalidValueError,
     StoreError,
@@ -21,6 +20,7 @@ from tests.integration_tests.stores.one_call import (
     N_ROWS,
     QUERY_TEXTS,
     check_a_batch_is_one_call,
+    check_a_verification_is_one_call,
     check_it_finds_what_langchain_finds,
     check_refusals,
     check_vectors,
@@ -152,12 +152,7 @@ def test_a_verification_is_one_request(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     langchains = make(uri)
-    asked = spied(langchains, monkeypatch)
-    session = RaLMSpecRetriever(vectorstore=langchains).session()
-    session.verify(["v0"])
-    session.verify(QUERY_TEXTS)
-    assert len(asked) == session.stats.store_calls == 2
-    assert session.speculate("v0")
+    check_a_verification_is_one_call(langchains, spied(langchains, monkeypatch))
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -14,7 +14,6 @@ from langchain_qdrant.qdrant import RetrievalMode
 from langchain_qdrant.sparse_embeddings import SparseVector
 from qdrant_client import QdrantClient, models
 
-from langchain_ralmspec import RaLMSpecRetriever
 from langchain_ralmspec.errors import (
     InvalidValueError,
     StoreError,
@@ -25,6 +24,7 @@ from tests.integration_tests.stores.one_call import (
     N_ROWS,
     QUERY_TEXTS,
     check_a_batch_is_one_call,
+    check_a_verification_is_one_call,
     check_equal_scores_fall_to_the_smaller_id,
     check_it_finds_what_langchain_finds,
     check_refusals,
@@ -182,12 +182,7 @@ def test_a_verification_is_one_request(
     local: QdrantClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     langchains = make(local)
-    asked = spied(langchains, monkeypatch)
-    session = RaLMSpecRetriever(vectorstore=langchains).session()
-    session.verify(["v0"])
-    session.verify(QUERY_TEXTS)
-    assert len(asked) == session.stats.store_calls == 2
-    assert session.speculate("v0")
+    check_a_verification_is_one_call(langchains, spied(langchains, monkeypatch))
 
 
 @pytest.mark.parametrize("distance", METRICS)
