@@ -115,7 +115,7 @@ def test_the_arguments_of_a_llama_cpp_model_are_taken(
     ("changed", "said"),
     [
         ({"model_kwargs": {"min_p": 0.1}}, "give what is in it as arguments"),
-        ({"grammar_path": "list.gbnf"}, "no grammar constrains"),
+        ({"grammar_path": "list.gbnf"}, "give the file.s text as grammar=…"),
         ({"lora_path": "adapter.gguf"}, "merge the adapter"),
     ],
 )
