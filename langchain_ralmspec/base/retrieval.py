@@ -25,7 +25,6 @@ from langchain_ralmspec.base.plain import plain_documents
 from langchain_ralmspec.base.rendering import rendered
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
-from langchain_ralmspec.machine import cores
 from langchain_ralmspec.ralm import (
     BLOCK,
     DocumentLayout,
@@ -70,16 +69,6 @@ if TYPE_CHECKING:
 SHORT_DOCUMENT = 256
 """Tokens of a document that is read again and again: a passage of a corpus is shorter,
 and MiniLM, by which many stores find passages, has read no more."""
-
-FEW_CORES = 2
-"""With no more cores than these, a model that writes leaves none for a search."""
-
-
-def _new_estimates() -> Estimates:
-    """Estimates that know of this machine's cores, and of nothing else."""
-    # On two cores, model and exact scan took 1.3 to 2 times as long side by side; at
-    # twice as long nothing is won.
-    return Estimates(contention=2.0 if cores() <= FEW_CORES else 1.0)
 
 
 class RetrievalGeneration(SpeculativeGeneration):
@@ -131,7 +120,7 @@ class RetrievalGeneration(SpeculativeGeneration):
     ``"auto"``, whichever is measured to be sooner."""
 
     # What requests cost, for the plans of the next ones.
-    _estimates: Estimates = PrivateAttr(default_factory=_new_estimates)
+    _estimates: Estimates = PrivateAttr(default_factory=Estimates)
 
     @model_validator(mode="before")
     @classmethod

@@ -112,7 +112,7 @@ class NeighbourLoop(TokenLoop[_Guesses, _Found]):
         # Without probing there is nothing to guess from.
         self._can_guess = request.datastore.can_probe
         self._plan = Plan()
-        self._round_start = self._search_start = 0.0
+        self._search_start = 0.0
         # The prompt is read before any loop; it counts in the seconds of all.
         self._path = request.open_path(request.prompt[:-1])
         self._state = self._decode(request.prompt[-1])
@@ -124,12 +124,10 @@ class NeighbourLoop(TokenLoop[_Guesses, _Found]):
             plans, label = self._request.stats.plans, self._plan.label
             plans[label] = plans.get(label, 0) + 1
         if self._plan.policy is None:
-            self._round_start = time.perf_counter()
             return _Guesses((self._state,))
         # What is made once is not what a guess or a verification costs: it would put
         # the scheduler off both.
         self._request.datastore.prepare()
-        self._round_start = time.perf_counter()
         return self._guess(self._plan.stride)
 
     def _guess(self, stride: int) -> _Guesses:
@@ -188,7 +186,8 @@ class NeighbourLoop(TokenLoop[_Guesses, _Found]):
         self._learn_from_search(proposal, verdict, seconds)
         with stats.timing("generating"):
             self._move_behind(verdict)
-        self._learn_from_round(len(committed.tokens))
+        if self._scheduler is not None and committed.tokens and not proposal.tokens:
+            self._scheduler.estimates.decay()
 
     def _move_behind(self, verdict: Verdict) -> None:
         """Roll the path back to the chosen tokens but the last, and decode that."""
@@ -229,15 +228,3 @@ class NeighbourLoop(TokenLoop[_Guesses, _Found]):
         for number in range(verdict.num_chosen_tokens):
             right = number < verdict.num_accepted_tokens
             estimates.judged(_POLICY, right=right)
-
-    def _learn_from_round(self, n_steps: int) -> None:
-        """Learn whether the plan was worth what it promised."""
-        if self._scheduler is None or not n_steps:
-            return
-        if self._plan.policy is None:
-            self._scheduler.estimates.decay()
-        elif self._plan.rate:
-            seconds = time.perf_counter() - self._round_start
-            self._scheduler.estimates.followed(
-                self._plan, n_steps=n_steps, seconds=seconds
-            )

@@ -91,11 +91,8 @@ class _Speculation:
     _previous: Texts = ()  # documents of the step before
     _proven: Guess | None = None  # the next step's documents, if these are proven
     _n_before_group: int = 0  # steps that were written when the group began
-    # A checkpoint is a moment when no guess is open. Steps and seconds at the last one:
-    _last_checkpoint: tuple[int, float] = (0, 0.0)
-    _plan_at_checkpoint: Plan | None = None  # the first plan followed after it
 
-    def events(self) -> Iterator[Event]:  # noqa: C901  one loop, one screen
+    def events(self) -> Iterator[Event]:
         """Generate the answer, step by step."""
         flights = self.flights  # the writer must not lead back to itself
         self.request.writer.is_superseded = lambda: flights.has_wrong_guess
@@ -109,7 +106,6 @@ class _Speculation:
                 corrected = yield from self._verify(everything=True)
                 if corrected is None and step is not None:
                     if step.query is None:
-                        self._checkpoint()
                         return
                     corrected = self._retrieve(step)
             else:
@@ -123,8 +119,6 @@ class _Speculation:
                     corrected = yield from self._verify()
             if corrected is not None:
                 hits = corrected
-            if not (self.flights or self.group):
-                self._checkpoint()
 
     def _replan(self) -> None:
         """Choose how to go on; the guess policy, once for the whole answer.
@@ -140,20 +134,6 @@ class _Speculation:
             session.prepare()
         if self.plan.policy and len(self.scheduler.policies) > 1:
             self.scheduler = replace(self.scheduler, policies=(self.plan.policy,))
-
-    def _checkpoint(self) -> None:
-        """Where no guess is open: compare seconds taken with the plan's prediction."""
-        stats = self.request.stats
-        seconds = stats.seconds_generating + stats.seconds_guessing
-        seconds += stats.seconds_waiting
-        n_before, before = self._last_checkpoint
-        n_steps = self.n_committed - n_before
-        self._last_checkpoint = (self.n_committed, seconds)
-        plan, self._plan_at_checkpoint = self._plan_at_checkpoint, None
-        if plan and plan.policy and plan.rate and n_steps:
-            self.scheduler.estimates.followed(
-                plan, n_steps=n_steps, seconds=seconds - before
-            )
 
     def _first(self) -> Generator[Event, None, Hits]:
         """The first documents: guessed by a replica, or else retrieved."""
@@ -179,7 +159,6 @@ class _Speculation:
         request.session.learn(answer)
         if not fills_cache:  # else it was a wider search than the sequential loop's
             estimates.retrieved(answer.embedding, answer.searching)
-        self._last_checkpoint = (0, request.stats.seconds_waiting)
         return answer.truth[0]
 
     def _write(self, hits: Hits) -> Generator[Event, None, Step | None]:
@@ -271,7 +250,6 @@ class _Speculation:
         """Count a decision made by the plan."""
         plans = self.request.stats.plans
         plans[self.plan.label] = plans.get(self.plan.label, 0) + 1
-        self._plan_at_checkpoint = self._plan_at_checkpoint or self.plan
 
     def _verify(
         self, *, everything: bool = False

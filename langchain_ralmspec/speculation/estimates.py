@@ -1,4 +1,4 @@
-"""What requests have measured: costs, guess accuracies, and how far plans were off."""
+"""What requests have measured: costs, and how many guesses are right."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from langchain_ralmspec.speculation.plan import GuessChances
 
 if TYPE_CHECKING:
     from langchain_ralmspec.speculation.costs import Spent
-    from langchain_ralmspec.speculation.plan import Kind, Plan
 
 MAX_ACCURACY = 0.995
 """A guess accuracy beyond this is not believed: it would make strides endless."""
@@ -22,7 +21,6 @@ MAX_ACCURACY = 0.995
 _PRIOR_ACCURACY = {"lookup": 0.95, "same": 0.85, REPLICA: 0.98}
 _PRIOR_PROVEN = 0.3  # share of look-ups, where the store's answers can be proven
 _PRIOR_GUESSES = 4.0  # guesses that such a belief is worth
-_PRIOR_BIAS_STEPS = 6.0  # steps for which a plan's prediction is believed
 _MIN_WEIGHT = 0.05  # calls; costs that have faded below this are dropped
 _MAX_LOCAL_WAIT = 0.5  # share of its time a local call waits, for its own threads
 
@@ -55,15 +53,6 @@ def _new_share() -> _FadingMean:
     return _FadingMean(128, _PRIOR_GUESSES)
 
 
-def _new_bias() -> _FadingMean:
-    """Actual ÷ predicted seconds of a step.
-
-    The formulas leave things out: cores that two threads share, answers that end,
-    wrong guesses that come in runs. What they miss is the same next time.
-    """
-    return _FadingMean(96, _PRIOR_BIAS_STEPS)
-
-
 @dataclass(slots=True)
 class Estimates:
     """What requests have measured so far; kept between them, so that none starts cold.
@@ -71,17 +60,13 @@ class Estimates:
     Requests in several threads may add measurements, and plan by them, at once.
 
     Attributes:
-        contention: assumed actual ÷ predicted seconds, until it is measured, of plans
-            that write while a search computes on the same cores.
         lock: held by whoever reads or adds.
     """
 
-    contention: float = 1.0
     lock: RLock = field(default_factory=RLock)
     _generation: dict[tuple[bool, bool], Mean] = field(default_factory=dict)
     _guess: dict[str, Mean] = field(default_factory=dict)
     _verification: dict[tuple[str, bool], CallCosts] = field(default_factory=dict)
-    _bias: dict[Kind, _FadingMean] = field(default_factory=dict)
     _confidence: Confidence = field(default_factory=Confidence)
     _is_warm: bool = False
     _proven: _FadingMean = field(default_factory=_new_share)  # share of look-ups
@@ -121,9 +106,10 @@ class Estimates:
         self, policy: str, n_queries: int, seconds: float, *, overlapped: bool
     ) -> None:
         """Add the cost of a verification call; ``overlapped`` if the model wrote on."""
+        key = policy, overlapped
         with self.lock:
-            costs = self._verification.setdefault((policy, overlapped), CallCosts())
-            costs.add(n_queries, seconds)
+            self._verification.setdefault(key, CallCosts()).add(n_queries, seconds)
+            self._fade(n_queries, but=key)
 
     def judged(self, policy: str, *, right: bool, margin: float | None = None) -> None:
         """Add whether a guess, that a policy made or would have made, was right.
@@ -142,26 +128,6 @@ class Estimates:
         with self.lock:
             self._proven.add(1.0)
 
-    def followed(self, plan: Plan, *, n_steps: int, seconds: float) -> None:
-        """Add how a plan turned out between two points where all was verified.
-
-        ``n_steps`` were kept, in ``seconds`` that include all that was rolled back.
-        """
-        with self.lock:
-            bias = self._bias.setdefault(plan.kind, _new_bias())
-            bias.add(seconds * plan.rate / n_steps, n_steps)
-            self._fade(n_steps, but=plan.kind)
-
-    def bias(self, plan: Plan) -> float:
-        """Actual ÷ predicted seconds of plans of this kind, as far as is known."""
-        busy = 0.0
-        if plan.policy and plan.in_flight:
-            once = self._once(plan.policy)
-            busy = self.computing(plan.policy, once) / once if once else 1.0
-        prior = 1 + (self.contention - 1) * busy
-        bias = self._bias.get(plan.kind)
-        return bias.value(prior) if bias else prior
-
     def decay(self) -> None:
         """Age all estimates about guesses by one sequential step.
 
@@ -178,14 +144,10 @@ class Estimates:
                 if policy not in verified:
                     self._guess.pop(policy, None)
 
-    def _fade(self, n_steps: int, but: Kind | None = None) -> None:
+    def _fade(self, n_steps: int, but: tuple[str, bool] | None = None) -> None:
         """Forget slowly what is not measured any more, so that it is tried again."""
-        for kind, bias in self._bias.items():
-            if kind != but:
-                bias.fade(n_steps)
-        made = but and but[:2]
         for key, costs in list(self._verification.items()):
-            if key != made and costs.fade(n_steps) < _MIN_WEIGHT:
+            if key != but and costs.fade(n_steps) < _MIN_WEIGHT:
                 del self._verification[key]
                 for changed in (False, True) if key[1] else ():
                     self._generation.pop((changed, True), None)

@@ -22,7 +22,6 @@ call. :class:`GuessChances` says what that makes of E and T.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 MAX_STEPS_PER_GUESS = 4
 """A call waits for at most this many steps per guess, steps on proven guesses included.
@@ -32,7 +31,6 @@ Else a guess behind a long run of proven ones would wait for its verification fo
 
 STRIDES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
 IN_FLIGHT = (1, 2, 3, 4, 6, 8)
-Kind: TypeAlias = tuple[str | None, bool, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +45,6 @@ class Plan:
     trusted: float | None = field(default=None, compare=False)
     # Verified steps per second, E / T, that the formulas predict.
     rate: float = field(default=0.0, compare=False)
-
-    @property
-    def kind(self) -> Kind:
-        """Policy, whether calls are in flight, and whether any step is written ahead.
-
-        Predictions for plans of a kind are off alike. What is written ahead may be for
-        nothing; plans that write nothing ahead still win after bad luck where guesses
-        are proven.
-        """
-        in_flight = self.in_flight > 0
-        return self.policy, in_flight, self.stride > 1 or in_flight
 
     @property
     def label(self) -> str:

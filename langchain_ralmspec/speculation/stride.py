@@ -2,8 +2,7 @@
 
 Of all plans the scheduler takes the one with the most verified steps per second, E / T
 (see :mod:`langchain_ralmspec.speculation.plan`), or the sequential loop where that
-makes no fewer, 1 / (a + b(1)). How far predictions for a kind of plan were off is
-measured, and the next ones are corrected by it.
+makes no fewer, 1 / (a + b(1)).
 """
 
 from __future__ import annotations
@@ -55,9 +54,8 @@ class StrideScheduler:
         for overlapped in self._modes:
             for policy in self.policies:
                 for plan in self._plans(policy, overlapped=overlapped):
-                    rate = plan.rate / estimates.bias(plan)
-                    if rate > best_rate:
-                        best, best_rate = plan, rate
+                    if plan.rate > best_rate:
+                        best, best_rate = plan, plan.rate
         return best
 
     @property

@@ -58,8 +58,6 @@ class ThreadFacts:
         openmp_users: libraries in the process that compute with OpenMP.
         openmp_copies: files of the OpenMP runtimes in the process; None when
             threadpoolctl, which finds them, is not installed.
-        contention: how many times as long the scheduler takes a model that writes
-            beside a search for, until it has measured that.
     """
 
     usable_cores: int
@@ -70,7 +68,6 @@ class ThreadFacts:
     wait_policy_is_ours: bool
     openmp_users: tuple[str, ...]
     openmp_copies: tuple[str, ...] | None
-    contention: float = 1.0
 
     @property
     def cores(self) -> int:
@@ -171,7 +168,6 @@ def _inspect_threads(target: Target, *, wait_policy_is_ours: bool) -> ThreadFact
             name for module, name in _OPENMP_USERS.items() if module in sys.modules
         ),
         openmp_copies=_openmp_copies(),
-        contention=target._estimates.contention,  # noqa: SLF001  the very scheduler's
     )
 
 

@@ -77,8 +77,7 @@ def rehearse(
         each for each in usable if each == policy
     ]  # not where the store has no vectors
     policies = chosen or usable
-    contention = facts.threads.contention
-    return Rehearsal(facts.costs, contention, policies, stride, asynchronous).run()
+    return Rehearsal(facts.costs, policies, stride, asynchronous).run()
 
 
 def is_remote(facts: Facts) -> bool:

@@ -64,14 +64,12 @@ class Rehearsal:
 
     Args:
         costs: what things take, and how many guesses are right.
-        contention: what the scheduler assumes at first, see :class:`Estimates`.
         policies: the guess policies it may choose from.
         stride: guesses in a call; None lets the scheduler choose.
         asynchronous: whether the model may write on while a call is out.
     """
 
     costs: Costs
-    contention: float
     policies: Sequence[str]
     stride: int | None = None
     asynchronous: bool = True
@@ -83,7 +81,7 @@ class Rehearsal:
 
     def __post_init__(self) -> None:
         """Tell the scheduler how the guesses that were measured have ended."""
-        self._estimates = Estimates(contention=self.contention)
+        self._estimates = Estimates()
         self._retrieved()  # the first one is not believed
         for policy, judged in self.costs.guesses.items():
             for n in range(judged.n - judged.proven):
@@ -165,8 +163,6 @@ class Rehearsal:
         )
         kept = min(n_right + 1, n_sent) + n_proven
         seconds *= kept / chances.kept(n_sent)
-        if plan.rate:
-            self._estimates.followed(plan, n_steps=kept, seconds=seconds)
         last = max(0.0, call - n_sent * (step + guess)) if overlapped else 0.0
         return min(kept, most), seconds * min(1.0, most / kept), last
 

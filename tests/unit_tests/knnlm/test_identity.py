@@ -261,9 +261,6 @@ def test_what_is_paid_once_is_not_taken_for_the_cost_of_a_guess(
     assert text.request.stats.guesses
     assert now > 12 + 600, "the clock has seen what was paid once"
     assert scheduler.estimates.step("lookup", overlapped=False) == 0
-    bias = scheduler.estimates.bias(Plan("lookup", 4))
-    assert bias != 1, "it was measured"
-    assert bias < 20
     assert all(seconds < 60 for _, seconds in text.request.stats.verifications)
 
 

@@ -1,7 +1,7 @@
 """A simulated world in which true costs and guess accuracies are known."""
 
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -33,8 +33,7 @@ class World:
     unsure: float = 0.0
     accuracy_unsure: float = 0.0
     proven: float = 0.0  # share of look-ups that need no verification
-    # What the formulas do not see: by how much plans in flight take longer.
-    hidden: dict[bool, float] = field(default_factory=dict)
+    contention: float = 1.0  # how many times as long a step takes beside a call
     clock: float = 0.0
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
@@ -42,6 +41,10 @@ class World:
         if n_queries == 1 and self.alone is not None:
             return self.alone
         return self.search(n_queries)
+
+    def writing(self, plan: Plan) -> float:
+        """Seconds of a step."""
+        return self.generation * (self.contention if plan.in_flight else 1.0)
 
     def retrieval(self) -> float:
         return self.embedding + self.searching(1)
@@ -79,7 +82,7 @@ class World:
             chances,
             plan.stride,
             plan.in_flight,
-            step=self.generation + self.guess(plan.policy),
+            step=self.writing(plan) + self.guess(plan.policy),
             verification=self.verification(plan.policy, sent),
             computing=self.computing(plan.policy, sent),
         )
@@ -107,7 +110,7 @@ class World:
             return seconds * float(np.exp(self.noise * self.rng.normal()))
 
         def write() -> float:
-            seconds = noisy(self.generation)
+            seconds = noisy(self.writing(plan))
             estimates.generated(seconds, changed=False, overlapped=overlapped)
             return seconds
 
@@ -149,10 +152,7 @@ class World:
         )
         kept = min(n_right + 1, len(right)) + n_proven
         expected = self.chances(plan).kept(plan.stride)
-        seconds = expected / self.rate(plan) * self.hidden.get(overlapped, 1.0)
-        rated = replace(plan, rate=plan.rate or self.rate(plan))
-        estimates.followed(rated, n_steps=kept, seconds=seconds * kept / expected)
-        self.clock += seconds
+        self.clock += expected / self.rate(plan)
         return kept
 
     def luck(self, policy: str) -> tuple[float | None, bool]:

@@ -34,10 +34,9 @@ def measured(
     embedding: float = 0.0,
     waiting: float = 0.0,
     encoder_waiting: float = 0.0,
-    contention: float = 1.0,
 ) -> Estimates:
     """What is known after a step and two retrievals; the first does not count."""
-    estimates = Estimates(contention=contention)
+    estimates = Estimates()
     for _ in range(2):
         estimates.retrieved(
             Spent(embedding, encoder_waiting), Spent(retrieval - embedding, waiting)
@@ -116,16 +115,11 @@ def test_waiting_is_shared_by_calls_in_flight_and_computing_is_not() -> None:
 
 
 def test_crowded_cores_are_not_shared_for_a_gain_that_they_would_eat_up() -> None:
-    # Writing on would hide 0.2 of 0.7 seconds, were it free.
-    for contention, waits, expected in (
-        (1.0, False, 1),
-        (1.5, False, 0),
-        (1.5, True, 1),
-    ):
-        waiting = 0.5 if waits else 0.0
-        estimates = measured(0.5, 0.05, waiting=waiting, contention=contention)
-        plan = StrideScheduler(estimates).plan()
-        assert min(plan.in_flight, 1) == expected
+    # Beside a search the model takes as many times as long.
+    accuracy = {"lookup": 0.97, "same": 0.9}
+    for contention, expected in ((1.0, True), (5.0, False)):
+        world = World(0.1, 0.0, Line(0.5, 0.0), accuracy, contention=contention)
+        assert (run(world, 400).plan().in_flight > 0) == expected
 
 
 def test_of_a_search_that_waits_and_computes_calls_share_the_waiting() -> None:
@@ -135,20 +129,6 @@ def test_of_a_search_that_waits_and_computes_calls_share_the_waiting() -> None:
         for waiting in (0.0, 0.2, 0.4, 0.5)
     ]
     assert computing == pytest.approx([1.0, 1.0, 0.4, 0.0])
-
-
-def test_promises_that_are_not_kept_are_seen_through() -> None:
-    accuracy = {"lookup": 0.97, "same": 0.9}
-    world = World(0.08, 0.02, Line(0.2, 0.01), accuracy, waits=True)
-    assert run(world, 400).plan().in_flight > 0
-    world = World(0.08, 0.02, Line(0.2, 0.01), accuracy, waits=True, hidden={True: 3.0})
-    scheduler, steps, in_flight = run(world, 400), 0, 0
-    while steps < 400:
-        plan = scheduler.plan()
-        kept = world.tell(scheduler.estimates, plan)
-        steps += kept
-        in_flight += kept if plan.in_flight else 0
-    assert in_flight < 0.1 * steps, "but for trying"
 
 
 def test_the_cheaper_policy_wins() -> None:
@@ -255,19 +235,6 @@ def test_what_is_proven_pays_however_wrong_the_rest_is() -> None:
     assert forgotten == pytest.approx(0.3, abs=0.05)
 
 
-def test_after_bad_luck_what_is_proven_still_pays() -> None:
-    world = World(0.1, 0.02, Line(0.1, 0.0), {"lookup": 0.9, "same": 0.1})
-    world.proven = 0.4
-    scheduler = run(world, 300, asynchronous=False)
-    plan = scheduler.plan()
-    assert plan.stride > 1
-    scheduler.estimates.followed(replace(plan, rate=10.0), n_steps=20, seconds=60.0)
-    assert scheduler.plan() == Plan("lookup", 1), "nothing is written in vain by that"
-    for _ in range(400):
-        world.tell(scheduler.estimates, scheduler.plan())
-    assert scheduler.plan().stride > 1, "it is forgotten"
-
-
 def test_proven_guesses_make_no_call_dearer() -> None:
     estimates = measured(1.0, 0.1)
     for n_queries in (1, 2, 4):
@@ -337,12 +304,3 @@ def test_of_an_embedding_that_waits_calls_share_the_waiting() -> None:
         estimates = measured(0.5, 0.05, embedding=0.4, encoder_waiting=waiting)
         assert estimates.computing("same", 0.5) == pytest.approx(expected)
         assert estimates.computing("lookup", 0.1) == pytest.approx(0.1), "it is paid"
-
-
-def test_a_hosted_encoder_crowds_no_cores() -> None:
-    crowded = [
-        measured(0.2, 0.05, embedding=0.19, encoder_waiting=waiting, contention=2.0)
-        for waiting in (0.0, 0.19)
-    ]
-    plans = [StrideScheduler(each).plan() for each in crowded]
-    assert [plan.in_flight > 0 for plan in plans] == [False, True]
