@@ -27,6 +27,12 @@ _HIDDEN = (b"result_norm", b"result_embd_pooled")
 
 _CELLS = 256  # of which the KV of a sequence has a multiple
 
+_FIRST_CELLS = 1024
+"""Tokens of a sequence that there is room for at first: a question and some passages.
+
+Four sequences then take the KV that one of 4096 tokens takes.
+"""
+
 
 def _stop_at_hidden(lib: Any) -> Any:
     """A callback that ends a decode once the final hidden states are there.
@@ -56,7 +62,8 @@ class Context:
 
     The arguments are those of ``Model.load``; ``n_threads`` are for single tokens, and
     for batches. The attribute ``flash_attention`` is what llama.cpp was asked for, in
-    its words: auto, enabled, disabled.
+    its words: auto, enabled, disabled. ``n_cells`` is the number of tokens that a slot
+    has room for; it grows up to ``n_ctx``, and no bit of a decode hangs on it.
 
     Raises:
         DecodeError: llama.cpp cannot allocate the context, or in a method: it failed.
@@ -82,9 +89,7 @@ class Context:
         self.handle: Any = None
         self.pid = os.getpid()  # a forked process can have only a part of it
         self._lib = lib = library()
-        params = lib.llama_context_default_params()
-        # As much as llama.cpp makes of it, which else it says on stderr.
-        params.n_ctx = math.ceil(n_ctx / _CELLS) * _CELLS * n_slots
+        self._params = params = lib.llama_context_default_params()
         # llama.cpp ends the process where not every sequence could have a token.
         params.n_batch = params.n_ubatch = max(n_batch, n_slots)
         params.n_seq_max = n_slots
@@ -103,19 +108,46 @@ class Context:
             self._worker = ThreadPoolExecutor(1, "llama-decode")
         name: bytes = lib.llama_flash_attn_type_name(params.flash_attn_type)
         self.flash_attention = name.decode()
-        self.handle = lib.llama_init_from_model(weights.handle, params)
-        if not self.handle:
-            msg = (
-                f"llama.cpp cannot allocate a context of {n_slots} × {n_ctx} tokens; "
-                "lower n_ctx"
-            )
-            raise DecodeError(msg)
+        self.n_cells = 0
+        # Some models stretch their positions by the size of the context.
+        self._open(n_ctx if weights.stretches_positions else 1)
         # Made once: as_array() of a pointer makes a type at every call, 0.1 ms.
         self._logits_type = ctypes.c_float * weights.n_vocab
         self._hidden_type = ctypes.c_float * weights.n_embd
-        self._gives_hidden = False
-        self._memory = lib.llama_get_memory(self.handle)
         self._allocate_batch(n_batch)
+
+    def _open(self, n_tokens: int) -> None:
+        """Allocate room for at least ``n_tokens`` of each sequence."""
+        cells = max(_FIRST_CELLS, self.n_batch)
+        while cells < n_tokens:
+            cells *= 2
+        # As much as llama.cpp makes of it, which else it says on stderr.
+        cells = math.ceil(min(cells, self.n_ctx) / _CELLS) * _CELLS
+        self._params.n_ctx = cells * self.n_slots
+        self.handle = self._lib.llama_init_from_model(self.weights.handle, self._params)
+        if not self.handle:
+            msg = (
+                f"llama.cpp cannot allocate a context of {self.n_slots} × {cells} "
+                "tokens; lower n_ctx"
+            )
+            raise DecodeError(msg)
+        self.n_cells, self._gives_hidden = cells, False
+        self._memory = self._lib.llama_get_memory(self.handle)
+
+    def grow(self, n_tokens: int) -> None:
+        """Make room for ``n_tokens`` of each sequence; what the slots hold is lost."""
+        before = self.n_cells
+        self._free()  # first, so that there are never two
+        try:
+            self._open(n_tokens)
+        except DecodeError:
+            self._open(before)
+            raise
+
+    def _free(self) -> None:
+        if self.handle:
+            self._lib.llama_free(self.handle)
+            self.handle = None
 
     def _allocate_batch(self, size: int) -> None:
         # One batch, refilled at every call. All its tokens belong to one
@@ -270,5 +302,5 @@ class Context:
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # the interpreter may be going down
-            if self.handle and self.pid == os.getpid():  # a fork's parent frees it
-                self._lib.llama_free(self.handle)
+            if self.pid == os.getpid():  # a fork's parent frees it
+                self._free()

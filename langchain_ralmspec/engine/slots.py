@@ -84,7 +84,7 @@ class Slots:
         for first in range(0, len(tokens), size):
             chunk = tokens[first : first + size]
             is_last = first + size >= len(tokens)
-            with self._growing(kv, back_to=start) as slot:
+            with self._growing(kv, len(tokens) - first, back_to=start) as slot:
                 logits = self._context.decode(
                     slot, chunk, start + first, n_logits=n_logits if is_last else 0
                 )
@@ -102,7 +102,7 @@ class Slots:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Decode one call of tokens; see :meth:`Sequence.observe`."""
         self._require_room(kv, len(tokens) - forget)
-        with self._growing(kv, back_to=kv.length) as slot:
+        with self._growing(kv, len(tokens), back_to=kv.length) as slot:
             if forget:
                 self._context.forget(slot, keep, forget)
                 kv.length -= forget
@@ -129,6 +129,7 @@ class Slots:
         It stays loaded, so that a sequence that begins with it now need not load it.
         """
         with self._locked():
+            self._fit(snapshot.length)
             slot = self._free_slot()  # and free it stays
             self._tried = None
             self._context.remove(slot, 0)
@@ -163,11 +164,15 @@ class Slots:
             raise ContextOverflowError(msg)
 
     @contextmanager
-    def _growing(self, kv: KV, *, back_to: int) -> Iterator[int]:
-        """Give the slot of a sequence; a failure takes it ``back_to`` a length."""
+    def _growing(self, kv: KV, n: int, *, back_to: int) -> Iterator[int]:
+        """Give the slot of a sequence that ``n`` tokens are to be added to.
+
+        A failure takes it ``back_to`` a length.
+        """
         with self._locked():
             try:
                 _require_reader()
+                self._fit(min(kv.length + n, self._context.n_ctx))
                 yield self._make_resident(kv)
             except BaseException:
                 # What has been forgotten does not come back, and the rest is not
@@ -181,6 +186,7 @@ class Slots:
         """Bring a sequence into a slot, parking the longest idle one if need be."""
         slot = kv.slot
         if slot is None:
+            self._fit(kv.length)
             slot = self._free_slot()
             (held, state), self._tried = self._tried or (None, None), None
             if held != slot or state is not kv.parked:
@@ -197,6 +203,22 @@ class Slots:
         self._idle_order.append(slot)
         return slot
 
+    def _fit(self, n_tokens: int) -> None:
+        """Have room for that many tokens in each slot, all parked if it must grow."""
+        if n_tokens <= self._context.n_cells:
+            return
+        for kv in list(self._residents.values()):
+            self._park(kv)
+        self._tried = None
+        self._context.grow(n_tokens)
+
+    def _park(self, kv: KV) -> None:
+        assert kv.slot is not None  # noqa: S101  it is a resident
+        kv.parked = self._context.save(kv.slot)
+        # At once: should what comes next fail, nobody may be taken to live here.
+        self._residents.pop(kv.slot, None)
+        kv.slot = None
+
     def _free_slot(self) -> int:
         for slot in self._idle_order:
             if slot not in self._residents:
@@ -204,9 +226,7 @@ class Slots:
         slot = self._idle_order[0]
         idle = self._residents.get(slot)
         if idle is not None:
-            idle.parked, idle.slot = self._context.save(slot), None
-        # At once: should what comes next fail, nobody may be taken to live here.
-        self._residents.pop(slot, None)
+            self._park(idle)
         return slot
 
 

@@ -91,6 +91,12 @@ class Weights:
         """Whether the file brings a chat template."""
         return bool(self.metadata("tokenizer.chat_template"))
 
+    @property
+    def stretches_positions(self) -> bool:
+        """Whether rotary positions may hang on the size of the context (LongRoPE)."""
+        name = self.metadata("general.architecture")
+        return self.metadata(f"{name}.rope.scaling.original_context_length") is not None
+
     @cached_property
     def sha256(self) -> str:
         """Checksum of what the file held when it was loaded."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from langchain_ralmspec import ContextOverflowError, ModelFileError
-from langchain_ralmspec.engine import Model, Sequence
+from langchain_ralmspec.engine import Model, Sequence, context
 from langchain_ralmspec.engine.model import N_SLOTS
 from langchain_ralmspec.engine.selftest import is_repeatable
 from langchain_ralmspec.engine.slots import Snapshot
@@ -112,6 +112,36 @@ def test_a_failure_while_moving_in_hurts_nobody_else(
     for sequence in many:
         rows = [sequence.extend([token]) for token in tokens[49:54]]
         assert np.array_equal(np.stack(rows), alone[1:])
+
+
+@pytest.mark.parametrize("flash_attention", [True, False])
+def test_no_bit_hangs_on_how_much_a_context_has_grown(
+    gguf: str,
+    tokens: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    flash_attention: bool,
+) -> None:
+    text = (tokens * 20)[:1300]
+
+    def read() -> tuple[list[int], list[np.ndarray]]:
+        model = Model.load(gguf, n_ctx=4000, flash_attention=flash_attention)
+        sizes, logits = [model._slots._context.n_cells], []
+        other, sequence = model.new_sequence(), model.open(text[:900], keep=False)
+        other.extend(text[:30])
+        sizes.append(model._slots._context.n_cells)
+        logits = [sequence.extend(text[900:1010]), sequence.extend(text[1010:1300])]
+        logits += [*sequence.observe(text[:3]), other.extend(text[30:33])]
+        sizes.append(model._slots._context.n_cells)
+        return sizes, logits
+
+    sizes, grown = read()
+    assert sizes == [1024, 1024, 2048]
+    gc.collect()
+    monkeypatch.setattr(context, "_FIRST_CELLS", 4096)
+    sizes, whole = read()
+    assert sizes == [4096] * 3
+    for one, other in zip(grown, whole, strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_too_many_tokens_are_refused_before_any_is_decoded(

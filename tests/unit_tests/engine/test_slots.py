@@ -24,7 +24,8 @@ class FakeContext:
 
     n_batch, n_ctx, n_slots = 4, 99, 2
 
-    def __init__(self) -> None:
+    def __init__(self, n_cells: int = 99) -> None:
+        self.n_cells = n_cells
         self.pid = os.getpid()
         self.weights = SimpleNamespace(n_vocab=1)
         self.slots: list[list[int]] = [[], []]
@@ -32,9 +33,13 @@ class FakeContext:
         self.n_loads = 0
         self.on_decode: Callable[[], None] = lambda: None
 
+    def grow(self, n_tokens: int) -> None:
+        self.n_cells, self.slots = n_tokens, [[], []]
+
     def decode(self, slot: int, tokens: Any, position: int, *, n_logits: int) -> Any:
         assert len(self.slots[slot]) == position
         self.slots[slot] += tokens
+        assert len(self.slots[slot]) <= self.n_cells
         self.decoded.append(list(tokens))
         self.on_decode()
         return np.zeros((n_logits, 1), np.float32)
@@ -48,6 +53,7 @@ class FakeContext:
     def load(self, slot: int, state: Any) -> None:
         self.n_loads += 1
         self.slots[slot] = state.tolist()
+        assert len(self.slots[slot]) <= self.n_cells
 
     def length(self, slot: int) -> int:
         return len(self.slots[slot])
@@ -88,6 +94,23 @@ def test_a_slot_that_was_taken_meanwhile_is_loaded_again(tmp_path: Path) -> None
     sequence.extend([6])
     assert sorted(context.slots) == [[*PREFIX, 6], [8]]
     assert context.n_loads == 2
+
+
+def test_a_context_grows_once_for_a_text_and_loses_nothing() -> None:
+    context = FakeContext(n_cells=8)
+    slots = Slots(context)  # type: ignore[arg-type]  # as good as
+    short, long = Sequence(slots), Sequence(slots)
+    short.extend([1, 2])
+    long.prefill(range(10, 31))
+    assert (context.n_cells, context.n_loads) == (21, 0), "for all of it, at its start"
+    short.extend([3])
+    assert sorted(context.slots) == [[1, 2, 3], [*range(10, 31)]]
+    assert context.n_loads == 1
+    snapshot = long.save()
+    later = FakeContext(n_cells=8)
+    again = Sequence(Slots(later), snapshot)  # type: ignore[arg-type]  # as good as
+    again.truncate(20)
+    assert later.slots[0] == [*range(10, 30)]
 
 
 def test_an_abandoned_text_is_read_no_further() -> None:
