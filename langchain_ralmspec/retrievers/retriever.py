@@ -85,8 +85,8 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     replica: Any = Field(default=None, frozen=True)
     """What guesses are looked up in, beside the session's cache: a copy that is fast to
     search, such as a local FAISS of the same documents (anything that ``vectorstore``
-    may be), or ``"auto"``, which builds one of a flat FAISS index in the background. A
-    wrong guess costs time alone, so it may be stale."""
+    may be), or ``"auto"``, which builds one of a flat FAISS index, or copies a Chroma
+    collection, in the background. Wrong guesses cost time alone, so it may be stale."""
 
     _origin: Origin | None = PrivateAttr(default=None)
     _opened: Opened | None = PrivateAttr(default=None)

@@ -24,6 +24,7 @@ from langchain_ralmspec.stores.base import (
     as_array_store,
 )
 from langchain_ralmspec.stores.bm25_store import BM25Store
+from langchain_ralmspec.stores.chroma_replica import ChromaReplica
 from langchain_ralmspec.stores.chroma_store import ChromaStore, find_again
 from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY
 from langchain_ralmspec.stores.embedding import (
@@ -156,8 +157,8 @@ def open_replica(
     """Make what a retriever was given as its replica one that is asked for guesses.
 
     Args:
-        replica: None; ``"auto"`` to build one of a flat FAISS index; or what
-            :func:`open_store` takes.
+        replica: None; ``"auto"`` to build one of a flat FAISS index, or to copy a
+            Chroma collection; or what :func:`open_store` takes.
         store: the one whose answers are guessed.
         filter: restricts its searches, and so those of a replica.
         search_kwargs: other arguments of its searches, and so of those of a replica.
@@ -167,6 +168,7 @@ def open_replica(
         InvalidValueError: it is none of these, or of this store none is built, or the
             replica cannot be searched as the store is.
         DimensionMismatchError: the two have vectors of different lengths.
+        MissingExtraError: a Chroma collection is to be copied without FAISS.
     """
     if replica is None:
         return None
@@ -176,13 +178,15 @@ def open_replica(
                 f"replica must be 'auto', a vector store or None, got {replica!r}"
             )
         kind = type(store).__name__
+        if type(store) is ChromaStore:
+            return ChromaReplica.of(store, anew=anew)
         # A class of one's own that searches otherwise may keep documents back.
         if isinstance(store, FaissStore) and as_array_store(store) is not None:
             if store.parts[0].is_matrix:
                 return FaissReplica.of(store, anew=anew)
             kind = type(store.parts[0].raw).__name__
         raise InvalidValueError(
-            "replica='auto' builds one of a flat FAISS index alone, not of "
+            "replica='auto' builds one of a flat FAISS index or of Chroma, not of "
             f"{kind}; put a copy that is fast to search, such as a local FAISS or "
             "Chroma of the same documents, in replica="
         )

@@ -109,6 +109,29 @@ class ChromaStore:
         seen = self._seen
         return seen[1] if seen and seen[0] == self._collection.id else None
 
+    @property
+    def embeddings(self) -> Embeddings:
+        """What embeds queries."""
+        return self._embeddings
+
+    @property
+    def collection_key(self) -> tuple[str, str]:
+        """What tells its collection, under its filter, from any other."""
+        return str(self._collection.id), repr(self._filter)
+
+    def page(self, start: int, n: int) -> tuple[list[str], list[Any], list[Any], Any]:
+        """Ids, texts, metadata and vectors of ``n`` records, in Chroma's own order.
+
+        Raises:
+            StoreError: Chroma raised.
+        """
+        include = ["documents", "metadatas", "embeddings"]
+        with reported_as_store_error(self._name, "give its records"):
+            got = self._collection.get(
+                limit=n, offset=start, where=self._filter, include=include
+            )
+        return got["ids"], got["documents"], got["metadatas"], got["embeddings"]
+
     def encode(self, texts: Sequence[str]) -> list[Query]:
         """Turn query texts into queries, in one batch.
 

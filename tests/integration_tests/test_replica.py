@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import chromadb
@@ -13,9 +14,16 @@ from langchain_chroma import Chroma
 from langchain_community.vectorstores import FAISS
 from langchain_community.vectorstores.utils import DistanceStrategy
 from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 
 from langchain_ralmspec import ChatRaLMSpec, FaissStore, RaLMSpecRetriever
-from langchain_ralmspec.stores import Query, faiss_replica, open_replica
+from langchain_ralmspec.stores import (
+    ChromaStore,
+    Query,
+    chroma_replica,
+    faiss_replica,
+    open_replica,
+)
 from langchain_ralmspec.stores import replica as replicas
 from tests.integration_tests.conftest import QUESTIONS, Corpus
 from tests.integration_tests.test_identity import chroma, told
@@ -65,8 +73,6 @@ def test_same_tokens_under_the_same_documents(  # noqa: PLR0917
     store_of: Callable[[str], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if (store, kind) == ("chroma", "auto"):
-        pytest.skip("none is built of a Chroma")
     monkeypatch.setattr(faiss_replica, "FEWEST_NUMBERS", 1)
     monkeypatch.setattr(replicas, "_TRIAL", 10**6)  # noise would be set aside
     replica = "auto" if kind == "auto" else copy_of(corpus, kind)
@@ -129,3 +135,79 @@ def test_what_is_built_finds_nearly_all_that_an_exact_search_finds() -> None:
     exact = [[hits[0].id] for hits in store.search(queries, 1)]
     pairs = zip(found, exact, strict=True)
     assert sum([*ids] == best for ids, best in pairs) > 95
+
+
+@pytest.fixture
+def collection() -> Iterator[Callable[[str], Chroma]]:
+    client = chromadb.EphemeralClient()
+    name = f"copied-{uuid.uuid4().hex}"
+    rng = np.random.default_rng(0)
+
+    def filled(space: str) -> Chroma:
+        store = Chroma(
+            name,
+            DeterministicFakeEmbedding(size=16),
+            client=client,
+            collection_configuration={"hnsw": {"space": space}},
+        )
+        vectors = rng.normal(size=(60, 16)) * rng.uniform(0.5, 2, size=(60, 1))
+        store._collection.add(
+            ids=[f"id{row}" for row in range(60)],
+            embeddings=vectors.astype(np.float32),
+            documents=[f"text {row}" for row in range(60)],
+            metadatas=[{"tenant": "ab"[row % 2]} for row in range(60)],
+        )
+        store._collection.add(ids=["textless"], embeddings=[vectors[0].tolist()])
+        return store
+
+    yield filled
+    client.delete_collection(name)
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+@pytest.mark.parametrize("space", ["l2", "cosine", "ip"])
+def test_a_copied_collection_finds_what_chroma_finds(
+    space: str,
+    is_large: bool,
+    collection: Callable[[str], Chroma],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (chroma_replica, faiss_replica):
+        monkeypatch.setattr(module, "FEWEST_NUMBERS", 1 if is_large else 10**6)
+    monkeypatch.setattr(chroma_replica, "_PAGE", 7)
+    store = ChromaStore(collection(space), filter={"tenant": "a"})
+    replica = open_replica("auto", store)
+    assert replica is open_replica("auto", store), "shared by all retrievers"
+    assert replica is not open_replica("auto", store, anew=True)
+    assert replica is not None
+    assert not replica.is_ready
+    replica.prepare()
+    assert replica.wait(60)
+    queries = [Query("", v) for v in np.eye(16, dtype=np.float32)]
+    n_same = 0
+    for query, hits in zip(queries, store.search(queries, 5), strict=True):
+        near, found = replica.near(query, 5), {hit.id: hit.document for hit in hits}
+        assert is_large or [*near.ids] == [*found], "no number is rounded"
+        n_same += len(found.keys() & {*near.ids})
+        for hit in near.hits:
+            assert hit.document == found.get(hit.id, hit.document)
+            assert hit.document.metadata["tenant"] == "a"
+    assert n_same > 0.9 * 5 * len(queries)
+
+
+def test_a_collection_that_cannot_be_read_is_warned_of(
+    collection: Callable[[str], Chroma], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ChromaStore(collection("l2"))
+    replica = open_replica("auto", store)
+    assert replica is not None
+
+    def gone(*_: object) -> Any:
+        msg = "no server"
+        raise ConnectionError(msg)
+
+    monkeypatch.setattr(store, "page", gone)
+    replica.prepare()
+    assert not replica.wait(60)
+    with pytest.warns(RuntimeWarning, match="ConnectionError: no server"):
+        replica.prepare()

@@ -1,0 +1,176 @@
+"""The replica of a Chroma collection: a local copy, read page by page."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+from langchain_core.documents import Document
+
+from langchain_ralmspec.errors import MissingExtraError
+from langchain_ralmspec.registry import renewed_in_children
+from langchain_ralmspec.stores.base import Found, Hit
+from langchain_ralmspec.stores.faiss_index import has_room
+from langchain_ralmspec.stores.faiss_replica import (
+    FEWEST_NUMBERS,
+    THREADS,
+    FaissReplica,
+)
+from langchain_ralmspec.stores.faiss_store import FaissStore
+from langchain_ralmspec.stores.replica import Replica, StoreReplica
+from langchain_ralmspec.stores.sharing import SharedLock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from langchain_ralmspec.stores.base import Query
+    from langchain_ralmspec.stores.chroma_store import ChromaStore
+
+_PAGE = 1024  # records of a request, about 10 MB of a server's JSON
+
+_known: WeakValueDictionary[tuple[str, str], ChromaReplica] = WeakValueDictionary()
+_opening = SharedLock()
+
+
+class ChromaReplica(Replica):
+    """A copy of a Chroma collection in this process, with an index of FAISS.
+
+    One thread reads it, a page after another, when the first session begins. It is a
+    copy of that moment: documents that change later cost time until ``invalidate()``
+    of the retriever has it read again. It takes the memory of the vectors and texts,
+    and a quarter of the former once more; where so much is not free, there is none.
+
+    Args:
+        store: what is copied, under its filter.
+
+    Raises:
+        MissingExtraError: the extra ``faiss`` is not installed.
+    """
+
+    _store: ChromaStore
+
+    def __init__(self, store: ChromaStore) -> None:
+        super().__init__(store)
+        _import_faiss()  # now, and not in a thread
+        self._copy: FaissStore | None = None
+        self._index: Replica | None = None  # over the copy
+        self.renew_locks()
+        renewed_in_children(self)
+
+    @classmethod
+    def of(cls, store: ChromaStore, *, anew: bool = False) -> ChromaReplica:
+        """The one of a store's collection and filter; or a new one."""
+        key = store.collection_key
+        with _opening.changing():
+            known = None if anew else _known.get(key)
+            if known is None:
+                known = _known[key] = cls(store)
+            return known
+
+    def renew_locks(self) -> None:
+        """Have a free lock and no thread, as in a forked process."""
+        self._beginning = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it was read, and its index built."""
+        index = self._index
+        return super().is_ready and index is not None and index.is_ready
+
+    def prepare(self) -> None:
+        """Begin to read it, if that was not begun."""
+        super().prepare()
+        with self._beginning:
+            if self._fault or self._index is not None or self._thread is not None:
+                return
+            self._thread = threading.Thread(target=self._read, name=THREADS)
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # no more threads: it is only a guess
+                self._thread = None
+                self._failed(error)
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it is read, and then built, for so many seconds each at most."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        if self._index is not None:
+            self._index.wait(seconds)
+        return self.is_ready
+
+    def _near(self, query: Query, k: int) -> Found:
+        copy, index = self._copy, self._index
+        if copy is None or index is None:
+            return Found()
+        found = index.near(query, k)
+        if found.hits or not found.ids:
+            return found
+        hits = [Hit(id_, copy.document(id_), math.nan) for id_ in found.ids]
+        return Found(hits, found.ids, vectors=found.vectors)
+
+    def _read(self) -> None:
+        """Copy the collection, and have an index over the copy."""
+        try:
+            faiss, is_l2 = _import_faiss(), self._store.metric == "squared_l2"
+            metric = faiss.METRIC_L2 if is_l2 else faiss.METRIC_INNER_PRODUCT
+            index: Any = None
+            documents: list[Document] = []
+            for page, vectors in self._pages():
+                index = index or faiss.IndexFlat(vectors.shape[1], metric)
+                # Twice: what grows is copied where it does not fit any more.
+                n_bytes = 2 * 4 * index.d * (index.ntotal + len(vectors))
+                is_ending = not threading.main_thread().is_alive()
+                if is_ending or not has_room(n_bytes):
+                    return
+                documents += page
+                index.add(self._comparable(vectors))
+            if documents:
+                self._open(index, documents)
+        except Exception as failure:  # noqa: BLE001  told by the next prepare()
+            self._failed(failure)
+
+    def _comparable(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Vectors whose inner products are in the order of the store's scores."""
+        if self._store.metric != "cosine":
+            return vectors
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+
+    def _open(self, index: Any, documents: list[Document]) -> None:
+        """Begin to search the copy: by its index, or by a faster one over that."""
+        copy = FaissStore(index, documents, self._store.embeddings)
+        is_small = index.ntotal * index.d < FEWEST_NUMBERS
+        built = StoreReplica(copy) if is_small else FaissReplica(copy)
+        built.prepare()
+        self._copy, self._index = copy, built
+
+    def _pages(self) -> Iterator[tuple[list[Document], NDArray[np.float32]]]:
+        """Documents of a page, and their vectors; those without text are left out."""
+        start = 0
+        while True:
+            ids, texts, metadatas, vectors = self._store.page(start, _PAGE)
+            if not ids:
+                return
+            there = [place for place, text in enumerate(texts) if text is not None]
+            page = [
+                Document(
+                    id=ids[at], page_content=texts[at], metadata=metadatas[at] or {}
+                )
+                for at in there
+            ]
+            yield page, np.asarray(vectors, np.float32)[there]
+            start += len(ids)
+
+
+def _import_faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingExtraError.of("faiss", "faiss") from error
+    return faiss
