@@ -28,7 +28,7 @@ _OF_CALLS = {"streaming", "profile"}
 NO_COUNTERPART = {
     "client": "the model is loaded from model_path, and shared by itself",
     "echo": "an answer never repeats its prompt; put prompt and answer together",
-    "f16_kv": "the KV always has 16 bits, as True means; leave it out",
+    "f16_kv": 'the KV has 16 bits, as True means, or 8: kv_type="q8_0"',
     "grammar_path": "give the file's text as grammar=…",
     "logits_all": "there is no counterpart; logits are computed where they are needed",
     "logprobs": "there is no counterpart: probabilities are not told",

@@ -18,6 +18,7 @@ from langchain_ralmspec.base.identity import stamp_at
 from langchain_ralmspec.base.llama_cpp import refuse
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine.binding import check_file
+from langchain_ralmspec.engine.context import KVType
 from langchain_ralmspec.engine.grammar import Grammar
 from langchain_ralmspec.engine.model import PREFIX_CACHE_BYTES, RANGES
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
@@ -60,6 +61,7 @@ _OF_THE_ENGINE = (
     "n_gpu_layers",
     "use_mmap",
     "use_mlock",
+    "kv_type",
     "rope_freq_base",
     "rope_freq_scale",
     "kv_cache_bytes",
@@ -164,6 +166,9 @@ class LocalGeneration(Sampling):
     """Whether the model's file is mapped into memory; None leaves it to llama.cpp."""
     use_mlock: bool = False
     """Whether the model is kept from being swapped out."""
+    kv_type: KVType = "f16"
+    """Numbers of the KV: of 16 bits, or of 8.5 with ``"q8_0"``. The latter take about
+    half of memory and ``kv_cache_dir``, and answers may differ a little."""
     rope_freq_base: float = Field(default=0.0, ge=0)
     """Base frequency of rotary positions; 0 takes the model's own."""
     rope_freq_scale: float = Field(default=0.0, ge=0)

@@ -7,7 +7,7 @@ import ctypes
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,11 @@ _HIDDEN = (b"result_norm", b"result_embd_pooled")
 
 
 _CELLS = 256  # of which the KV of a sequence has a multiple
+
+KVType = Literal["f16", "q8_0"]
+KV_BITS: dict[KVType, float] = {"f16": 16, "q8_0": 8.5}
+"""Bits of a number of the KV."""
+_KV_TYPES: dict[KVType, int] = {"f16": 1, "q8_0": 8}  # ggml's numbers of them
 
 _FIRST_CELLS = 1024
 """Tokens of a sequence that there is room for at first: a question and some passages.
@@ -79,9 +84,11 @@ class Context:
         n_threads: tuple[int, int],
         flash_attention: bool | None = None,
         hidden_only: bool = False,
+        kv_type: KVType = "f16",
         rope_freq_base: float = 0.0,
         rope_freq_scale: float = 0.0,
     ) -> None:
+        self.kv_type = kv_type
         self.weights, self.n_slots, self.n_threads = weights, n_slots, n_threads
         self.rope = rope_freq_base, rope_freq_scale
         self.n_ctx = n_ctx = n_ctx or weights.n_ctx_train
@@ -95,6 +102,7 @@ class Context:
         params.n_seq_max = n_slots
         params.n_threads, params.n_threads_batch = n_threads
         params.kv_unified = False
+        params.type_k = params.type_v = _KV_TYPES[kv_type]
         params.swa_full = True  # a sliding window would forget what we roll back to
         params.no_perf = True
         params.rope_freq_base = rope_freq_base  # 0: the model's own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import warnings
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_ralmspec.engine.binding import build_info, check_file, library
-from langchain_ralmspec.engine.context import Context
+from langchain_ralmspec.engine.context import KV_BITS, Context, KVType
 from langchain_ralmspec.engine.heads import Head, parted
 from langchain_ralmspec.engine.prefix_folder import PrefixFolder
 from langchain_ralmspec.engine.prefixes import PrefixCache
@@ -115,12 +116,15 @@ def _require_no_forked_gpu() -> None:
         raise DecodeError(msg)
 
 
-def _require_memory(weights: Weights, n_ctx: int, n_slots: int) -> None:
+def _require_memory(
+    weights: Weights, n_ctx: int, n_slots: int, kv_type: KVType
+) -> None:
     """Raise an :class:`InvalidValueError` for a KV that the machine cannot hold.
 
-    llama.cpp writes all of it at once, so the system would end the process.
+    As it grows to that, the system would end the process.
     """
     on_host = weights.kv_bytes_per_token if weights.n_gpu_layers == 0 else 0
+    on_host = math.ceil(on_host * KV_BITS[kv_type] / KV_BITS["f16"])
     wanted, most = n_ctx * n_slots * (on_host + _CELL_BYTES), most_memory()
     if most is not None and wanted > most:
         msg = (
@@ -157,6 +161,7 @@ class Model:
         flash_attention: bool | None = None,
         exact_batches: bool = False,
         hidden_only: bool = False,
+        kv_type: KVType = "f16",
         use_mmap: bool | None = None,
         use_mlock: bool = False,
         rope_freq_base: float = 0.0,
@@ -178,6 +183,8 @@ class Model:
                 one, as far as kernels can (``exact_batch_size``): by one thread for
                 single tokens, and flash attention.
             hidden_only: compute hidden states and no logits, for ``observe`` alone.
+            kv_type: numbers of the KV: of 16 bits, or of about 8 (``"q8_0"``), which
+                changes what the model says a little, and takes flash attention.
             use_mmap: whether the file is mapped into memory; None leaves it open.
             use_mlock: whether it is kept from being swapped out.
             rope_freq_base: base frequency of rotary positions; 0 is the model's own.
@@ -190,7 +197,8 @@ class Model:
             DecodeError: llama.cpp cannot allocate the context, or the process was
                 forked from one that had a GPU.
             InvalidValueError: a number is out of range, or the KV of ``n_slots``
-                sequences takes more memory than there is.
+                sequences takes more memory than there is, or its numbers need flash
+                attention.
         """
         _require_ranges(
             n_ctx=n_ctx,
@@ -208,6 +216,11 @@ class Model:
                 stacklevel=2,
             )
         file = check_file(path)
+        if kv_type != "f16":
+            if flash_attention is False:
+                msg = f"kv_type={kv_type!r} needs flash attention, which is turned off"
+                raise InvalidValueError(msg)
+            flash_attention = True
         threads = (n_threads, n_threads) if n_threads else default_threads()
         if exact_batches:
             threads, flash_attention = (1, threads[1]), True
@@ -218,6 +231,7 @@ class Model:
             "n_slots": n_slots,
             "flash_attention": flash_attention,
             "hidden_only": hidden_only,
+            "kv_type": kv_type,
             "rope_freq_base": float(rope_freq_base),
             "rope_freq_scale": float(rope_freq_scale),
         }
@@ -239,7 +253,8 @@ class Model:
                 if weights is None:
                     weights = Weights(file, **loading)
                     _shared_weights[weights_key] = weights
-                _require_memory(weights, n_ctx or weights.n_ctx_train, n_slots)
+                longest = n_ctx or weights.n_ctx_train
+                _require_memory(weights, longest, n_slots, kv_type)
                 context = Context(weights, **settings)
                 _shared[key] = model = cls(context, kv_cache_bytes, folder)
             return model
@@ -253,6 +268,7 @@ class Model:
         self.n_threads = context.n_threads
         self.flash_attention = context.flash_attention
         self._slots, self._rope = Slots(context), context.rope
+        self._kv_type = context.kv_type
         self._opening = threading.Lock()
         folder = None
         if kv_cache_dir is not None:
@@ -269,8 +285,9 @@ class Model:
             "n_threads": self.n_threads[1],
             "flash_attention": self.flash_attention,
             "n_gpu_layers": self.weights.n_gpu_layers,
-            # Where they are the model's own, entries of before are good still.
+            # Where these are as they always were, entries of before are good still.
             **({"rope": str(self._rope)} if any(self._rope) else {}),
+            **({"kv_type": self._kv_type} if self._kv_type != "f16" else {}),
         }
 
     @cached_property

@@ -24,6 +24,7 @@ from langchain_ralmspec import (
     RaLMSpecLLM,
     RaLMSpecRetriever,
 )
+from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine import model as engine
 from langchain_ralmspec.engine.prefix_folder import PrefixFolder
 from langchain_ralmspec.ralm.prompt import BLOCK
@@ -65,14 +66,15 @@ def unload(face: Any) -> None:
     assert not [key for key in engine._shared if OWN_N_CTX in key]
 
 
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
 def test_an_answer_is_the_same_with_a_folder_cold_warm_and_after_a_restart(
-    make: Any, tmp_path: Path
+    make: Any, tmp_path: Path, kv_type: str
 ) -> None:
-    expected, stats = told(make(speculation=False, kv_cache_bytes=0))
+    expected, stats = told(make(speculation=False, kv_cache_bytes=0, kv_type=kv_type))
     assert stats.read_tokens > 0
     for speculation in (False, True):
         folder = tmp_path / str(speculation)
-        face = make(speculation=speculation, kv_cache_dir=folder)
+        face = make(speculation=speculation, kv_cache_dir=folder, kv_type=kv_type)
         assert told(face)[0] == expected
         face.engine.flush()
         face.engine.forget_prefixes()
@@ -84,6 +86,22 @@ def test_an_answer_is_the_same_with_a_folder_cold_warm_and_after_a_restart(
         unload(face)
         assert told(face)[0] == expected
         face.close()
+
+
+def test_a_kv_of_8_bits_takes_half_and_is_another(make: Any, tmp_path: Path) -> None:
+    faces = [
+        make(speculation=False, kv_cache_dir=tmp_path, kv_type=kv_type)
+        for kv_type in ("f16", "q8_0")
+    ]
+    whole, half = (face.engine.kv_bytes(200) for face in faces)
+    assert 0.5 < half / whole < 0.56
+    for face in faces:  # neither finds what the other has kept
+        assert told(face)[1].read_tokens > 0
+        face.engine.flush()
+    with pytest.raises(InvalidValueError, match=r"q8_0.*flash attention"):
+        Model.load(
+            faces[0].model_path, n_ctx=300, kv_type="q8_0", flash_attention=False
+        )
 
 
 _SCRIPT = """
