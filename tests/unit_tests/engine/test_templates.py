@@ -253,5 +253,5 @@ def test_a_template_that_does_not_compile_says_so(source: str) -> None:
 
 
 def test_a_template_that_drops_the_context_says_so() -> None:
-    with pytest.raises(ChatTemplateError, match="drops a turn of"):
+    with pytest.raises(ChatTemplateError, match="drops the turn with the context"):
         template_of("nothing").around([turn("user", "x")], "i")
