@@ -67,9 +67,12 @@ def _folded(layout: Sequence[Part], first: int) -> list[Part]:
         content = part.content
         if part.role == "user":
             content, waiting = _joined(waiting, content), ()
-            if folded and folded[-1].role == "user":
-                content = _joined(folded.pop().content, content)
-        folded.append(part._replace(content=content))
+        last = folded[-1] if folded else None
+        if last and last.role == part.role and not (last.beside or part.beside):
+            content = _joined(last.content, content)
+            folded[-1] = last._replace(content=content)
+        else:
+            folded.append(part._replace(content=content))
     if waiting:
         at = max(at for at, part in enumerate(folded) if part.role == "user")
         content = _joined(folded[at].content, waiting)

@@ -36,6 +36,9 @@ class Letters:
     def token_text(self, token: int) -> str:
         return MARKERS[token - FIRST]
 
+    def piece(self, token: int) -> bytes:
+        return chr(token).encode() if token < FIRST else b""
+
     def tokenize_runs(self, runs: Iterable[tuple[str, bool]]) -> list[int]:
         tokens: list[int] = []
         for text, special in runs:
