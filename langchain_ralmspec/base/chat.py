@@ -17,6 +17,7 @@ from langchain_core.messages import (
     AIMessageChunk,
     BaseMessage,
     HumanMessage,
+    ToolMessage,
 )
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from pydantic import Field, field_validator, model_validator
@@ -96,16 +97,15 @@ class LocalChat(LocalGeneration, BaseChatModel):
 
         That is what ``usage_metadata`` counts, but for documents that are retrieved. A
         text that is bound as context counts as well. A part of a conversation without
-        the user's words, or that ends with calls, is counted with an empty message of
-        the user's behind it; what the template cannot show, or what is surely too long,
-        as LangChain does it.
+        the user's words is counted with an empty message of the user's behind it, one
+        that ends with calls with empty results; what the template cannot show, or what
+        is surely too long, as LangChain does it.
         """
         is_asked = any(isinstance(message, HumanMessage) for message in messages)
-        is_calling = any(
-            isinstance(m, AIMessage) and calls_of(m) for m in messages[-1:]
-        )
-        is_whole = is_asked and not is_calling
-        asked = messages if is_whole else [*messages, HumanMessage("")]
+        asked = messages if is_asked else [*messages, HumanMessage("")]
+        last = asked[-1]
+        for call in calls_of(last) if isinstance(last, AIMessage) else ():
+            asked = [*asked, ToolMessage("", tool_call_id=str(call["id"]))]
         use = ToolUse.taken_from({"tools": tools})
         try:
             return self._n_tokens(asked, use)
