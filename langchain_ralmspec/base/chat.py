@@ -97,12 +97,12 @@ class LocalChat(LocalGeneration, BaseChatModel):
 
         That is what ``usage_metadata`` counts, but for documents that are retrieved. A
         text that is bound as context counts as well. A part of a conversation without
-        the user's words is counted with an empty message of the user's behind it, one
+        the user's words is counted with a question mark of the user's behind it, one
         that ends with calls with empty results; what the template cannot show, or what
         is surely too long, as LangChain does it.
         """
         is_asked = any(isinstance(message, HumanMessage) for message in messages)
-        asked = messages if is_asked else [*messages, HumanMessage("")]
+        asked = messages if is_asked else [*messages, HumanMessage("?")]
         last = asked[-1]
         for call in calls_of(last) if isinstance(last, AIMessage) else ():
             asked = [*asked, ToolMessage("", tool_call_id=str(call["id"]))]

@@ -125,9 +125,16 @@ def test_calls_cannot_be_continued(rapid: ChatRapid) -> None:
     asked = [ASKED, AIMessage("", tool_calls=[call])]
     with pytest.raises(InvalidValueError, match=r"messages\[1\].*calls \['pages'\]"):
         rapid.invoke(asked)
-    # But parts of conversations are counted, and not by a guess.
-    n = rapid.get_num_tokens_from_messages(asked)
-    assert n > rapid.get_num_tokens_from_messages(asked[:1])
+
+
+def test_parts_of_conversations_are_counted_as_they_are_read(rapid: ChatRapid) -> None:
+    call: Any = {"name": "pages", "args": {}, "id": "1", "type": "tool_call"}
+    asked = [ASKED, AIMessage("", tool_calls=[call])]
+    n = rapid.get_num_tokens_from_messages(asked[:1])
+    assert rapid.get_num_tokens_from_messages(asked) > n
+    n_text = rapid.get_num_tokens(TEXT)
+    for part in (asked[1:], [BEGUN], [SystemMessage("Be brief.")]):
+        assert rapid.get_num_tokens_from_messages(part) > n_text
 
 
 def test_a_thought_that_the_template_opens_is_reasoning(thinker: ChatRapid) -> None:
