@@ -127,8 +127,7 @@ class _Reader:
             said = (source.get("data") or source.get("content")) if is_text else None
         if not isinstance(said, str | list):
             return None
-        heads = [block.get("title"), source]
-        heads = [head for head in heads if isinstance(head, str)]
+        heads = [h for h in (block.get("title"), source) if isinstance(h, str)]
         return "\n".join([*heads, *self.texts(said)])
 
 

@@ -129,11 +129,12 @@ def test_calls_cannot_be_continued(rapid: ChatRapid) -> None:
 
 def test_parts_of_conversations_are_counted_as_they_are_read(rapid: ChatRapid) -> None:
     call: Any = {"name": "pages", "args": {}, "id": "1", "type": "tool_call"}
-    asked = [ASKED, AIMessage("", tool_calls=[call])]
+    asked: list[BaseMessage] = [ASKED, AIMessage("", tool_calls=[call])]
     n = rapid.get_num_tokens_from_messages(asked[:1])
     assert rapid.get_num_tokens_from_messages(asked) > n
     n_text = rapid.get_num_tokens(TEXT)
-    for part in (asked[1:], [BEGUN], [SystemMessage("Be brief.")]):
+    parts: list[list[BaseMessage]] = [asked[1:], [BEGUN], [SystemMessage("Be brief.")]]
+    for part in parts:
         assert rapid.get_num_tokens_from_messages(part) > n_text
 
 

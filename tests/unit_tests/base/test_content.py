@@ -164,7 +164,7 @@ def test_functions_of_openais_first_form_are_tools() -> None:
         [
             ASKED,
             AIMessage("", additional_kwargs=called),
-            FunctionMessage("635", name="pages"),
+            FunctionMessage(content="635", name="pages"),
         ]
     )
     (made,) = call["tool_calls"]
