@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from langchain_ralmspec import ChatRapid, InvalidValueError
 from langchain_ralmspec.base.local import PreparedAnswer
 from langchain_ralmspec.base.tools import ToolUse
+from langchain_ralmspec.engine.calls import LLAMA_3
 
 PIECES = ["<th", "ink>\nThe sum", " is 2.\n</thi", "nk>\n\nTw", "o."]
 USAGE: Any = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
@@ -100,6 +102,19 @@ def test_variables_that_are_none_are_refused(given: Any, told: str) -> None:
         ToolUse.taken_from({"chat_template_kwargs": given})
     with pytest.raises((InvalidValueError, ValidationError)):
         ChatRapid(model_path="m.gguf", context="x", chat_template_kwargs=given)
+
+
+def test_an_answer_that_is_begun_can_call_nothing_where_calls_begin_one() -> None:
+    chat = ChatRapid(model_path="m.gguf", context="x")
+    function = {"name": "pages", "parameters": {"type": "object"}}
+    use = ToolUse.taken_from({"tools": [{"type": "function", "function": function}]})
+    weights = SimpleNamespace(has_chat_template=True)
+    model: Any = SimpleNamespace(
+        weights=weights, template=SimpleNamespace(calls=LLAMA_3)
+    )
+    told = r"last message, 'So', .*\['pages'\].*tool_choice='none'"
+    with pytest.raises(InvalidValueError, match=told):
+        chat._form(model, use, chat._sampling({}), "So")
 
 
 def test_variables_are_part_of_a_caches_key(monkeypatch: pytest.MonkeyPatch) -> None:
