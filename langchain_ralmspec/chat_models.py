@@ -180,7 +180,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         overrides: dict[str, Any],
         use: ToolUse = NO_TOOLS,
     ) -> PreparedAnswer:
-        model, sampling = self.engine, self._sampling(overrides)
+        sampling, model = self._sampling(overrides), self.engine
         prompt = self._prompt(model, asked, use)
         begun = begun_in(turns_of(asked))
         form = self._form(model, use, sampling, begun)
@@ -329,7 +329,7 @@ class ChatRapid(LongContextGeneration, LocalChat):
     ) -> PreparedAnswer:
         own = {**overrides}
         given = own.pop("context", self.context)
-        model, sampling = self.engine, self._sampling(own)
+        sampling, model = self._sampling(own), self.engine
         turns = turns_of(asked)
         begun = begun_in(turns)
         conversation, context = self._split(turns, given, use)
