@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 import warnings
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -22,7 +23,7 @@ from langchain_ralmspec.base.local import (
     usage_of,
 )
 from langchain_ralmspec.base.long_context import LongContextGeneration
-from langchain_ralmspec.base.messages import asked_at, question_of, turns_of
+from langchain_ralmspec.base.messages import asked_at, begun_in, question_of, turns_of
 from langchain_ralmspec.base.parting import part
 from langchain_ralmspec.base.plain import plain_documents
 from langchain_ralmspec.base.retrieval import SHORT_DOCUMENT, RetrievalGeneration
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from langchain_ralmspec.answer.run import Run
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.engine.calls import Turn
-    from langchain_ralmspec.engine.templates import Tools
     from langchain_ralmspec.ralm.run import RetrievalRun
     from langchain_ralmspec.rapid import DraftStats, Sources
 
@@ -151,6 +151,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             "system_prompt": self.system_prompt,
             "document_position": self.document_position,
             "prompt": None if self.prompt is None else sha256_of(dumps(self.prompt)),
+            "chat_template_kwargs": self.chat_template_kwargs,
         }
 
     def _uncacheable(self) -> str | None:
@@ -179,38 +180,43 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         overrides: dict[str, Any],
         use: ToolUse = NO_TOOLS,
     ) -> PreparedAnswer:
-        model, sampling = self.engine, self._sampling(overrides)
-        prompt = self._prompt(model, asked, use.tools)
-        form = use.form(model, sampling)
-        return self._prepared(self._run(model, prompt, sampling, stop, form), model)
+        sampling, model = self._sampling(overrides), self.engine
+        prompt = self._prompt(model, asked, use)
+        begun = begun_in(turns_of(asked))
+        form = self._form(model, use, sampling, begun)
+        run = self._run(model, prompt, sampling, stop, form)
+        is_thinking = self._is_thinking(model, use, sampling, begun, prompt.tail)
+        return replace(self._prepared(run, model), is_thinking=is_thinking)
 
     def _asked(self, question: str) -> list[BaseMessage]:
         return [HumanMessage(question)]
 
     def _n_tokens(self, asked: Sequence[BaseMessage], use: ToolUse) -> int:
         model = self.engine
-        prompt = self._prompt(model, asked, use.tools)
+        prompt = self._prompt(model, asked, use)
         beside = self._layout(model, prompt).tokens(model.weights, ())
         return len(prompt.head) + len(beside) + len(prompt.tail)
 
     def _prompt(
-        self, model: Model, asked: Sequence[BaseMessage], tools: Tools = ()
+        self, model: Model, asked: Sequence[BaseMessage], use: ToolUse = NO_TOOLS
     ) -> Prompt:
-        turns = turns_of(asked)
+        turns, shown = turns_of(asked), (use.tools, self._variables(use))
         model.require_size(*(turn["content"] for turn in turns))
         if self.prompt is not None:
             asked_for = question_of(turns_of(asked[asked_at(asked) :]))
             parted = ChainPrompt.of(self.prompt).turns(asked, asked_for)
-            before, lead, trail, after = model.template.split(parted, None, tools)
+            before, lead, trail, after = model.template.split(parted, None, *shown)
             beside = (lead, trail)
         else:
             asked_for, beside = question_of(turns), None
             parted = self._parted(model, turns)
-            before, after = model.template.around(parted, self.system_prompt, tools)
+            before, after = model.template.around(parted, self.system_prompt, *shown)
         text = self._question(asked, asked_for)
         question = tuple(model.weights.tokenize(text))
         if self.query_source is None:
             self._warn_of_filled(text, len(question))
+        if begun := begun_in(turns):  # of the answer so far
+            question += tuple(model.weights.tokenize(begun))
         return Prompt(tuple(before), tuple(after), question, text, beside)
 
     def _parted(self, model: Model, turns: Sequence[Turn]) -> list[Turn]:
@@ -280,7 +286,10 @@ class ChatRapid(LongContextGeneration, LocalChat):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         # A cached answer is about one context only.
-        return self._fingerprint() | {"context": _name_of(self.context)}
+        return self._fingerprint() | {
+            "context": _name_of(self.context),
+            "chat_template_kwargs": self.chat_template_kwargs,
+        }
 
     def _get_invocation_params(
         self, stop: list[str] | None = None, **kwargs: Any
@@ -306,7 +315,7 @@ class ChatRapid(LongContextGeneration, LocalChat):
         model, given = self.engine, self.context
         is_found = isinstance(given, Runnable)
         given = "" if is_found else given
-        conversation, context = self._split(turns_of(asked), given, use.tools)
+        conversation, context = self._split(turns_of(asked), given, use)
         head, tail = conversation.around(model)
         text = "" if is_found else GivenContext.of(context).text
         return len(head) + len(model.weights.tokenize(text)) + len(tail)
@@ -320,21 +329,32 @@ class ChatRapid(LongContextGeneration, LocalChat):
     ) -> PreparedAnswer:
         own = {**overrides}
         given = own.pop("context", self.context)
-        sampling = self._sampling(own)
-        conversation, context = self._split(turns_of(asked), given, use.tools)
-        form = use.form(self.engine, sampling)
+        sampling, model = self._sampling(own), self.engine
+        turns = turns_of(asked)
+        begun = begun_in(turns)
+        conversation, context = self._split(turns, given, use)
+        form = self._form(model, use, sampling, begun)
         run, sources = self._prepare(conversation, context, stop, sampling, form=form)
-        return PreparedAnswer(run, partial(_info, run, sources), partial(_usage, run))
+        return PreparedAnswer(
+            run,
+            partial(_info, run, sources),
+            partial(_usage, run),
+            self._is_thinking(model, use, sampling, begun, run.request.tail),
+        )
 
     def _split(
-        self, turns: list[dict[str, Any]], context: Any, tools: Tools
+        self, turns: list[dict[str, Any]], context: Any, use: ToolUse
     ) -> tuple[Conversation, Any]:
         """Part the long context from the conversation about it."""
         if context is None:
             context, turns = part(turns)
         question = question_of(turns)
         conversation = Conversation(
-            tuple(turns), self.system_prompt, question, tools=tuple(tools)
+            tuple(turns),
+            self.system_prompt,
+            question,
+            tools=use.tools,
+            variables=self._variables(use),
         )
         return conversation, context
 

@@ -12,18 +12,26 @@ from langchain_core.language_models.chat_models import (
     generate_from_stream,
 )
 from langchain_core.language_models.model_profile import ModelProfile
-from langchain_core.messages import AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    HumanMessage,
+    ToolMessage,
+)
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from pydantic import model_validator
+from pydantic import Field, field_validator, model_validator
 
 from langchain_ralmspec.base.call_reader import CallReader
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
+from langchain_ralmspec.base.messages import calls_of
 from langchain_ralmspec.base.structured import (
     METHODS,
     parsed_by,
     parser_of,
     schema_of,
 )
+from langchain_ralmspec.base.thoughts import Thought, ThoughtReader, is_open_in
 from langchain_ralmspec.base.threads import from_threads
 from langchain_ralmspec.base.tools import (
     NO_TOOLS,
@@ -32,6 +40,7 @@ from langchain_ralmspec.base.tools import (
     choice_of,
     format_of,
 )
+from langchain_ralmspec.base.variables import variables_of
 from langchain_ralmspec.engine.binding import gbnf_of
 from langchain_ralmspec.errors import (
     ChatTemplateError,
@@ -54,11 +63,11 @@ if TYPE_CHECKING:
         CallbackManagerForLLMRun,
     )
     from langchain_core.language_models import LanguageModelInput
-    from langchain_core.messages import AIMessage
     from langchain_core.messages.tool import ToolCallChunk
     from langchain_core.runnables import Runnable
     from langchain_core.tools import BaseTool
 
+    from langchain_ralmspec.base.local import Form, Sampling
     from langchain_ralmspec.engine import Model
 
 
@@ -67,6 +76,15 @@ class LocalChat(LocalGeneration, BaseChatModel):
 
     streaming: bool = False
     """Whether ``invoke`` calls back with every piece of text, as ``stream`` does."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Variables of the model's own chat template, such as ``{"enable_thinking":
+    False}``; a call's own are taken before these, one by one."""
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _check_variables(cls, value: dict[str, Any]) -> dict[str, Any]:
+        variables_of(value)
+        return value
 
     @abstractmethod
     def _n_tokens(self, asked: Sequence[BaseMessage], use: ToolUse) -> int:
@@ -79,11 +97,15 @@ class LocalChat(LocalGeneration, BaseChatModel):
 
         That is what ``usage_metadata`` counts, but for documents that are retrieved. A
         text that is bound as context counts as well. A part of a conversation without
-        the user's words is counted with an empty message of the user's behind it; what
-        the template cannot show, or what is surely too long, as LangChain does it.
+        the user's words is counted with a question mark of the user's behind it, one
+        that ends with calls with empty results; what the template cannot show, or what
+        is surely too long, as LangChain does it.
         """
         is_asked = any(isinstance(message, HumanMessage) for message in messages)
-        asked = messages if is_asked else [*messages, HumanMessage("")]
+        asked = messages if is_asked else [*messages, HumanMessage("?")]
+        last = asked[-1]
+        for call in calls_of(last) if isinstance(last, AIMessage) else ():
+            asked = [*asked, ToolMessage("", tool_call_id=str(call["id"]))]
         use = ToolUse.taken_from({"tools": tools})
         try:
             return self._n_tokens(asked, use)
@@ -254,16 +276,11 @@ class LocalChat(LocalGeneration, BaseChatModel):
     ) -> Generator[ChatGenerationChunk]:
         use = ToolUse.taken_from(kwargs)
         answer = self._answer(messages, stop, kwargs, use)
-        pieces: Iterable[str | ToolCallChunk] = answer.text
-        if use.tools:
-            pieces = _parted(answer.text, CallReader(format_of(self.engine)))
-        for piece in pieces:
-            text = piece if isinstance(piece, str) else ""
-            calls = [] if isinstance(piece, str) else [piece]
-            message = AIMessageChunk(content=text, tool_call_chunks=calls)
+        for piece in self._pieces(answer, use):
+            message = _chunk_of(piece)
             chunk = ChatGenerationChunk(message=message)
             if run_manager:
-                run_manager.on_llm_new_token(text, chunk=chunk)
+                run_manager.on_llm_new_token(str(message.content), chunk=chunk)
             yield chunk
         last = AIMessageChunk(
             content="",
@@ -273,9 +290,72 @@ class LocalChat(LocalGeneration, BaseChatModel):
         )
         yield ChatGenerationChunk(message=last)
 
+    def _variables(self, use: ToolUse) -> dict[str, Any]:
+        """What the template is told for a call."""
+        return {**variables_of(self.chat_template_kwargs), **use.variables}
 
-def _parted(texts: Iterable[str], reader: CallReader) -> Iterator[str | ToolCallChunk]:
-    """What an answer says, and the calls in it."""
+    def _form(
+        self, model: Model, use: ToolUse, sampling: Sampling, begun: str | None
+    ) -> Form:
+        """The form of an answer, which goes on with what was ``begun``.
+
+        Raises:
+            GrammarError: a grammar cannot be parsed, or made of a schema.
+            InvalidValueError: calls are wanted where there can be none.
+        """
+        if begun is not None and use.tools and format_of(model).at_start:
+            names = [tool["function"]["name"] for tool in use.tools]
+            msg = (
+                f"the last message, {begun!r:.60}, is an answer to be continued, but "
+                f"calls of {names} are what this model's answers begin with; leave the "
+                "message out, or the tools (tool_choice='none')"
+            )
+            raise InvalidValueError(msg)
+        return use.form(model, sampling)
+
+    def _is_thinking(
+        self,
+        model: Model,
+        use: ToolUse,
+        sampling: Sampling,
+        begun: str | None,
+        tail: Sequence[int],
+    ) -> bool | None:
+        """Whether an answer begins inside a thought; None where it can have none."""
+        if not use.may_think(model, sampling):
+            return None
+        return (
+            model.template.opens_thought(tail) if begun is None else is_open_in(begun)
+        )
+
+    def _pieces(
+        self, answer: PreparedAnswer, use: ToolUse
+    ) -> Iterator[str | ToolCallChunk]:
+        """An answer's thoughts, what it says, and calls in that."""
+        texts: Iterable[str] = answer.text
+        if answer.is_thinking is not None:
+            texts = _read_by(ThoughtReader(is_open=answer.is_thinking), texts)
+        if not use.tools:
+            yield from texts
+            return
+        calls = CallReader(format_of(self.engine))
+        for text in texts:
+            yield from (text,) if isinstance(text, Thought) else calls.read(text)
+        yield from calls.finish()
+
+
+def _read_by(reader: ThoughtReader, texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         yield from reader.read(text)
     yield from reader.finish()
+
+
+def _chunk_of(piece: str | ToolCallChunk) -> AIMessageChunk:
+    """A piece of an answer as LangChain streams it."""
+    if isinstance(piece, Thought):
+        # As of Ollama and DeepSeek; LangChain shows a block of reasoning by it.
+        told = {"reasoning_content": str(piece)}
+        return AIMessageChunk(content="", additional_kwargs=told)
+    if isinstance(piece, str):
+        return AIMessageChunk(content=piece)
+    return AIMessageChunk(content="", tool_call_chunks=[piece])

@@ -77,6 +77,8 @@ class PreparedAnswer:
     text: Iterable[str]  # in pieces, none of which is taken back
     metadata: Callable[[], dict[str, Any]]  # how the answer came about
     usage: Callable[[], UsageMetadata]  # tokens in and out
+    # Whether it begins inside a thought; None where thoughts are not told apart.
+    is_thinking: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Form:
         root: str = "root",
         marker: Marker | None = None,
         spoken: str = "",
+        shown: str = "",
     ) -> Form:
         """Make it of grammars, of which an answer follows one; none leave it free.
 
@@ -103,13 +106,19 @@ class Form:
             root: the rule that a grammar begins with, if it has one of this name.
             marker: from where on they hold.
             spoken: control tokens in this text are part of an answer's.
+            shown: those in this one are as well, but no grammar allows them.
 
         Raises:
             GrammarError: one cannot be parsed.
         """
-        parts = weights.markers.spelling(spoken)
-        controls = [part for part in parts if isinstance(part, int)]
-        names = {token: weights.token_text(token).encode() for token in controls}
+
+        def controls_in(text: str) -> list[int]:
+            parts = weights.markers.spelling(text)
+            return [part for part in parts if isinstance(part, int)]
+
+        controls = controls_in(spoken)
+        every = {*controls, *controls_in(shown)}
+        names = {token: weights.token_text(token).encode() for token in every}
         texts = [text for text in grammars if text is not None]
         grammar = (
             Grammar(weights, *texts, root=root, marker=marker, spoken=controls)

@@ -24,6 +24,7 @@ from langchain_ralmspec.base.local import (
     in_range,
 )
 from langchain_ralmspec.engine import Model, selftest
+from langchain_ralmspec.engine.templates import NO_VARIABLES
 from langchain_ralmspec.errors import UnknownArgumentError
 from langchain_ralmspec.files import absolute
 from langchain_ralmspec.rapid import (
@@ -187,6 +188,7 @@ class LongContextGeneration(LocalGeneration):
             self.system_prompt,
             getattr(self, "prompt_template", None),
             parse_special=getattr(self, "parse_special", True),
+            variables=getattr(self, "chat_template_kwargs", NO_VARIABLES),
         )
         head, read, _ = self._read(model, asked, text, self.max_tokens)
         model.open((*head, *read.tokens))

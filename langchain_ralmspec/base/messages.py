@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from langchain_core.messages import (
     AIMessage,
     BaseMessage,
     ChatMessage,
+    FunctionMessage,
     HumanMessage,
+    RemoveMessage,
     SystemMessage,
     ToolMessage,
     convert_to_messages,
 )
 
+from langchain_ralmspec.base.content import text_of
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.text import sha256_of, well_formed
-
-if TYPE_CHECKING:
-    from langchain_core.messages import ToolCall
+from langchain_ralmspec.text import sha256_of
 
 _ROLES: list[tuple[type[BaseMessage], str]] = [
     (SystemMessage, "system"),
     (HumanMessage, "user"),
     (AIMessage, "assistant"),
     (ToolMessage, "tool"),
+    (FunctionMessage, "tool"),
 ]
 
-_CALLED = {"tool_call", "tool_use", "function_call", "invalid_tool_call"}
-"""Kinds of content blocks that repeat what a message says of its calls."""
+_ALIASES = {"developer": "system", "human": "user", "ai": "assistant"}
+"""Roles of OpenAI and of LangChain under other names than chat templates know."""
 
 
 def turns_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
@@ -38,22 +40,31 @@ def turns_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 
     An answer that calls tools has its ``tool_calls``, as chat templates have them; what
     a tool gave is a turn of its own, with the call's ``name`` and ``tool_call_id``.
+    Where the last turn is the assistant's, it is one that is to be continued.
 
     Raises:
         InvalidValueError: there is no user message, or a message that is not text, or
-            that templates have no turn for.
+            that templates have no turn for; or the last one calls tools, behind which
+            only what these give can follow.
     """
     turns: list[dict[str, Any]] = []
     names: dict[str, str] = {}  # of the calls so far
-    for message in messages:
-        turn: dict[str, Any] = {"role": _role_of(message), "content": _text_of(message)}
-        if isinstance(message, AIMessage) and message.tool_calls:
-            turn["tool_calls"] = list(map(_call, message.tool_calls))
-            names |= {str(each["id"]): each["name"] for each in message.tool_calls}
+    for at, message in enumerate(messages):
+        place = f"messages[{at}]"
+        turn: dict[str, Any] = {
+            "role": _role_of(message, place),
+            "content": text_of(message, place),
+        }
+        if isinstance(message, AIMessage) and (calls := calls_of(message)):
+            turn["tool_calls"] = list(map(_call, calls))
+            names |= {str(each["id"]): each["name"] for each in calls}
         if isinstance(message, ToolMessage):
             call = message.tool_call_id
             turn["tool_call_id"] = _short_id(call)
             turn["name"] = message.name or names.get(call, "")
+        if isinstance(message, FunctionMessage):
+            turn["tool_call_id"] = _short_id(message.name)
+            turn["name"] = message.name
         if (
             turns
             and turns[-1].keys() == turn.keys() == {"role", "content"}
@@ -64,6 +75,13 @@ def turns_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
             turns.append(turn)
     if not any(turn["role"] == "user" for turn in turns):
         msg = f"a conversation needs a user message, got {[t['role'] for t in turns]}"
+        raise InvalidValueError(msg)
+    if called := turns[-1].get("tool_calls"):
+        wanted = [call["function"]["name"] for call in called]
+        msg = (
+            f"messages[{len(messages) - 1}], the last one, calls {wanted}, so it "
+            "cannot be continued; send what they give behind it, as a ToolMessage each"
+        )
         raise InvalidValueError(msg)
     return turns
 
@@ -96,12 +114,20 @@ def messages_of(history: Any) -> list[BaseMessage]:
 
 
 def asked_at(messages: Sequence[BaseMessage]) -> int:
-    """Where the message is that is answered: the last one without tools' messages."""
-    at = len(messages) - 1
-    if at >= 0 and isinstance(messages[at], ToolMessage):
-        while at > 0 and not isinstance(messages[at], HumanMessage):
-            at -= 1
-    return at
+    """Where the message is that is answered: the user's last one.
+
+    Behind it stand only calls of tools, their results, and an answer that was begun.
+    """
+    for at in range(len(messages) - 1, -1, -1):
+        if _role_of(messages[at], f"messages[{at}]") == "user":
+            return at
+    return len(messages) - 1
+
+
+def begun_in(turns: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the last turn says of an answer that is to be continued; else None."""
+    last = turns[-1]
+    return str(last["content"]) if last["role"] == "assistant" else None
 
 
 def question_of(turns: Sequence[dict[str, Any]]) -> str:
@@ -119,36 +145,52 @@ def question_of(turns: Sequence[dict[str, Any]]) -> str:
     return said
 
 
-def _role_of(message: BaseMessage) -> str:
+def calls_of(message: AIMessage) -> list[Mapping[str, Any]]:
+    """What a message calls: those that cannot be parsed, and OpenAI's old form, too."""
+    calls: list[Mapping[str, Any]] = [*message.tool_calls, *message.invalid_tool_calls]
+    old = message.additional_kwargs.get("function_call")
+    if not calls and isinstance(old, Mapping) and old.get("name"):
+        calls = [{"name": old["name"], "args": old.get("arguments"), "id": old["name"]}]
+    return calls
+
+
+def _role_of(message: BaseMessage, place: str) -> str:
     """Who speaks, in the words of chat templates."""
     if isinstance(message, ChatMessage):
         # Templates put it between brackets, where more than a word would be markup.
         if not re.fullmatch(r"\w[\w .-]*", message.role):
-            msg = f"a role is a word such as 'user', got {message.role!r}"
+            msg = f"{place}: a role is a word such as 'user', got {message.role!r}"
             raise InvalidValueError(msg)
-        return message.role
+        return _ALIASES.get(message.role, message.role)
     for kind, role in _ROLES:
         if isinstance(message, kind):
             return role
-    msg = f"a message of type {message.type!r} cannot be put into a chat template"
+    if isinstance(message, RemoveMessage):
+        msg = (
+            f"{place} is a RemoveMessage, of {message.id!r}: it changes a graph's "
+            "state, and is no turn of a conversation; return it from a node, whose "
+            "add_messages removes what it names"
+        )
+        raise InvalidValueError(msg)
+    msg = (
+        f"{place}, of type {message.type!r}, cannot be put into a chat template; send "
+        "a SystemMessage, HumanMessage, AIMessage or ToolMessage"
+    )
     raise InvalidValueError(msg)
 
 
-def _text_of(message: BaseMessage) -> str:
-    for block in message.content if isinstance(message.content, list) else []:
-        kind = "text" if isinstance(block, str) else block.get("type")
-        if kind != "text" and kind not in _CALLED:
-            msg = f"a content block of type {kind!r} cannot be read; send text"
-            raise InvalidValueError(msg)
-    return well_formed(str(message.text))
-
-
-def _call(call: ToolCall) -> dict[str, Any]:
-    function = {"name": call["name"], "arguments": call["args"]}
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    given = call["args"]
+    try:
+        arguments = given if isinstance(given, Mapping) else json.loads(given or "{}")
+    except ValueError:  # cut off: nobody knows how it would have gone on
+        arguments = given
+    if not isinstance(arguments, Mapping):  # which templates take for granted
+        arguments = {"arguments": arguments}
     return {
         "type": "function",
         "id": _short_id(str(call["id"])),
-        "function": function,
+        "function": {"name": call["name"] or "", "arguments": arguments},
     }
 
 

@@ -35,8 +35,9 @@ def part(turns: Sequence[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
     at = max(given, key=lambda at: len(turns[at]["content"]))
     role, content = turns[at]["role"], turns[at]["content"]
     before, after = turns[:at], turns[at + 1 :]
-    # What tools are called for it, and find, are no other turns of a conversation.
-    is_last = all(turn["role"] == "tool" or "tool_calls" in turn for turn in after)
+    # What tools are called for it, and find, are no other turns of a conversation; nor
+    # is an answer to it that was begun.
+    is_last = all(turn["role"] != "user" for turn in after)
     if role == "system":
         return content, [*before, *after]
     context, question = _part_question(content, is_last=is_last)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.json_schema import dereference_refs
 
 from langchain_ralmspec.base.local import Form
+from langchain_ralmspec.base.variables import VARIABLES, variables_of
 from langchain_ralmspec.engine.binding import gbnf_of
 from langchain_ralmspec.engine.calls import CALLS, PLAIN, CallFormat
+from langchain_ralmspec.engine.templates import THOUGHT
 from langchain_ralmspec.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ def choice_of(given: Any, names: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """What an answer may call, and what else it may be.
+    """What an answer may call, what else it may be, and what its template is told.
 
     Attributes:
         tools: that the model is shown, as OpenAI has them.
@@ -89,19 +91,22 @@ class ToolUse:
         several: whether an answer may have several calls; None takes one where a call
             is demanded, and else leaves it to the model.
         schema: that an answer which calls nothing matches; None leaves it free.
+        variables: of the chat template, for this call.
     """
 
     tools: tuple[dict[str, Any], ...] = ()
     choice: str = AUTO
     several: bool | None = None
     schema: Mapping[str, Any] | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def taken_from(cls, overrides: dict[str, Any]) -> ToolUse:
-        """Take what concerns tools out of a call's arguments.
+        """Take what concerns tools and template out of a call's arguments.
 
         Raises:
-            InvalidValueError: what is no tool, or a choice of none that is bound.
+            InvalidValueError: what is no tool, a choice of none that is bound, or a
+                variable that templates are not told.
         """
         own = {name: overrides.pop(name, None) for name in OF_CALLS}
         tools = tuple(map(as_tool, own["tools"] or ()))
@@ -111,12 +116,22 @@ class ToolUse:
             AUTO if choice == NONE else choice,
             own["parallel_tool_calls"],
             _schema_of(own["response_format"]),
+            variables_of(overrides.pop(VARIABLES, None)),
         )
 
     @property
     def is_forced(self) -> bool:
         """Whether the answer must be a call."""
         return bool(self.tools) and self.choice != AUTO
+
+    def may_think(self, model: Model, sampling: Sampling) -> bool:
+        """Whether an answer may begin with a thought: no grammar holds from its start.
+
+        Its model must be one whose template knows of thoughts.
+        """
+        is_free = self.schema is None and sampling.grammar is None
+        knows = model.weights.has_chat_template and model.template.has_thoughts
+        return is_free and not self.is_forced and knows
 
     def form(self, model: Model, sampling: Sampling) -> Form:
         """The form of an answer.
@@ -128,8 +143,9 @@ class ToolUse:
         weights = model.weights
         schema = None if self.schema is None else gbnf_of(self.schema)
         free = sampling.grammar if schema is None else schema
+        shown = "".join(THOUGHT) if self.may_think(model, sampling) else ""
         if not self.tools:
-            return Form.of(weights, free)
+            return Form.of(weights, free, shown=shown)
         calls = format_of(model)
         if self.is_forced and sampling.grammar is not None:
             msg = (
@@ -149,6 +165,7 @@ class ToolUse:
             root=CALLS,
             marker=None if self.is_forced or free is not None else calls.marker,
             spoken=calls.begin,
+            shown=shown,
         )
 
 

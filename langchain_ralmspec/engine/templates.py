@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langchain_ralmspec.engine.calls import format_of, spelt_out
+from langchain_ralmspec.engine.layouts import layout_of, layouts_of
 from langchain_ralmspec.engine.markers import Disguise
 from langchain_ralmspec.errors import ChatTemplateError, MissingExtraError
 
 if TYPE_CHECKING:
     from langchain_ralmspec.engine.calls import Turn
+    from langchain_ralmspec.engine.layouts import Part
     from langchain_ralmspec.engine.weights import Weights
 
-Content = tuple[str, ...]
-"""What a turn says: one text, or the texts before and behind the context."""
+NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
 
+RESERVED = (
+    *("messages", "tools", "add_generation_prompt", "documents"),
+    *("bos_token", "eos_token"),
+)
+"""Variables of templates that are set here."""
+
+THOUGHT = ("<think>", "</think>")
+"""What stands around a model's thoughts, before what it says."""
+
+_MOST_BEHIND = 16  # tokens: ``<think>`` may take five, and a line or two is behind it
+
+_UNCHECKED = {"user", "assistant", "tool"}
+"""Roles that every template knows; it may cut or move what they say. Others are
+silently dropped by some."""
 
 Runs = list[tuple[str, bool]]
 """Pieces of rendered text, and whether the markers in them count."""
@@ -44,6 +61,7 @@ class ChatTemplate:
 
     Attributes:
         calls: how the model calls tools.
+        has_thoughts: whether it knows of thoughts in an answer.
 
     Raises:
         ChatTemplateError: the model has none, or it does not compile.
@@ -63,6 +81,7 @@ class ChatTemplate:
             raise MissingExtraError.of("jinja2", "llama") from error
         self._weights, self._name = weights, weights.path.name
         self.calls = format_of(source)
+        self.has_thoughts = any(tag in source for tag in THOUGHT)
         self._tokens = {
             "bos_token": weights.token_text(weights.bos),
             "eos_token": weights.token_text(weights.eos),
@@ -76,55 +95,73 @@ class ChatTemplate:
             raise ChatTemplateError(msg) from error
 
     def render(
-        self, messages: Sequence[dict[str, Any]], tools: list[Any] | None = None
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: list[Any] | None = None,
+        *,
+        opens_answer: bool = True,
+        variables: Mapping[str, Any] = NO_VARIABLES,
     ) -> str:
-        """Render ``{"role", "content"}`` messages up to the assistant's turn."""
+        """Render ``{"role", "content"}`` messages up to the assistant's turn.
+
+        Or, unless it ``opens_answer``, up to the end of the last of them.
+        """
+        own = {
+            "messages": list(messages),
+            "add_generation_prompt": opens_answer,
+            "tools": tools,
+            "documents": None,  # templates that know of them ask for these
+            **self._tokens,
+        }
         try:
-            return self._generate(
-                messages=list(messages),
-                add_generation_prompt=True,
-                tools=tools,
-                documents=None,  # templates that know of them ask for these
-                **self._tokens,
-            )
+            return self._generate(**{**variables, **own})
         except Exception as error:  # a template may do anything
             roles = [message["role"] for message in messages]
             msg = f"the chat template of {self._name!r} refuses {roles}: {_told(error)}"
             raise ChatTemplateError(msg) from error
 
     def around(
-        self, turns: Sequence[Turn], instructions: str | None, tools: Tools = ()
+        self,
+        turns: Sequence[Turn],
+        instructions: str | None,
+        tools: Tools = (),
+        variables: Mapping[str, Any] = NO_VARIABLES,
     ) -> tuple[list[int], list[int]]:
         """Tokens before and behind a context that stands somewhere in the prompt.
 
         It stands where a turn's content is parted in two. Where none is, it heads the
-        system turn. What the system turn says goes to the first user turn where the
-        template has no system turn. Control tokens are only those that the template
-        itself writes: what turns and instructions say is text.
+        system turn. What a system turn says goes to the user's next turn where the
+        template has no such turn there. Control tokens are only those that the template
+        itself writes: what turns and instructions say is text. A last turn of the
+        assistant's is left open, so that the answer continues it.
 
         Args:
             turns: one of them is a user's.
             instructions: what the system turn says where ``turns`` have none; None
                 makes no system turn.
             tools: what the model may call.
+            variables: of the template's own, such as ``enable_thinking``.
 
         Raises:
-            ChatTemplateError: the template refuses these turns, or drops the one with
-                the context.
+            ChatTemplateError: the template refuses these turns, or drops one.
         """
-        before, after = self._around(turns, instructions, tools)
+        before, after = self._around(turns, instructions, tools, variables)
         tokenize = self._weights.tokenize_runs
         return tokenize(before), tokenize(after)
 
     def split(
-        self, turns: Sequence[Turn], instructions: str | None, tools: Tools = ()
+        self,
+        turns: Sequence[Turn],
+        instructions: str | None,
+        tools: Tools = (),
+        variables: Mapping[str, Any] = NO_VARIABLES,
     ) -> Split:
         """Do what :meth:`around` does, and split off a word beside the context.
 
         A tokeniser joins blanks and signs with what stands beside them, but hardly ever
         a word with a sign. So what stands between two words is to be tokenised at once.
         """
-        before, after = self._around(turns, instructions, tools)
+        before, after = self._around(turns, instructions, tools, variables)
         *rest, (text, counts) = before
         lead = _WORD_BEFORE.search(self._outside_markers(text)[-1])
         at = len(text) - (len(lead[0]) if lead else 0)
@@ -139,67 +176,101 @@ class ChatTemplate:
     def _outside_markers(self, text: str) -> list[str]:
         return self._weights.markers.pattern.split(text)
 
+    def opens_thought(self, end: Sequence[int]) -> bool:
+        """Whether a prompt that ends so has the answer begin inside a thought."""
+        names = (
+            self._weights.piece(token).decode("utf-8", "ignore")
+            or self._weights.token_text(token)
+            for token in end[-_MOST_BEHIND:]
+        )
+        return "".join(names).rstrip().endswith(THOUGHT[0])
+
     def _around(
-        self, turns: Sequence[Turn], instructions: str | None, tools: Tools
+        self,
+        turns: Sequence[Turn],
+        instructions: str | None,
+        tools: Tools,
+        variables: Mapping[str, Any],
     ) -> tuple[Runs, Runs]:
         """What is rendered before and behind the context."""
         if not self.calls.is_native:
             turns, instructions = spelt_out(turns, instructions, tools)
             tools = ()
-        said = [turn["content"] for turn in turns]
-        contents: list[Content] = [(c,) if isinstance(c, str) else c for c in said]
-        roles = [str(turn["role"]) for turn in turns]
-        if roles[0] != "system" and instructions is not None:
-            roles, contents = ["system", *roles], [(instructions,), *contents]
-        if all(len(content) == 1 for content in contents):
-            contents[0] = ("", *contents[0])
         disguise = Disguise(self._weights.markers)
-        context = disguise.stand_in()
-        offered = disguise.hide_all(list(tools)) if tools else None
-        # A system turn that is put in front has nothing beside its content.
-        beside = [{}, *(disguise.hide_all(_beside_content(turn)) for turn in turns)]
-
-        def rendered(roles: Sequence[str], contents: Sequence[Content]) -> str:
-            hidden = [context.join(map(disguise.hide, parts)) for parts in contents]
-            said = zip(beside[-len(roles) :], roles, hidden, strict=True)
-            messages = [
-                {**own, "role": disguise.name(role), "content": content}
-                for own, role, content in said
-            ]
-            text = self.render(messages, offered)
-            is_dropped = roles[0] == "system" and hidden[0].strip() not in text
-            return "" if is_dropped else text
-
-        try:
-            text = rendered(roles, contents)
-        except ChatTemplateError:  # some templates refuse a system turn …
-            if roles[0] != "system":
-                raise
-            text = ""
-        if not text:  # … and some ignore it
-            text = rendered(*_without_system(roles, contents))
-        before, found, after = text.partition(context)
-        if not found:
-            msg = f"the chat template drops a turn of {roles}, the one with the context"
-            raise ChatTemplateError(msg)
+        rendering = _Rendering(
+            self,
+            disguise,
+            disguise.hide_all(list(tools)) if tools else None,
+            disguise.hide_all(dict(variables)),
+        )
+        text = rendering.first_of(layouts_of(layout_of(turns, instructions)))
+        before, _, after = text.partition(rendering.context)
         # One that says its system turn twice has the context once.
-        return disguise.reveal(before), disguise.reveal(after.replace(context, ""))
+        after = after.replace(rendering.context, "")
+        return disguise.reveal(before), disguise.reveal(after)
 
 
-def _beside_content(turn: Turn) -> dict[str, Any]:
-    """What a turn has beside role and content: calls, or which call it answers."""
-    return {key: value for key, value in turn.items() if key not in {"role", "content"}}
+class _Rendering:
+    """Renders layouts of one conversation, in which foreign markers are hidden.
 
+    Attributes:
+        context: what stands for the context.
+    """
 
-def _without_system(
-    roles: Sequence[str], contents: Sequence[Content]
-) -> tuple[list[str], list[Content]]:
-    """Turns whose first user turn begins with what the system turn, the first, says."""
-    system, rest = contents[0], list(contents[1:])
-    first = roles.index("user") - 1
-    joint = f"{system[-1]}\n\n{rest[first][0]}"
-    rest[first] = (*system[:-1], joint, *rest[first][1:])
-    return list(roles[1:]), rest
+    def __init__(
+        self,
+        template: ChatTemplate,
+        disguise: Disguise,
+        tools: list[Any] | None,
+        variables: dict[str, Any],
+    ) -> None:
+        self._template, self._disguise = template, disguise
+        self._tools, self._variables = tools, variables
+        self.context, self._end = disguise.stand_in(), disguise.stand_in()
+
+    def first_of(self, layouts: Sequence[Sequence[Part]]) -> str:
+        """The first of some layouts that the template takes, and leaves whole.
+
+        Raises:
+            ChatTemplateError: what it says of the last, the plainest.
+        """
+        *others, plainest = layouts
+        for layout in others:
+            with suppress(ChatTemplateError):
+                return self._rendered(layout)
+        return self._rendered(plainest)
+
+    def _rendered(self, layout: Sequence[Part]) -> str:
+        """The text of a layout, up to where the answer goes on."""
+        hide = self._disguise.hide
+        said = [self.context.join(map(hide, part.content)) for part in layout]
+        is_begun = layout[-1].role == "assistant"
+        shown = [*said[:-1], said[-1] + self._end] if is_begun else said
+        messages = [self._message(*pair) for pair in zip(layout, shown, strict=True)]
+        text = self._template.render(
+            messages,
+            self._tools,
+            opens_answer=not is_begun,
+            variables=self._variables,
+        )
+        dropped = [
+            f"what {part.role!r} says"
+            for part, content in zip(layout, said, strict=True)
+            if part.role not in _UNCHECKED and content.strip() not in text
+        ]
+        if is_begun:  # nothing of what ends a turn
+            text, found, _ = text.rpartition(self._end)
+            dropped += [] if found else ["the answer that is to be continued"]
+        dropped += [] if self.context in text else ["the turn with the context"]
+        if dropped:
+            roles = [part.role for part in layout]
+            msg = f"the chat template drops {dropped[0]}, of {roles}"
+            raise ChatTemplateError(msg)
+        return text
+
+    def _message(self, part: Part, content: str) -> dict[str, Any]:
+        beside = self._disguise.hide_all(part.beside)
+        return {**beside, "role": self._disguise.name(part.role), "content": content}
 
 
 def _told(error: Exception) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.engine.calls import spelt_out
 from langchain_ralmspec.engine.markers import Disguise
+from langchain_ralmspec.engine.templates import NO_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,7 @@ class Conversation:
         template: a plain one, instead of the model's chat template.
         parse_special: whether the control tokens that ``template`` names count.
         tools: what the model may call.
+        variables: of the model's chat template.
     """
 
     turns: tuple[dict[str, Any], ...]
@@ -38,6 +40,7 @@ class Conversation:
     template: str | None = None
     parse_special: bool = True
     tools: tuple[Mapping[str, Any], ...] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -47,10 +50,18 @@ class Conversation:
         template: str | None = None,
         *,
         parse_special: bool = True,
+        variables: Mapping[str, Any] = NO_VARIABLES,
     ) -> Conversation:
         """A single question."""
         turns = ({"role": "user", "content": question},)
-        return cls(turns, instructions, question, template, parse_special)
+        return cls(
+            turns,
+            instructions,
+            question,
+            template,
+            parse_special,
+            variables=variables,
+        )
 
     def around(self, model: Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Tokens before and behind the context, by a chat template or a plain text."""
@@ -60,12 +71,14 @@ class Conversation:
             return self._filled(self.template, weights)
         if weights.has_chat_template:
             before, after = model.template.around(
-                self.turns, self.instructions, self.tools
+                self.turns, self.instructions, self.tools, self.variables
             )
             return tuple(before), tuple(after)
         spelt, instructions = spelt_out(self.turns, self.instructions, self.tools)
         turns = [f"{turn['role'].title()}: {turn['content']}" for turn in spelt]
-        plain = "\n\n".join(["", instructions or "", *turns, "Assistant:"])
+        if spelt[-1]["role"] != "assistant":  # else it goes on with what that says
+            turns.append("Assistant:")
+        plain = "\n\n".join(["", instructions or "", *turns])
         return weights.text_start, tuple(weights.tokenize(plain))
 
     def _filled(

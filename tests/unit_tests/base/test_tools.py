@@ -151,4 +151,4 @@ def test_calls_and_results_are_turns_and_the_question_stays_the_users() -> None:
         assert turn["tool_call_id"] == made["id"]
     assert question_of([asked, called, *results]) == "Is it warm?"
     assert asked_at(messages) == 0
-    assert asked_at(messages[:2]) == 1  # not behind tools: the last one
+    assert asked_at(messages[:2]) == 0

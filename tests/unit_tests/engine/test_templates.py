@@ -36,6 +36,9 @@ class Letters:
     def token_text(self, token: int) -> str:
         return MARKERS[token - FIRST]
 
+    def piece(self, token: int) -> bytes:
+        return chr(token).encode() if token < FIRST else b""
+
     def tokenize_runs(self, runs: Iterable[tuple[str, bool]]) -> list[int]:
         tokens: list[int] = []
         for text, special in runs:
@@ -253,5 +256,5 @@ def test_a_template_that_does_not_compile_says_so(source: str) -> None:
 
 
 def test_a_template_that_drops_the_context_says_so() -> None:
-    with pytest.raises(ChatTemplateError, match="drops a turn of"):
+    with pytest.raises(ChatTemplateError, match="drops the turn with the context"):
         template_of("nothing").around([turn("user", "x")], "i")

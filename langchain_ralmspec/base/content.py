@@ -1,0 +1,140 @@
+"""What a message's content says: blocks of every provider, read as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+
+from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.text import well_formed
+
+_SAID = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "text-plain": "text",
+    "refusal": "refusal",
+}
+"""Kinds of blocks that are text, and the key that it stands under."""
+
+_WITHIN = {"document", "search_result", "file"}
+"""Kinds of blocks that may have text in them, or what is none."""
+
+_UNSAID = {
+    *("thinking", "redacted_thinking", "reasoning", "reasoning_content"),
+    *("tool_call", "tool_call_chunk", "invalid_tool_call"),
+    *("tool_use", "function_call", "input_json_delta"),
+    *("cachePoint", "cache_point"),
+}
+"""Kinds of blocks that say nothing: thoughts are not sent back, calls are told by the
+message itself, and what a service is to cache concerns no other."""
+
+_INSTEAD = {
+    "image": "describe the picture in words, or have a model that sees do so",
+    "audio": "send its transcript",
+    "video": "send its transcript, or a description",
+    "file": "load its text, by a document loader for example, and send that",
+    "tool_result": "send a ToolMessage(content, tool_call_id=…)",
+}
+_ALIASES = {
+    "image_url": "image",
+    "input_image": "image",
+    "image_file": "image",
+    "input_audio": "audio",
+    "video_url": "video",
+    "input_file": "file",
+    "document": "file",
+    "media": "file",
+    "text-plain": "file",
+}
+
+
+def text_of(message: BaseMessage, place: str) -> str:
+    """What a message says, in whatever blocks it does.
+
+    Pieces of an answer are joined as they were written; blocks of anybody else are
+    paragraphs or results of their own, and stand on lines of their own.
+
+    Args:
+        message: of any kind.
+        place: where it stands, for errors.
+
+    Raises:
+        InvalidValueError: there is a block that is no text.
+    """
+    content = message.content
+    if isinstance(content, str):
+        return well_formed(content)
+    reader = _Reader(
+        place,
+        is_answer=isinstance(message, AIMessage),
+        is_result=isinstance(message, ToolMessage),
+    )
+    separator = "" if reader.is_answer else "\n"
+    return well_formed(separator.join(reader.texts(content)))
+
+
+class _Reader:
+    """Reads the blocks of one message."""
+
+    def __init__(self, place: str, *, is_answer: bool, is_result: bool) -> None:
+        self._place, self._is_result = place, is_result
+        self.is_answer = is_answer
+
+    def texts(self, blocks: Any) -> Iterator[str]:
+        """What blocks say, one after the other."""
+        for block in [blocks] if isinstance(blocks, str) else blocks:
+            text = block if isinstance(block, str) else self._text(block)
+            if text:
+                yield text
+
+    def _text(self, block: Mapping[str, Any]) -> str:
+        kind = str(block.get("type") or _kind_of(block))
+        if kind == "non_standard" and isinstance(block.get("value"), Mapping):
+            return self._text(block["value"])
+        if kind == "json":
+            return _json(block.get("json"))
+        said = block.get(_SAID.get(kind, ""))
+        if said is None and kind in _WITHIN:
+            said = self._within(block)
+        if isinstance(said, str):
+            return said
+        if kind in _UNSAID:
+            return ""
+        known = _ALIASES.get(kind, kind)
+        # What else stands in an answer is its service's own: what that has searched,
+        # run or cited by itself.
+        if self.is_answer and known not in _INSTEAD:
+            return ""
+        if self._is_result and "type" not in block:
+            return _json(block)
+        instead = _INSTEAD.get(known, "send what it says as text")
+        msg = (
+            f"{self._place} has a content block of type {kind!r}, {block!r:.60}, which "
+            f"cannot be read: the model reads text alone; {instead}"
+        )
+        raise InvalidValueError(msg)
+
+    def _within(self, block: Mapping[str, Any]) -> str | None:
+        """The text of a document or of a found passage, behind its title."""
+        source = block.get("source")
+        said = block.get("text") or block.get("content")
+        if isinstance(source, Mapping):
+            is_text = source.get("type") in {"text", "content"}
+            said = (source.get("data") or source.get("content")) if is_text else None
+        if not isinstance(said, str | list):
+            return None
+        heads = [h for h in (block.get("title"), source) if isinstance(h, str)]
+        return "\n".join([*heads, *self.texts(said)])
+
+
+def _kind_of(block: Mapping[str, Any]) -> str:
+    """The type of a block that does not tell it; its first key, as Bedrock has it."""
+    return "text" if "text" in block else next(iter(block), "none")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
