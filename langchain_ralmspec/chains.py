@@ -6,13 +6,14 @@ from collections.abc import AsyncGenerator, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from langchain_core.messages import HumanMessage
-from langchain_core.outputs import Generation, LLMResult
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from langchain_core.runnables.utils import AddableDict
 from pydantic import field_validator
 
-from langchain_ralmspec.base.long_context import LongContextGeneration
+from langchain_ralmspec.base.local import info_of
+from langchain_ralmspec.base.long_context import LongContextGeneration, long_usage_of
 from langchain_ralmspec.base.messages import messages_of, turns_of
 from langchain_ralmspec.base.threads import from_threads
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
@@ -232,6 +233,7 @@ class RapidChain(
     ) -> Iterator[str]:
         """The answer's text, as a run of its own in traces."""
         name, child = "RapidLLM", run_manager.get_child("generate")
+        child.add_metadata({**self._tracing_params(), "ls_model_type": "llm"})
         (trace,) = child.on_llm_start(
             {"name": name}, [question], name=name, invocation_params={}
         )
@@ -244,9 +246,11 @@ class RapidChain(
         except BaseException as error:
             trace.on_llm_error(error)
             raise
-        info = {"finish_reason": run.finish_reason}
-        generation = Generation(text=text, generation_info=info)
-        output = {"model_name": run.request.target.path.stem}
+        # A message, where all who count look for what an answer has used.
+        info, usage = info_of(run, run.request.target), long_usage_of(run)
+        message = AIMessage(text, response_metadata=info, usage_metadata=usage)
+        generation = ChatGeneration(message=message, generation_info=info)
+        output = {"model_name": info["model_name"], "token_usage": dict(usage)}
         trace.on_llm_end(LLMResult(generations=[[generation]], llm_output=output))
 
 

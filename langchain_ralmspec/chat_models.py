@@ -19,9 +19,8 @@ from langchain_ralmspec.base.local import (
     LocalGeneration,
     PreparedAnswer,
     info_of,
-    usage_of,
 )
-from langchain_ralmspec.base.long_context import LongContextGeneration
+from langchain_ralmspec.base.long_context import LongContextGeneration, long_usage_of
 from langchain_ralmspec.base.messages import asked_at, question_of, turns_of
 from langchain_ralmspec.base.parting import part
 from langchain_ralmspec.base.plain import plain_documents
@@ -35,7 +34,6 @@ from langchain_ralmspec.text import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from langchain_core.messages.ai import UsageMetadata
     from langchain_core.prompt_values import PromptValue
 
     from langchain_ralmspec.answer.run import Run
@@ -324,7 +322,9 @@ class ChatRapid(LongContextGeneration, LocalChat):
         conversation, context = self._split(turns_of(asked), given, use.tools)
         form = use.form(self.engine, sampling)
         run, sources = self._prepare(conversation, context, stop, sampling, form=form)
-        return PreparedAnswer(run, partial(_info, run, sources), partial(_usage, run))
+        return PreparedAnswer(
+            run, partial(_info, run, sources), partial(long_usage_of, run)
+        )
 
     def _split(
         self, turns: list[dict[str, Any]], context: Any, tools: Tools
@@ -350,9 +350,3 @@ def _info(run: Run[DraftStats], sources: Sources) -> dict[str, Any]:
     """What is told about a finished answer."""
     documents = plain_documents(sources.documents(run.tokens))
     return info_of(run, run.request.target) | {"documents": documents}
-
-
-def _usage(run: Run[DraftStats]) -> UsageMetadata:
-    """Tokens in and out, and those in whose KV was kept from before."""
-    read = run.stats.cached_tokens
-    return {**usage_of(run), "input_token_details": {"cache_read": read}}

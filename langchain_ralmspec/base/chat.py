@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from abc import abstractmethod
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.language_models.chat_models import (
@@ -32,6 +33,12 @@ from langchain_ralmspec.base.tools import (
     choice_of,
     format_of,
 )
+from langchain_ralmspec.base.tracing import (
+    begun_in,
+    identified,
+    in_sync,
+    run_begun,
+)
 from langchain_ralmspec.engine.binding import gbnf_of
 from langchain_ralmspec.errors import (
     ChatTemplateError,
@@ -42,6 +49,7 @@ from langchain_ralmspec.errors import (
 if TYPE_CHECKING:
     from collections.abc import (
         AsyncGenerator,
+        AsyncIterator,
         Callable,
         Generator,
         Iterable,
@@ -56,7 +64,7 @@ if TYPE_CHECKING:
     from langchain_core.language_models import LanguageModelInput
     from langchain_core.messages import AIMessage
     from langchain_core.messages.tool import ToolCallChunk
-    from langchain_core.runnables import Runnable
+    from langchain_core.runnables import Runnable, RunnableConfig
     from langchain_core.tools import BaseTool
 
     from langchain_ralmspec.engine import Model
@@ -217,6 +225,67 @@ class LocalChat(LocalGeneration, BaseChatModel):
         params = super()._get_ls_params(stop=stop, **given)
         return params | {"ls_provider": own["ls_provider"]}
 
+    def stream(
+        self,
+        input: LanguageModelInput,  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """Answer in chunks; LangChain's own, which does not tell which run it is."""
+        config, run = identified(config)
+        chunks = super().stream(input, config, stop=stop, **kwargs)
+        with begun_in(run):
+            first = next(chunks)
+        yield first
+        yield from chunks
+
+    async def astream(
+        self,
+        input: LanguageModelInput,  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """Do what ``stream`` does, in a thread."""
+        config, run = identified(config)
+        async with aclosing(
+            super().astream(input, config, stop=stop, **kwargs)
+        ) as chunks:
+            with begun_in(run):
+                first = await anext(chunks)
+            yield first
+            async for chunk in chunks:
+                yield chunk
+
+    def _generate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with begun_in(run_manager):
+            return _whole(
+                super()._generate_with_cache(messages, stop, run_manager, **kwargs)
+            )
+
+    async def _agenerate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with begun_in(in_sync(run_manager)):
+            return _whole(
+                await super()._agenerate_with_cache(
+                    messages, stop, run_manager, **kwargs
+                )
+            )
+
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -224,7 +293,8 @@ class LocalChat(LocalGeneration, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return generate_from_stream(self._stream(messages, stop, **kwargs))
+        with begun_in(run_manager):
+            return generate_from_stream(self._stream(messages, stop, **kwargs))
 
     async def _agenerate(
         self,
@@ -233,7 +303,9 @@ class LocalChat(LocalGeneration, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return await agenerate_from_stream(self._astream(messages, stop, **kwargs))
+        with begun_in(in_sync(run_manager)):
+            chunks = self._astream(messages, stop, **kwargs)
+            return await agenerate_from_stream(chunks)
 
     def _astream(
         self,
@@ -242,7 +314,7 @@ class LocalChat(LocalGeneration, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[ChatGenerationChunk]:
-        manager = run_manager.get_sync() if run_manager else None
+        manager = in_sync(run_manager)
         return from_threads(self._stream(messages, stop, manager, **kwargs))
 
     def _stream(
@@ -254,24 +326,58 @@ class LocalChat(LocalGeneration, BaseChatModel):
     ) -> Generator[ChatGenerationChunk]:
         use = ToolUse.taken_from(kwargs)
         answer = self._answer(messages, stop, kwargs, use)
+        answer.trace(run_manager or run_begun())
         pieces: Iterable[str | ToolCallChunk] = answer.text
         if use.tools:
             pieces = _parted(answer.text, CallReader(format_of(self.engine)))
+        in_blocks = self.output_version == "v1"
+        length = 0
         for piece in pieces:
             text = piece if isinstance(piece, str) else ""
             calls = [] if isinstance(piece, str) else [piece]
-            message = AIMessageChunk(content=text, tool_call_chunks=calls)
+            length += len(text)
+            content = _block(text) if in_blocks and text else text
+            message = AIMessageChunk(content=content, tool_call_chunks=calls)
             chunk = ChatGenerationChunk(message=message)
             if run_manager:
                 run_manager.on_llm_new_token(text, chunk=chunk)
             yield chunk
-        last = AIMessageChunk(
-            content="",
-            response_metadata=answer.metadata(),
+        yield self._last(answer, length)
+
+    def _last(self, answer: PreparedAnswer, length: int) -> ChatGenerationChunk:
+        """What is told about an answer whose text has so many characters."""
+        told, content = answer.metadata(), ""
+        if answer.citations is not None:
+            citations = answer.citations(length)
+            if self.output_version != "v1":
+                told = {**told, "citations": citations}
+            elif citations:
+                content = _block("", annotations=citations)
+        message = AIMessageChunk(
+            content=content,
+            response_metadata=told,
             usage_metadata=answer.usage(),
             chunk_position="last",
         )
-        yield ChatGenerationChunk(message=last)
+        return ChatGenerationChunk(message=message)
+
+
+def _block(text: str, **more: Any) -> Any:
+    """A piece of an answer's one text, as content; LangChain joins them by the index.
+
+    It joins calls of tools by numbers, which this must not be one of.
+    """
+    return [{"type": "text", "text": text, "index": "lc_txt_0", **more}]
+
+
+def _whole(result: ChatResult) -> ChatResult:
+    """A result without what chunks are joined by."""
+    for generation in result.generations:
+        content = generation.message.content
+        for block in content if isinstance(content, list) else ():
+            if isinstance(block, dict):
+                block.pop("index", None)
+    return result
 
 
 def _parted(texts: Iterable[str], reader: CallReader) -> Iterator[str | ToolCallChunk]:

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from langchain_core.messages.ai import UsageMetadata
+    from langchain_core.messages.content import Citation
 
     from langchain_ralmspec.answer.run import Run
     from langchain_ralmspec.answer.sampling import Constraint
+    from langchain_ralmspec.base.tracing import ModelRun
     from langchain_ralmspec.engine.grammar import Marker
     from langchain_ralmspec.engine.weights import Weights
 
@@ -75,6 +77,10 @@ class PreparedAnswer:
     text: Iterable[str]  # in pieces, none of which is taken back
     metadata: Callable[[], dict[str, Any]]  # how the answer came about
     usage: Callable[[], UsageMetadata]  # tokens in and out
+    # Tells of look-ups as runs beneath this one; called before the text is read.
+    trace: Callable[[ModelRun], None] = lambda _: None
+    # The documents behind the text's first so many characters.
+    citations: Callable[[int], list[Citation]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

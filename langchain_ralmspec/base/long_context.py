@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import Runnable
@@ -22,6 +22,7 @@ from langchain_ralmspec.base.local import (
     LocalGeneration,
     Sampling,
     in_range,
+    usage_of,
 )
 from langchain_ralmspec.engine import Model, selftest
 from langchain_ralmspec.errors import UnknownArgumentError
@@ -56,6 +57,9 @@ from langchain_ralmspec.speculation import (
     chances_of_match,
 )
 from langchain_ralmspec.stores.embedding import encode_queries
+
+if TYPE_CHECKING:
+    from langchain_core.messages.ai import UsageMetadata
 
 LONG_KV_BYTES = 2 * 2**30
 """Host memory for the KV of documents, per model."""
@@ -369,3 +373,9 @@ def _may_have_probabilities(drafter: str | Path | Drafter) -> bool:
     if not isinstance(drafter, str | Path):
         return True  # only its drafts can tell
     return drafter != LOOKUP and not str(drafter).startswith(TEXT)
+
+
+def long_usage_of(run: Run[DraftStats]) -> UsageMetadata:
+    """Tokens in and out, and those in whose KV was kept from before."""
+    read = run.stats.cached_tokens
+    return {**usage_of(run), "input_token_details": {"cache_read": read}}
