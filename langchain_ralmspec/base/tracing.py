@@ -75,12 +75,19 @@ def listeners_of(run: ModelRun) -> CallbackManager | None:
     """Who is told of runs beneath a model's run; None where nobody listens."""
     if run is None or not run.inheritable_handlers:
         return None
-    manager = run.get_child()
+    handlers, tags = [*run.inheritable_handlers], [*run.inheritable_tags]
     # What LangSmith is told of the model is not so of its look-ups.
-    known = manager.inheritable_metadata.items()
-    manager.inheritable_metadata = {k: v for k, v in known if not k.startswith("ls_")}
-    manager.metadata = dict(manager.inheritable_metadata)
-    return manager
+    told = run.inheritable_metadata.items()
+    metadata = {name: each for name, each in told if not name.startswith("ls_")}
+    return CallbackManager(
+        handlers=handlers,
+        inheritable_handlers=handlers,
+        parent_run_id=run.run_id,
+        tags=tags,
+        inheritable_tags=tags,
+        metadata=metadata,
+        inheritable_metadata=metadata,
+    )
 
 
 def identified(config: RunnableConfig | None) -> tuple[RunnableConfig, ModelRun]:

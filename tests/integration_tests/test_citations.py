@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 
 from langchain_ralmspec import (
@@ -24,7 +25,7 @@ from tests.integration_tests.conftest import QUESTIONS
 @pytest.fixture
 def chat(gguf: str, model: Model, retriever: RaLMSpecRetriever) -> ChatRaLMSpec:
     return ChatRaLMSpec(
-        model_path=gguf, retriever=retriever, max_tokens=24, documents_per_step=2
+        model_path=gguf, retriever=retriever, max_tokens=16, documents_per_step=2
     )
 
 
@@ -85,7 +86,7 @@ def test_parts_are_those_of_the_steps(
             assert document.id == each["extras"]["document_id"]
             assert each["title"] == document.metadata["title"]
         n_parts += len(citations)
-    assert n_parts > 60, "some answers have several parts"
+    assert n_parts > 50, "some answers have several parts"
     llm = RaLMSpecLLM(model_path=gguf, retriever=retriever, max_tokens=24)
     ((one,),) = llm.generate([QUESTIONS[0]]).generations
     assert one.generation_info
@@ -141,10 +142,8 @@ def test_where_documents_are_and_what_they_are_called(gguf: str, model: Model) -
     }
 
 
-def test_nothing_is_cited_where_nothing_was_found(
-    chat: ChatRaLMSpec, corpus: Any
-) -> None:
-    nothing = RaLMSpecRetriever.from_documents([], kind="bm25")
+def test_nothing_is_cited_where_nothing_was_found(chat: ChatRaLMSpec) -> None:
+    nothing = RunnableLambda(lambda _: [])
     empty = chat.model_copy(update={"retriever": nothing, "output_version": "v1"})
     assert annotations_of(empty.invoke("Why?")) == []
 

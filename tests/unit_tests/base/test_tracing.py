@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
+from langchain_core.documents import Document
 
 from langchain_ralmspec import RaLMSpecRetriever, StoreError
 from langchain_ralmspec.base.tracing import VERIFICATION, trace
@@ -24,7 +25,7 @@ LONG: dict[str, Any] = {"max_tokens": 40, "end_bias": -9}
 
 @pytest.fixture(scope="module")
 def retriever() -> RaLMSpecRetriever:
-    return RaLMSpecRetriever.from_texts(["a"], kind="bm25")
+    return RaLMSpecRetriever.from_documents([Document("word")], kind="bm25")
 
 
 def watched(
@@ -133,7 +134,7 @@ def test_a_handler_that_fails_does_what_langchain_lets_it(
         else:
             assert "".join(run) == plain
             assert "nobody is there" in caplog.text
-        end(recorder)
+            end(recorder)
 
 
 def test_nothing_is_built_where_nobody_listens(retriever: RaLMSpecRetriever) -> None:
