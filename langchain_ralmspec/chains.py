@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from langchain_core.messages import AIMessage, HumanMessage
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from langchain_core.callbacks import CallbackManagerForChainRun
 
     from langchain_ralmspec.answer.run import Run
-    from langchain_ralmspec.rapid import DraftStats, Sources
+    from langchain_ralmspec.rapid import DraftStats
 
 _INPUTS = ("question", "context")
 _HISTORY = "history"
@@ -194,9 +193,9 @@ class RapidChain(
         question, context, history = _checked(next(inputs))
         conversation = self._asking(question, history)
         sampling = self._sampling(overrides)
-        retrieve = partial(self._retrieved, run_manager)
+        listeners = run_manager.get_child("retrieve")
         run, sources = self._prepare(
-            conversation, context, stop, sampling, retrieve=retrieve
+            conversation, context, stop, sampling, listeners=listeners
         )
         if sources.are_known:
             yield AddableDict(source_documents=sources.documents())
@@ -205,25 +204,6 @@ class RapidChain(
         if not sources.are_known:
             yield AddableDict(source_documents=sources.documents(run.tokens))
         yield AddableDict(speculation=run.stats.as_dict())
-
-    def _retrieved(
-        self,
-        run_manager: CallbackManagerForChainRun,
-        sources: Sources,
-        question: str,
-    ) -> Sources:
-        """Find what the drafter reads, as a run of its own in traces."""
-        if sources.read.index is None:
-            return sources
-        name, child = "RapidRetriever", run_manager.get_child("retrieve")
-        run = child.on_retriever_start({"name": name}, question, name=name)
-        try:
-            found = self._retrieve(sources, question)
-        except BaseException as error:
-            run.on_retriever_error(error)
-            raise
-        run.on_retriever_end(found.documents())
-        return found
 
     def _generated(
         self,

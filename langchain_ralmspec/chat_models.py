@@ -26,6 +26,7 @@ from langchain_ralmspec.base.parting import part
 from langchain_ralmspec.base.plain import plain_documents
 from langchain_ralmspec.base.retrieval import SHORT_DOCUMENT, RetrievalGeneration
 from langchain_ralmspec.base.tools import NO_TOOLS, ToolUse
+from langchain_ralmspec.base.tracing import listeners_of, run_begun
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm import Prompt
 from langchain_ralmspec.rapid import Conversation, GivenContext
@@ -321,7 +322,10 @@ class ChatRapid(LongContextGeneration, LocalChat):
         sampling = self._sampling(own)
         conversation, context = self._split(turns_of(asked), given, use.tools)
         form = use.form(self.engine, sampling)
-        run, sources = self._prepare(conversation, context, stop, sampling, form=form)
+        listeners = listeners_of(run_begun())
+        run, sources = self._prepare(
+            conversation, context, stop, sampling, listeners=listeners, form=form
+        )
         return PreparedAnswer(
             run, partial(_info, run, sources), partial(long_usage_of, run)
         )

@@ -325,8 +325,10 @@ class LocalChat(LocalGeneration, BaseChatModel):
         **kwargs: Any,
     ) -> Generator[ChatGenerationChunk]:
         use = ToolUse.taken_from(kwargs)
-        answer = self._answer(messages, stop, kwargs, use)
-        answer.trace(run_manager or run_begun())
+        run = run_manager or run_begun()
+        with begun_in(run):  # what is looked up now is told as well
+            answer = self._answer(messages, stop, kwargs, use)
+        answer.trace(run)
         pieces: Iterable[str | ToolCallChunk] = answer.text
         if use.tools:
             pieces = _parted(answer.text, CallReader(format_of(self.engine)))

@@ -12,6 +12,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 
 from langchain_ralmspec import (
     ChatRaLMSpec,
+    ChatRapid,
     KNNDatastore,
     KNNLMSpecLLM,
     RaLMSpecLLM,
@@ -236,3 +237,20 @@ async def test_tokens_are_called_back_in_every_way(
             if event["event"] in {"on_llm_stream", "on_chat_model_stream"}
         ]
         assert "".join(getattr(p, "text", p) for p in pieces) == answer
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_a_long_context_is_found_by_is_traced(
+    gguf: str, model: Model, corpus: Corpus, way: str
+) -> None:
+    recorder = Recorder()
+    retriever = RaLMSpecRetriever.from_documents(corpus.documents[:9], kind="bm25")
+    chat = ChatRapid(
+        model_path=gguf, context=retriever, max_tokens=4, embeddings=corpus.embeddings
+    )
+    await spoken(way, chat, QUESTIONS[0], {"callbacks": [recorder]})
+    recorder.check()
+    root, *rest = recorder.runs
+    assert [run.name for run in rest] == ["RaLMSpecRetriever", "RapidRetriever"]
+    assert {run.parent_run_id for run in rest} == {root.id}
+    assert len(recorder.look_ups) == 2
