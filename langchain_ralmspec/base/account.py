@@ -45,28 +45,28 @@ def citations_of(run: RetrievalRun, length: int) -> list[Citation]:
         for text in texts_of(step.hits):
             places.setdefault(text, len(places))
     return [
-        Citation(
-            type="citation",
-            start_index=start,
-            end_index=end,
-            **_named(hit.document),
-            extras={"document": places[text], "document_id": hit.id},
+        _named(
+            hit.document,
+            {
+                "type": "citation",
+                "start_index": start,
+                "end_index": end,
+                "extras": {"document": places[text], "document_id": hit.id},
+            },
         )
         for start, end, hits in run.spans(length)
         for hit, text in zip(hits, texts_of(hits), strict=True)
     ]
 
 
-def _named(document: Document) -> Any:
-    """What a document is called, and where it is, as far as its metadata say."""
+def _named(document: Document, citation: Citation) -> Citation:
+    """A citation with what the document is called, and its address, as it tells."""
     told: dict[str, Any] = document.metadata or {}
-    named = {}
-    for name in _TITLES:
-        if title := told.get(name):
-            named["title"] = str(plain(title))
-            break
-    for name in _ADDRESSES:
-        if str(told.get(name)).startswith(("http://", "https://")):
-            named["url"] = str(plain(told[name]))
-            break
-    return named
+    titles = (told[name] for name in _TITLES if told.get(name))
+    if title := next(titles, None):
+        citation["title"] = str(plain(title))
+    known = (str(plain(told[name])) for name in _ADDRESSES if told.get(name))
+    addresses = (url for url in known if url.startswith(("http://", "https://")))
+    if url := next(addresses, None):
+        citation["url"] = url
+    return citation

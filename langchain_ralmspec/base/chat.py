@@ -251,9 +251,8 @@ class LocalChat(LocalGeneration, BaseChatModel):
     ) -> AsyncIterator[AIMessageChunk]:
         """Do what ``stream`` does, in a thread."""
         config, run = identified(config)
-        async with aclosing(
-            super().astream(input, config, stop=stop, **kwargs)
-        ) as chunks:
+        chunks: Any = super().astream(input, config, stop=stop, **kwargs)
+        async with aclosing(chunks):
             with begun_in(run):
                 first = await anext(chunks)
             yield first

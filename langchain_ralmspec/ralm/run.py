@@ -28,7 +28,9 @@ class Observer(Protocol):
 
     def __enter__(self) -> object: ...
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(
+        self, kind: object, error: BaseException | None, at: object, /
+    ) -> None: ...
 
     def take(self, event: Event) -> None:
         """Take note of an event."""

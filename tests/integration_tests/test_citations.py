@@ -143,7 +143,7 @@ def test_where_documents_are_and_what_they_are_called(gguf: str, model: Model) -
 
 
 def test_nothing_is_cited_where_nothing_was_found(chat: ChatRaLMSpec) -> None:
-    nothing = RunnableLambda(lambda _: [])
+    nothing: Any = RunnableLambda(lambda _: [])
     empty = chat.model_copy(update={"retriever": nothing, "output_version": "v1"})
     assert annotations_of(empty.invoke("Why?")) == []
 

@@ -191,11 +191,12 @@ def test_a_run_tells_what_speculation_did_and_what_was_used(
     face: Any, gguf: str, corpus: Corpus
 ) -> None:
     rapid = RapidChain(model_path=gguf, max_tokens=6)
-    for way, asked in (
+    ways: list[tuple[Any, Any]] = [
         (face.invoke, QUESTIONS[0]),
         (lambda *a: list(face.stream(*a)), QUESTIONS[0]),
         (rapid.invoke, {"question": QUESTIONS[0], "context": corpus.texts[0]}),
-    ):
+    ]
+    for way, asked in ways:
         recorder = Recorder()
         way(asked, {"callbacks": [recorder]})
         (run,) = [*recorder.kinds("llm"), *recorder.kinds("chat_model")]

@@ -63,4 +63,5 @@ class Recorder(BaseTracer):
 
 def told(run: Run) -> dict[str, Any]:
     """A run's metadata."""
-    return (run.extra or {})["metadata"]
+    metadata: dict[str, Any] = (run.extra or {})["metadata"]
+    return metadata

@@ -52,7 +52,7 @@ def traced(
 ) -> Recorder:
     """What a tracer keeps of an answer that is left after ``n`` pieces."""
     recorder = Recorder()
-    pieces = iter(watched(request, events, retriever, recorder))
+    pieces: Any = iter(watched(request, events, retriever, recorder))
     for _ in islice(pieces, n):
         pass
     pieces.close()
@@ -139,7 +139,8 @@ def test_a_handler_that_fails_does_what_langchain_lets_it(
 
 def test_nothing_is_built_where_nobody_listens(retriever: RaLMSpecRetriever) -> None:
     request = make_request(FakeStore(4), **LONG)
-    for handlers in ([], [Recorder()]):
+    heard: list[list[BaseCallbackHandler]] = [[], [Recorder()]]
+    for handlers in heard:
         manager = CallbackManager(handlers, [])  # such as the model's own alone
         (model_run,) = manager.on_llm_start({}, ["?"])
         run = RetrievalRun(sequential(request), request)
