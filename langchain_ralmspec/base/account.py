@@ -5,14 +5,13 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages.content import Citation
-
 from langchain_ralmspec.base.local import info_of
 from langchain_ralmspec.base.plain import plain, plain_documents
 from langchain_ralmspec.ralm.writer import texts_of
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
+    from langchain_core.messages.content import Citation
 
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.ralm.run import RetrievalRun
