@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from langchain_core.messages import HumanMessage
-from langchain_core.outputs import Generation, LLMResult
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from langchain_core.runnables.utils import AddableDict
 from pydantic import field_validator
 
-from langchain_ralmspec.base.long_context import LongContextGeneration
+from langchain_ralmspec.base.local import info_of
+from langchain_ralmspec.base.long_context import LongContextGeneration, long_usage_of
 from langchain_ralmspec.base.messages import messages_of, turns_of
 from langchain_ralmspec.base.threads import from_threads
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from langchain_core.callbacks import CallbackManagerForChainRun
 
     from langchain_ralmspec.answer.run import Run
-    from langchain_ralmspec.rapid import DraftStats, Sources
+    from langchain_ralmspec.rapid import DraftStats
 
 _INPUTS = ("question", "context")
 _HISTORY = "history"
@@ -193,9 +193,9 @@ class RapidChain(
         question, context, history = _checked(next(inputs))
         conversation = self._asking(question, history)
         sampling = self._sampling(overrides)
-        retrieve = partial(self._retrieved, run_manager)
+        listeners = run_manager.get_child("retrieve")
         run, sources = self._prepare(
-            conversation, context, stop, sampling, retrieve=retrieve
+            conversation, context, stop, sampling, listeners=listeners
         )
         if sources.are_known:
             yield AddableDict(source_documents=sources.documents())
@@ -205,25 +205,6 @@ class RapidChain(
             yield AddableDict(source_documents=sources.documents(run.tokens))
         yield AddableDict(speculation=run.stats.as_dict())
 
-    def _retrieved(
-        self,
-        run_manager: CallbackManagerForChainRun,
-        sources: Sources,
-        question: str,
-    ) -> Sources:
-        """Find what the drafter reads, as a run of its own in traces."""
-        if sources.read.index is None:
-            return sources
-        name, child = "RapidRetriever", run_manager.get_child("retrieve")
-        run = child.on_retriever_start({"name": name}, question, name=name)
-        try:
-            found = self._retrieve(sources, question)
-        except BaseException as error:
-            run.on_retriever_error(error)
-            raise
-        run.on_retriever_end(found.documents())
-        return found
-
     def _generated(
         self,
         run: Run[DraftStats],
@@ -232,6 +213,7 @@ class RapidChain(
     ) -> Iterator[str]:
         """The answer's text, as a run of its own in traces."""
         name, child = "RapidLLM", run_manager.get_child("generate")
+        child.add_metadata({**self._tracing_params(), "ls_model_type": "llm"})
         (trace,) = child.on_llm_start(
             {"name": name}, [question], name=name, invocation_params={}
         )
@@ -244,9 +226,11 @@ class RapidChain(
         except BaseException as error:
             trace.on_llm_error(error)
             raise
-        info = {"finish_reason": run.finish_reason}
-        generation = Generation(text=text, generation_info=info)
-        output = {"model_name": run.request.target.path.stem}
+        # A message, where all who count look for what an answer has used.
+        info, usage = info_of(run, run.request.target), long_usage_of(run)
+        message = AIMessage(text, response_metadata=info, usage_metadata=usage)
+        generation = ChatGeneration(message=message, generation_info=info)
+        output = {"model_name": info["model_name"], "token_usage": dict(usage)}
         trace.on_llm_end(LLMResult(generations=[[generation]], llm_output=output))
 
 

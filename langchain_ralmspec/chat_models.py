@@ -20,14 +20,14 @@ from langchain_ralmspec.base.local import (
     LocalGeneration,
     PreparedAnswer,
     info_of,
-    usage_of,
 )
-from langchain_ralmspec.base.long_context import LongContextGeneration
+from langchain_ralmspec.base.long_context import LongContextGeneration, long_usage_of
 from langchain_ralmspec.base.messages import asked_at, begun_in, question_of, turns_of
 from langchain_ralmspec.base.parting import part
 from langchain_ralmspec.base.plain import plain_documents
 from langchain_ralmspec.base.retrieval import SHORT_DOCUMENT, RetrievalGeneration
 from langchain_ralmspec.base.tools import NO_TOOLS, ToolUse
+from langchain_ralmspec.base.tracing import listeners_of, run_begun
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm import Prompt
 from langchain_ralmspec.rapid import Conversation, GivenContext
@@ -36,7 +36,6 @@ from langchain_ralmspec.text import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from langchain_core.messages.ai import UsageMetadata
     from langchain_core.prompt_values import PromptValue
 
     from langchain_ralmspec.answer.run import Run
@@ -334,12 +333,17 @@ class ChatRapid(LongContextGeneration, LocalChat):
         begun = begun_in(turns)
         conversation, context = self._split(turns, given, use)
         form = self._form(model, use, sampling, begun)
-        run, sources = self._prepare(conversation, context, stop, sampling, form=form)
+        listeners = listeners_of(run_begun())
+        run, sources = self._prepare(
+            conversation, context, stop, sampling, listeners=listeners, form=form
+        )
         return PreparedAnswer(
             run,
             partial(_info, run, sources),
-            partial(_usage, run),
-            self._is_thinking(model, use, sampling, begun, run.request.tail),
+            partial(long_usage_of, run),
+            is_thinking=self._is_thinking(
+                model, use, sampling, begun, run.request.tail
+            ),
         )
 
     def _split(
@@ -370,9 +374,3 @@ def _info(run: Run[DraftStats], sources: Sources) -> dict[str, Any]:
     """What is told about a finished answer."""
     documents = plain_documents(sources.documents(run.tokens))
     return info_of(run, run.request.target) | {"documents": documents}
-
-
-def _usage(run: Run[DraftStats]) -> UsageMetadata:
-    """Tokens in and out, and those in whose KV was kept from before."""
-    read = run.stats.cached_tokens
-    return {**usage_of(run), "input_token_details": {"cache_read": read}}

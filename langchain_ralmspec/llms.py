@@ -132,7 +132,8 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         store, names = self.datastore, type(self).model_fields
-        settings = self._values_of(names, "datastore", *BaseLLM.model_fields)
+        hidden = ("datastore", "streaming", *BaseLLM.model_fields)
+        settings = self._values_of(names, *hidden)
         return settings | {
             "datastore": store.id,
             "entries": len(store),

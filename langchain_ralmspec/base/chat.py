@@ -6,11 +6,6 @@ import difflib
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from langchain_core.language_models.chat_models import (
-    BaseChatModel,
-    agenerate_from_stream,
-    generate_from_stream,
-)
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import (
     AIMessage,
@@ -19,10 +14,11 @@ from langchain_core.messages import (
     HumanMessage,
     ToolMessage,
 )
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGenerationChunk
 from pydantic import Field, field_validator, model_validator
 
 from langchain_ralmspec.base.call_reader import CallReader
+from langchain_ralmspec.base.chunks import block_of, chunk_of
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
 from langchain_ralmspec.base.messages import calls_of
 from langchain_ralmspec.base.structured import (
@@ -39,6 +35,12 @@ from langchain_ralmspec.base.tools import (
     as_tool,
     choice_of,
     format_of,
+)
+from langchain_ralmspec.base.traced import TracedChat
+from langchain_ralmspec.base.tracing import (
+    in_sync,
+    run_begun,
+    runs_of_answers,
 )
 from langchain_ralmspec.base.variables import variables_of
 from langchain_ralmspec.engine.binding import gbnf_of
@@ -71,7 +73,7 @@ if TYPE_CHECKING:
     from langchain_ralmspec.engine import Model
 
 
-class LocalChat(LocalGeneration, BaseChatModel):
+class LocalChat(LocalGeneration, TracedChat):
     """A chat model; a subclass prepares the answers."""
 
     streaming: bool = False
@@ -239,24 +241,6 @@ class LocalChat(LocalGeneration, BaseChatModel):
         params = super()._get_ls_params(stop=stop, **given)
         return params | {"ls_provider": own["ls_provider"]}
 
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        return generate_from_stream(self._stream(messages, stop, **kwargs))
-
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        return await agenerate_from_stream(self._astream(messages, stop, **kwargs))
-
     def _astream(
         self,
         messages: list[BaseMessage],
@@ -264,7 +248,7 @@ class LocalChat(LocalGeneration, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[ChatGenerationChunk]:
-        manager = run_manager.get_sync() if run_manager else None
+        manager = in_sync(run_manager)
         return from_threads(self._stream(messages, stop, manager, **kwargs))
 
     def _stream(
@@ -275,20 +259,37 @@ class LocalChat(LocalGeneration, BaseChatModel):
         **kwargs: Any,
     ) -> Generator[ChatGenerationChunk]:
         use = ToolUse.taken_from(kwargs)
-        answer = self._answer(messages, stop, kwargs, use)
+        run = run_manager or run_begun()
+        with runs_of_answers(run):  # what is looked up now is told as well
+            answer = self._answer(messages, stop, kwargs, use)
+        answer.trace(run)
+        said = ""
         for piece in self._pieces(answer, use):
-            message = _chunk_of(piece)
+            message = chunk_of(piece, in_blocks=self.output_version == "v1")
+            if isinstance(piece, str) and not isinstance(piece, Thought):
+                said += piece
             chunk = ChatGenerationChunk(message=message)
             if run_manager:
-                run_manager.on_llm_new_token(str(message.content), chunk=chunk)
+                run_manager.on_llm_new_token(str(message.text), chunk=chunk)
             yield chunk
-        last = AIMessageChunk(
-            content="",
-            response_metadata=answer.metadata(),
+        yield self._last(answer, said)
+
+    def _last(self, answer: PreparedAnswer, said: str) -> ChatGenerationChunk:
+        """What is told about an answer with this text."""
+        told, content = answer.metadata(), ""
+        if answer.citations is not None:
+            citations = answer.citations(said)
+            if self.output_version != "v1":
+                told = {**told, "citations": citations}
+            elif citations:
+                content = block_of("", annotations=citations)
+        message = AIMessageChunk(
+            content=content,
+            response_metadata=told,
             usage_metadata=answer.usage(),
             chunk_position="last",
         )
-        yield ChatGenerationChunk(message=last)
+        return ChatGenerationChunk(message=message)
 
     def _variables(self, use: ToolUse) -> dict[str, Any]:
         """What the template is told for a call."""
@@ -348,14 +349,3 @@ def _read_by(reader: ThoughtReader, texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         yield from reader.read(text)
     yield from reader.finish()
-
-
-def _chunk_of(piece: str | ToolCallChunk) -> AIMessageChunk:
-    """A piece of an answer as LangChain streams it."""
-    if isinstance(piece, Thought):
-        # As of Ollama and DeepSeek; LangChain shows a block of reasoning by it.
-        told = {"reasoning_content": str(piece)}
-        return AIMessageChunk(content="", additional_kwargs=told)
-    if isinstance(piece, str):
-        return AIMessageChunk(content=piece)
-    return AIMessageChunk(content="", tool_call_chunks=[piece])

@@ -14,6 +14,12 @@ from langchain_core.runnables.config import get_config_list
 
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
 from langchain_ralmspec.base.threads import from_threads
+from langchain_ralmspec.base.tracing import (
+    ModelRun,
+    in_sync,
+    run_begun,
+    runs_of_answers,
+)
 from langchain_ralmspec.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -30,6 +36,8 @@ if TYPE_CHECKING:
 class LocalCompletion(LocalGeneration, BaseLLM):
     """A completion model; a subclass prepares the answers."""
 
+    streaming: bool = False
+    """Whether ``invoke`` calls back with every piece of text, as ``stream`` does."""
     parse_special: bool = True
     """Whether control tokens that a prompt names count as such, as in llama.cpp's
     completion; False reads them as text. In documents they are always text."""
@@ -86,6 +94,28 @@ class LocalCompletion(LocalGeneration, BaseLLM):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
         return super()._get_ls_params(stop=stop, **kwargs) | self._tracing_params()
 
+    def _generate_helper(
+        self,
+        prompts: list[str],
+        stop: list[str] | None,
+        run_managers: list[CallbackManagerForLLMRun],
+        **kwargs: Any,
+    ) -> LLMResult:
+        with runs_of_answers(*run_managers):
+            return super()._generate_helper(prompts, stop, run_managers, **kwargs)
+
+    async def _agenerate_helper(
+        self,
+        prompts: list[str],
+        stop: list[str] | None,
+        run_managers: list[AsyncCallbackManagerForLLMRun],
+        **kwargs: Any,
+    ) -> LLMResult:
+        with runs_of_answers(*map(in_sync, run_managers)):
+            return await super()._agenerate_helper(
+                prompts, stop, run_managers, **kwargs
+            )
+
     def _generate(
         self,
         prompts: list[str],
@@ -121,12 +151,13 @@ class LocalCompletion(LocalGeneration, BaseLLM):
 
         All are prepared, and refused if need be, before the first one runs.
         """
-        for answer in [self._answer(prompt, stop, overrides) for prompt in prompts]:
-            text = ""
-            for piece in answer.text:
-                text += piece
-                yield piece
-            info = _info(answer)
+        answers = [self._answer(prompt, stop, overrides) for prompt in prompts]
+        for number, answer in enumerate(answers):
+            run, text = run_begun(number), ""
+            for chunk in self._chunks(answer, run, tells=self.streaming):
+                text += chunk.text
+                yield chunk.text
+                info = chunk.generation_info
             generations.append(Generation(text=text, generation_info=info))
 
     def _result(self, generations: list[Generation]) -> LLMResult:
@@ -143,7 +174,7 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[GenerationChunk]:
-        manager = run_manager.get_sync() if run_manager else None
+        manager = in_sync(run_manager)
         return from_threads(self._stream(prompt, stop, manager, **kwargs))
 
     def _stream(
@@ -154,12 +185,27 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         **kwargs: Any,
     ) -> Generator[GenerationChunk]:
         answer = self._answer(prompt, stop, kwargs)
+        yield from self._chunks(answer, run_manager, tells=True)
+
+    def _chunks(
+        self, answer: PreparedAnswer, run: ModelRun, *, tells: bool
+    ) -> Generator[GenerationChunk]:
+        """An answer piece by piece, and then what is told about it.
+
+        Its run is told of what is looked up, and of the pieces if it ``tells``.
+        """
+        answer.trace(run)
+        said = ""
         for text in answer.text:
             chunk = GenerationChunk(text=text)
-            if run_manager:
-                run_manager.on_llm_new_token(text, chunk=chunk)
+            if run and tells:
+                run.on_llm_new_token(text, chunk=chunk)
+            said += text
             yield chunk
-        yield GenerationChunk(text="", generation_info=_info(answer))
+        told = answer.metadata() | {"usage_metadata": answer.usage()}
+        if answer.citations is not None:
+            told["citations"] = answer.citations(said)
+        yield GenerationChunk(text="", generation_info=told)
 
 
 def require_text(prompt: object) -> None:
@@ -167,8 +213,3 @@ def require_text(prompt: object) -> None:
     if not isinstance(prompt, str):
         msg = f"the prompt must be a string, got {prompt!r:.80}"
         raise InvalidValueError(msg)
-
-
-def _info(answer: PreparedAnswer) -> dict[str, Any]:
-    """What is told about a finished answer."""
-    return answer.metadata() | {"usage_metadata": answer.usage()}

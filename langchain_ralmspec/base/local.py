@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from langchain_core.messages.ai import UsageMetadata
+    from langchain_core.messages.content import Citation
 
     from langchain_ralmspec.answer.run import Run
     from langchain_ralmspec.answer.sampling import Constraint
+    from langchain_ralmspec.base.tracing import ModelRun
     from langchain_ralmspec.engine.grammar import Marker
     from langchain_ralmspec.engine.weights import Weights
 
@@ -79,6 +81,10 @@ class PreparedAnswer:
     usage: Callable[[], UsageMetadata]  # tokens in and out
     # Whether it begins inside a thought; None where thoughts are not told apart.
     is_thinking: bool | None = None
+    # Tells of look-ups as runs beneath this one; called before the text is read.
+    trace: Callable[[ModelRun], None] = lambda _: None
+    # The documents behind what a message says of it.
+    citations: Callable[[str], list[Citation]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+from langchain_core.callbacks import CallbackManager
 from langchain_core.embeddings import Embeddings
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from langchain_ralmspec.answer.run import Run
@@ -22,6 +23,7 @@ from langchain_ralmspec.base.local import (
     LocalGeneration,
     Sampling,
     in_range,
+    usage_of,
 )
 from langchain_ralmspec.engine import Model, selftest
 from langchain_ralmspec.engine.templates import NO_VARIABLES
@@ -57,6 +59,9 @@ from langchain_ralmspec.speculation import (
     chances_of_match,
 )
 from langchain_ralmspec.stores.embedding import encode_queries
+
+if TYPE_CHECKING:
+    from langchain_core.messages.ai import UsageMetadata
 
 LONG_KV_BYTES = 2 * 2**30
 """Host memory for the KV of documents, per model."""
@@ -216,25 +221,29 @@ class LongContextGeneration(LocalGeneration):
         stop: Sequence[str] | None,
         sampling: Sampling,
         *,
-        retrieve: Callable[[Sources, str], Sources] | None = None,
+        listeners: CallbackManager | None = None,
         form: Form | None = None,
     ) -> tuple[Run[DraftStats], Sources]:
         """Prepare an answer; returns it, and its sources.
 
-        ``retrieve`` does what :meth:`_retrieve` does, which is the default; ``form`` is
-        what the answer may be, by default that of the grammar.
+        ``listeners`` are told of what is retrieved; ``form`` is what the answer may be,
+        by default that of the grammar.
         """
         stats, question = DraftStats(), conversation.question
         with stats.preparing():
             target = self.engine
             is_found = isinstance(context, Runnable)
-            given = GivenContext.of(context.invoke(question) if is_found else context)
+            # Without listeners of its own it has those of the chain that runs, if any.
+            config = RunnableConfig(callbacks=listeners) if listeners else None
+            given = GivenContext.of(
+                context.invoke(question, config) if is_found else context
+            )
             head, document, tail = self._read(
                 target, conversation, given.text, sampling.max_tokens
             )
             stats.dropped_tokens = document.n_dropped
             sources = Sources(given, document, is_found=is_found)
-            sources = (retrieve or self._retrieve)(sources, question)
+            sources = self._retrieve(sources, question, listeners)
             n_prompt = len(head) + len(document.tokens) + len(tail)
             transcript, sampler = self._written_by(target, sampling, stop, form)
             acceptance = self._acceptance
@@ -283,11 +292,25 @@ class LongContextGeneration(LocalGeneration):
         )
         return head, document, tail
 
-    def _retrieve(self, sources: Sources, question: str) -> Sources:
-        """Find what the drafter reads; nothing without embeddings."""
-        document = sources.read
-        if document.index is None:
+    def _retrieve(
+        self, sources: Sources, question: str, listeners: CallbackManager | None
+    ) -> Sources:
+        """Find what the drafter reads, as a run of its own; not without embeddings."""
+        if sources.read.index is None:
             return sources
+        name, manager = "RapidRetriever", listeners or CallbackManager([])
+        run = manager.on_retriever_start({"name": name}, question, name=name)
+        try:
+            found = self._searched(sources, question)
+        except BaseException as error:
+            run.on_retriever_error(error)
+            raise
+        run.on_retriever_end(found.documents())
+        return found
+
+    def _searched(self, sources: Sources, question: str) -> Sources:
+        document = sources.read
+        assert document.index is not None  # noqa: S101  the caller has looked
         share, floor = self.draft_context_share, self.draft_context_tokens
         n_tokens = documents.budget(len(document.tokens), share, floor)
         chunks = document.index.retrieve(question, n_tokens, self.least_similarity)
@@ -376,3 +399,9 @@ def _may_have_probabilities(drafter: str | Path | Drafter) -> bool:
     if not isinstance(drafter, str | Path):
         return True  # only its drafts can tell
     return drafter != LOOKUP and not str(drafter).startswith(TEXT)
+
+
+def long_usage_of(run: Run[DraftStats]) -> UsageMetadata:
+    """Tokens in and out, and those in whose KV was kept from before."""
+    read = run.stats.cached_tokens
+    return {**usage_of(run), "input_token_details": {"cache_read": read}}

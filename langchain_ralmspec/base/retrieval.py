@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from langchain_core.globals import get_llm_cache
@@ -14,16 +13,16 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.base import warming
+from langchain_ralmspec.base.account import account_of, citations_of
 from langchain_ralmspec.base.local import (
     Form,
     PreparedAnswer,
     Sampling,
-    info_of,
     usage_of,
 )
-from langchain_ralmspec.base.plain import plain_documents
 from langchain_ralmspec.base.rendering import rendered
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
+from langchain_ralmspec.base.tracing import trace
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.ralm import (
     BLOCK,
@@ -217,7 +216,11 @@ class RetrievalGeneration(SpeculativeGeneration):
 
     def _prepared(self, run: RetrievalRun, model: Model) -> PreparedAnswer:
         return PreparedAnswer(
-            run, partial(_info, run, model), partial(self._usage, run, model)
+            run,
+            partial(account_of, run, model),
+            partial(self._usage, run, model),
+            trace=partial(trace, run, self._current_retriever),
+            citations=partial(citations_of, run),
         )
 
     def _run(
@@ -374,15 +377,3 @@ class RetrievalGeneration(SpeculativeGeneration):
             "retriever": retriever.key,
             "documents": retriever.version if caches else None,
         }
-
-
-def _info(run: RetrievalRun, model: Model) -> dict[str, Any]:
-    """What is told about a finished answer."""
-    steps = []
-    # One that is told in pieces has the very same hits in all of them.
-    for _, pieces in groupby(run.steps, key=lambda step: id(step.hits)):
-        first, *rest = pieces
-        tokens = [*first.tokens, *(token for piece in rest for token in piece.tokens)]
-        steps.append({"tokens": tokens, "documents": [hit.id for hit in first.hits]})
-    documents = plain_documents(run.documents)
-    return info_of(run, model) | {"documents": documents, "steps": steps}

@@ -18,6 +18,13 @@ class Thought(str):
     __slots__ = ()
 
 
+def place_of(said: str, text: str) -> int:
+    """Where in the text of an answer that begins which it says behind a thought."""
+    thought, found, _ = text.partition(_END)
+    behind = text.find(said, len(thought + found)) if found else -1
+    return behind if behind >= 0 else max(0, text.find(said))
+
+
 class ThoughtReader:
     """Parts an answer into thoughts and what it says, piece by piece.
 

@@ -1,6 +1,6 @@
 """RaLMSpec: generation that retrieves as it goes, sequential and speculative."""
 
-from langchain_ralmspec.ralm.events import Event, RolledBack, Verified
+from langchain_ralmspec.ralm.events import Asked, Event, Found, RolledBack, Verified
 from langchain_ralmspec.ralm.loop import sequential, speculative
 from langchain_ralmspec.ralm.once import once
 from langchain_ralmspec.ralm.policies import (
@@ -24,10 +24,12 @@ from langchain_ralmspec.ralm.writer import Writer
 
 __all__ = [
     "BLOCK",
+    "Asked",
     "DocumentLayout",
     "Event",
     "FixedStride",
     "Flare",
+    "Found",
     "InlineLayout",
     "IterRetGen",
     "Prompt",

@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from langchain_ralmspec.answer.events import Committed
+
+if TYPE_CHECKING:
+    from langchain_ralmspec.ralm.memory import Guess
+    from langchain_ralmspec.stores.base import Hit
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The store is asked next: for one query, or to verify the guesses for some."""
+
+    queries: tuple[str, ...]
+    verifies: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A query of the answer has its documents, and these are final.
+
+    There is one for each query that the sequential loop asks, in its order. Those of a
+    verification come behind its :class:`Verified`, up to the first wrong guess.
+    """
+
+    query: str
+    hits: tuple[Hit, ...]
+    guess: Guess | None = None  # None where the store was waited for
+    is_right: bool = True  # the guess
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A call with ``n_guesses`` came back: ``n_right`` stand before a wrong one."""
+    """A call with ``n_guesses`` came back: ``n_right`` stand before a wrong one.
+
+    Calls come back in the order in which they were sent. Those sent after one with a
+    wrong guess do not: nobody takes their answers any more.
+    """
 
     n_guesses: int
     n_right: int
@@ -22,4 +53,4 @@ class RolledBack:
     n_tokens: int
 
 
-Event = Committed | Verified | RolledBack
+Event = Committed | Asked | Found | Verified | RolledBack

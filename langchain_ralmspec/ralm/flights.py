@@ -11,6 +11,7 @@ from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Self
 
+from langchain_ralmspec.ralm.events import Found
 from langchain_ralmspec.ralm.writer import texts_of
 from langchain_ralmspec.speculation.plan import IN_FLIGHT
 
@@ -45,6 +46,13 @@ class Flight:
         # Queries that were asked one by one end at the first wrong guess.
         pairs = zip(self.guesses, self.future.result().truth, strict=False)
         return sum(1 for _ in takewhile(lambda pair: _is_right(*pair), pairs))
+
+    @property
+    def right(self) -> list[Found]:
+        """What the queries of right guesses before the first wrong one find."""
+        pairs = zip(self.guesses, self.future.result().truth, strict=False)
+        found = [Found(guess.query.text, hits, guess) for guess, hits in pairs]
+        return found[: self.n_right]
 
 
 def _is_right(guess: Guess, truth: Hits) -> bool:

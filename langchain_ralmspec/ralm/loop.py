@@ -17,8 +17,9 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from langchain_ralmspec.ralm.events import Event, RolledBack, Verified
+from langchain_ralmspec.ralm.events import Asked, Event, Found, RolledBack, Verified
 from langchain_ralmspec.ralm.flights import Flights
+from langchain_ralmspec.ralm.tentative import TentativeStep
 from langchain_ralmspec.ralm.writer import texts_of
 from langchain_ralmspec.speculation import REPLICA
 from langchain_ralmspec.speculation.plan import MAX_STEPS_PER_GUESS
@@ -27,7 +28,6 @@ from langchain_ralmspec.stores.base import Query
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from langchain_ralmspec.answer.events import Committed
     from langchain_ralmspec.ralm.flights import Flight
     from langchain_ralmspec.ralm.memory import Guess, Hits
     from langchain_ralmspec.ralm.policies import Step
@@ -40,7 +40,7 @@ def sequential(request: Request) -> Generator[Event, None, None]:
     """Wait for the store, write a step, wait for the store, …."""
     query = request.policy.query()
     for number in count():
-        (hits,) = request.session.retrieve(query).truth
+        (hits,) = (yield from request.retrieve(query)).truth
         step = request.write(hits, number)
         assert step is not None  # noqa: S101  nothing supersedes a step here
         request.writer.prune(request.writer.mark)
@@ -60,18 +60,6 @@ def speculative(
         yield from _Speculation(request, scheduler, flights).events()
 
 
-@dataclass(frozen=True, slots=True)
-class TentativeStep:
-    """A step written under documents that are not verified yet."""
-
-    step: Step | None  # None when writing it failed or was superseded
-    mark: int  # where to rewind the writer to, to take the step back
-    error: Exception | None = None  # why writing it failed
-    # The guess it was written under, if that needs no verification: then the step is
-    # as right as the one before.
-    proven: Guess | None = None
-
-
 @dataclass(slots=True)
 class _Speculation:
     """The state of a speculative request.
@@ -89,7 +77,7 @@ class _Speculation:
     tentative: deque[TentativeStep] = field(default_factory=deque)
     n_committed: int = 0  # steps that are final
     _previous: Texts = ()  # documents of the step before
-    _proven: Guess | None = None  # the next step's documents, if these are proven
+    _proven: Found | None = None  # the next step's documents, if these are proven
     _n_before_group: int = 0  # steps that were written when the group began
 
     def events(self) -> Iterator[Event]:
@@ -107,7 +95,7 @@ class _Speculation:
                 if corrected is None and step is not None:
                     if step.query is None:
                         return
-                    corrected = self._retrieve(step)
+                    corrected = yield from self._retrieve(step)
             else:
                 try:
                     hits = self._guess(self.plan.policy, step.query, step.hits)
@@ -147,18 +135,20 @@ class _Speculation:
                 hits = self._taken(guess)
                 corrected = yield from self._verify()
                 return hits if corrected is None else corrected
-        return self._retrieve_first(text)
+        return (yield from self._retrieve_first(text))
 
-    def _retrieve_first(self, text: str) -> Hits:
+    def _retrieve_first(self, text: str) -> Generator[Event, None, Hits]:
         """Retrieve the first documents, into the cache if guesses will need it."""
         request, estimates = self.request, self.scheduler.estimates
         fills_cache = request.session.fills_cache(self.scheduler.policies)
+        yield Asked((text,))
         with request.stats.timing("waiting"):
             answer = request.session.ask([Query(text)], with_vectors=fills_cache)
             request.session.require(text, answer.truth[0])
         request.session.learn(answer)
         if not fills_cache:  # else it was a wider search than the sequential loop's
             estimates.retrieved(answer.embedding, answer.searching)
+        yield Found(text, answer.truth[0])
         return answer.truth[0]
 
     def _write(self, hits: Hits) -> Generator[Event, None, Step | None]:
@@ -189,11 +179,13 @@ class _Speculation:
         if self.flights or self.group:
             self.tentative.append(written)
         else:
-            yield self._commit(written)
+            yield from self._commit(written)
         return step
 
-    def _commit(self, written: TentativeStep) -> Committed:
+    def _commit(self, written: TentativeStep) -> Iterator[Event]:
         """Make a step final whose documents are right."""
+        if written.found:
+            yield written.found
         if written.error:  # the sequential loop would fail here too
             raise written.error
         assert written.step is not None  # noqa: S101  its documents were right
@@ -202,13 +194,13 @@ class _Speculation:
             self._count_proven(written.proven)
         writer = self.request.writer
         writer.prune(self.tentative[0].mark if self.tentative else writer.mark)
-        return self.request.commit(written.step)
+        yield self.request.commit(written.step)
 
-    def _retrieve(self, step: Step) -> Hits:
+    def _retrieve(self, step: Step) -> Generator[Event, None, Hits]:
         """Ask for the next documents and wait, as the sequential loop does."""
         assert step.query is not None  # noqa: S101  the caller has looked
         self._count_plan()
-        answer = self.request.session.retrieve(step.query)
+        answer = yield from self.request.retrieve(step.query)
         estimates = self.scheduler.estimates
         estimates.retrieved(answer.embedding, answer.searching)
         (hits,) = answer.truth
@@ -226,7 +218,7 @@ class _Speculation:
     def _taken(self, guess: Guess) -> Hits:
         """Have the next step written under a guess."""
         if guess.is_proven:
-            self._proven = guess
+            self._proven = Found(guess.query.text, guess.hits, guess)
             return tuple(replace(hit, score=math.nan) for hit in guess.hits)
         if not self.group:
             self._n_before_group = self._n_written
@@ -266,6 +258,7 @@ class _Speculation:
             assert self.plan.policy is not None  # noqa: S101  else nothing was guessed
             with_vectors = self.request.session.fills_cache([self.plan.policy])
             plan = replace(self.plan, in_flight=self._in_flight)
+            yield Asked(tuple(guess.query.text for guess in self.group), verifies=True)
             self.flights.send(self.group, plan, with_vectors=with_vectors)
             self.group = []
         return (yield from self._judge(0 if everything else self._in_flight))
@@ -307,24 +300,26 @@ class _Speculation:
             assert n_right is not None  # noqa: S101  it has landed
             self._learn(flight, n_right)
             yield Verified(len(flight.guesses), n_right)
-            final, unwritten = self._pop_verified(truth[:n_right])
-            all_right = n_right == len(flight.guesses)
-            if not all_right:
+            final, unwritten = self._pop_verified(flight.right)
+            wrong = None if n_right == len(flight.guesses) else flight.guesses[n_right]
+            if wrong:
                 yield from self._roll_back()
-                self._previous = texts_of(flight.guesses[n_right].current)
+                self._previous = texts_of(wrong.current)
             for written in final:
-                yield self._commit(written)
-            if not all_right:
-                text = flight.guesses[n_right].query.text
-                self.request.session.require(text, truth[n_right])
-                return truth[n_right]
+                yield from self._commit(written)
+            if wrong:
+                text, hits = wrong.query.text, truth[n_right]
+                self.request.session.require(text, hits)
+                yield Found(text, hits, wrong, is_right=False)
+                return hits
             if unwritten:
-                return unwritten[0]
+                yield unwritten[0]
+                return unwritten[0].hits
         return None
 
     def _pop_verified(
-        self, right: list[Hits]
-    ) -> tuple[list[TentativeStep], list[Hits]]:
+        self, right: list[Found]
+    ) -> tuple[list[TentativeStep], list[Found]]:
         """Remove the steps under right guesses, and under proven ones after each.
 
         The steps get what the store found for the guesses, with true scores. What no
@@ -334,9 +329,8 @@ class _Speculation:
         while self.tentative and (right or self.tentative[0].proven):
             written = self.tentative.popleft()
             if not written.proven:
-                hits, *right = right
-                if written.step:
-                    written = replace(written, step=replace(written.step, hits=hits))
+                found, *right = right
+                written = written.under(found)
             final.append(written)
         return final, right
 

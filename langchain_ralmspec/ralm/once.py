@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def once(request: Request) -> Generator[Event, None, None]:
     """Retrieve for the question alone, and write all under what is found."""
-    (hits,) = request.session.retrieve(request.policy.query()).truth
+    (hits,) = (yield from request.retrieve(request.policy.query())).truth
     request.stats.steps += 1
     strides = request.writer.write_out(hits)
     while True:

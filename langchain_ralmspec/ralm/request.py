@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.answer.events import Committed
+from langchain_ralmspec.ralm.events import Asked, Event, Found
 from langchain_ralmspec.ralm.writer import Superseded
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from langchain_ralmspec.answer.statistics import SpeculationStats
     from langchain_ralmspec.answer.transcript import Transcript
     from langchain_ralmspec.ralm.memory import Hits
     from langchain_ralmspec.ralm.policies import RetrievalPolicy, Step
-    from langchain_ralmspec.ralm.session import Session
+    from langchain_ralmspec.ralm.session import Session, Verification
     from langchain_ralmspec.ralm.writer import Writer
 
 
@@ -34,6 +37,17 @@ class Request:
     def stats(self) -> SpeculationStats:
         """Counts and seconds."""
         return self.session.stats
+
+    def retrieve(self, query: str) -> Generator[Event, None, Verification]:
+        """Ask the store for a query, and wait.
+
+        Raises EmptyStoreError where nothing found is an error, StoreError where the
+        store fails.
+        """
+        yield Asked((query,))
+        answer = self.session.retrieve(query)
+        yield Found(query, answer.truth[0])
+        return answer
 
     def write(self, hits: Hits, number: int) -> Step | None:
         """Write step ``number`` under documents; None when it was superseded."""

@@ -10,6 +10,7 @@ from langchain_ralmspec.assets.models import model_path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXPORTER = "opentelemetry.exporter.otlp.proto.http"
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
@@ -43,8 +44,26 @@ def test_code_of_a_page(page: Path) -> None:
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
 def test_example(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if file.name == "traces.py":
+        pytest.importorskip(EXPORTER, reason="langsmith[otel] is not installed")
     runpy.run_path(str(file), run_name="__main__")
     assert capsys.readouterr().out
+
+
+def test_spans_of_look_ups_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(EXPORTER, reason="langsmith[otel] is not installed")
+
+    def refuse(*_: object) -> None:
+        pytest.fail("something is sent")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    spans = runpy.run_path(str(ROOT / "examples" / "traces.py"))["spans"]
+    by_id = {span.context.span_id: span for span in spans}
+    names = {span.name for span in spans}
+    assert names == {"ChatRaLMSpec", "RaLMSpecRetriever", "ralmspec_verification"}
+    above = [by_id[span.parent.span_id].name for span in spans if span.parent]
+    assert len(above) == len(spans) - 1
+    assert {*above} == {"ChatRaLMSpec", "ralmspec_verification"}
 
 
 def test_links_between_pages_lead_somewhere() -> None:

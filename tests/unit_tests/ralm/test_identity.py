@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.ralm import (
+    Asked,
     Event,
+    Found,
     Request,
     RolledBack,
     Verified,
@@ -271,7 +273,7 @@ def test_an_answer_that_stays_where_it_began_asks_the_store_once() -> None:
         assert store.searches == [1]
         assert stats.guesses == stats.right_guesses == stats.proven_guesses == 7
         assert stats.rounds == 0
-        assert {type(event) for event in events} == {Committed}
+        assert {type(event) for event in events} == {Asked, Found, Committed}
 
 
 def test_a_proof_that_is_none_is_seen_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,4 +295,5 @@ def test_what_was_told_is_never_taken_back() -> None:
             told += event.tokens
         assert request.writer.transcript.tokens[: len(told)] == told
     assert RolledBack in kinds, "the example must contain a wrong guess"
-    assert kinds[:2] == [Committed, Verified], "told before it is verified"
+    before = kinds[: kinds.index(Verified)]
+    assert before == [Asked, Found, Committed, Asked], "told before it is verified"

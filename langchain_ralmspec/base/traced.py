@@ -1,0 +1,115 @@
+"""A chat model whose answers know which of LangChain's runs they are."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.language_models.chat_models import (
+    BaseChatModel,
+    agenerate_from_stream,
+    generate_from_stream,
+)
+
+from langchain_ralmspec.base.chunks import whole
+from langchain_ralmspec.base.tracing import identified, in_sync, runs_of_answers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from langchain_core.callbacks import (
+        AsyncCallbackManagerForLLMRun,
+        CallbackManagerForLLMRun,
+    )
+    from langchain_core.language_models import LanguageModelInput
+    from langchain_core.messages import AIMessageChunk, BaseMessage
+    from langchain_core.outputs import ChatResult
+    from langchain_core.runnables import RunnableConfig
+
+
+class TracedChat(BaseChatModel):
+    """Notes the run of every answer, so that look-ups are traced beneath it.
+
+    LangChain does not tell ``_stream`` of it, wherever it reads that by itself.
+    """
+
+    def stream(
+        self,
+        input: LanguageModelInput,  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """Answer in chunks; LangChain's own, which does not tell which run it is."""
+        config, run = identified(config)
+        chunks = super().stream(input, config, stop=stop, **kwargs)
+        with runs_of_answers(run):
+            first = next(chunks)
+        yield first
+        yield from chunks
+
+    async def astream(
+        self,
+        input: LanguageModelInput,  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """Do what ``stream`` does, in a thread."""
+        config, run = identified(config)
+        chunks: Any = super().astream(input, config, stop=stop, **kwargs)
+        async with aclosing(chunks):
+            with runs_of_answers(run):
+                first = await anext(chunks)
+            yield first
+            async for chunk in chunks:
+                yield chunk
+
+    def _generate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with runs_of_answers(run_manager):
+            return whole(
+                super()._generate_with_cache(messages, stop, run_manager, **kwargs)
+            )
+
+    async def _agenerate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with runs_of_answers(in_sync(run_manager)):
+            return whole(
+                await super()._agenerate_with_cache(
+                    messages, stop, run_manager, **kwargs
+                )
+            )
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with runs_of_answers(run_manager):
+            return generate_from_stream(self._stream(messages, stop, **kwargs))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with runs_of_answers(in_sync(run_manager)):
+            chunks = self._astream(messages, stop, **kwargs)
+            return await agenerate_from_stream(chunks)
