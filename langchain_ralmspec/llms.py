@@ -207,7 +207,8 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
         stats = SpeculationStats(prompt_tokens=len(tokens))
 
         def open_path(prefix: tuple[int, ...]) -> Any:
-            path, stats.cached_tokens = model.find_or_open(prefix)
+            with stats.laying_out("reading"):
+                path, stats.cached_tokens = model.find_or_open(prefix)
             stats.read_tokens = len(prefix) - stats.cached_tokens
             return path
 

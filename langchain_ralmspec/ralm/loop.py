@@ -66,6 +66,7 @@ class TentativeStep:
 
     step: Step | None  # None when writing it failed or was superseded
     mark: int  # where to rewind the writer to, to take the step back
+    since: float  # when it began to be written, by ``time.perf_counter()``
     error: Exception | None = None  # why writing it failed
     # The guess it was written under, if that needs no verification: then the step is
     # as right as the one before.
@@ -205,7 +206,7 @@ class _Speculation:
                 seconds, changed=changed, overlapped=overlapped
             )
         self._previous = texts_of(hits)
-        written = TentativeStep(step, mark, error, self._proven)
+        written = TentativeStep(step, mark, start, error, self._proven)
         self._proven = None
         if self.flights or self.group:
             self.tentative.append(written)
@@ -325,21 +326,22 @@ class _Speculation:
         """
         while len(self.flights) > n_left or self.flights.has_landed:
             flight = self.flights.land()
-            truth, n_right = flight.future.result().truth, flight.n_right
+            answer, n_right = flight.future.result(), flight.n_right
             assert n_right is not None  # noqa: S101  it has landed
             self._learn(flight, n_right)
-            yield Verified(len(flight.guesses), n_right)
-            final, unwritten = self._pop_verified(truth[:n_right])
-            all_right = n_right == len(flight.guesses)
+            n_guesses = len(flight.guesses)
+            yield Verified(n_guesses, n_right, flight.sent, answer.seconds)
+            final, unwritten = self._pop_verified(answer.truth[:n_right])
+            all_right = n_right == n_guesses
             if not all_right:
                 yield from self._roll_back()
                 self._previous = texts_of(flight.guesses[n_right].current)
             for written in final:
                 yield self._commit(written)
             if not all_right:
-                text = flight.guesses[n_right].query.text
-                self.request.session.require(text, truth[n_right])
-                return truth[n_right]
+                text, truth = flight.guesses[n_right].query.text, answer.truth[n_right]
+                self.request.session.require(text, truth)
+                return truth
             if unwritten:
                 return unwritten[0]
         return None
@@ -364,17 +366,12 @@ class _Speculation:
 
     def _roll_back(self) -> Iterator[RolledBack]:
         """Take back everything that was written after a wrong guess."""
-        request = self.request
         self.flights.abandon()
         self.group, self._proven = [], None
         if self.tentative:
-            length = len(request.writer.transcript)
-            with request.stats.timing("generating"):
-                request.writer.rewind(self.tentative[0].mark)
+            first = self.tentative[0]
             self.tentative.clear()
-            n_tokens = length - len(request.writer.transcript)
-            request.stats.tokens_rolled_back += n_tokens
-            yield RolledBack(n_tokens)
+            yield self.request.roll_back(first.mark, first.since)
 
     def _learn(self, flight: Flight, n_right: int) -> None:
         """Cache what a verification found, and add to the estimates what it shows."""
