@@ -226,4 +226,4 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
         scheduler = None
         if self._may_speculate(model, instead="token by token"):
             scheduler = self._scheduler(("lookup",), asynchronous=False)
-        return Run(generate(request, scheduler), request)
+        return Run(generate(request, scheduler), request, prompt)

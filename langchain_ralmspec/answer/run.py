@@ -35,9 +35,13 @@ class Run(Generic[Stats]):
     """Iterate for the text of one answer, piece by piece; no piece is taken back."""
 
     def __init__(
-        self, events: Generator[Any, None, None], request: Request[Stats]
+        self,
+        events: Generator[Any, None, None],
+        request: Request[Stats],
+        question: str = "",
     ) -> None:
         """Prepare to run; nothing happens before the first iteration."""
+        self.question = question  # what was asked, for a report
         request.stats.spans = []
         self.request: Any = request
         self.steps: list[Committed] = []  # so far
@@ -80,11 +84,6 @@ class Run(Generic[Stats]):
         self.steps.append(event)
         self._n_tokens += len(event.tokens)
         return self._transcript.release(self._n_tokens)
-
-    @property
-    def question(self) -> str:
-        """What was asked, where it is known as a text."""
-        return ""
 
     @property
     def pieces(self) -> list[str]:

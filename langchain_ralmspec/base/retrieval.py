@@ -293,7 +293,7 @@ class RetrievalGeneration(SpeculativeGeneration):
             events = speculative(request, scheduler)
         else:
             events = sequential(request)
-        return RetrievalRun(events, request)
+        return RetrievalRun(events, request, prompt.text)
 
     @property
     def _current_retriever(self) -> RaLMSpecRetriever:

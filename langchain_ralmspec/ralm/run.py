@@ -24,11 +24,6 @@ class RetrievalRun(Run[SpeculationStats]):
             yield from super().__iter__()
 
     @property
-    def question(self) -> str:
-        """What was asked: the text that documents are looked up for."""
-        return str(self.request.writer.prompt.text)
-
-    @property
     def documents(self) -> list[Document]:
         """The documents used, in the order of their first use."""
         hits = (hit for step in self.steps for hit in step.hits)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from langchain_ralmspec.report.words import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -12,10 +14,10 @@ if TYPE_CHECKING:
     from langchain_ralmspec.report.record import Record
 
 WIDTH = 1000.0
-_HAIR = 0.3  # of WIDTH: rectangles of one kind that are so near are drawn as one
+_HAIR = 0.3  # of WIDTH: no gap is seen that is narrower, ...
+_THIN = 1.0  # ... and no rectangle of its own
 _ROOM = 4  # pixels that a rectangle is given where there are many
 _MANY, _WIDEST = 150, 6000  # rectangles, pixels
-_MINUTES = 120  # seconds; below, nobody counts in minutes
 
 
 @dataclass(frozen=True)
@@ -54,39 +56,41 @@ class Tick:
     label: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class Axis:
     """The time that is shown: from 0 to where the last thing ends."""
 
     seconds: float
-    ticks: list[Tick] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        """Place some five ticks at round numbers."""
-        raw = self.seconds / 5
+    def ticks(self, pixels: int) -> list[Tick]:
+        """Round moments, some five of them on a page's width."""
+        raw = self.seconds / (5 * max(1, pixels / WIDTH))
         power = 10.0 ** math.floor(math.log10(raw))
         step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
-        for number in range(int(self.seconds / step * 1.0001) + 1):
-            left = 100 * number * step / self.seconds
-            self.ticks.append(Tick(f"{left:.2f}", seconds(number * step)))
+        # One at the very end would stand outside.
+        moments = [n * step for n in range(math.ceil(self.seconds / step * 0.98))]
+        return [Tick(f"{100 * t / self.seconds:.2f}", seconds(t)) for t in moments]
 
     def lane(self, name: str, said: str, bars: Iterable[Bar]) -> Lane:
-        """Draw bars; those of one kind that nobody could tell apart become one."""
+        """Draw bars; thin ones of one kind that nobody could tell apart become one."""
         drawn: list[Bar] = []
         for bar in bars:
-            last = drawn[-1] if drawn else None
-            gap = (bar.start - last.end) / self.seconds * WIDTH if last else math.inf
-            if last and last.kind == bar.kind and 0 <= gap < _HAIR:
-                said_before = last.said if last.said == bar.said else f"{bar.kind}"
-                drawn[-1] = replace(last, end=bar.end, said=said_before)
+            last = drawn[-1] if drawn else bar
+            is_near = 0 <= self._scaled(bar.start - last.end) < _HAIR
+            is_thin = self._scaled(bar.end - bar.start) < _THIN
+            if is_near and is_thin and drawn and last.kind == bar.kind:
+                drawn[-1] = replace(last, end=bar.end)
             else:
                 drawn.append(bar)
         return Lane(name, said, list(map(self._placed, drawn)))
 
+    def _scaled(self, seconds: float) -> float:
+        return seconds / self.seconds * WIDTH
+
     def _placed(self, bar: Bar) -> Drawn:
-        x = bar.start / self.seconds * WIDTH
-        width = (bar.end - bar.start) / self.seconds * WIDTH
-        return Drawn(bar, f"{x:.2f}", f"{max(width, 0.6):.2f}")
+        width = max(self._scaled(bar.end - bar.start), 2 * _HAIR)
+        width -= _HAIR * (width > 2 * _THIN)  # so that neighbours are told apart
+        return Drawn(bar, f"{self._scaled(bar.start):.2f}", f"{width:.2f}")
 
 
 def axis_of(record: Record) -> Axis:
@@ -96,15 +100,19 @@ def axis_of(record: Record) -> Axis:
     return Axis(max([*ends, 1e-3]))
 
 
+def rows_of(bars: Iterable[Bar]) -> list[list[Bar]]:
+    """Bars in rows, in each of which none begins before the one before it ends."""
+    rows: list[list[Bar]] = []
+    for bar in sorted(bars, key=lambda bar: bar.start):
+        free = next((row for row in rows if row[-1].end <= bar.start), None)
+        if free is None:
+            rows.append([bar])
+        else:
+            free.append(bar)
+    return rows
+
+
 def room_for(lanes: Iterable[Lane]) -> int:
     """Pixels that the lanes want at least; 0 where any width will do."""
     most = max((len(lane.bars) for lane in lanes), default=0)
     return 0 if most < _MANY else min(_ROOM * most, _WIDEST)
-
-
-def seconds(value: float) -> str:
-    """A time as people write it: 3 digits, in seconds, milliseconds or minutes."""
-    value = round(value, 6)  # no more is kept
-    if value >= _MINUTES:
-        return f"{value / 60:,.1f} min"
-    return f"{value:.3g} s" if value >= 1 or not value else f"{1000 * value:.3g} ms"

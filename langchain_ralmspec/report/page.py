@@ -70,9 +70,4 @@ def _visible(value: Any) -> Any:
 
 
 def _name_of(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    is_ascii = found[0].isascii()  # then there is a picture of it
-    return chr(_PICTURES.get(code, 0x2400 + code)) if is_ascii else f"⟨U+{code:04X}⟩"
-
-
-_PICTURES = {0x7F: 0x2421}  # the only one that is not in order
+    return f"⟨U+{ord(found[0]):04X}⟩"
