@@ -1,4 +1,4 @@
-"""The numbers of a report: at its head, where the seconds went, and what was counted."""
+"""The numbers of a report: its head, where the seconds went, what was counted."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def shares(record: Record) -> list[Share]:
     if "generating" in spent:  # reading documents lies within
         within = spent["generating"] - spent.get("reading", 0.0)
         spent["generating"] = max(0.0, within)
+    spent["preparing"] = figure("seconds_preparing") or 0.0  # before the loop began
     total = max(figure("seconds") or 0.0, sum(spent.values()))
     spent["rest"] = max(0.0, total - sum(spent.values()))
     return [
@@ -50,6 +51,7 @@ def shares(record: Record) -> list[Share]:
 
 
 def figures(record: Record, n_tokens: int) -> Iterator[Figure]:
+    """What stands at the head of the page."""
     figure = {name: value or 0 for name, value in record.figures.items()}.get
     took, first = figure("seconds", 0), figure("first_token", 0)
     rate = f"{n_tokens / took:.3g} a second" if took else ""
@@ -59,11 +61,12 @@ def figures(record: Record, n_tokens: int) -> Iterator[Figure]:
         yield from _draft_figures(record, n_tokens)
         return
     guesses, right = figure("guesses", 0), figure("right_guesses", 0)
-    of = "document" if record.method == "RaLMSpec" else "token"
+    of = "documents" if record.method == "RaLMSpec" else "tokens"
     if guesses:
         proven = figure("proven_guesses", 0)
-        note = f"{right / guesses:.0%}" + (f", {proven:.0f} proven" if proven else "")
-        yield Figure(f"{of} guesses right", f"{right:.0f} of {guesses:.0f}", note)
+        note = f"{of}, {right / guesses:.0%}"
+        note += f", {proven:.0f} proven" if proven else ""
+        yield Figure("guessed right", f"{right:.0f} of {guesses:.0f}", note)
         rounds = figure("rounds", 0)
         note = f"{guesses / rounds:.1f} guesses each" if rounds else "none was needed"
         yield Figure("verifications", f"{rounds:.0f}", note)
@@ -74,11 +77,12 @@ def figures(record: Record, n_tokens: int) -> Iterator[Figure]:
     cost = figure("seconds_embedding", 0) + figure("seconds_searching", 0)
     calls, queries = figure("store_calls", 0), figure("queries", 0)
     note = f"{n_of(calls, 'call')}, {n_of(queries, 'query')}"
-    yield Figure("store and encoder", seconds(cost), note)
+    yield Figure("look-ups", seconds(cost), note)
     kept, read = figure("cached_tokens", 0), figure("read_tokens", 0)
     if read or kept:
         note = f"tokens; {kept:,.0f} kept from before"
-        yield Figure("read in front", f"{read:,.0f}", note)
+        what = "documents read" if record.method == "RaLMSpec" else "prompt read"
+        yield Figure(what, f"{read:,.0f}", note)
 
 
 def _draft_figures(record: Record, n_tokens: int) -> Iterator[Figure]:
@@ -104,9 +108,11 @@ class Counts:
 
     name: str
     rows: list[Share]
+    note: str
 
 
 def tables(record: Record) -> Iterator[Counts]:
+    """What was chosen, and how often."""
     names = {
         "plans": "Plans that were chosen",
         "lengths": "Drafts by length",
@@ -118,7 +124,15 @@ def tables(record: Record) -> Iterator[Counts]:
         most = max(counted.values(), default=0)
         if most:
             ordered = sorted(counted.items(), key=lambda item: -item[1])
-            yield Counts(name, list(_counted(ordered, most)))
+            note = _PLANS if key == "plans" else ""
+            yield Counts(name, list(_counted(ordered, most)), note)
+
+
+_PLANS = (
+    "“lookup 4×2” looks up guesses in what was seen before, asks for 4 at once, and "
+    "has 2 such calls out while it writes; “same” guesses the same documents again; "
+    "“≤” ends a call at an unsure guess; “sequential” guesses nothing, and waits."
+)
 
 
 def _counted(ordered: Iterable[tuple[str, int]], most: int) -> Iterator[Share]:

@@ -139,7 +139,7 @@ def _lanes(record: Record, axis: Axis) -> Iterator[Lane]:
         ]
         said = n_of(len(bars), "verification")
         for number, row in enumerate(rows_of(bars)):
-            name = "The store" if not number else "and meanwhile"
+            name = "Verifications" if not number else "and meanwhile"
             yield axis.lane(name, said, row)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 PARTS = {
+    "preparing": "preparing: loading, splitting, searching",
     "generating": "writing",
     "reading": "reading documents",
     "void": "writing what was taken back",

@@ -6,7 +6,8 @@ from langchain_ralmspec.report import Call, Passage, Record, RollBack, Step
 from langchain_ralmspec.report.record import Span
 
 HOSTILE = (
-    "</title></style></script><script>alert(1)</script><img src=x onerror=alert(2)>"
+    "</title></style></script><script>window.alerted=true</script>"
+    "<img src=x onerror=window.alerted=true>"
     "\" onload='alert(3)' {{ 7 * 7 }} <!-- ]]> &amp; &#60;b&#62; \x00\x08\x1b[31m\x85"
     "\u202egnp.exe \u2066 \ufffe \U0001ffff \u0645\u0631\u062d\u0628\u0627 \ud83d"
 )
