@@ -37,7 +37,7 @@ def record_of(run: Run[Any]) -> Record:
             name: value for name, value in figures.items() if isinstance(value, dict)
         },
         spans=tuple(
-            Span(part=part, start=recorder.time(start), end=recorder.time(end))  # type: ignore[arg-type]
+            Span(part=part, start=recorder.time(start), end=recorder.time(end))
             for part, start, end in run.stats.spans or ()
         ),
         steps=tuple(recorder.steps),

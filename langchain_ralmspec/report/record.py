@@ -18,7 +18,7 @@ from pydantic import (
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.text import well_formed
 
-FORMAT, VERSION = "ralmspec-run", 1
+VERSION: Literal[1] = 1
 
 Method = Literal["RaLMSpec", "RAPID", "kNN-LM"]
 Part = Literal[
@@ -115,7 +115,7 @@ class Passage(_Plain):
 class Record(_Plain):
     """One answer, as it was written."""
 
-    format: Literal["ralmspec-run"] = FORMAT
+    format: Literal["ralmspec-run"] = "ralmspec-run"
     version: Literal[1] = VERSION
     method: Method
     question: Text = ""
