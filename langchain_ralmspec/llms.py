@@ -208,7 +208,8 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
         stats = SpeculationStats(prompt_tokens=len(tokens))
 
         def open_path(prefix: tuple[int, ...]) -> Any:
-            path, stats.cached_tokens = model.find_or_open(prefix)
+            with stats.laying_out("reading"):
+                path, stats.cached_tokens = model.find_or_open(prefix)
             stats.read_tokens = len(prefix) - stats.cached_tokens
             return path
 
@@ -226,4 +227,4 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
         scheduler = None
         if self._may_speculate(model, instead="token by token"):
             scheduler = self._scheduler(("lookup",), asynchronous=False)
-        return Run(generate(request, scheduler), request)
+        return Run(generate(request, scheduler), request, prompt)

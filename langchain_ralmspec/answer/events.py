@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -20,3 +20,5 @@ class Committed:
     hits: tuple[Hit, ...] = ()  # RaLMSpec: the verified documents they stand under
     # kNN-LM and RAPID: who had proposed each token, a drafter's name or "target".
     sources: tuple[str, ...] = ()
+    # RaLMSpec: from when to when they were written, by ``time.perf_counter()``.
+    written: tuple[float, float] | None = field(default=None, compare=False)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from langchain_ralmspec.answer.events import FinishReason
     from langchain_ralmspec.answer.transcript import Transcript
+    from langchain_ralmspec.report import Record
 
 Stats = TypeVar("Stats", bound=AnswerStats)
 Stats_co = TypeVar("Stats_co", bound=AnswerStats, covariant=True)
@@ -34,13 +35,21 @@ class Run(Generic[Stats]):
     """Iterate for the text of one answer, piece by piece; no piece is taken back."""
 
     def __init__(
-        self, events: Generator[Any, None, None], request: Request[Stats]
+        self,
+        events: Generator[Any, None, None],
+        request: Request[Stats],
+        question: str = "",
     ) -> None:
         """Prepare to run; nothing happens before the first iteration."""
+        self.question = question  # what was asked, for a report
+        request.stats.spans = []
         self.request: Any = request
         self.steps: list[Committed] = []  # so far
         self.stats: Stats = request.stats
         self.finish_reason: FinishReason | None = None  # until it has ended
+        # What the loop told, and when, by `time.perf_counter()`.
+        self.log: list[tuple[float, Any]] = []
+        self.began: float | None = None  # by the same clock
         self._events = events
         self._transcript = request.transcript
         self._n_tokens = 0
@@ -57,10 +66,16 @@ class Run(Generic[Stats]):
     def _next(self) -> Any:
         """Advance the loop; only its own time counts, not the consumer's."""
         start = time.perf_counter()
+        if self.began is None:
+            self.began = start
         try:
-            return next(self._events, None)
+            event = next(self._events, None)
         finally:
-            self.stats.seconds += time.perf_counter() - start
+            now = time.perf_counter()
+            self.stats.seconds += now - start
+        if event is not None:
+            self.log.append((now, event))
+        return event
 
     def _commit(self, event: Committed) -> str:
         """Note what is final now; returns the text that became certain by it."""
@@ -69,6 +84,44 @@ class Run(Generic[Stats]):
         self.steps.append(event)
         self._n_tokens += len(event.tokens)
         return self._transcript.release(self._n_tokens)
+
+    @property
+    def pieces(self) -> list[str]:
+        """What each of the :attr:`tokens` adds to the text."""
+        return self._transcript.pieces(self._n_tokens)
+
+    def to_json(self) -> str:
+        """What a report shows, as JSON: ``ralmspec report`` makes a page of it.
+
+        It holds the answer, what was asked and the first words of the documents.
+        """
+        return self._record().to_json()
+
+    def to_html(self, title: str | None = None) -> str:
+        """A page about this answer: where its time went, and what became of guesses.
+
+        The page is one file that loads nothing and runs no script.
+
+        Args:
+            title: of the page; None takes the question.
+
+        Raises:
+            MissingExtraError: jinja2 is not installed.
+        """
+        from langchain_ralmspec.report import page
+
+        return page(self._record(), title)
+
+    def _repr_html_(self) -> str:
+        """The page, as notebooks show it: in a frame, so that nothing leaks."""
+        from langchain_ralmspec.report import embedded
+
+        return embedded(self._record())
+
+    def _record(self) -> Record:
+        from langchain_ralmspec.answer.record import record_of
+
+        return record_of(self)
 
     @property
     def tokens(self) -> list[int]:

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+Span = tuple[str, float, float]
+"""What a loop was doing, from when to when, by ``time.perf_counter()``."""
+
+LAID_OUT = frozenset(
+    {
+        "generating",
+        "guessing",
+        "waiting",
+        "prefilling",
+        "drafting",
+        "verifying",
+        "reading",
+    }
+)
+"""Parts of which a loop does one at a time; ``reading`` lies within ``generating``."""
 
 
 @dataclass(slots=True, kw_only=True)  # so that subclasses' fields come first
@@ -19,11 +35,13 @@ class AnswerStats:
         seconds: of the loop, without what the consumer of a stream does meanwhile.
         first_token: seconds from the call to the first token.
         prompt_tokens: tokens of the prompt, without documents in front that change.
+        spans: what was done when, for a report; None where nobody keeps it.
     """
 
     seconds: float = 0.0
     first_token: float = 0.0
     prompt_tokens: int = 0
+    spans: list[Span] | None = field(default=None, repr=False, compare=False)
 
     @contextmanager
     def timing(self, *parts: str) -> Iterator[None]:
@@ -35,14 +53,40 @@ class AnswerStats:
             self.spend(time.perf_counter() - start, *parts)
 
     def spend(self, seconds: float, *parts: str) -> None:
-        """Add to ``seconds_<part>`` of each part."""
+        """Add to ``seconds_<part>`` of each part, which has ended just now."""
         for part in parts:
             name = f"seconds_{part}"
             setattr(self, name, getattr(self, name) + seconds)
+            self._lay_out(part, seconds)
+
+    @contextmanager
+    def laying_out(self, part: str) -> Iterator[None]:
+        """Note when a block ran that is counted under another part."""
+        start = time.perf_counter()
+        yield
+        self._lay_out(part, time.perf_counter() - start)
+
+    def _lay_out(self, part: str, seconds: float) -> None:
+        """Note that a part has taken so long up to now."""
+        spans = self.spans
+        if spans is None or part not in LAID_OUT:
+            return
+        end = time.perf_counter()
+        start = end - seconds
+        if spans and spans[-1][0] == part and start - spans[-1][2] < _SAME_SPAN:
+            start = spans.pop()[1]
+        spans.append((part, start, end))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and dicts, for metadata and JSON."""
-        return asdict(self)
+        figures = asdict(replace(self, spans=None))
+        del figures["spans"]
+        return figures
+
+
+_SAME_SPAN = 1e-3
+"""Seconds between two spans of one part that are told as one: nobody sees them, and an
+answer that is written token by token, in one go, is one span."""
 
 
 @dataclass(slots=True)
@@ -107,7 +151,8 @@ class SpeculationStats(AnswerStats):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and dicts, for metadata and JSON."""
-        return asdict(self) | {
+        # `super()` knows nothing of a class that slots have made anew.
+        return AnswerStats.as_dict(self) | {
             "verifications": [list(each) for each in self.verifications],
             "guess_accuracy": self.guess_accuracy,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from bisect import bisect_right
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -92,6 +93,18 @@ class Transcript:
     def text_bytes(self, start: int, end: int) -> bytes:
         """Bytes of tokens ``start`` to ``end``."""
         return bytes(self._text.data[self._text.end(start) : self._text.end(end)])
+
+    def pieces(self, length: int) -> list[str]:
+        """What each of the first ``length`` tokens adds to the text.
+
+        A character stands with the token that completes it. As in :meth:`release`,
+        neither an unfinished one at the end is text, nor what a stop string begins.
+        """
+        end = len(self._text.data) if self._stop is None else self._stop
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        ends = [min(self._text.end(n), end) for n in range(length + 1)]
+        spelt = [bytes(self._text.data[a:b]) for a, b in pairwise(ends)]
+        return list(map(decoder.decode, spelt))
 
     def release(self, length: int, *, is_final: bool = False) -> str:
         """Text that is certain now and was not released before.

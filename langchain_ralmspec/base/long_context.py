@@ -275,7 +275,7 @@ class LongContextGeneration(LocalGeneration):
                 longest_draft=self._longest_draft(target),
                 stats=stats,
             )
-        return Run(generate(request), request), sources
+        return Run(generate(request), request, question), sources
 
     def _read(
         self, model: Model, conversation: Conversation, text: str, max_tokens: int

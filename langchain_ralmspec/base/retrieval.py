@@ -258,7 +258,8 @@ class RetrievalGeneration(SpeculativeGeneration):
             tokens = layout.tokens(model.weights, hits)
             require(n_documents=len(tokens))
             prefix = [*prompt.head, *tokens]
-            path, n_kept = model.find_or_open(prefix, part=BLOCK)
+            with stats.laying_out("reading"):
+                path, n_kept = model.find_or_open(prefix, part=BLOCK)
             stats.cached_tokens += n_kept
             stats.read_tokens += len(prefix) - n_kept
             return path
@@ -284,7 +285,7 @@ class RetrievalGeneration(SpeculativeGeneration):
             events = speculative(request, scheduler)
         else:
             events = sequential(request)
-        return RetrievalRun(events, request)
+        return RetrievalRun(events, request, prompt.text)
 
     @property
     def _current_retriever(self) -> RaLMSpecRetriever:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.answer.events import Committed
@@ -44,6 +44,9 @@ class Verified:
 
     n_guesses: int
     n_right: int
+    # When it was sent, by ``time.perf_counter()``, and how long the answer took.
+    sent: float = field(default=0.0, compare=False)
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,9 @@ class RolledBack:
     """Tokens written after a wrong guess were dropped; none of them was committed."""
 
     n_tokens: int
+    text: bytes = field(default=b"", compare=False)  # of these tokens
+    # When the first of it began to be written, by ``time.perf_counter()``.
+    since: float = field(default=0.0, compare=False)
 
 
 Event = Committed | Asked | Found | Verified | RolledBack

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Flight:
     plan: Plan
     future: Future[Verification]
     with_vectors: bool  # whether the documents found are to fill the cache
+    sent: float  # when, by ``time.perf_counter()``
 
     @property
     def n_right(self) -> int | None:
@@ -120,8 +122,9 @@ class Flights:
             [guess.query for guess in guesses],
             with_vectors=with_vectors,
         )
+        sent = time.perf_counter()
         future = self._start(ask, in_thread=plan.in_flight > 0)
-        self._flights.append(Flight(tuple(guesses), plan, future, with_vectors))
+        self._flights.append(Flight(tuple(guesses), plan, future, with_vectors, sent))
 
     def land(self) -> Flight:
         """Remove the oldest verification, and wait for its result.

@@ -174,7 +174,7 @@ class _Speculation:
                 seconds, changed=changed, overlapped=overlapped
             )
         self._previous = texts_of(hits)
-        written = TentativeStep(step, mark, error, self._proven)
+        written = TentativeStep(step, mark, start, error, self._proven)
         self._proven = None
         if self.flights or self.group:
             self.tentative.append(written)
@@ -296,19 +296,20 @@ class _Speculation:
         """
         while len(self.flights) > n_left or self.flights.has_landed:
             flight = self.flights.land()
-            truth, n_right = flight.future.result().truth, flight.n_right
+            answer, n_right = flight.future.result(), flight.n_right
             assert n_right is not None  # noqa: S101  it has landed
             self._learn(flight, n_right)
-            yield Verified(len(flight.guesses), n_right)
+            n_guesses = len(flight.guesses)
+            yield Verified(n_guesses, n_right, flight.sent, answer.seconds)
             final, unwritten = self._pop_verified(flight.right)
-            wrong = None if n_right == len(flight.guesses) else flight.guesses[n_right]
+            wrong = None if n_right == n_guesses else flight.guesses[n_right]
             if wrong:
                 yield from self._roll_back()
                 self._previous = texts_of(wrong.current)
             for written in final:
                 yield from self._commit(written)
             if wrong:
-                text, hits = wrong.query.text, truth[n_right]
+                text, hits = wrong.query.text, answer.truth[n_right]
                 self.request.session.require(text, hits)
                 yield Found(text, hits, wrong, is_right=False)
                 return hits
@@ -336,17 +337,12 @@ class _Speculation:
 
     def _roll_back(self) -> Iterator[RolledBack]:
         """Take back everything that was written after a wrong guess."""
-        request = self.request
         self.flights.abandon()
         self.group, self._proven = [], None
         if self.tentative:
-            length = len(request.writer.transcript)
-            with request.stats.timing("generating"):
-                request.writer.rewind(self.tentative[0].mark)
+            first = self.tentative[0]
             self.tentative.clear()
-            n_tokens = length - len(request.writer.transcript)
-            request.stats.tokens_rolled_back += n_tokens
-            yield RolledBack(n_tokens)
+            yield self.request.roll_back(first.mark, first.since)
 
     def _learn(self, flight: Flight, n_right: int) -> None:
         """Cache what a verification found, and add to the estimates what it shows."""

@@ -27,6 +27,8 @@ class Step:
     hits: tuple[Hit, ...]
     strides: tuple[Stride, ...]  # what stays in the answer; none when all was a draft
     query: str | None  # None when the answer is complete
+    # From when to when it was written, by ``time.perf_counter()``.
+    written: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

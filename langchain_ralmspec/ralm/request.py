@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.answer.events import Committed
-from langchain_ralmspec.ralm.events import Asked, Event, Found
+from langchain_ralmspec.ralm.events import Asked, Event, Found, RolledBack
 from langchain_ralmspec.ralm.writer import Superseded
 
 if TYPE_CHECKING:
@@ -52,17 +53,31 @@ class Request:
     def write(self, hits: Hits, number: int) -> Step | None:
         """Write step ``number`` under documents; None when it was superseded."""
         self.stats.steps += 1
+        start = time.perf_counter()
         with self.stats.timing("generating"):
             try:
-                return self.policy.write(self.writer, hits, number)
+                step = self.policy.write(self.writer, hits, number)
             except Superseded:
                 return None
+        return replace(step, written=(start, time.perf_counter()))
+
+    def roll_back(self, mark: int, since: float) -> RolledBack:
+        """Take back what was written behind a mark, and make the event that tells."""
+        transcript, n_tokens = self.transcript, len(self.transcript)
+        text = transcript.text_bytes(0, n_tokens)
+        with self.stats.timing("generating"):
+            self.writer.rewind(mark)
+        n_kept = len(transcript)
+        self.stats.tokens_rolled_back += n_tokens - n_kept
+        text = text[len(transcript.text_bytes(0, n_kept)) :]
+        return RolledBack(n_tokens - n_kept, text, since)
 
     def commit(self, step: Step) -> Committed:
         """Count a step as final, and make the event that tells of it."""
         if not step.strides:
-            return Committed((), b"", step.hits)
+            return Committed((), b"", step.hits, written=step.written)
         start, end = step.strides[0].start, step.strides[-1].end
         tokens = tuple(self.transcript.tokens[start:end])
         self.stats.tokens_kept += len(tokens)
-        return Committed(tokens, self.transcript.text_bytes(start, end), step.hits)
+        text = self.transcript.text_bytes(start, end)
+        return Committed(tokens, text, step.hits, written=step.written)

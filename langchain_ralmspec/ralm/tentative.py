@@ -17,6 +17,7 @@ class TentativeStep:
 
     step: Step | None  # None when writing it failed or was superseded
     mark: int  # where to rewind the writer to, to take the step back
+    since: float  # when it began to be written, by ``time.perf_counter()``
     error: Exception | None = None  # why writing it failed
     found: Found | None = None  # its documents, once they are verified or proven
 

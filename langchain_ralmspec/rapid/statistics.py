@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_ralmspec.answer.statistics import AnswerStats
@@ -80,7 +80,8 @@ class DraftStats(AnswerStats):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and dicts, for metadata and JSON."""
-        figures = asdict(self)
+        # `super()` knows nothing of a class that slots have made anew.
+        figures = AnswerStats.as_dict(self)
         del figures["rounds"]
         # JSON's keys are text; msgpack refuses others.
         figures["lengths"] = {str(n): count for n, count in self.lengths.items()}
