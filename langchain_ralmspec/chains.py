@@ -41,10 +41,10 @@ class RapidChain(
     several at a time, where that is measured to be sooner.
 
     Example:
-        .. code-block:: python
-
-            chain = RapidChain(model_path="model.gguf", embeddings=embeddings)
-            chain.invoke({"question": "Who wrote it?", "context": long_text})["answer"]
+        ```python
+        chain = RapidChain(model_path="model.gguf", embeddings=embeddings)
+        chain.invoke({"question": "Who wrote it?", "context": long_text})["answer"]
+        ```
     """
 
     prompt_template: str | None = None

@@ -54,11 +54,11 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
     answer so far.
 
     Example:
-        .. code-block:: python
-
-            chat = ChatRaLMSpec(model_path="model.gguf", retriever=store)
-            message = chat.invoke("who wrote Moby Dick?")
-            documents_of(message)
+        ```python
+        chat = ChatRaLMSpec(model_path="model.gguf", retriever=store)
+        message = chat.invoke("who wrote Moby Dick?")
+        documents_of(message)
+        ```
     """
 
     prompt: Any = None
@@ -111,13 +111,13 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         documents in the same prompt, and keeps what it has read of them.
 
         Example:
-            .. code-block:: python
-
-                chat = ChatRaLMSpec.from_chain(
-                    retriever=retriever, prompt=prompt, model_path="model.gguf"
-                )
-                chain = chat | StrOutputParser()
-                chain.invoke("who wrote Moby Dick?")
+            ```python
+            chat = ChatRaLMSpec.from_chain(
+                retriever=retriever, prompt=prompt, model_path="model.gguf"
+            )
+            chain = chat | StrOutputParser()
+            chain.invoke("who wrote Moby Dick?")
+            ```
 
         Args:
             retriever: as in the chain.
@@ -256,11 +256,11 @@ class ChatRapid(LongContextGeneration, LocalChat):
     last one does not look like one.
 
     Example:
-        .. code-block:: python
-
-            chat = ChatRapid(model_path="model.gguf", context=long_text)
-            chat.invoke("Who wrote it?").text
-            chat.invoke("And this one?", context=another_text).text
+        ```python
+        chat = ChatRapid(model_path="model.gguf", context=long_text)
+        chat.invoke("Who wrote it?").text
+        chat.invoke("And this one?", context=another_text).text
+        ```
     """
 
     context: Any = Field(default=None, repr=False)  # traces show what repr shows

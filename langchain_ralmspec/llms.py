@@ -32,10 +32,10 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
     its documents are the same as with False, sooner.
 
     Example:
-        .. code-block:: python
-
-            llm = RaLMSpecLLM(model_path="model.gguf", retriever=store, max_tokens=128)
-            llm.invoke("Question: who wrote Moby Dick?\nAnswer:")
+        ```python
+        llm = RaLMSpecLLM(model_path="model.gguf", retriever=store, max_tokens=128)
+        llm.invoke("Question: who wrote Moby Dick?\nAnswer:")
+        ```
     """
 
     @property
@@ -80,11 +80,11 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
     is the same as with False, token by token, sooner (RaLMSpec section 5.4).
 
     Example:
-        .. code-block:: python
-
-            store = KNNDatastore.build(texts, model_path="model.gguf", path="folder")
-            llm = KNNLMSpecLLM(model_path="model.gguf", datastore=store, k=16)
-            llm.invoke("The castle was built in")
+        ```python
+        store = KNNDatastore.build(texts, model_path="model.gguf", path="folder")
+        llm = KNNLMSpecLLM(model_path="model.gguf", datastore=store, k=16)
+        llm.invoke("The castle was built in")
+        ```
     """
 
     datastore: Any = Field(repr=False)

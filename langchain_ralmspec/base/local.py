@@ -45,7 +45,7 @@ def _path_by(make: Callable[[str | os.PathLike[str]], Path]) -> BeforeValidator:
 
 
 def in_range(name: str, default: int | None) -> Any:
-    """The field of a number that :meth:`Model.load` takes, with its bounds."""
+    """The field of a number that ``Model.load()`` takes, with its bounds."""
     least, most = RANGES[name]
     return Field(default=default, ge=least, le=most)
 
@@ -65,7 +65,7 @@ _OF_THE_ENGINE = (
     "kv_cache_bytes",
     "kv_cache_dir",
 )
-"""Arguments of :meth:`Model.load` that all faces take."""
+"""Arguments of ``Model.load()`` that all faces take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class Sampling(StrictArguments):
 
 
 class LocalGeneration(Sampling):
-    """Arguments of every face: llama.cpp's, and those of :class:`Sampling`."""
+    """Arguments of every face: llama.cpp's, and those of ``Sampling``."""
 
     model_path: FilePath
     """A GGUF file: a string or a ``Path``, ``~`` expanded. It is made absolute when the
@@ -268,7 +268,7 @@ class LocalGeneration(Sampling):
         return None
 
     def _engine_settings(self) -> dict[str, Any]:
-        """Arguments of :meth:`Model.load`."""
+        """Arguments of ``Model.load()``."""
         return {"path": self.model_path} | {
             name: getattr(self, name) for name in _OF_THE_ENGINE
         }

@@ -4,13 +4,16 @@ import re
 import runpy
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from langchain_ralmspec.assets.models import model_path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +50,15 @@ def test_example(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.name)
+def test_notebook(file: Path, tmp_path: Path) -> None:
+    notebook = nbformat.read(file, as_version=4)
+    where = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=300, resources=where).execute()
+
+
 def test_links_between_pages_lead_somewhere() -> None:
-    for page in PAGES:
+    for page in (*PAGES, *(ROOT / "docs" / "api").glob("*.md")):
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
