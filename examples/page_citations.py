@@ -23,7 +23,9 @@ pages = [
 chain = RapidChain(model_path="model.gguf", n_ctx=2048, max_tokens=48)
 
 # %% A question, and the page of each quote
-question = "Repeat what the text says of the argument ``sort_keys``: If ``sort_keys`` is"
+question = (
+    "Repeat what the text says of the argument ``sort_keys``: If ``sort_keys`` is"
+)
 result = chain.invoke({"question": question, "context": pages})
 print(result["answer"].strip())
 for quote in result["source_documents"]:

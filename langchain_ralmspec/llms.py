@@ -50,6 +50,17 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
         """Prepare an answer that can be watched: iterate over it for its text.
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
+
+        Args:
+            prompt: what stands behind the documents.
+
+        Returns:
+            The answer, not yet begun. Iterated over, it has ``tokens``, ``steps``,
+            ``documents`` and ``stats``.
+
+        Raises:
+            ContextOverflowError: the longest possible answer does not fit ``n_ctx``.
+            InvalidValueError: the prompt is empty, or no string.
         """
         model = self.engine
         return self._run(model, self._prompt(model, prompt), self._sampling({}))
@@ -170,6 +181,16 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
         """Prepare a text that can be watched: iterate over it.
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
+
+        Args:
+            prompt: the text to be continued.
+
+        Returns:
+            The text, not yet begun. Iterated over, it has ``tokens`` and ``stats``.
+
+        Raises:
+            ContextOverflowError: prompt and text do not fit ``n_ctx``.
+            InvalidValueError: the prompt is empty, or no string.
         """
         return self._run(self._sampling({}), self.engine, prompt, None)
 

@@ -79,7 +79,11 @@ def run(*command: str | Path, fails: bool = False, **kwargs: object) -> str:
     """What a command says; refuse one that fails, or ``fails`` not."""
     words = [str(word) for word in command]
     result = subprocess.run(
-        words, capture_output=True, text=True, check=False, **kwargs  # type: ignore[call-overload]
+        words,
+        capture_output=True,
+        text=True,
+        check=False,
+        **kwargs,  # type: ignore[call-overload]
     )
     said = f"{result.stdout}{result.stderr}"
     if (result.returncode != 0) is not fails:
@@ -144,9 +148,10 @@ def check_extras(metadata: Message) -> list[str]:
 def _needed(extra: str, wanted: list[Requirement]) -> Iterator[Requirement]:
     """What an extra itself asks for."""
     for need in wanted:
-        if need.marker and not need.marker.evaluate({"extra": ""}):
-            if need.marker.evaluate({"extra": extra}):
-                yield need
+        marker = need.marker
+        is_own = marker is not None and not marker.evaluate({"extra": ""})
+        if is_own and marker and marker.evaluate({"extra": extra}):
+            yield need
 
 
 def check_installed(wheel: Path, folder: Path) -> None:

@@ -21,9 +21,8 @@ def test_every_public_name_is_on_an_api_page(name: str) -> None:
 @pytest.mark.parametrize("name", PUBLIC)
 def test_docstrings_can_be_shown_as_markdown(name: str) -> None:
     documented = getattr(langchain_ralmspec, name)
-    kinds = [each for each in vars(documented).values() if callable(each)] if isinstance(
-        documented, type
-    ) else []
+    own = vars(documented).values() if isinstance(documented, type) else ()
+    kinds = [each for each in own if callable(each)]
     for each in (documented, *kinds):
         assert not re.search(r":\w+:`|^\s*\.\. ", each.__doc__ or "", re.MULTILINE)
 

@@ -52,7 +52,8 @@ def test_so_does_what_is_refused_in_a_call() -> None:
 def table() -> dict[str, tuple[str, str, str]]:
     """What the page says of an argument: defaults there and here, and a sentence."""
     section = PAGE.read_text(encoding="utf-8").partition("## Arguments\n")[2]
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) ?\| (.*?) ?\| (.+) \|$", section, re.MULTILINE)
+    row = r"^\| `(\w+)` \| (.*?) ?\| (.*?) ?\| (.+) \|$"
+    rows = re.findall(row, section, re.MULTILINE)
     return {name: (there, here, told) for name, there, here, told in rows}
 
 
