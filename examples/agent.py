@@ -44,6 +44,7 @@ chat = ChatRapid(
     context="You help with Python. Call look_up before you answer.",
     n_ctx=2048,
     max_tokens=48,
+    repeat_penalty=1.2,  # so small a model repeats itself
 )
 agent = create_agent(
     chat, [look_up], middleware=[look_up_first], checkpointer=InMemorySaver()

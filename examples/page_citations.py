@@ -1,6 +1,7 @@
-"""Questions about several files read as one text, with the page of each quote.
+"""Questions about several files read as one text, with the pages that answer them.
 
-Needs ``model.gguf``; the start page of the docs says how to get it.
+Needs ``model.gguf`` and a folder ``minilm``; the start page of the docs says how to get
+them.
 """
 
 import inspect
@@ -9,7 +10,7 @@ import textwrap
 
 from langchain_core.documents import Document
 
-from langchain_ralmspec import RapidChain
+from langchain_ralmspec import RapidChain, SentenceTransformerEmbeddings
 
 # %% Pages of several files
 # Any loader's documents will do (PyPDFLoader gives one a page); these are on every
@@ -20,19 +21,26 @@ pages = [
     for name, thing in FILES.items()
     for number, part in enumerate((inspect.getdoc(thing) or "").split("\n\n"), 1)
 ]
-chain = RapidChain(model_path="model.gguf", n_ctx=2048, max_tokens=48)
-
-# %% A question, and the page of each quote
-question = (
-    "Repeat what the text says of the argument ``sort_keys``: If ``sort_keys`` is"
+# With embeddings, the sources are the parts nearest to the question: here, one or two of
+# about 100 tokens. Without, they are what the answer quotes.
+chain = RapidChain(
+    model_path="model.gguf",
+    embeddings=SentenceTransformerEmbeddings("minilm"),
+    chunk_tokens=100,
+    draft_context_tokens=200,
+    n_ctx=2048,
+    max_tokens=32,
 )
+
+# %% A question, and the pages
+question = "What does the argument sort_keys do?"
 result = chain.invoke({"question": question, "context": pages})
 print(result["answer"].strip())
-for quote in result["source_documents"]:
-    place = quote.metadata
+for part in result["source_documents"]:
+    place = part.metadata
     print(
         f"  {place['source']}, page {place['page']}, characters {place['start_index']} "
-        f"to {place['end_index']}: {quote.page_content!r:.60}"
+        f"to {place['end_index']}: {part.page_content!r:.60}"
     )
 
 # %% Another question
