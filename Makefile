@@ -64,7 +64,7 @@ typing: $(STAMP) ## mypy, strict
 	$(BIN)/mypy langchain_ralmspec tests scripts
 
 docs: $(STAMP) ## build the site into build/site; a link that leads nowhere is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 unit: $(STAMP) ## unit tests: no model, no network
 	$(BIN)/pytest tests/unit_tests $(WORKERS) --disable-socket --allow-unix-socket \
