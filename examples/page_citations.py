@@ -21,8 +21,8 @@ pages = [
     for name, thing in FILES.items()
     for number, part in enumerate((inspect.getdoc(thing) or "").split("\n\n"), 1)
 ]
-# With embeddings, the sources are the parts nearest to the question: here, one or two of
-# about 100 tokens. Without, they are what the answer quotes.
+# With embeddings, the sources are the parts nearest to the question, here of about 100
+# tokens each. Without, they are what the answer quotes.
 chain = RapidChain(
     model_path="model.gguf",
     embeddings=SentenceTransformerEmbeddings("minilm"),
