@@ -5,8 +5,10 @@ them. So small a model does not see by itself when to look up, so its first step
 to; leave ``middleware`` out with a larger one.
 """
 
+from typing import Any
+
 from langchain.agents import create_agent
-from langchain.agents.middleware import wrap_model_call
+from langchain.agents.middleware import ModelRequest, wrap_model_call
 from langchain_core.messages import AIMessageChunk, ToolMessage
 from langchain_core.tools import create_retriever_tool
 from langchain_core.vectorstores import InMemoryVectorStore
@@ -31,7 +33,7 @@ look_up = create_retriever_tool(
 
 # %% A small model is made to look up first
 @wrap_model_call
-def look_up_first(request, handler):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def look_up_first(request: ModelRequest, handler: Any) -> Any:
     """Demand a call until there is a result behind the user's message."""
     has_result = isinstance(request.messages[-1], ToolMessage)
     return handler(request.override(tool_choice=None if has_result else "any"))

@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Iterator
 from email.message import Message
 from email.parser import Parser
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -75,15 +76,16 @@ def main() -> None:
         print(f"extras whose packages fit together: {', '.join(tried)}")
 
 
-def run(*command: str | Path, fails: bool = False, **kwargs: object) -> str:
-    """What a command says; refuse one that fails, or ``fails`` not."""
+def run(
+    *command: str | Path,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    fails: bool = False,
+) -> str:
+    """What a command says; refuse one that fails, or that was to fail and does not."""
     words = [str(word) for word in command]
     result = subprocess.run(
-        words,
-        capture_output=True,
-        text=True,
-        check=False,
-        **kwargs,  # type: ignore[call-overload]
+        words, cwd=cwd, env=env, capture_output=True, text=True, check=False
     )
     said = f"{result.stdout}{result.stderr}"
     if (result.returncode != 0) is not fails:
@@ -163,18 +165,18 @@ def check_installed(wheel: Path, folder: Path) -> None:
     # empty too, or a model in it would be found without its package.
     environment = os.environ | {"RALMSPEC_CACHE": str(folder / "cache")}
     environment.pop("PYTHONPATH", None)
-    there = {"cwd": folder, "env": environment}
-    run(python, "-m", "pip", "install", wheel, **there)
-    run(python, "-m", "pip", "check", **there)
-    run(python, "-c", BARE, **there)
-    said = run(command, "--help", fails=True, **there)
+    there = partial(run, cwd=folder, env=environment)
+    there(python, "-m", "pip", "install", wheel)
+    there(python, "-m", "pip", "check")
+    there(python, "-c", BARE)
+    said = there(command, "--help", fails=True)
     if f"{NAME}[" not in said:
         raise SystemExit(f"without its extra, `ralmspec --help` says: {said}")
-    run(python, "-m", "pip", "install", f"{wheel}[{','.join(LIGHT)}]", **there)
-    run(python, "-m", "pip", "check", **there)
-    run(python, "-c", WITH_EXTRAS, **there)
-    said = run(command, "--version", **there)
-    if said.strip() not in wheel.name:
+    there(python, "-m", "pip", "install", f"{wheel}[{','.join(LIGHT)}]")
+    there(python, "-m", "pip", "check")
+    there(python, "-c", WITH_EXTRAS)
+    said = there(command, "--version")
+    if f"-{said.strip()}-py3" not in wheel.name:
         raise SystemExit(f"`ralmspec --version` says {said!r} of {wheel.name}")
 
 
