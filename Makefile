@@ -25,7 +25,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || echo 2)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick lint typing unit integration fuzz wheel format \
+.PHONY: help setup demo test quick lint typing docs unit integration fuzz wheel format \
 	hooks lock clean
 
 help: ## show this list
@@ -48,11 +48,11 @@ $(STAMP): pyproject.toml $(LOCK) | $(BIN)/python
 demo: $(STAMP) ## run the demo; arguments go into ARGS="..."
 	$(BIN)/ralmspec demo $(ARGS)
 
-test: lint typing unit integration wheel ## run every check
+test: lint typing docs unit integration wheel ## run every check
 	@$(BIN)/python scripts/slowest_tests.py $(BEGAN) $(REPORTS)
 
 quick: override ARGS += -m 'not slow'
-quick: lint typing unit integration ## run every check that takes no minutes
+quick: lint typing docs unit integration ## run every check that takes no minutes
 	@$(BIN)/python scripts/slowest_tests.py $(BEGAN) $(REPORTS)
 
 lint: $(STAMP) ## ruff, rules and format; which room imports which
@@ -62,6 +62,9 @@ lint: $(STAMP) ## ruff, rules and format; which room imports which
 
 typing: $(STAMP) ## mypy, strict
 	$(BIN)/mypy langchain_ralmspec tests scripts
+
+docs: $(STAMP) ## build the site into build/site; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 unit: $(STAMP) ## unit tests: no model, no network
 	$(BIN)/pytest tests/unit_tests $(WORKERS) --disable-socket --allow-unix-socket \
@@ -74,7 +77,7 @@ fuzz: $(STAMP) ## send what people may send, for an hour; FUZZ_SHARE=… for lon
 	FUZZ_SHARE=$(or $(FUZZ_SHARE),60) $(BIN)/pytest tests/integration_tests/fuzz \
 		--timeout 0 $(ARGS)
 
-wheel: $(STAMP) ## build the wheel, try it in an empty environment
+wheel: $(STAMP) ## build archive and wheel, try them in an empty environment
 	$(BIN)/python scripts/check_wheel.py
 
 format: $(STAMP) ## let ruff fix and format the sources

@@ -1,6 +1,7 @@
 """The same question to both loops: same answer, fewer store calls.
 
-Needs ``model.gguf`` and a folder ``minilm``; the README says how to get them.
+Needs ``model.gguf`` and a folder ``minilm``; the start page of the docs says how to get
+them.
 """
 
 from langchain_core.vectorstores import InMemoryVectorStore

@@ -1,6 +1,6 @@
 """A kNN-LM: tokens are advised by what followed like contexts in some texts.
 
-Needs ``model.gguf``; the README says how.
+Needs ``model.gguf``; the start page of the docs says how to get it.
 """
 
 import heapq

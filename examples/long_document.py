@@ -1,6 +1,7 @@
 """Two questions about one long text: the second one starts at once.
 
-Needs ``model.gguf`` and a folder ``minilm``; the README says how.
+Needs ``model.gguf`` and a folder ``minilm``; the start page of the docs says how to get
+them.
 """
 
 import heapq

@@ -1,6 +1,7 @@
 """Guess and verify in a generation loop of your own: here, a toy of three hops.
 
-Needs a folder ``minilm`` with a sentence-transformers model; the README says how.
+Needs a folder ``minilm`` with a sentence-transformers model; the start page of the
+docs says how to get it.
 """
 
 from langchain_core.vectorstores import InMemoryVectorStore

@@ -41,10 +41,10 @@ class RapidChain(
     several at a time, where that is measured to be sooner.
 
     Example:
-        .. code-block:: python
-
-            chain = RapidChain(model_path="model.gguf", embeddings=embeddings)
-            chain.invoke({"question": "Who wrote it?", "context": long_text})["answer"]
+        ```python
+        chain = RapidChain(model_path="model.gguf", embeddings=embeddings)
+        chain.invoke({"question": "Who wrote it?", "context": long_text})["answer"]
+        ```
     """
 
     prompt_template: str | None = None
@@ -88,6 +88,11 @@ class RapidChain(
             the question, or without ``embeddings`` what a retriever found as context,
             or what the answer quotes; and ``speculation``, counts and seconds
             (``DraftStats``).
+
+        Raises:
+            ContextOverflowError: context, question and answer do not fit ``n_ctx``.
+            InvalidValueError: question or context is missing or empty.
+            UnknownArgumentError: the input, or the call, has something else.
         """
         answer = AddableDict(answer="")
         for part in self.stream(input, config, **kwargs):
@@ -141,6 +146,9 @@ class RapidChain(
     def preload(self, context: Any) -> int:
         """Read a context ahead of the first question about it.
 
+        Args:
+            context: a string, a ``Document``, or a sequence of these.
+
         Returns:
             Its number of tokens.
 
@@ -154,6 +162,17 @@ class RapidChain(
         """Prepare an answer that can be watched: iterate over it for its text.
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
+
+        Args:
+            question: a string.
+            context: as in ``invoke``.
+
+        Returns:
+            The answer, not yet begun. Iterated over, it has ``tokens`` and ``stats``.
+
+        Raises:
+            ContextOverflowError: context, question and answer do not fit ``n_ctx``.
+            InvalidValueError: question or context is empty, or no text.
         """
         conversation = self._asking(question)
         return self._prepare(conversation, context, None, self._sampling({}))[0]

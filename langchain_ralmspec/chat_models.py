@@ -46,18 +46,19 @@ if TYPE_CHECKING:
 
 
 class ChatRaLMSpec(RetrievalGeneration, LocalChat):
-    """``RaLMSpecLLM`` behind the model's own chat template.
+    """A local chat model that looks documents up, once or while it writes.
 
+    It is ``RaLMSpecLLM`` behind the model's own chat template.
     The documents stand where ``prompt`` says; without one at the head of the system
     turn, or behind a long history. A query is made of the last user message and the
     answer so far.
 
     Example:
-        .. code-block:: python
-
-            chat = ChatRaLMSpec(model_path="model.gguf", retriever=store)
-            message = chat.invoke("who wrote Moby Dick?")
-            documents_of(message)
+        ```python
+        chat = ChatRaLMSpec(model_path="model.gguf", retriever=store)
+        message = chat.invoke("who wrote Moby Dick?")
+        documents_of(message)
+        ```
     """
 
     prompt: Any = None
@@ -110,13 +111,13 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         documents in the same prompt, and keeps what it has read of them.
 
         Example:
-            .. code-block:: python
-
-                chat = ChatRaLMSpec.from_chain(
-                    retriever=retriever, prompt=prompt, model_path="model.gguf"
-                )
-                chain = chat | StrOutputParser()
-                chain.invoke("who wrote Moby Dick?")
+            ```python
+            chat = ChatRaLMSpec.from_chain(
+                retriever=retriever, prompt=prompt, model_path="model.gguf"
+            )
+            chain = chat | StrOutputParser()
+            chain.invoke("who wrote Moby Dick?")
+            ```
 
         Args:
             retriever: as in the chain.
@@ -167,6 +168,18 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         """Prepare an answer that can be watched: iterate over it for its text.
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
+
+        Args:
+            question: of the user, without any document.
+
+        Returns:
+            The answer, not yet begun. Iterated over, it has ``tokens``, ``steps``,
+            ``documents`` and ``stats``.
+
+        Raises:
+            ContextOverflowError: the longest possible answer does not fit ``n_ctx``.
+            ChatTemplateError: the model has no usable chat template.
+            InvalidValueError: the question is empty.
         """
         model = self.engine
         prompt = self._prompt(model, [HumanMessage(question)])
@@ -252,8 +265,9 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
 
 
 class ChatRapid(LongContextGeneration, LocalChat):
-    r"""``RapidChain`` behind chat messages.
+    r"""A local chat model that answers about one long text, and reads it once.
 
+    It is ``RapidChain`` behind chat messages.
     The long context is bound to the model, or it is in the messages. Then it is the
     system message, or the longest one of the user's up to its last blank line, behind
     which the question stands; in later turns as in the first, so that the text is not
@@ -261,11 +275,11 @@ class ChatRapid(LongContextGeneration, LocalChat):
     last one does not look like one.
 
     Example:
-        .. code-block:: python
-
-            chat = ChatRapid(model_path="model.gguf", context=long_text)
-            chat.invoke("Who wrote it?").text
-            chat.invoke("And this one?", context=another_text).text
+        ```python
+        chat = ChatRapid(model_path="model.gguf", context=long_text)
+        chat.invoke("Who wrote it?").text
+        chat.invoke("And this one?", context=another_text).text
+        ```
     """
 
     context: Any = Field(default=None, repr=False)  # traces show what repr shows

@@ -32,10 +32,10 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
     its documents are the same as with False, sooner.
 
     Example:
-        .. code-block:: python
-
-            llm = RaLMSpecLLM(model_path="model.gguf", retriever=store, max_tokens=128)
-            llm.invoke("Question: who wrote Moby Dick?\nAnswer:")
+        ```python
+        llm = RaLMSpecLLM(model_path="model.gguf", retriever=store, max_tokens=128)
+        llm.invoke("Question: who wrote Moby Dick?\nAnswer:")
+        ```
     """
 
     @property
@@ -50,6 +50,17 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
         """Prepare an answer that can be watched: iterate over it for its text.
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
+
+        Args:
+            prompt: what stands behind the documents.
+
+        Returns:
+            The answer, not yet begun. Iterated over, it has ``tokens``, ``steps``,
+            ``documents`` and ``stats``.
+
+        Raises:
+            ContextOverflowError: the longest possible answer does not fit ``n_ctx``.
+            InvalidValueError: the prompt is empty, or no string.
         """
         model = self.engine
         return self._run(model, self._prompt(model, prompt), self._sampling({}))
@@ -80,11 +91,11 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
     is the same as with False, token by token, sooner (RaLMSpec section 5.4).
 
     Example:
-        .. code-block:: python
-
-            store = KNNDatastore.build(texts, model_path="model.gguf", path="folder")
-            llm = KNNLMSpecLLM(model_path="model.gguf", datastore=store, k=16)
-            llm.invoke("The castle was built in")
+        ```python
+        store = KNNDatastore.build(texts, model_path="model.gguf", path="folder")
+        llm = KNNLMSpecLLM(model_path="model.gguf", datastore=store, k=16)
+        llm.invoke("The castle was built in")
+        ```
     """
 
     datastore: Any = Field(repr=False)
@@ -171,6 +182,16 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
         """Prepare a text that can be watched: iterate over it.
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
+
+        Args:
+            prompt: the text to be continued.
+
+        Returns:
+            The text, not yet begun. Iterated over, it has ``tokens`` and ``stats``.
+
+        Raises:
+            ContextOverflowError: prompt and text do not fit ``n_ctx``.
+            InvalidValueError: the prompt is empty, or no string.
         """
         return self._run(self._sampling({}), self.engine, prompt, None)
 

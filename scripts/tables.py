@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from columns import Cell, Row, Table, find, interval, number, spread
+from gains import GAINS
 
 
 def _plans(figures: Any, _: str) -> str:
@@ -115,7 +116,7 @@ def _by_model(looked_up: Mapping[str, str]) -> tuple[Row, ...]:
     )
 
 
-TABLES = {
+TABLES = GAINS | {
     "swap": Table(
         ("a question …",),
         {

@@ -209,7 +209,7 @@ class LocalCompletion(LocalGeneration, BaseLLM):
 
 
 def require_text(prompt: object) -> None:
-    """Raise an :class:`InvalidValueError` for a prompt that is no string."""
+    """Raise an ``InvalidValueError`` for a prompt that is no string."""
     if not isinstance(prompt, str):
         msg = f"the prompt must be a string, got {prompt!r:.80}"
         raise InvalidValueError(msg)

@@ -48,7 +48,7 @@ def _path_by(make: Callable[[str | os.PathLike[str]], Path]) -> BeforeValidator:
 
 
 def in_range(name: str, default: int | None) -> Any:
-    """The field of a number that :meth:`Model.load` takes, with its bounds."""
+    """The field of a number that ``Model.load()`` takes, with its bounds."""
     least, most = RANGES[name]
     return Field(default=default, ge=least, le=most)
 
@@ -69,7 +69,7 @@ _OF_THE_ENGINE = (
     "kv_cache_bytes",
     "kv_cache_dir",
 )
-"""Arguments of :meth:`Model.load` that all faces take."""
+"""Arguments of ``Model.load()`` that all faces take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +138,9 @@ class Sampling(StrictArguments):
     """Settings that a single call may override."""
 
     max_tokens: int = Field(default=256, ge=1)
-    """Length limit of the answer, in tokens."""
+    """Tokens of the answer, at most."""
     temperature: float = Field(default=0.0, ge=0)
-    """0 is greedy."""
+    """How far tokens are drawn from the most probable one; 0 is greedy."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """Keep the fewest most probable tokens that reach this probability."""
     top_k: int = Field(default=40, ge=0)
@@ -150,9 +150,9 @@ class Sampling(StrictArguments):
     repeat_penalty: float = Field(default=1.0, gt=0)
     """Penalty on the answer's last tokens; 1 is off."""
     last_n_tokens_size: int = Field(default=PENALTY_WINDOW, ge=0)
-    """How many tokens that is."""
+    """Tokens of the answer that ``repeat_penalty`` looks back at; 0 is none."""
     seed: int | None = Field(default=None, ge=-1)
-    """Of the random numbers; None and -1 draw a fresh one for every call."""
+    """Seed of the random numbers; None and -1 draw a fresh one for every call."""
     grammar: str | None = None
     """What an answer may be, in llama.cpp's GBNF; None leaves it free."""
 
@@ -163,7 +163,7 @@ class Sampling(StrictArguments):
 
 
 class LocalGeneration(Sampling):
-    """Arguments of every face: llama.cpp's, and those of :class:`Sampling`."""
+    """Arguments of every face: llama.cpp's, and those of ``Sampling``."""
 
     model_path: FilePath
     """A GGUF file: a string or a ``Path``, ``~`` expanded. It is made absolute when the
@@ -189,10 +189,12 @@ class LocalGeneration(Sampling):
     rope_freq_scale: float = Field(default=0.0, ge=0)
     """Factor on the frequencies of rotary positions; 0 takes the model's own."""
     kv_cache_bytes: int = in_range("kv_cache_bytes", PREFIX_CACHE_BYTES)
-    """Host memory for the KV of what answers begin with, a document above all, so that
-    it need not be read again. It is free once no object with these settings is left."""
+    """Bytes of host memory for the KV of what answers begin with, a document above all,
+    so that it need not be read again. They are free once no object with these settings
+    is left; 0 keeps none."""
     kv_cache_dir: FolderPath | None = None
-    """A folder for that KV, so that it outlives the process; absolute from then on."""
+    """A folder for that KV, 8 GiB at most, so that it outlives the process; absolute
+    from then on."""
     stop: list[str] | None = None
     """Strings that end the answer; they are not part of it."""
 
@@ -228,6 +230,10 @@ class LocalGeneration(Sampling):
 
         The model's file is read, and its template; so are the encoder, and the store
         is asked once, where there are any.
+
+        Raises:
+            RaLMSpecError: what the first answer would raise: a ``ModelFileError``, a
+                ``StoreError``, or the like.
         """
         model = self.engine
         if model.weights.has_chat_template:
@@ -288,7 +294,7 @@ class LocalGeneration(Sampling):
         return None
 
     def _engine_settings(self) -> dict[str, Any]:
-        """Arguments of :meth:`Model.load`."""
+        """Arguments of ``Model.load()``."""
         return {"path": self.model_path} | {
             name: getattr(self, name) for name in _OF_THE_ENGINE
         }

@@ -102,19 +102,21 @@ class LongContextGeneration(LocalGeneration):
     """Whether what the drafter knows may change the answer (RAPID section 3.3):
     ``"off"`` is lossless, ``"paper"`` and ``"exact"`` are not."""
     eta: float = Field(default=5.0, ge=0)
-    """Strength of the transfer; nothing where it is off."""
+    """Strength of the transfer, η in the paper; without effect where it is off."""
 
     chunk_tokens: int = Field(default=documents.CHUNK_TOKENS, ge=1)
     """Tokens of a chunk that can be retrieved for the drafter."""
     draft_context_share: float = Field(default=documents.SHARE, ge=0, le=1)
-    """Share of the context that the drafter reads."""
+    """Share of the context's tokens that the drafter reads, from 0 to 1; it reads
+    ``draft_context_tokens`` where that is more."""
     draft_context_tokens: int = Field(default=documents.FLOOR, ge=1)
-    """Tokens that the drafter reads of any context."""
+    """Tokens that the drafter reads of any context, if it has as many."""
     least_similarity: float = Field(default=documents.LEAST_SIMILARITY, ge=-1, le=1)
-    """Chunks less similar to the question than this are left out."""
+    """Chunks whose cosine similarity to the question is less than this are left out."""
 
     kv_cache_bytes: int = in_range("kv_cache_bytes", LONG_KV_BYTES)
-    """Host memory for the KV of contexts, so that a second question starts at once."""
+    """Bytes of host memory for the KV of contexts, so that a second question starts at
+    once; 0 keeps none."""
 
     # What is known of the loaded model: the contexts that it has read, the models that
     # draft for it, and what drafts bring and passes take.

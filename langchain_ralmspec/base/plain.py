@@ -55,7 +55,7 @@ def documents_of(answer: BaseMessage | Generation) -> list[Document]:
 
 
 def plain_documents(documents: Iterable[Document]) -> list[dict[str, Any]]:
-    """Documents as dicts of plain JSON values; :func:`documents_of` reads them."""
+    """Documents as dicts of plain JSON values; ``documents_of()`` reads them."""
     names = ("id", "page_content", "metadata")
     return [
         {name: plain(getattr(document, name)) for name in names}

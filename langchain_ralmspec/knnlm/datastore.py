@@ -52,10 +52,10 @@ class KNNDatastore:
     take about ``tokens · dimension · 2`` bytes on disk, and an index as much memory.
 
     Example:
-        .. code-block:: python
-
-            store = KNNDatastore.build(texts, model_path="model.gguf", path="folder")
-            store = KNNDatastore.load("folder")
+        ```python
+        store = KNNDatastore.build(texts, model_path="model.gguf", path="folder")
+        store = KNNDatastore.load("folder")
+        ```
     """
 
     def __init__(self, path: str | os.PathLike[str], index: IndexKind = "flat") -> None:
@@ -153,7 +153,7 @@ class KNNDatastore:
         n_gpu_layers: int = 0,
         progress: Progress | None = None,
     ) -> None:
-        """Read more texts with the same model; arguments as for :meth:`build`.
+        """Read more texts with the same model; arguments as for ``build()``.
 
         Objects that have the folder open already do not see them, but this one. They
         come behind what others have appended meanwhile. ``typical_distance`` stays as
@@ -182,7 +182,7 @@ class KNNDatastore:
             self._index = self._lists = None
 
     def require_model(self, model: Model) -> None:
-        """Raise a :class:`DatastoreError` unless this model made the keys."""
+        """Raise a ``DatastoreError`` unless this model made the keys."""
         manifest = self._entries.manifest
         if model.weights.sha256 != manifest.model_sha256:
             msg = (
@@ -270,7 +270,7 @@ class KNNDatastore:
         return Neighbours(rows, distances, np.asarray(self._entries.tokens[rows]))
 
     def require(self, k: int) -> None:
-        """Raise an :class:`InvalidValueError` unless there are ``k`` entries."""
+        """Raise an ``InvalidValueError`` unless there are ``k`` entries."""
         if not 1 <= k <= len(self):
             msg = (
                 f"k must be from 1 to the {len(self)} entries of the datastore "

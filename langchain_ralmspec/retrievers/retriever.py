@@ -49,16 +49,16 @@ from langchain_ralmspec.text import well_formed
 class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     """Retrieves from Chroma, FAISS, any LangChain ``VectorStore`` or retriever.
 
-    ``batch`` sends all queries to the store in one call, and :meth:`session` gives
+    ``batch`` sends all queries to the store in one call, and ``session()`` gives
     guess / verify to code that generates on its own. ``RaLMSpecLLM`` and
     ``ChatRaLMSpec`` take it as their ``retriever``.
 
     Example:
-        .. code-block:: python
-
-            retriever = RaLMSpecRetriever(vectorstore=store, k=4)
-            retriever.invoke("who wrote Moby Dick?")
-            retriever.batch(["one question", "another"])  # one store call
+        ```python
+        retriever = RaLMSpecRetriever(vectorstore=store, k=4)
+        retriever.invoke("who wrote Moby Dick?")
+        retriever.batch(["one question", "another"])  # one store call
+        ```
     """
 
     vectorstore: Any = Field(frozen=True)
@@ -218,7 +218,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         render: Callable[[Document], str] = text_of,
         on_empty: OnEmpty = "error",
     ) -> Session:
-        """Open a session for the loops of this package (see :meth:`session`)."""
+        """Open a session for the loops of this package (see ``session()``)."""
         require_hits("k", k)
         opened = self._kept_up()
         return Session(
@@ -255,12 +255,12 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     async def aadd_documents(
         self, documents: list[Document], **kwargs: Any
     ) -> list[str]:
-        """Do as :meth:`add_documents`, off the event loop."""
+        """Do as ``add_documents()``, off the event loop."""
         add = partial(self.add_documents, documents, **kwargs)
         return await run_in_executor(None, add)
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
-        """Delete documents while no search runs, as in :meth:`add_documents`.
+        """Delete documents while no search runs, as in ``add_documents()``.
 
         Args:
             ids: of the documents.
@@ -276,7 +276,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         return cast("bool | None", self._change("delete", ids, **kwargs))
 
     async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
-        """Do as :meth:`delete`, off the event loop."""
+        """Do as ``delete()``, off the event loop."""
         return await run_in_executor(None, partial(self.delete, ids, **kwargs))
 
     def _change(self, method: str, *args: Any, **kwargs: Any) -> Any:

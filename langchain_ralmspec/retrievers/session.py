@@ -21,16 +21,16 @@ numbers each."""
 class RetrieverSession:
     """One session over a retriever's store; its cache is shared with nobody.
 
-    :meth:`RaLMSpecRetriever.session` opens one.
+    ``RaLMSpecRetriever.session()`` opens one.
 
     Example:
-        .. code-block:: python
-
-            session = retriever.session()
-            truth = session.verify([first_query])  # fills the cache
-            guess = session.speculate(next_query)  # no search
-            truth = session.verify([next_query])   # one store call for all queries
-            if guess != truth[0]: ...              # roll back what relied on it
+        ```python
+        session = retriever.session()
+        truth = session.verify([first_query])  # fills the cache
+        guess = session.speculate(next_query)  # no search
+        truth = session.verify([next_query])   # one store call for all queries
+        if guess != truth[0]: ...              # roll back what relied on it
+        ```
     """
 
     def __init__(self, session: Session, guess_policy: str) -> None:
@@ -45,7 +45,7 @@ class RetrieverSession:
         return self._session.stats
 
     def speculate(self, query: str) -> list[Document]:
-        """Guess what :meth:`verify` would return, without a search of the store.
+        """Guess what ``verify()`` would return, without a search of the store.
 
         Over FAISS the guessed documents are looked up in the docstore by their ids.
 

@@ -118,7 +118,7 @@ class Store(Protocol):
 
     * a method ``prepare()``: it is called when calls of many queries are about to come,
       and may do once what makes them faster;
-    * a method ``max_norm()``, which returns a :class:`MaxNorm` where searches are
+    * a method ``max_norm()``, which returns a ``MaxNorm`` where searches are
       exact: documents are ranked by what the vectors that hits carry give in float64,
       and none is missed. Else it returns None. Queries whose answer follows from
       others' by the triangle inequality are then not asked;
@@ -128,7 +128,7 @@ class Store(Protocol):
     * an attribute ``one_call_a_query``, true where many queries are as many calls;
     * an attribute ``is_remote``, true where hits come from afar: then fewer of them
       enter a session's cache unless more are asked for;
-    * the methods ``find`` and ``document`` of an :class:`ArrayStore`, which save making
+    * the methods ``find`` and ``document`` of an ``ArrayStore``, which save making
       a document of every hit.
     """
 
@@ -164,7 +164,7 @@ class Store(Protocol):
         not depend on which other queries are in the call.
 
         Args:
-            queries: made by :meth:`encode`.
+            queries: made by ``encode()``.
             k: hits per query; fewer come back when the store holds fewer.
             with_vectors: whether the hits carry their stored vectors, if there are any.
         """
@@ -181,7 +181,7 @@ class ArrayStore(Store, Protocol):
     def find(
         self, queries: Sequence[Query], k: int, *, depth: int, with_vectors: bool
     ) -> list[Found]:
-        """Do as :meth:`search`, but look up the best ``depth`` documents only."""
+        """Do as ``search()``, but look up the best ``depth`` documents only."""
         ...
 
     def document(self, id_: str) -> Document:
@@ -190,7 +190,7 @@ class ArrayStore(Store, Protocol):
 
 
 def as_array_store(store: Store) -> ArrayStore | None:
-    """The store, if what its :meth:`find` gives is what its :meth:`search` gives.
+    """The store, if what its ``find()`` gives is what its ``search()`` gives.
 
     A subclass may override ``search`` alone, to reorder hits, say. Then the ``find``
     that it inherits would pass its own search by, and None is returned.

@@ -40,7 +40,7 @@ class BM25Store:
     store does not change: build it anew for other documents. Only documents that have
     a word of the query are found: fewer than were asked for, or none.
 
-    Made by :meth:`from_documents` or :meth:`load`.
+    Made by ``from_documents()`` or ``load()``.
 
     Args:
         index: one row for each document.
@@ -92,7 +92,7 @@ class BM25Store:
             stemmer: what brings words to their stem: the name of a Snowball
                 algorithm (mostly that of a language), or None.
             tokenizer: a function from a text to its tokens, for documents and queries,
-                in place of all that: stop words and stemmer too. :meth:`load` must be
+                in place of all that: stop words and stemmer too. ``load()`` must be
                 given it again.
 
         Raises:
@@ -119,11 +119,11 @@ class BM25Store:
     def load(
         cls, folder: str | Path, *, tokenizer: Tokenizer | None = None
     ) -> BM25Store:
-        """Read a store that :meth:`save` wrote to a folder. Nothing is unpickled.
+        """Read a store that ``save()`` wrote to a folder. Nothing is unpickled.
 
         Args:
             folder: where it was saved.
-            tokenizer: that of :meth:`from_documents`, if one was given there.
+            tokenizer: that of ``from_documents()``, if one was given there.
 
         Raises:
             MissingExtraError: the extra ``bm25`` is not installed.
@@ -195,7 +195,7 @@ class BM25Store:
     def search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
     ) -> list[list[Hit]]:
-        """Find the ``k`` best documents for every query, as :meth:`Store.search` does.
+        """Find the ``k`` best documents for every query, as ``Store.search()`` does.
 
         The queries are scored one after the other: threads gained nothing.
 

@@ -161,15 +161,15 @@ def make_queries(
     """Embed query texts and say for each whether its vector came from a batch.
 
     Args:
-        embeddings: as :func:`encode_queries` takes them.
+        embeddings: as ``encode_queries()`` takes them.
         texts: any number.
         dimension: length of the stored vectors, if it is known.
         store: its name, for the error message.
-        encoding: as :func:`encode_queries` takes it.
+        encoding: as ``encode_queries()`` takes it.
         together: likewise.
 
     Raises:
-        StoreError: as :func:`encode_queries` raises it.
+        StoreError: as ``encode_queries()`` raises it.
         DimensionMismatchError: the vectors are not as long as the stored ones.
     """
     if not texts:

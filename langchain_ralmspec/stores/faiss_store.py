@@ -190,7 +190,7 @@ class FaissStore:
     def search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
     ) -> list[list[Hit]]:
-        """Find the ``k`` best documents for every query, as :meth:`Store.search` does.
+        """Find the ``k`` best documents for every query, as ``Store.search()`` does.
 
         Fewer come back where an approximate index finds fewer.
 
@@ -205,7 +205,7 @@ class FaissStore:
     def find(
         self, queries: Sequence[Query], k: int, *, depth: int, with_vectors: bool
     ) -> list[Found]:
-        """Do as :meth:`search`, but look up the best ``depth`` documents only."""
+        """Do as ``search()``, but look up the best ``depth`` documents only."""
         check_k(k)
         if not queries:
             return []

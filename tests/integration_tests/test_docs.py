@@ -4,7 +4,9 @@ import re
 import runpy
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from langchain_ralmspec.assets.models import model_path
 
@@ -12,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXPORTER = "opentelemetry.exporter.otlp.proto.http"
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +69,15 @@ def test_spans_of_look_ups_need_no_network(monkeypatch: pytest.MonkeyPatch) -> N
     assert {*above} == {"ChatRaLMSpec", "ralmspec_verification"}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.name)
+def test_notebook(file: Path, tmp_path: Path) -> None:
+    notebook = nbformat.reads(file.read_text("utf-8"), as_version=4)  # type: ignore[no-untyped-call]
+    where = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=300, resources=where).execute()
+
+
 def test_links_between_pages_lead_somewhere() -> None:
-    for page in PAGES:
+    for page in (*PAGES, *(ROOT / "docs" / "api").glob("*.md")):
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

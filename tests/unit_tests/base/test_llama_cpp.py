@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 from langchain_core.language_models import BaseChatModel, BaseLLM
 
-from langchain_ralmspec import ChatRapid, RapidChain, UnknownArgumentError
+from langchain_ralmspec import (
+    ChatRaLMSpec,
+    ChatRapid,
+    RapidChain,
+    UnknownArgumentError,
+)
 from langchain_ralmspec.base.llama_cpp import NO_COUNTERPART
 
 with warnings.catch_warnings():
@@ -21,7 +26,7 @@ with warnings.catch_warnings():
 THEIRS = {*ChatLlamaCpp.model_fields} - {*BaseChatModel.model_fields} | (
     {*LlamaCpp.model_fields} - {*BaseLLM.model_fields}
 )
-GUIDE = Path(__file__).parents[3] / "docs" / "guide.md"
+PAGE = Path(__file__).parents[3] / "docs" / "from-llama-cpp.md"
 
 
 def test_each_is_taken_or_has_a_sentence() -> None:
@@ -44,13 +49,29 @@ def test_so_does_what_is_refused_in_a_call() -> None:
         chat.invoke("Why?", **given)
 
 
-def test_the_guide_has_the_same_table() -> None:
-    text = GUIDE.read_text(encoding="utf-8")
-    section = text.partition("## From `ChatLlamaCpp`\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (`.+?) \| (.+) \|$", section, re.MULTILINE)
-    told = {
-        name: what for names, what in rows for name in re.findall(r"`(\w+)`", names)
-    }
+def table() -> dict[str, tuple[str, str, str]]:
+    """What the page says of an argument: defaults there and here, and a sentence."""
+    section = PAGE.read_text(encoding="utf-8").partition("## Arguments\n")[2]
+    row = r"^\| `(\w+)` \| (.*?) ?\| (.*?) ?\| (.+) \|$"
+    rows = re.findall(row, section, re.MULTILINE)
+    return {name: (there, here, told) for name, there, here, told in rows}
+
+
+def test_the_page_has_them_all_and_says_what_is_refused() -> None:
+    told = table()
     assert {*told} == THEIRS
     for name, sentence in NO_COUNTERPART.items():
-        assert told[name].replace("`", "") == sentence
+        assert told[name][2].replace("`", "") == sentence
+
+
+def test_the_page_has_the_defaults_of_both() -> None:
+    for name, (there, here, _) in table().items():
+        for model, shown in ((ChatLlamaCpp, there), (ChatRaLMSpec, here)):
+            field = model.model_fields.get(name)
+            if field is None:
+                assert shown == "–"
+            elif not field.is_required():
+                default = field.get_default(call_default_factory=True)
+                assert shown == f"`{default!r}`", name
+            else:
+                assert shown == ""
