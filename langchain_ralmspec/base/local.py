@@ -20,7 +20,8 @@ from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine.binding import check_file
 from langchain_ralmspec.engine.context import KVType
 from langchain_ralmspec.engine.grammar import Grammar
-from langchain_ralmspec.engine.model import PREFIX_CACHE_BYTES, RANGES
+from langchain_ralmspec.engine.limits import RANGES
+from langchain_ralmspec.engine.model import PREFIX_CACHE_BYTES
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.files import absolute, absolute_file
 from langchain_ralmspec.text import well_formed
@@ -169,8 +170,7 @@ class LocalGeneration(Sampling):
     """A GGUF file: a string or a ``Path``, ``~`` expanded. It is made absolute when the
     object is made, so that a later ``os.chdir`` does not matter."""
     n_ctx: int = in_range("n_ctx", 2048)
-    """Tokens of prompt and answer together, documents included; 0 takes the model's
-    own."""
+    """Tokens of prompt, documents and answer together; 0 takes the model's own."""
     n_batch: int = in_range("n_batch", 512)
     """Tokens that are decoded in one call at most."""
     n_threads: int | None = in_range("n_threads", None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_vali
 
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.arguments import is_remade
+from langchain_ralmspec.base.drafting import can_draft, longest_exact_draft
 from langchain_ralmspec.base.identity import name_of, stamp_at
 from langchain_ralmspec.base.local import (
     Form,
@@ -25,7 +25,7 @@ from langchain_ralmspec.base.local import (
     in_range,
     usage_of,
 )
-from langchain_ralmspec.engine import Model, selftest
+from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine.templates import NO_VARIABLES
 from langchain_ralmspec.errors import UnknownArgumentError
 from langchain_ralmspec.files import absolute
@@ -182,7 +182,7 @@ class LongContextGeneration(LocalGeneration):
     def warm_up(self) -> None:
         """Do what it does for all models; embeddings embed something, too."""
         super().warm_up()
-        if self.draft_length != 0 and self._can_draft(self.engine):
+        if self.draft_length != 0 and can_draft(self.engine):
             self._longest_draft(self.engine)
         if self.embeddings is not None:
             encode_queries(self.embeddings, ["?"])
@@ -249,8 +249,8 @@ class LongContextGeneration(LocalGeneration):
             n_prompt = len(head) + len(document.tokens) + len(tail)
             transcript, sampler = self._written_by(target, sampling, stop, form)
             acceptance = self._acceptance
-            can_draft = self.draft_length != 0 and self._can_draft(target)
-            chosen = self._chosen if can_draft else []
+            drafts = self.draft_length != 0 and can_draft(target)
+            chosen = self._chosen if drafts else []
             scheduler = self._scheduler(n_prompt, names_of(chosen))
             open_drafter = partial(
                 self._drafters.open,
@@ -318,31 +318,11 @@ class LongContextGeneration(LocalGeneration):
         chunks = document.index.retrieve(question, n_tokens, self.least_similarity)
         return replace(sources, chunks=chunks)
 
-    def _can_draft(self, target: Model) -> bool:
-        can_roll_back = selftest.can_roll_back(target)
-        if not can_roll_back:
-            warnings.warn(
-                f"the memory of {target.path.name!r} cannot be rolled back, so nothing "
-                "can be drafted for it: decoding token by token",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return can_roll_back
-
     def _longest_draft(self, target: Model) -> int | None:
         """Tokens of a draft that can be verified exactly; None where it need not be."""
         if not self.exact_batches or self.draft_length == 0:
             return None
-        size = selftest.exact_batch_size(target)
-        if size == 1:
-            warnings.warn(
-                f"even two tokens at once make {target.path.name!r} round otherwise "
-                "than one, so exact_batches=True leaves no room for drafts: decoding "
-                "token by token (Q4_0 and Q8_0 files can be exact)",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return size - 1
+        return longest_exact_draft(target)
 
     @property
     def _acceptance(self) -> Acceptance:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import warnings
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from langchain_ralmspec.engine.binding import build_info, check_file, library
-from langchain_ralmspec.engine.context import KV_BITS, Context, KVType
+from langchain_ralmspec.engine.context import Context, KVType
 from langchain_ralmspec.engine.heads import Head, parted
+from langchain_ralmspec.engine.limits import require_memory, require_ranges
 from langchain_ralmspec.engine.prefix_folder import PrefixFolder
 from langchain_ralmspec.engine.prefixes import PrefixCache
 from langchain_ralmspec.engine.sequence import Sequence
@@ -29,9 +29,7 @@ from langchain_ralmspec.errors import (
 )
 from langchain_ralmspec.files import absolute
 from langchain_ralmspec.machine import (
-    MAX_THREADS,
     cores,
-    most_memory,
     stop_idle_openmp_threads,
 )
 
@@ -41,25 +39,9 @@ N_SLOTS = 4
 PREFIX_CACHE_BYTES = 512 * 2**20
 """Host memory for the KV of document prefixes, per model."""
 
-MAX_CONTEXT = 2**24
-"""Tokens of a sequence: with the 256 sequences that llama.cpp can have at most, their
-cells are still counted in 32 bits. No model was trained on more than ten million."""
-
-RANGES: dict[str, tuple[int, int | None]] = {
-    "n_ctx": (0, MAX_CONTEXT),
-    "n_batch": (1, MAX_CONTEXT),
-    "n_threads": (1, MAX_THREADS),
-    "n_gpu_layers": (-1, 2**31 - 1),
-    "n_slots": (1, 256),
-    "kv_cache_bytes": (0, None),
-}
-"""Least and most, if there is one, of the numbers that :meth:`Model.load` takes."""
-
 _CROWDED = 16  # threads a core; on two cores, 32 threads took 0.4 s a token, two 0.07
 
 _MEASURED = (4, 12)  # tokens of two prefixes, whose sizes tell that of any
-
-_CELL_BYTES = 48  # that llama.cpp notes of a token's place in the KV, at least
 
 _shared = weakref.WeakValueDictionary[tuple[object, ...], "Model"]()
 _shared_weights = weakref.WeakValueDictionary[tuple[object, ...], Weights]()
@@ -88,21 +70,6 @@ def default_threads() -> tuple[int, int]:
     return max(1, n // 2), n
 
 
-def _require_ranges(**given: int) -> None:
-    """Raise an :class:`InvalidValueError` for what llama.cpp would not survive."""
-    for name, value in given.items():
-        least, most = RANGES[name]
-        if isinstance(value, bool) or not isinstance(value, int):
-            msg = f"{name} must be a whole number, got {value!r}"
-            raise InvalidValueError(msg)
-        if value < least or (most is not None and value > most):
-            bounds = f"at least {least}" + (
-                "" if most is None else f" and at most {most}"
-            )
-            msg = f"{name} must be {bounds}, got {value}"
-            raise InvalidValueError(msg)
-
-
 def _require_no_forked_gpu() -> None:
     """Raise a :class:`DecodeError` where a parent had a GPU, which no fork copies."""
     global _first_process  # noqa: PLW0603  called with the lock
@@ -114,24 +81,6 @@ def _require_no_forked_gpu() -> None:
             "load no model before a fork"
         )
         raise DecodeError(msg)
-
-
-def _require_memory(
-    weights: Weights, n_ctx: int, n_slots: int, kv_type: KVType
-) -> None:
-    """Raise an :class:`InvalidValueError` for a KV that the machine cannot hold.
-
-    As it grows to that, the system would end the process.
-    """
-    on_host = weights.kv_bytes_per_token if weights.n_gpu_layers == 0 else 0
-    on_host = math.ceil(on_host * KV_BITS[kv_type] / KV_BITS["f16"])
-    wanted, most = n_ctx * n_slots * (on_host + _CELL_BYTES), most_memory()
-    if most is not None and wanted > most:
-        msg = (
-            f"n_ctx={n_ctx} takes {wanted / 2**30:.1f} GiB for the KV of {n_slots} "
-            f"sequences, and this machine can give {most / 2**30:.1f} GiB; lower n_ctx"
-        )
-        raise InvalidValueError(msg)
 
 
 class Model:
@@ -200,7 +149,7 @@ class Model:
                 sequences takes more memory than there is, or its numbers need flash
                 attention.
         """
-        _require_ranges(
+        require_ranges(
             n_ctx=n_ctx,
             n_batch=n_batch,
             n_threads=default_threads()[1] if n_threads is None else n_threads,
@@ -254,7 +203,7 @@ class Model:
                     weights = Weights(file, **loading)
                     _shared_weights[weights_key] = weights
                 longest = n_ctx or weights.n_ctx_train
-                _require_memory(weights, longest, n_slots, kv_type)
+                require_memory(weights, longest, n_slots, kv_type)
                 context = Context(weights, **settings)
                 _shared[key] = model = cls(context, kv_cache_bytes, folder)
             return model

@@ -1,0 +1,61 @@
+"""What llama.cpp, or the machine, would not survive: refused before it is tried."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from langchain_ralmspec.engine.context import KV_BITS
+from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.machine import MAX_THREADS, most_memory
+
+if TYPE_CHECKING:
+    from langchain_ralmspec.engine.context import KVType
+    from langchain_ralmspec.engine.weights import Weights
+
+MAX_CONTEXT = 2**24
+"""Tokens of a sequence: with the 256 sequences that llama.cpp can have at most, their
+cells are still counted in 32 bits. No model was trained on more than ten million."""
+
+RANGES: dict[str, tuple[int, int | None]] = {
+    "n_ctx": (0, MAX_CONTEXT),
+    "n_batch": (1, MAX_CONTEXT),
+    "n_threads": (1, MAX_THREADS),
+    "n_gpu_layers": (-1, 2**31 - 1),
+    "n_slots": (1, 256),
+    "kv_cache_bytes": (0, None),
+}
+"""Least and most, if there is one, of the numbers that :meth:`Model.load` takes."""
+
+_CELL_BYTES = 48  # that llama.cpp notes of a token's place in the KV, at least
+
+
+def require_ranges(**given: int) -> None:
+    """Raise an :class:`InvalidValueError` for what llama.cpp would not survive."""
+    for name, value in given.items():
+        least, most = RANGES[name]
+        if isinstance(value, bool) or not isinstance(value, int):
+            msg = f"{name} must be a whole number, got {value!r}"
+            raise InvalidValueError(msg)
+        if value < least or (most is not None and value > most):
+            bounds = f"at least {least}" + (
+                "" if most is None else f" and at most {most}"
+            )
+            msg = f"{name} must be {bounds}, got {value}"
+            raise InvalidValueError(msg)
+
+
+def require_memory(weights: Weights, n_ctx: int, n_slots: int, kv_type: KVType) -> None:
+    """Raise an :class:`InvalidValueError` for a KV that the machine cannot hold.
+
+    As it grows to that, the system would end the process.
+    """
+    on_host = weights.kv_bytes_per_token if weights.n_gpu_layers == 0 else 0
+    on_host = math.ceil(on_host * KV_BITS[kv_type] / KV_BITS["f16"])
+    wanted, most = n_ctx * n_slots * (on_host + _CELL_BYTES), most_memory()
+    if most is not None and wanted > most:
+        msg = (
+            f"n_ctx={n_ctx} takes {wanted / 2**30:.1f} GiB for the KV of {n_slots} "
+            f"sequences, and this machine can give {most / 2**30:.1f} GiB; lower n_ctx"
+        )
+        raise InvalidValueError(msg)
