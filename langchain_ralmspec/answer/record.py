@@ -83,7 +83,7 @@ class _Recorder:
             self.calls.append(
                 Call(start=start, end=end, guesses=event.n_guesses, right=event.n_right)
             )
-        else:
+        elif hasattr(event, "since"):
             text = event.text.decode("utf-8", "replace")
             start, end = self.time(event.since), self.time(at)
             self.roll_backs.append(

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 def chunk_of(piece: str | ToolCallChunk, *, in_blocks: bool) -> AIMessageChunk:
     """A piece of an answer as LangChain streams it."""
+    nothing: Any = [] if in_blocks else ""
     if isinstance(piece, Thought):
         # As of Ollama and DeepSeek; LangChain shows a block of reasoning by it.
         told = {"reasoning_content": str(piece)}
-        return AIMessageChunk(content="", additional_kwargs=told)
+        return AIMessageChunk(content=nothing, additional_kwargs=told)
     if isinstance(piece, str):
         return AIMessageChunk(content=block_of(piece) if in_blocks and piece else piece)
-    return AIMessageChunk(content="", tool_call_chunks=[piece])
+    return AIMessageChunk(content=nothing, tool_call_chunks=[piece])
 
 
 def block_of(text: str, **more: Any) -> Any:
