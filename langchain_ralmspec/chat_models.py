@@ -192,13 +192,15 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         overrides: dict[str, Any],
         use: ToolUse = NO_TOOLS,
     ) -> PreparedAnswer:
+        retriever, overrides = self._restricted_by(overrides)
         sampling, model = self._sampling(overrides), self.engine
         prompt = self._prompt(model, asked, use)
         begun = begun_in(turns_of(asked))
         form = self._form(model, use, sampling, begun)
-        run = self._run(model, prompt, sampling, stop, form)
+        run = self._run(model, prompt, sampling, stop, form=form, retriever=retriever)
         is_thinking = self._is_thinking(model, use, sampling, begun, prompt.tail)
-        return replace(self._prepared(run, model), is_thinking=is_thinking)
+        prepared = self._prepared(run, model, retriever)
+        return replace(prepared, is_thinking=is_thinking)
 
     def _asked(self, question: str) -> list[BaseMessage]:
         return [HumanMessage(question)]

@@ -13,6 +13,7 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.runnables.config import get_config_list
 
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
+from langchain_ralmspec.base.restricted import is_cached, require_cacheable
 from langchain_ralmspec.base.threads import from_threads
 from langchain_ralmspec.base.tracing import (
     ModelRun,
@@ -93,6 +94,20 @@ class LocalCompletion(LocalGeneration, BaseLLM):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
         return super()._get_ls_params(stop=stop, **kwargs) | self._tracing_params()
+
+    def generate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
+        """Answer prompts, or serve what a cache has; see LangChain's ``generate``."""
+        if is_cached(self):
+            require_cacheable(kwargs)
+        return super().generate(prompts, *args, **kwargs)
+
+    async def agenerate(
+        self, prompts: list[str], *args: Any, **kwargs: Any
+    ) -> LLMResult:
+        """Do what ``generate`` does, beside other tasks."""
+        if is_cached(self):
+            require_cacheable(kwargs)
+        return await super().agenerate(prompts, *args, **kwargs)
 
     def _generate_helper(
         self,

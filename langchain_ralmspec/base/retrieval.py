@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from langchain_core.globals import get_llm_cache
 from langchain_core.prompts import BasePromptTemplate, PromptTemplate
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
@@ -21,6 +20,7 @@ from langchain_ralmspec.base.local import (
     usage_of,
 )
 from langchain_ralmspec.base.rendering import rendered
+from langchain_ralmspec.base.restricted import RestrictedRetrievers, is_cached
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.base.tracing import trace
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
@@ -120,6 +120,9 @@ class RetrievalGeneration(SpeculativeGeneration):
 
     # What requests cost, for the plans of the next ones.
     _estimates: Estimates = PrivateAttr(default_factory=Estimates)
+    _restricted: RestrictedRetrievers = PrivateAttr(
+        default_factory=RestrictedRetrievers
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -211,15 +214,26 @@ class RetrievalGeneration(SpeculativeGeneration):
         self, asked: Any, stop: list[str] | None, overrides: dict[str, Any]
     ) -> PreparedAnswer:
         model = self.engine
+        retriever, overrides = self._restricted_by(overrides)
         prompt, sampling = self._prompt(model, asked), self._sampling(overrides)
-        return self._prepared(self._run(model, prompt, sampling, stop), model)
+        run = self._run(model, prompt, sampling, stop, retriever=retriever)
+        return self._prepared(run, model, retriever)
 
-    def _prepared(self, run: RetrievalRun, model: Model) -> PreparedAnswer:
+    def _restricted_by(
+        self, overrides: dict[str, Any]
+    ) -> tuple[RaLMSpecRetriever, dict[str, Any]]:
+        """The retriever under a call's filter, and the other arguments of the call."""
+        others = {**overrides}
+        return self._restricted.of(self._current_retriever, others), others
+
+    def _prepared(
+        self, run: RetrievalRun, model: Model, retriever: RaLMSpecRetriever
+    ) -> PreparedAnswer:
         return PreparedAnswer(
             run,
             partial(account_of, run, model),
             partial(self._usage, run, model),
-            trace=partial(trace, run, self._current_retriever),
+            trace=partial(trace, run, retriever),
             citations=partial(citations_of, run),
         )
 
@@ -229,7 +243,9 @@ class RetrievalGeneration(SpeculativeGeneration):
         prompt: Prompt,
         sampling: Sampling,
         stop: Sequence[str] | None = None,
+        *,
         form: Form | None = None,
+        retriever: RaLMSpecRetriever | None = None,
     ) -> RetrievalRun:
         """Prepare an answer, which has a form if one is given.
 
@@ -240,7 +256,8 @@ class RetrievalGeneration(SpeculativeGeneration):
         if not prompt.tail:
             msg = "the prompt is empty; ask something"
             raise InvalidValueError(msg)
-        retriever = self._current_retriever  # as it is now, whatever is done to it
+        # As it is now, whatever is done to it.
+        retriever = retriever or self._current_retriever
         depth = self._depth(retriever)
         layout = self._layout(model, prompt)
         require = partial(
@@ -370,11 +387,9 @@ class RetrievalGeneration(SpeculativeGeneration):
         retriever = self._current_retriever
         # A cached answer is stale once documents are others; but looking at all of them
         # takes a while, so it is only done where answers are cached at all.
-        cache = getattr(self, "cache", None)
-        caches = cache is not False and (cache or get_llm_cache() is not None)
         return settings | {
             "document_prompt": str(self.document_prompt),
             "documents_per_step": self._depth(retriever),
             "retriever": retriever.key,
-            "documents": retriever.version if caches else None,
+            "documents": retriever.version if is_cached(self) else None,
         }

@@ -12,6 +12,7 @@ from langchain_core.language_models.chat_models import (
 )
 
 from langchain_ralmspec.base.chunks import whole
+from langchain_ralmspec.base.restricted import require_cacheable
 from langchain_ralmspec.base.tracing import identified, in_sync, runs_of_answers
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ class TracedChat(BaseChatModel):
 
     LangChain does not tell ``_stream`` of it, wherever it reads that by itself.
     """
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        require_cacheable(kwargs)  # LangChain asks for it where it has a cache
+        return super()._get_llm_string(stop=stop, **kwargs)
 
     def stream(
         self,

@@ -140,7 +140,9 @@ class ChromaReplica(Replica):
         if self._store.metric != "cosine":
             return vectors
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+        directions: NDArray[np.float32]
+        directions = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return directions
 
     def _open(self, index: Any, documents: list[Document]) -> None:
         """Begin to search the copy: by its index, or by a faster one over that."""

@@ -148,7 +148,7 @@ def collection() -> Iterator[Callable[[str], Chroma]]:
             name,
             DeterministicFakeEmbedding(size=16),
             client=client,
-            collection_configuration={"hnsw": {"space": space}},
+            collection_configuration={"hnsw": {"space": space}},  # type: ignore[arg-type]
         )
         vectors = rng.normal(size=(60, 16)) * rng.uniform(0.5, 2, size=(60, 1))
         store._collection.add(

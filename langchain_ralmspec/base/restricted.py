@@ -1,0 +1,89 @@
+"""What a call may be answered from: the retriever under the filter of that call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.globals import get_llm_cache
+
+from langchain_ralmspec.arguments import owned
+from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.retrievers.snapshot import is_same
+
+if TYPE_CHECKING:
+    from langchain_ralmspec.retrievers import RaLMSpecRetriever
+
+OF_CALLS = ("filter", "search_kwargs")
+"""Arguments of a call that restrict its searches."""
+
+_MOST = 64  # retrievers that are kept: a tenant asks again soon, or not for long
+
+
+class RestrictedRetrievers:
+    """The retrievers under the filters of the latest calls.
+
+    Each has a store, and a replica, of its own: what one finds no other one is told.
+    """
+
+    def __init__(self) -> None:
+        # Replaced as a whole, so that no thread sees it half changed.
+        self._kept: tuple[tuple[Any, RaLMSpecRetriever, RaLMSpecRetriever], ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
+
+    def of(
+        self, retriever: RaLMSpecRetriever, overrides: dict[str, Any]
+    ) -> RaLMSpecRetriever:
+        """The retriever for a call, whose ``filter`` and ``search_kwargs`` are taken.
+
+        A filter takes the place of the retriever's own, words go before its own.
+        Raises as the retriever does for those that its store cannot use.
+        """
+        given = {name: overrides.pop(name) for name in OF_CALLS if name in overrides}
+        given = {name: value for name, value in given.items() if value is not None}
+        if not given:
+            return retriever
+        words = given.get("search_kwargs", {})
+        if not isinstance(words, dict):
+            msg = f"search_kwargs must be a dict, got {words!r:.60}"
+            raise InvalidValueError(msg)
+        own = owned((given.get("filter", retriever.filter), words))
+        for settings, whole, restricted in self._kept:
+            if whole is retriever and is_same(settings, own):
+                return restricted
+        filter_, words = own
+        words = {**retriever.search_kwargs, **words}
+        update = {"filter": filter_, "search_kwargs": words}
+        restricted = retriever.model_copy(update=update)
+        self._kept = ((own, retriever, restricted), *self._kept)[:_MOST]
+        return restricted
+
+
+def is_cached(face: Any) -> bool:
+    """Whether LangChain keeps the answers of a model."""
+    cache = getattr(face, "cache", None)
+    return cache is not False and bool(cache or get_llm_cache() is not None)
+
+
+def require_cacheable(overrides: dict[str, Any]) -> None:
+    """Refuse, where answers are cached, a filter that another one may look like.
+
+    Raises:
+        InvalidValueError: it is more than plain values.
+    """
+    for name in OF_CALLS:
+        if not _is_plain(given := overrides.get(name)):
+            msg = (
+                f"a cache cannot tell {name}={given!r:.60} from another one; give "
+                "plain values, or cache=False when the model is made"
+            )
+            raise InvalidValueError(msg)
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is dict:
+        return all(type(key) is str and _is_plain(each) for key, each in value.items())
+    if type(value) in {list, tuple}:
+        return all(map(_is_plain, value))
+    return value is None or type(value) in {str, int, float, bool}
