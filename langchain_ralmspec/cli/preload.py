@@ -15,6 +15,7 @@ import typer
 from langchain_ralmspec.assets.targets import find_gguf
 from langchain_ralmspec.bench.figures import check_folder
 from langchain_ralmspec.chains import RapidChain
+from langchain_ralmspec.engine.limits import known_kv_type
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import absolute, read_text
 
@@ -37,6 +38,7 @@ def preload(
     n_threads: Annotated[
         int | None, typer.Option(help="As RapidChain is given.", min=1)
     ] = None,
+    kv_type: Annotated[str, typer.Option(help="As RapidChain is given.")] = "f16",
     exact_batches: Annotated[
         bool, typer.Option("--exact-batches", help="As RapidChain is given.")
     ] = False,
@@ -54,6 +56,7 @@ def preload(
         n_ctx=n_ctx,
         n_batch=n_batch,
         n_threads=n_threads,
+        kv_type=known_kv_type(kv_type),
         exact_batches=exact_batches,
         kv_cache_dir=str(folder),
     )

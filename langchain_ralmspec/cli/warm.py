@@ -21,6 +21,7 @@ from langchain_ralmspec.assets.targets import find_gguf
 from langchain_ralmspec.base.warming import bytes_of, read_ahead
 from langchain_ralmspec.bench.figures import check_folder
 from langchain_ralmspec.chat_models import ChatRaLMSpec
+from langchain_ralmspec.engine.limits import known_kv_type
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import absolute, read_text
 from langchain_ralmspec.llms import RaLMSpecLLM
@@ -60,6 +61,7 @@ def warm(
     n_threads: Annotated[
         int | None, typer.Option(help="As the model is given.", min=1)
     ] = None,
+    kv_type: Annotated[str, typer.Option(help="As the model is given.")] = "f16",
     max_document_tokens: Annotated[
         int | None, typer.Option(help="As the model is given.", min=1)
     ] = None,
@@ -79,6 +81,7 @@ def warm(
         n_ctx=n_ctx,
         n_batch=n_batch,
         n_threads=n_threads,
+        kv_type=known_kv_type(kv_type),
         max_document_tokens=max_document_tokens,
         kv_cache_dir=str(folder),
     )

@@ -45,6 +45,15 @@ def require_ranges(**given: int) -> None:
             raise InvalidValueError(msg)
 
 
+def known_kv_type(given: str) -> KVType:
+    """The type of the KV with a name; an :class:`InvalidValueError` for others."""
+    for name in KV_BITS:
+        if given == name:
+            return name
+    msg = f"kv_type must be one of {[*KV_BITS]}, got {given!r}"
+    raise InvalidValueError(msg)
+
+
 def require_memory(weights: Weights, n_ctx: int, n_slots: int, kv_type: KVType) -> None:
     """Raise an :class:`InvalidValueError` for a KV that the machine cannot hold.
 

@@ -15,7 +15,11 @@ from typing import Any
 from langchain_ralmspec.engine.binding import build_info, check_file, library
 from langchain_ralmspec.engine.context import Context, KVType
 from langchain_ralmspec.engine.heads import Head, parted
-from langchain_ralmspec.engine.limits import require_memory, require_ranges
+from langchain_ralmspec.engine.limits import (
+    known_kv_type,
+    require_memory,
+    require_ranges,
+)
 from langchain_ralmspec.engine.prefix_folder import PrefixFolder
 from langchain_ralmspec.engine.prefixes import PrefixCache
 from langchain_ralmspec.engine.sequence import Sequence
@@ -165,7 +169,7 @@ class Model:
                 stacklevel=2,
             )
         file = check_file(path)
-        if kv_type != "f16":
+        if known_kv_type(kv_type) != "f16":
             if flash_attention is False:
                 msg = f"kv_type={kv_type!r} needs flash attention, which is turned off"
                 raise InvalidValueError(msg)
