@@ -65,7 +65,7 @@ def test_every_call_has_its_own(gguf: str, chroma: Chroma, speculation: bool) ->
             assert seen == {tenant}
     bound = chat.bind(filter={"tenant": "red"})
     chunks = list(bound.stream("Question?"))
-    assert tenants_in(documents_of(chunks[-1])) == {"red"}  # type: ignore[arg-type]
+    assert tenants_in(documents_of(chunks[-1])) == {"red"}
     assert tenants_in(documents_of(chat.invoke("Question 1?"))) <= {"red", "blue"}
     assert chat.retriever.filter is None
 

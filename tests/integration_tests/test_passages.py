@@ -102,7 +102,7 @@ def test_a_kv_of_8_bits_takes_half_and_is_another(make: Any, tmp_path: Path) -> 
         Model.load(
             faces[0].model_path, n_ctx=300, kv_type="q8_0", flash_attention=False
         )
-    with pytest.raises(InvalidValueError, match="kv_type must be one of .*'q4'"):
+    with pytest.raises(InvalidValueError, match=r"kv_type must be one of .*'q4'"):
         Model.load(faces[0].model_path, kv_type="q4")  # type: ignore[arg-type]
 
 
