@@ -80,7 +80,7 @@ def test_an_input_that_cannot_serve_is_refused(
         with pytest.raises(InvalidValueError, match="the input must have 'question'"):
             chat.invoke(values)  # type: ignore[arg-type]
     with pytest.raises(InvalidValueError, match="user message"):
-        chat.invoke([HumanMessage("What?"), AIMessage("That.")])
+        chat.invoke([AIMessage("That.")])
     small = ChatRaLMSpec.from_chain(prompt=TUTORIAL, n_ctx=256, **parts)
     with pytest.raises(ContextOverflowError, match=r"of documents and max_tokens=256"):
         small.invoke(QUESTIONS[0])
