@@ -36,6 +36,7 @@ from langchain_ralmspec.text import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from langchain_core.language_models import LanguageModelInput
     from langchain_core.prompt_values import PromptValue
 
     from langchain_ralmspec.answer.run import Run
@@ -164,13 +165,14 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             model_input = ChainPrompt.of(self.prompt).messages(model_input)
         return super()._convert_input(model_input)
 
-    def start(self, question: str) -> RetrievalRun:
+    def start(self, question: LanguageModelInput | dict[str, Any]) -> RetrievalRun:
         """Prepare an answer that can be watched: iterate over it for its text.
 
         ``invoke`` and ``stream`` do this and wrap it for LangChain.
 
         Args:
-            question: of the user, without any document.
+            question: of the user, without any document; or what else ``invoke`` takes:
+                messages, or the values of the ``prompt``.
 
         Returns:
             The answer, not yet begun. Iterated over, it has ``tokens``, ``steps``,
@@ -182,7 +184,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             InvalidValueError: the question is empty.
         """
         model = self.engine
-        prompt = self._prompt(model, [HumanMessage(question)])
+        prompt = self._prompt(model, self._convert_input(question).to_messages())
         return self._run(model, prompt, self._sampling({}))
 
     def _answer(

@@ -82,6 +82,20 @@ class ChainPrompt:
             raise InvalidValueError(msg)
         return cls(template, names[0], next(iter(placeholders), None))
 
+    @property
+    def question_leads(self) -> bool:
+        """Whether the question stands in front of the documents.
+
+        Then two prompts with different questions have no documents in common at their
+        beginning, whose KV could be shared.
+        """
+        context, question = (secrets.token_hex(20) for _ in range(2))
+        values: dict[str, Any] = {CONTEXT: context, self.question: question}
+        if self.history is not None:
+            values[self.history] = []
+        text = self.template.format_prompt(**values).to_string()
+        return text.find(question) < text.find(context)
+
     def messages(self, values: Mapping[str, Any]) -> list[BaseMessage]:
         """A chain's input as the messages that :meth:`turns` puts into the template.
 

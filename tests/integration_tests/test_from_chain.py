@@ -19,6 +19,7 @@ from langchain_ralmspec import (
     InvalidValueError,
     UnknownArgumentError,
 )
+from langchain_ralmspec.base.chain_prompt import ChainPrompt
 from tests.integration_tests.test_swap import QUESTIONS, TUTORIAL, WITH_HISTORY
 
 if TYPE_CHECKING:
@@ -65,6 +66,29 @@ def test_what_a_prompt_says_itself_is_refused(
     parts: dict[str, Any] = {"retriever": passages, "model_path": gguf}
     with pytest.raises(ValueError, match="has no effect beside prompt="):
         ChatRaLMSpec.from_chain(prompt=TUTORIAL, **beside, **parts)
+
+
+def test_where_the_question_stands_is_known() -> None:
+    hub = "Question: {question} \nContext: {context} \nAnswer:"
+    for template, leads in (
+        (TUTORIAL, False),
+        (ChatPromptTemplate.from_template(hub), True),
+    ):
+        assert ChainPrompt.of(template).question_leads == leads
+    assert not ChainPrompt.of(WITH_HISTORY).question_leads
+
+
+def test_an_answer_can_be_watched_whatever_is_asked(
+    gguf: str, model: Model, passages: VectorStoreRetriever
+) -> None:
+    chat = ChatRaLMSpec.from_chain(
+        retriever=passages, model_path=gguf, prompt=WITH_HISTORY, max_tokens=8
+    )
+    values: dict[str, Any] = {"input": "What?", "chat_history": [("human", "Hi.")]}
+    said = chat.invoke(values).text  # type: ignore[arg-type]
+    run = chat.start(values)
+    assert "".join(run) == said
+    assert said in run.to_html()
 
 
 def test_an_input_that_cannot_serve_is_refused(

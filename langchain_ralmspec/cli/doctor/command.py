@@ -57,7 +57,7 @@ def doctor(
     check_file(json)
     console = Console()
     with patient(target) as stack:
-        console.print("measuring, for about 15 seconds", style="dim")
+        console.print("measuring, for some 15 seconds and more", style="dim")
         asked = question or (_QUESTION if target else QUESTIONS[0])
         costs = measure(stack, asked)  # first: it loads every library
         is_ours = target is None and WAIT_POLICY_AT_START is None
@@ -71,9 +71,11 @@ def doctor(
     )
     console.print(Text(about))
     _print_costs(facts.costs, console)
-    _print_parts(facts.costs, console)
+    if not facts.settings.retrieves_once:
+        _print_parts(facts.costs, console)
     _print_findings(found, console)
-    _print_gains(facts, gains, console)
+    if not facts.settings.retrieves_once:
+        _print_gains(facts, gains, console)
     if json:
         figures = {
             "facts": asdict(facts),

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from langchain_ralmspec.base.chain_prompt import ChainPrompt
 from langchain_ralmspec.cli.doctor.costs import Costs
 from langchain_ralmspec.cli.doctor.target import Target
 from langchain_ralmspec.engine.selftest import is_repeatable
@@ -107,12 +108,19 @@ class StoreFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the user may set about speculation."""
+    """What the user may set about speculation.
+
+    Attributes:
+        retrieves_once: whether documents are looked up once, before the answer.
+        question_leads: whether the question then stands in front of them.
+    """
 
     speculation: bool
     speculation_stride: int | Literal["auto"]
     asynchronous: bool
     guess_policy: str
+    retrieves_once: bool = False
+    question_leads: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,9 +145,16 @@ def inspect(target: Target, costs: Costs, *, wait_policy_is_ours: bool) -> Facts
             speculation_stride=target.speculation_stride,
             asynchronous=target.asynchronous,
             guess_policy=target.guess_policy,
+            retrieves_once=target.retrieval_policy == "once",
+            question_leads=_question_leads(target),
         ),
         costs=costs,
     )
+
+
+def _question_leads(target: Target) -> bool:
+    prompt = getattr(target, "prompt", None)
+    return prompt is not None and ChainPrompt.of(prompt).question_leads
 
 
 def _inspect_model(target: Target) -> ModelFacts:

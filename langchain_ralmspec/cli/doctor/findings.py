@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
+from dataclasses import replace
 
-from langchain_ralmspec.assets.models import MODELS
 from langchain_ralmspec.cli.doctor.costs import BATCH
 from langchain_ralmspec.cli.doctor.facts import Facts
+from langchain_ralmspec.cli.doctor.finding import Finding, Severity
 from langchain_ralmspec.cli.doctor.gains import Gains, is_hosted, is_remote, rehearse
-
-Severity = Literal["slow", "worth knowing", "fine"]
+from langchain_ralmspec.cli.doctor.quantization import quantization
 
 WORTHWHILE = 1.1
 """A speed-up below this is not worth a setting."""
-
-# On x86 with AVX2, by llama.cpp's repacked kernels or its matrix product (SmolLM2 on
-# two shared cores reads prompts at 1, 0.81, 0.79, 0.68 and 0.65 of the speed of Q4_0
-# as Q4_0, Q8_0, IQ4_NL, F16 and Q5_0); those of K-quants are in its source.
-_FAST = {"Q4_0", "Q8_0", "IQ4_NL", "Q5_0", "F16", "BF16", "F32", "Q4_K_S", "Q4_K_M"}
-# At 0.36 and 0.30 of it there, 0.25 on a quiet machine.
-_SLOW = {"Q4_1", "Q5_1"}
 
 _LONG_CONTEXT = 4096  # tokens, from which on attention is most of a short batch
 _LARGE_SHARE = 0.25
@@ -30,27 +20,32 @@ _CONTENTION = 1.5
 _STRONG_CONTENTION = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing about a stack: what is the case, why that matters, and what to set.
-
-    ``why`` and ``advice`` are empty where all is fine.
-    """
-
-    severity: Severity
-    what: str
-    why: str = ""
-    advice: str = ""
-    about: str = ""
-
-
 def findings(facts: Facts, gains: Gains) -> list[Finding]:
     """Judge every part of a stack, the slow ones first."""
-    judged = {about: check(facts, gains) for about, check in _OF_SETTINGS.items()}
+    judged: dict[str, Finding | None] = {"retrieval": _once(facts)}
+    if not facts.settings.retrieves_once:
+        judged = {about: check(facts, gains) for about, check in _OF_SETTINGS.items()}
     judged |= {about: check(facts) for about, check in _CHECKS.items()}
     found = [replace(each, about=about) for about, each in judged.items() if each]
     order: list[Severity] = ["slow", "worth knowing", "fine"]
     return sorted(found, key=lambda finding: order.index(finding.severity))
+
+
+def _once(facts: Facts) -> Finding:
+    what = "documents are looked up once, before the answer: nothing is speculated on"
+    if not facts.settings.question_leads:
+        return Finding(
+            "fine",
+            f"{what}; what prompts begin with alike is read once, in blocks of 256 "
+            "tokens",
+        )
+    return Finding(
+        "worth knowing",
+        what,
+        "the question stands in front of {context}, so that only the same question "
+        "finds anything that need not be read again",
+        "put {context} in front of the question: then the same passages are read once",
+    )
 
 
 def _gain(_: Facts, gains: Gains) -> Finding:
@@ -65,40 +60,6 @@ def _gain(_: Facts, gains: Gains) -> Finding:
             "it pays with exact search in many documents and remote stores",
         )
     return Finding("fine", f"{what}; up to {gains.best:.1f}× can be won")
-
-
-def _quantization(facts: Facts) -> Finding | None:
-    model = facts.model
-    if model.n_gpu_layers:
-        return None  # the kernels meant here are those of CPUs
-    kind, rate = model.quantization, facts.costs.prefill_rate
-    what = f"{Path(model.file).name} is {kind or 'of an unknown quantization'}"
-    if kind in _FAST:
-        return Finding("fine", f"{what}, which has a fast kernel")
-    if kind in _SLOW:
-        return Finding(
-            "slow",
-            f"{what}: llama.cpp has no fast CPU kernel for it",
-            f"prompts are read at {rate:.0f} tokens/s; as Q4_0 a model of this size "
-            "reads 3 to 4 times as many (385 against 1519 tokens/s, SmolLM2-135M)",
-            _requantize(model.file),
-        )
-    return Finding(
-        "worth knowing",
-        f"{what}: llama.cpp may have no fast CPU kernel for it",
-        f"prompts are read at {rate:.0f} tokens/s, and every new document is one",
-        f"compare it with Q4_0 or Q8_0: {_requantize(model.file)}",
-    )
-
-
-def _requantize(file: str) -> str:
-    """The command that gives a faster file, by hand or for a model of ours."""
-    path = Path(file)
-    for model in MODELS.values():
-        if model.file_name == path.name:
-            return f"ralmspec models path {model.name} --quantization Q4_0"
-    other = path.with_name(f"{path.stem}.to-Q4_0.gguf")
-    return f"llama-quantize --allow-requantize {path} {other} Q4_0"
 
 
 def _flash_attention(facts: Facts) -> Finding | None:
@@ -345,7 +306,8 @@ def _hosted(facts: Facts) -> Finding | None:
 
 def _contention(facts: Facts) -> Finding | None:
     settings, costs = facts.settings, facts.costs
-    if not (settings.speculation and settings.asynchronous):
+    speculates = settings.speculation and not settings.retrieves_once
+    if not (speculates and settings.asynchronous):
         return None
     overlap = min(costs.overlap.values())  # the scheduler may choose
     what = f"beside a verification a token takes {overlap:.1f}× as long"
@@ -373,7 +335,7 @@ _OF_SETTINGS = {
     "guess policy": _guess_policy,
 }
 _CHECKS = {
-    "quantization": _quantization,
+    "quantization": quantization,
     "threads": _threads,
     "wait policy": _wait_policy,
     "repeatable": _repeatable,

@@ -139,6 +139,7 @@ def test_a_healthy_stack_is_fine() -> None:
     }  # fmt: skip
 
 
+ONCE = {"retrieves_once": True}
 LOOKUP, ONE_BY_ONE = {"guess_policy": "lookup"}, {"one_by_one": True}
 NO_BATCHES, NO_PRODUCT = {"embeds_in_batches": False}, {"scans_by_product": False}
 LONG_EMBEDDING = {"costs": {"calls": calls(0.1, 0.15, embedding=0.095)}}
@@ -161,6 +162,7 @@ SICK: list[tuple[dict[str, Any], str, str]] = [
     ({"settings": {"speculation": False}}, "speculation", "slow"),
     ({"settings": {"asynchronous": False}, **REMOTE}, "asynchronous", "slow"),
     ({"settings": {"speculation_stride": 4}}, "stride", "worth knowing"),
+    ({"settings": ONCE | {"question_leads": True}}, "retrieval", "worth knowing"),
     ({"settings": {"speculation_stride": 4}, **NOTHING_TO_WIN}, "stride", "slow"),
     ({"settings": LOOKUP, **LONG_EMBEDDING}, "guess policy", "slow"),
     ({"store": ONE_BY_ONE}, "queries one by one", "slow"),
@@ -183,6 +185,7 @@ FINE: list[tuple[dict[str, Any], str]] = [
     ({"settings": {"asynchronous": False}, **NOTHING_TO_WIN}, "asynchronous"),
     ({"settings": LOOKUP}, "guess policy"),
     ({"store": NO_PRODUCT}, "FAISS threshold"),
+    ({"settings": ONCE}, "retrieval"),
     (REMOTE, "remote"),
     (HOSTED, "hosted encoder"),
 ]
@@ -196,6 +199,7 @@ BESIDE_THE_POINT: list[tuple[dict[str, Any], str]] = [
     ({"settings": {"speculation": False, "speculation_stride": 4}}, "stride"),
     ({"settings": {"speculation": False, "guess_policy": "same"}}, "guess policy"),
     ({"settings": {"asynchronous": False}}, "overlap"),
+    *(({"settings": ONCE}, about) for about in ("overlap", "gain", "speculation")),
     ({"store": {"embeddings": None}}, "embeddings"),
     ({"store": {"one_by_one": True, "embeds_in_batches": False}}, "embeddings"),
     ({"store": {"index": None, "is_exact": None}}, "index"),
