@@ -93,8 +93,10 @@ class CallReader:
         """
         if self._arguments is not None:
             yield self._chunk(self._arguments.spoilt())
-        elif self._waiting and (not self._is_calling or '"' in self._waiting):
-            yield self._waiting  # a call that is cut off before it has a name
+        elif self._waiting and (
+            not self._is_calling or (not self._n_calls and '"' in self._waiting)
+        ):
+            yield self._waiting  # a first call that is cut off before it has a name
         self._waiting, self._arguments = "", None
 
     def _said(self) -> Iterator[str]:

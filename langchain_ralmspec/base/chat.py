@@ -325,9 +325,9 @@ class LocalChat(LocalGeneration, TracedChat):
         """Whether an answer begins inside a thought; None where it can have none."""
         if not use.may_think(model, sampling):
             return None
-        return (
-            model.template.opens_thought(tail) if begun is None else is_open_in(begun)
-        )
+        if begun is None or not begun.strip():
+            return model.template.opens_thought(tail)
+        return True if is_open_in(begun) else None  # a thought stands at the start
 
     def _pieces(
         self, answer: PreparedAnswer, use: ToolUse

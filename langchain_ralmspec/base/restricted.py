@@ -27,7 +27,7 @@ class RestrictedRetrievers:
 
     def __init__(self) -> None:
         # Replaced as a whole, so that no thread sees it half changed.
-        self._kept: tuple[tuple[Any, RaLMSpecRetriever, RaLMSpecRetriever], ...] = ()
+        self._kept: tuple[tuple[Any, str, RaLMSpecRetriever], ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), ()
@@ -49,14 +49,15 @@ class RestrictedRetrievers:
             msg = f"search_kwargs must be a dict, got {words!r:.60}"
             raise InvalidValueError(msg)
         own = owned((given.get("filter", retriever.filter), words))
-        for settings, whole, restricted in self._kept:
-            if whole is retriever and is_same(settings, own):
+        key = retriever.key  # another one once it was opened anew
+        for settings, of, restricted in self._kept:
+            if of == key and is_same(settings, own):
                 return restricted
         filter_, words = own
         words = {**retriever.search_kwargs, **words}
         update = {"filter": filter_, "search_kwargs": words}
         restricted = retriever.model_copy(update=update)
-        self._kept = ((own, retriever, restricted), *self._kept)[:_MOST]
+        self._kept = ((own, key, restricted), *self._kept)[:_MOST]
         return restricted
 
 

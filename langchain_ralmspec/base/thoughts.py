@@ -87,5 +87,5 @@ def _sure_of(thought: str) -> int:
 
 
 def is_open_in(begun: str) -> bool:
-    """Whether an answer that was begun is inside a thought."""
-    return _BEGIN in begun.rpartition(_END)[2]
+    """Whether an answer that was begun is inside a thought, which opens it."""
+    return begun.lstrip().startswith(_BEGIN) and _END not in begun

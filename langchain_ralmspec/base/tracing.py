@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -153,14 +153,17 @@ class LookUpRuns:
     def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
         """End what is open: with the error that ended the answer, if one did."""
         retrieval, self._retrieval = self._retrieval, None
-        if retrieval is not None and error is not None:
-            retrieval.on_retriever_error(error)
-        while self._verifications:
-            verification = self._verifications.popleft()
-            if error is None:
-                verification.run.on_chain_end(verification.outputs)
-            else:
-                verification.run.on_chain_error(error)
+        with ExitStack() as ends:  # all of them, though one fails; the last one first
+            if error is not None:  # which is not to be hidden by that of a handler
+                ends.enter_context(suppress(Exception))
+            while self._verifications:
+                verification = self._verifications.pop()
+                if error is None:
+                    ends.callback(verification.run.on_chain_end, verification.outputs)
+                else:
+                    ends.callback(verification.run.on_chain_error, error)
+            if retrieval is not None and error is not None:
+                ends.callback(retrieval.on_retriever_error, error)
 
     def take(self, event: Event) -> None:
         """Tell the callbacks of an event, if it is of a look-up."""

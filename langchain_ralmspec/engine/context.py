@@ -149,13 +149,15 @@ class Context:
         try:
             self._open(n_tokens)
         except DecodeError:
-            self._open(before)
+            with contextlib.suppress(DecodeError):  # then the next call tries again
+                self._open(before)
             raise
 
     def _free(self) -> None:
         if self.handle:
             self._lib.llama_free(self.handle)
-            self.handle = None
+        self.handle = self._memory = None
+        self.n_cells = 0
 
     def _allocate_batch(self, size: int) -> None:
         # One batch, refilled at every call. All its tokens belong to one

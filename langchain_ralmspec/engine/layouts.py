@@ -73,7 +73,10 @@ def _folded(layout: Sequence[Part], first: int) -> list[Part]:
             folded[-1] = last._replace(content=content)
         else:
             folded.append(part._replace(content=content))
-    if waiting:
+    has_ended = layout[-1].role == "system" and folded[-1].role == "assistant"
+    if waiting and has_ended:  # else the last answer would be continued
+        folded.append(Part("user", waiting))
+    elif waiting:
         at = max(at for at, part in enumerate(folded) if part.role == "user")
         content = _joined(folded[at].content, waiting)
         folded[at] = folded[at]._replace(content=content)

@@ -128,6 +128,8 @@ class Slots:
 
         It stays loaded, so that a sequence that begins with it now need not load it.
         """
+        if snapshot.length > self._context.n_ctx:
+            return False
         with self._locked():
             self._fit(snapshot.length)
             slot = self._free_slot()  # and free it stays
@@ -205,7 +207,7 @@ class Slots:
 
     def _fit(self, n_tokens: int) -> None:
         """Have room for that many tokens in each slot, all parked if it must grow."""
-        if n_tokens <= self._context.n_cells:
+        if max(1, n_tokens) <= self._context.n_cells:
             return
         for kv in list(self._residents.values()):
             self._park(kv)

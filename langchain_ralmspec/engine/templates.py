@@ -202,6 +202,7 @@ class ChatTemplate:
             disguise,
             disguise.hide_all(list(tools)) if tools else None,
             disguise.hide_all(dict(variables)),
+            is_begun=turns[-1]["role"] == "assistant",
         )
         text = rendering.first_of(layouts_of(layout_of(turns, instructions)))
         before, _, after = text.partition(rendering.context)
@@ -223,8 +224,10 @@ class _Rendering:
         disguise: Disguise,
         tools: list[Any] | None,
         variables: dict[str, Any],
+        *,
+        is_begun: bool,
     ) -> None:
-        self._template, self._disguise = template, disguise
+        self._template, self._disguise, self._is_begun = template, disguise, is_begun
         self._tools, self._variables = tools, variables
         self.context, self._end = disguise.stand_in(), disguise.stand_in()
 
@@ -244,7 +247,7 @@ class _Rendering:
         """The text of a layout, up to where the answer goes on."""
         hide = self._disguise.hide
         said = [self.context.join(map(hide, part.content)) for part in layout]
-        is_begun = layout[-1].role == "assistant"
+        is_begun = self._is_begun
         shown = [*said[:-1], said[-1] + self._end] if is_begun else said
         messages = [self._message(*pair) for pair in zip(layout, shown, strict=True)]
         text = self._template.render(

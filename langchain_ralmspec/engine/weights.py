@@ -32,6 +32,9 @@ def stamp_of(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
+_HEADER = 2**26  # bytes; vocabularies take up to 20 million
+
+
 class Weights:
     """A GGUF loaded once; one that llama.cpp cannot load is a ``ModelFileError``."""
 
@@ -95,7 +98,11 @@ class Weights:
     def stretches_positions(self) -> bool:
         """Whether rotary positions may hang on the size of the context (LongRoPE)."""
         name = self.metadata("general.architecture")
-        return self.metadata(f"{name}.rope.scaling.original_context_length") is not None
+        told = self.metadata(f"{name}.rope.scaling.original_context_length")
+        # Some files have the factors alone: among the names of tensors, which stand
+        # behind metadata and vocabulary.
+        named = self._content.find(b"rope_factors_long", 0, _HEADER) >= 0
+        return told is not None or named
 
     @cached_property
     def sha256(self) -> str:

@@ -289,7 +289,10 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             reported_as_store_error(name, method.replace("_", " ")),
             lock_of(self.vectorstore).changing(),
         ):
-            return change(*args, **kwargs)
+            changed = change(*args, **kwargs)
+        if (replica := self._kept_up().replica) is not None:
+            replica.renew()
+        return changed
 
     def invalidate(self) -> None:
         """Say that documents were changed in place, or a store's parts replaced.

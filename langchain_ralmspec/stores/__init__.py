@@ -179,7 +179,7 @@ def open_replica(
             )
         kind = type(store).__name__
         if type(store) is ChromaStore:
-            return ChromaReplica.of(store, anew=anew)
+            return ChromaReplica(store)
         # A class of one's own that searches otherwise may keep documents back.
         if isinstance(store, FaissStore) and as_array_store(store) is not None:
             if store.parts[0].is_matrix:

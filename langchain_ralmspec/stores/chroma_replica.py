@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 from langchain_core.documents import Document
@@ -21,7 +20,6 @@ from langchain_ralmspec.stores.faiss_replica import (
 )
 from langchain_ralmspec.stores.faiss_store import FaissStore
 from langchain_ralmspec.stores.replica import Replica, StoreReplica
-from langchain_ralmspec.stores.sharing import SharedLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,17 +31,15 @@ if TYPE_CHECKING:
 
 _PAGE = 1024  # records of a request, about 10 MB of a server's JSON
 
-_known: WeakValueDictionary[tuple[str, str], ChromaReplica] = WeakValueDictionary()
-_opening = SharedLock()
-
 
 class ChromaReplica(Replica):
     """A copy of a Chroma collection in this process, with an index of FAISS.
 
     One thread reads it, a page after another, when the first session begins. It is a
-    copy of that moment: documents that change later cost time until ``invalidate()``
-    of the retriever has it read again. It takes the memory of the vectors and texts,
-    and a quarter of the former once more; where so much is not free, there is none.
+    copy of that moment, and of what one retriever may see: documents that change later
+    cost time until ``invalidate()`` of the retriever has it read again. It takes the
+    memory of the vectors and texts, and a quarter of the former once more; where so
+    much is not free, a warning says so.
 
     Args:
         store: what is copied, under its filter.
@@ -61,16 +57,6 @@ class ChromaReplica(Replica):
         self._index: Replica | None = None  # over the copy
         self.renew_locks()
         renewed_in_children(self)
-
-    @classmethod
-    def of(cls, store: ChromaStore, *, anew: bool = False) -> ChromaReplica:
-        """The one of a store's collection and filter; or a new one."""
-        key = store.collection_key
-        with _opening.changing():
-            known = None if anew else _known.get(key)
-            if known is None:
-                known = _known[key] = cls(store)
-            return known
 
     def renew_locks(self) -> None:
         """Have a free lock and no thread, as in a forked process."""
@@ -96,12 +82,17 @@ class ChromaReplica(Replica):
                 self._thread = None
                 self._failed(error)
 
+    def renew(self) -> None:
+        """Have it read again: by the next session."""
+        with self._beginning:
+            self._copy = self._index = self._thread = None
+
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until it is read, and then built, for so many seconds each at most."""
-        if self._thread is not None:
-            self._thread.join(seconds)
-        if self._index is not None:
-            self._index.wait(seconds)
+        if (thread := self._thread) is not None:
+            thread.join(seconds)
+        if (index := self._index) is not None:
+            index.wait(seconds)
         return self.is_ready
 
     def _near(self, query: Query, k: int) -> Found:
@@ -116,6 +107,7 @@ class ChromaReplica(Replica):
 
     def _read(self) -> None:
         """Copy the collection, and have an index over the copy."""
+        me = threading.current_thread()
         try:
             faiss, is_l2 = _import_faiss(), self._store.metric == "squared_l2"
             metric = faiss.METRIC_L2 if is_l2 else faiss.METRIC_INNER_PRODUCT
@@ -123,14 +115,19 @@ class ChromaReplica(Replica):
             documents: list[Document] = []
             for page, vectors in self._pages():
                 index = index or faiss.IndexFlat(vectors.shape[1], metric)
+                if self._thread is not me or not threading.main_thread().is_alive():
+                    return  # renewed; and a process that ends waits for its threads
                 # Twice: what grows is copied where it does not fit any more.
                 n_bytes = 2 * 4 * index.d * (index.ntotal + len(vectors))
-                is_ending = not threading.main_thread().is_alive()
-                if is_ending or not has_room(n_bytes):
+                if not has_room(n_bytes + sum(len(each.page_content) for each in page)):
+                    self._fault = (
+                        f"there is no memory for a copy of more than {index.ntotal} "
+                        "records of the Chroma collection"
+                    )
                     return
                 documents += page
                 index.add(self._comparable(vectors))
-            if documents:
+            if documents and self._thread is me:
                 self._open(index, documents)
         except Exception as failure:  # noqa: BLE001  told by the next prepare()
             self._failed(failure)

@@ -114,11 +114,6 @@ class ChromaStore:
         """What embeds queries."""
         return self._embeddings
 
-    @property
-    def collection_key(self) -> tuple[str, str]:
-        """What tells its collection, under its filter, from any other."""
-        return str(self._collection.id), repr(self._filter)
-
     def page(self, start: int, n: int) -> tuple[list[str], list[Any], list[Any], Any]:
         """Ids, texts, metadata and vectors of ``n`` records, in Chroma's own order.
 

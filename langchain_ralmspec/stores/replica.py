@@ -55,6 +55,9 @@ class Replica(ABC):
                 stacklevel=2,
             )
 
+    def renew(self) -> None:  # noqa: B027  most follow their store by themselves
+        """Forget what was copied, as documents were added or deleted."""
+
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for what :meth:`prepare` began; tells whether it is ready then."""
         del seconds

@@ -11,6 +11,7 @@ from typing import Any
 import chromadb
 import pytest
 from langchain_chroma import Chroma
+from langchain_community.vectorstores import FAISS
 from langchain_core.caches import InMemoryCache
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
@@ -104,3 +105,43 @@ def test_no_tenant_is_served_from_anothers_cached_answer(gguf: str, kind: Any) -
         assert free.invoke("What?", filter=lambda d: d.metadata["tenant"] == "red")
     finally:
         set_llm_cache(None)
+
+
+def test_what_is_invalidated_is_opened_anew_for_calls_too(gguf: str) -> None:
+    store = FAISS.from_documents(DOCUMENTS, EMBEDDINGS)
+    retriever = RaLMSpecRetriever(vectorstore=store)
+    chat = ChatRaLMSpec(model_path=gguf, retriever=retriever, max_tokens=4)
+    chat.invoke("What?", filter={"tenant": "red"})
+    other = FAISS.from_documents(DOCUMENTS[:2], EMBEDDINGS)
+    store.index, store.docstore = other.index, other.docstore
+    store.index_to_docstore_id = other.index_to_docstore_id
+    retriever.invalidate()
+    answer = chat.invoke("What?", filter={"tenant": "red"})
+    assert tenants_in(documents_of(answer)) == {"red"}
+
+
+class Sealed(str):
+    """A value that does not show itself."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+def test_copies_of_a_collection_are_a_retrievers_own(chroma: Chroma) -> None:
+    replicas = {}
+    for tenant in ("red", "blue"):
+        own = {"tenant": Sealed(tenant)}
+        retriever = RaLMSpecRetriever(vectorstore=chroma, replica="auto", filter=own)
+        assert retriever.new_session(k=1).wait_for_replica()
+        replicas[tenant] = retriever._opened.replica  # type: ignore[union-attr]
+    (query,) = retriever.store.encode(["Passage?"])
+    for tenant, replica in replicas.items():
+        assert replica is not None
+        found = replica.near(query, 12).hits
+        assert tenants_in(hit.document for hit in found) == {tenant}
+    assert retriever.delete([chroma.get(where={"tenant": "blue"})["ids"][0]])
+    assert retriever.new_session(k=1).wait_for_replica()
+    assert replicas["blue"] is not None
+    assert len(replicas["blue"].near(query, 12).hits) == 5, "read again"

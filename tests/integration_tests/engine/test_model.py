@@ -4,6 +4,7 @@ import gc
 import shutil
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from langchain_ralmspec.engine.model import N_SLOTS
 from langchain_ralmspec.engine.selftest import is_repeatable
 from langchain_ralmspec.engine.slots import Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
-from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.errors import DecodeError, InvalidValueError
 
 TEXT = (
     "The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor "
@@ -142,6 +143,41 @@ def test_no_bit_hangs_on_how_much_a_context_has_grown(
     assert sizes == [4096] * 3
     for one, other in zip(grown, whole, strict=True):
         assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("n_failures", [1, 2])
+def test_a_context_that_cannot_grow_is_an_error_and_not_the_end(
+    gguf: str, tokens: list[int], monkeypatch: pytest.MonkeyPatch, n_failures: int
+) -> None:
+    small = Model.load(gguf, n_ctx=3000)
+    other, long = small.open(tokens[:60], keep=False), small.new_sequence()
+    expected = continue_with(other, tokens[60:])
+    other.truncate(60)
+    lib = small._slots._context._lib
+    allocate, left = lib.llama_init_from_model, n_failures
+
+    def fail(*given: Any) -> Any:
+        nonlocal left
+        left -= 1
+        return None if left >= 0 else allocate(*given)
+
+    own = SimpleNamespace(**{**vars(lib), "llama_init_from_model": fail})
+    monkeypatch.setattr(small._slots._context, "_lib", own)
+    with pytest.raises(DecodeError, match="cannot allocate a context of 4 × 2048"):
+        long.extend((tokens * 20)[:1500])
+    assert np.array_equal(continue_with(other, tokens[60:]), expected)
+    long.extend((tokens * 20)[:1500])
+
+
+def test_a_model_that_stretches_positions_has_all_its_room_at_once(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = model.weights
+    assert not weights.stretches_positions
+    monkeypatch.setattr(weights, "_content", b"... rope_factors_long ...")
+    assert weights.stretches_positions
+    room = context.Context(weights, n_ctx=3000, n_slots=1, n_batch=64, n_threads=(1, 1))
+    assert room.n_cells == 3072
 
 
 def test_too_many_tokens_are_refused_before_any_is_decoded(

@@ -71,7 +71,10 @@ def test_nothing_but_tags_and_blanks_is_lost(text: str, is_open: bool) -> None:
 
 @pytest.mark.parametrize(
     ("begun", "is_open"),
-    [("So", False), ("<think>hm", True), ("<think>hm</think>So", False), ("", False)],
+    [
+        *(("So", False), ("<think>hm", True), ("<think>hm</think>So", False)),
+        *(("", False), ("The tag <think> opens a thought. In", False)),
+    ],
 )
 def test_an_answer_may_be_continued_inside_a_thought(begun: str, is_open: bool) -> None:
     assert is_open_in(begun) == is_open

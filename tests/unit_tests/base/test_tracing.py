@@ -93,15 +93,26 @@ def test_both_loops_are_told_as_the_same_look_ups(
     ]
 
 
+class Stubborn(Recorder):
+    """Raises when a verification ends, and wants to be heard."""
+
+    raise_error = True
+
+    def on_chain_error(self, *given: Any, **more: Any) -> Any:
+        super().on_chain_error(*given, **more)
+        raise ConnectionError("nobody is there")
+
+
+@pytest.mark.parametrize("listener", [Recorder, Stubborn])
 @pytest.mark.parametrize("in_flight", [0, 2])
 def test_a_store_that_fails_ends_its_run(
-    retriever: RaLMSpecRetriever, in_flight: int
+    retriever: RaLMSpecRetriever, in_flight: int, listener: type[Recorder]
 ) -> None:
     failed = []
     for plan in (None, always(2, in_flight=in_flight)):
         request = make_request(FakeStore(4, fail_after=2), **LONG)
         events = speculative(request, plan) if plan else sequential(request)
-        recorder = Recorder()
+        recorder = listener()
         with pytest.raises(StoreError):
             list(watched(request, events, retriever, recorder))
         failed.append([run.name for run in recorder.runs if run.error])

@@ -21,7 +21,19 @@ from tests.unit_tests.engine.test_templates import (
 NAMES = {"s": "system", "u": "user", "a": "assistant", "t": "tool", "c": "critic"}
 CALL = {"name": "pages", "arguments": {"of": "Emma"}}
 
-SHAPES = ["u", "su", "uau", "suau", "usu", "susu", "uasu", "suasus", "us", "uasau"]
+SHAPES = [
+    "u",
+    "su",
+    "uau",
+    "suau",
+    "usu",
+    "susu",
+    "uasu",
+    "suasus",
+    "us",
+    "uasau",
+    "uas",
+]
 WITH_TOOLS = ["uctu", "ucttau", "suct", "ucstu"]
 BEGUN = ["ua", "sua", "uaua", "suasua", "usa", "ucta"]
 
@@ -63,6 +75,12 @@ def test_every_turn_is_shown_in_its_order(family: str, shape: str) -> None:
         if letter != "s"  # which some collect at the head, or let the next user say
     ]
     assert others == sorted(others)
+
+
+@ALL
+def test_a_finished_answer_is_not_continued(family: str) -> None:
+    text = shown(template_of(FAMILIES[family]), turns_in("uas"))
+    assert not text.rstrip().endswith("said 1.")
 
 
 @ALL

@@ -16,6 +16,7 @@ from langchain_ralmspec.engine.model import Model
 from langchain_ralmspec.engine.prefixes import PrefixCache
 from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.engine.slots import Slots, is_abandoned
+from langchain_ralmspec.errors import DecodeError
 from tests.unit_tests.engine.snapshots import a_folder
 
 
@@ -25,7 +26,7 @@ class FakeContext:
     n_batch, n_ctx, n_slots = 4, 99, 2
 
     def __init__(self, n_cells: int = 99) -> None:
-        self.n_cells = n_cells
+        self.n_cells, self.n_failures = n_cells, 0
         self.pid = os.getpid()
         self.weights = SimpleNamespace(n_vocab=1)
         self.slots: list[list[int]] = [[], []]
@@ -34,7 +35,12 @@ class FakeContext:
         self.on_decode: Callable[[], None] = lambda: None
 
     def grow(self, n_tokens: int) -> None:
-        self.n_cells, self.slots = n_tokens, [[], []]
+        self.slots = [[], []]
+        if self.n_failures:
+            self.n_failures, self.n_cells = self.n_failures - 1, 0
+            msg = "no memory"
+            raise DecodeError(msg)
+        self.n_cells = n_tokens
 
     def decode(self, slot: int, tokens: Any, position: int, *, n_logits: int) -> Any:
         assert len(self.slots[slot]) == position
@@ -111,6 +117,22 @@ def test_a_context_grows_once_for_a_text_and_loses_nothing() -> None:
     again = Sequence(Slots(later), snapshot)  # type: ignore[arg-type]  # as good as
     again.truncate(20)
     assert later.slots[0] == [*range(10, 30)]
+
+
+def test_a_context_that_cannot_grow_is_tried_again_and_nothing_is_lost() -> None:
+    context = FakeContext(n_cells=8)
+    slots = Slots(context)  # type: ignore[arg-type]  # as good as
+    short, long = Sequence(slots), Sequence(slots)
+    short.extend([1, 2])
+    context.n_failures = 2
+    with pytest.raises(DecodeError, match="no memory"):
+        long.prefill(range(10, 31))
+    with pytest.raises(DecodeError, match="no memory"):
+        short.truncate(1)
+    short.truncate(1)
+    short.extend([3])
+    assert [1, 3] in context.slots
+    assert (short.length, long.length) == (2, 0)
 
 
 def test_an_abandoned_text_is_read_no_further() -> None:
