@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,12 @@ def as_tool(tool: Mapping[str, Any] | type | Callable[..., Any] | BaseTool) -> A
     if not isinstance(name, str) or not name.strip():
         msg = f"a tool needs a name, got {name!r} in {tool!r:.80}"
         raise InvalidValueError(msg)
+    try:
+        definition = json.loads(json.dumps(definition))
+    except (TypeError, ValueError, RecursionError) as error:
+        msg = f"the tool {name!r} is no JSON: {error}; got {tool!r:.80}"
+        raise InvalidValueError(msg) from error
+    function = definition["function"]
     if "$ref" in str(parameters := function.get("parameters", {})):
         parameters = dereference_refs(parameters)
         function = {**function, "parameters": parameters}
