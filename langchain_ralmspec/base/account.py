@@ -29,7 +29,9 @@ def account_of(run: RetrievalRun, model: Model) -> dict[str, Any]:
     for _, pieces in groupby(run.steps, key=lambda step: id(step.hits)):
         first, *rest = pieces
         tokens = [*first.tokens, *(token for piece in rest for token in piece.tokens)]
-        steps.append({"tokens": tokens, "documents": plain([hit.id for hit in first.hits])})
+        steps.append(
+            {"tokens": tokens, "documents": plain([hit.id for hit in first.hits])}
+        )
     documents = plain_documents(run.documents)
     return info_of(run, model) | {"documents": documents, "steps": steps}
 

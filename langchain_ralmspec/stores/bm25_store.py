@@ -105,7 +105,7 @@ class BM25Store:
             raise InvalidValueError(f"k1 must be a number of at least 0, got {k1!r}")
         if not 0 <= b <= 1:
             raise InvalidValueError(f"b must be from 0 to 1, got {b!r}")
-        rows = FixedRows(list(documents))
+        rows = FixedRows(documents)
         ids = sorted(rows.ids().values())
         if not ids:
             raise InvalidValueError("documents is empty; give at least one document")

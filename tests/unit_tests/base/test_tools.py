@@ -97,7 +97,7 @@ def test_what_cannot_be_made_a_grammar_is_refused_when_it_is_bound() -> None:
         CHAT.bind_tools([{"name": "f", "description": "d", "parameters": bad}])
     for enum in ({"x"}, [CHAT]):
         given = {"name": "f", "parameters": {"properties": {"a": {"enum": enum}}}}
-        with pytest.raises(InvalidValueError, match="'f' is no JSON: .*serializable"):
+        with pytest.raises(InvalidValueError, match=r"'f' is no JSON: .*serializable"):
             CHAT.bind_tools([given])
     with pytest.raises(InvalidValueError, match="did you mean 'json_schema'"):
         CHAT.with_structured_output(Book, method="jsonschema")  # type: ignore[arg-type]
@@ -139,7 +139,10 @@ def test_an_answer_that_is_cut_off_is_an_error(
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"on": date(2024, 2, 29), "n": np.float32(1.5)}, {"on": "2024-02-29", "n": 1.5}),
+        (
+            {"on": date(2024, 2, 29), "n": np.float32(1.5)},
+            {"on": "2024-02-29", "n": 1.5},
+        ),
         ({"pair": (1, {2: "x"})}, {"pair": [1, {"2": "x"}]}),
         ({"big": 10**30, "half": "\ud83d"}, {"big": 10**30, "half": "\ud83d"}),
     ],
@@ -147,13 +150,11 @@ def test_an_answer_that_is_cut_off_is_an_error(
 def test_calls_of_programs_are_told_as_json(given: Any, told: Any) -> None:
     def called(args: Any) -> Any:
         said = AIMessage("", tool_calls=[{"name": "f", "args": args, "id": "1"}])
-        turns = turns_of(
-            [HumanMessage("?"), said, ToolMessage("x", tool_call_id="1")]
-        )
+        turns = turns_of([HumanMessage("?"), said, ToolMessage("x", tool_call_id="1")])
         return turns[1]["tool_calls"][0]["function"]["arguments"]
 
     assert called(given) == told
-    with pytest.raises(InvalidValueError, match="call of 'f' are .* is no JSON: keys"):
+    with pytest.raises(InvalidValueError, match=r"call of 'f' are .* is no JSON: keys"):
         called({"a": {(1, 2): 3}})
 
 

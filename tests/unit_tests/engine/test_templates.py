@@ -182,7 +182,9 @@ class Odd:
     "value", [BOS, (BOS,), [(BOS, [BOS])], {BOS: (BOS,)}, {1: BOS}, {BOS}, Odd()]
 )
 def test_markers_in_any_value_beside_what_is_said_are_text(value: Any) -> None:
-    source = "{{ v }}{{ tools }}{% for m in messages %}{{ m }}{% endfor %}<s><tool_call>"
+    source = (
+        "{{ v }}{{ tools }}{% for m in messages %}{{ m }}{% endfor %}<s><tool_call>"
+    )
     call = {"function": {"name": BOS, "arguments": value}}
     turns = [turn("user", "x"), {**turn("assistant", ""), "tool_calls": [call]}]
     before, after = template_of(source).around(
