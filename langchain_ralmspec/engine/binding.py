@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import reprlib
 from importlib import metadata
 from pathlib import Path
@@ -12,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.errors import GrammarError, MissingExtraError, ModelFileError
 from langchain_ralmspec.files import absolute
+from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _GGUF_MAGIC = b"GGUF"
+# The converter escapes what is beyond 16 bits by halves, as JSON does; a grammar has no
+# such pairs, and an answer would be the halves. An escaped backslash begins none.
+_HALVES = re.compile(r"(?<!\\)((?:\\\\)*)((?:\\u[dD][89a-fA-F][0-9a-fA-F]{2})+)")
 _ANY_LETTER = r'char ::= [^"\\]'  # in a string, by llama-cpp-python's converter
 _logger = logging.getLogger("llama-cpp-python")
 
@@ -68,7 +73,13 @@ def gbnf_of(schema: Mapping[str, Any]) -> str:
         )
         raise GrammarError(msg) from error
     # As llama.cpp's own converter has it: no JSON string holds a line break as such.
-    return converted.replace(_ANY_LETTER, _ANY_LETTER[:-1] + "\\x7F\\x00-\\x1F]")
+    converted = converted.replace(_ANY_LETTER, _ANY_LETTER[:-1] + "\\x7F\\x00-\\x1F]")
+    return _HALVES.sub(_joined, converted)
+
+
+def _joined(halves: re.Match[str]) -> str:
+    backslashes, escapes = halves.groups()
+    return backslashes + well_formed(json.loads(f'"{escapes}"'))
 
 
 def build_info() -> dict[str, str]:
