@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import reprlib
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _GGUF_MAGIC = b"GGUF"
-# The converter escapes what is beyond 16 bits by halves, as JSON does; a grammar has no
-# such pairs, and an answer would be the halves. An escaped backslash begins none.
-_HALVES = re.compile(r"(?<!\\)((?:\\\\)*)((?:\\u[dD][89a-fA-F][0-9a-fA-F]{2})+)")
 _ANY_LETTER = r'char ::= [^"\\]'  # in a string, by llama-cpp-python's converter
 _logger = logging.getLogger("llama-cpp-python")
 
@@ -61,10 +59,11 @@ def gbnf_of(schema: Mapping[str, Any]) -> str:
         GrammarError: it cannot convert the schema.
     """
     library()
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
-
     try:
-        converted: str = json_schema_to_gbnf(json.dumps(schema))
+        converter = _converter()
+        plain = json.loads(json.dumps(schema))
+        converter.visit(converter.resolve_refs(plain, "stdin"), "")
+        converted: str = converter.format_grammar()
     except Exception as error:  # whatever it stumbles over
         shown = reprlib.repr(schema)
         msg = (
@@ -73,13 +72,30 @@ def gbnf_of(schema: Mapping[str, Any]) -> str:
         )
         raise GrammarError(msg) from error
     # As llama.cpp's own converter has it: no JSON string holds a line break as such.
-    converted = converted.replace(_ANY_LETTER, _ANY_LETTER[:-1] + "\\x7F\\x00-\\x1F]")
-    return _HALVES.sub(_joined, converted)
+    return converted.replace(_ANY_LETTER, _ANY_LETTER[:-1] + "\\x7F\\x00-\\x1F]")
 
 
-def _joined(halves: re.Match[str]) -> str:
-    backslashes, escapes = halves.groups()
-    return backslashes + well_formed(json.loads(f'"{escapes}"'))
+def _converter() -> Any:
+    """llama-cpp-python's converter of JSON schemas, whose literals are right."""
+    from llama_cpp.llama_grammar import SchemaConverter
+
+    class Converter(SchemaConverter):  # type: ignore[misc]  its package is not typed
+        def _format_literal(self, literal: str) -> str:
+            return _literal(literal)
+
+    return Converter(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
+
+
+def _literal(said: str) -> str:
+    """The literal of GBNF that is a JSON value, with its characters as they are.
+
+    The converter's own would be the halves of what is beyond 16 bits, and what
+    backslashes stand for.
+    """
+    with suppress(ValueError):  # some letter, and no JSON
+        said = json.dumps(json.loads(said), ensure_ascii=False)
+    escaped = re.sub(r'["\\]', r"\\\g<0>", well_formed(said))
+    return '"' + escaped.replace("\n", r"\n").replace("\r", r"\r") + '"'
 
 
 def build_info() -> dict[str, str]:

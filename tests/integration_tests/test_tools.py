@@ -171,7 +171,9 @@ def test_a_grammar_of_quoted_brackets_or_halves_is_none_too_deep(
         assert rapid.invoke(ASKED, grammar=f'root ::= "{half}"').text in "🙂\ufffd"
 
 
-@pytest.mark.parametrize("said", ["🙂", "𝔘🙂é中", "a\\ud83d\\ude42", "\\🙂", '"🙂'])
+@pytest.mark.parametrize(
+    "said", ["🙂", "𝔘🙂é中", "a\\ud83d\\ude42", "\\🙂", '"🙂', "a\nb"]
+)
 def test_a_schema_may_have_any_characters(rapid: ChatRapid, said: str) -> None:
     schema = {
         "title": "Mood",

@@ -14,9 +14,12 @@ from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from langchain_ralmspec import ChatRapid, GrammarError, InvalidValueError
+from langchain_ralmspec.answer.transcript import stops_of
 from langchain_ralmspec.base.messages import asked_at, question_of, turns_of
 from langchain_ralmspec.base.structured import parser_of, schema_of
 from langchain_ralmspec.base.tools import ToolUse
+from langchain_ralmspec.base.warming import as_documents
+from langchain_ralmspec.stores.faiss_rows import checked_documents
 
 
 @tool
@@ -156,6 +159,38 @@ def test_calls_of_programs_are_told_as_json(given: Any, told: Any) -> None:
     assert called(given) == told
     with pytest.raises(InvalidValueError, match=r"call of 'f' are .* is no JSON: keys"):
         called({"a": {(1, 2): 3}})
+
+
+@pytest.mark.parametrize("given", [3, {"name": "f"}, "abc", b"x"])
+def test_one_thing_is_no_list(given: Any) -> None:
+    for name, use in (
+        ("tools", lambda: CHAT.bind_tools(given)),
+        ("tools", lambda: ToolUse.taken_from({"tools": given})),
+        ("documents", lambda: checked_documents(given)),
+        *([] if isinstance(given, str) else [("stop", lambda: stops_of(given))]),
+        *(
+            []
+            if isinstance(given, str)
+            else [("documents", lambda: as_documents(given))]
+        ),
+    ):
+        with pytest.raises(
+            InvalidValueError, match=f"{name} must be a list of .*, got"
+        ):
+            use()
+
+
+@pytest.mark.parametrize("given", [["weather"], {"function": None}, {}, 3])
+def test_a_choice_of_a_wrong_kind_is_refused(given: Any) -> None:
+    with pytest.raises(InvalidValueError, match="is no tool that is bound"):
+        CHAT.bind_tools([weather], tool_choice=given)
+
+
+@pytest.mark.parametrize("given", [None, "x", {"schema": 3}])
+def test_a_form_without_a_schema_is_refused(given: Any) -> None:
+    form = {"type": "json_schema", "json_schema": given}
+    with pytest.raises(InvalidValueError, match="response_format=.* is unknown"):
+        ToolUse.taken_from({"response_format": form})
 
 
 def test_calls_and_results_are_turns_and_the_question_stays_the_users() -> None:

@@ -9,6 +9,7 @@ import pytest
 from langchain_community.vectorstores import SKLearnVectorStore
 from langchain_community.vectorstores.faiss import FAISS
 from langchain_core.documents import Document
+from langchain_core.runnables import RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from pydantic import ValidationError
 
@@ -20,6 +21,7 @@ from langchain_ralmspec.errors import (
 )
 from langchain_ralmspec.stores import FaissStore, GenericStore, open_store
 from langchain_ralmspec.stores.generic_store import _ASKED_AGAIN_EVERY
+from langchain_ralmspec.stores.retriever_store import found_by
 from langchain_ralmspec.stores.searches import SEARCHES
 from tests.unit_tests.stores.faiss_toys import langchain_faiss
 from tests.unit_tests.stores.toys import BatchTableEmbeddings, documents, table
@@ -160,6 +162,23 @@ class Words(VectorStore):
     @classmethod
     def from_texts(cls, *_: Any, **__: Any) -> Any:
         raise NotImplementedError
+
+
+@pytest.mark.parametrize("search_type", ["similarity", "mmr"])
+@pytest.mark.parametrize("wrap", [lambda r: r, lambda r: r.with_config(tags=["x"])])
+def test_a_filter_is_not_swallowed_behind_a_retriever(
+    search_type: str, wrap: Callable[[Any], Any]
+) -> None:
+    store = SKLearnVectorStore(BatchTableEmbeddings(table(N_ROWS)))
+    store.add_texts(["v0"])
+    words = {"filter": {"group": 1}}
+    found = wrap(store.as_retriever(search_type=search_type, search_kwargs=words))
+    with pytest.raises(InvalidValueError, match="SKLearnVectorStore.*keep back"):
+        open_store(found)
+    with pytest.raises(InvalidValueError, match="SKLearnVectorStore.*keep back"):
+        found_by(found, "v0")
+    with pytest.raises(StoreError, match=r"failed to search: StopIteration"):
+        found_by(RunnableLambda(lambda _: next(iter(()))), "v0")
 
 
 def test_other_words_reach_the_search_that_names_them() -> None:
