@@ -163,6 +163,7 @@ def test_calls_of_programs_are_told_as_json(given: Any, told: Any) -> None:
 
 @pytest.mark.parametrize("given", [3, {"name": "f"}, "abc", b"x"])
 def test_one_thing_is_no_list(given: Any) -> None:
+    one: Any = 3 if isinstance(given, str) else given
     for name, use in (
         ("tools", lambda: CHAT.bind_tools(given)),
         ("tools", lambda: ToolUse.taken_from({"tools": given})),
@@ -189,7 +190,7 @@ def test_a_choice_of_a_wrong_kind_is_refused(given: Any) -> None:
 @pytest.mark.parametrize("given", [None, "x", {"schema": 3}])
 def test_a_form_without_a_schema_is_refused(given: Any) -> None:
     form = {"type": "json_schema", "json_schema": given}
-    with pytest.raises(InvalidValueError, match="response_format=.* is unknown"):
+    with pytest.raises(InvalidValueError, match=r"response_format=.* is unknown"):
         ToolUse.taken_from({"response_format": form})
 
 

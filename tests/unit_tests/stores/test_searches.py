@@ -173,9 +173,9 @@ def test_a_filter_is_not_swallowed_behind_a_retriever(
     store.add_texts(["v0"])
     words = {"filter": {"group": 1}}
     found = wrap(store.as_retriever(search_type=search_type, search_kwargs=words))
-    with pytest.raises(InvalidValueError, match="SKLearnVectorStore.*keep back"):
+    with pytest.raises(InvalidValueError, match=r"SKLearnVectorStore.*keep back"):
         open_store(found)
-    with pytest.raises(InvalidValueError, match="SKLearnVectorStore.*keep back"):
+    with pytest.raises(InvalidValueError, match=r"SKLearnVectorStore.*keep back"):
         found_by(found, "v0")
     with pytest.raises(StoreError, match=r"failed to search: StopIteration"):
         found_by(RunnableLambda(lambda _: next(iter(()))), "v0")
