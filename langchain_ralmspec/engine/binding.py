@@ -79,11 +79,10 @@ def _converter() -> Any:
     """llama-cpp-python's converter of JSON schemas, whose literals are right."""
     from llama_cpp.llama_grammar import SchemaConverter
 
-    class Converter(SchemaConverter):  # type: ignore[misc]  its package is not typed
-        def _format_literal(self, literal: str) -> str:
-            return _literal(literal)
-
-    return Converter(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
+    make: Any = SchemaConverter
+    converter = make(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
+    converter._format_literal = _literal
+    return converter
 
 
 def _literal(said: str) -> str:
