@@ -81,7 +81,7 @@ def _converter() -> Any:
 
     make: Any = SchemaConverter
     converter = make(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
-    converter._format_literal = _literal
+    converter._format_literal = _literal  # noqa: SLF001  it has no other hook
     return converter
 
 
