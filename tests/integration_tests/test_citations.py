@@ -143,8 +143,8 @@ def test_where_documents_are_and_what_they_are_called(gguf: str, model: Model) -
     }
     assert json.dumps(messages_to_dict([message]), ensure_ascii=False).encode()
     ids = [document.id for document in documents_of(message)]
-    assert ids[0] == "a\ufffd"
-    assert ids[0] in message.response_metadata["steps"][0]["documents"]
+    assert "a\ufffd" in ids
+    assert "a\ufffd" in message.response_metadata["steps"][0]["documents"]
 
 
 def test_nothing_is_cited_where_nothing_was_found(chat: ChatRaLMSpec) -> None:
