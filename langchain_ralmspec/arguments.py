@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, get_args
 
@@ -150,3 +150,22 @@ def _is_number(field: FieldInfo | None) -> bool:
         return False
     kinds = {field.annotation, *get_args(field.annotation)}
     return bool not in kinds and bool(kinds & {int, float})
+
+
+def several(name: str, given: Any, what: str) -> Any:
+    """What was given for several things, which is no text, dict or single thing.
+
+    Raises:
+        InvalidValueError: it is; names the argument.
+    """
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        msg = f"{name} must be a list of {what}, got {reprlib.repr(given)}"
+        raise InvalidValueError(msg)
+    return given
+
+
+def require_text(name: str, given: object) -> None:
+    """Raise an ``InvalidValueError`` for what is no string."""
+    if not isinstance(given, str):
+        msg = f"{name} must be a string, got {given!r:.80}"
+        raise InvalidValueError(msg)

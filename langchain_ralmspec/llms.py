@@ -11,7 +11,8 @@ from pydantic import Field, field_validator, model_validator
 
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.statistics import SpeculationStats
-from langchain_ralmspec.base.completion import LocalCompletion, require_text
+from langchain_ralmspec.arguments import require_text
+from langchain_ralmspec.base.completion import LocalCompletion
 from langchain_ralmspec.base.local import PreparedAnswer, Sampling, info_of, usage_of
 from langchain_ralmspec.base.retrieval import RetrievalGeneration
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
@@ -69,7 +70,7 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
         return question
 
     def _prompt(self, model: Model, asked: str) -> Prompt:
-        require_text(asked)
+        require_text("the prompt", asked)
         model.require_size(asked)
         head, question = model.weights.tokenize_prompt(
             asked, special=self.parse_special
@@ -212,7 +213,7 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
             ContextOverflowError: prompt and text do not fit the context.
             InvalidValueError: the prompt is empty, or no string.
         """
-        require_text(prompt)
+        require_text("the prompt", prompt)
         if not prompt:
             msg = "the prompt is empty; give the text to be continued"
             raise InvalidValueError(msg)

@@ -7,6 +7,10 @@ from bisect import bisect_right
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from langchain_ralmspec.arguments import several
+from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.text import well_formed
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -174,3 +178,15 @@ class _Spelling:
 def _name(token: int) -> bytes:
     """Stands for a control token; no text has such bytes."""
     return b"\xff%d\xfe" % token
+
+
+def stops_of(given: str | Sequence[str] | None) -> list[str]:
+    """Stop strings as a list; a single string is one of them, not its letters."""
+    stops = (
+        [given] if isinstance(given, str) else several("stop", given or (), "strings")
+    )
+    for stop in stops:
+        if not isinstance(stop, str) or not stop:
+            msg = f"a stop string must be a string that is not empty, got {stop!r}"
+            raise InvalidValueError(msg)
+    return list(map(well_formed, stops))

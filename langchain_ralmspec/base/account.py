@@ -29,7 +29,9 @@ def account_of(run: RetrievalRun, model: Model) -> dict[str, Any]:
     for _, pieces in groupby(run.steps, key=lambda step: id(step.hits)):
         first, *rest = pieces
         tokens = [*first.tokens, *(token for piece in rest for token in piece.tokens)]
-        steps.append({"tokens": tokens, "documents": [hit.id for hit in first.hits]})
+        steps.append(
+            {"tokens": tokens, "documents": plain([hit.id for hit in first.hits])}
+        )
     documents = plain_documents(run.documents)
     return info_of(run, model) | {"documents": documents, "steps": steps}
 
@@ -52,7 +54,7 @@ def citations_of(run: RetrievalRun, said: str) -> list[Citation]:
                 "type": "citation",
                 "start_index": start - first,
                 "end_index": end - first,
-                "extras": {"document": places[text], "document_id": hit.id},
+                "extras": {"document": places[text], "document_id": plain(hit.id)},
             },
         )
         for start, end, hits in run.spans(first, first + len(said))

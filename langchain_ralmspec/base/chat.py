@@ -17,6 +17,7 @@ from langchain_core.messages import (
 from langchain_core.outputs import ChatGenerationChunk
 from pydantic import Field, field_validator, model_validator
 
+from langchain_ralmspec.arguments import several
 from langchain_ralmspec.base.call_reader import CallReader
 from langchain_ralmspec.base.chunks import block_of, chunk_of
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
@@ -135,7 +136,7 @@ class LocalChat(LocalGeneration, TracedChat):
             GrammarError: a tool's parameters cannot be made a grammar.
             InvalidValueError: what is no tool, or names none.
         """
-        made = list(map(as_tool, tools))
+        made = list(map(as_tool, several("tools", tools, "tools")))
         choice_of(tool_choice, [tool["function"]["name"] for tool in made])
         for tool in made:  # now, and not when it is called
             gbnf_of(tool["function"].get("parameters") or {"type": "object"})

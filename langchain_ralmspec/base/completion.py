@@ -12,6 +12,7 @@ from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.runnables.config import get_config_list
 
+from langchain_ralmspec.arguments import require_text
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
 from langchain_ralmspec.base.restricted import is_cached, require_cacheable
 from langchain_ralmspec.base.threads import from_threads
@@ -21,7 +22,6 @@ from langchain_ralmspec.base.tracing import (
     run_begun,
     runs_of_answers,
 )
-from langchain_ralmspec.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -45,6 +45,7 @@ class LocalCompletion(LocalGeneration, BaseLLM):
 
     def get_token_ids(self, text: str) -> list[int]:
         """Ids of the tokens that the model reads where ``text`` is its prompt."""
+        require_text("the text", text)
         weights, special = self.engine.weights, self.parse_special
         start, rest = weights.tokenize_prompt(text, special=special)
         return [*start, *rest]
@@ -221,10 +222,3 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         if answer.citations is not None:
             told["citations"] = answer.citations(said)
         yield GenerationChunk(text="", generation_info=told)
-
-
-def require_text(prompt: object) -> None:
-    """Raise an ``InvalidValueError`` for a prompt that is no string."""
-    if not isinstance(prompt, str):
-        msg = f"the prompt must be a string, got {prompt!r:.80}"
-        raise InvalidValueError(msg)

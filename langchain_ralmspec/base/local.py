@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from langchain_ralmspec.answer.sampling import PENALTY_WINDOW, Sampler
-from langchain_ralmspec.answer.transcript import Transcript
+from langchain_ralmspec.answer.transcript import Transcript, stops_of
 from langchain_ralmspec.answer.vocabulary import Spoken, Vocabulary
-from langchain_ralmspec.arguments import StrictArguments, is_remade
+from langchain_ralmspec.arguments import (
+    StrictArguments,
+    is_remade,
+    require_text,
+)
 from langchain_ralmspec.base.identity import stamp_at
 from langchain_ralmspec.base.llama_cpp import refuse
 from langchain_ralmspec.engine import Model
@@ -22,9 +26,8 @@ from langchain_ralmspec.engine.context import KVType
 from langchain_ralmspec.engine.grammar import Grammar
 from langchain_ralmspec.engine.limits import RANGES
 from langchain_ralmspec.engine.model import PREFIX_CACHE_BYTES
-from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.errors import UnknownArgumentError
 from langchain_ralmspec.files import absolute, absolute_file
-from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -308,6 +311,7 @@ class LocalGeneration(Sampling):
 
     def get_token_ids(self, text: str) -> list[int]:
         """Ids of the model's tokens in a text."""
+        require_text("the text", text)
         return self.engine.weights.tokenize(text)
 
     def get_num_tokens(self, text: str) -> int:
@@ -388,13 +392,3 @@ def usage_of(run: Run[Any], n_beside: int = 0) -> UsageMetadata:
         "output_tokens": n_output,
         "total_tokens": n_input + n_output,
     }
-
-
-def stops_of(given: str | Sequence[str] | None) -> list[str]:
-    """Stop strings as a list; a single string is one of them, not its letters."""
-    stops = [given] if isinstance(given, str) else list(given or [])
-    for stop in stops:
-        if not isinstance(stop, str) or not stop:
-            msg = f"a stop string must be a string that is not empty, got {stop!r}"
-            raise InvalidValueError(msg)
-    return list(map(well_formed, stops))

@@ -59,6 +59,7 @@ from langchain_ralmspec.speculation import (
     chances_of_match,
 )
 from langchain_ralmspec.stores.embedding import encode_queries
+from langchain_ralmspec.stores.retriever_store import found_by
 
 if TYPE_CHECKING:
     from langchain_core.messages.ai import UsageMetadata
@@ -238,7 +239,7 @@ class LongContextGeneration(LocalGeneration):
             # Without listeners of its own it has those of the chain that runs, if any.
             config = RunnableConfig(callbacks=listeners) if listeners else None
             given = GivenContext.of(
-                context.invoke(question, config) if is_found else context
+                found_by(context, question, config) if is_found else context
             )
             head, document, tail = self._read(
                 target, conversation, given.text, sampling.max_tokens

@@ -20,6 +20,7 @@ from langchain_core.messages import (
 )
 
 from langchain_ralmspec.base.content import text_of
+from langchain_ralmspec.base.plain import plain
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.text import sha256_of
 
@@ -187,6 +188,14 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
         arguments = given
     if not isinstance(arguments, Mapping):  # which templates take for granted
         arguments = {"arguments": arguments}
+    try:  # a tool may have been called by a program, with a date for example
+        arguments = json.loads(json.dumps(arguments, default=plain))
+    except (TypeError, ValueError, RecursionError) as error:
+        msg = (
+            f"the arguments of the call of {call['name']!r} are {arguments!r:.60}, "
+            f"which is no JSON: {error}; give dicts with strings as keys, and values"
+        )
+        raise InvalidValueError(msg) from error
     return {
         "type": "function",
         "id": _short_id(str(call["id"])),

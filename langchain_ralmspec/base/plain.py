@@ -51,7 +51,14 @@ def documents_of(answer: BaseMessage | Generation) -> list[Document]:
             "model of this package, or a generation of RaLMSpecLLM"
         )
         raise InvalidValueError(msg)
-    return [Document(**fields) for fields in told["documents"]]
+    try:
+        return [Document(**fields) for fields in told["documents"]]
+    except (TypeError, ValueError) as error:
+        msg = (
+            f"'documents' of this {type(answer).__name__} is "
+            f"{told['documents']!r:.80}, which no model of this package has written"
+        )
+        raise InvalidValueError(msg) from error
 
 
 def plain_documents(documents: Iterable[Document]) -> list[dict[str, Any]]:

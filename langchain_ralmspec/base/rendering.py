@@ -29,6 +29,7 @@ def rendered(document: Document, prompt: BasePromptTemplate[str]) -> str:
             raise InvalidValueError(msg)
     try:
         return prompt.format(**{key: known[key] for key in prompt.input_variables})
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        msg = f"document_prompt cannot show the document {name!r}: {error}"
+    except Exception as error:  # metadata, and a template of Jinja's, may do anything
+        why = f"{type(error).__name__}: {error}"
+        msg = f"document_prompt cannot show the document {name!r}: {why}"
         raise InvalidValueError(msg) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.json_schema import dereference_refs
 
+from langchain_ralmspec.arguments import several
 from langchain_ralmspec.base.local import Form
 from langchain_ralmspec.base.variables import VARIABLES, variables_of
 from langchain_ralmspec.engine.binding import gbnf_of
@@ -51,6 +53,12 @@ def as_tool(tool: Mapping[str, Any] | type | Callable[..., Any] | BaseTool) -> A
     if not isinstance(name, str) or not name.strip():
         msg = f"a tool needs a name, got {name!r} in {tool!r:.80}"
         raise InvalidValueError(msg)
+    try:
+        definition = json.loads(json.dumps(definition))
+    except (TypeError, ValueError, RecursionError) as error:
+        msg = f"the tool {name!r} is no JSON: {error}; got {tool!r:.80}"
+        raise InvalidValueError(msg) from error
+    function = definition["function"]
     if "$ref" in str(parameters := function.get("parameters", {})):
         parameters = dereference_refs(parameters)
         function = {**function, "parameters": parameters}
@@ -65,12 +73,15 @@ def choice_of(given: Any, names: Sequence[str]) -> str:
     """
     choice = given
     if isinstance(given, Mapping):
-        choice = given.get("function", given).get("name") or given.get("type")
+        named = given.get("function", given)
+        name = named.get("name") if isinstance(named, Mapping) else None
+        choice = name or given.get("type", "")  # else it would be none
     if choice is None or choice is False:
         return AUTO
     if choice is True or choice == "required":
         choice = ANY
-    if choice in names or (choice in _CHOICES and (names or choice != ANY)):
+    known = [*names, *(each for each in _CHOICES if names or each != ANY)]
+    if choice in known:
         return str(choice)
     near = difflib.get_close_matches(str(choice), [*names, *_CHOICES], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
@@ -109,7 +120,7 @@ class ToolUse:
                 variable that templates are not told.
         """
         own = {name: overrides.pop(name, None) for name in OF_CALLS}
-        tools = tuple(map(as_tool, own["tools"] or ()))
+        tools = tuple(map(as_tool, several("tools", own["tools"] or (), "tools")))
         choice = choice_of(own["tool_choice"], [t["function"]["name"] for t in tools])
         return cls(
             () if choice == NONE else tools,
@@ -192,7 +203,8 @@ def _schema_of(response_format: Any) -> Mapping[str, Any] | None:
         return None
     if kind == "json_object":
         return {"type": "object"}
-    schema = given.get("json_schema", {}).get("schema") if kind == "json_schema" else 0
+    form = given.get("json_schema") if kind == "json_schema" else None
+    schema = form.get("schema") if isinstance(form, Mapping) else None
     if not isinstance(schema, Mapping):
         msg = (
             f"response_format={response_format!r:.80} is unknown; give "

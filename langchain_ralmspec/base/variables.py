@@ -21,7 +21,7 @@ _INSTEAD = {
 
 
 def variables_of(given: Any) -> Mapping[str, Any]:
-    """Variables for a chat template, checked.
+    """Variables for a chat template, checked, and as JSON has them.
 
     Raises:
         InvalidValueError: it is no dict of plain values, or names one that is set here.
@@ -39,13 +39,14 @@ def variables_of(given: Any) -> Mapping[str, Any]:
             why = _INSTEAD.get(name, "it is the model's own")
             msg = f"{VARIABLES} cannot set {name!r}, got {given[name]!r:.60}: {why}"
             raise InvalidValueError(msg)
+    made = {}
     for name, value in given.items():
         try:
-            json.dumps(value)
+            made[name] = json.loads(json.dumps(value))
         except (TypeError, ValueError, RecursionError) as error:
             msg = (
                 f"{VARIABLES}[{name!r}] is {value!r:.60}: {error}; give text, numbers, "
                 "truth values, None, or lists and dicts of these"
             )
             raise InvalidValueError(msg) from error
-    return given
+    return made

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
 
+from langchain_ralmspec.arguments import several
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
 from langchain_ralmspec.ralm import BLOCK, InlineLayout
 from langchain_ralmspec.stores import Hit
@@ -45,7 +46,8 @@ def as_documents(given: Iterable[Any]) -> list[Document]:
         InvalidValueError: one is neither.
     """
     documents = []
-    for each in [given] if isinstance(given, str | Document) else given:
+    one = isinstance(given, str | Document)
+    for each in [given] if one else several("documents", given, "Documents"):
         if not isinstance(each, str | Document):
             msg = f"documents must be Documents or strings, got {each!r:.80}"
             raise InvalidValueError(msg)

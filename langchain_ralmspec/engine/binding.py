@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import reprlib
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.errors import GrammarError, MissingExtraError, ModelFileError
 from langchain_ralmspec.files import absolute
+from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,10 +59,11 @@ def gbnf_of(schema: Mapping[str, Any]) -> str:
         GrammarError: it cannot convert the schema.
     """
     library()
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
-
     try:
-        converted: str = json_schema_to_gbnf(json.dumps(schema))
+        converter = _converter()
+        plain = json.loads(json.dumps(schema))
+        converter.visit(converter.resolve_refs(plain, "stdin"), "")
+        converted: str = converter.format_grammar()
     except Exception as error:  # whatever it stumbles over
         shown = reprlib.repr(schema)
         msg = (
@@ -69,6 +73,28 @@ def gbnf_of(schema: Mapping[str, Any]) -> str:
         raise GrammarError(msg) from error
     # As llama.cpp's own converter has it: no JSON string holds a line break as such.
     return converted.replace(_ANY_LETTER, _ANY_LETTER[:-1] + "\\x7F\\x00-\\x1F]")
+
+
+def _converter() -> Any:
+    """llama-cpp-python's converter of JSON schemas, whose literals are right."""
+    from llama_cpp.llama_grammar import SchemaConverter
+
+    make: Any = SchemaConverter
+    converter = make(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
+    converter._format_literal = _literal  # noqa: SLF001  it has no other hook
+    return converter
+
+
+def _literal(said: str) -> str:
+    """The literal of GBNF that is a JSON value, with its characters as they are.
+
+    The converter's own would be the halves of what is beyond 16 bits, and what
+    backslashes stand for.
+    """
+    with suppress(ValueError):  # some letter, and no JSON
+        said = json.dumps(json.loads(said), ensure_ascii=False)
+    escaped = re.sub(r'["\\]', r"\\\g<0>", well_formed(said))
+    return '"' + escaped.replace("\n", r"\n").replace("\r", r"\r") + '"'
 
 
 def build_info() -> dict[str, str]:

@@ -100,12 +100,17 @@ class Disguise:
         return hidden[:begun_at] + self.stand_in(hidden[begun_at:], is_begun=True)
 
     def hide_all(self, value: Any) -> Any:
-        """Lists and dicts, such as JSON has, every text in which is hidden."""
-        if isinstance(value, dict):
-            return {self.hide(k): self.hide_all(each) for k, each in value.items()}
-        if isinstance(value, list):
+        """A value as JSON has it, every text in which is hidden, keys included.
+
+        So is what anything else, such as a date, looks like when it is printed.
+        """
+        if isinstance(value, Mapping):
+            pairs = value.items()
+            return {self.hide_all(k): self.hide_all(each) for k, each in pairs}
+        if isinstance(value, list | tuple):
             return list(map(self.hide_all, value))
-        return self.hide(value) if isinstance(value, str) else value
+        is_bare = value is None or type(value) in {bool, int, float}
+        return value if is_bare else self.hide(str(value))
 
     def name(self, text: str) -> str:
         """The text with stand-ins for its whole markers."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from langchain_core.documents import Document
 
+from langchain_ralmspec.arguments import several
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import DecodeError, InvalidValueError
 from langchain_ralmspec.knnlm.entries import (
@@ -84,8 +85,7 @@ def read_texts(
         InvalidValueError: a text cannot be read, the texts have no entries, or keys
             are too large to keep.
     """
-    if isinstance(texts, str):
-        raise InvalidValueError(f"texts must be several, got one string {texts[:40]!r}")
+    several("texts", texts, "strings or Documents")
     named: Iterator[tuple[str, Sequence[int]]] = (
         _tokens(model, *each) for each in enumerate(texts)
     )

@@ -42,7 +42,7 @@ from langchain_ralmspec.stores import (
 )
 from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY
 from langchain_ralmspec.stores.failures import reported_as_store_error
-from langchain_ralmspec.stores.faiss_rows import checked_document
+from langchain_ralmspec.stores.faiss_rows import checked_documents
 from langchain_ralmspec.text import well_formed
 
 
@@ -249,7 +249,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             InvalidValueError: one is no document, or the store does not change.
             StoreError: the store failed.
         """
-        whole = list(map(checked_document, documents))
+        whole = checked_documents(documents)
         return cast("list[str]", self._change("add_documents", whole, **kwargs))
 
     async def aadd_documents(

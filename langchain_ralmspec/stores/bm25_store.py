@@ -20,7 +20,7 @@ from langchain_ralmspec.stores.bm25_index import Analyzer, BM25Index, Tokenizer
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import FixedRows
 
-_FORMAT = "langchain-ralmspec BM25Store 3"
+_FORMAT = "langchain-ralmspec BM25Store 4"
 _MANIFEST = "bm25_store.json"
 _DOCUMENTS = "documents.jsonl"
 _UNREADABLE = (
@@ -105,7 +105,7 @@ class BM25Store:
             raise InvalidValueError(f"k1 must be a number of at least 0, got {k1!r}")
         if not 0 <= b <= 1:
             raise InvalidValueError(f"b must be from 0 to 1, got {b!r}")
-        rows = FixedRows(list(documents))
+        rows = FixedRows(documents)
         ids = sorted(rows.ids().values())
         if not ids:
             raise InvalidValueError("documents is empty; give at least one document")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from langchain_core.documents import Document
 
+from langchain_ralmspec.arguments import several
 from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.stores.base import Found
 from langchain_ralmspec.text import well_formed
@@ -49,9 +50,9 @@ class FixedRows:
     """
 
     def __init__(
-        self, documents: Sequence[Document], ids: Sequence[str] | None = None
+        self, documents: Iterable[Document], ids: Sequence[str] | None = None
     ) -> None:
-        documents = list(map(checked_document, documents))
+        documents = checked_documents(documents)
         if ids is None:
             ids = _ids_of(documents)
         if len(ids) != len(documents):
@@ -114,6 +115,11 @@ class LangChainRows:
         """The documents of all rows, in their order, as they are now."""
         ids = self.ids()
         return [self.document(ids[row]) for row in range(len(ids))]
+
+
+def checked_documents(documents: Iterable[object]) -> list[Document]:
+    """All of some documents checked; InvalidValueError where one is none."""
+    return list(map(checked_document, several("documents", documents, "Documents")))
 
 
 def checked_document(document: object) -> Document:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.errors import InvalidValueError, StoreError
@@ -73,8 +73,9 @@ def require_passing(
 ) -> None:
     """Refuse documents that a filter was to keep back, as far as it can be tested.
 
-    Tested are functions, and of a dict what says that a key has a value. The rest is
-    in the store's own language.
+    Tested are functions, and of a dict what says that a key has a value, or one of
+    several, by ``$eq``, ``$in``, ``$and`` and ``$or`` too, which mean the same to every
+    store that knows them. The rest is in the store's own language.
 
     Raises:
         StoreError: a document does not pass, or a function fails on it.
@@ -92,13 +93,36 @@ def require_passing(
 def _passes(filter: Any, document: Document) -> bool:  # noqa: A002
     if callable(filter):
         return _accepts(filter, document)
-    if not isinstance(filter, dict):
-        return True
+    return not isinstance(filter, dict) or _may_hold(filter, document.metadata)
+
+
+def _may_hold(condition: Mapping[Any, Any], metadata: Mapping[str, Any]) -> bool:
+    """Whether metadata may be what a dict asks for; what is not known may always be."""
     return all(
-        _is(document.metadata.get(key), value)
-        for key, value in filter.items()
-        if _is_plain_key(key) and isinstance(value, _SCALARS)
+        _may_have(metadata.get(key), value)
+        if _is_plain_key(key)
+        else _may_be_joined(key, value, metadata)
+        for key, value in condition.items()
     )
+
+
+def _may_be_joined(operator: Any, parts: Any, metadata: Mapping[str, Any]) -> bool:
+    joined = {"$and": all, "$or": any}.get(operator)
+    if joined is None or not isinstance(parts, list | tuple) or not parts:
+        return True
+    return joined(
+        not isinstance(each, dict) or _may_hold(each, metadata) for each in parts
+    )
+
+
+def _may_have(found: Any, value: Any) -> bool:
+    if isinstance(value, dict):
+        wanted = [each for name, each in value.items() if name in {"$eq", "$in"}]
+        return all(_may_have(found, each) for each in wanted)
+    if isinstance(value, list | tuple | set | frozenset):  # one of these
+        known = all(isinstance(each, _SCALARS) for each in value)
+        return not value or not known or any(_is(found, each) for each in value)
+    return not isinstance(value, _SCALARS) or _is(found, value)
 
 
 def _is_plain_key(key: Any) -> bool:

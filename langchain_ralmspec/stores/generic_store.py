@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -225,8 +225,7 @@ class GenericStore:
     def _hits(self, query: Query, k: int, *, with_vectors: bool) -> list[Hit]:
         """Hits of one query in the store's order, each document once."""
         with reported_as_store_error(self._name, "search"):
-            found = self._found(query, k)
-            documents = {id_of(document): document for document in found}
+            documents = distinct(self._found(query, k))
         require_passing(self._filter, documents.values(), self._name)
         needs_vectors = with_vectors or query.batched  # whose scores must be known
         vectors = self._vectors_of(documents) if needs_vectors else {}
@@ -326,6 +325,22 @@ def _floats(entry: Mapping[str, Any]) -> Vector:
 def id_of(document: Document) -> str:
     """The document's id, else a hash of what it says."""
     return content_id(document) if document.id is None else document.id
+
+
+def distinct(found: Iterable[Document]) -> dict[str, Document]:
+    """Documents by id, in order, each once.
+
+    Where several stores are asked, or pieces bear the id of their document, two may
+    have one id; the second goes by what it says.
+    """
+    documents: dict[str, Document] = {}
+    for document in found:
+        id_ = id_of(document)
+        same = documents.get(id_, document)
+        if same.page_content != document.page_content:
+            id_ = content_id(document)
+        documents.setdefault(id_, document)
+    return documents
 
 
 def content_id(document: Document) -> str:

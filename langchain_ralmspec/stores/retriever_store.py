@@ -7,15 +7,18 @@ from reprlib import repr as shortened
 from typing import Any
 
 from langchain_core.documents import Document
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
 
 from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.stores.arguments import check_k
 from langchain_ralmspec.stores.base import Hit, Query
 from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY, Calls
 from langchain_ralmspec.stores.failures import reported_as_store_error
-from langchain_ralmspec.stores.generic_store import content_id, id_of
-from langchain_ralmspec.stores.searches import refuse_awaited_alone
+from langchain_ralmspec.stores.generic_store import distinct
+from langchain_ralmspec.stores.searches import (
+    refuse_awaited_alone,
+    refuse_swallowed_filter,
+)
 
 
 class RetrieverStore:
@@ -39,7 +42,8 @@ class RetrieverStore:
 
     Raises:
         InvalidValueError: ``retriever`` is no ``Runnable``, or overrides a search for
-            ``await`` alone, or ``max_concurrency`` is below 1.
+            ``await`` alone, or has a filter that its store would swallow, or
+            ``max_concurrency`` is below 1.
     """
 
     metric = None
@@ -58,6 +62,7 @@ class RetrieverStore:
             msg = f"{kind} is no Runnable; put a function into RunnableLambda(…)"
             raise InvalidValueError(msg)
         refuse_awaited_alone(retriever)
+        refuse_swallowed_filter(retriever)
         self._retriever = retriever
         self._calls = Calls(max_concurrency)
         self._name = retriever.get_name()
@@ -111,16 +116,22 @@ class RetrieverStore:
         return found
 
     def _hits(self, found: Sequence[Document], k: int) -> list[Hit]:
-        distinct: dict[str, Document] = {}
-        for document in found:
-            id_ = id_of(document)
-            # Where several stores are asked, two documents may have one id.
-            same = distinct.get(id_, document)
-            if same.page_content != document.page_content:
-                id_ = content_id(document)
-            distinct.setdefault(id_, document)
         hits = [
             Hit(id_, document, float(-rank))
-            for rank, (id_, document) in enumerate(distinct.items())
+            for rank, (id_, document) in enumerate(distinct(found).items())
         ]
         return hits[:k]
+
+
+def found_by(
+    retriever: Runnable[Any, Any], query: str, config: RunnableConfig | None = None
+) -> Any:
+    """What a retriever that is asked once finds, whatever that is.
+
+    Raises:
+        InvalidValueError: its store would swallow its filter.
+        StoreError: it fails.
+    """
+    refuse_swallowed_filter(retriever)
+    with reported_as_store_error(retriever.get_name(), "search"):
+        return retriever.invoke(query, config)

@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableSequence
 from langchain_core.runnables.base import RunnableBindingBase
-from langchain_core.vectorstores import VectorStore
+from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 
@@ -74,12 +74,7 @@ def refuse_awaited_alone(retriever: Runnable[Any, Any]) -> None:
     Raises:
         InvalidValueError: it is such a retriever.
     """
-    parts: Sequence[Runnable[Any, Any]] = ()
-    if isinstance(retriever, RunnableBindingBase):
-        parts = [retriever.bound]
-    elif isinstance(retriever, RunnableSequence):
-        parts = retriever.steps
-    for part in parts:
+    for part in _parts(retriever):
         refuse_awaited_alone(part)
     for awaited, name in (
         ("ainvoke", "invoke"),
@@ -87,6 +82,27 @@ def refuse_awaited_alone(retriever: Runnable[Any, Any]) -> None:
     ):
         if _depth(retriever, awaited) < _depth(retriever, name):
             raise _async_alone(retriever, awaited, name)
+
+
+def refuse_swallowed_filter(retriever: Runnable[Any, Any]) -> None:
+    """Refuse a retriever over a store whose searches would swallow its filter.
+
+    Looks into one with a config, and into pipes.
+
+    Raises:
+        InvalidValueError: it is such a retriever.
+    """
+    for part in _parts(retriever):
+        refuse_swallowed_filter(part)
+    if isinstance(retriever, VectorStoreRetriever):
+        words = {"filter"} & retriever.search_kwargs.keys()
+        search_for(retriever.vectorstore, words, may_embed=False)
+
+
+def _parts(retriever: Runnable[Any, Any]) -> Sequence[Runnable[Any, Any]]:
+    if isinstance(retriever, RunnableBindingBase):
+        return [retriever.bound]
+    return retriever.steps if isinstance(retriever, RunnableSequence) else []
 
 
 def _async_alone(owner: object, awaited: str, name: str) -> InvalidValueError:

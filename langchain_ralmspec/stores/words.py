@@ -8,17 +8,23 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 
-# Between these no space is written: Thai, Lao, Burmese, Khmer, kana, Han, Hangul.
+# Between these no space is written: Thai, Lao, Burmese, Khmer, kana, Han, Hangul, Yi,
+# Javanese, Balinese and the scripts of the Tai.
 _UNSPACED = (
     "\u0e01-\u0e4e\u0e81-\u0ece\u1000-\u103f\u1780-\u17d3\u3005-\u3007"
     "\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
+    "\ua000-\ua48c\ua980-\ua9c0\u1b00-\u1b4b\u1950-\u19df\u1a20-\u1aad\uaa80-\uaadf"
     "\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _RUNS = re.compile(f"[{_UNSPACED}]+|[^{_UNSPACED}]+")
+_DIGITS = re.compile(r"[^\W\D0-9]")  # of other scripts
 _SOME_UNSPACED = re.compile(f"[{_UNSPACED}]")
 # The s of "it's", the t of "don't", the l of "l'eau": no words.
 _ELIDED = re.compile(r"(?<=\w)['’]\w\b|\b\w['’](?=\w\w)")
 _ONE_I = {ord("İ"): "i", ord("ı"): "i"}
+# What Arabic writes in more ways than one, as Lucene's ArabicNormalizer has it.
+_ALIKE = str.maketrans("أإآٱىة", "ااااي\u0647")
+_GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]+")
 _LONE_CAPITAL = re.compile(r"(?<=\w[ -])[A-Z]\b")
 
 
@@ -68,13 +74,22 @@ def _folded(text: str) -> str:
 
     Letters and their marks are one where there is one, and all of one width. The
     vowels of Arabic and Hebrew are marks that most writers leave out. Turkish has two
-    letters i, of which others know one.
+    letters i, of which others know one. Greek has no accents in capitals, and most
+    scripts have digits of their own.
     """
     if text.isascii():
         return text.lower()
     composed = unicodedata.normalize("NFKC", text).translate(_ONE_I)
     small = unicodedata.normalize("NFKC", composed.casefold())
+    small = _GREEK.sub(lambda word: _bare(word[0]), small.translate(_ALIKE))
+    small = _DIGITS.sub(lambda digit: str(unicodedata.decimal(digit[0])), small)
     return _unwritten().sub("", small)
+
+
+def _bare(word: str) -> str:
+    """A word without accents."""
+    letters = unicodedata.normalize("NFD", word)
+    return "".join(each for each in letters if not unicodedata.combining(each))
 
 
 def _cut(run: str, *, singly: bool) -> Iterator[str]:

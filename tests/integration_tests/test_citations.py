@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, messages_to_dict
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 
@@ -119,8 +119,9 @@ async def test_as_annotations_of_content_blocks(chat: ChatRaLMSpec) -> None:
 
 
 def test_where_documents_are_and_what_they_are_called(gguf: str, model: Model) -> None:
+    half = "a\ud83d"  # an id that no UTF-8 can hold
     documents = [
-        Document("Cats purr.", metadata={"source": "https://cats.example/1"}),
+        Document("Cats purr.", id=half, metadata={"source": "https://cats.example/1"}),
         Document("Dogs bark.", metadata={"source": "dogs.txt", "title": "Dogs"}),
         Document("Birds sing.", metadata={"link": "ftp://birds", "title": 7}),
         Document("Fish swim."),
@@ -140,6 +141,10 @@ def test_where_documents_are_and_what_they_are_called(gguf: str, model: Model) -
         "Bird": ("7", None),
         "Fish": (None, None),
     }
+    assert json.dumps(messages_to_dict([message]), ensure_ascii=False).encode()
+    ids = [document.id for document in documents_of(message)]
+    assert "a\ufffd" in ids
+    assert "a\ufffd" in message.response_metadata["steps"][0]["documents"]
 
 
 def test_nothing_is_cited_where_nothing_was_found(chat: ChatRaLMSpec) -> None:

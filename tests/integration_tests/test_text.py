@@ -257,6 +257,12 @@ def test_a_document_shows_its_text_and_what_it_has(make: Any) -> None:
     llm.document_prompt = PromptTemplate.from_template("{source:%Y}")
     with pytest.raises(InvalidValueError, match="cannot show the document 'a'"):
         layout.render(documents[0])
+    for source in ("{{ source.x.y }}", "{{ 1 / 0 }}", "{{ source.__class__.mro() }}"):
+        llm.document_prompt = PromptTemplate.from_template(
+            source, template_format="jinja2"
+        )
+        with pytest.raises(InvalidValueError, match="cannot show the document 'a'"):
+            layout.render(documents[0])
 
 
 def test_a_disguise_costs_ordinary_text_nothing(

@@ -146,6 +146,13 @@ def test_a_lazy_grammar_holds_from_its_marker_on(model: Model) -> None:
         ("", "cannot parse the grammar ''"),
         (" \n", "cannot parse"),
         ('root ::= "a\0"', "cannot parse"),
+        # What llama.cpp would take more than a thread's stack for.
+        ("root ::= " + "(" * 50_000 + '"a"' + ")" * 50_000, "brackets 50,000 deep"),
+        ("root ::= " + '( ")" ' * 50_000 + ")" * 50_000, "brackets 50,000 deep"),
+        (
+            "root ::= r0\n" + "".join(f"r{n} ::= r{n + 1}\n" for n in range(300_000)),
+            "has 300,001 rules",
+        ),
         ("root ::= <|im_start|>", "no token of this vocabulary may follow ''"),
     ],
 )
@@ -153,6 +160,30 @@ def test_a_bad_grammar_is_quoted(rapid: ChatRapid, grammar: str, told: str) -> N
     with pytest.raises(GrammarError, match=told):
         rapid.invoke(ASKED, grammar=grammar)
     assert rapid.invoke(ASKED, max_tokens=2).text
+
+
+def test_a_grammar_of_quoted_brackets_or_halves_is_none_too_deep(
+    rapid: ChatRapid,
+) -> None:
+    many = f'root ::= "{"(" * 2000}" | [(({"(" * 900}] # {"(" * 900}'
+    assert rapid.invoke(ASKED, grammar=many, max_tokens=1).text.startswith("(")
+    for half in ("\ud83d\ude42", "\ud83d"):
+        assert rapid.invoke(ASKED, grammar=f'root ::= "{half}"').text in "🙂\ufffd"
+
+
+@pytest.mark.parametrize(
+    "said", ["🙂", "𝔘🙂é中", "a\\ud83d\\ude42", "\\🙂", '"🙂', "a\nb"]
+)
+def test_a_schema_may_have_any_characters(rapid: ChatRapid, said: str) -> None:
+    schema = {
+        "title": "Mood",
+        "description": "A mood.",
+        "type": "object",
+        "properties": {said: {"enum": [said]}},
+        "required": [said],
+    }
+    made = rapid.model_copy(update={"max_tokens": 90}).with_structured_output(schema)
+    assert made.invoke(ASKED) == {said: said}
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ def test_a_calls_variables_go_before_those_of_the_model() -> None:
     given = {"enable_thinking": True, "date_string": "today"}
     chat = ChatRapid(model_path="m.gguf", context="x", chat_template_kwargs=given)
     given["enable_thinking"] = False  # the model's own by now
-    asked = {"chat_template_kwargs": {"enable_thinking": False, "more": [1]}}
+    asked = {"chat_template_kwargs": {"enable_thinking": False, "more": (1,)}}
     assert chat._variables(ToolUse.taken_from({})) == {**given, "enable_thinking": True}
     assert chat._variables(ToolUse.taken_from(asked)) == {**given, "more": [1]}
     assert asked == {}

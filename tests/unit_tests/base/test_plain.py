@@ -185,6 +185,13 @@ def test_documents_come_back_live() -> None:
             documents_of(other)
 
 
+@pytest.mark.parametrize("told", [3, "x", [3], [{"text": "x"}], None])
+def test_what_is_no_documents_is_refused(told: Any) -> None:
+    message = AIMessage("answer", response_metadata={"documents": told})
+    with pytest.raises(InvalidValueError, match="'documents' of this AIMessage is"):
+        documents_of(message)
+
+
 def test_counts_are_plain() -> None:
     drafts = DraftStats()
     drafts.verified("lookup", 3, 2)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any, TypedDict
 
+import numpy as np
 import pytest
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -12,9 +14,12 @@ from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from langchain_ralmspec import ChatRapid, GrammarError, InvalidValueError
+from langchain_ralmspec.answer.transcript import stops_of
 from langchain_ralmspec.base.messages import asked_at, question_of, turns_of
 from langchain_ralmspec.base.structured import parser_of, schema_of
 from langchain_ralmspec.base.tools import ToolUse
+from langchain_ralmspec.base.warming import as_documents
+from langchain_ralmspec.stores.faiss_rows import checked_documents
 
 
 @tool
@@ -93,6 +98,10 @@ def test_what_cannot_be_made_a_grammar_is_refused_when_it_is_bound() -> None:
         CHAT.with_structured_output(bad)
     with pytest.raises(GrammarError, match=told):
         CHAT.bind_tools([{"name": "f", "description": "d", "parameters": bad}])
+    for enum in ({"x"}, [CHAT]):
+        given = {"name": "f", "parameters": {"properties": {"a": {"enum": enum}}}}
+        with pytest.raises(InvalidValueError, match=r"'f' is no JSON: .*serializable"):
+            CHAT.bind_tools([given])
     with pytest.raises(InvalidValueError, match="did you mean 'json_schema'"):
         CHAT.with_structured_output(Book, method="jsonschema")  # type: ignore[arg-type]
     with pytest.raises(InvalidValueError, match="response_format='json' is unknown"):
@@ -128,6 +137,55 @@ def test_an_answer_that_is_cut_off_is_an_error(
     ended = message.model_copy(update={"response_metadata": {"finish_reason": reason}})
     with pytest.raises(OutputParserException, match=told):
         parser_of(schema, method).parse_result([ChatGeneration(message=ended)])
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"on": date(2024, 2, 29), "n": np.float32(1.5)},
+            {"on": "2024-02-29", "n": 1.5},
+        ),
+        ({"pair": (1, {2: "x"})}, {"pair": [1, {"2": "x"}]}),
+        ({"big": 10**30, "half": "\ud83d"}, {"big": 10**30, "half": "\ud83d"}),
+    ],
+)
+def test_calls_of_programs_are_told_as_json(given: Any, told: Any) -> None:
+    def called(args: Any) -> Any:
+        said = AIMessage("", tool_calls=[{"name": "f", "args": args, "id": "1"}])
+        turns = turns_of([HumanMessage("?"), said, ToolMessage("x", tool_call_id="1")])
+        return turns[1]["tool_calls"][0]["function"]["arguments"]
+
+    assert called(given) == told
+    with pytest.raises(InvalidValueError, match=r"call of 'f' are .* is no JSON: keys"):
+        called({"a": {(1, 2): 3}})
+
+
+@pytest.mark.parametrize("given", [3, {"name": "f"}, "abc", b"x"])
+def test_one_thing_is_no_list(given: Any) -> None:
+    one: Any = 3 if isinstance(given, str) else given
+    for name, use in (
+        ("tools", lambda: CHAT.bind_tools(given)),
+        ("tools", lambda: ToolUse.taken_from({"tools": given})),
+        ("documents", lambda: checked_documents(given)),
+        ("stop", lambda: stops_of(one)),  # of these a text is one
+        ("documents", lambda: as_documents(one)),
+    ):
+        with pytest.raises(InvalidValueError, match=f"{name} must be a list of "):
+            use()
+
+
+@pytest.mark.parametrize("given", [["weather"], {"function": None}, {}, 3])
+def test_a_choice_of_a_wrong_kind_is_refused(given: Any) -> None:
+    with pytest.raises(InvalidValueError, match="is no tool that is bound"):
+        CHAT.bind_tools([weather], tool_choice=given)
+
+
+@pytest.mark.parametrize("given", [None, "x", {"schema": 3}])
+def test_a_form_without_a_schema_is_refused(given: Any) -> None:
+    form = {"type": "json_schema", "json_schema": given}
+    with pytest.raises(InvalidValueError, match=r"response_format=.* is unknown"):
+        ToolUse.taken_from({"response_format": form})
 
 
 def test_calls_and_results_are_turns_and_the_question_stays_the_users() -> None:

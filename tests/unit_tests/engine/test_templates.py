@@ -173,6 +173,27 @@ def test_a_marker_that_two_contents_would_make_together_is_text() -> None:
     assert disguise.reveal(f"{hidden}x") == [("a <|im_x", True)]
 
 
+class Odd:
+    def __str__(self) -> str:
+        return BOS
+
+
+@pytest.mark.parametrize(
+    "value", [BOS, (BOS,), [(BOS, [BOS])], {BOS: (BOS,)}, {1: BOS}, {BOS}, Odd()]
+)
+def test_markers_in_any_value_beside_what_is_said_are_text(value: Any) -> None:
+    source = (
+        "{{ v }}{{ tools }}{% for m in messages %}{{ m }}{% endfor %}<s><tool_call>"
+    )
+    call = {"function": {"name": BOS, "arguments": value}}
+    turns = [turn("user", "x"), {**turn("assistant", ""), "tool_calls": [call]}]
+    before, after = template_of(source).around(
+        [*turns, turn("user", "y")], "i", [{"a": value}], {"v": value}
+    )
+    ends = [CONTROLS[each] for each in ("<s>", "<tool_call>") if each in CONTROLS]
+    assert [token for token in [*before, *after] if token >= FIRST] == ends
+
+
 @pytest.mark.parametrize("change", [str.upper, str.title, str.strip, str.swapcase])
 def test_stand_ins_survive_what_templates_do_to_text(change: Any) -> None:
     disguise = Disguise(Letters.markers)

@@ -241,6 +241,17 @@ def test_documents_without_id_get_a_stable_one() -> None:
     assert len({hit.id for hit in first}) == 3
 
 
+def test_two_documents_under_one_id_are_two() -> None:
+    class Pieces(InMemoryVectorStore):
+        def similarity_search(self, *_: Any, **__: Any) -> list[Document]:
+            return [Document(text, id="1") for text in ("a", "b", "a", "b")]
+
+    store = GenericStore(Pieces(BatchTableEmbeddings(table(3))))
+    (hits,) = store.search(store.encode(["v0"]), 4)
+    assert [hit.document.page_content for hit in hits] == ["a", "b"]
+    assert hits[0].id == "1" != hits[1].id
+
+
 def test_metadata_that_cannot_be_sorted_gets_an_id_too() -> None:
     odd = Document.model_construct(page_content="\ud835", metadata={1: "a", "b": 2})
     (hits,) = open_store(TextOnlyStore([odd])).search([Query("q")], 1)

@@ -9,6 +9,7 @@ import pytest
 from langchain_community.vectorstores import SKLearnVectorStore
 from langchain_community.vectorstores.faiss import FAISS
 from langchain_core.documents import Document
+from langchain_core.runnables import RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from pydantic import ValidationError
 
@@ -20,6 +21,7 @@ from langchain_ralmspec.errors import (
 )
 from langchain_ralmspec.stores import FaissStore, GenericStore, open_store
 from langchain_ralmspec.stores.generic_store import _ASKED_AGAIN_EVERY
+from langchain_ralmspec.stores.retriever_store import found_by
 from langchain_ralmspec.stores.searches import SEARCHES
 from tests.unit_tests.stores.faiss_toys import langchain_faiss
 from tests.unit_tests.stores.toys import BatchTableEmbeddings, documents, table
@@ -162,6 +164,23 @@ class Words(VectorStore):
         raise NotImplementedError
 
 
+@pytest.mark.parametrize("search_type", ["similarity", "mmr"])
+@pytest.mark.parametrize("wrap", [lambda r: r, lambda r: r.with_config(tags=["x"])])
+def test_a_filter_is_not_swallowed_behind_a_retriever(
+    search_type: str, wrap: Callable[[Any], Any]
+) -> None:
+    store = SKLearnVectorStore(BatchTableEmbeddings(table(N_ROWS)))
+    store.add_texts(["v0"])
+    words = {"filter": {"group": 1}}
+    found = wrap(store.as_retriever(search_type=search_type, search_kwargs=words))
+    with pytest.raises(InvalidValueError, match=r"SKLearnVectorStore.*keep back"):
+        open_store(found)
+    with pytest.raises(InvalidValueError, match=r"SKLearnVectorStore.*keep back"):
+        found_by(found, "v0")
+    with pytest.raises(StoreError, match=r"failed to search: StopIteration"):
+        found_by(RunnableLambda(lambda _: next(iter(()))), "v0")
+
+
 def test_other_words_reach_the_search_that_names_them() -> None:
     store = Words()
     retriever = RaLMSpecRetriever(vectorstore=store, search_kwargs={"expr": "x > 1"})
@@ -196,6 +215,11 @@ def test_a_filter_of_a_call_takes_the_place_of_the_retrievers() -> None:
         {"group": 1},
         {"group": 1, "$and": []},
         {"nowhere": "x"},
+        {"group": {"$eq": 1}},
+        {"group": {"$in": [1, 2], "$gt": 0}},
+        {"group": [1, 2]},
+        {"$and": [{"group": 1}, {"nowhere": {"$exists": False}}]},
+        {"$or": [{"group": 1}, {"$and": [{"group": {"$in": ("1",)}}]}]},
         lambda document: document.metadata["group"] == 1,
         lambda metadata: metadata["group"] == 1,
     ],
@@ -213,7 +237,9 @@ def test_a_document_that_a_filter_keeps_back_is_never_passed_on(condition: Any) 
         {"group": "1"},  # some stores keep text alone
         {"group": 1.0},
         {"group": {"$gt": 0}},
-        {"$or": [{"group": 7}]},
+        {"$or": [{"group": 7}, {"group": {"$gt": 0}}]},
+        {"$not": {"group": 1}, "$and": "x", "$or": [lambda: 0]},
+        {"group": {"$ne": 7, "$in": []}, "other": [{}], "none": None},
         {"metadata.group": 7},
         "group == 1",
         lambda document: document.metadata["group"] == 1,
