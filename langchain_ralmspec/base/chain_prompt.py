@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from langchain_ralmspec.engine.calls import Turn
+
+_ON_ONE_LINE = re.compile(r"\bcontext: .*\bquestion: ", re.IGNORECASE | re.DOTALL)
 
 CONTEXT = "context"
 """The variable of a prompt that stands for the documents, in LangChain's chains."""
@@ -189,6 +192,9 @@ def looks_filled(text: str) -> bool:
     """Whether a user's turn looks like a prompt template with documents in it."""
     *_, last = text.rstrip().splitlines() or [""]
     begins = ("context:", "question:", "<context>", "documents:", "use the following")
-    return last.rstrip().endswith(":") or any(
-        line.strip().lower().startswith(begins) for line in text.splitlines()
+    lines = [line.strip().lower() for line in text.splitlines()]
+    return (
+        last.rstrip().endswith(":")
+        or any(line.startswith(begins) for line in lines)
+        or _ON_ONE_LINE.search(text) is not None
     )

@@ -45,6 +45,9 @@ def require_ranges(**given: int) -> None:
             raise InvalidValueError(msg)
 
 
+_KV_BLOCKS: dict[KVType, int] = {"f16": 1, "q8_0": 32}  # numbers with one scale
+
+
 def known_kv_type(given: str) -> KVType:
     """The type of the KV with a name; an :class:`InvalidValueError` for others."""
     for name in KV_BITS:
@@ -54,11 +57,18 @@ def known_kv_type(given: str) -> KVType:
     raise InvalidValueError(msg)
 
 
-def require_memory(weights: Weights, n_ctx: int, n_slots: int, kv_type: KVType) -> None:
-    """Raise an :class:`InvalidValueError` for a KV that the machine cannot hold.
+def require_kv(weights: Weights, n_ctx: int, n_slots: int, kv_type: KVType) -> None:
+    """Raise an :class:`InvalidValueError` for a KV that cannot be held.
 
     As it grows to that, the system would end the process.
     """
+    block = _KV_BLOCKS[kv_type]
+    if any(width % block for width in weights.head_widths):
+        msg = (
+            f"kv_type={kv_type!r} takes {block} numbers together, and the model's keys "
+            f"and values have {weights.head_widths}; leave kv_type out"
+        )
+        raise InvalidValueError(msg)
     on_host = weights.kv_bytes_per_token if weights.n_gpu_layers == 0 else 0
     on_host = math.ceil(on_host * KV_BITS[kv_type] / KV_BITS["f16"])
     wanted, most = n_ctx * n_slots * (on_host + _CELL_BYTES), most_memory()

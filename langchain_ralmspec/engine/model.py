@@ -17,7 +17,7 @@ from langchain_ralmspec.engine.context import Context, KVType
 from langchain_ralmspec.engine.heads import Head, parted
 from langchain_ralmspec.engine.limits import (
     known_kv_type,
-    require_memory,
+    require_kv,
     require_ranges,
 )
 from langchain_ralmspec.engine.prefix_folder import PrefixFolder
@@ -207,7 +207,7 @@ class Model:
                     weights = Weights(file, **loading)
                     _shared_weights[weights_key] = weights
                 longest = n_ctx or weights.n_ctx_train
-                require_memory(weights, longest, n_slots, kv_type)
+                require_kv(weights, longest, n_slots, kv_type)
                 context = Context(weights, **settings)
                 _shared[key] = model = cls(context, kv_cache_bytes, folder)
             return model

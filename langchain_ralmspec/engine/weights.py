@@ -116,25 +116,30 @@ class Weights:
         That is where layers share them, or keep something smaller or nothing.
         """
         name = self.metadata("general.architecture")
-
-        def number(key: str, otherwise: int) -> int:
-            told = self.metadata(f"{name}.{key}")
-            return int(told) if told is not None and told.isdigit() else otherwise
-
-        n_layers = number("block_count", 0)
-        n_heads = number("attention.head_count", 0)
-        # Lists, one number a layer, are not told.
-        n_kept = number("attention.head_count_kv", 0)
+        n_layers = self._number("block_count", 0)
+        n_heads = self._number("attention.head_count", 0)
+        n_kept = self._number("attention.head_count_kv", 0)
         is_plain = not any(
             self.metadata(f"{name}.{key}")
             for key in ("attention.kv_lora_rank", "attention.shared_kv_layers")
         )
         if not (n_layers and n_heads and is_plain):
             return 0
-        width = self.n_embd // n_heads
-        width_k = number("attention.key_length", width)
-        width_v = number("attention.value_length", width)
-        return 2 * n_layers * n_kept * (width_k + width_v)
+        return 2 * n_layers * n_kept * sum(self.head_widths)
+
+    @property
+    def head_widths(self) -> tuple[int, int]:
+        """Numbers of a key, and of a value; 0 where that is not told."""
+        n_heads = self._number("attention.head_count", 0)
+        width = self.n_embd // n_heads if n_heads else 0
+        names = "attention.key_length", "attention.value_length"
+        key, value = (self._number(name, width) for name in names)
+        return key, value
+
+    def _number(self, key: str, otherwise: int) -> int:
+        """A number of the architecture; lists, one number a layer, are not told."""
+        told = self.metadata(f"{self.metadata('general.architecture')}.{key}")
+        return int(told) if told is not None and told.isdigit() else otherwise
 
     @property
     def quantization(self) -> str | None:

@@ -317,6 +317,6 @@ class Session:
 
 def _empty(text: str) -> EmptyStoreError:
     return EmptyStoreError(
-        f"the store found no document for the query {text!r}; add documents to it, or "
-        "loosen the filter"
+        f"the store found no document for the query {text!r}: it has none, or none "
+        "that passes the filter; on_empty='answer' answers without documents"
     )

@@ -103,6 +103,13 @@ class Call(_Lasting):
     guesses: Count
     right: Count
 
+    @model_validator(mode="after")
+    def _no_more_than_all(self) -> Self:
+        if self.right > self.guesses:
+            msg = f"{self.right} of {self.guesses} guesses cannot be right"
+            raise ValueError(msg)
+        return self
+
 
 class Passage(_Plain):
     """A document: its id, its title if it has one, and its first words."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from bisect import bisect_right
+from collections import Counter, deque
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.report.figures import figures, sentence, shares, tables
@@ -106,20 +107,26 @@ def _sources(record: Record) -> dict[str, int]:
     return {_TARGET: 0, **places}
 
 
-def _void(record: Record, start: float, end: float) -> bool:
-    """Whether what was done then was taken back."""
-    slack = 2e-6  # of rounding
-    return any(
-        back.start - slack <= start and end <= back.end + slack
-        for back in record.roll_backs
-    )
+class _TakenBack:
+    """Tells whether what was done at a time was taken back."""
+
+    _SLACK = 2e-6  # seconds, of rounding
+
+    def __init__(self, record: Record) -> None:
+        backs = sorted(record.roll_backs, key=lambda back: back.start)
+        self._starts = [back.start for back in backs]
+        self._last_ends = list(accumulate((back.end for back in backs), max))
+
+    def __call__(self, start: float, end: float) -> bool:
+        n = bisect_right(self._starts, start + self._SLACK)
+        return n > 0 and end <= self._last_ends[n - 1] + self._SLACK
 
 
 def _lanes(record: Record, axis: Axis) -> Iterator[Lane]:
     spans = sorted(record.spans, key=lambda span: span.part == "reading")
-    bars = []
+    bars, taken_back = [], _TakenBack(record)
     for span in spans:
-        is_void = span.part == "generating" and _void(record, span.start, span.end)
+        is_void = span.part == "generating" and taken_back(span.start, span.end)
         kind = "void" if is_void else span.part
         bars.append(Bar(kind, span.start, span.end, _said(PARTS[kind], span)))
     spent = Counter[str]()
@@ -150,10 +157,10 @@ def _said(what: str, lasting: Step | RollBack | object) -> str:
 
 def _answer(record: Record, sources: dict[str, int]) -> Iterator[Part]:
     """The answer in its order, with what was taken back where it stood."""
-    backs, shown = list(record.roll_backs), set[int]()
+    backs, shown = deque(record.roll_backs), set[int]()
     for number, step in enumerate(record.steps, start=1):
         while backs and backs[0].end <= step.start:
-            yield _taken_back(backs.pop(0))
+            yield _taken_back(backs.popleft())
         new = [d for d in step.documents if d not in shown]
         shown.update(new)
         if not step.pieces:
