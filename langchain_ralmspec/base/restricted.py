@@ -13,7 +13,7 @@ from langchain_ralmspec.retrievers.snapshot import is_same
 if TYPE_CHECKING:
     from langchain_ralmspec.retrievers import RaLMSpecRetriever
 
-OF_CALLS = ("filter", "search_kwargs")
+RESTRICTIONS = ("filter", "search_kwargs")
 """Arguments of a call that restrict its searches."""
 
 _MOST = 64  # retrievers that are kept: a tenant asks again soon, or not for long
@@ -40,7 +40,7 @@ class RestrictedRetrievers:
         A filter takes the place of the retriever's own, words go before its own.
         Raises as the retriever does for those that its store cannot use.
         """
-        given = {name: overrides.pop(name) for name in OF_CALLS if name in overrides}
+        given = {name: overrides.pop(name) for name in RESTRICTIONS if name in overrides}
         given = {name: value for name, value in given.items() if value is not None}
         if not given:
             return retriever
@@ -73,7 +73,7 @@ def require_cacheable(overrides: dict[str, Any]) -> None:
     Raises:
         InvalidValueError: it is more than plain values.
     """
-    for name in OF_CALLS:
+    for name in RESTRICTIONS:
         if not _is_plain(given := overrides.get(name)):
             msg = (
                 f"a cache cannot tell {name}={given!r:.60} from another one; give "
