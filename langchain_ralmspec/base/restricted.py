@@ -40,7 +40,7 @@ class RestrictedRetrievers:
         A filter takes the place of the retriever's own, words go before its own.
         Raises as the retriever does for those that its store cannot use.
         """
-        given = {name: overrides.pop(name) for name in RESTRICTIONS if name in overrides}
+        given = {name: overrides.pop(name, None) for name in RESTRICTIONS}
         given = {name: value for name, value in given.items() if value is not None}
         if not given:
             return retriever

@@ -125,9 +125,11 @@ class _Speculation:
 
     def _first(self) -> Generator[Event, None, Hits]:
         """The first documents: guessed by a replica, or else retrieved."""
+        has_replica = REPLICA in self.scheduler.policies
         self._replan()
         text = self.request.policy.query()
-        if self.plan.policy == REPLICA:
+        # Whatever is guessed by later: nothing else knows of a first one.
+        if has_replica and self.plan.policy:
             # Not measured: the first of all loads models and opens connections.
             guess = self.request.session.guess(REPLICA, text, None)
             if guess.hits:

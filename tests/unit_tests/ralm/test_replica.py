@@ -14,7 +14,7 @@ from langchain_core.documents import Document
 
 from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.answer.sampling import Sampler
-from langchain_ralmspec.ralm import Request, Session, sequential, speculative
+from langchain_ralmspec.ralm import Request, Session, Verified, sequential, speculative
 from langchain_ralmspec.retrievers import RetrieverSession
 from langchain_ralmspec.speculation import REPLICA, Estimates, Plan, StrideScheduler
 from langchain_ralmspec.speculation.cache import SessionCache
@@ -186,6 +186,22 @@ def test_the_first_document_is_guessed_too(
     assert store.searches == calls
     assert len(steps) == request.stats.guesses == request.stats.right_guesses == 8
     assert len(copy.searches) == 8, "before every guess"
+
+
+def test_the_first_document_is_guessed_whatever_later_ones_are_guessed_by() -> None:
+    copy = FakeStore(40, jitter=0.2)
+    replica = StoreReplica(copy)
+    request = text_request(FakeStore(40, jitter=0.2), **LONG, replica=replica)
+    scheduler = StrideScheduler(
+        Estimates(), policies=("lookup", "same"), stride=2, asynchronous=True
+    )
+    scheduler.estimates.generated(0.1, changed=False, overlapped=False)
+    scheduler.estimates.guessed(REPLICA, 60.0)
+    events = list(speculative(request, scheduler))
+    assert len(copy.searches) == 1, "before the first guess"
+    assert {*request.stats.plans} == {"same 2×1"}
+    (first, *_) = [event for event in events if isinstance(event, Verified)]
+    assert (first.n_guesses, first.n_right) == (1, 1)
 
 
 @pytest.mark.parametrize(("kind", "is_right"), [(FakeStore, True), (Replacing, False)])
