@@ -195,7 +195,11 @@ TABLES = GAINS | {
             "right": number("rows/{}/summary/guess_accuracy", "{:.1%}"),
         },
         tuple(
-            Row(("exact FAISS, 1 M vectors", guesser), "ralm-replica-1m", row)
+            Row((store, guesser), file, row)
+            for store, file in (
+                ("exact FAISS, 1 M vectors", "ralm-replica-1m"),
+                ("Chroma server, 100 ms each way", "ralm-replica-chroma-100ms"),
+            )
             for guesser, row in (("the session", "+PSA"), ("a replica, too", "+PSAR"))
         ),
     ),
