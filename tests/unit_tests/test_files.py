@@ -72,7 +72,7 @@ def test_left_over_temporaries_have_the_name_that_prefixes_are_rid_of(
 
 
 def written(path: Path, data: bytes) -> Path:
-    path.write_bytes(gzip.compress(data, mtime=0) if path.name.endswith(".gz") else data)
+    path.write_bytes(gzip.compress(data) if path.name.endswith(".gz") else data)
     return path
 
 
