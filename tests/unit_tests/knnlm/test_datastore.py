@@ -236,7 +236,7 @@ def test_an_append_of_another_model_is_refused(
 @pytest.mark.parametrize(
     ("texts", "reason"),
     [
-        ("some text", "several.*'some text'"),
+        ("some text", "list of strings.*'some text'"),
         ([], "no two tokens"),
         (["", "a"], "no two tokens"),
         (["abc", 7], "7"),

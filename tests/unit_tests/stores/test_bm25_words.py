@@ -189,5 +189,5 @@ def test_a_query_of_unknown_words_is_an_empty_store_with_a_remedy(policy: str) -
     assert retriever.invoke("zz") == []
     session = retriever.session(guess_policy=policy)
     session.verify(["aa"])
-    with pytest.raises(EmptyStoreError, match="'zz'; add documents"):
+    with pytest.raises(EmptyStoreError, match="'zz': it has none"):
         session.verify(["zz"])
