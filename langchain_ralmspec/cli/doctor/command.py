@@ -25,7 +25,8 @@ from langchain_ralmspec.chat_models import ChatRaLMSpec
 from langchain_ralmspec.cli import WAIT_POLICY_AT_START
 from langchain_ralmspec.cli.doctor.costs import BATCH, Costs, measure
 from langchain_ralmspec.cli.doctor.facts import Facts, inspect
-from langchain_ralmspec.cli.doctor.findings import Finding, Severity, findings
+from langchain_ralmspec.cli.doctor.finding import Finding, Severity
+from langchain_ralmspec.cli.doctor.findings import findings
 from langchain_ralmspec.cli.doctor.gains import Gains, expect
 from langchain_ralmspec.cli.doctor.rehearsal import STEPS
 from langchain_ralmspec.cli.doctor.target import Target, load_target

@@ -20,7 +20,8 @@ from langchain_ralmspec.cli.doctor.facts import (
     ThreadFacts,
     inspect_store,
 )
-from langchain_ralmspec.cli.doctor.findings import Finding, findings
+from langchain_ralmspec.cli.doctor.finding import Finding
+from langchain_ralmspec.cli.doctor.findings import findings
 from langchain_ralmspec.cli.doctor.gains import expect, is_hosted, is_remote
 from langchain_ralmspec.cli.doctor.rehearsal import verification
 from langchain_ralmspec.cli.doctor.target import load_target

@@ -186,7 +186,9 @@ def test_markers_in_any_value_beside_what_is_said_are_text(value: Any) -> None:
         "{{ v }}{{ tools }}{% for m in messages %}{{ m }}{% endfor %}<s><tool_call>"
     )
     call = {"function": {"name": BOS, "arguments": value}}
-    turns = [turn("user", "x"), {**turn("assistant", ""), "tool_calls": [call]}]
+    turns: list[Any] = [
+        *(turn("user", "x"), {**turn("assistant", ""), "tool_calls": [call]})
+    ]
     before, after = template_of(source).around(
         [*turns, turn("user", "y")], "i", [{"a": value}], {"v": value}
     )
