@@ -14,7 +14,6 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from langchain_ralmspec.arguments import require_text
 from langchain_ralmspec.base.chain_prompt import ChainPrompt, is_plain, looks_filled
 from langchain_ralmspec.base.chat import LocalChat
 from langchain_ralmspec.base.llama_cpp import settings_of
@@ -186,7 +185,6 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             ChatTemplateError: the model has no usable chat template.
             InvalidValueError: the question is empty.
         """
-        require_text("the question", question)
         model = self.engine
         prompt = self._prompt(model, self._convert_input(question).to_messages())
         return self._run(model, prompt, self._sampling({}))
