@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 import warnings
 from dataclasses import replace
@@ -73,8 +72,8 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
     document_position: Literal["auto", "head", "question"] = "auto"
     """Where documents stand without a ``prompt``: at the ``"head"`` of all, or before
     the last user message, so that what comes before it need not be read again behind
-    each; ``"auto"``: there as soon as that (a system message, tools, a history) is
-    longer than a document may be."""
+    each; ``"auto"``: there as soon as that (a system message, a history) is longer
+    than a document may be."""
 
     # Whether it was said that a message looks like a filled prompt.
     _has_warned: bool = PrivateAttr(default=False)
@@ -227,7 +226,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             beside = (lead, trail)
         else:
             asked_for, beside = question_of(turns), None
-            parted = self._parted(model, turns, use)
+            parted = self._parted(model, turns)
             before, after = model.template.around(parted, self.system_prompt, *shown)
         text = self._question(asked, asked_for)
         question = tuple(model.weights.tokenize(text))
@@ -237,7 +236,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             question += tuple(model.weights.tokenize(begun))
         return Prompt(tuple(before), tuple(after), question, text, beside)
 
-    def _parted(self, model: Model, turns: Sequence[Turn], use: ToolUse) -> list[Turn]:
+    def _parted(self, model: Model, turns: Sequence[Turn]) -> list[Turn]:
         """The turns; documents that stand at the question part the user's last."""
         parted: list[Turn] = list(turns)
         last = max(at for at, turn in enumerate(turns) if turn["role"] == "user")
@@ -246,7 +245,6 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             told = [turn["content"] for turn in turns[:last]]
             if turns[0]["role"] != "system":
                 told.append(self.system_prompt)
-            told += [json.dumps(tool) for tool in use.tools]
             n_before = sum(len(model.weights.tokenize(text)) for text in told)
             most = self.max_document_tokens or SHORT_DOCUMENT
             position = "question" if n_before > most else "head"

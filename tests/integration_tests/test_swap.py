@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from langchain_core.caches import InMemoryCache
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import (
     ChatPromptTemplate,
@@ -270,6 +270,9 @@ def test_documents_stand_behind_a_long_history(
         for position in ("auto", "head", "question")
         for history in ([], HISTORY, long)
     }
+    told = [SystemMessage("Be brief. " * 40), question]
+    behind = chat.model_copy(update={"document_position": "question"})
+    assert chat._prompt(model, told) == behind._prompt(model, told)
     assert placed["auto", 0] == placed["head", 0] != placed["question", 0]
     auto = chat._prompt(model, [*HISTORY, question])
     assert len(auto.head) < BLOCK
