@@ -198,10 +198,9 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         retriever, overrides = self._restricted_by(overrides)
         sampling, model = self._sampling(overrides), self.engine
         prompt = self._prompt(model, asked, use)
-        begun = begun_in(turns_of(asked))
-        form = self._form(model, use, sampling, begun)
+        form = self._form(model, use, sampling, prompt.begun)
         run = self._run(model, prompt, sampling, stop, form=form, retriever=retriever)
-        is_thinking = self._is_thinking(model, use, sampling, begun, prompt.tail)
+        is_thinking = self._is_thinking(model, use, sampling, prompt.begun, prompt.tail)
         prepared = self._prepared(run, model, retriever)
         return replace(prepared, is_thinking=is_thinking)
 
@@ -234,7 +233,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             self._warn_of_filled(text, len(question))
         if begun := begun_in(turns):  # of the answer so far
             question += tuple(model.weights.tokenize(begun))
-        return Prompt(tuple(before), tuple(after), question, text, beside)
+        return Prompt(tuple(before), tuple(after), question, text, beside, begun)
 
     def _parted(self, model: Model, turns: Sequence[Turn]) -> list[Turn]:
         """The turns; documents that stand at the question part the user's last."""

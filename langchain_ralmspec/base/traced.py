@@ -105,8 +105,7 @@ class TracedChat(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with runs_of_answers(run_manager):
-            return generate_from_stream(self._stream(messages, stop, **kwargs))
+        return generate_from_stream(self._stream(messages, stop, **kwargs))
 
     async def _agenerate(
         self,
@@ -115,6 +114,4 @@ class TracedChat(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with runs_of_answers(in_sync(run_manager)):
-            chunks = self._astream(messages, stop, **kwargs)
-            return await agenerate_from_stream(chunks)
+        return await agenerate_from_stream(self._astream(messages, stop, **kwargs))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from langchain_ralmspec.errors import DatastoreError, MissingExtraError
+from langchain_ralmspec.errors import DatastoreError
 from langchain_ralmspec.files import replacing_file
-from langchain_ralmspec.scans import one_thread
+from langchain_ralmspec.scans import installed_faiss, one_thread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,11 +44,7 @@ class FaissKeyIndex:
             MissingExtraError: faiss is not installed.
             DatastoreError: the file is not an index over these keys.
         """
-        try:
-            import faiss
-        except ImportError as cause:
-            raise MissingExtraError.of("faiss", "faiss") from cause
-        self._faiss: Any = faiss  # its stubs know few of its arguments
+        self._faiss: Any = installed_faiss()  # its stubs know few of its arguments
         self._kind, self._n = kind, len(keys)
         self._lock = threading.Lock()  # of the search width, which the index holds
         self._index = self._read(file, keys) if file.exists() else self._made(keys)

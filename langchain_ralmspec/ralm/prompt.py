@@ -29,6 +29,7 @@ class Prompt:
     text: str = ""  # the question, the whole query where nothing is cut
     # Text beside the documents that is tokenised with them; None where none is.
     beside: tuple[str, str] | None = None
+    begun: str | None = None  # what the answer says already, which is to go on
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Torch where it may be used, and FAISS's threads."""
+"""Torch where it may be used, FAISS, and its threads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+
+from langchain_ralmspec.errors import MissingExtraError
 
 
 def loaded_torch() -> ModuleType | None:
@@ -27,6 +29,15 @@ def installed_torch() -> ModuleType | None:
     if importlib.util.find_spec("torch"):
         import torch  # noqa: F401
     return loaded_torch()
+
+
+def installed_faiss() -> ModuleType:
+    """FAISS; raises a :class:`MissingExtraError` where it is not installed."""
+    try:
+        import faiss
+    except ImportError as cause:
+        raise MissingExtraError.of("faiss", "faiss") from cause
+    return faiss
 
 
 @contextmanager

@@ -7,15 +7,13 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from langchain_core.documents import Document
 
-from langchain_ralmspec.errors import MissingExtraError
 from langchain_ralmspec.registry import renewed_in_children
+from langchain_ralmspec.scans import installed_faiss
 from langchain_ralmspec.stores.base import Found, Hit
 from langchain_ralmspec.stores.faiss_index import has_room
 from langchain_ralmspec.stores.faiss_replica import (
     FEWEST_NUMBERS,
-    THREADS,
     FaissReplica,
 )
 from langchain_ralmspec.stores.faiss_store import FaissStore
@@ -24,6 +22,7 @@ from langchain_ralmspec.stores.replica import Replica, StoreReplica
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from langchain_core.documents import Document
     from numpy.typing import NDArray
 
     from langchain_ralmspec.stores.base import Query
@@ -52,7 +51,7 @@ class ChromaReplica(Replica):
 
     def __init__(self, store: ChromaStore) -> None:
         super().__init__(store)
-        _import_faiss()  # now, and not in a thread
+        self._faiss: Any = installed_faiss()  # its stubs know few of its arguments
         self._copy: FaissStore | None = None
         self._index: Replica | None = None  # over the copy
         self.renew_locks()
@@ -75,12 +74,7 @@ class ChromaReplica(Replica):
         with self._beginning:
             if self._fault or self._index is not None or self._thread is not None:
                 return
-            self._thread = threading.Thread(target=self._read, name=THREADS)
-            try:
-                self._thread.start()
-            except RuntimeError as error:  # no more threads: it is only a guess
-                self._thread = None
-                self._failed(error)
+            self._thread = self._started(self._read)
 
     def renew(self) -> None:
         """Have it read again: by the next session."""
@@ -109,7 +103,7 @@ class ChromaReplica(Replica):
         """Copy the collection, and have an index over the copy."""
         me = threading.current_thread()
         try:
-            faiss, is_l2 = _import_faiss(), self._store.metric == "squared_l2"
+            faiss, is_l2 = self._faiss, self._store.metric == "squared_l2"
             metric = faiss.METRIC_L2 if is_l2 else faiss.METRIC_INNER_PRODUCT
             index: Any = None
             documents: list[Document] = []
@@ -150,26 +144,12 @@ class ChromaReplica(Replica):
         self._copy, self._index = copy, built
 
     def _pages(self) -> Iterator[tuple[list[Document], NDArray[np.float32]]]:
-        """Documents of a page, and their vectors; those without text are left out."""
+        """Documents of a page, and their vectors."""
         start = 0
         while True:
-            ids, texts, metadatas, vectors = self._store.page(start, _PAGE)
-            if not ids:
+            n_read, page, vectors = self._store.page(start, _PAGE)
+            if not n_read:
                 return
-            there = [place for place, text in enumerate(texts) if text is not None]
-            page = [
-                Document(
-                    id=ids[at], page_content=texts[at], metadata=metadatas[at] or {}
-                )
-                for at in there
-            ]
-            yield page, np.asarray(vectors, np.float32)[there]
-            start += len(ids)
-
-
-def _import_faiss() -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingExtraError.of("faiss", "faiss") from error
-    return faiss
+            if page:
+                yield page, vectors
+            start += n_read

@@ -21,6 +21,7 @@ from langchain_ralmspec.stores.one_call import MARGIN, ranked
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
+    from numpy.typing import NDArray
 
 # SQLite, under a Chroma of one machine, refuses more than 32766 results at once.
 MAX_RESULTS = 32_000
@@ -114,8 +115,14 @@ class ChromaStore:
         """What embeds queries."""
         return self._embeddings
 
-    def page(self, start: int, n: int) -> tuple[list[str], list[Any], list[Any], Any]:
-        """Ids, texts, metadata and vectors of ``n`` records, in Chroma's own order.
+    def page(
+        self, start: int, n: int
+    ) -> tuple[int, list[Document], NDArray[np.float32]]:
+        """Read ``n`` records from ``start`` on, in Chroma's own order.
+
+        Returns:
+            How many records there were, and the documents of those with a text, and
+            their vectors.
 
         Raises:
             StoreError: Chroma raised.
@@ -125,7 +132,12 @@ class ChromaStore:
             got = self._collection.get(
                 limit=n, offset=start, where=self._filter, include=include
             )
-        return got["ids"], got["documents"], got["metadatas"], got["embeddings"]
+        ids, texts, vectors = got["ids"], got["documents"], got["embeddings"]
+        there = [place for place, text in enumerate(texts) if text is not None]
+        about = got["metadatas"]
+        documents = [_document(ids[at], texts[at], about[at]) for at in there]
+        matrix = np.asarray(vectors, np.float32)
+        return len(ids), documents, matrix[there] if there else matrix[:0]
 
     def encode(self, texts: Sequence[str]) -> list[Query]:
         """Turn query texts into queries, in one batch.
@@ -195,7 +207,7 @@ class ChromaStore:
         hits = [
             Hit(
                 id_,
-                Document(id=id_, page_content=text, metadata=metadata or {}),
+                _document(id_, text, metadata),
                 # Chroma's distance, lower is better, as the metric's own score.
                 -float(distance) if is_l2 else 1.0 - float(distance),
                 None if vector is None else np.asarray(vector, np.float32),
@@ -204,6 +216,10 @@ class ChromaStore:
             if text is not None
         ]
         return ranked(hits)
+
+
+def _document(id_: str, text: str, metadata: Any) -> Document:
+    return Document(id=id_, page_content=text, metadata=metadata or {})
 
 
 def find_again(store: Any) -> None:

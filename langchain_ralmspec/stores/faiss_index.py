@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from langchain_ralmspec import machine
-from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
+from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.scans import (
     BATCHES,
     Metric,
     Scan,
+    installed_faiss,
     loaded_torch,
     longest_of,
     one_thread,
@@ -74,11 +75,7 @@ class FaissIndex:
     """
 
     def __init__(self, index: Any) -> None:
-        try:
-            import faiss
-        except ImportError as cause:
-            raise MissingExtraError.of("faiss", "faiss") from cause
-        self.faiss: ModuleType = faiss
+        self.faiss = faiss = installed_faiss()
         self._index = index
         self._is_flat = isinstance(index, faiss.IndexFlat)
         self.metric: Metric = _metric_of(faiss, index)

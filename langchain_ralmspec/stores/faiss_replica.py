@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from langchain_ralmspec.stores.faiss_rows import Rows
     from langchain_ralmspec.stores.faiss_store import FaissStore
 
-THREADS = "ralmspec-replica"
-"""Name of the threads that build a replica."""
-
 FEWEST_NUMBERS = 4_000_000
 """In an index: an exact search of fewer takes about a millisecond, and no replica."""
 
@@ -109,12 +106,7 @@ class FaissReplica(Replica):
             is_building = self._thread is not None and self._thread.is_alive()
             if self._fault or is_building or self._is_current:
                 return
-            self._thread = threading.Thread(target=self._follow, name=THREADS)
-            try:
-                self._thread.start()
-            except RuntimeError as error:  # no more threads: it is only a guess
-                self._thread = None
-                self._failed(error)
+            self._thread = self._started(self._follow)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until it is built, for so many seconds at most."""

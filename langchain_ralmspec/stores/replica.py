@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,12 @@ from langchain_ralmspec.errors import DimensionMismatchError
 from langchain_ralmspec.stores.base import Found
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from langchain_ralmspec.stores.base import Query, Store
+
+THREADS = "ralmspec-replica"
+"""Name of the threads that build a replica."""
 
 _TRIAL = 64  # guesses of a replica after which it is judged
 _FEWEST_RIGHT = 16  # of these; one of another corpus or encoder has about none
@@ -90,6 +96,16 @@ class Replica(ABC):
                     "needs the same documents under the same ids, and vectors of the "
                     "same encoder"
                 )
+
+    def _started(self, build: Callable[[], None]) -> threading.Thread | None:
+        """A thread that builds it; None where there are no more threads."""
+        thread = threading.Thread(target=build, name=THREADS)
+        try:
+            thread.start()
+        except RuntimeError as error:  # it is only a guess
+            self._failed(error)
+            return None
+        return thread
 
     def _failed(self, failure: Exception) -> None:
         self._fault = f"the replica failed: {type(failure).__name__}: {failure}"
