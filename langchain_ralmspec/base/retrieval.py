@@ -52,14 +52,13 @@ from langchain_ralmspec.stores import RetrieverStore
 from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Iterable, Sequence
 
     from langchain_core.documents import Document
     from langchain_core.messages.ai import UsageMetadata
 
     from langchain_ralmspec.answer.transcript import Transcript
-    from langchain_ralmspec.base.warming import Warmed
+    from langchain_ralmspec.base.warming import Passages, Warmed
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.ralm import RetrievalPolicy
     from langchain_ralmspec.stores import Hit
@@ -188,13 +187,13 @@ class RetrievalGeneration(SpeculativeGeneration):
                 nothing is kept here.
             ContextOverflowError: a document does not fit ``n_ctx``.
         """
-        return warming.read_ahead(self.prefixes_of(documents), self.engine, progress)
+        return warming.read_ahead(self.passages_of(documents), self.engine, progress)
 
-    def prefixes_of(self, documents: Iterable[Document | str]) -> list[array[int]]:
+    def passages_of(self, documents: Iterable[Document | str]) -> Passages:
         """What is read for each document when it stands in front of a question."""
         model = self.engine
         prompts = [self._prompt(model, self._asked(text)) for text in ("a", "b")]
-        return warming.prefixes_of(
+        return warming.passages_of(
             warming.as_documents(documents),
             model,
             self._layout(model, prompts[0]),
@@ -276,7 +275,9 @@ class RetrievalGeneration(SpeculativeGeneration):
             require(n_documents=len(tokens))
             prefix = [*prompt.head, *tokens]
             with stats.laying_out("reading"):
-                path, n_kept = model.find_or_open(prefix, part=BLOCK)
+                path, n_kept = model.find_or_open(
+                    prefix, part=BLOCK, n_shared=len(prompt.head)
+                )
             stats.cached_tokens += n_kept
             stats.read_tokens += len(prefix) - n_kept
             return path

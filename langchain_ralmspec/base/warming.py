@@ -39,6 +39,19 @@ class Warmed:
     read_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Passages:
+    """Documents as a model reads them.
+
+    Attributes:
+        prefixes: tokens of each document and of what stands before it.
+        n_shared: how many of these stand before it.
+    """
+
+    prefixes: list[array[int]]
+    n_shared: int
+
+
 def as_documents(given: Iterable[Any]) -> list[Document]:
     """Documents, or texts that become some.
 
@@ -55,17 +68,18 @@ def as_documents(given: Iterable[Any]) -> list[Document]:
     return documents
 
 
-def prefixes_of(
+def passages_of(
     documents: Iterable[Document],
     model: Model,
     layout: DocumentLayout,
     prompts: Sequence[Prompt],
     *,
     is_alone: bool,
-) -> list[array[int]]:
+) -> Passages:
     """The tokens of each document and of what stands before it, as far as they serve.
 
     Those of a document that something else stands right behind do so in whole blocks.
+    Its last whole block may be read together with what is too little for one.
 
     Args:
         documents: what is to be read.
@@ -99,9 +113,9 @@ def prefixes_of(
                 f"{model.n_ctx}; set max_document_tokens, or raise n_ctx"
             )
             raise ContextOverflowError(msg)
-        whole = len(prefix) // BLOCK * BLOCK
-        prefixes.append(prefix if is_alone else prefix[:whole])
-    return prefixes
+        whole = (len(prefix) // BLOCK - 1) * BLOCK
+        prefixes.append(prefix if is_alone else prefix[: max(0, whole)])
+    return Passages(prefixes, len(head))
 
 
 def bytes_of(prefix: Sequence[int], model: Model) -> int:
@@ -110,7 +124,7 @@ def bytes_of(prefix: Sequence[int], model: Model) -> int:
 
 
 def read_ahead(
-    prefixes: Sequence[array[int]],
+    passages: Passages,
     model: Model,
     progress: Callable[[int, int], object] | None = None,
 ) -> Warmed:
@@ -121,6 +135,7 @@ def read_ahead(
     Raises:
         InvalidValueError: nothing is kept here at all.
     """
+    prefixes, n_shared = passages.prefixes, passages.n_shared
     room = model.room_for_prefixes
     if not room:
         msg = "nothing is kept with kv_cache_bytes=0; raise it, or set kv_cache_dir"
@@ -136,7 +151,7 @@ def read_ahead(
                 stacklevel=3,
             )
             break
-        read = model.keep(prefix, part=BLOCK)
+        read = model.keep(prefix, part=BLOCK, n_shared=n_shared)
         n_read += bool(read)
         n_tokens += read
         if progress is not None:
@@ -145,9 +160,11 @@ def read_ahead(
         warnings.warn(
             "nothing was read: something else stands right behind a document in this "
             f"prompt, so only whole blocks of {BLOCK} tokens serve other questions, "
-            "and no document fills one",
+            "all but the last, and no document fills two",
             RuntimeWarning,
             stacklevel=3,
         )
-    n_kept = sum(model.keeps(prefix, part=BLOCK) for prefix in prefixes)
+    n_kept = sum(
+        model.keeps(prefix, part=BLOCK, n_shared=n_shared) for prefix in prefixes
+    )
     return Warmed(n_kept, n_read, n_tokens)

@@ -85,11 +85,11 @@ def warm(
         max_document_tokens=max_document_tokens,
         kv_cache_dir=str(folder),
     )
-    prefixes = face.prefixes_of(documents)
-    _tell(face, prefixes)
+    passages = face.passages_of(documents)
+    _tell(face, passages.prefixes)
     start = time.perf_counter()
     with face, bar("reading") as advance:
-        warmed = read_ahead(prefixes, face.engine, advance)
+        warmed = read_ahead(passages, face.engine, advance)
     typer.echo(
         f"{warmed.read_tokens:,} tokens of {warmed.read_documents:,} passages read in "
         f"{time.perf_counter() - start:.1f} s; {kv_cache_dir} has "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,9 +31,21 @@ class Head:
     length: int
 
 
-def parted(tokens: Sequence[int], size: int) -> list[Sequence[int]]:
-    """Tokens in parts of ``size``, the last of them shorter."""
-    return [tokens[at : at + size] for at in range(0, len(tokens), size)]
+def parted(
+    tokens: Sequence[int], size: int, n_shared: int | None = None
+) -> list[Sequence[int]]:
+    """Tokens in parts of ``size``, the last of them shorter.
+
+    Where ``n_shared`` is given, a last part that would be shorter joins the one before
+    it, unless that ends within so many tokens, which other prefixes begin with as well.
+    A call with few tokens takes longer a token than one with many (SmolLM2, two cores:
+    39 tokens 1.4 times as long as 256).
+    """
+    starts = [*range(0, len(tokens), size)]
+    is_short = len(tokens) % size > 0
+    if n_shared is not None and is_short and starts[-1] > n_shared:
+        del starts[-1]
+    return [tokens[at:end] for at, end in pairwise([*starts, len(tokens)])]
 
 
 def heads_of(parts: Sequence[Sequence[int]], start: bytes = b"") -> list[Head]:

@@ -277,16 +277,22 @@ class Model:
         return self.find_or_open(prefix, keep=keep)[0]
 
     def find_or_open(
-        self, prefix: Tokens[int], *, part: int = 0, keep: bool = True
+        self,
+        prefix: Tokens[int],
+        *,
+        part: int = 0,
+        n_shared: int | None = None,
+        keep: bool = True,
     ) -> tuple[Sequence, int]:
         """Do what :meth:`open` does, and tell for how many tokens the KV was there.
 
-        A prefix is read in parts of ``part`` tokens (0 takes ``n_batch``), each in
-        calls of its own. Where the KV of other tokens that begin with the same parts is
+        A prefix is read in parts of ``part`` tokens (0 takes ``n_batch``; what behind
+        the first ``n_shared`` is too little for one joins the last), each in calls of
+        its own. Where the KV of other tokens that begin with the same parts is
         there, those are not read again: the same calls in the same order give the same
         bits.
         """
-        parts = parted(tuple(prefix), part or self.n_batch)
+        parts = parted(tuple(prefix), part or self.n_batch, n_shared)
         self._slots.require_own_process()  # a lock of another's may never be free
         heads = self._prefixes.heads(parts)
         # One after the other: who waits for a long text finds it in the end.
@@ -310,24 +316,32 @@ class Model:
             return self.new_sequence(), 0
         return sequence, n_known
 
-    def keep(self, prefix: Tokens[int], *, part: int = 0) -> int:
+    def keep(
+        self, prefix: Tokens[int], *, part: int = 0, n_shared: int | None = None
+    ) -> int:
         """Have the KV of ``prefix`` kept, in the folder if there is one.
+
+        Its parts are those of :meth:`find_or_open`.
 
         Returns:
             Number of tokens that were read for it; 0 where it was kept already.
         """
-        heads = self._prefixes.heads(parted(tuple(prefix), part or self.n_batch))
+        parts = parted(tuple(prefix), part or self.n_batch, n_shared)
+        heads = self._prefixes.heads(parts)
         if not heads or self._prefixes.keeps(heads):
             return 0
-        sequence, n_known = self.find_or_open(prefix, part=part)
+        sequence, n_known = self.find_or_open(prefix, part=part, n_shared=n_shared)
         if n_known == len(prefix):  # it was in memory alone
             self._prefixes.put(heads, sequence.save())
         self._prefixes.flush()
         return len(prefix) - n_known
 
-    def keeps(self, prefix: Tokens[int], *, part: int = 0) -> bool:
-        """Whether the KV of ``prefix`` is kept, in the folder if there is one."""
-        heads = self._prefixes.heads(parted(tuple(prefix), part or self.n_batch))
+    def keeps(
+        self, prefix: Tokens[int], *, part: int = 0, n_shared: int | None = None
+    ) -> bool:
+        """Whether :meth:`keep` would find the KV of ``prefix`` kept."""
+        parts = parted(tuple(prefix), part or self.n_batch, n_shared)
+        heads = self._prefixes.heads(parts)
         return bool(heads) and self._prefixes.keeps(heads)
 
     @property

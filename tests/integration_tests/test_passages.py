@@ -34,7 +34,7 @@ from tests.unit_tests.cli.shell import run
 N = 8
 OWN_N_CTX = 1056  # a model that no other test holds
 QUESTION = QUESTIONS[1]
-LONG = "A heap is a tree whose parents are smaller than their children. " * 30
+LONG = "A heap is a tree whose parents are smaller than their children. " * 44
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,7 @@ def test_of_a_template_whole_blocks_are_kept(gguf: str, tmp_path: Path) -> None:
     steps, stats = told(chat, "What is a heap?")
     assert steps == expected
     assert stats.cached_tokens == BLOCK
-    with pytest.warns(RuntimeWarning, match="no document fills one"):
+    with pytest.warns(RuntimeWarning, match="no document fills two"):
         assert chat.warm(["A short text."]).documents == 0
     with pytest.raises(ContextOverflowError, match=r"'longer' takes \d+ tokens"):
         chat.warm([Document(LONG * 4, id="longer")])

@@ -246,15 +246,15 @@ def test_what_was_read_is_not_read_again(
     )  # fmt: skip
     first = chat.invoke(QUESTIONS[0])
     n_tokens = sum(read)
-    assert max(read) == BLOCK
+    assert all(BLOCK <= n < 2 * BLOCK for n in read), "none of a few tokens"
     assert chat.invoke(QUESTIONS[0]).content == first.content
     assert sum(read) == n_tokens
-    # Of three documents of the four, only the last block has to be read.
+    # Of three documents of the four, only the last part has to be read.
     fewer = chat.model_copy(update={"documents_per_step": 3})
     cold = fewer.model_copy(update={"kv_cache_bytes": 0}).invoke(QUESTIONS[0])
     read.clear()
     assert fewer.invoke(QUESTIONS[0]).content == cold.content
-    assert sum(read) < BLOCK
+    assert sum(read) < 2 * BLOCK
 
 
 def test_documents_stand_behind_a_long_history(

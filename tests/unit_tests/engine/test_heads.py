@@ -34,6 +34,28 @@ def test_parts_are_all_the_tokens_in_order() -> None:
     assert parted(LONG, 99) == [LONG]
 
 
+@pytest.mark.parametrize(
+    ("length", "n_shared", "lengths"),
+    [
+        (11, 0, [4, 7]),
+        (11, 7, [4, 7]),
+        (11, 8, [4, 4, 3]),  # others begin with both parts, too
+        (11, 99, [4, 4, 3]),
+        (8, 0, [4, 4]),
+        (5, 0, [5]),
+        (4, 0, [4]),
+        (3, 0, [3]),
+        (0, 0, []),
+    ],
+)
+def test_what_is_too_little_for_a_part_joins_the_last(
+    length: int, n_shared: int, lengths: list[int]
+) -> None:
+    parts = parted(LONG[:length], STEP, n_shared)
+    assert [*map(len, parts)] == lengths
+    assert sum(map(tuple, parts), ()) == LONG[:length]
+
+
 @given(tokens, tokens, st.integers(1, 5), st.integers(1, 5))
 def test_heads_are_alike_where_parts_are(
     one: Any, other: Any, size: int, of_the_other: int
