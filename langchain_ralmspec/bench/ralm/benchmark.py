@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -24,7 +25,7 @@ from langchain_ralmspec.bench.options import (
     ModelOption,
     chosen_rows,
 )
-from langchain_ralmspec.bench.ralm.contest import NARROW, WidthContest
+from langchain_ralmspec.bench.ralm.contest import NARROW, READ, RowContest
 from langchain_ralmspec.bench.ralm.report import report
 from langchain_ralmspec.bench.ralm.workload import Corpus, StoreName, Workload
 from langchain_ralmspec.errors import InvalidValueError
@@ -49,14 +50,20 @@ ROWS: dict[str, dict[str, Any]] = {
     "+PS": {"asynchronous": False},
     "+PSA": {},
     REPLICA: {},
+    f"+PSA{READ}": {},
+    f"{REPLICA}{READ}": {},
 }
 """What each row sets; the rest is the default, which has every booster on.
 
 ``Spec`` is the paper's plain speculation. +P, +S and +A add one of its boosters
 each: prefetching, the stride scheduler, asynchronous verification. In +PS and +PSA
 the scheduler chooses the guess policy as well. +PSAR is +PSA with a replica of the
-store.
+store. +PSAW and +PSARW are the same with passages that were read before; the sequential
+loop W, which they are compared with, comes with them.
 """
+
+USUAL_ROWS = [row for row in ROWS if not row.endswith(READ)]
+"""The rows that are measured where none are named."""
 
 PROMPT = "Question: {}\nAnswer:"
 """Plain completion, as the paper has it: a chat model's answers often end early."""
@@ -117,13 +124,15 @@ class Benchmark:
     def run(self) -> dict[str, Any]:
         """Measure; print, write and return the figures; errors come before any work."""
         self._workload.check()
-        rows = chosen_rows(self.rows, list(ROWS))
+        rows = chosen_rows(self.rows or ",".join(USUAL_ROWS), list(ROWS))
         check_file(self.json)
         gguf = find_gguf(self.model)
         questions = load_questions(self.questions) if self.questions else QUESTIONS
         asked = [PROMPT.format(question) for question in questions]
         corpus = Corpus.load(self.corpus, self.embedding)
         with self._contest(gguf, corpus, rows) as contest:
+            if READ in contest.models:
+                contest.read(asked[: self.limit])
             contest.warm_up(asked[self.limit :][:N_WARM] or asked[:N_WARM])
             for number, question in enumerate(asked[: self.limit], start=1):
                 contest.ask(question)
@@ -148,12 +157,12 @@ class Benchmark:
     @contextmanager
     def _contest(
         self, gguf: str, corpus: Corpus, rows: list[str]
-    ) -> Iterator[WidthContest]:
-        with self._workload.opened(corpus) as store:
-            retriever = RaLMSpecRetriever(vectorstore=store)
+    ) -> Iterator[RowContest]:
+        with self._workload.opened(corpus) as store, TemporaryDirectory() as folder:
+            plain = RaLMSpecRetriever(vectorstore=store)
 
             def llm(
-                retriever: RaLMSpecRetriever = retriever, **settings: Any
+                settings: dict[str, Any], retriever: RaLMSpecRetriever = plain
             ) -> RaLMSpecLLM:
                 return RaLMSpecLLM(
                     model_path=gguf,
@@ -162,30 +171,47 @@ class Benchmark:
                     **settings,
                 )
 
-            models = {SEQUENTIAL: llm(speculation=False)}
+            known = {
+                row: settings | ({"kv_cache_dir": folder} if row.endswith(READ) else {})
+                for row, settings in ROWS.items()
+            }
+            models = {SEQUENTIAL: llm({"speculation": False})}
             narrow = any(ROWS[row].get("prefetch_k") == 1 for row in rows)
-            if narrow and not retriever.store.top_k_is_stable:
-                models[NARROW] = llm(speculation=False, prefetch_k=1)
-            models |= {row: llm(**ROWS[row]) for row in rows if row != REPLICA}
-            if REPLICA in rows:
-                replica = self._workload.replica(corpus)
-                twin = RaLMSpecRetriever(vectorstore=store, replica=replica)
-                if twin.new_session(k=1).wait_for_replica():
-                    models[REPLICA] = llm(twin, **ROWS[REPLICA])
-                elif self.rows:  # else it is left out
-                    msg = (
-                        f"{REPLICA} needs a replica, and of BM25, or of a FAISS index "
-                        "of fewer than 4 million numbers, none is built; add "
-                        "--distractors, or leave it out"
-                    )
-                    raise InvalidValueError(msg)
-            yield WidthContest(models)
+            if narrow and not plain.store.top_k_is_stable:
+                models[NARROW] = llm({"speculation": False, "prefetch_k": 1})
+            if any(row.endswith(READ) for row in rows):
+                models[READ] = llm({"speculation": False, "kv_cache_dir": folder})
+            twins = [row for row in rows if row.startswith(REPLICA)]
+            models |= {row: llm(known[row]) for row in rows if row not in twins}
+            if twins and (twin := self._twin(store, corpus)):
+                models |= {row: llm(known[row], twin) for row in twins}
+            yield RowContest(models)
 
-    def _figures(self, contest: WidthContest, corpus: Corpus) -> dict[str, Any]:
+    def _twin(self, store: Any, corpus: Corpus) -> RaLMSpecRetriever | None:
+        """A retriever with a replica; None where none is built, and none was named."""
+        replica = self._workload.replica(corpus)
+        twin = RaLMSpecRetriever(vectorstore=store, replica=replica)
+        if twin.new_session(k=1).wait_for_replica():
+            return twin
+        if not self.rows:
+            return None
+        msg = (
+            f"{REPLICA} needs a replica, and of BM25, or of a FAISS index of fewer "
+            "than 4 million numbers, none is built; add --distractors, or leave it out"
+        )
+        raise InvalidValueError(msg)
+
+    def _figures(self, contest: RowContest, corpus: Corpus) -> dict[str, Any]:
         in_flight = max(IN_FLIGHT) if self._workload.is_remote else 1
         rows = contest.comparisons(in_flight)
         chosen = rows["+PSA" if "+PSA" in rows else list(rows)[-1]]
+        loops = {
+            name: contest.sequential(name) if name in contest.models else None
+            for name in (SEQUENTIAL, NARROW, READ)
+        }
         identical = all(row.n_identical == len(row.pairs) for row in rows.values())
+        if read := loops[READ]:
+            identical &= read["n_identical"] == len(contest.questions)
         return {
             "summary": {**chosen.summary(), "identical": identical},
             "retrieval_share": chosen.retrieval_share,
@@ -198,8 +224,7 @@ class Benchmark:
                 "max_tokens": self.max_tokens,
                 "warm_up_questions": contest.n_warm,
             },
-            SEQUENTIAL: contest.sequential(SEQUENTIAL),
-            NARROW: contest.sequential(NARROW) if NARROW in contest.models else None,
+            **loops,
             "rows": {
                 name: row.as_dict() | contest.times(name) for name, row in rows.items()
             },

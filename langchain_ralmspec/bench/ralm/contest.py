@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.bench.comparison import (
     Comparison,
@@ -13,15 +13,28 @@ from langchain_ralmspec.bench.comparison import (
 )
 from langchain_ralmspec.bench.contest import SEQUENTIAL, Contest
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 NARROW = "narrow"
 """The sequential loop with the search width of rows that do not prefetch."""
 
+READ = "W"
+"""The sequential loop whose passages were read before: a folder has their KV. So it
+has for rows whose name ends so, which are compared with this one."""
 
-class WidthContest(Contest):
-    """Rows that search as widely as the sequential loop, or as narrowly as another."""
+
+class RowContest(Contest):
+    """Rows, each against the sequential loop that does without its booster alone."""
+
+    def read(self, questions: Sequence[str]) -> None:
+        """Have the folder keep what the answers to these questions are read from."""
+        model = self.models[READ]
+        Contest({READ: model}).warm_up(questions)
+        model.engine.flush()
 
     def comparisons(self, max_in_flight: int) -> dict[str, Comparison]:
-        """Every speculative row against the sequential one; some verify in flight."""
+        """Every speculative row against its sequential one; some verify in flight."""
         rows = {
             row: Comparison(
                 self._pairs(row),
@@ -31,9 +44,14 @@ class WidthContest(Contest):
             for row, llm in self.models.items()
             if llm.speculation
         }
-        return beside_rivals(rows)
+        cold = {row: each for row, each in rows.items() if not row.endswith(READ)}
+        read = {row: each for row, each in rows.items() if row.endswith(READ)}
+        return beside_rivals(cold) | beside_rivals(read)
 
     def _pairs(self, row: str) -> list[Pair]:
+        if row.endswith(READ) and row != READ:
+            answers = (self.answers[READ], self.answers[row])
+            return list(map(Pair, self.questions, *answers))
         # A store whose hits depend on how many are asked for may give the narrow
         # sequential loop other documents. The rows that search as narrowly must then
         # equal that one; the time to beat is always that of the defaults.
@@ -46,13 +64,28 @@ class WidthContest(Contest):
 
     def sequential(self, row: str) -> dict[str, Any]:
         """Figures of a sequential loop: its seconds, its time against the other's."""
-        speedups = Comparison(self._pairs(row)).quartiles
-        return {"speedup_quartiles": speedups, **self.times(row)}
+        compared = Comparison(self._pairs(row))
+        return {
+            "speedup_quartiles": compared.quartiles,
+            "speedup_sums": compared.speedup,
+            "n_identical": compared.n_identical,
+            **self.times(row),
+        }
 
     def times(self, row: str) -> dict[str, Any]:
-        """Mean seconds of a row's answer, in all and by part; when its text begins."""
-        answers = self.answers[row]
-        return {
+        """Mean seconds of a row's answer, in all and by part; when its text begins.
+
+        Where passages were read before, also its speed-up over the loop that reads
+        every passage anew, and the tokens that had to be read after all.
+        """
+        answers, plain = self.answers[row], self.answers[SEQUENTIAL]
+        told: dict[str, Any] = {
             "seconds": mean_seconds(answers),
-            "first_text": first_text(answers, self.answers[SEQUENTIAL]),
+            "first_text": first_text(answers, plain),
         }
+        if row.endswith(READ):
+            over = Comparison(list(map(Pair, self.questions, plain, answers)))
+            told["over_unread"] = {"median": over.quartiles[1], "sums": over.speedup}
+            told["read_tokens"] = sum(each.stats.read_tokens for each in answers)
+            told["cached_tokens"] = sum(each.stats.cached_tokens for each in answers)
+        return told

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from langchain_ralmspec.bench.comparison import PARTS
 from langchain_ralmspec.bench.contest import SEQUENTIAL
-from langchain_ralmspec.bench.ralm.contest import NARROW
+from langchain_ralmspec.bench.ralm.contest import NARROW, READ
 from langchain_ralmspec.bench.table import new_table, print_plainly, spread
 
 
@@ -53,6 +53,18 @@ def report(figures: dict[str, Any], console: Console) -> None:
             "without prefetching: these must give its answers. All speed-ups are over "
             f"'{SEQUENTIAL}'.",
         )
+    if figures[READ]:
+        say(
+            f"'{READ}' is the sequential loop whose passages were read before, in a "
+            "process that has ended since: their KV comes from a folder. Rows whose "
+            f"names end so are compared with it. Over '{SEQUENTIAL}' they are: "
+            + ", ".join(
+                f"{name} {row['over_unread']['median']:.2f}×"
+                for name, row in _all_rows(figures).items()
+                if "over_unread" in row
+            )
+            + "."
+        )
     console.print(f"identical: {'yes' if summary['identical'] else 'NO'}")
 
 
@@ -81,6 +93,8 @@ def _speedups(figures: dict[str, Any]) -> Table:
     )  # fmt: skip
     if figures[NARROW]:
         table.add_row(NARROW, *spread(figures[NARROW]["speedup_quartiles"]))
+    if figures[READ]:
+        table.add_row(READ, *spread(figures[READ]["speedup_quartiles"]))
     for name, row in figures["rows"].items():
         n_identical = sum(answer["identical"] for answer in row["answers"])
         table.add_row(
@@ -107,7 +121,8 @@ def _plans(figures: dict[str, Any]) -> Table:
 
 def _all_rows(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The sequential loop, also the narrow one where there is one, and the others."""
-    sequential = {name: figures[name] for name in (SEQUENTIAL, NARROW) if figures[name]}
+    loops = (SEQUENTIAL, NARROW, READ)
+    sequential = {name: figures[name] for name in loops if figures[name]}
     return {**sequential, **figures["rows"]}
 
 

@@ -77,6 +77,14 @@ def test_every_booster_gives_the_sequential_answers(
     assert plain["sequential"]["queries"] == 3  # nine tokens, four at a time
 
 
+def test_passages_that_were_read_before_come_from_a_folder(command: Command) -> None:
+    figures = command("bench", "ralm", "--rows", "+PSAW", "--max-tokens", "9")
+    assert figures["summary"]["identical"] is True
+    for row in (figures["W"], figures["rows"]["+PSAW"]):
+        assert row["read_tokens"] == 0
+        assert row["cached_tokens"] > 0
+
+
 def test_a_server_at_a_distance_is_asked_through_the_relay(
     command: Command, cache: Path
 ) -> None:

@@ -11,8 +11,8 @@ import pytest
 from langchain_ralmspec.bench import contest
 from langchain_ralmspec.bench.comparison import Answer
 from langchain_ralmspec.bench.ralm import benchmark
-from langchain_ralmspec.bench.ralm.benchmark import ROWS, Benchmark
-from langchain_ralmspec.bench.ralm.contest import WidthContest
+from langchain_ralmspec.bench.ralm.benchmark import ROWS, USUAL_ROWS, Benchmark
+from langchain_ralmspec.bench.ralm.contest import RowContest
 from langchain_ralmspec.bench.ralm.report import report
 from langchain_ralmspec.bench.ralm.workload import Workload
 from tests.unit_tests.bench.test_comparison import FAST, SLOW, STEPS, SUMMARY
@@ -39,16 +39,17 @@ class Asked:
 def fake_llm(name: str, prefetch_k: int = 20) -> Any:
     return SimpleNamespace(
         name=name,
-        speculation=name not in ("sequential", "narrow"),
+        speculation=name not in ("sequential", "narrow", "W"),
         asynchronous="A" in name,
         prefetch_k=prefetch_k,
-        retriever=SimpleNamespace(replica=name == "+PSAR" or None),
+        retriever=SimpleNamespace(replica="R" in name or None),
+        engine=SimpleNamespace(flush=lambda: None),
     )
 
 
-def a_contest(*names: str) -> WidthContest:
+def a_contest(*names: str) -> RowContest:
     narrow = ("narrow", "Spec")
-    return WidthContest(
+    return RowContest(
         {name: fake_llm(name, 1 if name in narrow else 20) for name in names}
     )
 
@@ -146,6 +147,9 @@ def bench(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> Benchmark:
             name = "+PSAR"
         if not settings.get("speculation", True):
             name = "narrow" if settings.get("prefetch_k") == 1 else "sequential"
+        if settings.get("kv_cache_dir"):
+            assert Path(settings["kv_cache_dir"]).is_dir()
+            name = "W" if name == "sequential" else f"{name}W"
         return fake_llm(name, settings.get("prefetch_k", 20))
 
     def make_retriever(*, vectorstore: Any, replica: Any = None) -> Any:
@@ -173,7 +177,7 @@ def test_the_figures_say_what_was_measured(
 ) -> None:
     replace(bench, json=tmp_path / "a.json").run()
     figures = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
-    assert list(figures["rows"]) == list(ROWS)
+    assert list(figures["rows"]) == USUAL_ROWS
     assert set(figures["summary"]) == SUMMARY
     assert figures["summary"]["questions"] == 4
     assert figures["summary"]["identical"] is True
@@ -205,8 +209,8 @@ def test_the_warm_up_takes_other_questions_where_there_are_any(
     bench: Benchmark, asked: Asked, capsys: Any
 ) -> None:
     bench.run()
-    assert {name for name, _ in asked.log} == {"sequential", "narrow", *ROWS}
-    n_rows = 2 + len(ROWS)
+    assert {name for name, _ in asked.log} == {"sequential", "narrow", *USUAL_ROWS}
+    n_rows = 2 + len(USUAL_ROWS)
     warm = {question for _, question in asked.log[: 2 * n_rows]}
     timed = {question for _, question in asked.log[2 * n_rows :]}
     # The prompt of a plain completion; the lines of progress leave it out.
@@ -218,11 +222,29 @@ def test_the_warm_up_takes_other_questions_where_there_are_any(
     ]
 
 
-def test_one_answer_that_differs_is_said(
-    bench: Benchmark, monkeypatch: pytest.MonkeyPatch, capsys: Any
+def test_rows_whose_passages_were_read_are_over_a_loop_of_that_kind(
+    bench: Benchmark, asked: Asked
 ) -> None:
-    monkeypatch.setattr(contest, "ask", Asked({"+S": "other"}))
-    figures = bench.run()
+    figures = replace(bench, rows="+PSA,+PSAW,+PSARW").run()
+    assert list(figures["rows"]) == ["+PSA", "+PSAW", "+PSARW"]
+    read = [question for name, question in asked.log if name == "W"]
+    assert len(read) == 4 + 2 + 4, "once to have them read, to warm up, and timed"
+    assert asked.log[:4] == [("W", question) for question in read[:4]]
+    assert read[:4] == read[6:]
+    assert figures["W"]["over_unread"] == {"median": 1.0, "sums": 1.0}
+    assert figures["rows"]["+PSARW"]["over_unread"] == {"median": 1.5, "sums": 1.5}
+    assert "over_unread" not in figures["rows"]["+PSA"]
+    assert "Over 'sequential' they are: W 1.00×, +PSAW 1.50×" in " ".join(
+        printed(report, figures, width=200).split()
+    )
+
+
+@pytest.mark.parametrize("row", ["+S", "W", "+PSAW"])
+def test_one_answer_that_differs_is_said(
+    bench: Benchmark, monkeypatch: pytest.MonkeyPatch, capsys: Any, row: str
+) -> None:
+    monkeypatch.setattr(contest, "ask", Asked({row: "other"}))
+    figures = replace(bench, rows=f"+S{',+PSAW' if 'W' in row else ''}").run()
     assert figures["summary"]["identical"] is False
     assert capsys.readouterr().out.endswith("identical: NO\n")
 
@@ -233,7 +255,7 @@ def test_the_report_names_every_row_and_reads_without_colours(
     figures = bench.run()
     said = printed(report, figures, width=80)
     assert "…" not in said, "a table is too wide for a terminal"
-    for row in ("sequential", "narrow", *ROWS):
+    for row in ("sequential", "narrow", *USUAL_ROWS):
         assert f" {row} " in said
     assert " ".join(said.split()).count("+PSA 0.500 1.50×") == 1
     assert "100 ms away each way" in said
