@@ -50,8 +50,7 @@ class RowContest(Contest):
 
     def _pairs(self, row: str) -> list[Pair]:
         if row.endswith(READ) and row != READ:
-            answers = (self.answers[READ], self.answers[row])
-            return list(map(Pair, self.questions, *answers))
+            return [*map(Pair, self.questions, self.answers[READ], self.answers[row])]
         # A store whose hits depend on how many are asked for may give the narrow
         # sequential loop other documents. The rows that search as narrowly must then
         # equal that one; the time to beat is always that of the defaults.
