@@ -57,6 +57,20 @@ def known_kv_type(given: str) -> KVType:
     raise InvalidValueError(msg)
 
 
+def attention_for(kv_type: KVType, flash_attention: bool | None) -> bool | None:  # noqa: FBT001
+    """Whether to use flash attention, which a KV of few bits takes.
+
+    Raises:
+        InvalidValueError: it takes it, and it is turned off.
+    """
+    if kv_type == "f16":
+        return flash_attention
+    if flash_attention is False:
+        msg = f"kv_type={kv_type!r} needs flash attention, which is turned off"
+        raise InvalidValueError(msg)
+    return True
+
+
 def require_kv(weights: Weights, n_ctx: int, n_slots: int, kv_type: KVType) -> None:
     """Raise an :class:`InvalidValueError` for a KV that cannot be held.
 

@@ -16,6 +16,7 @@ from langchain_ralmspec.engine.binding import build_info, check_file, library
 from langchain_ralmspec.engine.context import Context, KVType
 from langchain_ralmspec.engine.heads import Head, parted
 from langchain_ralmspec.engine.limits import (
+    attention_for,
     known_kv_type,
     require_kv,
     require_ranges,
@@ -29,7 +30,6 @@ from langchain_ralmspec.engine.weights import Weights, stamp_of
 from langchain_ralmspec.errors import (
     ContextOverflowError,
     DecodeError,
-    InvalidValueError,
 )
 from langchain_ralmspec.files import absolute
 from langchain_ralmspec.machine import (
@@ -72,6 +72,20 @@ def default_threads() -> tuple[int, int]:
     """
     n = cores()
     return max(1, n // 2), n
+
+
+def _threads_for(n_threads: int | None) -> tuple[int, int]:
+    """Threads for single tokens and for batches, where so many are asked for."""
+    if n_threads is None:
+        return default_threads()
+    if n_threads > _CROWDED * cores():
+        warnings.warn(
+            f"n_threads={n_threads} on {cores()} usable cores: they will wait for one "
+            "another, for seconds a token; leave it out, or give the cores",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return n_threads, n_threads
 
 
 def _require_no_forked_gpu() -> None:
@@ -161,56 +175,57 @@ class Model:
             n_slots=n_slots,
             kv_cache_bytes=kv_cache_bytes,
         )
-        if n_threads is not None and n_threads > _CROWDED * cores():
-            warnings.warn(
-                f"n_threads={n_threads} on {cores()} usable cores: they will wait for "
-                "one another, for seconds a token; leave it out, or give the cores",
-                RuntimeWarning,
-                stacklevel=2,
-            )
         file = check_file(path)
-        if known_kv_type(kv_type) != "f16":
-            if flash_attention is False:
-                msg = f"kv_type={kv_type!r} needs flash attention, which is turned off"
-                raise InvalidValueError(msg)
-            flash_attention = True
-        threads = (n_threads, n_threads) if n_threads else default_threads()
+        attention = attention_for(known_kv_type(kv_type), flash_attention)
+        threads = _threads_for(n_threads)
         if exact_batches:
-            threads, flash_attention = (1, threads[1]), True
+            threads, attention = (1, threads[1]), True
         settings: dict[str, Any] = {
             "n_ctx": n_ctx,
             "n_batch": n_batch,
             "n_threads": threads,
             "n_slots": n_slots,
-            "flash_attention": flash_attention,
+            "flash_attention": attention,
             "hidden_only": hidden_only,
             "kv_type": kv_type,
             "rope_freq_base": float(rope_freq_base),
             "rope_freq_scale": float(rope_freq_scale),
         }
-        folder = None if kv_cache_dir is None else absolute(kv_cache_dir)
         loading: dict[str, Any] = {
             "n_gpu_layers": n_gpu_layers,
             "use_mmap": use_mmap,
             "use_mlock": use_mlock,
         }
+        folder = None if kv_cache_dir is None else absolute(kv_cache_dir)
+        with _sharing:
+            return cls._shared_with(file, loading, settings, kv_cache_bytes, folder)
+
+    @classmethod
+    def _shared_with(
+        cls,
+        file: Path,
+        loading: dict[str, Any],
+        settings: dict[str, Any],
+        kv_cache_bytes: int,
+        kv_cache_dir: Path | None,
+    ) -> Model:
+        """The one model that all have who give the same arguments."""
+        _require_no_forked_gpu()
         weights_key = (file, stamp_of(file.stat()), *loading.values())
         # A forked process shares the weights, which nobody changes, and no context.
-        own = (os.getpid(), kv_cache_bytes, folder)
+        own = (os.getpid(), kv_cache_bytes, kv_cache_dir)
         key = (*weights_key, *settings.values(), *own)
-        with _sharing:
-            _require_no_forked_gpu()
-            model = _shared.get(key)
-            if model is None:
-                weights = _shared_weights.get(weights_key)
-                if weights is None:
-                    weights = Weights(file, **loading)
-                    _shared_weights[weights_key] = weights
-                longest = n_ctx or weights.n_ctx_train
-                require_kv(weights, longest, n_slots, kv_type)
-                context = Context(weights, **settings)
-                _shared[key] = model = cls(context, kv_cache_bytes, folder)
-            return model
+        model = _shared.get(key)
+        if model is None:
+            weights = _shared_weights.get(weights_key)
+            if weights is None:
+                weights = Weights(file, **loading)
+                _shared_weights[weights_key] = weights
+            longest = settings["n_ctx"] or weights.n_ctx_train
+            require_kv(weights, longest, settings["n_slots"], settings["kv_type"])
+            context = Context(weights, **settings)
+            _shared[key] = model = cls(context, kv_cache_bytes, kv_cache_dir)
+        return model
 
     def __init__(
         self, context: Context, kv_cache_bytes: int, kv_cache_dir: Path | None
