@@ -51,13 +51,17 @@ def ask(
     model: ChatRaLMSpec | RaLMSpecLLM | KNNLMSpecLLM,
     question: str,
     show: Callable[[str], None] | None = None,
+    *,
+    unread: bool = True,
 ) -> Answer:
     """Answer a question as if it were the first: no text's KV is there yet.
 
-    ``show`` is called with every piece of the answer as it comes.
+    ``show`` is called with every piece of the answer as it comes. Without ``unread``,
+    what was read before is there.
     """
     _wait_for_calls()
-    model.engine.forget_prefixes()  # what the loop before has prefilled
+    if unread:
+        model.engine.forget_prefixes()  # what the loop before has prefilled
     gc.collect()  # what it has left lying about
     parts = []
     first: float | None = None

@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +12,7 @@ from typer.testing import CliRunner
 from langchain_ralmspec.assets.corpus import QUESTIONS
 from langchain_ralmspec.assets.models import MODELS
 from langchain_ralmspec.bench.comparison import Comparison
-from langchain_ralmspec.bench.demo import Demo
-from langchain_ralmspec.bench.ralm.workload import Corpus
+from langchain_ralmspec.bench.demo import Demo, Told
 from langchain_ralmspec.cli.app import app
 from langchain_ralmspec.errors import MissingExtraError
 from tests.unit_tests.bench.test_comparison import DIFFERENT, pair
@@ -94,37 +94,38 @@ def test_a_stride_reaches_the_demo_and_its_verdict_the_shell(
 
 
 @pytest.fixture
-def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, list[str]]]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, list[str]]]:
     """Workloads and questions of a demo without models and stores."""
-    compared = []
+    asked = []
 
-    def compare(
-        self: Demo, workload: Any, gguf: str, corpus: Any, *rest: Any
-    ) -> Comparison:
-        compared.append((workload, rest[0]))
-        return Comparison([pair()])
+    def ask(self: Demo, stack: Any, gguf: str, corpus: Any, *rest: Any) -> Told:
+        asked.append((stack.workload, rest[0]))
+        return Told(Comparison([pair()]), [pair().speculative])
 
     corpus = SimpleNamespace(passages=["passage"])
-    monkeypatch.setattr(Demo, "_compare", compare)
-    monkeypatch.setattr(Corpus, "load", lambda path: corpus)
+    monkeypatch.setattr(Demo, "_ask", ask)
+    monkeypatch.setattr(Demo, "_read_corpus", lambda self: corpus)
     monkeypatch.setattr(
         "langchain_ralmspec.bench.demo.find_gguf", lambda model: "m.gguf"
     )
-    return compared
+    return asked
 
 
-def test_limit_holds_for_the_demos_own_questions(compared: list[Any]) -> None:
-    assert invoke("demo", "--limit", "2").exit_code == 0
-    assert [questions for _, questions in compared] == [QUESTIONS[:2]] * 3
+@pytest.mark.parametrize(("limit", "n"), [([], 2), (["--limit", "3"], 3)])
+def test_all_stacks_are_asked_the_same(
+    asked: list[Any], limit: list[str], n: int
+) -> None:
+    assert invoke("demo", *limit).exit_code == 0
+    assert [questions for _, questions in asked] == [QUESTIONS[:n]] * 3
 
 
-def test_the_demo_ends_with_a_store_and_an_encoder_at_a_distance(
-    compared: list[Any], tmp_path: Path
+def test_the_demo_asks_what_is_near_and_what_is_far(
+    asked: list[Any], tmp_path: Path
 ) -> None:
     file = tmp_path / "demo.json"
     result = invoke("demo", "--store", "chroma", "--json", str(file))
     assert result.exit_code == 0
-    near, far, hosted = (workload for workload, _ in compared)
+    near, far, hosted = (workload for workload, _ in asked)
     assert (near.store, near.latency, near.embedding_server) == ("chroma", 0, None)
     assert (far.store, far.latency, far.embedding_server) == (
         "chroma-http",
@@ -132,40 +133,47 @@ def test_the_demo_ends_with_a_store_and_an_encoder_at_a_distance(
         None,
     )
     assert (hosted.store, hosted.embedding_server) == ("faiss-flat", 0.15)
-    for distance in ("50 ms", "150 ms"):
-        assert f"round trip of {distance}" in result.stdout
     assert result.stdout.endswith("identical: yes\n")
     figures = json.loads(file.read_text(encoding="utf-8"))
-    for each in (figures, figures["remote"], figures["hosted"]):
-        summary = each["summary"]
+    for key in ("near", "remote", "hosted"):
+        summary = figures[key]["summary"]
         assert summary["speedup_median"] == pytest.approx(1.5)
         assert {"ceiling", "attainable", "identical"} <= summary.keys()
+        assert figures[key]["read_before"]["speedup_median"] == pytest.approx(1.5)
 
 
-def test_one_table_that_differs_is_enough(
-    compared: list[Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("differs", ["speculative", "read before"])
+def test_one_answer_that_differs_is_enough(
+    asked: list[Any], monkeypatch: pytest.MonkeyPatch, differs: str
 ) -> None:
-    usual = Demo._compare
+    usual = Demo._ask
 
-    def compare(self: Demo, workload: Any, *rest: Any) -> Comparison:
-        different = Comparison([pair(DIFFERENT[0])])
-        return different if workload.latency else usual(self, workload, *rest)
+    def ask(self: Demo, stack: Any, *rest: Any) -> Told:
+        told = usual(self, stack, *rest)
+        other = pair(DIFFERENT[0])
+        if stack.key != "remote":
+            return told
+        if differs == "speculative":
+            return replace(told, compared=Comparison([other]))
+        return replace(told, read=[other.speculative])
 
-    monkeypatch.setattr(Demo, "_compare", compare)
-    assert invoke("demo").stdout.endswith("identical: NO\n")
+    monkeypatch.setattr(Demo, "_ask", ask)
+    result = invoke("demo")
+    assert result.stdout.endswith("identical: NO\n")
+    assert result.exit_code == 1
 
 
 def test_without_an_extra_the_demo_shows_what_it_can(
-    compared: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    asked: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    usual = Demo._compare
+    usual = Demo._ask
 
-    def compare(self: Demo, workload: Any, *rest: Any) -> Comparison:
-        if workload.latency:
+    def ask(self: Demo, stack: Any, *rest: Any) -> Told:
+        if stack.workload.latency:
             raise MissingExtraError.of("langchain_chroma", "chroma")
-        return usual(self, workload, *rest)
+        return usual(self, stack, *rest)
 
-    monkeypatch.setattr(Demo, "_compare", compare)
+    monkeypatch.setattr(Demo, "_ask", ask)
     file = tmp_path / "demo.json"
     result = invoke("demo", "--json", str(file))
     assert result.exit_code == 0
