@@ -165,10 +165,9 @@ def test_values_that_mean_something_else_there(
     unbounded: int | None, gguf: str, passages: VectorStoreRetriever
 ) -> None:
     parts: dict[str, Any] = {"retriever": passages, "prompt": TUTORIAL}
-    llm = LlamaCpp(
-        model_path=gguf, verbose=False, max_tokens=unbounded, top_k=-1, n_threads=2
-    )
+    llm = LlamaCpp(model_path=gguf, verbose=False, top_k=-1)
     llm.n_threads, llm.last_n_tokens_size = 0, -1
+    llm.max_tokens = unbounded
     with pytest.raises(InvalidValueError, match=f"max_tokens={unbounded} of the llm"):
         ChatRaLMSpec.from_chain(llm=llm, **parts)
     chat = ChatRaLMSpec.from_chain(llm=llm, max_tokens=8, temperature=0.9, **parts)
