@@ -135,12 +135,10 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             InvalidValueError: ``llm`` is no such model.
             UnknownArgumentError: it has an argument that nothing here stands for.
         """
-        taken = (
-            {}
-            if llm is None
-            else settings_of(llm, cls.__name__, LocalGeneration.model_fields)
-        )
-        given = {"retrieval_policy": "once"} | taken | settings
+        if llm is not None:
+            engine = LocalGeneration.model_fields
+            settings = settings_of(llm, cls.__name__, engine, settings)
+        given = {"retrieval_policy": "once"} | settings
         return cls(retriever=retriever, prompt=prompt, **given)
 
     @property

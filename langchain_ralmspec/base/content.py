@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from reprlib import repr as shortened
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
@@ -22,6 +23,8 @@ _SAID = {
 
 _WITHIN = {"document", "search_result", "file"}
 """Kinds of blocks that may have text in them, or what is none."""
+
+_DEEPEST = 32  # blocks within blocks; those of services are four at most
 
 _UNSAID = {
     *("thinking", "redacted_thinking", "reasoning", "reasoning_content"),
@@ -84,41 +87,52 @@ class _Reader:
         self._place, self._is_result = place, is_result
         self.is_answer = is_answer
 
-    def texts(self, blocks: Any) -> Iterator[str]:
-        """What blocks say, one after the other."""
-        for block in [blocks] if isinstance(blocks, str) else blocks:
-            text = block if isinstance(block, str) else self._text(block)
+    def texts(self, blocks: Any, depth: int = 0) -> Iterator[str]:
+        """What blocks say, one after the other; these are ``depth`` blocks deep."""
+        for block in blocks if isinstance(blocks, list | tuple) else [blocks]:
+            text = block if isinstance(block, str) else self._text(block, depth)
             if text:
                 yield text
 
-    def _text(self, block: Mapping[str, Any]) -> str:
+    def _text(self, block: Any, depth: int) -> str:
+        if not isinstance(block, Mapping):
+            raise self._refusal(type(block).__name__, block)
         kind = str(block.get("type") or _kind_of(block))
+        if depth > _DEEPEST:
+            raise self._refusal(kind, block, f"no block is {_DEEPEST} others deep")
         if kind == "non_standard" and isinstance(block.get("value"), Mapping):
-            return self._text(block["value"])
+            return self._text(block["value"], depth + 1)
         if kind == "json":
-            return _json(block.get("json"))
+            return self._json(kind, block.get("json"))
         said = block.get(_SAID.get(kind, ""))
+        if isinstance(said, Mapping):  # as OpenAI's assistants have it
+            said = said.get("value")
         if said is None and kind in _WITHIN:
-            said = self._within(block)
+            said = self._within(block, depth + 1)
         if isinstance(said, str):
             return said
-        if kind in _UNSAID:
-            return ""
         known = _ALIASES.get(kind, kind)
         # What else stands in an answer is its service's own: what that has searched,
         # run or cited by itself.
-        if self.is_answer and known not in _INSTEAD:
+        is_own = self.is_answer and said is None and known not in _INSTEAD
+        if kind in _UNSAID or is_own:
             return ""
         if self._is_result and "type" not in block:
-            return _json(block)
-        instead = _INSTEAD.get(known, "send what it says as text")
-        msg = (
-            f"{self._place} has a content block of type {kind!r}, {block!r:.60}, which "
-            f"cannot be read: the model reads text alone; {instead}"
+            return self._json(kind, block)
+        raise self._refusal(
+            kind, block, _INSTEAD.get(known, "send what it says as text")
         )
-        raise InvalidValueError(msg)
 
-    def _within(self, block: Mapping[str, Any]) -> str | None:
+    def _refusal(
+        self, kind: str, block: Any, instead: str = "send what it says as text"
+    ) -> InvalidValueError:
+        msg = (
+            f"{self._place} has a content block of type {kind!r}, {_shown(block)}, "
+            f"which cannot be read: the model reads text alone; {instead}"
+        )
+        return InvalidValueError(msg)
+
+    def _within(self, block: Mapping[str, Any], depth: int) -> str | None:
         """The text of a document or of a found passage, behind its title."""
         source = block.get("source")
         said = block.get("text") or block.get("content")
@@ -128,7 +142,13 @@ class _Reader:
         if not isinstance(said, str | list):
             return None
         heads = [h for h in (block.get("title"), source) if isinstance(h, str)]
-        return "\n".join([*heads, *self.texts(said)])
+        return "\n".join([*heads, *self.texts(said, depth)])
+
+    def _json(self, kind: str, value: Any) -> str:
+        try:
+            return json.dumps(value, ensure_ascii=False, default=str)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise self._refusal(kind, value, f"it is not JSON ({error})") from error
 
 
 def _kind_of(block: Mapping[str, Any]) -> str:
@@ -136,5 +156,8 @@ def _kind_of(block: Mapping[str, Any]) -> str:
     return "text" if "text" in block else next(iter(block), "none")
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+def _shown(block: Any) -> str:
+    try:
+        return f"{block!r:.60}"
+    except RecursionError:
+        return shortened(block)

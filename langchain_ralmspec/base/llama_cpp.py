@@ -14,7 +14,7 @@ from langchain_core.runnables import RunnableBinding
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Mapping
 
 _POOR_DEFAULTS = {"n_ctx", "n_batch", "rope_freq_base", "rope_freq_scale"}
 """Arguments whose defaults there suit none of today's models."""
@@ -54,7 +54,9 @@ def refuse(owner: str, name: str) -> None:
         raise UnknownArgumentError(msg)
 
 
-def settings_of(llm: Any, owner: str, engine: Container[str]) -> dict[str, Any]:
+def settings_of(
+    llm: Any, owner: str, engine: Container[str], besides: Mapping[str, Any]
+) -> dict[str, Any]:
     """The arguments of a ``ChatLlamaCpp`` or ``LlamaCpp``, as a model here takes them.
 
     Args:
@@ -62,9 +64,10 @@ def settings_of(llm: Any, owner: str, engine: Container[str]) -> dict[str, Any]:
         owner: the class that they are for, named in errors.
         engine: arguments that are taken even where they were not given, for there they
             have defaults of their own; others of LangChain's are if they were.
+        besides: arguments that are given beside the model, and prevail.
 
     Raises:
-        InvalidValueError: it is no such model.
+        InvalidValueError: it is no such model, or bounds no answer.
         UnknownArgumentError: it was given an argument that has no counterpart.
     """
     bound: dict[str, Any] = {}
@@ -88,8 +91,24 @@ def settings_of(llm: Any, owner: str, engine: Container[str]) -> dict[str, Any]:
             default = fields[name].get_default(call_default_factory=True)
             if is_given and value != default and name != "client":
                 refuse(owner, name)
-        elif value is not None and (
+        elif (value is not None or name == "max_tokens") and (
             is_given or (name in engine and name not in _POOR_DEFAULTS)
         ):
             taken[name] = value
-    return taken | bound
+    return _as_meant_there(taken | bound | besides)
+
+
+def _as_meant_there(settings: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, without values that llama-cpp-python takes for "as it pleases".
+
+    Raises:
+        InvalidValueError: an answer would have no bound.
+    """
+    most = settings.get("max_tokens", 1)
+    if most is None or (isinstance(most, int) and most < 1):
+        msg = (
+            f"max_tokens={most!r} of the llm lets an answer go on until n_ctx is full; "
+            "here room is kept for all of it: give from_chain(…, max_tokens=…)"
+        )
+        raise InvalidValueError(msg)
+    return {k: v for k, v in settings.items() if (k, v) != ("n_threads", 0)}

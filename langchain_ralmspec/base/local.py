@@ -147,14 +147,14 @@ class Sampling(StrictArguments):
     """How far tokens are drawn from the most probable one; 0 is greedy."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """Keep the fewest most probable tokens that reach this probability."""
-    top_k: int = Field(default=40, ge=0)
-    """Keep this many most probable tokens; 0 keeps all."""
+    top_k: int = Field(default=40, ge=-1)
+    """Keep this many most probable tokens; 0 and -1 keep all."""
     min_p: float = Field(default=0.0, ge=0, le=1)
     """Keep tokens of this share of the most probable one's probability; 0 keeps all."""
     repeat_penalty: float = Field(default=1.0, gt=0)
     """Penalty on the answer's last tokens; 1 is off."""
-    last_n_tokens_size: int = Field(default=PENALTY_WINDOW, ge=0)
-    """Tokens of the answer that ``repeat_penalty`` looks back at; 0 is none."""
+    last_n_tokens_size: int = Field(default=PENALTY_WINDOW, ge=-1)
+    """Tokens of the answer that ``repeat_penalty`` looks back at; 0 is none, -1 all."""
     seed: int | None = Field(default=None, ge=-1)
     """Seed of the random numbers; None and -1 draw a fresh one for every call."""
     grammar: str | None = None
@@ -163,6 +163,9 @@ class Sampling(StrictArguments):
     def sampler(self, constraint: Constraint | None) -> Sampler:
         """What chooses tokens by these settings."""
         settings = self.model_dump(exclude={"max_tokens", "grammar"})
+        settings["top_k"] = max(0, self.top_k)
+        if self.last_n_tokens_size < 0:
+            settings["last_n_tokens_size"] = self.max_tokens
         return Sampler(**settings, constraint=constraint)
 
 

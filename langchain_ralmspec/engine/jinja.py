@@ -158,6 +158,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         function = inspect.unwrap(obj)  # the sandbox has one around str.format
         name = "namespace" if obj is _Names else getattr(function, "__name__", "")
         value = getattr(function, "__self__", None)
+        if isinstance(value, LoopContext):  # it runs on by itself alone
+            value = None
         return _run(call, name, value, (*args, *kwargs.values()))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -239,8 +241,8 @@ def _refuse(message: str) -> None:
     raise TemplateError(message)
 
 
-def _now(form: str) -> str:
-    return datetime.now().strftime(form)  # noqa: DTZ005  the user's own day
+def _now(format: str) -> str:  # noqa: A002  as templates call it
+    return datetime.now().strftime(format)  # noqa: DTZ005  the user's own day
 
 
 def _to_json(

@@ -44,7 +44,9 @@ _ADDS_NOTHING = frozenset(
     [
         "+",
         "capitalize",
+        "changed",
         "count",
+        "cycle",
         "default",
         "dict",
         "endswith",

@@ -82,10 +82,7 @@ class ChatTemplate:
         self._weights, self._name = weights, weights.path.name
         self.calls = format_of(source)
         self.has_thoughts = any(tag in source for tag in THOUGHT)
-        self._tokens = {
-            "bos_token": weights.token_text(weights.bos),
-            "eos_token": weights.token_text(weights.eos),
-        }
+        self._tokens = weights.named_tokens
         try:
             self._generate = compiled(source)
         except Exception as error:
@@ -111,10 +108,9 @@ class ChatTemplate:
             "add_generation_prompt": opens_answer,
             "tools": tools,
             "documents": None,  # templates that know of them ask for these
-            **self._tokens,
         }
         try:
-            return self._generate(**{**variables, **own})
+            return self._generate(**{**self._tokens, **variables, **own})
         except Exception as error:  # a template may do anything
             roles = [message["role"] for message in messages]
             msg = f"the chat template of {self._name!r} refuses {roles}: {_told(error)}"

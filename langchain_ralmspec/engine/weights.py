@@ -337,6 +337,24 @@ class Weights:
         text: bytes = self._lib.llama_vocab_get_text(self._vocab, token) or b""
         return text.decode("utf-8", errors="replace")
 
+    @property
+    def named_tokens(self) -> dict[str, str]:
+        """Special tokens under the names by which chat templates know them.
+
+        There are always ``bos_token`` and ``eos_token``; of others those that the
+        file tells of.
+        """
+        lib, unknown = self._lib, self.metadata("tokenizer.ggml.unknown_token_id")
+        named = {
+            "unk": -1 if unknown is None else int(unknown),
+            "pad": lib.llama_vocab_pad(self._vocab),
+            "sep": lib.llama_vocab_sep(self._vocab),
+            "mask": lib.llama_vocab_mask(self._vocab),
+        }
+        told = {name: token for name, token in named.items() if token >= 0}
+        every = {"bos": self.bos, "eos": self.eos, **told}
+        return {f"{name}_token": self.token_text(t) for name, t in every.items()}
+
     def is_end(self, token: int) -> bool:
         """Whether the token ends a generation (EOS, EOT and their kin)."""
         return bool(self._lib.llama_vocab_is_eog(self._vocab, token))

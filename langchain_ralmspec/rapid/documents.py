@@ -226,6 +226,8 @@ def _readable(chunks: Sequence[Chunk], embeddings: Embeddings) -> Sequence[Chunk
 
     Encoders of sentence-transformers tell; what others leave out is not known.
     """
+    # LangChain's CacheBackedEmbeddings asks another one.
+    embeddings = getattr(embeddings, "underlying_embeddings", embeddings)
     count: Callable[[list[str]], tuple[list[int], int | None]] | None = None
     if isinstance(embeddings, SentenceTransformerEmbeddings):
         count = embeddings.count_tokens

@@ -100,21 +100,28 @@ class Analyzer:
         words = sorted(words)
         if self.tokenizer is not None:
             return dict(zip(words, words, strict=True))
-        stopwords = self.stopwords
-        if stopwords is not None and not isinstance(stopwords, str):
-            stopwords = [word for each in stopwords for word in words_of(each)]
         # As a text each, so that bm25s gives every word its token.
         found = _bm25s().tokenize(
             words,
             lower=False,
             token_pattern=_WHOLE,
-            stopwords=stopwords,
+            stopwords=self._left_out(),
             stemmer=None if self.stemmer is None else _stemmer(self.stemmer),
             show_progress=False,
         )
         tokens = {number: token for token, number in found.vocab.items()}
         pairs = zip(words, found.ids, strict=True)
         return {word: tokens[numbers[0]] for word, numbers in pairs if numbers}
+
+    def _left_out(self) -> list[str]:
+        """Stop words, spelt as words of texts are."""
+        given, listed = self.stopwords, isinstance(self.stopwords, str)
+        if listed:
+            given = _bm25s().tokenization.Tokenizer(stopwords=given).stopwords
+        found = [words_of(each) for each in given or ()]
+        if listed:  # what is no one word here is not left out in parts
+            found = [words for words in found if len(words) == 1]
+        return [word for words in found for word in words]
 
 
 class BM25Index:

@@ -20,7 +20,7 @@ from langchain_ralmspec.stores.bm25_index import Analyzer, BM25Index, Tokenizer
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import FixedRows
 
-_FORMAT = "langchain-ralmspec BM25Store 4"
+_FORMAT = "langchain-ralmspec BM25Store 5"
 _MANIFEST = "bm25_store.json"
 _DOCUMENTS = "documents.jsonl"
 _UNREADABLE = (

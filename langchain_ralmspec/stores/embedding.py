@@ -311,9 +311,19 @@ class SentenceTransformerEmbeddings(Embeddings):
 def count_tokens(
     model: SentenceTransformer, texts: list[str]
 ) -> tuple[list[int], int | None]:
-    """Numbers of a model's tokens in texts, and how many of a text it reads at most."""
+    """Numbers of a model's tokens in documents, and how many it reads of each."""
+    prompt = _prompt_of_documents(model)
+    texts = [prompt + text for text in texts]
     read = model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
     return list(map(len, read)), model.max_seq_length
+
+
+def _prompt_of_documents(model: SentenceTransformer) -> str:
+    """What such a model puts before a document; it is read as part of it."""
+    prompts: dict[str | None, str] = getattr(model, "prompts", None) or {}
+    default = getattr(model, "default_prompt_name", None)
+    named = [name for name in ("document", "passage", "corpus") if name in prompts]
+    return prompts.get([*named, default][0]) or ""
 
 
 @contextmanager

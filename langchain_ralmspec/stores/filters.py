@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
 
 _SCALARS = (str, int, float, bool)
+_ORDERS = {
+    "$gt": operator.gt,
+    "$gte": operator.ge,
+    "$lt": operator.lt,
+    "$lte": operator.le,
+}
 
 
 def require_usable(
@@ -74,8 +81,9 @@ def require_passing(
     """Refuse documents that a filter was to keep back, as far as it can be tested.
 
     Tested are functions, and of a dict what says that a key has a value, or one of
-    several, by ``$eq``, ``$in``, ``$and`` and ``$or`` too, which mean the same to every
-    store that knows them. The rest is in the store's own language.
+    several, by ``$eq``, ``$in``, ``$and`` and ``$or`` too, that it has not, by ``$ne``
+    and ``$nin``, or how numbers compare, which all mean the same to every store that
+    knows them. The rest is in the store's own language.
 
     Raises:
         StoreError: a document does not pass, or a function fails on it.
@@ -117,12 +125,31 @@ def _may_be_joined(operator: Any, parts: Any, metadata: Mapping[str, Any]) -> bo
 
 def _may_have(found: Any, value: Any) -> bool:
     if isinstance(value, dict):
-        wanted = [each for name, each in value.items() if name in {"$eq", "$in"}]
-        return all(_may_have(found, each) for each in wanted)
+        return all(_may_compare(found, *each) for each in value.items())
     if isinstance(value, list | tuple | set | frozenset):  # one of these
         known = all(isinstance(each, _SCALARS) for each in value)
         return not value or not known or any(_is(found, each) for each in value)
     return not isinstance(value, _SCALARS) or _is(found, value)
+
+
+def _may_compare(found: Any, name: Any, value: Any) -> bool:
+    if name in {"$eq", "$in"}:
+        return _may_have(found, value)
+    if name in {"$ne", "$nin"}:
+        others = value if isinstance(value, list | tuple) else (value,)
+        return not any(_is_the_same(found, each) for each in others)
+    both_numbers = _is_number(found) and _is_number(value)
+    return name not in _ORDERS or not both_numbers or _ORDERS[name](found, value)
+
+
+def _is_the_same(found: Any, value: Any) -> bool:
+    """Whether no store tells them apart, as some do with 1, "1" and True."""
+    both_numbers = _is_number(found) and _is_number(value)
+    return (both_numbers or type(found) is type(value)) and bool(found == value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_plain_key(key: Any) -> bool:

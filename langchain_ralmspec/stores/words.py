@@ -8,22 +8,32 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 
-# Between these no space is written: Thai, Lao, Burmese, Khmer, kana, Han, Hangul, Yi,
-# Javanese, Balinese and the scripts of the Tai.
+# Between these no space is written: Thai, Lao, Burmese and what else is written in its
+# letters, Khmer, kana, bopomofo, Han, Hangul, Yi, Javanese, Balinese, Buginese, Batak,
+# the scripts of the Tai, Tangut, Khitan and Nushu.
 _UNSPACED = (
-    "\u0e01-\u0e4e\u0e81-\u0ece\u1000-\u103f\u1780-\u17d3\u3005-\u3007"
-    "\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
-    "\ua000-\ua48c\ua980-\ua9c0\u1b00-\u1b4b\u1950-\u19df\u1a20-\u1aad\uaa80-\uaadf"
-    "\uf900-\ufaff\U00020000-\U0003ffff"
+    "\u0e01-\u0e4e\u0e81-\u0ece\u1000-\u103f\u1050-\u108f\u109a-\u109d\u1780-\u17d3"
+    "\u1950-\u19df\u1a00-\u1a1b\u1a20-\u1aad\u1b00-\u1b4b\u1bc0-\u1bf3\u3005-\u3007"
+    "\u3041-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\ua000-\ua48c\ua980-\ua9c0\ua9e0-\ua9ef\ua9fa-\ua9fe\uaa60-\uaa7f\uaa80-\uaadf"
+    "\uac00-\ud7a3\uf900-\ufaff\U00011700-\U00011746\U00017000-\U00018d7f"
+    "\U0001aff0-\U0001b2ff\U00020000-\U0003ffff"
 )
 _RUNS = re.compile(f"[{_UNSPACED}]+|[^{_UNSPACED}]+")
+# Emoji, each of them a word, as in Lucene's StandardTokenizer.
+_PICTURES = "\u2600-\u27bf\U0001f000-\U0001f3fa\U0001f400-\U0001faff"
 _DIGITS = re.compile(r"[^\W\D0-9]")  # of other scripts
 _SOME_UNSPACED = re.compile(f"[{_UNSPACED}]")
 # The s of "it's", the t of "don't", the l of "l'eau": no words.
-_ELIDED = re.compile(r"(?<=\w)['’]\w\b|\b\w['’](?=\w\w)")
+_ELIDED = re.compile(r"(?<=\w)'\w\b|\b\w'(?=\w\w)")
 _ONE_I = {ord("İ"): "i", ord("ı"): "i"}
-# What Arabic writes in more ways than one, as Lucene's ArabicNormalizer has it.
-_ALIKE = str.maketrans("أإآٱىة", "ااااي\u0647")
+# What is written in more ways than one: in Arabic, Persian and Urdu, as Lucene's
+# ArabicNormalizer and PersianNormalizer have it; in Romanian, whose commas were
+# cedillas for long; in Russian, whose dots most leave out; and all apostrophes.
+_ALIKE = str.maketrans(
+    "أإآٱىةیےکۀہۂەșțё’‘ʼʻʹ′",
+    "ااااي\u0647يي\u0643" + 4 * "\u0647" + "şţе" + 6 * "'",
+)
 _GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]+")
 _LONE_CAPITAL = re.compile(r"(?<=\w[ -])[A-Z]\b")
 
@@ -32,8 +42,8 @@ def words_of(text: str, *, singly: bool = False) -> list[str]:
     """Words in small letters; where none are written apart, every two characters.
 
     A word is made of letters, digits, underscores and the marks on them; one letter is
-    one, and so are C++ and C#. Two neighbours each stand for Chinese, Japanese, Korean
-    and Thai text, as in Lucene's CJKAnalyzer, and a character alone for itself.
+    one, and so are C++, C# and emoji. Two neighbours each stand for Chinese, Japanese,
+    Korean and Thai text, as in Lucene's CJKAnalyzer, and a character alone for itself.
 
     Args:
         text: any text.
@@ -73,8 +83,9 @@ def _folded(text: str) -> str:
     """The text in small letters, without what is not always written in a word.
 
     Letters and their marks are one where there is one, and all of one width. The
-    vowels of Arabic and Hebrew are marks that most writers leave out. Turkish has two
-    letters i, of which others know one. Greek has no accents in capitals, and most
+    vowels of Arabic and Hebrew are marks that most writers leave out, and some letters
+    are written in more ways than one. Turkish has two letters i, of which others know
+    one. Greek has no accents in capitals, and most
     scripts have digits of their own.
     """
     if text.isascii():
@@ -103,25 +114,27 @@ def _cut(run: str, *, singly: bool) -> Iterator[str]:
 
 @cache
 def _unwritten() -> re.Pattern[str]:
-    """Marks of Arabic and Hebrew, and what shows no more than where a word may break.
+    """Marks of Arabic and Hebrew, and what shows no more than how a text looks.
 
     That is all of Unicode's format characters, such as soft hyphens and joiners, but
-    the space of no width, which parts words, and the long stroke in Arabic words.
+    the space of no width, which parts words; the long stroke in Arabic words; and what
+    chooses among the shapes of the character before.
     """
     marks = (
         c for c in map(chr, range(0x591, 0x8FF)) if unicodedata.category(c) == "Mn"
     )
     formats = (c for c in map(chr, range(0x10000)) if unicodedata.category(c) == "Cf")
+    shapes = "\u034f\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef"
     unwritten = {*marks, *formats, "\u0640"} - {"\u200b"}
-    return re.compile(f"[{''.join(sorted(unwritten))}]")
+    return re.compile(f"[{''.join(sorted(unwritten))}{shapes}]")
 
 
 @cache
 def _words() -> re.Pattern[str]:
-    """Words; the class of letters alone has no marks, as the vowels of Hindi are.
+    """Words, pictures too; letters alone have no marks, as the vowels of Hindi are.
 
     Marks stand below U+1E950, and to look at all characters takes ten times as long.
     """
     every = map(chr, range(0x300, 0x1E950))
     marks = "".join(char for char in every if unicodedata.category(char)[0] == "M")
-    return re.compile(rf"(?<!\w)[a-z](?:\+\+|#)(?!\w)|\w[\w{marks}]*")
+    return re.compile(rf"(?<!\w)[a-z](?:\+\+|#)(?!\w)|\w[\w{marks}]*|[{_PICTURES}]")

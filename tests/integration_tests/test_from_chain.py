@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from langchain_community.chat_models import ChatLlamaCpp
+from langchain_community.llms import LlamaCpp
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.prompts import (
     ChatPromptTemplate,
@@ -157,3 +158,20 @@ def test_what_a_llama_cpp_model_has_and_nothing_stands_for_is_refused(
     tools = ChatLlamaCpp(model_path=gguf, verbose=False).bind(tools=[])
     with pytest.raises(UnknownArgumentError, match="tools"):
         ChatRaLMSpec.from_chain(llm=tools, **parts)
+
+
+@pytest.mark.parametrize("unbounded", [-1, 0, None])
+def test_values_that_mean_something_else_there(
+    unbounded: int | None, gguf: str, passages: VectorStoreRetriever
+) -> None:
+    parts: dict[str, Any] = {"retriever": passages, "prompt": TUTORIAL}
+    llm = LlamaCpp(model_path=gguf, verbose=False, top_k=-1)
+    llm.n_threads, llm.last_n_tokens_size = 0, -1
+    llm.max_tokens = unbounded
+    with pytest.raises(InvalidValueError, match=f"max_tokens={unbounded} of the llm"):
+        ChatRaLMSpec.from_chain(llm=llm, **parts)
+    chat = ChatRaLMSpec.from_chain(llm=llm, max_tokens=8, temperature=0.9, **parts)
+    assert chat.n_threads is None
+    sampler = chat._sampling({}).sampler(None)
+    assert (sampler.top_k, sampler.last_n_tokens_size) == (0, 8)
+    assert chat.invoke(QUESTIONS[0]).text

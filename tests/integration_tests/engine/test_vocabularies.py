@@ -129,6 +129,13 @@ def test_no_space_is_put_into_the_middle_of_a_text(spm: Weights) -> None:
     )
 
 
+def test_a_template_names_the_special_tokens_of_the_file(tmp_path: Path) -> None:
+    names = ("unk_token", "bos_token", "eos_token", "pad_token", "mask_token")
+    source = "|".join(f"{{{{ {name} }}}}" for name in names)
+    template = ChatTemplate(load(write_spm(tmp_path / "spm.gguf", ["a"], source)))
+    assert template.render([{"role": "user", "content": "a"}]) == "<unk>|<s>|</s>|</s>|"
+
+
 def test_a_prompt_has_one_first_token(spm: Weights) -> None:
     assert spm.tokenize_prompt("ab", special=True) == ((1,), spm.tokenize("ab"))
     assert spm.tokenize_prompt("<s>ab", special=True)[0] == (1,)

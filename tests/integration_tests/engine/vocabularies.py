@@ -50,6 +50,8 @@ def write_spm(path: Path, words: Sequence[str], template: str = "") -> Path:
         "tokenizer.ggml.token_type": kinds,
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.padding_token_id": 2,
         "tokenizer.ggml.add_bos_token": True,
     }
     return _write(path, fields, template)

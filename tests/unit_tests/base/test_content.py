@@ -38,6 +38,7 @@ def said(kind: type[BaseMessage], *blocks: Any) -> str:
         ({"type": "input_text", "text": "in"}, "in"),
         ({"type": "output_text", "text": "out"}, "out"),
         ({"text": "Bedrock"}, "Bedrock"),
+        ({"type": "text", "text": {"value": "run", "annotations": []}}, "run"),
         ({"type": "text-plain", "text": "file", "mime_type": "text/plain"}, "file"),
         ({"type": "file", "source_type": "text", "text": "v0"}, "v0"),
         (
@@ -126,6 +127,46 @@ def test_what_is_no_text_is_refused_by_its_place(
     messages = [ASKED, AIMessage("So."), ASKED, kind(content=[block], **own)]
     with pytest.raises(InvalidValueError, match=rf"messages\[3\] has .*{told}"):
         turns_of(messages)
+
+
+def nested(kind: str, key: str) -> dict[str, Any]:
+    block: dict[str, Any] = {"type": "text", "text": "deep"}
+    for _ in range(5000):
+        block = {"type": kind, key: block if key == "value" else [block]}
+    return block
+
+
+CIRCLE: list[Any] = []
+CIRCLE.append({"type": "document", "content": CIRCLE})
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [
+        (3, "'int', 3, .*as text"),
+        (None, "'NoneType', None"),
+        (["a"], r"'list', \['a'\]"),
+        (b"x", "'bytes'"),
+        (nested("non_standard", "value"), "'non_standard'.* 32 others deep"),
+        (nested("document", "content"), "'document'.* 32 others deep"),
+        (CIRCLE[0], "'document'.* 32 others deep"),
+        ({"type": "json", "json": CIRCLE}, "'json'.*not JSON"),
+        ({"type": "text", "text": 3}, "'text'.*as text"),
+    ],
+)
+@pytest.mark.parametrize("kind", [HumanMessage, AIMessage, ToolMessage])
+def test_what_is_no_block_is_refused(
+    kind: type[BaseMessage], block: Any, told: str
+) -> None:
+    own = {"tool_call_id": "a"} if kind is ToolMessage else {}
+    message = kind(content=[], **own)
+    message.content.append(block)  # type: ignore[union-attr]
+    with pytest.raises(InvalidValueError, match=rf"messages\[0\] has .*{told}"):
+        text_of(message, "messages[0]")
+    message.content = block
+    if isinstance(block, int | None):
+        with pytest.raises(InvalidValueError, match=told):
+            text_of(message, "messages[0]")
 
 
 @pytest.mark.parametrize(

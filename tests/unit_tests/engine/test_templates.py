@@ -26,6 +26,7 @@ class Letters:
     bos, eos = CONTROLS[BOS], CONTROLS[EOS]
     path = Path("letters.gguf")
     markers = Markers(CONTROLS)
+    named_tokens = {"bos_token": BOS, "eos_token": EOS}  # noqa: RUF012
 
     def __init__(self, template: str) -> None:
         self._template = template
@@ -222,6 +223,11 @@ def test_a_marker_is_found_in_linear_time_and_at_its_longest() -> None:
     ("source", "expected"),
     [
         ("{{ strftime_now('%Y') | length }}", "4"),
+        ("{{ strftime_now(format='%Y') | length }}", "4"),
+        (
+            "{% for i in 'ab' %}{{ loop.cycle(1, 2) ~ loop.changed(i) }}{% endfor %}",
+            None,
+        ),
         ("a{% generation %}b{% endgeneration %}c", "abc"),
         ("{{ ['<é>'] | tojson }}", '["<é>"]'),
         ("{{ {'a': 1} | tojson(indent=1, separators=(',', ':')) }}", '{\n "a":1\n}'),

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from langchain_classic.embeddings import CacheBackedEmbeddings
+from langchain_core.stores import InMemoryByteStore
 
 from langchain_ralmspec.rapid.documents import ContextIndex
 from tests.unit_tests.rapid.test_documents import Words, split
@@ -41,6 +43,25 @@ def test_chunks_are_no_longer_than_the_encoder_reads(way: str, most: int) -> Non
     assert b"".join(b"".join(p.pieces) for p in parts) == f"green{FACT}".encode()
     assert all(len(p.text.split()) <= most for p in parts)
     assert all(p.end == after.start for p, after in pairwise(parts))
+
+
+def test_an_encoder_behind_a_cache_tells_as_well() -> None:
+    encoder = CacheBackedEmbeddings(ShortSighted(7, "client"), InMemoryByteStore())
+    (part,) = ContextIndex(split(f"green|{FACT}"), encoder).retrieve("red", 7, 0.5)
+    assert "red" in part.text
+
+
+@pytest.mark.parametrize(
+    ("prompts", "default"),
+    [({"passage": "passage: of "}, None), ({"own": "a text: "}, "own")],
+)
+def test_what_a_model_puts_before_a_document_counts(
+    prompts: dict[str, str], default: str | None
+) -> None:
+    encoder = ShortSighted(7, "client")
+    vars(encoder.client).update(prompts=prompts, default_prompt_name=default)  # type: ignore[attr-defined]
+    index = ContextIndex(split(f"green|{FACT}"), encoder)
+    assert all(len(part.text.split()) <= 5 for part in index._chunks)
 
 
 @pytest.mark.parametrize(("most", "way"), [(None, "client"), (7, "model")])

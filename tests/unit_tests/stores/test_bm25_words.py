@@ -78,6 +78,26 @@ FOUND: list[tuple[list[str], str, list[str]]] = [
     (["in 2024", "1999"], "٢٠٢٤", ["0"]),
     (["ꦧꦱꦗꦮ", "ꦏꦏ"], "ꦗꦮ", ["0"]),
     (["ꆈꌠꉙ", "ꀀꀁ"], "ꌠꉙ", ["0"]),
+    (["کتاب خوب", "قلم"], "كتاب", ["0"]),
+    (["كتاب", "قلم"], "کتاب", ["0"]),
+    (["پاکستان ہے", "قلم"], "پاكستان", ["0"]),
+    (["București și Iași", "Cluj"], "Iaşi", ["0"]),
+    (["Зелёная ёлка", "дом"], "елка", ["0"]),
+    (["мій комп'ютер", "дім"], "комп\u02bcютер", ["0"]),
+    (["Hawai\u02bbi", "Guam"], "Hawai'i", ["0"]),
+    (["葛\U000e0100城市", "京都"], "葛城", ["0"]),
+    (["\u1075\u1076\u1077", "abc"], "\u1076\u1077", ["0"]),  # Shan
+    (["\uaa61\uaa62\uaa63", "abc"], "\uaa62\uaa63", ["0"]),  # Khamti
+    (["\u1a00\u1a01\u1a02", "abc"], "\u1a01\u1a02", ["0"]),  # Buginese
+    (["\U00011700\U00011701\U00011702", "abc"], "\U00011701\U00011702", ["0"]),
+    (
+        ["\U00017000\U00017001\U00017002", "abc"],
+        "\U00017001\U00017002",
+        ["0"],
+    ),  # Tangut
+    (["ㄅㄆㄇ", "abc"], "ㄆㄇ", ["0"]),
+    (["I like 🍕🍺", "I like 🍔"], "🍺", ["0"]),
+    (["❤️ you", "♠"], "❤", ["0"]),
 ]
 
 
@@ -99,6 +119,12 @@ def test_two_neighbours_are_a_word_and_one_alone_is_one() -> None:
     assert words_of("低头思故乡，书") == ["低头", "头思", "思故", "故乡", "书"]
     assert words_of("Python的list类") == ["python", "的", "list", "类"]
     assert words_of("故乡，书a", singly=True) == ["故乡", "故", "乡", "书", "a"]
+
+
+def test_stop_words_of_a_language_are_spelt_as_words_are() -> None:
+    store = over("kitap artık", stopwords="turkish", stemmer=None)
+    assert found_ids(store, "artık", 1) == []
+    assert found_ids(store, "kitap", 1) == ["0"]
 
 
 # A tokenizer of one's own
