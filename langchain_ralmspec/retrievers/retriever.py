@@ -272,8 +272,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             InvalidValueError: ``ids`` is no list, or the store does not change.
             StoreError: the store failed.
         """
-        if ids is not None:
-            ids = list(several("ids", ids, "strings"))
+        ids = ids if ids is None else [*several("ids", ids, "strings")]
         return cast("bool | None", self._change("delete", ids, **kwargs))
 
     async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
@@ -292,8 +291,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         ):
             changed = change(*args, **kwargs)
         opened = self._kept_up()
-        if (tell := getattr(opened.store, "changed", None)) is not None:
-            tell()
+        getattr(opened.store, "changed", lambda: None)()
         if opened.replica is not None:
             opened.replica.renew()
         return changed
@@ -358,10 +356,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         inputs = list(several("queries", inputs, "strings"))
         configs = get_config_list(config, len(inputs))
         runs = list(map(partial(start_run, self), inputs, configs))
-
-        def retrieve(queries: list[str]) -> list[list[Document]]:
-            return self._retrieve(queries, **kwargs)
-
+        retrieve = partial(self._retrieve, **kwargs)
         found: list[list[Document] | Exception] = []
         try:
             found += retrieve(inputs)

@@ -1,6 +1,5 @@
 """The LLM and the chat model, as an application uses them."""
 
-import copy
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
@@ -224,21 +223,6 @@ def test_a_pickled_chat_model_answers_as_it_did(
     answer = chat.invoke(QUESTIONS[0])
     other = pickle.loads(pickle.dumps(chat))  # noqa: S301  our own
     assert other.invoke(QUESTIONS[0]).text == answer.text
-
-
-@pytest.mark.parametrize("act", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_what_holds_a_model_can_neither_be_copied_nor_pickled(
-    act: Any, chat: ChatRaLMSpec
-) -> None:
-    """The copy of a model freed its memory, and the next call ended the process."""
-    engine, run = chat.engine, chat.start(QUESTIONS[0])
-    sequence = engine.new_sequence()
-    for live in (engine, engine.weights, engine.template, sequence, run):
-        with pytest.raises(InvalidValueError, match="neither be copied nor pickled"):
-            act(live)
-    with pytest.raises(InvalidValueError, match=r"keep its text, or what to_json"):
-        act(run)
-    assert "".join(run)
 
 
 def test_speculation_off_asks_the_store_at_every_step(chat: ChatRaLMSpec) -> None:
