@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from langchain_community.cache import SQLiteCache
 from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.prompt_values import StringPromptValue
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import ValidationError
@@ -131,10 +132,10 @@ def test_a_model_file_may_be_deleted_while_its_text_is_streamed(
 
 @pytest.mark.parametrize("act", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_what_holds_a_model_can_neither_be_copied_nor_pickled(
-    act: Any, gguf: str, corpus: Corpus
+    act: Any, gguf: str
 ) -> None:
     """The copy of a model freed its memory, and the next call ended the process."""
-    store = InMemoryVectorStore.from_texts(corpus.texts[:5], corpus.embeddings)
+    store = InMemoryVectorStore.from_texts(["one"], DeterministicFakeEmbedding(size=8))
     chat = ChatRaLMSpec(model_path=gguf, retriever=store, max_tokens=3)
     engine, run = chat.engine, chat.start(QUESTIONS[0])
     sequence = engine.new_sequence()
