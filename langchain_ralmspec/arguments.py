@@ -65,6 +65,23 @@ def _copied(value: Any) -> Any:
     return tuple(map(_copied, value)) if type(value) is tuple else value
 
 
+class Live:
+    """Mixin for what holds another library's memory, or an answer half written.
+
+    Python would make a copy that frees the same memory once more.
+
+    Attributes:
+        instead: what to do, where somebody wants a copy.
+    """
+
+    instead = "keep the object that made it, and have it make another"
+
+    def __reduce__(self) -> NoReturn:
+        name = type(self).__name__
+        msg = f"a {name} can neither be copied nor pickled; {self.instead}"
+        raise InvalidValueError(msg)
+
+
 class StrictArguments(BaseModel):
     """Mixin for pydantic models that must not swallow a mistyped argument.
 
@@ -158,7 +175,9 @@ def several(name: str, given: Any, what: str) -> Any:
     Raises:
         InvalidValueError: it is; names the argument.
     """
-    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+    # A single document or message is iterable as well: over its fields.
+    single = str | bytes | Mapping | BaseModel
+    if isinstance(given, single) or not isinstance(given, Iterable):
         msg = f"{name} must be a list of {what}, got {reprlib.repr(given)}"
         raise InvalidValueError(msg)
     return given

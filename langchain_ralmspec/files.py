@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.text import well_formed
+from langchain_ralmspec.text import is_blank, well_formed_json
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
@@ -100,7 +100,7 @@ def read_text(file: Path) -> str:
     """
     with _opened(file) as opened:
         text = opened.read()
-    if not text.strip():
+    if is_blank(text):
         msg = f"{str(file)!r} is empty; name a file with a text"
         raise InvalidValueError(msg)
     return text
@@ -117,7 +117,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     with _opened(path) as file:
         for number, line in enumerate(file, start=1):
-            if line.strip():
+            if not is_blank(line):
                 yield number, _json_object(line.rstrip(), f"{path}, line {number}")
 
 
@@ -126,7 +126,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
     """A file of text; whatever keeps it from being read is an InvalidValueError."""
     try:
         # Some editors put a byte order mark in front, which is no text.
-        opened = gzip.open if path.suffix == ".gz" else open
+        opened = gzip.open if path.suffix.lower() == ".gz" else open
         with opened(path, "rt", encoding="utf-8-sig") as file:
             yield cast("TextIO", file)
     except UnicodeDecodeError as error:
@@ -145,7 +145,7 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line, object_pairs_hook=_unique)
         if "\\u" in line:  # it may be half of a character
-            record = _well_formed(record)
+            record = well_formed_json(record)
     except json.JSONDecodeError as error:
         msg = f"{where}: not JSON, {error.msg} at column {error.colno}"
         raise InvalidValueError(msg) from error
@@ -169,14 +169,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         msg = f"the key {twice!r} is there twice; which one counts?"
         raise ValueError(msg)
     return found
-
-
-def _well_formed(value: Any) -> Any:
-    """A value of JSON whose texts are made of characters."""
-    if isinstance(value, str):
-        return well_formed(value)
-    if isinstance(value, list):
-        return [_well_formed(item) for item in value]
-    if isinstance(value, dict):
-        return {well_formed(name): _well_formed(item) for name, item in value.items()}
-    return value

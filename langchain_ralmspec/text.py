@@ -5,9 +5,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
-_LINE_END = r"(?:\r\n?+|[\n\x85\u2028\u2029])"
-_BLANK_LINES = re.compile(rf"{_LINE_END}\s*[\r\n\x85\u2028\u2029]")
+# Those of `str.splitlines`. What ends a page or a paragraph ends more than a line.
+_LINE_END = r"(?:\r\n?+|[\n\v\f\x1c-\x1e\x85\u2028\u2029])"
+_PART_END = r"[\f\u2029]"
+# Nothing is seen of the last four: spaces without a width, and the mark of byte orders.
+_BLANK = r"[\s\u200b\u2060\ufeff\xad]"
+_MORE = rf"{_BLANK}*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]"
+_BLANK_LINES = re.compile(rf"{_LINE_END}{_MORE}|{_PART_END}")
+_SEEN = re.compile(rf"(?!{_BLANK}).", re.DOTALL)
 
 LONGEST_RUN = 10_000
 """Characters without, or of nothing but, whitespace that a tokeniser is given at most:
@@ -37,10 +44,27 @@ def well_formed(text: str) -> str:
     return text
 
 
+def well_formed_json(value: Any) -> Any:
+    """A value of JSON whose texts are made of characters, as :func:`well_formed`."""
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, list):
+        return [well_formed_json(item) for item in value]
+    if isinstance(value, dict):
+        pairs = value.items()
+        return {well_formed_json(name): well_formed_json(item) for name, item in pairs}
+    return value
+
+
 def sha256_of(text: str) -> str:
     """SHA-256 of a text, in hexadecimal digits; halves of characters count as well."""
     # Not "replace", by which two texts could have one checksum.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text is seen."""
+    return _SEEN.search(text) is None
 
 
 def part_at_first_blank_line(text: str) -> tuple[str, str]:

@@ -84,7 +84,7 @@ class _Recorder:
                 Call(start=start, end=end, guesses=event.n_guesses, right=event.n_right)
             )
         elif hasattr(event, "since"):
-            text = event.text.decode("utf-8", "replace")
+            text = event.text.decode("utf-8", "ignore")  # cut anywhere
             start, end = self.time(event.since), self.time(at)
             self.roll_backs.append(
                 RollBack(start=start, end=end, tokens=event.n_tokens, text=text)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.answer.statistics import AnswerStats
+from langchain_ralmspec.arguments import Live
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -31,8 +32,10 @@ class Request(Protocol[Stats_co]):
         """Counts and seconds."""
 
 
-class Run(Generic[Stats]):
+class Run(Live, Generic[Stats]):
     """Iterate for the text of one answer, piece by piece; no piece is taken back."""
+
+    instead = "keep its text, or what to_json() gives"
 
     def __init__(
         self,

@@ -95,7 +95,7 @@ def load_passages(path: str | Path) -> list[Passage]:
     path = Path(path)
     passages: list[Passage] = []
     lines_by_id: dict[str, int] = {}
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+    if not path.name.lower().endswith((".jsonl", ".jsonl.gz")):
         raise InvalidValueError(
             f"passages are read from .jsonl or .jsonl.gz, not from {path.name!r}"
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.engine.binding import library
 from langchain_ralmspec.errors import DecodeError
 
@@ -58,7 +59,7 @@ def _stop_at_hidden(lib: Any) -> Any:
     return lib.ggml_backend_sched_eval_callback(answer)
 
 
-class Context:
+class Context(Live):
     """KV memory for ``n_slots`` independent sequences, and the decode call.
 
     Each slot has a KV stream of its own (``kv_unified=False``), so that what

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.engine.binding import library
 from langchain_ralmspec.errors import GrammarError
 from langchain_ralmspec.text import well_formed
@@ -261,7 +262,7 @@ def _require_shallow(text: str) -> None:
         raise GrammarError(msg)
 
 
-class _Matcher:
+class _Matcher(Live):
     """A grammar sampler of llama.cpp, behind some tokens."""
 
     def __init__(self, weights: Weights, handle: Any) -> None:

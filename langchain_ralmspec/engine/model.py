@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.engine.binding import build_info, check_file, library
 from langchain_ralmspec.engine.context import Context, KVType
 from langchain_ralmspec.engine.heads import Head, parted
@@ -101,7 +102,7 @@ def _require_no_forked_gpu() -> None:
         raise DecodeError(msg)
 
 
-class Model:
+class Model(Live):
     """Weights, the slots of a context and the KV of prefixes; any thread may use it.
 
     Once it is loaded, it needs neither its file nor the working directory.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.engine.slots import KV
 from langchain_ralmspec.errors import InvalidValueError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from langchain_ralmspec.engine.slots import Slots, Snapshot
 
 
-class Sequence:
+class Sequence(Live):
     """Tokens decoded one after another on a path of their own.
 
     A sequence is *virtual*: there may be more of them than the context has slots. The

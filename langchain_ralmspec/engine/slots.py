@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.errors import ContextOverflowError, DecodeError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class KV:
     parked: NDArray[np.uint8] | None = None
 
 
-class Slots:
+class Slots(Live):
     """A context shared by any number of sequences, safe to use from many threads.
 
     The sequence that has been idle longest is parked in host memory when another one

@@ -8,6 +8,7 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.engine.calls import format_of, spelt_out
 from langchain_ralmspec.engine.layouts import layout_of, layouts_of
 from langchain_ralmspec.engine.markers import Disguise
@@ -56,7 +57,7 @@ Tools = Sequence[Mapping[str, Any]]
 """Definitions of tools, as OpenAI and chat templates have them."""
 
 
-class ChatTemplate:
+class ChatTemplate(Live):
     """A model's own Jinja chat template, rendered in a sandbox.
 
     Attributes:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.engine.binding import library
 from langchain_ralmspec.engine.markers import Markers
 from langchain_ralmspec.errors import DecodeError, InvalidValueError, ModelFileError
@@ -35,7 +36,7 @@ def stamp_of(status: os.stat_result) -> tuple[int, int]:
 _HEADER = 2**26  # bytes; vocabularies take up to 20 million
 
 
-class Weights:
+class Weights(Live):
     """A GGUF loaded once; one that llama.cpp cannot load is a ``ModelFileError``."""
 
     def __init__(

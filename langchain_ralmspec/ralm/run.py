@@ -66,8 +66,9 @@ class RetrievalRun(Run[SpeculationStats]):
 
     @property
     def text(self) -> str:
-        """The text of the steps so far."""
-        return b"".join(step.text for step in self.steps).decode(errors="replace")
+        """The text of the steps so far, without a character that has only begun."""
+        said = b"".join(step.text for step in self.steps)
+        return _decoder().decode(said)
 
     def spans(self, first: int, last: int) -> list[Span]:
         """Parts of the text's characters ``first`` to ``last``, by their documents.
@@ -75,7 +76,7 @@ class RetrievalRun(Run[SpeculationStats]):
         Each begins where the one before ends. A character whose bytes were written
         under two lists of documents is of the part in which its last byte is.
         """
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        decoder = _decoder()
         spans: list[Span] = []
         end = 0
         for step in self.steps:
@@ -86,3 +87,7 @@ class RetrievalRun(Run[SpeculationStats]):
             if start < stop:
                 spans.append((start, stop, step.hits))
         return spans
+
+
+def _decoder() -> codecs.IncrementalDecoder:
+    return codecs.getincrementaldecoder("utf-8")(errors="replace")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
+from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.errors import EmptyStoreError
 from langchain_ralmspec.ralm.memory import Guess, Hits, Memory
 from langchain_ralmspec.ralm.queries import Queries
@@ -53,7 +54,7 @@ def text_of(document: Document) -> str:
     return document.page_content
 
 
-class Session:
+class Session(Live):
     """A store seen through a cache that no other session shares.
 
     Only :meth:`ask` may be called from other threads.

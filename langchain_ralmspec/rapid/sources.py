@@ -15,6 +15,7 @@ import numpy as np
 from langchain_core.documents import Document
 
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.stores.faiss_rows import checked_document
 from langchain_ralmspec.text import sha256_of, well_formed
 
 if TYPE_CHECKING:
@@ -54,8 +55,7 @@ class GivenContext:
         is_one = isinstance(context, no_sequence) or not isinstance(context, Sequence)
         parts: Sequence[object] = [context] if is_one else context  # type: ignore[assignment]
         documents = tuple(map(_as_document, parts))
-        joined = _BETWEEN.join(document.page_content for document in documents)
-        text = well_formed(joined)
+        text = _BETWEEN.join(document.page_content for document in documents)
         if not text.strip():
             msg = "the context is empty; give the text that the answer is to come from"
             raise InvalidValueError(msg)
@@ -82,7 +82,7 @@ class GivenContext:
             piece = piece.strip()
             if piece:
                 place = {"start_index": start, "end_index": start + len(piece)}
-                metadata = {**document.metadata, **place}
+                metadata = {**(document.metadata or {}), **place}
                 yield Document(piece, id=document.id, metadata=metadata)
 
 
@@ -90,7 +90,7 @@ def _as_document(part: object) -> Document:
     if isinstance(part, str):
         return Document(well_formed(part))
     if isinstance(part, Document):
-        return part
+        return checked_document(part)  # or its halves of characters shift all places
     msg = (
         f"{type(part).__name__} is no context; give a str, a Document, a sequence of "
         "them, or a retriever (of a vector store: store.as_retriever())"

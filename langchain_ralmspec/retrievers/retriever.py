@@ -18,7 +18,7 @@ from langchain_core.runnables.config import get_config_list, run_in_executor
 from pydantic import Field, PrivateAttr
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
-from langchain_ralmspec.arguments import StrictArguments, owned
+from langchain_ralmspec.arguments import StrictArguments, owned, several
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm.session import OnEmpty, Session, text_of
 from langchain_ralmspec.retrievers.caching import why_uncacheable
@@ -27,9 +27,9 @@ from langchain_ralmspec.retrievers.runs import outcome_of, start_run
 from langchain_ralmspec.retrievers.session import (
     MOST_HITS,
     RetrieverSession,
+    checked_queries,
     documents_of_hits,
     require_hits,
-    require_texts,
 )
 from langchain_ralmspec.retrievers.snapshot import Origin, is_same
 from langchain_ralmspec.speculation import GUESS_POLICIES
@@ -43,7 +43,6 @@ from langchain_ralmspec.stores import (
 from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import checked_documents
-from langchain_ralmspec.text import well_formed
 
 
 class RaLMSpecRetriever(StrictArguments, BaseRetriever):
@@ -270,9 +269,10 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             What the vector store does.
 
         Raises:
-            InvalidValueError: the store does not change.
+            InvalidValueError: ``ids`` is no list, or the store does not change.
             StoreError: the store failed.
         """
+        ids = ids if ids is None else [*several("ids", ids, "strings")]
         return cast("bool | None", self._change("delete", ids, **kwargs))
 
     async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
@@ -290,8 +290,10 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             lock_of(self.vectorstore).changing(),
         ):
             changed = change(*args, **kwargs)
-        if (replica := self._kept_up().replica) is not None:
-            replica.renew()
+        opened = self._kept_up()
+        getattr(opened.store, "changed", lambda: None)()
+        if opened.replica is not None:
+            opened.replica.renew()
         return changed
 
     def invalidate(self) -> None:
@@ -351,15 +353,10 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             InvalidValueError: a query is no string.
             StoreError: the store failed.
         """
-        if isinstance(inputs, str):
-            require_texts(inputs)
-        inputs = list(inputs)
+        inputs = list(several("queries", inputs, "strings"))
         configs = get_config_list(config, len(inputs))
         runs = list(map(partial(start_run, self), inputs, configs))
-
-        def retrieve(queries: list[str]) -> list[list[Document]]:
-            return self._retrieve(queries, **kwargs)
-
+        retrieve = partial(self._retrieve, **kwargs)
         found: list[list[Document] | Exception] = []
         try:
             found += retrieve(inputs)
@@ -393,10 +390,9 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     ) -> list[list[Document]]:
         k = self.k if k is None else k
         require_hits("k", k)
-        require_texts(queries)
-        if not queries:
+        if not (queries := checked_queries(queries)):
             return []
         store = self._opened_for(**kwargs) if kwargs else self.store
         with reported_as_store_error(type(store).__name__, "search"):
-            found = store.search(store.encode(list(map(well_formed, queries))), k)
+            found = store.search(store.encode(queries), k)
         return list(map(documents_of_hits, found))

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from langchain_core.documents import Document
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
+from langchain_ralmspec.arguments import Live, several
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm.memory import Guess, Hits
 from langchain_ralmspec.ralm.session import Session
 from langchain_ralmspec.ralm.writer import texts_of
 from langchain_ralmspec.stores import Hit, Query
+from langchain_ralmspec.text import well_formed
 
 MOST_HITS = 100_000
 """Hits that may be asked for: a session has memory for so many vectors, 150 MB of 384
 numbers each."""
 
 
-class RetrieverSession:
+class RetrieverSession(Live):
     """One session over a retriever's store; its cache is shared with nobody.
 
     ``RaLMSpecRetriever.session()`` opens one.
@@ -32,6 +34,8 @@ class RetrieverSession:
         if guess != truth[0]: ...              # roll back what relied on it
         ```
     """
+
+    instead = "open one where it is needed, by session() of the retriever"
 
     def __init__(self, session: Session, guess_policy: str) -> None:
         self._session = session
@@ -57,7 +61,7 @@ class RetrieverSession:
             InvalidValueError: the query is no string.
             StoreError: the encoder failed.
         """
-        require_texts([query])
+        (query,) = checked_queries([query])
         guess = self._session.guess(self._policy, query, self._current)
         self._guesses[query] = guess
         return documents_of_hits(guess.hits)
@@ -73,7 +77,7 @@ class RetrieverSession:
             EmptyStoreError: the store found nothing.
             StoreError: the store failed.
         """
-        require_texts(queries)
+        queries = checked_queries(queries)
         if not queries:
             return []
         guesses = [self._guesses.get(query) for query in queries]
@@ -98,16 +102,20 @@ def documents_of_hits(hits: Sequence[Hit]) -> list[Document]:
     ]
 
 
-def require_texts(queries: object) -> None:
-    """Refuse queries that are not strings, and a string for a list of them."""
-    if isinstance(queries, str) or not isinstance(queries, Iterable):
-        msg = f"queries must be a list of strings, got {queries!r}"
-        raise InvalidValueError(msg)
-    for query in queries:
+def checked_queries(queries: object) -> list[str]:
+    """The queries, of characters alone.
+
+    Raises:
+        InvalidValueError: they are no list of strings.
+    """
+    checked = []
+    for query in several("queries", queries, "strings"):
         if not isinstance(query, str):
             kind = type(query).__name__
             msg = f"a query must be a string, got {kind} {query!r}"
             raise InvalidValueError(msg)
+        checked.append(well_formed(query))
+    return checked
 
 
 def require_hits(name: str, value: int) -> None:

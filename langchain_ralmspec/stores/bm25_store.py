@@ -19,6 +19,7 @@ from langchain_ralmspec.stores.base import Hit, Metric, Query
 from langchain_ralmspec.stores.bm25_index import Analyzer, BM25Index, Tokenizer
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import FixedRows
+from langchain_ralmspec.text import well_formed_json
 
 _FORMAT = "langchain-ralmspec BM25Store 5"
 _MANIFEST = "bm25_store.json"
@@ -231,6 +232,7 @@ def _line(id_: str, document: Document) -> str:
     }
     for name, value in fields.items():
         try:
+            value = fields[name] = well_formed_json(value)  # noqa: PLW2901
             lost = json.loads(json.dumps(value)) != value and "it would change"
         except (TypeError, ValueError, RecursionError) as cause:
             lost = str(cause)

@@ -14,6 +14,7 @@ from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.scans import one_thread
 from langchain_ralmspec.stores.base import Found
 from langchain_ralmspec.stores.faiss_index import has_room
+from langchain_ralmspec.stores.faiss_rows import names_of
 from langchain_ralmspec.stores.replica import Replica
 from langchain_ralmspec.stores.sharing import SharedLock
 
@@ -133,7 +134,8 @@ class FaissReplica(Replica):
                 query.vector[np.newaxis], k
             )
         known = [place for place, row in enumerate(rows[0]) if int(row) in built.ids]
-        ids = [built.ids[int(rows[0][place])] for place in known]
+        keys = [built.ids[int(rows[0][place])] for place in known]
+        ids = names_of(self._store.parts[1], keys)
         return Found(ids=ids, vectors=vectors[0][known])
 
     def _follow(self) -> None:

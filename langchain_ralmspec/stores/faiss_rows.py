@@ -52,7 +52,7 @@ class FixedRows:
     def __init__(
         self, documents: Iterable[Document], ids: Sequence[str] | None = None
     ) -> None:
-        documents = checked_documents(documents)
+        documents = list(map(_with_whole_id, checked_documents(documents)))
         if ids is None:
             ids = _ids_of(documents)
         if len(ids) != len(documents):
@@ -105,6 +105,8 @@ class LangChainRows:
             StoreError: the document store does not have it.
         """
         found = self._store.docstore.search(id_)
+        if not isinstance(found, Document) and (keys := self._named_by(id_)):
+            found = self._store.docstore.search(keys[0])
         if not isinstance(found, Document):
             raise StoreError(
                 f"the FAISS document store has no document {id_!r}: {found}"
@@ -115,6 +117,29 @@ class LangChainRows:
         """The documents of all rows, in their order, as they are now."""
         ids = self.ids()
         return [self.document(ids[row]) for row in range(len(ids))]
+
+    def name_of(self, key: object) -> str:
+        """What a document goes by whose key in LangChain's store is no string.
+
+        Where some of the documents that it was given had ids, that is None for one that
+        had none. The name is no other document's.
+        """
+        name = f"#{key}"
+        while isinstance(self._store.docstore.search(name), Document):
+            name = f"#{name}"
+        return name
+
+    def _named_by(self, name: str) -> list[object]:
+        others = {key for key in self.ids().values() if not isinstance(key, str)}
+        return [key for key in others if self.name_of(key) == name]
+
+
+def names_of(rows: Rows, keys: list[Any]) -> list[str]:
+    """Ids of documents, of their keys in the store of some rows."""
+    if all(isinstance(key, str) for key in keys):
+        return keys
+    name_of = getattr(rows, "name_of", str)
+    return [key if isinstance(key, str) else name_of(key) for key in keys]
 
 
 def checked_documents(documents: Iterable[object]) -> list[Document]:
@@ -142,6 +167,20 @@ def checked_document(document: object) -> Document:
     if whole is text:
         return document
     return document.model_copy(update={"page_content": whole})
+
+
+def _with_whole_id(document: Document) -> Document:
+    """The document with an id that can be written to a file, as it is read again."""
+    id_: object = document.id
+    if id_ is None:
+        return document
+    if not isinstance(id_, str):
+        raise InvalidValueError(
+            f"the id of a document must be a string, got {id_!r} of the one that says "
+            f"{document.page_content[:60]!r}; make it one by str(…)"
+        )
+    whole = well_formed(id_)
+    return document if whole is id_ else document.model_copy(update={"id": whole})
 
 
 def _ids_of(documents: Sequence[Document]) -> list[str]:

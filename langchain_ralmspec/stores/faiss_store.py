@@ -26,6 +26,7 @@ from langchain_ralmspec.stores.faiss_rows import (
     Passing,
     Rows,
     condition,
+    names_of,
     require_parts,
 )
 from langchain_ralmspec.stores.sharing import SharedLock, lock_of
@@ -354,7 +355,7 @@ class FaissStore:
         else:
             apart = stored.astype(np.float64) - query.astype(np.float64)
             scores = -(apart * apart).sum(axis=1)
-        candidates = [ids[row] for row in rows.tolist()]
+        candidates = names_of(self._rows, [ids[row] for row in rows.tolist()])
         keys = list(zip((-scores).tolist(), candidates, strict=True))
         order = sorted(range(len(keys)), key=keys.__getitem__)
         return Found(

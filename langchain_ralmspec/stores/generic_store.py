@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,12 +53,20 @@ _LOCAL = frozenset(
         "USearch",
     }
 )
-# How stores say that they hold fewer documents than were asked for. A server that is
-# gone is none of these, and is not asked again.
+# How stores say that they hold fewer documents than were asked for; others say how many
+# that was. A server that is gone does neither, and is not asked again.
 _REFUSALS = (ValueError, IndexError, AssertionError)
 
 # So late a store that has grown is found out, for two more searches in sixteen.
 _ASKED_AGAIN_EVERY = 16
+
+
+class _Refused(Exception):  # noqa: N818  read as what the store has done
+    """A store would not find so many."""
+
+    def __init__(self, why: Exception) -> None:
+        super().__init__(str(why))
+        self.why = why
 
 
 class GenericStore:
@@ -208,6 +217,10 @@ class GenericStore:
                 return list(map(find, queries))
             return self._calls.map(find, queries)
 
+    def changed(self) -> None:
+        """Be told that documents were added or deleted: ask for as many as wanted."""
+        self._refused = None
+
     def count(self) -> int:
         """Number of stored documents; -1 when the store does not tell."""
         store = self._store
@@ -246,13 +259,13 @@ class GenericStore:
         if refused is not None and k >= refused:
             self._n_spared += 1
             if self._n_spared < _ASKED_AGAIN_EVERY:
-                with suppress(*_REFUSALS):  # it holds fewer now
+                with suppress(_Refused):  # it holds fewer now
                     return self._ask(query, self._widest)
             self._refused, self._n_spared = None, 0
         try:
             return self._ask(query, k)
-        except _REFUSALS as refusal:
-            return self._narrower(query, k, refusal)
+        except _Refused as refusal:
+            return self._narrower(query, k, refusal.why)
 
     def _narrower(self, query: Query, refused: int, why: Exception) -> list[Document]:
         """The widest search that is not refused, looked for from the last such one."""
@@ -264,7 +277,7 @@ class GenericStore:
                 continue
             try:
                 found, granted = self._ask(query, width), width
-            except _REFUSALS:
+            except _Refused:
                 refused = width
         if found is None:  # it refuses the query, not its width
             raise why from None
@@ -276,7 +289,15 @@ class GenericStore:
         if self._method.endswith("by_vector"):
             (vector,) = query_matrix([query], self._dimension, self._name)
             asked = vector.tolist()
-        return list(getattr(self._store, self._method)(asked, k=k, **self._options))[:k]
+        search = getattr(self._store, self._method)
+        try:
+            return list(search(asked, k=k, **self._options))[:k]
+        except Exception as error:
+            quotes_k = re.search(rf"\b{k}\b", str(error))
+            is_away = isinstance(error, OSError)  # its server: addresses are numbers
+            if isinstance(error, _REFUSALS) or (quotes_k and not is_away):
+                raise _Refused(error) from error
+            raise
 
     def _vectors_of(self, documents: dict[str, Document]) -> dict[str, Vector]:
         """Vectors of documents by id: stored ones if public, else made if wanted."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import shutil
 import threading
 import uuid
@@ -14,12 +16,14 @@ import numpy as np
 import pytest
 from langchain_community.cache import SQLiteCache
 from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.prompt_values import StringPromptValue
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import ValidationError
 
 from langchain_ralmspec import (
     ChatRaLMSpec,
+    InvalidValueError,
     RaLMSpecLLM,
     RaLMSpecRetriever,
     documents_of,
@@ -124,3 +128,20 @@ def test_a_model_file_may_be_deleted_while_its_text_is_streamed(
     assert last.response_metadata["finish_reason"]
     assert last.response_metadata["model_name"] == "model"
     assert chat.invoke(QUESTIONS[0]).text.startswith(str(first.text))
+
+
+@pytest.mark.parametrize("act", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_what_holds_a_model_can_neither_be_copied_nor_pickled(
+    act: Any, gguf: str
+) -> None:
+    """The copy of a model freed its memory, and the next call ended the process."""
+    store = InMemoryVectorStore.from_texts(["one"], DeterministicFakeEmbedding(size=8))
+    chat = ChatRaLMSpec(model_path=gguf, retriever=store, max_tokens=3)
+    engine, run = chat.engine, chat.start(QUESTIONS[0])
+    sequence = engine.new_sequence()
+    for live in (engine, engine.weights, engine.template, sequence, run):
+        with pytest.raises(InvalidValueError, match="neither be copied nor pickled"):
+            act(live)
+    with pytest.raises(InvalidValueError, match=r"keep its text, or what to_json"):
+        act(run)
+    assert "".join(run)

@@ -100,6 +100,13 @@ def test_what_cannot_be_pickled_is_named() -> None:
         pickle.dumps(retriever)
 
 
+@pytest.mark.parametrize("act", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_session_can_neither_be_copied_nor_pickled(act: Any) -> None:
+    session = faces()[0].session()
+    with pytest.raises(InvalidValueError, match=r"a RetrieverSession can .*session\("):
+        act(session)
+
+
 @pytest.mark.parametrize("face", faces(), ids=lambda face: type(face).__name__)
 def test_a_face_is_not_copied_deeply(face: Any) -> None:
     with pytest.raises(InvalidValueError, match=r"model_copy\(\)"):

@@ -29,7 +29,11 @@ def test_the_question_stands_behind_the_last_blank_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "blank", ["\r\n\r\n", "\n \t\n", "\n\n\n", "\r\r", "\n\xa0\r\n", "\u2028\u2028"]
+    "blank",
+    [
+        *("\r\n\r\n", "\n \t\n", "\n\n\n", "\r\r", "\n\xa0\r\n", "\u2028\u2028"),
+        *("\n\u200b\n", "\n\ufeff \n", "\v\v", "\n\f", "\f\n", "\f", "\u2029"),
+    ],
 )
 def test_any_blank_line_parts_text_and_question(blank: str) -> None:
     lines = "A heap\r\nis a\ntree."

@@ -94,7 +94,7 @@ def test_texts_are_read_from_any_system(
 def test_json_lines_come_with_their_numbers(
     name: str, mark: bytes, tmp_path: Path
 ) -> None:
-    data = mark + '{"a": "é"}\n \r\n\n{"\\ud83d": ["\\ud83d\\ude00"]}'.encode()
+    data = mark + '{"a": "é"}\n \r\n\u200b\n{"\\ud83d": ["\\ud83d\\ude00"]}'.encode()
     expected = [(1, {"a": "é"}), (4, {"\ufffd": ["😀"]})]
     assert list(read_json_lines(written(tmp_path / name, data))) == expected
 
@@ -141,7 +141,7 @@ def test_a_bad_file_is_named(
 
 def test_a_file_without_a_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match=r"a' is empty"):
-        read_text(written(tmp_path / "a", b" \n\n"))
+        read_text(written(tmp_path / "a", " \n\u200b\n\f".encode()))
 
 
 def test_a_path_is_absolute_without_links_and_may_begin_at_home(

@@ -76,11 +76,30 @@ def test_a_query_that_is_no_string_is_refused_by_its_type(
         DOORS[door](picky(), query)
 
 
-def test_a_string_is_no_list_of_queries() -> None:
-    wrong: Any = "v1"
+@pytest.mark.parametrize("wrong", ["v1", None, 7, {"v1": "v2"}, Document("v1")])
+def test_what_is_no_list_of_queries_is_refused(wrong: Any) -> None:
     for ask in (picky().batch, picky().session().verify):
-        with pytest.raises(InvalidValueError, match="a list of strings, got 'v1'"):
+        with pytest.raises(InvalidValueError, match="queries must be a list of str"):
             ask(wrong)
+    assert picky().session().verify(text for text in ["v1"]) == picky().batch(["v1"])
+
+
+def test_halves_of_characters_reach_no_encoder_by_any_door() -> None:
+    class Whole(BatchTableEmbeddings):
+        def embed_query(self, text: str) -> list[float]:
+            asked.append(text.encode().decode())
+            return super().embed_query("v1")
+
+        def embed_queries(self, texts: list[str]) -> list[list[float]]:
+            return list(map(self.embed_query, texts))
+
+    retriever = picky()
+    retriever.vectorstore.embedding_function = Whole(table(N_ROWS))
+    retriever.invalidate()
+    for door in DOORS.values():
+        asked: list[str] = []
+        door(retriever, "\ud83d\ude00 \ud83d")
+        assert "😀 \ufffd" in asked
 
 
 @pytest.mark.parametrize("n", [10**9, 10**20, 0, 2.5])
@@ -141,6 +160,12 @@ def test_what_cannot_be_added_is_refused() -> None:
     wrong: Any = ["a tree"]
     with pytest.raises(InvalidValueError, match="LangChain Documents, got 'a tree'"):
         picky().add_documents(wrong)
+    one: Any = Document("a tree")
+    with pytest.raises(InvalidValueError, match="must be a list of Documents, got Doc"):
+        picky().add_documents(one)
+    several: Any = "12"  # no documents "1" and "2"
+    with pytest.raises(InvalidValueError, match=r"ids must be a list of str.*'12'"):
+        picky().delete(several)
     with pytest.raises(StoreError, match="FAISS failed to delete: ValueError"):
         picky().delete(["nobody"])
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,6 +36,14 @@ LONG: dict[str, Any] = {"max_tokens": 40, "end_bias": -9}
 def ran(loop: Any, request: Any, *more: Any) -> tuple[RetrievalRun, str]:
     run = RetrievalRun(loop(request, *more), request)
     return run, "".join(run)
+
+
+def test_no_text_ends_or_begins_inside_a_character() -> None:
+    run, _ = ran(sequential, make_request(FakeStore(3), **LONG))
+    run.steps = [replace(run.steps[0], text="né".encode()[:-1])]
+    assert run.text == "n"
+    run.log = [(0.0, RolledBack(n_tokens=2, text="é!é".encode()[1:-1], since=0.0))]
+    assert [back.text for back in record_of(run).roll_backs] == ["!"]
 
 
 def written(record: Record) -> str:

@@ -38,6 +38,7 @@ def a_chunk(start: int, end: int) -> Chunk:
         (Document("red"), "red"),
         (["red", Document("green"), "blue"], "red\n\ngreen\n\nblue"),
         ((Document("red"),), "red"),
+        (["\ud83d", Document("\ud83d\ude00")], "\ufffd\n\n😀"),
     ],
 )
 def test_the_text_of_a_context(context: object, text: str) -> None:
@@ -58,11 +59,22 @@ EMPTY = "the context is empty; give"
         (["red", 3.5], "float is no context"),
         ([["red"]], "list is no context"),
         ((word for word in ["red"]), "generator is no context"),
+        (Document.model_construct(id="b", page_content=7), "got 7 in the document 'b'"),
     ],
 )
 def test_what_is_no_context_is_refused(context: object, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         GivenContext.of(context)
+
+
+def test_halves_of_characters_shift_no_place() -> None:
+    """A pair of them is one character as it is read."""
+    smiles, bare = Document("\ud83d\ude00" * 5), Document("red green", id="b")
+    bare.metadata = None  # type: ignore[assignment]  as some stores leave it
+    given = GivenContext.of([smiles, bare])
+    (found,) = given.parts((given.text.index("green"), len(given.text)))
+    assert (found.id, found.page_content) == ("b", "green")
+    assert found.metadata == {"start_index": 4, "end_index": 9}
 
 
 def test_a_part_of_two_documents_is_a_part_of_each() -> None:

@@ -170,10 +170,27 @@ def test_halves_of_characters_are_joined_or_replaced(tmp_path: Path) -> None:
     store = over("a \ud835\udc9c \ud800 heap")
     (hits,) = store.search(store.encode(["heap"]), 1)
     assert hits[0].document.page_content == "a \U0001d49c \ufffd heap"
-    store.save(tmp_path / "s")
-    odd = Document("heap", metadata={"title": "\ud835\udc9c"})
-    with pytest.raises(InvalidValueError, match="'0' cannot be saved: its metadata"):
-        BM25Store.from_documents([odd]).save(tmp_path / "t")
+    metadata = {"title": "\ud835\udc9c", "\ud835": ["\udc9c"]}
+    odd = Document("heap", id="\ud835\udc9c", metadata=metadata)
+    BM25Store.from_documents([odd]).save(tmp_path)
+    (hits,) = BM25Store.load(tmp_path).search(store.encode(["heap"]), 1)
+    assert hits[0].id == hits[0].document.id == "\U0001d49c"
+    assert hits[0].document.metadata == {"title": "\U0001d49c", "\ufffd": ["\ufffd"]}
+
+
+@pytest.mark.parametrize(
+    ("ids", "wrong"),
+    [
+        (["\ud835", "\ud836"], "unique, got '\ufffd' more than once"),
+        ([7, "7"], "must be a string, got 7 of the one that says 'heap'"),
+    ],
+)
+def test_ids_that_no_file_can_tell_apart_are_refused(ids: Any, wrong: str) -> None:
+    given = [Document("heap"), Document("tree")]
+    for document, id_ in zip(given, ids, strict=True):
+        document.id = id_
+    with pytest.raises(InvalidValueError, match=wrong):
+        BM25Store.from_documents(given)
 
 
 # Behind the retriever

@@ -121,6 +121,24 @@ def test_a_pickled_store_keeps_its_filter() -> None:
     assert found_ids(again) == found_ids(store) == {"id001", "id004", "id007"}
 
 
+@pytest.mark.parametrize("filter_", [None, {"group": 0}, lambda m: m["group"] == 0])
+def test_a_document_without_an_id_is_found_beside_those_that_have_one(
+    filter_: Any,
+) -> None:
+    """LangChain keeps None as its id, which is neither compared nor looked up."""
+    ids = ["a", None, "#None", "b"]
+    given = [Document("v1", id=id_, metadata={"group": 0}) for id_ in ids]
+    vectorstore = FAISS.from_documents(given, TableEmbeddings(table(4)))
+    store = open_store(vectorstore, filter=filter_)
+    assert isinstance(store, FaissStore)
+    (hits,) = store.search(store.encode(["v1"]), 4)
+    assert [hit.id for hit in hits] == ["##None", "#None", "a", "b"]
+    assert [hit.document.id for hit in hits] == ["##None", "#None", "a", "b"]
+    assert store.document("##None").page_content == "v1"
+    with pytest.raises(StoreError, match="no document '###None'"):
+        store.document("###None")
+
+
 def document_of(vectorstore: FAISS, id_: str) -> Document:
     found = vectorstore.docstore.search(id_)
     assert isinstance(found, Document)

@@ -317,8 +317,35 @@ def test_what_a_store_granted_is_remembered_for_some_queries() -> None:
     assert asked(9) == (9, [9])
 
 
+def test_a_refusal_of_any_class_quotes_the_width_and_holds_until_documents_come() -> (
+    None
+):
+    class Quoting(Refusing):
+        def similarity_search(  # type: ignore[override]  # needs no more
+            self, query: str, k: int = 4, **_: Any
+        ) -> list[Document]:
+            if k > self.n_held:
+                raise RuntimeError(f"limit [{k}] is larger than the index")
+            return documents(k)
+
+        def add_documents(self, given: list[Document], **_: Any) -> list[str]:
+            self.n_held += len(given)
+            return []
+
+    retriever = RaLMSpecRetriever(vectorstore=Quoting(), k=9)
+    assert len(retriever.invoke("v0")) == 4
+    retriever.add_documents(documents(5))
+    assert len(retriever.invoke("v0")) == 9
+
+
 @pytest.mark.parametrize(
-    ("error", "n_calls"), [(ValueError("no such query"), 2), (TimeoutError("gone"), 1)]
+    ("error", "n_calls"),
+    [
+        (ValueError("no such query"), 2),
+        (TimeoutError("gone"), 1),
+        (ConnectionError("no answer of 10.0.0.20"), 1),
+        (RuntimeError("gone"), 1),
+    ],
 )
 def test_a_store_that_fails_otherwise_says_why(error: Exception, n_calls: int) -> None:
     class Failing(Words):
