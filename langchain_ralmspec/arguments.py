@@ -176,7 +176,7 @@ def several(name: str, given: Any, what: str) -> Any:
         InvalidValueError: it is; names the argument.
     """
     # A single document or message is iterable as well: over its fields.
-    single = str | bytes | Mapping | BaseModel
+    single = (str, bytes, Mapping, BaseModel)
     if isinstance(given, single) or not isinstance(given, Iterable):
         msg = f"{name} must be a list of {what}, got {reprlib.repr(given)}"
         raise InvalidValueError(msg)

@@ -356,7 +356,10 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         inputs = list(several("queries", inputs, "strings"))
         configs = get_config_list(config, len(inputs))
         runs = list(map(partial(start_run, self), inputs, configs))
-        retrieve = partial(self._retrieve, **kwargs)
+
+        def retrieve(queries: Sequence[str]) -> list[list[Document]]:
+            return self._retrieve(queries, **kwargs)
+
         found: list[list[Document] | Exception] = []
         try:
             found += retrieve(inputs)
