@@ -26,9 +26,11 @@ def main() -> None:
     venv.create(FOLDER, with_pip=True, clear=True)
     python = str(FOLDER / "bin" / "python")
     llama = lowest_of("llama", "llama-cpp-python")
-    run(python, "-m", "pip", "install", "--progress-bar", "off", UV, *sys.argv[1:])
-    run(python, "-m", "pip", "install", "--progress-bar", "off", llama)
-    # The build of torch that is there, which uv might exchange for PyPI's.
+    pip = (python, "-m", "pip", "install", "--progress-bar", "off", "--no-deps")
+    run(*pip, UV, *sys.argv[1:])
+    run(*pip, llama)
+    # Neither brings what it needs: uv keeps what it finds, be it the newest. The build
+    # of torch is pinned, for uv might exchange it for PyPI's.
     torch = subprocess.check_output(
         [python, "-c", "import importlib.metadata as m; print(m.version('torch'))"],
         text=True,

@@ -1,9 +1,13 @@
 """LangChain's own standard tests, on a small model and on one that sees when to call.
 
 What hangs on a model's wit alone is an ``xfail`` where it is too small; docs/tools.md
-has the list.
+has the list. The larger model is asked only what the small one fails, where it is
+installed. All of it, which takes half an hour of two cores::
+
+    RALMSPEC_GRID=full pytest tests/integration_tests/test_standard.py -k Qwen
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +24,7 @@ from langchain_tests.integration_tests import (
 
 from langchain_ralmspec import ChatRaLMSpec, ChatRapid, RaLMSpecRetriever
 from langchain_ralmspec.assets.models import model_path
+from langchain_ralmspec.errors import MissingExtraError
 from tests.integration_tests.conftest import make_corpus
 
 
@@ -39,6 +44,10 @@ class TestRaLMSpecRetriever(RetrieversIntegrationTests):
         return {"vectorstore": FAISS.from_embeddings(pairs, corpus.embeddings)}
 
 
+FULL = os.environ.get("RALMSPEC_GRID") == "full"
+NEEDS_WIT = {"test_agent_loop", "test_anthropic_inputs", "test_json_mode"}
+
+
 class _OnSmolLM2:
     @property
     def model_settings(self) -> dict[str, Any]:
@@ -50,12 +59,32 @@ class _OnSmolLM2:
         # Greedily SmolLM2 writes a string for a joke until it is cut off.
         return {"temperature": 0.8, "repeat_penalty": 1.1, "seed": 3}
 
+    @pytest.mark.xfail(reason="135 M parameters do not see that a tool is wanted")
+    def test_agent_loop(self: Any, model: BaseChatModel) -> None:
+        ChatModelIntegrationTests.test_agent_loop(self, model)
+
+    @pytest.mark.xfail(reason="135 M parameters do not see that a tool is wanted")
+    def test_anthropic_inputs(self: Any, model: BaseChatModel) -> None:
+        ChatModelIntegrationTests.test_anthropic_inputs(self, model)
+
+    @pytest.mark.xfail(reason="135 M parameters do not write the keys that are named")
+    def test_json_mode(self: Any, model: BaseChatModel) -> None:
+        ChatModelIntegrationTests.test_json_mode(self, model)
+
 
 class _OnQwen:
+    @pytest.fixture(autouse=True)
+    def _only_what_needs_it(self, request: pytest.FixtureRequest) -> None:
+        if not FULL and request.node.originalname not in NEEDS_WIT:
+            pytest.skip("passes on SmolLM2; RALMSPEC_GRID=full runs it here, too")
+
     @property
     def model_settings(self) -> dict[str, Any]:
-        # Some ten tokens a second are written.
-        return {"model_path": str(model_path("qwen2.5-coder-1.5b")), "max_tokens": 64}
+        try:
+            gguf = str(model_path("qwen2.5-coder-1.5b"))
+        except MissingExtraError as error:
+            pytest.skip(str(error))
+        return {"model_path": gguf, "max_tokens": 64}  # it writes ten a second
 
 
 class _StandardChat(ChatModelIntegrationTests, ABC):
