@@ -9,12 +9,10 @@ import pytest
 from nbclient import NotebookClient
 
 from langchain_ralmspec.assets.models import model_path
-from langchain_ralmspec.errors import MissingExtraError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXPORTER = "opentelemetry.exporter.otlp.proto.http"
-TWO_STEPS = "agent_two_steps.py"
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
@@ -49,29 +47,10 @@ def test_code_of_a_page(page: Path) -> None:
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
 def test_example(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if file.name == TWO_STEPS:
-        pytest.skip("test_an_agent_looks_up_what_it_has_found runs it")
     if file.name == "traces.py":
         pytest.importorskip(EXPORTER, reason="langsmith[otel] is not installed")
     runpy.run_path(str(file), run_name="__main__")
     assert capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_an_agent_looks_up_what_it_has_found(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    try:
-        gguf = model_path("qwen2.5-coder-1.5b")
-    except MissingExtraError as error:
-        pytest.skip(str(error))
-    (tmp_path / "qwen.gguf").symlink_to(gguf)
-    runpy.run_path(str(ROOT / "examples" / TWO_STEPS), run_name="__main__")
-    first, _, resumed = capsys.readouterr().out.partition("Whose")
-    found = [line for line in first.splitlines() if "found:" in line]
-    assert ["Oslo" in found[0], "555 0142" in found[-1]] == [True, True]
-    assert "555 0142" in first.splitlines()[-1]
-    assert "Solberg" in resumed
 
 
 def test_spans_of_look_ups_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
