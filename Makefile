@@ -25,8 +25,8 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || echo 2)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick lint typing docs unit integration fuzz wheel format \
-	hooks lock clean
+.PHONY: help setup demo test quick lint typing docs unit integration fuzz wheel lowest \
+	format hooks lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' \
@@ -79,6 +79,9 @@ fuzz: $(STAMP) ## send what people may send, for an hour; FUZZ_SHARE=… for lon
 
 wheel: $(STAMP) ## build archive and wheel, try them in an empty environment
 	$(BIN)/python scripts/check_wheel.py
+
+lowest: $(STAMP) ## unit tests with the lowest versions that pyproject.toml allows
+	$(BIN)/python scripts/lowest.py $(TORCH)
 
 format: $(STAMP) ## let ruff fix and format the sources
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -62,6 +62,8 @@ def gbnf_of(schema: Mapping[str, Any]) -> str:
     try:
         converter = _converter()
         plain = json.loads(json.dumps(schema))
+        if "$ref" in plain:  # it would not look for those in the schemas beside it
+            plain["anyOf"] = [{"$ref": plain.pop("$ref")}]
         converter.visit(converter.resolve_refs(plain, "stdin"), "")
         converted: str = converter.format_grammar()
     except Exception as error:  # whatever it stumbles over

@@ -1,6 +1,14 @@
-"""LangChain's own standard tests."""
+"""LangChain's own standard tests, on a small model and on one that sees when to call.
 
-from abc import ABC
+What hangs on a model's wit alone is an ``xfail`` where it is too small; docs/tools.md
+has the list. The larger model is asked only what the small one fails, where it is
+installed. All of it, which takes half an hour of two cores::
+
+    RALMSPEC_GRID=full pytest tests/integration_tests/test_standard.py -k Qwen
+"""
+
+import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +24,7 @@ from langchain_tests.integration_tests import (
 
 from langchain_ralmspec import ChatRaLMSpec, ChatRapid, RaLMSpecRetriever
 from langchain_ralmspec.assets.models import model_path
+from langchain_ralmspec.errors import MissingExtraError
 from tests.integration_tests.conftest import make_corpus
 
 
@@ -35,39 +44,87 @@ class TestRaLMSpecRetriever(RetrieversIntegrationTests):
         return {"vectorstore": FAISS.from_embeddings(pairs, corpus.embeddings)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _loaded() -> Iterator[None]:
-    """Keep the models from test to test."""
-    tests: list[Any] = [TestChatRaLMSpec(), TestChatRapid()]
-    chats = [test.chat_model_class(**test.chat_model_params) for test in tests]
-    engines = [chat.engine for chat in chats]
-    yield
-    del engines
+FULL = os.environ.get("RALMSPEC_GRID") == "full"
+NEEDS_WIT = {"test_json_mode"}
 
 
-class _StandardChat(ChatModelIntegrationTests, ABC):
+class _OnSmolLM2:
     @property
-    def chat_model_params(self) -> dict[str, Any]:
+    def model_settings(self) -> dict[str, Any]:
         gguf = str(model_path("smollm2-135m"))
-        # Definitions of tools take 250 tokens.
-        settings = {"n_ctx": 1024, "max_tokens": 128, "repeat_penalty": 1.2}
-        return {"model_path": gguf, **settings}
+        return {"model_path": gguf, "max_tokens": 128, "repeat_penalty": 1.2}
 
     @property
     def structured_output_kwargs(self) -> dict[str, Any]:
         # Greedily SmolLM2 writes a string for a joke until it is cut off.
         return {"temperature": 0.8, "repeat_penalty": 1.1, "seed": 3}
 
+    @pytest.mark.xfail(reason="135 M parameters do not see that a tool is wanted")
+    def test_agent_loop(self: Any, model: BaseChatModel) -> None:
+        ChatModelIntegrationTests.test_agent_loop(self, model)
+
+    @pytest.mark.xfail(reason="135 M parameters do not write the keys that are named")
+    def test_json_mode(self: Any, model: BaseChatModel) -> None:
+        ChatModelIntegrationTests.test_json_mode(self, model)
+
+
+class _OnQwen:
+    @pytest.mark.xfail(
+        reason="its template shows calls in doubled braces; it copies them"
+    )
+    def test_agent_loop(self: Any, model: BaseChatModel) -> None:
+        ChatModelIntegrationTests.test_agent_loop(self, model)
+
+    @pytest.fixture(autouse=True)
+    def _only_what_needs_it(self, request: pytest.FixtureRequest) -> None:
+        if not FULL and request.node.originalname not in NEEDS_WIT:
+            pytest.skip("passes on SmolLM2; RALMSPEC_GRID=full runs it here, too")
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        try:
+            gguf = str(model_path("qwen2.5-coder-1.5b"))
+        except MissingExtraError as error:
+            pytest.skip(str(error))
+        return {"model_path": gguf, "max_tokens": 64}  # it writes ten a second
+
+
+class _StandardChat(ChatModelIntegrationTests, ABC):
+    """What either chat model is tested for; ``_On…`` names the model."""
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _loaded(cls) -> Iterator[None]:
+        """Keep the model from test to test."""
+        test = cls()
+        chat: Any = test.chat_model_class(**test.chat_model_params)
+        engine = chat.engine
+        yield
+        del engine
+
+    @property
+    @abstractmethod
+    def model_settings(self) -> dict[str, Any]: ...
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        # Definitions of tools take 250 tokens.
+        return {"n_ctx": 1024, **self.model_settings}
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True
+
     @property
     def supports_model_override(self) -> bool:
-        return False
-
-    @pytest.mark.xfail(reason="135 M parameters do not see that a tool is wanted")
-    def test_agent_loop(self, model: BaseChatModel) -> None:
-        super().test_agent_loop(model)
+        return False  # an object is a model
 
 
-class TestChatRaLMSpec(_StandardChat):
+class _RaLMSpec(_StandardChat, ABC):
     @property
     def chat_model_class(self) -> type[ChatRaLMSpec]:
         return ChatRaLMSpec
@@ -83,7 +140,7 @@ class TestChatRaLMSpec(_StandardChat):
         }
 
 
-class TestChatRapid(_StandardChat):
+class _Rapid(_StandardChat, ABC):
     @property
     def chat_model_class(self) -> type[ChatRapid]:
         return ChatRapid
@@ -107,4 +164,20 @@ class TestChatRapid(_StandardChat):
         return message
 
 
-del _StandardChat  # or pytest would collect it on its own
+class TestChatRaLMSpec(_OnSmolLM2, _RaLMSpec):
+    pass
+
+
+class TestChatRapid(_OnSmolLM2, _Rapid):
+    pass
+
+
+class TestChatRaLMSpecOnQwen(_OnQwen, _RaLMSpec):
+    pass
+
+
+class TestChatRapidOnQwen(_OnQwen, _Rapid):
+    pass
+
+
+del _StandardChat, _RaLMSpec, _Rapid  # or pytest would collect them on their own

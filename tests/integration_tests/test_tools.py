@@ -24,7 +24,6 @@ from langchain_ralmspec import (
     InvalidValueError,
     RaLMSpecLLM,
     RaLMSpecRetriever,
-    RapidChain,
 )
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.engine import Model
@@ -192,60 +191,6 @@ def store() -> RaLMSpecRetriever:
         f"{TEXT} Book {n}: {['author', 'year', 'title'][n % 3]}." for n in range(40)
     ]
     return RaLMSpecRetriever.from_documents([Document(page_content=t) for t in texts])
-
-
-ARRAY = 'root ::= "[" item ("," item){7} "]"\nitem ::= "\\"" [a-z ]{1,9} "\\""'
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"speculation_stride": 3, "guess_policy": "same"},
-        {"speculation_stride": 4, "guess_policy": "same", "asynchronous": False},
-        {"retrieval_policy": "flare", "speculation_stride": 2, "guess_policy": "same"},
-        {"retrieval_policy": "iter-retgen"},
-    ],
-)
-def test_the_loops_write_the_same_under_a_grammar(
-    gguf: str,
-    model: Model,
-    store: RaLMSpecRetriever,
-    settings: dict[str, Any],
-    temperature: float,
-) -> None:
-    n_back = 0
-    for grammar in (GBNF, ARRAY):
-        given: dict[str, Any] = {"retrieval_stride": 2, "max_tokens": 48, "seed": 7}
-        given |= settings | {"temperature": temperature, "grammar": grammar}
-        chat = ChatRaLMSpec(model_path=gguf, retriever=store, **given)
-        told = chat.invoke(ASKED)
-        slow = chat.model_copy(update={"speculation": False}).invoke(ASKED)
-        assert told.text == slow.text
-        one, other = told.response_metadata, slow.response_metadata
-        assert one["steps"] == other["steps"]
-        assert one["finish_reason"] == other["finish_reason"]
-        n_back += one["speculation"]["tokens_rolled_back"]
-        Grammar(model.weights, grammar)._follow(
-            [token for step in one["steps"] for token in step["tokens"]]
-        )  # raises, where one is not allowed
-    if "retrieval_policy" not in settings:
-        assert n_back > 0, "nothing was rolled back, so nothing was tested"
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_drafts_that_a_grammar_forbids_are_not_accepted(
-    gguf: str, temperature: float
-) -> None:
-    text = f"{TEXT} " * 4
-    settings: dict[str, Any] = {"seed": 5, "exact_batches": True, "n_ctx": 1024}
-    settings |= {"temperature": temperature, "max_tokens": 48, "grammar": GBNF}
-    told = []
-    for length in (0, 4):
-        chain = RapidChain(model_path=gguf, draft_length=length, **settings)
-        told.append(chain.invoke({"question": "Repeat the text.", "context": text}))
-    assert told[0]["answer"] == told[1]["answer"]
-    assert told[1]["speculation"]["drafted"]
 
 
 def test_all_faces_take_a_grammar(gguf: str, store: RaLMSpecRetriever) -> None:
