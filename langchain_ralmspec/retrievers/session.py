@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from langchain_core.documents import Document
 
@@ -66,7 +66,7 @@ class RetrieverSession(Live):
         self._guesses[query] = guess
         return documents_of_hits(guess.hits)
 
-    def verify(self, queries: Sequence[str]) -> list[list[Document]]:
+    def verify(self, queries: Iterable[str]) -> list[list[Document]]:
         """Retrieve the true documents of all queries in one store call.
 
         Generation is taken to go on under the true documents of the first query whose

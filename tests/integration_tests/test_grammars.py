@@ -90,8 +90,14 @@ def chat_of(gguf: str, model: Model) -> Callable[..., ChatRaLMSpec]:
     retriever = RaLMSpecRetriever.from_documents(documents)
 
     def make(**settings: Any) -> ChatRaLMSpec:
-        own = {"retrieval_stride": 2, "max_tokens": 16, "seed": 7, "n_ctx": 512}
-        return ChatRaLMSpec(model_path=gguf, retriever=retriever, **own, **settings)
+        own: dict[str, Any] = {
+            "retrieval_stride": 2,
+            "max_tokens": 16,
+            "seed": 7,
+            "n_ctx": 512,
+        }
+        own |= {"model_path": gguf, "seed": 7, "n_ctx": 512}
+        return ChatRaLMSpec(retriever=retriever, **own, **settings)
 
     return make
 

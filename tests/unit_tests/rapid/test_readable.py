@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from langchain_classic.embeddings import CacheBackedEmbeddings
-from langchain_core.stores import InMemoryByteStore
+from langchain_core.stores import InMemoryStore
 
 from langchain_ralmspec.rapid.documents import ContextIndex
 from tests.unit_tests.rapid.test_documents import Words, split
@@ -46,7 +46,7 @@ def test_chunks_are_no_longer_than_the_encoder_reads(way: str, most: int) -> Non
 
 
 def test_an_encoder_behind_a_cache_tells_as_well() -> None:
-    encoder = CacheBackedEmbeddings(ShortSighted(7, "client"), InMemoryByteStore())
+    encoder = CacheBackedEmbeddings(ShortSighted(7, "client"), InMemoryStore())
     (part,) = ContextIndex(split(f"green|{FACT}"), encoder).retrieve("red", 7, 0.5)
     assert "red" in part.text
 

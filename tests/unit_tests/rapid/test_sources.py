@@ -48,6 +48,10 @@ def test_the_text_of_a_context(context: object, text: str) -> None:
 EMPTY = "the context is empty; give"
 
 
+NUMBERED: dict[str, Any] = {"id": "b", "page_content": 7}
+BARE = Document.model_construct(**NUMBERED)
+
+
 @pytest.mark.parametrize(
     ("context", "message"),
     [
@@ -59,7 +63,7 @@ EMPTY = "the context is empty; give"
         (["red", 3.5], "float is no context"),
         ([["red"]], "list is no context"),
         ((word for word in ["red"]), "generator is no context"),
-        (Document.model_construct(id="b", page_content=7), "got 7 in the document 'b'"),
+        (BARE, "got 7 in the document 'b'"),
     ],
 )
 def test_what_is_no_context_is_refused(context: object, message: str) -> None:
@@ -70,7 +74,7 @@ def test_what_is_no_context_is_refused(context: object, message: str) -> None:
 def test_halves_of_characters_shift_no_place() -> None:
     """A pair of them is one character as it is read."""
     smiles, bare = Document("\ud83d\ude00" * 5), Document("red green", id="b")
-    bare.metadata = None  # type: ignore[assignment]  as some stores leave it
+    vars(bare)["metadata"] = None  # as some stores leave it
     given = GivenContext.of([smiles, bare])
     (found,) = given.parts((given.text.index("green"), len(given.text)))
     assert (found.id, found.page_content) == ("b", "green")

@@ -328,8 +328,8 @@ def test_a_refusal_of_any_class_quotes_the_width_and_holds_until_documents_come(
                 raise RuntimeError(f"limit [{k}] is larger than the index")
             return documents(k)
 
-        def add_documents(self, given: list[Document], **_: Any) -> list[str]:
-            self.n_held += len(given)
+        def add_documents(self, documents: list[Document], **_: Any) -> list[str]:
+            self.n_held += len(documents)
             return []
 
     retriever = RaLMSpecRetriever(vectorstore=Quoting(), k=9)
