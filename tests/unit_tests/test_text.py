@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_ralmspec.text import LONGEST_RUN, cuts_of_long_runs, well_formed
+from langchain_ralmspec.text import (
+    LONGEST_RUN,
+    MOST_DIGITS,
+    cuts_of_long_runs,
+    well_formed,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +34,7 @@ def test_every_string_becomes_text(given: str) -> None:
 
 
 def cut(text: str) -> list[str]:
-    places = [0, *cuts_of_long_runs(text), len(text)]
+    places = [0, *sorted({*cuts_of_long_runs(text)}), len(text)]
     return [text[start:end] for start, end in pairwise(places)]
 
 
@@ -52,6 +57,14 @@ def test_ordinary_text_is_not_cut(text: str) -> None:
 def test_a_text_without_spaces_is_cut_before_punctuation() -> None:
     parts = cut("我们读一本书。" * 9999)
     assert all(part.startswith("。") for part in parts[1:])
+
+
+def test_digits_are_cut_from_the_last() -> None:
+    digits = "1" * (2 * MOST_DIGITS + 5)
+    assert [*map(len, cut(f"No. {digits}, {digits}!"))] == [
+        9, MOST_DIGITS, MOST_DIGITS + 7, MOST_DIGITS, MOST_DIGITS + 1,
+    ]  # fmt: skip
+    assert len(cut(f"{'1' * MOST_DIGITS} {'2' * MOST_DIGITS}")) == 1
 
 
 def test_looking_for_runs_takes_one_pass() -> None:

@@ -37,7 +37,16 @@ print("alive")
 
 @pytest.mark.parametrize(
     "kind",
-    ["gpt-4o", "tekken", "deepseek-v3", "llama-bpe", "qwen2", "bloom", "smollm"],
+    [
+        "gpt-4o",
+        "tekken",
+        "deepseek-v3",
+        "llama-bpe",
+        "qwen2",
+        "bloom",
+        "smollm",
+        "superbpe",
+    ],
 )
 def test_no_run_of_letters_kills_the_process(kind: str, tmp_path: Path) -> None:
     file = write_bpe(tmp_path / "bytes.gguf", kind, {"<|end|>": CONTROL})
