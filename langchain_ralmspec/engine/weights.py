@@ -345,9 +345,9 @@ class Weights(Live):
         There are always ``bos_token`` and ``eos_token``; of others those that the
         file tells of.
         """
-        lib, unknown = self._lib, self.metadata("tokenizer.ggml.unknown_token_id")
+        lib, unknown = self._lib, self.metadata("tokenizer.ggml.unknown_token_id") or ""
         named = {
-            "unk": -1 if unknown is None else int(unknown),
+            "unk": int(unknown) if unknown.isdecimal() else -1,
             "pad": lib.llama_vocab_pad(self._vocab),
             "sep": lib.llama_vocab_sep(self._vocab),
             "mask": lib.llama_vocab_mask(self._vocab),
