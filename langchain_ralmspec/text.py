@@ -10,8 +10,19 @@ from typing import Any
 # Those of `str.splitlines`. What ends a page or a paragraph ends more than a line.
 _LINE_END = r"(?:\r\n?+|[\n\v\f\x1c-\x1e\x85\u2028\u2029])"
 _PART_END = r"[\f\u2029]"
-# Nothing is seen of the last four: spaces without a width, and the mark of byte orders.
+# Nothing is seen of the last four: two spaces without a width, the mark of byte
+# orders and the soft hyphen.
 _BLANK = r"[\s\u200b\u2060\ufeff\xad]"
+_BLANKS = "".join(
+    map(
+        chr,
+        [
+            *range(0x9, 0xE), *range(0x1C, 0x21), 0x85, 0xA0, 0x1680,
+            *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000,
+            0x200B, 0x2060, 0xFEFF, 0xAD,
+        ],
+    )
+)  # fmt: skip
 _MORE = rf"{_BLANK}*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]"
 _BLANK_LINES = re.compile(rf"{_LINE_END}{_MORE}|{_PART_END}")
 _SEEN = re.compile(rf"(?!{_BLANK}).", re.DOTALL)
@@ -21,8 +32,8 @@ LONGEST_RUN = 10_000
 ``std::regex`` takes some hundred bytes of stack for each (some 8 MiB are there)."""
 
 MOST_DIGITS = 999
-"""Digits in a row that a tokeniser is given at most. One that groups them in threes
-from the last looks through all that follow at each group: 8,000 took ten seconds."""
+"""Digits in a row that a tokeniser which groups them in threes from the last is given
+at most: at each group it looks through all that follow, and 8,000 take ten seconds."""
 
 _LONG_NUMBER = re.compile(rf"(?<!\d)\d{{{MOST_DIGITS + 1},}}")
 
@@ -58,7 +69,11 @@ def well_formed_json(value: Any) -> Any:
         return [well_formed_json(item) for item in value]
     if isinstance(value, dict):
         pairs = value.items()
-        return {well_formed_json(name): well_formed_json(item) for name, item in pairs}
+        named = {well_formed_json(name): well_formed_json(item) for name, item in pairs}
+        if len(named) < len(value):
+            msg = f"of the names {[*value]!r} two would become one"
+            raise ValueError(msg)
+        return named
     return value
 
 
@@ -75,7 +90,7 @@ def is_blank(text: str) -> bool:
 
 def part_at_first_blank_line(text: str) -> tuple[str, str]:
     """What stands before the first blank line behind any text, and behind it."""
-    text = text.strip()
+    text = text.strip(_BLANKS)
     found = _BLANK_LINES.search(text)
     return (text[: found.start()], text[found.end() :]) if found else (text, "")
 
@@ -85,7 +100,7 @@ def part_at_last_blank_line(text: str) -> tuple[str, str]:
 
     A text without one stands behind it.
     """
-    text = text.rstrip()
+    text = text.rstrip(_BLANKS)
     places = [(found.start(), found.end()) for found in _BLANK_LINES.finditer(text)]
     if not places:
         return "", text
@@ -93,15 +108,18 @@ def part_at_last_blank_line(text: str) -> tuple[str, str]:
     return text[:start], text[end:]
 
 
+def cuts_of_long_numbers(text: str) -> Iterator[int]:
+    """Where to cut a text behind every :data:`MOST_DIGITS` digits, from the last."""
+    for number in _LONG_NUMBER.finditer(text):
+        yield from range(number.end() - MOST_DIGITS, number.start(), -MOST_DIGITS)
+
+
 def cuts_of_long_runs(text: str) -> Iterator[int]:
     """Where to cut a text so that no run is longer than :data:`LONGEST_RUN`.
 
     Ordinary text has such runs only where it has no spaces, as Chinese has none. It
-    is cut at the end of a word where it can be, and digits also behind every
-    :data:`MOST_DIGITS`, counted from the last.
+    is cut at the end of a word where it can be.
     """
-    for number in _LONG_NUMBER.finditer(text):
-        yield from range(number.end() - MOST_DIGITS, number.start(), -MOST_DIGITS)
     if len(text) <= LONGEST_RUN:
         return
     for run in _LONG_RUN.finditer(text):

@@ -27,7 +27,8 @@ def main() -> None:
     python = str(FOLDER / "bin" / "python")
     llama = lowest_of("llama", "llama-cpp-python")
     pip = (python, "-m", "pip", "install", "--progress-bar", "off", "--no-deps")
-    run(*pip, UV, *sys.argv[1:])
+    run(*pip, UV)
+    run(*pip, *sys.argv[1:])
     run(*pip, llama)
     # Neither brings what it needs: uv keeps what it finds, be it the newest. The build
     # of torch is pinned, for uv might exchange it for PyPI's.

@@ -99,12 +99,14 @@ class _Reader:
             raise self._refusal(type(block).__name__, block)
         kind = str(block.get("type") or _kind_of(block))
         if depth > _DEEPEST:
-            raise self._refusal(kind, block, f"no block is {_DEEPEST} others deep")
+            raise self._refusal(
+                kind, block, f"unnest it: none may be {_DEEPEST} others deep"
+            )
         if kind == "non_standard" and isinstance(block.get("value"), Mapping):
             return self._text(block["value"], depth + 1)
         if kind == "json":
             return self._json(kind, block.get("json"))
-        said = block.get(_SAID.get(kind, ""))
+        said = block.get(_SAID[kind]) if kind in _SAID else None
         if isinstance(said, Mapping):  # as OpenAI's assistants have it
             said = said.get("value")
         if said is None and kind in _WITHIN:
@@ -147,7 +149,7 @@ class _Reader:
     def _json(self, kind: str, value: Any) -> str:
         try:
             return json.dumps(value, ensure_ascii=False, default=str)
-        except (TypeError, ValueError, RecursionError) as error:
+        except Exception as error:  # whatever is asked for its text
             raise self._refusal(kind, value, f"it is not JSON ({error})") from error
 
 

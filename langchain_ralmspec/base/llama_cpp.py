@@ -95,7 +95,8 @@ def settings_of(
             is_given or (name in engine and name not in _POOR_DEFAULTS)
         ):
             taken[name] = value
-    return _as_meant_there({**taken, **bound, **besides})
+    own = {name: v for name, v in {**taken, **bound}.items() if name not in besides}
+    return {**_as_meant_there(own), **besides}
 
 
 def _as_meant_there(settings: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,6 @@ def passages_of(
     """The tokens of each document and of what stands before it, as far as they serve.
 
     Those of a document that something else stands right behind do so in whole blocks.
-    Its last whole block may be read together with what is too little for one.
 
     Args:
         documents: what is to be read.
@@ -100,8 +99,9 @@ def passages_of(
             "before the question"
         )
         raise InvalidValueError(msg)
+    is_whole = is_alone and not isinstance(layout, InlineLayout)
     if isinstance(layout, InlineLayout):
-        layout, is_alone = replace(layout, trail=""), False
+        layout = replace(layout, trail="")
     prefixes, head = [], prompts[0].head
     for document in documents:
         hit = Hit(document.id or "", document, score=0.0)
@@ -113,8 +113,10 @@ def passages_of(
                 f"{model.n_ctx}; set max_document_tokens, or raise n_ctx"
             )
             raise ContextOverflowError(msg)
-        whole = (len(prefix) // BLOCK - 1) * BLOCK
-        prefixes.append(prefix if is_alone else prefix[: max(0, whole)])
+        whole = len(prefix) // BLOCK * BLOCK
+        if is_alone and whole > len(head):  # it is read together with what is left
+            whole -= BLOCK
+        prefixes.append(prefix if is_whole else prefix[:whole])
     return Passages(prefixes, len(head))
 
 
@@ -160,7 +162,7 @@ def read_ahead(
         warnings.warn(
             "nothing was read: something else stands right behind a document in this "
             f"prompt, so only whole blocks of {BLOCK} tokens serve other questions, "
-            "all but the last, and no document fills two",
+            "and no document is long enough",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -180,6 +180,8 @@ class Demo:
                     stack, gguf, corpus, questions[: self.limit], console
                 )
             except MissingExtraError as error:
+                if stack is near:
+                    raise
                 said = f"{stack.title} is left out: {error}"
                 console.print(said, markup=False, soft_wrap=True)
         _report(told, console)

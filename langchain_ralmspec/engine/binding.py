@@ -52,6 +52,12 @@ def check_file(path: str | os.PathLike[str]) -> Path:
     return file
 
 
+_BESIDE_REF = frozenset(
+    {"$ref", "$defs", "definitions", "title", "description", "$schema", "$id"}
+)
+"""What may stand beside a reference, as it allows and forbids nothing."""
+
+
 def gbnf_of(schema: Mapping[str, Any]) -> str:
     """The grammar of a JSON schema, by llama-cpp-python's converter.
 
@@ -63,6 +69,8 @@ def gbnf_of(schema: Mapping[str, Any]) -> str:
         converter = _converter()
         plain = json.loads(json.dumps(schema))
         if "$ref" in plain:  # it would not look for those in the schemas beside it
+            if others := plain.keys() - _BESIDE_REF:
+                raise ValueError(f"beside $ref stands {min(others)!r}")  # noqa: TRY301
             plain["anyOf"] = [{"$ref": plain.pop("$ref")}]
         converter.visit(converter.resolve_refs(plain, "stdin"), "")
         converted: str = converter.format_grammar()

@@ -20,7 +20,7 @@ from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.engine.binding import library
 from langchain_ralmspec.engine.markers import Markers
 from langchain_ralmspec.errors import DecodeError, InvalidValueError, ModelFileError
-from langchain_ralmspec.text import cuts_of_long_runs, well_formed
+from langchain_ralmspec.text import cuts_of_long_numbers, cuts_of_long_runs, well_formed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -192,6 +192,8 @@ class Weights(Live):
         cuts: list[int] = []
         if self._splits_by_regex:
             cuts += cuts_of_long_runs(text)
+        if self._groups_from_the_last:
+            cuts += cuts_of_long_numbers(text)
         if special:
             cuts = [self.markers.start_of(text, cut) for cut in cuts]
         elif self._imitations:
@@ -280,6 +282,11 @@ class Weights(Live):
         return bool(kind == self._lib.LLAMA_VOCAB_TYPE_BPE)
 
     @cached_property
+    def _groups_from_the_last(self) -> bool:
+        """Whether digits are read in threes that are counted from the last."""
+        return self.metadata("tokenizer.ggml.pre") == "superbpe"
+
+    @cached_property
     def _space_first(self) -> bool:
         """Whether llama.cpp puts a space in front of a text."""
         pieces = map(self.piece, self._encode("a", special=False))
@@ -332,8 +339,8 @@ class Weights(Live):
         return [token for token in range(self.n_vocab) if self.is_end(token)]
 
     def token_text(self, token: int) -> str:
-        """The vocabulary's own name of a token; empty for -1, which is none."""
-        if token < 0:
+        """The vocabulary's own name of a token; empty where there is none."""
+        if not 0 <= token < self.n_vocab:  # which llama.cpp would not survive
             return ""
         text: bytes = self._lib.llama_vocab_get_text(self._vocab, token) or b""
         return text.decode("utf-8", errors="replace")
@@ -352,7 +359,7 @@ class Weights(Live):
             "sep": lib.llama_vocab_sep(self._vocab),
             "mask": lib.llama_vocab_mask(self._vocab),
         }
-        told = {name: token for name, token in named.items() if token >= 0}
+        told = {name: t for name, t in named.items() if 0 <= t < self.n_vocab}
         every = {"bos": self.bos, "eos": self.eos, **told}
         return {f"{name}_token": self.token_text(t) for name, t in every.items()}
 

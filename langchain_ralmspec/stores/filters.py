@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -135,17 +136,27 @@ def _may_have(found: Any, value: Any) -> bool:
 def _may_compare(found: Any, name: Any, value: Any) -> bool:
     if name in {"$eq", "$in"}:
         return _may_have(found, value)
-    if name in {"$ne", "$nin"}:
-        others = value if isinstance(value, list | tuple) else (value,)
-        return not any(_is_the_same(found, each) for each in others)
-    both_numbers = _is_number(found) and _is_number(value)
-    return name not in _ORDERS or not both_numbers or _ORDERS[name](found, value)
+    if name == "$ne":
+        return not _is_the_same(found, value)
+    if name == "$nin" and isinstance(value, list | tuple | set | frozenset):
+        return not any(_is_the_same(found, each) for each in value)
+    if name not in _ORDERS or not (_is_number(found) and _is_number(value)):
+        return True
+    # Stores keep numbers in 32 bits, too, and sort what is none as they like.
+    is_rounded = found != value and math.isclose(found, value, rel_tol=1e-6)
+    return is_rounded or math.isnan(found) or bool(_ORDERS[name](found, value))
 
 
 def _is_the_same(found: Any, value: Any) -> bool:
-    """Whether no store tells them apart, as some do with 1, "1" and True."""
+    """Whether no store tells them apart, as some do with 1, "1" and True.
+
+    Nor do all find nothing where a document lacks the key.
+    """
+    if not isinstance(found, _SCALARS) or not isinstance(value, _SCALARS):
+        return False
     both_numbers = _is_number(found) and _is_number(value)
-    return (both_numbers or type(found) is type(value)) and bool(found == value)
+    is_same_kind = both_numbers or (type(found) is type(value) and value is not None)
+    return is_same_kind and bool(found == value)
 
 
 def _is_number(value: Any) -> bool:

@@ -265,6 +265,11 @@ class GenericStore:
         try:
             return self._ask(query, k)
         except _Refused as refusal:
+            if isinstance(refusal.why, _REFUSALS):
+                return self._narrower(query, k, refusal.why)
+        try:  # what quotes a number may have failed for another reason, once
+            return self._ask(query, k)
+        except _Refused as refusal:
             return self._narrower(query, k, refusal.why)
 
     def _narrower(self, query: Query, refused: int, why: Exception) -> list[Document]:
@@ -293,8 +298,9 @@ class GenericStore:
         try:
             return list(search(asked, k=k, **self._options))[:k]
         except Exception as error:
-            quotes_k = re.search(rf"\b{k}\b", str(error))
-            is_away = isinstance(error, OSError)  # its server: addresses are numbers
+            # No part of an address, a version or a code.
+            quotes_k = re.search(rf"(?<![.:])(?<!code = )\b{k}\b(?![.:]\d)", str(error))
+            is_away = isinstance(error, OSError)  # its server
             if isinstance(error, _REFUSALS) or (quotes_k and not is_away):
                 raise _Refused(error) from error
             raise

@@ -96,8 +96,7 @@ def chat_of(gguf: str, model: Model) -> Callable[..., ChatRaLMSpec]:
             "seed": 7,
             "n_ctx": 512,
         }
-        own |= {"model_path": gguf, "seed": 7, "n_ctx": 512}
-        return ChatRaLMSpec(retriever=retriever, **own, **settings)
+        return ChatRaLMSpec(model_path=gguf, retriever=retriever, **own, **settings)
 
     return make
 

@@ -256,7 +256,7 @@ def test_of_a_template_whole_blocks_are_kept(gguf: str, tmp_path: Path) -> None:
     steps, stats = told(chat, "What is a heap?")
     assert steps == expected
     assert stats.cached_tokens == BLOCK
-    with pytest.warns(RuntimeWarning, match="no document fills two"):
+    with pytest.warns(RuntimeWarning, match="no document is long enough"):
         assert chat.warm(["A short text."]).documents == 0
     with pytest.raises(ContextOverflowError, match=r"'longer' takes \d+ tokens"):
         chat.warm([Document(LONG * 4, id="longer")])

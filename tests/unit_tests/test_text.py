@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 from langchain_ralmspec.text import (
     LONGEST_RUN,
     MOST_DIGITS,
+    cuts_of_long_numbers,
     cuts_of_long_runs,
+    part_at_first_blank_line,
+    part_at_last_blank_line,
     well_formed,
+    well_formed_json,
 )
 
 
@@ -34,7 +38,7 @@ def test_every_string_becomes_text(given: str) -> None:
 
 
 def cut(text: str) -> list[str]:
-    places = [0, *sorted({*cuts_of_long_runs(text)}), len(text)]
+    places = [0, *cuts_of_long_runs(text), len(text)]
     return [text[start:end] for start, end in pairwise(places)]
 
 
@@ -61,10 +65,28 @@ def test_a_text_without_spaces_is_cut_before_punctuation() -> None:
 
 def test_digits_are_cut_from_the_last() -> None:
     digits = "1" * (2 * MOST_DIGITS + 5)
-    assert [*map(len, cut(f"No. {digits}, {digits}!"))] == [
-        9, MOST_DIGITS, MOST_DIGITS + 7, MOST_DIGITS, MOST_DIGITS + 1,
-    ]  # fmt: skip
-    assert len(cut(f"{'1' * MOST_DIGITS} {'2' * MOST_DIGITS}")) == 1
+    text = f"No. {digits}, {digits}!"
+    places = sorted({0, *cuts_of_long_numbers(text), len(text)})
+    lengths = [9, MOST_DIGITS, MOST_DIGITS + 7, MOST_DIGITS, MOST_DIGITS + 1]
+    assert [end - start for start, end in pairwise(places)] == lengths
+    short = f"{'1' * MOST_DIGITS} {'2' * MOST_DIGITS}"
+    assert [*cuts_of_long_numbers(short)] == []
+
+
+def test_what_is_not_seen_stands_on_no_side_of_a_blank_line() -> None:
+    assert part_at_last_blank_line("text\n\nquestion?\n\n\u200b") == (
+        "text",
+        "question?",
+    )
+    parts = part_at_first_blank_line("\ufeff\n\nWhat?\n\ntext")
+    assert parts[0] == "What?"
+
+
+def test_names_that_would_become_one_are_refused() -> None:
+    whole = well_formed_json({"\ud83d\ude00": ["\ud800"]})
+    assert whole == {"\U0001f600": ["\ufffd"]}
+    with pytest.raises(ValueError, match="two would become one"):
+        well_formed_json([dict.fromkeys(["\ud800", "\udc00"])])
 
 
 def test_looking_for_runs_takes_one_pass() -> None:

@@ -55,8 +55,8 @@ def report(figures: dict[str, Any], console: Console) -> None:
         )
     if figures[READ]:
         say(
-            f"'{READ}' is the sequential loop whose passages were read before, in a "
-            "process that has ended since: their KV comes from a folder. Rows whose "
+            f"'{READ}' is the sequential loop whose passages were read before: memory "
+            "has been emptied since, and their KV comes from a folder. Rows whose "
             f"names end so are compared with it. Over '{SEQUENTIAL}' they are: "
             + ", ".join(
                 f"{name} {row['over_unread']['median']:.2f}×"

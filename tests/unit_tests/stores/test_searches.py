@@ -220,6 +220,7 @@ def test_a_filter_of_a_call_takes_the_place_of_the_retrievers() -> None:
         {"group": [1, 2]},
         {"group": {"$ne": 0}},
         {"group": {"$nin": [2, 0.0]}},
+        {"group": {"$nin": {0}}},
         {"group": {"$gt": 0}},
         {"group": {"$gte": 0.5, "$lt": 2}},
         {"$and": [{"group": {"$lte": -1}}]},
@@ -246,6 +247,8 @@ def test_a_document_that_a_filter_keeps_back_is_never_passed_on(condition: Any) 
         {"$not": {"group": 1}, "$and": "x", "$or": [lambda: 0]},
         {"group": {"$ne": 7, "$in": []}, "other": [{}], "none": None},
         {"group": {"$ne": True, "$nin": ["1", None], "$lt": "0"}},
+        {"group": {"$ne": [1]}, "nowhere": {"$ne": None, "$nin": [None]}},
+        {"group": {"$lte": 1 - 1e-8}},  # as stores of 32 bits find it
         {"metadata.group": 7},
         "group == 1",
         lambda document: document.metadata["group"] == 1,
@@ -332,6 +335,22 @@ def test_a_refusal_of_any_class_quotes_the_width_and_holds_until_documents_come(
             self.n_held += len(documents)
             return []
 
+    class Failing(Quoting):
+        """Its server is away for a moment, and says so in numbers."""
+
+        def similarity_search(  # type: ignore[override]  # needs no more
+            self, query: str, k: int = 4, **_: Any
+        ) -> list[Document]:
+            if failures:
+                raise RuntimeError(failures.pop())
+            return documents(k)
+
+    failures = ["rpc error 9", "UNAVAILABLE 10.0.9.4:19530"]
+    retriever = RaLMSpecRetriever(vectorstore=Failing(), k=9)
+    with pytest.raises(StoreError, match="19530"):
+        retriever.invoke("v0")
+    for _ in range(3):  # the second try finds all
+        assert len(retriever.invoke("v0")) == 9
     retriever = RaLMSpecRetriever(vectorstore=Quoting(), k=9)
     assert len(retriever.invoke("v0")) == 4
     retriever.add_documents(documents(5))
