@@ -244,6 +244,7 @@ def test_of_a_template_whole_blocks_are_kept(gguf: str, tmp_path: Path) -> None:
         model_path=gguf,
         retriever=store,
         prompt=BEHIND,
+        documents_per_step=1,
         n_ctx=OWN_N_CTX,
         max_tokens=6,
         kv_cache_dir=tmp_path,

@@ -59,6 +59,17 @@ def test_no_run_of_letters_kills_the_process(kind: str, tmp_path: Path) -> None:
     assert run.stdout == "alive\n", (run.returncode, run.stderr[-2000:])
 
 
+@pytest.mark.parametrize(
+    ("kind", "lengths"), [("gpt-4o", [3000]), ("superbpe", [3, 999, 999, 999])]
+)
+def test_digits_are_cut_only_where_they_are_grouped_from_the_last(
+    kind: str, lengths: list[int], tmp_path: Path
+) -> None:
+    file = write_bpe(tmp_path / "bytes.gguf", kind, {"<|end|>": CONTROL})
+    parts = load(file)._parts("1" * 3000, special=False)
+    assert [*map(len, parts)] == lengths
+
+
 def test_a_marker_inside_a_long_run_stays_whole(tmp_path: Path) -> None:
     file = write_bpe(tmp_path / "bytes.gguf", "gpt-4o", {"<|end|>": CONTROL})
     weights = load(file)
