@@ -87,6 +87,9 @@ _QUOTE_QWEN, _QUOTE, _QA = (
     "rapid-smollm2-qa",
 )
 
+_NEAR = "exact FAISS and encoder here"
+_FAR = "Chroma server 50 ms each way, encoder 150 ms away"
+
 _POLICIES = {
     "never": "none",
     "once, k = 1": "once k=1",
@@ -201,6 +204,21 @@ TABLES = GAINS | {
                 ("Chroma server, 100 ms each way", "ralm-replica-chroma-100ms"),
             )
             for guesser, row in (("the session", "+PSA"), ("a replica, too", "+PSAR"))
+        ),
+    ),
+    "read-before": Table(
+        ("stack", "row"),
+        {
+            "speed-up, median": number("{}/over_unread/median", "**{:.2f}**"),
+            "of sums": number("{}/over_unread/sums", "{:.2f}"),
+            "first text, sooner": number("{}/first_text/sooner", "{:.2f}"),
+            "an answer": number("{}/seconds/all", "{:.1f} s"),
+        },
+        (
+            Row((_NEAR, "sequential, read before"), "ralm-read-before-50k", "W"),
+            Row((_NEAR, "speculative, too"), "ralm-read-before-50k", "rows/+PSAW"),
+            Row((_FAR, "sequential, read before"), "ralm-everything", "W"),
+            Row((_FAR, "and a replica"), "ralm-everything", "rows/+PSARW"),
         ),
     ),
     "scans": Table(
