@@ -72,7 +72,7 @@ def test_a_table_says_what_was_transcribed_or_is_older_than_the_code(
         figures["provenance"] = {"commit": "0123456789ab"}  # as a benchmark says it
         file.write_text(json.dumps(figures), encoding="utf-8")
     before = page.read_text(encoding="utf-8").count("*Transcribed, ")
-    assert before == n_transcribed == len(rows) - 2  # which were measured since
+    assert 0 < before == n_transcribed < len(rows)  # others were measured since
     assert fill_tables(copy) == 0
     after = page.read_text(encoding="utf-8")
     assert "*Transcribed, " not in after
