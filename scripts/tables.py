@@ -111,7 +111,7 @@ _PERPLEXITY = {
 
 def _by_model(looked_up: Mapping[str, str]) -> tuple[Row, ...]:
     """Rows of the benchmark of quality, by model and by how often was looked up."""
-    models = {_SMOL: "quality-smollm2"}
+    models = {_SMOL: "quality-smollm2", "Qwen2.5-Coder-1.5B": "quality-qwen"}
     return tuple(
         Row((model, label), file, at)
         for model, file in models.items()
