@@ -10,9 +10,8 @@ from typing import Any
 # Those of `str.splitlines`. What ends a page or a paragraph ends more than a line.
 _LINE_END = r"(?:\r\n?+|[\n\v\f\x1c-\x1e\x85\u2028\u2029])"
 _PART_END = r"[\f\u2029]"
-# Nothing is seen of the last four: two spaces without a width, the mark of byte
-# orders and the soft hyphen.
-_BLANK = r"[\s\u200b\u2060\ufeff\xad]"
+# Whitespace and, the last four, of which nothing is seen either: two spaces without a
+# width, the mark of byte orders and the soft hyphen.
 _BLANKS = "".join(
     map(
         chr,
@@ -23,6 +22,7 @@ _BLANKS = "".join(
         ],
     )
 )  # fmt: skip
+_BLANK = f"[{re.escape(_BLANKS)}]"
 _MORE = rf"{_BLANK}*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]"
 _BLANK_LINES = re.compile(rf"{_LINE_END}{_MORE}|{_PART_END}")
 _SEEN = re.compile(rf"(?!{_BLANK}).", re.DOTALL)

@@ -164,7 +164,8 @@ class Demo:
         console = Console()
         gguf = find_gguf(self.model)
         corpus = self._read_corpus()
-        questions = asked or QUESTIONS[: self.limit or _N_QUESTIONS]
+        own = QUESTIONS[: self.limit or _N_QUESTIONS]
+        questions = asked[: self.limit] or own
         store: StoreName = "faiss-flat" if self.store == "faiss" else "chroma"
         near = _Stack("near", f"{store} here", Workload(store=store))
         console.print(
@@ -176,9 +177,7 @@ class Demo:
         told: dict[_Stack, Told] = {}
         for stack in (near, *_FAR):
             try:
-                told[stack] = self._ask(
-                    stack, gguf, corpus, questions[: self.limit], console
-                )
+                told[stack] = self._ask(stack, gguf, corpus, questions, console)
             except MissingExtraError as error:
                 if stack is near:
                     raise
@@ -266,7 +265,8 @@ def _report(told: dict[_Stack, Told], console: Console) -> None:
     )  # fmt: skip
     for stack, each in told.items():
         pairs = each.compared.pairs
-        slow, fast = ([getattr(p, loop).seconds for p in pairs] for loop in _LOOPS)
+        slow = [pair.sequential.seconds for pair in pairs]
+        fast = [pair.speculative.seconds for pair in pairs]
         table.add_row(
             stack.title,
             f"{each.compared.quartiles[1]:.2f}×",
@@ -282,11 +282,8 @@ def _report(told: dict[_Stack, Told], console: Console) -> None:
     for stack, each in told.items():
         console.print(f"\n{stack.title}:")
         _explain(each.compared, console)
-    if any(set(each.compared.plans) > {SEQUENTIAL.label} for each in told.values()):
+    if any(set(each.compared.plans) - {SEQUENTIAL.label} for each in told.values()):
         console.print(_PLANS, style="dim", highlight=False)
-
-
-_LOOPS = ("sequential", "speculative")
 
 
 def _explain(comparison: Comparison, console: Console) -> None:

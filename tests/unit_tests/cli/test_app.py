@@ -134,6 +134,7 @@ def test_the_demo_asks_what_is_near_and_what_is_far(
     )
     assert (hosted.store, hosted.embedding_server) == ("faiss-flat", 0.15)
     assert result.stdout.endswith("identical: yes\n")
+    assert "A plan says" in result.stdout
     figures = json.loads(file.read_text(encoding="utf-8"))
     for key in ("near", "remote", "hosted"):
         summary = figures[key]["summary"]
