@@ -56,6 +56,7 @@ _ALIKE = str.maketrans(
 )
 # A nasal of Devanagari before another letter is a dot as well, with a moon or without.
 _NASAL = re.compile("[ङञणनम]्(?=[क-ह])|ँ")
+_AROUND = 0x20D0, 0x2100  # frames and the like, as of keys
 _GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]+")
 _LONE_CAPITAL = re.compile(r"(?<=\w[ -])[A-Z]\b")
 
@@ -146,9 +147,11 @@ def _unwritten() -> re.Pattern[str]:
     the space of no width, which parts words; the long stroke in Arabic words; and what
     chooses among the shapes of the character before.
     """
-    # Above letters that there are not with such a mark; of Arabic, Hebrew and Syriac.
-    ranges = chain(range(0x300, 0x370), range(0x591, 0x780), range(0x890, 0x900))
-    marks = (c for c in map(chr, ranges) if unicodedata.category(c) == "Mn")
+    # Above letters that there are not with such a mark; of Arabic, Hebrew and Syriac;
+    # around letters.
+    ranges = (0x300, 0x370), (0x488, 0x48A), (0x591, 0x780), (0x890, 0x900), _AROUND
+    every = map(chr, chain.from_iterable(range(*ends) for ends in ranges))
+    marks = (c for c in every if unicodedata.category(c) in {"Mn", "Me"})
     formats = (c for c in map(chr, range(0x10000)) if unicodedata.category(c) == "Cf")
     shapes = "\u034f\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef"
     unwritten = {*marks, *formats, "\u0640", "\u093c"} - {"\u200b"}
