@@ -197,6 +197,7 @@ def test_bad_arguments_and_dimensions(local: QdrantClient) -> None:
     check_refusals(open_store(make(local)), DIMENSION)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_a_vector_that_is_near_to_nothing_is_not_found_first(
     local: QdrantClient,
 ) -> None:
