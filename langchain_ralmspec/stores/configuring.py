@@ -1,4 +1,4 @@
-"""Retrievers that the config of a call makes others, as ``configurable_fields`` does."""
+"""Retrievers that a call's config makes others, as ``configurable_fields`` does."""
 
 from __future__ import annotations
 

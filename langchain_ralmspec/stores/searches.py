@@ -118,7 +118,9 @@ def refuse_awaited_filter(filter: Any) -> None:  # noqa: A002  (LangChain's name
     """
     called = getattr(filter, "__call__", None)  # noqa: B004  of an object, its method
     if iscoroutinefunction(filter) or iscoroutinefunction(called):
-        msg = f"a filter is called without await, got {filter!r}; give one without async"
+        msg = (
+            f"a filter is called without await, got {filter!r}; give one without async"
+        )
         raise InvalidValueError(msg)
 
 
