@@ -47,8 +47,8 @@ class BoundChat(RunnableBinding[LanguageModelInput, AIMessage]):
         """
         if given := [name for name in RESTRICTIONS if name in self.kwargs]:
             msg = (
-                f"start() takes no {given[0]}, and would be answered from all documents; "
-                "give it to the retriever: RaLMSpecRetriever(vectorstore=…, filter=…)"
+                f"start() takes no {given[0]}, and would be answered from all there "
+                "is; give it to the retriever: RaLMSpecRetriever(vectorstore=…, filter=…)"
             )
             raise InvalidValueError(msg)
         return self._bound.start

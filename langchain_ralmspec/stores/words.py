@@ -108,8 +108,8 @@ def _folded(text: str) -> str:
     """The text in small letters, without what is not always written in a word.
 
     Letters and their marks are one where there is one, and all of one width. The
-    vowels of Arabic and Hebrew, and the dots of Hindi, are marks that most leave out, as
-    they do with marks that make no letter of their own, of stress and tones.
+    vowels of Arabic and Hebrew, and the dots of Hindi, are marks that most leave out,
+    as they do with marks that make no letter of their own, of stress and tones.
     Some letters are written in more ways than one. Turkish has two letters i, of which
     others know one. Greek has no accents in capitals, and most scripts have digits of
     their own.

@@ -80,7 +80,7 @@ def test_what_a_model_puts_before_a_document_counts(
     assert all(len(part.text.split()) <= 5 for part in index._chunks)
 
 
-@pytest.mark.parametrize(("most", "way"), [(None, "client"), (7, "model")])
-def test_where_the_encoder_does_not_tell_chunks_stay(most: Any, way: str) -> None:
+@pytest.mark.parametrize(("most", "way"), [(None, "client"), (None, "model")])
+def test_where_the_encoder_reads_all_chunks_stay(most: Any, way: str) -> None:
     index = ContextIndex(split(f"red|{FACT}"), ShortSighted(most, way))
     assert len(index._chunks) == 2
