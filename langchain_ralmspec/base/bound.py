@@ -22,6 +22,11 @@ class BoundChat(RunnableBinding[LanguageModelInput, AIMessage]):
     anybody's documents.
     """
 
+    @classmethod
+    def lc_id(cls) -> list[str]:
+        """As LangChain's own binding is stored."""
+        return RunnableBinding.lc_id()
+
     def bind_tools(
         self, tools: Sequence[Any], **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
@@ -47,8 +52,8 @@ class BoundChat(RunnableBinding[LanguageModelInput, AIMessage]):
         """
         if given := [name for name in RESTRICTIONS if name in self.kwargs]:
             msg = (
-                f"start() takes no {given[0]}, and would be answered from all there "
-                "is; give it to the retriever: RaLMSpecRetriever(vectorstore=…, filter=…)"
+                f"start() takes no {given[0]}, so that any document may be found; give "
+                "it to the retriever: RaLMSpecRetriever(vectorstore=…, filter=…)"
             )
             raise InvalidValueError(msg)
         return self._bound.start

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
-_KEY = "configurable"
-
 
 @contextmanager
 def configured_by(config: RunnableConfig | None) -> Iterator[None]:
@@ -17,12 +15,13 @@ def configured_by(config: RunnableConfig | None) -> Iterator[None]:
 
     LangChain's models keep it from what they call.
     """
-    given = (config or {}).get(_KEY)
+    given = (config or {}).get("configurable")
     if not given:
         yield
         return
     outer = var_child_runnable_config.get() or RunnableConfig()
-    inner = RunnableConfig(**{**outer, _KEY: {**outer.get(_KEY, {}), **given}})
+    both = {**outer.get("configurable", {}), **given}
+    inner = RunnableConfig(**{**outer, "configurable": both})
     taken = var_child_runnable_config.set(inner)
     try:
         yield
@@ -32,4 +31,4 @@ def configured_by(config: RunnableConfig | None) -> Iterator[None]:
 
 def is_configured(config: RunnableConfig | None) -> bool:
     """Whether a call configures anything."""
-    return bool((config or {}).get(_KEY))
+    return bool((config or {}).get("configurable"))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.language_models.chat_models import (
     BaseChatModel,
     agenerate_from_stream,
     generate_from_stream,
 )
-from langchain_core.runnables import RunnableConfig
 
 from langchain_ralmspec.base.bound import BoundChat
 from langchain_ralmspec.base.chunks import whole
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from langchain_core.language_models import LanguageModelInput
     from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
     from langchain_core.outputs import ChatResult
-    from langchain_core.runnables import Runnable
+    from langchain_core.runnables import RunnableConfig
 
 
 class TracedChat(BaseChatModel):
@@ -41,15 +40,15 @@ class TracedChat(BaseChatModel):
         require_cacheable(kwargs)  # LangChain asks for it where it has a cache
         return super()._get_llm_string(stop=stop, **kwargs)
 
-    def bind(self, **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
+    def bind(self, **kwargs: Any) -> BoundChat:  # type: ignore[override]  # its own is private
         """Bind arguments of calls, which tools and schemas that are bound keep."""
         return BoundChat(bound=self, kwargs=kwargs)
 
     def with_config(
         self, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Runnable[LanguageModelInput, AIMessage]:
+    ) -> BoundChat:
         """Bind a config, which tools and schemas that are bound keep."""
-        own = RunnableConfig(**{**(config or {}), **kwargs})
+        own = cast("RunnableConfig", {**(config or {}), **kwargs})
         return BoundChat(bound=self, config=own)
 
     def invoke(

@@ -131,8 +131,9 @@ def filter_of(retriever: Runnable[Any, Any]) -> Any:
     """
     while isinstance(retriever, RunnableBindingBase):
         retriever = retriever.bound
-    is_one = isinstance(retriever, VectorStoreRetriever)
-    return retriever.search_kwargs.get("filter") if is_one else None
+    if isinstance(retriever, VectorStoreRetriever):
+        return retriever.search_kwargs.get("filter")
+    return None
 
 
 def _within(value: Any, seen: frozenset[int] = frozenset()) -> Iterator[Any]:

@@ -220,7 +220,9 @@ def test_what_a_retriever_gives_is_tested_against_its_filter(
     wrap: Callable[[Any], Any], heeds: bool
 ) -> None:
     class Varied(Words):
-        def max_marginal_relevance_search(self, query: str, **_: Any) -> Any:
+        def max_marginal_relevance_search(  # type: ignore[override]  # needs no more
+            self, query: str, **_: Any
+        ) -> list[Document]:
             return self.similarity_search(query)
 
     words = {"filter": {"group": 1}}
