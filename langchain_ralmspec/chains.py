@@ -182,7 +182,7 @@ class RapidChain(
             msg = f"the question must be a string, got {question!r:.80}"
             raise InvalidValueError(msg)
         if not question.strip():
-            msg = f"the question is empty, got {question!r}; ask something"
+            msg = f"the question is empty, got {question!r:.60}; ask something"
             raise InvalidValueError(msg)
         told = messages_of(history)
         if told and self.prompt_template is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.runnables.config import get_config_list
 
 from langchain_ralmspec.arguments import require_text
+from langchain_ralmspec.base.configured import configured_by, is_configured
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
 from langchain_ralmspec.base.restricted import is_cached, require_cacheable
 from langchain_ralmspec.base.threads import from_threads
@@ -24,7 +26,7 @@ from langchain_ralmspec.base.tracing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 
     from langchain_core.callbacks import (
         AsyncCallbackManagerForLLMRun,
@@ -69,13 +71,18 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         All are refused where one is, before any is answered; with
         ``return_exceptions``, only the places of those that fail are exceptions.
         """
-        if not return_exceptions:
+        configs = get_config_list(config, len(inputs))
+        if not (return_exceptions or any(map(is_configured, configs))):
             return super().batch(inputs, config, **kwargs)
         # LangChain's own would put the exception of one into the places of all.
-        alone: Any = partial(super().batch, return_exceptions=True, **kwargs)
-        configs = get_config_list(config, len(inputs))
-        pairs = zip(inputs, configs, strict=True)
-        return [answer for one, own in pairs for answer in alone([one], [own])]
+        alone: Any = partial(
+            super().batch, return_exceptions=return_exceptions, **kwargs
+        )
+        answers = []
+        for one, own in zip(inputs, configs, strict=True):
+            with configured_by(own):
+                answers += alone([one], [own])
+        return answers
 
     async def abatch(
         self,
@@ -86,12 +93,65 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         **kwargs: Any,
     ) -> list[str]:
         """Do what ``batch`` does, beside other tasks."""
-        if not return_exceptions:
-            return await super().abatch(inputs, config, **kwargs)
-        alone: Any = partial(super().abatch, return_exceptions=True, **kwargs)
         configs = get_config_list(config, len(inputs))
-        pairs = zip(inputs, configs, strict=True)
-        return [answer for one, own in pairs for answer in await alone([one], [own])]
+        if not (return_exceptions or any(map(is_configured, configs))):
+            return await super().abatch(inputs, config, **kwargs)
+        alone: Any = partial(
+            super().abatch, return_exceptions=return_exceptions, **kwargs
+        )
+        answers = []
+        for one, own in zip(inputs, configs, strict=True):
+            with configured_by(own):
+                answers += await alone([one], [own])
+        return answers
+
+    def invoke(
+        self,
+        input: LanguageModelInput,  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Complete a prompt; LangChain's own, which keeps what the call configures."""
+        with configured_by(config):
+            return super().invoke(input, config, **kwargs)
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Do what ``invoke`` does, in a thread."""
+        with configured_by(config):
+            return await super().ainvoke(input, config, **kwargs)
+
+    def stream(
+        self,
+        input: LanguageModelInput,  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Iterator[str]:
+        """Complete a prompt in pieces."""
+        pieces = super().stream(input, config, **kwargs)
+        with configured_by(config):
+            first = next(pieces)
+        yield first
+        yield from pieces
+
+    async def astream(
+        self,
+        input: LanguageModelInput,  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[str]:
+        """Do what ``stream`` does, in a thread."""
+        pieces: Any = super().astream(input, config, **kwargs)
+        async with aclosing(pieces):
+            with configured_by(config):
+                first = await anext(pieces)
+            yield first
+            async for piece in pieces:
+                yield piece
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
         return super()._get_ls_params(stop=stop, **kwargs) | self._tracing_params()

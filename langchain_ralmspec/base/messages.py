@@ -141,7 +141,7 @@ def question_of(turns: Sequence[dict[str, Any]]) -> str:
         turn["content"] for turn in reversed(turns) if turn["role"] == "user"
     )
     if not said.strip():
-        msg = f"the user's last message is empty, got {said!r}; ask something"
+        msg = f"the user's last message is empty, got {said!r:.60}; ask something"
         raise InvalidValueError(msg)
     return said
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.globals import get_llm_cache
 
 from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.retrievers import adopt
 from langchain_ralmspec.retrievers.snapshot import is_same
+from langchain_ralmspec.stores.configuring import configuration_of, configured
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from langchain_ralmspec.retrievers import RaLMSpecRetriever
 
 RESTRICTIONS = ("filter", "search_kwargs")
@@ -37,9 +42,12 @@ class RestrictedRetrievers:
     ) -> RaLMSpecRetriever:
         """The retriever for a call, whose ``filter`` and ``search_kwargs`` are taken.
 
-        A filter takes the place of the retriever's own, words go before its own.
+        A filter takes the place of the retriever's own, words go before its own. What
+        the call's config says of the retriever is heeded as well.
         Raises as the retriever does for those that its store cannot use.
         """
+        if values := owned(configuration_of(retriever.vectorstore)):
+            retriever = self._configured(retriever, values)
         given = {name: overrides.pop(name, None) for name in RESTRICTIONS}
         given = {name: value for name, value in given.items() if value is not None}
         if not given:
@@ -49,14 +57,30 @@ class RestrictedRetrievers:
             msg = f"search_kwargs must be a dict, got {words!r:.60}"
             raise InvalidValueError(msg)
         own = owned((given.get("filter", retriever.filter), words))
+        filter_, words = own
+        words = {**retriever.search_kwargs, **words}
+        update = {"filter": filter_, "search_kwargs": words}
+        return self._once(retriever, own, partial(retriever.model_copy, update=update))
+
+    def _configured(
+        self, retriever: RaLMSpecRetriever, values: dict[str, Any]
+    ) -> RaLMSpecRetriever:
+        def made() -> RaLMSpecRetriever:
+            return adopt(configured(retriever.vectorstore, values))
+
+        return self._once(retriever, values, made)
+
+    def _once(
+        self,
+        retriever: RaLMSpecRetriever,
+        own: Any,
+        make: Callable[[], RaLMSpecRetriever],
+    ) -> RaLMSpecRetriever:
         key = retriever.key  # another one once it was opened anew
         for settings, of, restricted in self._kept:
             if of == key and is_same(settings, own):
                 return restricted
-        filter_, words = own
-        words = {**retriever.search_kwargs, **words}
-        update = {"filter": filter_, "search_kwargs": words}
-        restricted = retriever.model_copy(update=update)
+        restricted = make()
         self._kept = ((own, key, restricted), *self._kept)[:_MOST]
         return restricted
 

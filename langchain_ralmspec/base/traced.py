@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.language_models.chat_models import (
     BaseChatModel,
@@ -11,7 +11,9 @@ from langchain_core.language_models.chat_models import (
     generate_from_stream,
 )
 
+from langchain_ralmspec.base.bound import BoundChat
 from langchain_ralmspec.base.chunks import whole
+from langchain_ralmspec.base.configured import configured_by
 from langchain_ralmspec.base.restricted import require_cacheable
 from langchain_ralmspec.base.tracing import identified, in_sync, runs_of_answers
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
         CallbackManagerForLLMRun,
     )
     from langchain_core.language_models import LanguageModelInput
-    from langchain_core.messages import AIMessageChunk, BaseMessage
+    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
     from langchain_core.outputs import ChatResult
     from langchain_core.runnables import RunnableConfig
 
@@ -38,6 +40,41 @@ class TracedChat(BaseChatModel):
         require_cacheable(kwargs)  # LangChain asks for it where it has a cache
         return super()._get_llm_string(stop=stop, **kwargs)
 
+    def bind(self, **kwargs: Any) -> BoundChat:  # type: ignore[override]  # its own is private
+        """Bind arguments of calls, which tools and schemas that are bound keep."""
+        return BoundChat(bound=self, kwargs=kwargs)
+
+    def with_config(
+        self, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> BoundChat:
+        """Bind a config, which tools and schemas that are bound keep."""
+        own = cast("RunnableConfig", {**(config or {}), **kwargs})
+        return BoundChat(bound=self, config=own)
+
+    def invoke(
+        self,
+        input: LanguageModelInput,  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Answer; LangChain's own, which does not tell what the call configures."""
+        with configured_by(config):
+            return super().invoke(input, config, stop=stop, **kwargs)
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Do what ``invoke`` does, in a thread."""
+        with configured_by(config):
+            return await super().ainvoke(input, config, stop=stop, **kwargs)
+
     def stream(
         self,
         input: LanguageModelInput,  # noqa: A002  LangChain's name
@@ -49,7 +86,7 @@ class TracedChat(BaseChatModel):
         """Answer in chunks; LangChain's own, which does not tell which run it is."""
         config, run = identified(config)
         chunks = super().stream(input, config, stop=stop, **kwargs)
-        with runs_of_answers(run):
+        with runs_of_answers(run), configured_by(config):
             first = next(chunks)
         yield first
         yield from chunks
@@ -66,7 +103,7 @@ class TracedChat(BaseChatModel):
         config, run = identified(config)
         chunks: Any = super().astream(input, config, stop=stop, **kwargs)
         async with aclosing(chunks):
-            with runs_of_answers(run):
+            with runs_of_answers(run), configured_by(config):
                 first = await anext(chunks)
             yield first
             async for chunk in chunks:

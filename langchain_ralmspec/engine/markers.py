@@ -18,14 +18,25 @@ class Markers:
     Attributes:
         controls: the ids of those tokens that have no text, by their names.
         pattern: matches the longest marker at a place, in linear time.
+        in_answers: the same, without what a template looks for in answers.
         longest: characters of the longest one.
     """
 
-    def __init__(self, controls: Mapping[str, int], others: Iterable[str] = ()) -> None:
-        """Take the names of control tokens, and ``others`` that count like them."""
+    def __init__(
+        self,
+        controls: Mapping[str, int],
+        others: Iterable[str] = (),
+        sought: Iterable[str] = (),
+    ) -> None:
+        """Take the names of control tokens, and ``others`` that count like them.
+
+        So do those that are ``sought``, such as the end of a thought, but in answers
+        the template is to find them.
+        """
         self.controls = controls
-        texts = sorted({*controls, *others} - {""})
-        self.pattern = re.compile(_one_of(texts) if texts else r"(?!)")
+        self.in_answers = _any_of({*controls, *others} - {*sought})
+        texts = {*controls, *others, *sought} - {""}
+        self.pattern = _any_of(texts)
         self.longest = max(map(len, texts), default=0)
         self._beginnings = {text[:end] for text in texts for end in range(1, len(text))}
 
@@ -53,6 +64,11 @@ class Markers:
                 parts += text[end : found.start()].encode(), self.controls[found[0]]
                 end = found.end()
         return tuple(part for part in (*parts, text[end:].encode()) if part != b"")
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    texts = sorted({*texts} - {""})
+    return re.compile(_one_of(texts) if texts else r"(?!)")
 
 
 def _one_of(texts: Sequence[str]) -> str:
@@ -91,9 +107,14 @@ class Disguise:
         self._hidden.append((text, is_begun))
         return f"{self._secret}{len(self._hidden) - 1:08}"
 
-    def hide(self, text: str) -> str:
-        """The text with stand-ins for its markers, and for one that it breaks off."""
-        hidden = self.name(text)
+    def hide(self, text: str, *, is_answer: bool = False) -> str:
+        """The text with stand-ins for its markers, and for one that it breaks off.
+
+        In an answer those stay that the template looks for.
+        """
+        markers = self._markers
+        pattern = markers.in_answers if is_answer else markers.pattern
+        hidden = self._without(pattern, text)
         begun_at = self._markers.begun_at(hidden)
         if begun_at == len(hidden):
             return hidden
@@ -114,7 +135,10 @@ class Disguise:
 
     def name(self, text: str) -> str:
         """The text with stand-ins for its whole markers."""
-        return self._markers.pattern.sub(lambda found: self.stand_in(found[0]), text)
+        return self._without(self._markers.pattern, text)
+
+    def _without(self, pattern: re.Pattern[str], text: str) -> str:
+        return pattern.sub(lambda found: self.stand_in(found[0]), text)
 
     def _marks(self, before: tuple[str, bool], text: str, following: str) -> bool:
         """Whether some of ``text`` would be in a marker, put back into its place."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -242,8 +243,7 @@ class _Rendering:
 
     def _rendered(self, layout: Sequence[Part]) -> str:
         """The text of a layout, up to where the answer goes on."""
-        hide = self._disguise.hide
-        said = [self.context.join(map(hide, part.content)) for part in layout]
+        said = [self._said(part) for part in layout]
         is_begun = self._is_begun
         shown = [*said[:-1], said[-1] + self._end] if is_begun else said
         messages = [self._message(*pair) for pair in zip(layout, shown, strict=True)]
@@ -267,6 +267,10 @@ class _Rendering:
             msg = f"the chat template drops {dropped[0]}, of {roles}"
             raise ChatTemplateError(msg)
         return text
+
+    def _said(self, part: Part) -> str:
+        hide = partial(self._disguise.hide, is_answer=part.role == "assistant")
+        return self.context.join(map(hide, part.content))
 
     def _message(self, part: Part, content: str) -> dict[str, Any]:
         beside = self._disguise.hide_all(part.beside)

@@ -236,32 +236,30 @@ class Weights(Live):
             for token, kind in self._special.items()
             if kind & kinds
         }
-        return Markers(controls, self._defined_markers)
+        sought, others = self._defined_markers
+        return Markers(controls, others, sought)
 
     @cached_property
-    def _defined_markers(self) -> list[str]:
+    def _defined_markers(self) -> tuple[list[str], list[str]]:
         """Markers of the chat template that the file calls user-defined tokens.
 
         Files of old converters call all of them so; llama.cpp parses them even where
-        control tokens do not count. Those that the template looks for in contents,
-        as for the end of a thought, are part of these.
+        control tokens do not count. First those that the template looks for in
+        contents, as for the end of a thought, then the others.
         """
         source = self.metadata("tokenizer.chat_template") or ""
         kind = self._lib.LLAMA_TOKEN_ATTR_USER_DEFINED
         defined = (token for token, own in self._special.items() if own == kind)
         names = [name for name in map(self.token_text, defined) if name in source]
+        names = [name for name in names if len(name) > 1 and name[0] in "<["]
         sought = r"(['\"]){0}\1\s+(not\s+)?in\b|\.\w+\(\s*['\"]{0}"
-        return [
-            name
-            for name in names
-            if len(name) > 1
-            and name[0] in "<["
-            and not re.search(sought.format(re.escape(name)), source)
-        ]
+        found = [n for n in names if re.search(sought.format(re.escape(n)), source)]
+        return found, [name for name in names if name not in found]
 
     @cached_property
     def _imitations(self) -> re.Pattern[str] | None:
-        names = self._defined_markers
+        sought, others = self._defined_markers
+        names = [*sought, *others]
         return Markers({}, names).pattern if names else None
 
     @cached_property

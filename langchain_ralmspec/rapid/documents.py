@@ -46,6 +46,8 @@ FLOOR = 512
 LEAST_SIMILARITY = 0.3
 """A chunk less similar to the question than this is dropped, as in the paper."""
 
+_LEAST_TRIED = 32  # tokens; every encoder reads as many
+
 _SENTENCE_ENDS = tuple(mark.encode() for mark in ".!?。！？")
 
 
@@ -224,7 +226,7 @@ class ContextIndex:
 def _readable(chunks: Sequence[Chunk], embeddings: Embeddings) -> Sequence[Chunk]:
     """The chunks, or parts of them where the encoder would not read a whole one.
 
-    Encoders of sentence-transformers tell; what others leave out is not known.
+    Encoders of sentence-transformers tell; others are tried.
     """
     # LangChain's CacheBackedEmbeddings asks another one.
     embeddings = getattr(embeddings, "underlying_embeddings", embeddings)
@@ -236,8 +238,10 @@ def _readable(chunks: Sequence[Chunk], embeddings: Embeddings) -> Sequence[Chunk
         model = getattr(embeddings, name, None)
         if isinstance(getattr(model, "max_seq_length", None), int):
             count = partial(count_tokens, cast("SentenceTransformer", model))
-    if count is None or not chunks:
+    if not chunks:
         return chunks
+    if count is None:
+        return _read_to_the_end(chunks, embeddings)
     lengths, most = count([chunk.text for chunk in chunks])
     if most is None or max(lengths) <= most:
         return chunks
@@ -248,6 +252,27 @@ def _readable(chunks: Sequence[Chunk], embeddings: Embeddings) -> Sequence[Chunk
         is_read = length <= most or len(whole.tokens) == 1
         parts += [whole] if is_read else whole.parts(size)
     return _readable(parts, embeddings) if len(parts) > len(chunks) else chunks
+
+
+def _read_to_the_end(
+    chunks: Sequence[Chunk], embeddings: Embeddings
+) -> Sequence[Chunk]:
+    """The chunks, cut until an encoder that does not tell its reach reads all of one.
+
+    It gives one vector for a text and for the beginning of it, if it reads no more.
+    """
+    longest = max(chunks, key=lambda each: len(each.tokens))
+    size = len(longest.tokens) // 2
+    texts = [longest.text, longest.first(len(longest.tokens) - size // 2).text]
+    if len(longest.tokens) < _LEAST_TRIED or not all(text.strip() for text in texts):
+        return chunks
+    name = type(embeddings).__name__
+    made = embeddings.embed_documents(texts)
+    whole, beginning = as_vectors(made, texts, name, "chunks")
+    if not np.allclose(whole, beginning, rtol=0, atol=1e-6 * np.abs(whole).max()):
+        return chunks
+    parts = [part for each in chunks for part in each.parts(size)]
+    return _read_to_the_end(parts, embeddings)
 
 
 def _normalized(

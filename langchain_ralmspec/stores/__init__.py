@@ -41,6 +41,7 @@ from langchain_ralmspec.stores.pgvector_store import PostgresStore
 from langchain_ralmspec.stores.qdrant_store import QdrantStore
 from langchain_ralmspec.stores.replica import Replica, StoreReplica
 from langchain_ralmspec.stores.retriever_store import RetrieverStore
+from langchain_ralmspec.stores.searches import refuse_awaited_filter
 from langchain_ralmspec.stores.sharing import lock_of
 from langchain_ralmspec.stores.ties import is_near_tie
 
@@ -114,6 +115,7 @@ def open_store(
         MissingExtraError: the store needs a package that is not installed.
     """
     encoding = Encoding(max_concurrency, symmetric_embeddings)
+    refuse_awaited_filter(filter)
     # By class for our own kind: a property such as ``dimension`` may ask a server.
     if _has(type(vectorstore), _STORE_PARTS):
         for name in _STORE_TRAITS:

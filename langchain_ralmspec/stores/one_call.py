@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -96,7 +97,8 @@ class OneCallStore(ABC):
         Raises:
             InvalidValueError: ``k`` is below 1, or a query has no vector.
             DimensionMismatchError: a query vector does not fit the stored ones.
-            StoreError: the search failed, e.g. because the server is gone.
+            StoreError: the search failed, e.g. because the server is gone, or found a
+                document whose stored vector cannot be compared.
         """
         check_k(k)
         if not queries:
@@ -109,6 +111,8 @@ class OneCallStore(ABC):
             with suppress(StoreError):  # a server that is gone: the first error says it
                 query_matrix(queries, self.dimension, self._name)
             raise
+        for hits in found:
+            self._require_comparable(hits)
         if any(found):
             self._seen = vectors.shape[1]
         return found
@@ -135,6 +139,15 @@ class OneCallStore(ABC):
     @abstractmethod
     def _count(self) -> int:
         """Number of documents that the service holds now."""
+
+    def _require_comparable(self, hits: Iterable[Hit]) -> None:
+        for hit in hits:
+            if not math.isfinite(hit.score):
+                raise StoreError(
+                    f"{self._name} gave the document {hit.id!r} the score {hit.score}: "
+                    "its stored vector is not finite, so no query is near or far from "
+                    "it; embed the document anew, or delete it"
+                )
 
     def _matrix(self, queries: Sequence[Query]) -> NDArray[np.float32]:
         try:

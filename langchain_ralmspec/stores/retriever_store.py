@@ -13,11 +13,14 @@ from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.stores.arguments import check_k
 from langchain_ralmspec.stores.base import Hit, Query
 from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY, Calls
+from langchain_ralmspec.stores.configuring import configuration_of, configured
 from langchain_ralmspec.stores.failures import reported_as_store_error
+from langchain_ralmspec.stores.filters import require_passing
 from langchain_ralmspec.stores.generic_store import distinct
 from langchain_ralmspec.stores.searches import (
+    filter_of,
     refuse_awaited_alone,
-    refuse_swallowed_filter,
+    refuse_swallowed_words,
 )
 
 
@@ -44,6 +47,7 @@ class RetrieverStore:
         InvalidValueError: ``retriever`` is no ``Runnable``, or overrides a search for
             ``await`` alone, or has a filter that its store would swallow, or
             ``max_concurrency`` is below 1.
+        UnknownArgumentError: it has another word that its store would swallow.
     """
 
     metric = None
@@ -62,7 +66,7 @@ class RetrieverStore:
             msg = f"{kind} is no Runnable; put a function into RunnableLambda(…)"
             raise InvalidValueError(msg)
         refuse_awaited_alone(retriever)
-        refuse_swallowed_filter(retriever)
+        refuse_swallowed_words(retriever)
         self._retriever = retriever
         self._calls = Calls(max_concurrency)
         self._name = retriever.get_name()
@@ -113,6 +117,7 @@ class RetrieverStore:
                 f"{shortened(text)}; leave out what makes a text of documents: how one "
                 "is shown is said by document_prompt"
             )
+        require_passing(filter_of(self._retriever), found, self._name)
         return found
 
     def _hits(self, found: Sequence[Document], k: int) -> list[Hit]:
@@ -130,8 +135,14 @@ def found_by(
 
     Raises:
         InvalidValueError: its store would swallow its filter.
-        StoreError: it fails.
+        UnknownArgumentError: its store would swallow another word.
+        StoreError: it fails, or gives what its filter keeps back.
     """
-    refuse_swallowed_filter(retriever)
+    if values := configuration_of(retriever):
+        retriever = configured(retriever, values)
+    refuse_swallowed_words(retriever)
     with reported_as_store_error(retriever.get_name(), "search"):
-        return retriever.invoke(query, config)
+        found = retriever.invoke(query, config)
+    if filter_of(retriever) is not None and isinstance(found, list):
+        require_passing(filter_of(retriever), found, retriever.get_name())
+    return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from inspect import Parameter, signature
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from inspect import Parameter, iscoroutinefunction, signature
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableSequence
@@ -21,6 +21,9 @@ SEARCHES = (
 """Methods that answer for one another: a store overrides one, another calls it."""
 
 _BY_TEXT, _BY_VECTOR = SEARCHES[:2]
+
+_OVER_A_STORE = ("vectorstore", "search_kwargs")  # fields of what searches one
+_OF_RETRIEVERS = {"k", "score_threshold", "fetch_k", "lambda_mult"}
 
 
 def definitions(owner: object) -> list[Mapping[str, Any]]:
@@ -84,19 +87,70 @@ def refuse_awaited_alone(retriever: Runnable[Any, Any]) -> None:
             raise _async_alone(retriever, awaited, name)
 
 
-def refuse_swallowed_filter(retriever: Runnable[Any, Any]) -> None:
-    """Refuse a retriever over a store whose searches would swallow its filter.
+def refuse_swallowed_words(retriever: Runnable[Any, Any]) -> None:
+    """Refuse a retriever over a store whose searches would swallow its words.
 
-    Looks into one with a config, and into pipes.
+    A filter among them would keep nothing back. Looks into retrievers of retrievers,
+    pipes and the like.
 
     Raises:
-        InvalidValueError: it is such a retriever.
+        InvalidValueError: no search of a store names the ``filter`` of a retriever, or
+            it can only be awaited.
+        UnknownArgumentError: none names another of its words.
     """
-    for part in _parts(retriever):
-        refuse_swallowed_filter(part)
+    for part in _within(retriever):
+        store, words = (getattr(part, name, None) for name in _OVER_A_STORE)
+        if isinstance(store, VectorStore) and isinstance(words, Mapping):
+            refuse_awaited_filter(words.get("filter"))
+            names = [name for name in dir(type(store)) if "search" in name]
+            known = {word for name in names for word in _words(store, name)[0]}
+            for word in words.keys() - known - _OF_RETRIEVERS:
+                raise _unknown(store, word, known)
+
+
+def refuse_awaited_filter(filter: Any) -> None:  # noqa: A002  (LangChain's name)
+    """Refuse a function that gives no verdict, but something to wait for.
+
+    That is true of every document.
+
+    Raises:
+        InvalidValueError: it is such a function.
+    """
+    called = getattr(filter, "__call__", None)  # noqa: B004  of an object, its method
+    if iscoroutinefunction(filter) or iscoroutinefunction(called):
+        msg = (
+            f"a filter is called without await, got {filter!r}; give one without async"
+        )
+        raise InvalidValueError(msg)
+
+
+def filter_of(retriever: Runnable[Any, Any]) -> Any:
+    """The filter of what ``as_retriever()`` gives, with a config or without; or None.
+
+    What comes back is to be tested against it: a search may name it, and ignore it.
+    """
+    while isinstance(retriever, RunnableBindingBase):
+        retriever = retriever.bound
     if isinstance(retriever, VectorStoreRetriever):
-        words = {"filter"} & retriever.search_kwargs.keys()
-        search_for(retriever.vectorstore, words, may_embed=False)
+        return retriever.search_kwargs.get("filter")
+    return None
+
+
+def _within(value: Any, seen: frozenset[int] = frozenset()) -> Iterator[Any]:
+    """A runnable, and those in its fields, and in theirs."""
+    if id(value) in seen:
+        return
+    inner: Iterable[Any] = ()
+    if isinstance(value, Runnable):
+        yield value
+        names = getattr(type(value), "model_fields", ())
+        inner = [getattr(value, name, None) for name in names]
+    elif isinstance(value, list | tuple):
+        inner = value
+    elif isinstance(value, Mapping):
+        inner = value.values()
+    for each in inner:
+        yield from _within(each, seen | {id(value)})
 
 
 def _parts(retriever: Runnable[Any, Any]) -> Sequence[Runnable[Any, Any]]:

@@ -6,22 +6,34 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
-from itertools import pairwise
+from itertools import chain, pairwise
 
 # Between these no space is written: Thai, Lao, Burmese and what else is written in its
-# letters, Khmer, kana, bopomofo, Han, Hangul, Yi, Javanese, Balinese, Buginese, Batak,
-# the scripts of the Tai, Tangut, Khitan and Nushu.
-_UNSPACED = (
+# letters, Khmer, kana, bopomofo, Han, Yi, Javanese, Balinese, Buginese, Batak, the
+# scripts of the Tai, cuneiform, hieroglyphs, Tangut, Khitan and Nushu.
+_WITHOUT_SPACES = (
     "\u0e01-\u0e4e\u0e81-\u0ece\u1000-\u103f\u1050-\u108f\u109a-\u109d\u1780-\u17d3"
     "\u1950-\u19df\u1a00-\u1a1b\u1a20-\u1aad\u1b00-\u1b4b\u1bc0-\u1bf3\u3005-\u3007"
     "\u3041-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\ua000-\ua48c\ua980-\ua9c0\ua9e0-\ua9ef\ua9fa-\ua9fe\uaa60-\uaa7f\uaa80-\uaadf"
-    "\uac00-\ud7a3\uf900-\ufaff\U00011700-\U00011746\U00017000-\U00018d7f"
-    "\U0001aff0-\U0001b2ff\U00020000-\U0003ffff"
+    "\uf900-\ufaff\U00011700-\U00011746\U00012000-\U0001467f"
+    "\U00017000-\U00018d7f\U0001aff0-\U0001b2ff\U00020000-\U0003ffff"
+)
+# Words of Hangul have spaces between them, but the parts of one have none.
+_UNSPACED = f"{_WITHOUT_SPACES}\uac00-\ud7a3"
+# Where lines end within words, and where what reads pictures puts a space.
+_BROKEN = re.compile(
+    rf"(?<=[{_UNSPACED}])[^\S\n]*\n[^\S\n]*(?=[{_UNSPACED}])"
+    rf"|(?<=[{_WITHOUT_SPACES}])[^\S\n]+(?=[{_WITHOUT_SPACES}])"
 )
 _RUNS = re.compile(f"[{_UNSPACED}]+|[^{_UNSPACED}]+")
 # Emoji, each of them a word, as in Lucene's StandardTokenizer.
-_PICTURES = "\u2600-\u27bf\U0001f000-\U0001f3fa\U0001f400-\U0001faff"
+_PICTURES = (
+    "\u2300-\u23ff\u25a0-\u27bf\u2b00-\u2bff\U0001f000-\U0001f3fa\U0001f400-\U0001faff"
+)
+# What stands behind a word, or before one, and is none of its letters: signs of trade,
+# numbers in circles, and those of footnotes, but not the exponent of a unit.
+_BESIDE = re.compile(r"[℠™\u2460-\u24ff]|(?<=[^\W\d_]{3})[⁰¹²³⁴-⁹]+")
 _DIGITS = re.compile(r"[^\W\D0-9]")  # of other scripts
 _SOME_UNSPACED = re.compile(f"[{_UNSPACED}]")
 # The s of "it's", the t of "don't", the l of "l'eau": no words.
@@ -29,11 +41,22 @@ _ELIDED = re.compile(r"(?<=\w)'\w\b|\b\w'(?=\w\w)")
 _ONE_I = {ord("İ"): "i", ord("ı"): "i"}
 # What is written in more ways than one: in Arabic, Persian and Urdu, as Lucene's
 # ArabicNormalizer and PersianNormalizer have it; in Romanian, whose commas were
-# cedillas for long; in Russian, whose dots most leave out; and all apostrophes.
+# cedillas for long; in Russian, whose dots most leave out; in Yiddish, Bengali and
+# Malayalam, where two letters may be one character; and all apostrophes.
 _ALIKE = str.maketrans(
-    "أإآٱىةیےکۀہۂەșțё’‘ʼʻʹ′",
-    "ااااي\u0647يي\u0643" + 4 * "\u0647" + "şţе" + 6 * "'",
+    dict(
+        zip(
+            "أإآٱىةیےکۀہۂەھșțё’‘ʼʻʹ′׳",
+            "ااااي\u0647يي\u0643" + 5 * "\u0647" + "şţе" + 7 * "'",
+            strict=True,
+        )
+    )
+    | dict(zip("װױײৎ", ("וו", "וי", "יי", "ত্"), strict=True))
+    | dict(zip("ൺൻർൽൾൿ", ("ണ്", "ന്", "ര്", "ല്", "ള്", "ക്"), strict=True))
 )
+# A nasal of Devanagari before another letter is a dot as well, with a moon or without.
+_NASAL = re.compile("[ङञणनम]्(?=[क-ह])|ँ")
+_AROUND = 0x20D0, 0x2100  # frames and the like, as of keys
 _GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]+")
 _LONE_CAPITAL = re.compile(r"(?<=\w[ -])[A-Z]\b")
 
@@ -53,6 +76,8 @@ def words_of(text: str, *, singly: bool = False) -> list[str]:
             alone finds the longer words that it is in. Queries have the pairs only,
             which say more.
     """
+    if singly and not text.isascii():  # what a query has apart is sought apart
+        text = _BROKEN.sub("", text)
     small = _folded(text)
     words: list[str] = _words().findall(_ELIDED.sub(" ", small))
     if not _SOME_UNSPACED.search(small):
@@ -83,18 +108,20 @@ def _folded(text: str) -> str:
     """The text in small letters, without what is not always written in a word.
 
     Letters and their marks are one where there is one, and all of one width. The
-    vowels of Arabic and Hebrew are marks that most writers leave out, and some letters
-    are written in more ways than one. Turkish has two letters i, of which others know
-    one. Greek has no accents in capitals, and most
-    scripts have digits of their own.
+    vowels of Arabic and Hebrew, and the dots of Hindi, are marks that most leave out,
+    as they do with marks that make no letter of their own, of stress and tones.
+    Some letters are written in more ways than one. Turkish has two letters i, of which
+    others know one. Greek has no accents in capitals, and most scripts have digits of
+    their own.
     """
     if text.isascii():
         return text.lower()
-    composed = unicodedata.normalize("NFKC", text).translate(_ONE_I)
+    apart = _BESIDE.sub(r" \g<0> ", text)
+    composed = unicodedata.normalize("NFKC", apart).translate(_ONE_I)
     small = unicodedata.normalize("NFKC", composed.casefold())
     small = _GREEK.sub(lambda word: _bare(word[0]), small.translate(_ALIKE))
     small = _DIGITS.sub(lambda digit: str(unicodedata.decimal(digit[0])), small)
-    return _unwritten().sub("", small)
+    return _NASAL.sub("ं", _unwritten().sub("", small))
 
 
 def _bare(word: str) -> str:
@@ -114,18 +141,20 @@ def _cut(run: str, *, singly: bool) -> Iterator[str]:
 
 @cache
 def _unwritten() -> re.Pattern[str]:
-    """Marks of Arabic and Hebrew, and what shows no more than how a text looks.
+    """Marks that are left out, and what shows no more than how a text looks.
 
     That is all of Unicode's format characters, such as soft hyphens and joiners, but
     the space of no width, which parts words; the long stroke in Arabic words; and what
     chooses among the shapes of the character before.
     """
-    marks = (
-        c for c in map(chr, range(0x591, 0x8FF)) if unicodedata.category(c) == "Mn"
-    )
+    # Above letters that there are not with such a mark; of Arabic, Hebrew and Syriac;
+    # around letters.
+    ranges = (0x300, 0x370), (0x488, 0x48A), (0x591, 0x780), (0x890, 0x900), _AROUND
+    every = map(chr, chain.from_iterable(range(*ends) for ends in ranges))
+    marks = (c for c in every if unicodedata.category(c) in {"Mn", "Me"})
     formats = (c for c in map(chr, range(0x10000)) if unicodedata.category(c) == "Cf")
     shapes = "\u034f\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef"
-    unwritten = {*marks, *formats, "\u0640"} - {"\u200b"}
+    unwritten = {*marks, *formats, "\u0640", "\u093c"} - {"\u200b"}
     return re.compile(f"[{''.join(sorted(unwritten))}{shapes}]")
 
 
@@ -137,4 +166,6 @@ def _words() -> re.Pattern[str]:
     """
     every = map(chr, range(0x300, 0x1E950))
     marks = "".join(char for char in every if unicodedata.category(char)[0] == "M")
-    return re.compile(rf"(?<!\w)[a-z](?:\+\+|#)(?!\w)|\w[\w{marks}]*|[{_PICTURES}]")
+    return re.compile(
+        rf"(?<!\w)[a-z](?:\+\+|#)(?![^\W\d])|\w[\w{marks}]*|[{_PICTURES}]"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import uuid
 from collections.abc import Iterator
@@ -11,16 +12,20 @@ from typing import Any
 import chromadb
 import pytest
 from langchain_chroma import Chroma
-from langchain_community.vectorstores import FAISS
+from langchain_community.vectorstores import FAISS, SKLearnVectorStore
 from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models.fake import FakeListLLM
+from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore
+from pydantic import BaseModel
 
 from langchain_ralmspec import (
     ChatRaLMSpec,
+    ChatRapid,
     InvalidValueError,
     RaLMSpecLLM,
     RaLMSpecRetriever,
@@ -145,3 +150,112 @@ def test_copies_of_a_collection_are_a_retrievers_own(chroma: Chroma) -> None:
     assert retriever.new_session(k=1).wait_for_replica()
     assert replicas["blue"] is not None
     assert len(replicas["blue"].near(query, 12).hits) == 5, "read again"
+
+
+# What a call's config says of the retriever, and what is made of a bound model
+
+RED = {"tenant": "red"}
+
+
+def configurable(own: bool) -> Any:
+    store = FAISS.from_documents(DOCUMENTS, EMBEDDINGS)
+    if own:
+        field = ConfigurableField(id="restricted")
+        return RaLMSpecRetriever(vectorstore=store).configurable_fields(filter=field)
+    field = ConfigurableField(id="words")
+    return store.as_retriever().configurable_fields(search_kwargs=field)
+
+
+CONFIG: Any = {"configurable": {"restricted": RED, "words": {"k": 2, "filter": RED}}}
+
+
+async def last_of(chunks: Any) -> Any:
+    return [chunk async for chunk in chunks][-1]
+
+
+DOORS: dict[str, Any] = {
+    "invoke": lambda chat, asked: chat.invoke(asked, CONFIG),
+    "with_config": lambda chat, asked: chat.with_config(CONFIG).invoke(asked),
+    "ainvoke": lambda chat, asked: asyncio.run(chat.ainvoke(asked, CONFIG)),
+    "stream": lambda chat, asked: list(chat.stream(asked, CONFIG))[-1],
+    "astream": lambda chat, asked: asyncio.run(last_of(chat.astream(asked, CONFIG))),
+    "batch": lambda chat, asked: chat.batch([asked], [CONFIG])[0],
+    "chain": lambda chat, asked: (RunnableLambda(str) | chat).invoke(asked, CONFIG),
+}
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("kind", [ChatRaLMSpec, ChatRapid])
+def test_a_config_of_a_call_says_what_it_is_answered_from(
+    gguf: str, kind: Any, door: str, own: bool
+) -> None:
+    name = "context" if kind is ChatRapid else "retriever"
+    given = {name: configurable(own), "model_path": gguf, "max_tokens": 8}
+    chat = kind(**given, n_ctx=1024)
+    for question in ("Passage 1?", "Passage 3?", "Why?"):
+        assert tenants_in(documents_of(DOORS[door](chat, question))) == {"red"}
+
+
+def test_a_config_of_a_call_reaches_a_completion(gguf: str) -> None:
+    seen: list[set[str]] = []
+
+    class Listener(BaseCallbackHandler):
+        def on_retriever_end(self, documents: Any, **_: Any) -> None:
+            seen.append(tenants_in(documents))
+
+    llm = RaLMSpecLLM(model_path=gguf, retriever=configurable(own=False), max_tokens=8)
+    config: Any = {**CONFIG, "callbacks": [Listener()]}
+    llm.invoke("Passage 1", config)
+    llm.batch(["Passage 3", "Passage 5"], config)
+    list(llm.stream("Passage 1", config))
+
+    async def beside() -> None:
+        await llm.ainvoke("Passage 1", config)
+        await llm.abatch(["Passage 3"], config)
+        await last_of(llm.astream("Passage 5", config))
+
+    asyncio.run(beside())
+    assert seen
+    assert set.union(*seen) == {"red"}
+
+
+def test_a_config_cannot_add_what_a_store_swallows(gguf: str) -> None:
+    store = SKLearnVectorStore(EMBEDDINGS)
+    store.add_documents(DOCUMENTS)
+    field = ConfigurableField(id="words")
+    found = store.as_retriever().configurable_fields(search_kwargs=field)
+    for given in ({"retriever": found}, {"context": found}):
+        kind: Any = ChatRapid if "context" in given else ChatRaLMSpec
+        chat = kind(model_path=gguf, max_tokens=4, **given)
+        with pytest.raises(ValueError, match="'filter', and would find documents"):
+            chat.invoke("Why?", CONFIG)
+
+
+class Verdict(BaseModel):
+    """A verdict."""
+
+    right: bool
+
+
+def look() -> str:
+    """Look at something."""
+    return "a passage"
+
+
+def test_what_is_bound_stays_bound_to_what_is_made_of_it(gguf: str) -> None:
+    store = FAISS.from_documents(DOCUMENTS, EMBEDDINGS)
+    chat = ChatRaLMSpec(model_path=gguf, retriever=store, max_tokens=40)
+    bound: Any = chat.bind(filter=RED).with_config(tags=["red"])
+    judged = bound.with_structured_output(Verdict, include_raw=True)
+    for question in ("Passage 1?", "Passage 3?"):
+        assert tenants_in(documents_of(judged.invoke(question)["raw"])) == {"red"}
+        answer = bound.bind_tools([look], tool_choice="any").invoke(question)
+        assert answer.tool_calls
+        assert tenants_in(documents_of(answer)) == {"red"}
+    other = bound.bind_tools([look]).bind_tools([Verdict], filter={"tenant": "blue"})
+    assert [tool["function"]["name"] for tool in other.kwargs["tools"]] == ["Verdict"]
+    assert tenants_in(documents_of(other.invoke("Passage 2?"))) == {"blue"}
+    with pytest.raises(InvalidValueError, match=r"start\(\) takes no filter"):
+        bound.start("Passage 1?")
+    assert chat.bind(stop=["."]).start("Passage 1?").documents is not None

@@ -197,6 +197,19 @@ def test_bad_arguments_and_dimensions(local: QdrantClient) -> None:
     check_refusals(open_store(make(local)), DIMENSION)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_a_vector_that_is_near_to_nothing_is_not_found_first(
+    local: QdrantClient,
+) -> None:
+    """As an encoder makes one whose numbers overflow; its scores are none."""
+    langchains = make(local)
+    store = open_store(langchains)
+    point = models.PointStruct(id=999, vector=[float("inf")] * DIMENSION, payload={})
+    local.upsert(langchains.collection_name, [point])
+    with pytest.raises(StoreError, match="the document '999' the score nan: its stor"):
+        store.search(store.encode(["v0"]), 1)
+
+
 def test_an_empty_collection(local: QdrantClient) -> None:
     store = open_store(make(local, n_rows=0))
     assert store.search(store.encode(QUERY_TEXTS), 2) == [[]] * len(QUERY_TEXTS)

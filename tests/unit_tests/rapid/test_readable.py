@@ -51,6 +51,22 @@ def test_an_encoder_behind_a_cache_tells_as_well() -> None:
     assert "red" in part.text
 
 
+class Silent(Words):
+    """Reads the first letters of a text only, and tells nobody."""
+
+    most = 200
+
+    def _vector(self, text: str) -> list[float]:
+        return super()._vector(text[: self.most])
+
+
+def test_an_encoder_that_does_not_tell_is_tried() -> None:
+    text = "blue " * 60 + "red " + "blue " * 60
+    (part,) = ContextIndex(split(f"green|{text}"), Silent()).retrieve("red", 99, 0.1)
+    assert "red" in part.text
+    assert len(part.text) <= Silent.most
+
+
 @pytest.mark.parametrize(
     ("prompts", "default"),
     [({"passage": "passage: of "}, None), ({"own": "a text: "}, "own")],
@@ -64,7 +80,7 @@ def test_what_a_model_puts_before_a_document_counts(
     assert all(len(part.text.split()) <= 5 for part in index._chunks)
 
 
-@pytest.mark.parametrize(("most", "way"), [(None, "client"), (7, "model")])
-def test_where_the_encoder_does_not_tell_chunks_stay(most: Any, way: str) -> None:
+@pytest.mark.parametrize(("most", "way"), [(None, "client"), (None, "model")])
+def test_where_the_encoder_reads_all_chunks_stay(most: Any, way: str) -> None:
     index = ContextIndex(split(f"red|{FACT}"), ShortSighted(most, way))
     assert len(index._chunks) == 2

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from langchain_community.vectorstores import SKLearnVectorStore
 from langchain_community.vectorstores.faiss import FAISS
 from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from pydantic import ValidationError
@@ -179,6 +181,82 @@ def test_a_filter_is_not_swallowed_behind_a_retriever(
         found_by(found, "v0")
     with pytest.raises(StoreError, match=r"failed to search: StopIteration"):
         found_by(RunnableLambda(lambda _: next(iter(()))), "v0")
+
+
+class Ensemble(BaseRetriever):
+    """As LangChain's, which is in a package of its own."""
+
+    retrievers: list[Any]
+
+    def _get_relevant_documents(self, query: str, **_: Any) -> list[Document]:
+        return [found for each in self.retrievers for found in each.invoke(query)]
+
+
+@pytest.mark.parametrize("search_type", ["mmr", "similarity_score_threshold"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda r: r,
+        lambda r: r.with_config(tags=["x"]),
+        lambda r: r.with_fallbacks([r]),
+        lambda r: Ensemble(retrievers=[r]),
+        lambda r: Ensemble(retrievers=[r]) | RunnableLambda(lambda found: found),
+    ],
+)
+def test_words_are_not_swallowed_behind_any_retriever(
+    search_type: str, wrap: Callable[[Any], Any]
+) -> None:
+    store = langchain_faiss(n_rows=3)
+    words = {"filters": {"group": 1}, "score_threshold": 0.1}
+    found = wrap(store.as_retriever(search_type=search_type, search_kwargs=words))
+    for ask in (open_store, lambda each: found_by(each, "v0")):
+        with pytest.raises(UnknownArgumentError, match="'filters'; did you mean 'filt"):
+            ask(found)
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+@pytest.mark.parametrize("wrap", [lambda r: r, lambda r: r.with_config(tags=["x"])])
+def test_what_a_retriever_gives_is_tested_against_its_filter(
+    wrap: Callable[[Any], Any], heeds: bool
+) -> None:
+    class Varied(Words):
+        def max_marginal_relevance_search(  # type: ignore[override]  # needs no more
+            self, query: str, **_: Any
+        ) -> list[Document]:
+            return self.similarity_search(query)
+
+    words = {"filter": {"group": 1}}
+    found = Varied(heeds=heeds).as_retriever(search_type="mmr", search_kwargs=words)
+    store = open_store(wrap(found))
+    if heeds:
+        assert len(store.search(store.encode(["v0"]), 3)[0]) == 3
+        assert len(found_by(wrap(found), "v0")) == 4
+        return
+    with pytest.raises(StoreError, match=r"gave the document 'id000' .*'group'"):
+        store.search(store.encode(["v0"]), 3)
+    with pytest.raises(StoreError, match=r"gave the document 'id000' .*'group'"):
+        found_by(wrap(found), "v0")
+
+
+class Waiting:
+    async def __call__(self, document: Document) -> bool:
+        return True
+
+
+async def waiting(document: Document) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("condition", [waiting, Waiting(), partial(waiting)])
+@pytest.mark.parametrize("make", [in_memory, lambda: langchain_faiss(n_rows=3), Words])
+def test_a_filter_that_is_awaited_would_pass_everything(
+    make: Callable[[], Any], condition: Any
+) -> None:
+    with pytest.raises(InvalidValueError, match=r"called without await, got .*aiting"):
+        open_store(make(), filter=condition)
+    found = make().as_retriever(search_type="mmr", search_kwargs={"filter": condition})
+    with pytest.raises(InvalidValueError, match=r"called without await, got .*aiting"):
+        open_store(found)
 
 
 def test_other_words_reach_the_search_that_names_them() -> None:
