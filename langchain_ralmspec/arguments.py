@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import pickle
 import reprlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, get_args
 
@@ -148,6 +150,8 @@ class StrictArguments(BaseModel):
             try:
                 pickle.dumps(value)
             except (TypeError, AttributeError, pickle.PicklingError) as error:
+                if _is_picklable_otherwise(value):
+                    continue
                 msg = (
                     f"{type(self).__name__} cannot be pickled, for its {name}, of type "
                     f"{type(value).__name__!r}, cannot: {error}"
@@ -159,6 +163,22 @@ class StrictArguments(BaseModel):
     def _given(self) -> dict[str, Any]:
         """The arguments that were given."""
         return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+def _is_picklable_otherwise(value: Any) -> bool:
+    """Whether another pickler than Python's can take it, where one is loaded.
+
+    Such are used between processes by joblib, Dask, Ray and Spark. Which one asks is
+    not to be seen.
+    """
+    others = {
+        name.rpartition(".")[2]: module for name, module in [*sys.modules.items()]
+    }
+    for name in ("cloudpickle", "dill"):
+        with suppress(Exception):  # whatever it says of what it cannot
+            others[name].dumps(value)  # type: ignore[attr-defined]
+            return True
+    return False
 
 
 def _is_number(field: FieldInfo | None) -> bool:

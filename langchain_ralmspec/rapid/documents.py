@@ -25,6 +25,7 @@ from langchain_ralmspec.stores.embedding import (
     encode_queries,
     lengths_of,
 )
+from langchain_ralmspec.stores.encoding import embed_documents
 from langchain_ralmspec.stores.failures import reported_as_store_error
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Chunk:
 
     @property
     def text(self) -> str:
-        """The pieces as text; a character that was cut is a replacement character."""
+        """The pieces as text; a character that was cut is left out."""
         return _text(self.pieces)
 
     def first(self, n_tokens: int) -> Chunk:
@@ -164,8 +165,7 @@ class ContextIndex:
         if not texts:
             msg = f"none of the {len(chunks)} chunks has any text; give a longer one"
             raise InvalidValueError(msg)
-        with reported_as_store_error(name, "embed the chunks"):
-            made = embeddings.embed_documents(texts)
+        made = embed_documents(embeddings, texts, "chunks")
         vectors = as_vectors(made, texts, name, "chunks")
         self._units = _normalized(vectors, texts, name)
 
@@ -271,4 +271,4 @@ def join(chunks: Sequence[Chunk]) -> str:
 
 
 def _text(pieces: Sequence[bytes]) -> str:
-    return b"".join(pieces).decode("utf-8", errors="replace")
+    return b"".join(pieces).decode("utf-8", errors="ignore")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from langchain_core.embeddings import Embeddings
 
+from langchain_ralmspec.arguments import require_text, several
 from langchain_ralmspec.errors import (
     InvalidValueError,
     MissingExtraError,
@@ -262,6 +263,8 @@ class SentenceTransformerEmbeddings(Embeddings):
     def _encode(self, method: str, texts: list[str]) -> list[list[float]]:
         if not texts:
             return []
+        for text in several("texts", texts, "strings"):
+            require_text("a text to embed", text)
         with self._lock:
             model = self._loaded()
             for_queries = method == "encode_query"

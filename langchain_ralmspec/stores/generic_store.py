@@ -15,18 +15,19 @@ import numpy as np
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from langchain_ralmspec.arguments import owned
-from langchain_ralmspec.errors import DimensionMismatchError
+from langchain_ralmspec.errors import DimensionMismatchError, RaLMSpecError
 from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Hit, Metric, Query
 from langchain_ralmspec.stores.concurrency import Calls
 from langchain_ralmspec.stores.embedding import as_vectors, lengths_of, make_queries
-from langchain_ralmspec.stores.encoding import Encoding
+from langchain_ralmspec.stores.encoding import Encoding, embed_documents
 from langchain_ralmspec.stores.failures import reported_as_store_error
-from langchain_ralmspec.stores.filters import require_passing, require_usable
+from langchain_ralmspec.stores.filters import require_passing, require_usable, telling
 from langchain_ralmspec.stores.searches import refuse_async_alone, search_for
 from langchain_ralmspec.stores.sharing import lock_of
 from langchain_ralmspec.stores.versions import Version
+from langchain_ralmspec.stores.watching import watched
 from langchain_ralmspec.text import sha256_of, well_formed
 
 if TYPE_CHECKING:
@@ -121,12 +122,13 @@ class GenericStore:
         self._options = owned(dict(search_kwargs or {}))
         if filter is not None:
             require_usable(filter, vectorstore)
-            self._options["filter"] = self._filter
+            self._options["filter"] = telling(self._filter)
         self._embeddings = vectorstore.embeddings
         self._method = search_for(
             vectorstore, self._options, may_embed=self._embeddings is not None
         )
         by_vector = self._method.endswith("by_vector")
+        self._asked = vectorstore if by_vector else watched(vectorstore)
         # Its own vectors are at hand, and with them the scores that it ranks by.
         self._gives_vectors = by_vector and isinstance(vectorstore, InMemoryVectorStore)
         self._embeds_documents = embed_found_documents and self._embeddings is not None
@@ -294,9 +296,11 @@ class GenericStore:
         if self._method.endswith("by_vector"):
             (vector,) = query_matrix([query], self._dimension, self._name)
             asked = vector.tolist()
-        search = getattr(self._store, self._method)
+        search = getattr(self._asked, self._method)
         try:
             return list(search(asked, k=k, **self._options))[:k]
+        except RaLMSpecError:
+            raise  # of an encoder or a filter, and not of how many are wanted
         except Exception as error:
             # No part of an address, a version or a code.
             quotes_k = re.search(rf"(?<![.:])(?<!code = )\b{k}\b(?![.:]\d)", str(error))
@@ -324,8 +328,7 @@ class GenericStore:
         if missing:
             texts = [well_formed(each.page_content) for each in missing.values()]
             encoder = type(self._embeddings).__name__
-            with reported_as_store_error(encoder, "embed the documents"):
-                made = self._embeddings.embed_documents(texts)
+            made = embed_documents(self._embeddings, texts, "documents")
             vectors = as_vectors(made, texts, encoder, "documents")
             lengths_of(vectors, texts, encoder, shortest=-1)  # a text may be empty
             if self._dimension not in (None, vectors.shape[1]):

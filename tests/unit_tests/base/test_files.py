@@ -21,7 +21,7 @@ from langchain_ralmspec import (
     RapidChain,
 )
 from langchain_ralmspec.base import local, long_context
-from tests.unit_tests.conftest import CHECK_FILE, REQUIRE_KNOWN
+from tests.unit_tests.conftest import FIND_FILE, REQUIRE_KNOWN
 
 STORE = RaLMSpecRetriever(vectorstore=BM25Store.from_documents([Document("a heap")]))
 FACES: list[tuple[Any, dict[str, Any]]] = [
@@ -34,7 +34,7 @@ FACES: list[tuple[Any, dict[str, Any]]] = [
 
 @pytest.fixture(autouse=True)
 def _looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "check_file", CHECK_FILE)
+    monkeypatch.setattr(local, "find_file", FIND_FILE)
     monkeypatch.setattr(long_context, "require_known", REQUIRE_KNOWN)
 
 

@@ -19,6 +19,7 @@ from langchain_core.documents import Document
 from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.stores import FaissStore, Hit, Store, faiss_store, open_store
 from langchain_ralmspec.stores.faiss_index import FaissIndex
+from langchain_ralmspec.text import sha256_of
 from tests.unit_tests.stores.faiss_toys import (
     IDS,
     KINDS,
@@ -126,17 +127,28 @@ def test_a_document_without_an_id_is_found_beside_those_that_have_one(
     filter_: Any,
 ) -> None:
     """LangChain keeps None as its id, which is neither compared nor looked up."""
+    name = sha256_of("NoneType None")  # in every process
     ids = ["a", None, "#None", "b"]
     given = [Document("v1", id=id_, metadata={"group": 0}) for id_ in ids]
     vectorstore = FAISS.from_documents(given, TableEmbeddings(table(4)))
     store = open_store(vectorstore, filter=filter_)
     assert isinstance(store, FaissStore)
     (hits,) = store.search(store.encode(["v1"]), 4)
-    assert [hit.id for hit in hits] == ["##None", "#None", "a", "b"]
-    assert [hit.document.id for hit in hits] == ["##None", "#None", "a", "b"]
-    assert store.document("##None").page_content == "v1"
-    with pytest.raises(StoreError, match="no document '###None'"):
-        store.document("###None")
+    assert [hit.id for hit in hits] == sorted(["#None", "a", "b", name])
+    assert [hit.document.id for hit in hits] == [hit.id for hit in hits]
+    assert store.document(name).page_content == "v1"
+    with pytest.raises(StoreError, match="no document '##None'"):
+        store.document("##None")
+
+
+def test_the_name_of_a_document_without_an_id_stays_whatever_is_added() -> None:
+    given = [Document("v1", id="a"), Document("v2")]
+    vectorstore = FAISS.from_documents(given, TableEmbeddings(table(4)))
+    store = open_store(vectorstore)
+    ((before, *_),) = store.search(store.encode(["v2"]), 1)
+    vectorstore.add_documents([Document("v3", id="#None")])
+    ((after, *_),) = store.search(store.encode(["v2"]), 1)
+    assert (after.id, after.document.page_content) == (before.id, "v2")
 
 
 def document_of(vectorstore: FAISS, id_: str) -> Document:
