@@ -7,7 +7,6 @@ import pickle
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, get_args
 
@@ -16,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from pydantic.fields import FieldInfo
 
 T = TypeVar("T")
@@ -148,10 +149,8 @@ class StrictArguments(BaseModel):
         # are tried here because what pickle says of a lock names nobody's argument.
         for name, value in self._given.items():
             try:
-                pickle.dumps(value)
+                _dumps_in_use()(value)
             except (TypeError, AttributeError, pickle.PicklingError) as error:
-                if _is_picklable_otherwise(value):
-                    continue
                 msg = (
                     f"{type(self).__name__} cannot be pickled, for its {name}, of type "
                     f"{type(value).__name__!r}, cannot: {error}"
@@ -165,20 +164,16 @@ class StrictArguments(BaseModel):
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
-def _is_picklable_otherwise(value: Any) -> bool:
-    """Whether another pickler than Python's can take it, where one is loaded.
-
-    Such are used between processes by joblib, Dask, Ray and Spark. Which one asks is
-    not to be seen.
-    """
-    others = {
-        name.rpartition(".")[2]: module for name, module in [*sys.modules.items()]
-    }
-    for name in ("cloudpickle", "dill"):
-        with suppress(Exception):  # whatever it says of what it cannot
-            others[name].dumps(value)  # type: ignore[attr-defined]
-            return True
-    return False
+def _dumps_in_use() -> Callable[[Any], bytes]:
+    """The function of the pickler that is at work: joblib, Dask or Ray have others."""
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001  nothing else tells
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__")).rpartition(".")[2]
+        if module in {"cloudpickle", "_dill"}:
+            dumps: Callable[[Any], bytes] = frame.f_globals["dumps"]
+            return dumps
+        frame = frame.f_back
+    return pickle.dumps
 
 
 def _is_number(field: FieldInfo | None) -> bool:

@@ -78,7 +78,7 @@ def find_file(path: str | os.PathLike[str]) -> tuple[Path, tuple[int, int]]:
     """
     given = absolute_file(path)
     weights = _last_weights.get(given)
-    if weights is not None and not given.exists():
+    if weights is not None and not os.path.exists(given):  # noqa: PTH110  may be barred
         return weights.path, weights.stamp
     file = check_file(given)
     return file, stamp_of(file.stat())

@@ -71,7 +71,7 @@ class Chunk:
 
     @property
     def text(self) -> str:
-        """The pieces as text; a character that was cut is left out."""
+        """The pieces as text; a character that was cut is a replacement character."""
         return _text(self.pieces)
 
     def first(self, n_tokens: int) -> Chunk:
@@ -271,4 +271,4 @@ def join(chunks: Sequence[Chunk]) -> str:
 
 
 def _text(pieces: Sequence[bytes]) -> str:
-    return b"".join(pieces).decode("utf-8", errors="ignore")
+    return b"".join(pieces).decode("utf-8", errors="replace")

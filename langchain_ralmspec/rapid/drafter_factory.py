@@ -183,9 +183,9 @@ def require_known(given: str | Path) -> None:
         InvalidValueError: it is neither; names the nearest.
     """
     wanted = str(given)
-    if wanted in _NAMES:
+    if wanted in _NAMES or Path(path_of(wanted)).expanduser().is_file():
         return
-    with suppress(ModelFileError):
+    with suppress(ModelFileError):  # a loaded one needs its file no more
         find_file(path_of(wanted))
         return
     near = difflib.get_close_matches(wanted, _NAMES, n=1, cutoff=0.5)

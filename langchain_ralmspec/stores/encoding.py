@@ -130,7 +130,10 @@ def embed_documents(embeddings: Embeddings, texts: list[str], kind: str) -> Any:
             half = rest[: len(rest) // 2]
             rest = half if _failure_on(embeddings, half) else rest[len(half) :]
         alone = _failure_on(embeddings, rest)
-        at_fault = f", such as {shortened(rest[0])}" if alone else ""
+        # One that takes nothing at all is not to be blamed on a text.
+        is_first = rest == texts[:1] != texts
+        is_down = is_first and _failure_on(embeddings, texts[-1:])
+        at_fault = f", such as {shortened(rest[0])}" if alone and not is_down else ""
         with reported_as_store_error(
             type(embeddings).__name__, f"embed the {kind}{at_fault}"
         ):

@@ -72,7 +72,11 @@ class FixedRows:
 
     def document(self, id_: str) -> Document:
         """The document with that id."""
-        return _complete(self._documents[id_], id_)
+        document = self._documents[id_]
+        # Under its own id it might be taken for the one that goes by it here.
+        if document.id not in (id_, None):
+            document = document.model_copy(update={"id": id_})
+        return _complete(document, id_)
 
     def documents(self) -> Sequence[Document]:
         """The documents of all rows, in their order."""

@@ -55,8 +55,12 @@ _LOCAL = frozenset(
     }
 )
 # How stores say that they hold fewer documents than were asked for; others say how many
-# that was. A server that is gone does neither, and is not asked again.
+# that was, or name the argument. A server that is gone does neither, and is not asked
+# again.
 _REFUSALS = (ValueError, IndexError, AssertionError)
+_NAMES_OF_K = re.compile(
+    r"\b(?:(?:top|n)?[ _-]?k|n_results|n_?neighbou?rs)\b", re.IGNORECASE
+)
 
 # So late a store that has grown is found out, for two more searches in sixteen.
 _ASKED_AGAIN_EVERY = 16
@@ -305,7 +309,8 @@ class GenericStore:
             # No part of an address, a version or a code.
             quotes_k = re.search(rf"(?<![.:])(?<!code = )\b{k}\b(?![.:]\d)", str(error))
             is_away = isinstance(error, OSError)  # its server
-            if isinstance(error, _REFUSALS) or (quotes_k and not is_away):
+            speaks_of_k = quotes_k or _NAMES_OF_K.search(str(error))
+            if isinstance(error, _REFUSALS) or (speaks_of_k and not is_away):
                 raise _Refused(error) from error
             raise
 

@@ -66,6 +66,19 @@ def test_a_missing_file_is_found_at_once(
         assert copy.model_path == str(file)
 
 
+def test_a_file_that_may_not_be_read_is_a_model_file_error(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def barred(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for method in ("open", "is_file"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, method, barred)
+            with pytest.raises(ModelFileError, match=r"model\.gguf' may not be read"):
+                ChatRapid(model_path=str(file))
+
+
 def test_a_configured_model_is_looked_for_when_it_is_configured(file: Path) -> None:
     chat = ChatRapid(model_path=str(file)).configurable_fields(
         model_path=ConfigurableField("path"), max_tokens=ConfigurableField("tokens")
