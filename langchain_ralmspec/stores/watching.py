@@ -66,6 +66,7 @@ def watched(store: VectorStore) -> VectorStore:
         return store
     differs: dict[str, Any] = {name: _Encoder(name) for name in names}
     differs["__reduce__"] = lambda _: (watched, (store,))
-    other: VectorStore = object.__new__(ABCMeta(kind.__name__, (kind,), differs))
+    own: Any = ABCMeta(kind.__name__, (kind,), differs)
+    other: VectorStore = object.__new__(own)
     other.__dict__ = held
     return other

@@ -281,32 +281,6 @@ def test_a_loaded_model_needs_neither_its_file_nor_the_working_directory(
     assert loaded.weights.sha256 == model.weights.sha256
 
 
-def test_whose_file_is_gone_is_loaded_from_what_is_there_of_it(
-    gguf: str, tmp_path: Path
-) -> None:
-    shutil.copy(gguf, tmp_path / "some.gguf")
-    link = tmp_path / "link.gguf"
-    link.symlink_to(tmp_path / "some.gguf")
-    loaded = Model.load(link, n_ctx=512)
-    assert Model.load(tmp_path / "some.gguf", n_ctx=512) is loaded
-    (tmp_path / "some.gguf").unlink()
-    assert Model.load(link, n_ctx=512) is loaded
-    link.unlink()
-    for path in (link, str(tmp_path / "some.gguf")):
-        assert Model.load(path, n_ctx=512) is loaded
-        assert Model.load(path, n_ctx=256).weights is loaded.weights
-    with pytest.raises(ModelFileError, match=r"no model file at .*link\.gguf"):
-        Model.load(link, use_mlock=True)  # its weights are others
-    link.write_text("something else")
-    with pytest.raises(ModelFileError, match="not a GGUF"):
-        Model.load(link, n_ctx=512)
-    link.unlink()
-    del loaded
-    gc.collect()
-    with pytest.raises(ModelFileError, match=r"no model file at .*link\.gguf"):
-        Model.load(link, n_ctx=512)
-
-
 @pytest.mark.parametrize("replaced", [False, True])
 def test_the_checksum_is_that_of_what_was_loaded(
     gguf: str, model: Model, tmp_path: Path, replaced: bool

@@ -31,5 +31,6 @@ def test_what_is_no_document_is_named(parts: dict[str, Any], message: str) -> No
 
 
 def test_a_document_needs_no_metadata() -> None:
-    without = Document.model_construct(page_content="text", metadata=None)
+    parts: dict[str, Any] = {"page_content": "text", "metadata": None}
+    without = Document.model_construct(**parts)
     assert rendered(without, PROMPT) == "text"
