@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import reprlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, get_args
@@ -14,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from pydantic.fields import FieldInfo
 
 T = TypeVar("T")
@@ -146,7 +149,7 @@ class StrictArguments(BaseModel):
         # are tried here because what pickle says of a lock names nobody's argument.
         for name, value in self._given.items():
             try:
-                pickle.dumps(value)
+                _dumps_in_use()(value)
             except (TypeError, AttributeError, pickle.PicklingError) as error:
                 msg = (
                     f"{type(self).__name__} cannot be pickled, for its {name}, of type "
@@ -159,6 +162,18 @@ class StrictArguments(BaseModel):
     def _given(self) -> dict[str, Any]:
         """The arguments that were given."""
         return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+def _dumps_in_use() -> Callable[[Any], bytes]:
+    """The function of the pickler that is at work: joblib, Dask or Ray have others."""
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001  nothing else tells
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__")).rpartition(".")[2]
+        if module in {"cloudpickle", "_dill"}:
+            dumps: Callable[[Any], bytes] = frame.f_globals["dumps"]
+            return dumps
+        frame = frame.f_back
+    return pickle.dumps
 
 
 def _is_number(field: FieldInfo | None) -> bool:

@@ -16,6 +16,9 @@ from typing import Any, TextIO, cast
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.text import is_blank, well_formed_json
 
+# Of byte orders. It stands in front of files, and within what was put together of some.
+_MARK = "\ufeff"
+
 
 def absolute(path: str | os.PathLike[str]) -> Path:
     """The absolute path that a user means, ``~`` expanded and links followed.
@@ -99,7 +102,7 @@ def read_text(file: Path) -> str:
         InvalidValueError: the file cannot be read, or there is no text in it.
     """
     with _opened(file) as opened:
-        text = opened.read()
+        text = opened.read().replace(_MARK, "")
     if is_blank(text):
         msg = f"{str(file)!r} is empty; name a file with a text"
         raise InvalidValueError(msg)
@@ -118,7 +121,8 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with _opened(path) as file:
         for number, line in enumerate(file, start=1):
             if not is_blank(line):
-                yield number, _json_object(line.rstrip(), f"{path}, line {number}")
+                text = line.strip(_MARK).rstrip()
+                yield number, _json_object(text, f"{path}, line {number}")
 
 
 @contextmanager

@@ -10,15 +10,17 @@ from typing import Any
 # Those of `str.splitlines`. What ends a page or a paragraph ends more than a line.
 _LINE_END = r"(?:\r\n?+|[\n\v\f\x1c-\x1e\x85\u2028\u2029])"
 _PART_END = r"[\f\u2029]"
-# Whitespace and, the last four, of which nothing is seen either: two spaces without a
-# width, the mark of byte orders and the soft hyphen.
+# Whitespace and, the last two lines, of which nothing is seen either: spaces and
+# joiners without a width, marks of direction and of byte orders, the soft hyphen,
+# fillers of Hangul, a Braille cell without dots.
 _BLANKS = "".join(
     map(
         chr,
         [
             *range(0x9, 0xE), *range(0x1C, 0x21), 0x85, 0xA0, 0x1680,
             *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000,
-            0x200B, 0x2060, 0xFEFF, 0xAD,
+            0xAD, 0x61C, 0x180E, *range(0x200B, 0x2010), *range(0x202A, 0x202F),
+            *range(0x2060, 0x2070), 0x115F, 0x1160, 0x3164, 0xFFA0, 0x2800, 0xFEFF,
         ],
     )
 )  # fmt: skip

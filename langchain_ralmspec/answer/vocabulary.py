@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class Vocabulary(Protocol):
@@ -58,3 +59,14 @@ def first_tokens(vocabulary: Vocabulary, text: str, n: int) -> list[int]:
         if size >= len(text) or len(tokens) >= n + _MARGIN:
             return tokens[:n]
         size *= 2
+
+
+def whole_characters(vocabulary: Vocabulary, tokens: Sequence[int]) -> Sequence[int]:
+    """The tokens without the last ones that begin a character and do not end it."""
+    decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+    n_whole = 0
+    for n, token in enumerate(tokens, start=1):
+        decoder.decode(vocabulary.piece(token))
+        if not decoder.getstate()[0]:  # nothing that waits for more bytes
+            n_whole = n
+    return tokens[:n_whole]

@@ -104,6 +104,10 @@ class LocalChat(LocalGeneration, TracedChat):
         that ends with calls with empty results; what the template cannot show, or what
         is surely too long, as LangChain does it.
         """
+        for message in several("messages", messages, "messages"):
+            if not isinstance(message, BaseMessage):
+                msg = f"a message must be a BaseMessage, got {message!r:.80}"
+                raise InvalidValueError(msg)
         is_asked = any(isinstance(message, HumanMessage) for message in messages)
         asked = messages if is_asked else [*messages, HumanMessage("?")]
         last = asked[-1]

@@ -21,11 +21,10 @@ from langchain_ralmspec.arguments import (
 from langchain_ralmspec.base.identity import stamp_at
 from langchain_ralmspec.base.llama_cpp import refuse
 from langchain_ralmspec.engine import Model
-from langchain_ralmspec.engine.binding import check_file
 from langchain_ralmspec.engine.context import KVType
 from langchain_ralmspec.engine.grammar import Grammar
 from langchain_ralmspec.engine.limits import RANGES
-from langchain_ralmspec.engine.model import PREFIX_CACHE_BYTES
+from langchain_ralmspec.engine.model import PREFIX_CACHE_BYTES, find_file
 from langchain_ralmspec.errors import UnknownArgumentError
 from langchain_ralmspec.files import absolute, absolute_file
 
@@ -271,7 +270,7 @@ class LocalGeneration(Sampling):
         # The first answer may be hours away; but copies, and what comes out of pickles,
         # may well be made where the file is not, or is not yet.
         if not is_remade():
-            check_file(self.model_path)
+            find_file(self.model_path)
         return self
 
     @model_validator(mode="before")

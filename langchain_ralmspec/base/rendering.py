@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.stores.faiss_rows import checked_document
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
@@ -15,9 +16,11 @@ def rendered(document: Document, prompt: BasePromptTemplate[str]) -> str:
     """A document as the model reads it.
 
     Raises:
-        InvalidValueError: ``prompt`` names what the document does not have.
+        InvalidValueError: ``prompt`` names what the document does not have, or its
+            text or metadata are none.
     """
-    known = {**document.metadata, "page_content": document.page_content}
+    document = checked_document(document)
+    known = {**(document.metadata or {}), "page_content": document.page_content}
     name = document.id or document.page_content[:40]
     for key in prompt.input_variables:
         if key not in known:

@@ -41,11 +41,15 @@ def library() -> Any:
 def check_file(path: str | os.PathLike[str]) -> Path:
     """The absolute path of a GGUF; anything else is a :class:`ModelFileError`."""
     file = absolute(path)
-    if not file.is_file():
-        msg = f"no model file at {str(file)!r}; give model_path the path of a GGUF"
-        raise ModelFileError(msg)
-    with file.open("rb") as stream:
-        magic = stream.read(len(_GGUF_MAGIC))
+    try:
+        if not file.is_file():
+            msg = f"no model file at {str(file)!r}; give model_path the path of a GGUF"
+            raise ModelFileError(msg)
+        with file.open("rb") as stream:
+            magic = stream.read(len(_GGUF_MAGIC))
+    except PermissionError as error:
+        msg = f"the model file {str(file)!r} may not be read: {error.strerror}"
+        raise ModelFileError(msg) from error
     if magic != _GGUF_MAGIC:
         msg = f"{str(file)!r} is not a GGUF file (it starts with {magic!r})"
         raise ModelFileError(msg)

@@ -28,15 +28,9 @@ from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.engine.slots import Slots, Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.engine.weights import Weights, stamp_of
-from langchain_ralmspec.errors import (
-    ContextOverflowError,
-    DecodeError,
-)
-from langchain_ralmspec.files import absolute
-from langchain_ralmspec.machine import (
-    cores,
-    stop_idle_openmp_threads,
-)
+from langchain_ralmspec.errors import ContextOverflowError, DecodeError
+from langchain_ralmspec.files import absolute, absolute_file
+from langchain_ralmspec.machine import cores, stop_idle_openmp_threads
 
 N_SLOTS = 4
 """Sequences that are in the context at once; the others wait in host memory."""
@@ -50,6 +44,7 @@ _MEASURED = (4, 12)  # tokens of two prefixes, whose sizes tell that of any
 
 _shared = weakref.WeakValueDictionary[tuple[object, ...], "Model"]()
 _shared_weights = weakref.WeakValueDictionary[tuple[object, ...], Weights]()
+_last_weights = weakref.WeakValueDictionary[Path, Weights]()  # of each path
 _sharing = threading.Lock()
 _first_process: int | None = None  # that loaded a model, in this line of forks
 
@@ -73,6 +68,20 @@ def default_threads() -> tuple[int, int]:
     """
     n = cores()
     return max(1, n // 2), n
+
+
+def find_file(path: str | os.PathLike[str]) -> tuple[Path, tuple[int, int]]:
+    """A GGUF and its stamp; of one that is gone, what is loaded of it will do.
+
+    Raises:
+        ModelFileError: it is none, or it is not there and is not loaded either.
+    """
+    given = absolute_file(path)
+    weights = _last_weights.get(given)
+    if weights is not None and not os.path.exists(given):  # noqa: PTH110  may be barred
+        return weights.path, weights.stamp
+    file = check_file(given)
+    return file, stamp_of(file.stat())
 
 
 def _threads_for(n_threads: int | None) -> tuple[int, int]:
@@ -176,7 +185,6 @@ class Model(Live):
             n_slots=n_slots,
             kv_cache_bytes=kv_cache_bytes,
         )
-        file = check_file(path)
         attention = attention_for(known_kv_type(kv_type), flash_attention)
         threads = _threads_for(n_threads)
         if exact_batches:
@@ -199,12 +207,13 @@ class Model(Live):
         }
         folder = None if kv_cache_dir is None else absolute(kv_cache_dir)
         with _sharing:
+            file = absolute_file(path)
             return cls._shared_with(file, loading, settings, kv_cache_bytes, folder)
 
     @classmethod
     def _shared_with(
         cls,
-        file: Path,
+        path: Path,
         loading: dict[str, Any],
         settings: dict[str, Any],
         kv_cache_bytes: int,
@@ -212,7 +221,7 @@ class Model(Live):
     ) -> Model:
         """The one model that all have who give the same arguments."""
         _require_no_forked_gpu()
-        weights_key = (file, stamp_of(file.stat()), *loading.values())
+        weights_key = (*find_file(path), *loading.values())
         # A forked process shares the weights, which nobody changes, and no context.
         own = (os.getpid(), kv_cache_bytes, kv_cache_dir)
         key = (*weights_key, *settings.values(), *own)
@@ -220,12 +229,13 @@ class Model(Live):
         if model is None:
             weights = _shared_weights.get(weights_key)
             if weights is None:
-                weights = Weights(file, **loading)
+                weights = Weights(check_file(path), **loading)
                 _shared_weights[weights_key] = weights
             longest = settings["n_ctx"] or weights.n_ctx_train
             require_kv(weights, longest, settings["n_slots"], settings["kv_type"])
             context = Context(weights, **settings)
             _shared[key] = model = cls(context, kv_cache_bytes, kv_cache_dir)
+        _last_weights[path] = model.weights
         return model
 
     def __init__(

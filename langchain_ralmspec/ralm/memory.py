@@ -11,6 +11,7 @@ from langchain_ralmspec.errors import StoreError
 from langchain_ralmspec.ralm.writer import ids_of
 from langchain_ralmspec.speculation import GUESS_POLICIES, REPLICA, SessionCache
 from langchain_ralmspec.stores.base import Found, Hit, Query, as_array_store
+from langchain_ralmspec.stores.faiss_rows import checked_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +93,7 @@ class Memory:
 
     def read(self, hit: Hit) -> Hit:
         """The hit as it is now, whatever the store does to its document later."""
-        document = hit.document
+        document = checked_document(hit.document)
         metadata = dict(document.metadata or {})
         document = document.model_copy(update={"metadata": metadata})
         text = None

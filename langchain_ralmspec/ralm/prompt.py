@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from langchain_ralmspec.answer.vocabulary import first_tokens
+from langchain_ralmspec.answer.vocabulary import first_tokens, whole_characters
 from langchain_ralmspec.errors import ContextOverflowError
 from langchain_ralmspec.text import well_formed
 
@@ -66,7 +66,8 @@ class DocumentLayout:
         tokens: list[int] = []
         separator = vocabulary.tokenize(self.separator)
         for hit in hits:
-            tokens += first_tokens(vocabulary, self.text_of(hit), self.max_tokens)
+            read = first_tokens(vocabulary, self.text_of(hit), self.max_tokens)
+            tokens += whole_characters(vocabulary, read)
             tokens += separator
         return tokens
 

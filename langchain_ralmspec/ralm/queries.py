@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 _CAPACITY = 2048  # queries that are remembered; an answer asks fewer
 
 
+def require_one_each(made: Sequence[object], given: Sequence[object]) -> None:
+    """Raise what becomes a ``StoreError`` where a store gives too much, or too little.
+
+    Stores of one's own may.
+    """
+    if len(made) != len(given) or any(each is None for each in made):
+        msg = f"{len(given)} were asked for, it gave {made!r:.80}"
+        raise ValueError(msg)
+
+
 class Queries:
     """Makes queries of texts, and remembers them: an embedding may cost money.
 
@@ -48,6 +58,7 @@ class Queries:
     def _made(self, texts: Sequence[str]) -> list[Query]:
         with reported_as_store_error(type(self._store).__name__, "encode"):
             made = self._store.encode(texts)
+            require_one_each(made, texts)
         self._remember(zip(texts, made, strict=True))
         return made
 

@@ -10,7 +10,7 @@ from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.errors import EmptyStoreError
 from langchain_ralmspec.ralm.memory import Guess, Hits, Memory
-from langchain_ralmspec.ralm.queries import Queries
+from langchain_ralmspec.ralm.queries import Queries, require_one_each
 from langchain_ralmspec.speculation import NEEDS_VECTOR, REPLICA
 from langchain_ralmspec.speculation.costs import Spent, spending
 from langchain_ralmspec.stores.base import Found, Query, as_array_store
@@ -278,7 +278,9 @@ class Session(Live):
                     queries, k, depth=self.depth, with_vectors=with_vectors
                 )
             hits = self._store.search(queries, k, with_vectors=with_vectors)
-            return [Found.of(each) for each in hits]
+            found = [Found.of(each) for each in hits]
+            require_one_each(found, queries)
+            return found
 
     def _ask_alone(self, text: str) -> Verification:
         start = time.perf_counter()

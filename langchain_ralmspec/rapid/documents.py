@@ -25,6 +25,7 @@ from langchain_ralmspec.stores.embedding import (
     encode_queries,
     lengths_of,
 )
+from langchain_ralmspec.stores.encoding import embed_documents
 from langchain_ralmspec.stores.failures import reported_as_store_error
 
 if TYPE_CHECKING:
@@ -166,8 +167,7 @@ class ContextIndex:
         if not texts:
             msg = f"none of the {len(chunks)} chunks has any text; give a longer one"
             raise InvalidValueError(msg)
-        with reported_as_store_error(name, "embed the chunks"):
-            made = embeddings.embed_documents(texts)
+        made = embed_documents(embeddings, texts, "chunks")
         vectors = as_vectors(made, texts, name, "chunks")
         self._units = _normalized(vectors, texts, name)
 

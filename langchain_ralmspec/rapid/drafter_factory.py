@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.answer.token_loop import TARGET
-from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.engine.model import find_file
+from langchain_ralmspec.errors import InvalidValueError, ModelFileError
 from langchain_ralmspec.files import absolute_file
 from langchain_ralmspec.rapid.documents import join
 from langchain_ralmspec.rapid.lookup import PromptLookupDrafter
@@ -182,6 +184,9 @@ def require_known(given: str | Path) -> None:
     """
     wanted = str(given)
     if wanted in _NAMES or Path(path_of(wanted)).expanduser().is_file():
+        return
+    with suppress(ModelFileError):  # a loaded one needs its file no more
+        find_file(path_of(wanted))
         return
     near = difflib.get_close_matches(wanted, _NAMES, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_NAMES)}"

@@ -11,6 +11,7 @@ from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.retrievers.retriever import RaLMSpecRetriever
 from langchain_ralmspec.retrievers.session import require_hits
 from langchain_ralmspec.retrievers.snapshot import Origin, is_same
+from langchain_ralmspec.stores.watching import watched
 
 # What a retriever overrides that searches by itself.
 _SEARCHES = (
@@ -70,7 +71,8 @@ def _adopted(value: Any) -> RaLMSpecRetriever:
         store = settings["vectorstore"]
         made = RaLMSpecRetriever(vectorstore=store, search_kwargs=words, **given)
     else:  # a copy of it, which does not change while an answer is written
-        made = RaLMSpecRetriever(vectorstore=value.model_copy(update=settings))
+        own = settings | {"vectorstore": watched(settings["vectorstore"])}
+        made = RaLMSpecRetriever(vectorstore=value.model_copy(update=own))
     made.origin = Origin(value, settings)
     return made
 

@@ -42,7 +42,7 @@ from langchain_ralmspec.stores import (
 )
 from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY
 from langchain_ralmspec.stores.failures import reported_as_store_error
-from langchain_ralmspec.stores.faiss_rows import checked_documents
+from langchain_ralmspec.stores.faiss_rows import whole_documents
 
 
 class RaLMSpecRetriever(StrictArguments, BaseRetriever):
@@ -248,7 +248,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             InvalidValueError: one is no document, or the store does not change.
             StoreError: the store failed.
         """
-        whole = checked_documents(documents)
+        whole = whole_documents(documents)
         return cast("list[str]", self._change("add_documents", whole, **kwargs))
 
     async def aadd_documents(

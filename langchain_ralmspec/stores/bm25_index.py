@@ -87,7 +87,13 @@ class Analyzer:
         if self.tokenizer is None:
             return words_of(lone_capitals_kept(text, self._letters), singly=singly)
         with reported_as_store_error("the tokenizer", f"cut up {text[:40]!r}"):
-            words = list(self.tokenizer(text))
+            made = self.tokenizer(text)
+            if isinstance(made, str):  # a list of its letters, if one likes
+                raise InvalidValueError(
+                    f"tokenizer must give a list of strings, got {made[:40]!r} for "
+                    f"{text[:40]!r}"
+                )
+            words = list(made)
         for word in words:
             if not isinstance(word, str):
                 raise InvalidValueError(

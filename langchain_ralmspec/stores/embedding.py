@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from langchain_core.embeddings import Embeddings
 
+from langchain_ralmspec.arguments import require_text, several
 from langchain_ralmspec.errors import (
     InvalidValueError,
     MissingExtraError,
@@ -226,7 +227,7 @@ class SentenceTransformerEmbeddings(Embeddings):
                     f"{argument} must be from 1 to {most}, got {value!r}"
                 )
         self.model_path = os.path.expanduser(model_path)  # noqa: PTH111  or a hub name
-        if Path(self.model_path).is_dir():  # which it still is after a chdir
+        if _is_folder(self.model_path):  # which it still is after a chdir
             self.model_path = str(absolute(model_path))
         self.batch_size = batch_size
         self.normalize = normalize
@@ -260,8 +261,11 @@ class SentenceTransformerEmbeddings(Embeddings):
         return self._encode("encode_query", texts)
 
     def _encode(self, method: str, texts: list[str]) -> list[list[float]]:
+        texts = list(several("texts", texts, "strings"))
         if not texts:
             return []
+        for text in texts:
+            require_text("a text to embed", text)
         with self._lock:
             model = self._loaded()
             for_queries = method == "encode_query"
@@ -295,17 +299,21 @@ class SentenceTransformerEmbeddings(Embeddings):
                 return SentenceTransformer(
                     self.model_path,
                     device=self.device,
-                    local_files_only=Path(self.model_path).is_dir(),
+                    local_files_only=_is_folder(self.model_path),
                 )
         except OSError as cause:
             reason = str(cause).strip().partition("\n")[0].rstrip(".")
             msg = f"cannot load the embedding model {self.model_path!r}: {reason}"
-            if not Path(self.model_path).is_dir():
+            if not _is_folder(self.model_path):
                 msg += (
                     ". Give the path of its folder; a name is looked for on the "
                     "Hugging Face hub, which takes a network"
                 )
             raise ModelFileError(msg) from cause
+
+
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112  Path's raises where one may not look
 
 
 def count_tokens(

@@ -110,6 +110,44 @@ class Encoding:
         return calls.map(alone, texts)
 
 
+def embed_documents(embeddings: Embeddings, texts: list[str], kind: str) -> Any:
+    """What an encoder makes of documents, asked for all of them at once.
+
+    Args:
+        embeddings: the encoder.
+        texts: any number.
+        kind: what they are, in the plural.
+
+    Raises:
+        StoreError: it fails. Half of the texts is asked for then, and so on: if it
+            fails on one of them, that one is quoted.
+    """
+    try:
+        return embeddings.embed_documents(texts)
+    except Exception as error:  # noqa: BLE001  raised again below
+        failure, rest = error, texts
+        while len(rest) > 1:
+            half = rest[: len(rest) // 2]
+            rest = half if _failure_on(embeddings, half) else rest[len(half) :]
+        alone = _failure_on(embeddings, rest)
+        # One that takes nothing at all is not to be blamed on a text.
+        is_first = rest == texts[:1] != texts
+        is_down = is_first and _failure_on(embeddings, texts[-1:])
+        at_fault = f", such as {shortened(rest[0])}" if alone and not is_down else ""
+        with reported_as_store_error(
+            type(embeddings).__name__, f"embed the {kind}{at_fault}"
+        ):
+            raise alone or failure from None
+
+
+def _failure_on(embeddings: Embeddings, texts: list[str]) -> Exception | None:
+    try:
+        embeddings.embed_documents(texts)
+    except Exception as error:  # noqa: BLE001  any is what is looked for
+        return error
+    return None
+
+
 def _own_batch(embeddings: Encoder) -> BatchEncoder | None:
     """The encoder's own method for many queries."""
     own = getattr(embeddings, "embed_queries", None)

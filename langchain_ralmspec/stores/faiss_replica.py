@@ -135,7 +135,7 @@ class FaissReplica(Replica):
             )
         known = [place for place, row in enumerate(rows[0]) if int(row) in built.ids]
         keys = [built.ids[int(rows[0][place])] for place in known]
-        ids = names_of(self._store.parts[1], keys)
+        ids = names_of(keys)
         return Found(ids=ids, vectors=vectors[0][known])
 
     def _follow(self) -> None:

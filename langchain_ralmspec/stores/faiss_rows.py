@@ -12,7 +12,7 @@ from langchain_core.documents import Document
 from langchain_ralmspec.arguments import several
 from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.stores.base import Found
-from langchain_ralmspec.text import well_formed
+from langchain_ralmspec.text import sha256_of, well_formed, well_formed_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,11 +50,10 @@ class FixedRows:
     """
 
     def __init__(
-        self, documents: Iterable[Document], ids: Sequence[str] | None = None
+        self, documents: Iterable[Document], ids: Iterable[str] | None = None
     ) -> None:
         documents = list(map(_with_whole_id, checked_documents(documents)))
-        if ids is None:
-            ids = _ids_of(documents)
+        ids = _ids_of(documents) if ids is None else _checked_ids(ids)
         if len(ids) != len(documents):
             raise InvalidValueError(
                 f"got {len(ids)} ids for {len(documents)} documents"
@@ -73,7 +72,11 @@ class FixedRows:
 
     def document(self, id_: str) -> Document:
         """The document with that id."""
-        return _complete(self._documents[id_], id_)
+        document = self._documents[id_]
+        # Under its own id it might be taken for the one that goes by it here.
+        if document.id not in (id_, None):
+            document = document.model_copy(update={"id": id_})
+        return _complete(document, id_)
 
     def documents(self) -> Sequence[Document]:
         """The documents of all rows, in their order."""
@@ -118,31 +121,28 @@ class LangChainRows:
         ids = self.ids()
         return [self.document(ids[row]) for row in range(len(ids))]
 
-    def name_of(self, key: object) -> str:
-        """What a document goes by whose key in LangChain's store is no string.
-
-        Where some of the documents that it was given had ids, that is None for one that
-        had none. The name is no other document's.
-        """
-        name = f"#{key}"
-        while isinstance(self._store.docstore.search(name), Document):
-            name = f"#{name}"
-        return name
-
     def _named_by(self, name: str) -> list[object]:
         others = {key for key in self.ids().values() if not isinstance(key, str)}
-        return [key for key in others if self.name_of(key) == name]
+        return [key for key in others if name_of(key) == name]
 
 
-def names_of(rows: Rows, keys: list[Any]) -> list[str]:
-    """Ids of documents, of their keys in the store of some rows."""
+def name_of(key: object) -> str:
+    """What a document goes by whose key in LangChain's store is no string.
+
+    Where some of the documents that it was given had ids, that is None for one that had
+    none. The name is no other document's, whatever is added, and the same everywhere.
+    """
+    return sha256_of(f"{type(key).__name__} {key}")
+
+
+def names_of(keys: list[Any]) -> list[str]:
+    """Ids of documents, of their keys in LangChain's store."""
     if all(isinstance(key, str) for key in keys):
         return keys
-    name_of = getattr(rows, "name_of", str)
     return [key if isinstance(key, str) else name_of(key) for key in keys]
 
 
-def checked_documents(documents: Iterable[object]) -> list[Document]:
+def checked_documents(documents: object) -> list[Document]:
     """All of some documents checked; InvalidValueError where one is none."""
     return list(map(checked_document, several("documents", documents, "Documents")))
 
@@ -163,10 +163,36 @@ def checked_document(document: object) -> Document:
             f"page_content must be a string, got {text!r} in the document "
             f"{document.id!r}"
         )
+    metadata: object = document.metadata
+    if metadata is not None and not isinstance(metadata, dict):
+        raise InvalidValueError(
+            f"metadata must be a dict, got {metadata!r:.200} in the document "
+            f"{document.id or text[:40]!r}"
+        )
     whole = well_formed(text)
     if whole is text:
         return document
     return document.model_copy(update={"page_content": whole})
+
+
+def whole_documents(documents: object) -> list[Document]:
+    """Documents of which a store can write all to a file, or send it to a server.
+
+    Raises:
+        InvalidValueError: one is none, or its id is no string, or two names in its
+            metadata would become one.
+    """
+    whole = []
+    for document in map(_with_whole_id, checked_documents(documents)):
+        try:
+            metadata = well_formed_json(document.metadata)
+        except ValueError as error:
+            name = document.id or document.page_content[:40]
+            raise InvalidValueError(
+                f"metadata of the document {name!r}: {error}"
+            ) from error
+        whole.append(document.model_copy(update={"metadata": metadata}))
+    return whole
 
 
 def _with_whole_id(document: Document) -> Document:
@@ -181,6 +207,18 @@ def _with_whole_id(document: Document) -> Document:
         )
     whole = well_formed(id_)
     return document if whole is id_ else document.model_copy(update={"id": whole})
+
+
+def _checked_ids(ids: Iterable[object]) -> list[str]:
+    checked = []
+    for row, id_ in enumerate(several("ids", ids, "strings")):
+        if not isinstance(id_, str):
+            raise InvalidValueError(
+                f"an id must be a string, got {id_!r} for the row {row}; make it one "
+                "by str(…), or leave ids out to take the documents' own"
+            )
+        checked.append(well_formed(id_))
+    return checked
 
 
 def _ids_of(documents: Sequence[Document]) -> list[str]:
@@ -237,6 +275,24 @@ def _refuse_half_heeded(filter_: dict[str, Any]) -> None:
                     _refuse_half_heeded(part)
 
 
+def is_accepted(accepts: Callable[[dict[str, Any]], bool], document: Document) -> bool:
+    """Whether a filter lets a document through; StoreError where it fails on it."""
+    try:
+        return bool(accepts(document.metadata))
+    except Exception as error:
+        raise failed_on(document, error) from error
+
+
+def failed_on(argument: object, error: Exception | None) -> StoreError:
+    """What to raise where a filter fails on a document, or on metadata alone."""
+    shown = f"the metadata {argument!r:.200}"
+    if isinstance(argument, Document):
+        name = argument.id or argument.page_content[:40]
+        shown = f"the document {name!r} with the metadata {argument.metadata!r:.200}"
+    why = f"{type(error).__name__}: {error}"
+    return StoreError(f"the filter fails on {shown}: {why}")
+
+
 def require_parts(store: Any, **own: object) -> None:
     """Refuse to search a LangChain store whose parts are not those it was opened with.
 
@@ -288,12 +344,12 @@ class Passing:
     def all_rows(self) -> NDArray[np.bool_]:
         """Which of all rows pass."""
         documents, accepts = self._rows.documents(), self._accepts
-        verdicts = (accepts(document.metadata) for document in documents)
+        verdicts = (is_accepted(accepts, document) for document in documents)
         return np.fromiter(verdicts, np.bool_, len(documents))
 
     def _passes(self, id_: str) -> bool:
         verdict = self._known.get(id_)
         if verdict is None:
-            verdict = bool(self._accepts(self._rows.document(id_).metadata))
+            verdict = is_accepted(self._accepts, self._rows.document(id_))
             self._known[id_] = verdict
         return verdict

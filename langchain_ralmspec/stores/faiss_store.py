@@ -26,6 +26,7 @@ from langchain_ralmspec.stores.faiss_rows import (
     Passing,
     Rows,
     condition,
+    is_accepted,
     names_of,
     require_parts,
 )
@@ -223,7 +224,7 @@ class FaissStore:
         """
         with reported_as_store_error("FAISS", "look up a document"):
             document = self._rows.document(id_)
-            if self._accepts is not None and not self._accepts(document.metadata):
+            if self._accepts is not None and not is_accepted(self._accepts, document):
                 raise StoreError(f"the filter keeps the document {id_!r} back")
             return document
 
@@ -355,7 +356,7 @@ class FaissStore:
         else:
             apart = stored.astype(np.float64) - query.astype(np.float64)
             scores = -(apart * apart).sum(axis=1)
-        candidates = names_of(self._rows, [ids[row] for row in rows.tolist()])
+        candidates = names_of([ids[row] for row in rows.tolist()])
         keys = list(zip((-scores).tolist(), candidates, strict=True))
         order = sorted(range(len(keys)), key=keys.__getitem__)
         return Found(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.errors import InvalidValueError, StoreError
-from langchain_ralmspec.stores.faiss_rows import condition
+from langchain_ralmspec.stores.faiss_rows import condition, failed_on
 from langchain_ralmspec.stores.searches import is_plain
 
 if TYPE_CHECKING:
@@ -177,6 +177,20 @@ def _is(found: Any, value: Any) -> bool:
     return found is not None and (found == value or str(found) == str(value))
 
 
+def telling(filter: Any) -> Any:  # noqa: A002
+    """The filter; of a function, one that names the document on which it fails."""
+    if not callable(filter):
+        return filter
+
+    def told(argument: Any) -> Any:
+        try:
+            return filter(argument)
+        except Exception as error:
+            raise failed_on(argument, error) from error
+
+    return told
+
+
 def _accepts(function: Any, document: Document) -> bool:
     """Ask a function of the document, or of its metadata, as the store has it."""
     failure: Exception | None = None
@@ -187,8 +201,5 @@ def _accepts(function: Any, document: Document) -> bool:
         except Exception as error:  # noqa: BLE001  it takes the other kind
             failure = error
     if not verdicts:
-        raise StoreError(
-            f"the filter {function!r} fails on the metadata {document.metadata!r}: "
-            f"{type(failure).__name__}: {failure}"
-        ) from failure
+        raise failed_on(document, failure) from failure
     return any(verdicts)

@@ -15,18 +15,19 @@ import numpy as np
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from langchain_ralmspec.arguments import owned
-from langchain_ralmspec.errors import DimensionMismatchError
+from langchain_ralmspec.errors import DimensionMismatchError, RaLMSpecError
 from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Hit, Metric, Query
 from langchain_ralmspec.stores.concurrency import Calls
 from langchain_ralmspec.stores.embedding import as_vectors, lengths_of, make_queries
-from langchain_ralmspec.stores.encoding import Encoding
+from langchain_ralmspec.stores.encoding import Encoding, embed_documents
 from langchain_ralmspec.stores.failures import reported_as_store_error
-from langchain_ralmspec.stores.filters import require_passing, require_usable
+from langchain_ralmspec.stores.filters import require_passing, require_usable, telling
 from langchain_ralmspec.stores.searches import refuse_async_alone, search_for
 from langchain_ralmspec.stores.sharing import lock_of
 from langchain_ralmspec.stores.versions import Version
+from langchain_ralmspec.stores.watching import watched
 from langchain_ralmspec.text import sha256_of, well_formed
 
 if TYPE_CHECKING:
@@ -54,8 +55,12 @@ _LOCAL = frozenset(
     }
 )
 # How stores say that they hold fewer documents than were asked for; others say how many
-# that was. A server that is gone does neither, and is not asked again.
+# that was, or name the argument. A server that is gone does neither, and is not asked
+# again.
 _REFUSALS = (ValueError, IndexError, AssertionError)
+_NAMES_OF_K = re.compile(
+    r"\b(?:(?:top|n)?[ _-]?k|n_results|n_?neighbou?rs)\b", re.IGNORECASE
+)
 
 # So late a store that has grown is found out, for two more searches in sixteen.
 _ASKED_AGAIN_EVERY = 16
@@ -121,12 +126,13 @@ class GenericStore:
         self._options = owned(dict(search_kwargs or {}))
         if filter is not None:
             require_usable(filter, vectorstore)
-            self._options["filter"] = self._filter
+            self._options["filter"] = telling(self._filter)
         self._embeddings = vectorstore.embeddings
         self._method = search_for(
             vectorstore, self._options, may_embed=self._embeddings is not None
         )
         by_vector = self._method.endswith("by_vector")
+        self._asked = vectorstore if by_vector else watched(vectorstore)
         # Its own vectors are at hand, and with them the scores that it ranks by.
         self._gives_vectors = by_vector and isinstance(vectorstore, InMemoryVectorStore)
         self._embeds_documents = embed_found_documents and self._embeddings is not None
@@ -294,14 +300,17 @@ class GenericStore:
         if self._method.endswith("by_vector"):
             (vector,) = query_matrix([query], self._dimension, self._name)
             asked = vector.tolist()
-        search = getattr(self._store, self._method)
+        search = getattr(self._asked, self._method)
         try:
             return list(search(asked, k=k, **self._options))[:k]
+        except RaLMSpecError:
+            raise  # of an encoder or a filter, and not of how many are wanted
         except Exception as error:
             # No part of an address, a version or a code.
             quotes_k = re.search(rf"(?<![.:])(?<!code = )\b{k}\b(?![.:]\d)", str(error))
             is_away = isinstance(error, OSError)  # its server
-            if isinstance(error, _REFUSALS) or (quotes_k and not is_away):
+            speaks_of_k = quotes_k or _NAMES_OF_K.search(str(error))
+            if isinstance(error, _REFUSALS) or (speaks_of_k and not is_away):
                 raise _Refused(error) from error
             raise
 
@@ -324,8 +333,7 @@ class GenericStore:
         if missing:
             texts = [well_formed(each.page_content) for each in missing.values()]
             encoder = type(self._embeddings).__name__
-            with reported_as_store_error(encoder, "embed the documents"):
-                made = self._embeddings.embed_documents(texts)
+            made = embed_documents(self._embeddings, texts, "documents")
             vectors = as_vectors(made, texts, encoder, "documents")
             lengths_of(vectors, texts, encoder, shortest=-1)  # a text may be empty
             if self._dimension not in (None, vectors.shape[1]):

@@ -28,7 +28,9 @@ from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine.markers import Disguise
 from langchain_ralmspec.engine.weights import Weights
 from langchain_ralmspec.ralm import Prompt
+from langchain_ralmspec.ralm.prompt import DocumentLayout
 from langchain_ralmspec.rapid import Conversation
+from langchain_ralmspec.stores import Hit
 from tests.integration_tests.conftest import Corpus
 
 ATTACK = (
@@ -202,6 +204,20 @@ def test_a_document_is_cut_where_its_tokens_would_be(
     for text in [*corpus.texts[:60], "\n\n".join(corpus.texts[:9]), "中文。" * 900]:
         expected = weights._encode(text, special=False)[:max_tokens]
         assert first_tokens(weights, text, max_tokens) == expected
+
+
+@pytest.mark.parametrize("max_tokens", range(1, 9))
+def test_a_document_is_not_cut_inside_a_character(
+    weights: Weights, max_tokens: int
+) -> None:
+    layout = DocumentLayout(lambda each: each.page_content, max_tokens)
+    for text in ("🙂🦜👩🏽‍🚀🙂", "ខ្មែរ ភាសា", "a🜁b🜂", "Ünï"):
+        tokens = layout.tokens(weights, [Hit("x", Document(text), 0.0)])
+        read = b"".join(map(weights.piece, tokens)).decode().removesuffix("\n\n")
+        assert text.startswith(read)
+        whole = weights.tokenize(text)[:max_tokens]
+        cut = b"".join(map(weights.piece, whole)).decode("utf-8", "ignore")
+        assert read == cut, "no more is left out than the character"
 
 
 def test_what_cannot_fit_is_refused_unread(

@@ -8,11 +8,11 @@ from langchain_ralmspec.base import local, long_context
 
 # At once, for some tests make their faces when they are collected.
 _ROOMS: tuple[Any, Any] = (local, long_context)
-CHECK_FILE, REQUIRE_KNOWN = _ROOMS[0].check_file, _ROOMS[1].require_known
+FIND_FILE, REQUIRE_KNOWN = _ROOMS[0].find_file, _ROOMS[1].require_known
 
 
 def _is_there(*_: object) -> None:
     """Believe it."""
 
 
-_ROOMS[0].check_file = _ROOMS[1].require_known = _is_there
+_ROOMS[0].find_file = _ROOMS[1].require_known = _is_there

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.runnables import RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import ValidationError
 
@@ -130,3 +131,13 @@ def test_arguments_are_the_objects_own() -> None:
     circle["in"] = circle
     with pytest.raises(ValidationError, match="holds itself"):
         ChatRapid(**MODEL, metadata=circle)
+
+
+def test_what_another_pickler_can_take_is_left_to_it() -> None:
+    cloudpickle = pytest.importorskip("cloudpickle")
+    retriever = RaLMSpecRetriever(vectorstore=RunnableLambda(lambda q: [Document(q)]))
+    again = pickle.loads(cloudpickle.dumps(retriever))  # noqa: S301
+    assert [found.page_content for found in again.invoke("heap")] == ["heap"]
+    locked = RaLMSpecRetriever(vectorstore=RunnableLambda(threading.Lock().acquire))
+    with pytest.raises(InvalidValueError, match="for its vectorstore"):
+        cloudpickle.dumps(locked)

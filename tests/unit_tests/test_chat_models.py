@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
+from langchain_core.messages import HumanMessage
 
 from langchain_ralmspec import ChatRapid, InvalidValueError
 from langchain_ralmspec.base.parting import part
@@ -127,3 +129,10 @@ def test_the_profile_tells_what_fits() -> None:
     given = ChatRapid(model_path="tiny.gguf", profile={"max_input_tokens": 3})
     given.n_ctx = 99
     assert limits(given.model_copy(update={"n_ctx": 88})) == [3, None, None]
+
+
+@pytest.mark.parametrize("given", ["x", None, [None], ["x"], HumanMessage("x")])
+def test_only_messages_are_counted(given: Any) -> None:
+    chat = ChatRapid(model_path="x.gguf", context="A heap.")
+    with pytest.raises(InvalidValueError, match="must be a"):
+        chat.get_num_tokens_from_messages(given)

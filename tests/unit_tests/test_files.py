@@ -158,3 +158,13 @@ def test_a_path_is_absolute_without_links_and_may_begin_at_home(
 def test_what_is_no_path_is_quoted(path: Any) -> None:
     with pytest.raises(InvalidValueError, match=re.escape(repr(path))):
         absolute(path)
+
+
+def test_marks_of_byte_orders_are_no_text(tmp_path: Path) -> None:
+    marked = "\ufeffA heap.\n\ufeffA list.".encode("utf-8-sig")
+    (tmp_path / "some.txt").write_bytes(marked)
+    assert read_text(tmp_path / "some.txt") == "A heap.\nA list."
+    line = '{"text": "a"}\r\n'.encode("utf-8-sig")
+    (tmp_path / "some.jsonl").write_bytes(line + line)
+    records = [record for _, record in read_json_lines(tmp_path / "some.jsonl")]
+    assert records == [{"text": "a"}] * 2

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import ValidationError
 
@@ -205,3 +206,16 @@ def test_words_of_as_retriever_reach_the_store() -> None:
             model_path="x.gguf",
             retriever=store.as_retriever(search_kwargs={"fetchk": 9}),
         )
+
+
+def test_all_of_a_document_that_is_added_is_made_of_characters() -> None:
+    store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
+    retriever = RaLMSpecRetriever(vectorstore=store)
+    tags = {"x\ud83d": ["\ud83d\ude42", {"y": "\ude42"}], "n": 1}
+    retriever.add_documents([Document("a\ud83d", id="b\ude42", metadata=tags)])
+    (found,) = retriever.invoke("a")
+    assert (found.page_content, found.id) == ("a\ufffd", "b\ufffd")
+    assert found.metadata == {"x\ufffd": ["\U0001f642", {"y": "\ufffd"}], "n": 1}
+    same = dict.fromkeys(["\ud83d", "\ufffd"], 1)
+    with pytest.raises(InvalidValueError, match="metadata of the document 'c'"):
+        retriever.add_documents([Document("a", id="c", metadata=same)])

@@ -11,6 +11,7 @@ from langchain_ralmspec.text import (
     MOST_DIGITS,
     cuts_of_long_numbers,
     cuts_of_long_runs,
+    is_blank,
     part_at_first_blank_line,
     part_at_last_blank_line,
     well_formed,
@@ -93,3 +94,13 @@ def test_looking_for_runs_takes_one_pass() -> None:
     """Runs that are just short enough took quadratic time once."""
     text = ("A" * (LONGEST_RUN - 1) + " ") * 300
     assert cut(text) == [text]
+
+
+@pytest.mark.parametrize(
+    "mark", "\u200d\u200e\u200f\u061c\u180e\u202a\u2066\u115f\u1160\u3164\uffa0\u2800"
+)
+def test_a_line_of_what_is_not_seen_is_blank(mark: str) -> None:
+    assert is_blank(f" {mark}\n")
+    assert part_at_last_blank_line(f"a\n{mark} \r\nb") == ("a", "b")
+    assert part_at_first_blank_line(f"a\n \n{mark}b") == ("a", f"{mark}b")
+    assert part_at_last_blank_line("a\nb \u2764\ufe0f") == ("", "a\nb \u2764\ufe0f")

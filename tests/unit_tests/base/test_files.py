@@ -21,7 +21,7 @@ from langchain_ralmspec import (
     RapidChain,
 )
 from langchain_ralmspec.base import local, long_context
-from tests.unit_tests.conftest import CHECK_FILE, REQUIRE_KNOWN
+from tests.unit_tests.conftest import FIND_FILE, REQUIRE_KNOWN
 
 STORE = RaLMSpecRetriever(vectorstore=BM25Store.from_documents([Document("a heap")]))
 FACES: list[tuple[Any, dict[str, Any]]] = [
@@ -34,7 +34,7 @@ FACES: list[tuple[Any, dict[str, Any]]] = [
 
 @pytest.fixture(autouse=True)
 def _looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "check_file", CHECK_FILE)
+    monkeypatch.setattr(local, "find_file", FIND_FILE)
     monkeypatch.setattr(long_context, "require_known", REQUIRE_KNOWN)
 
 
@@ -64,6 +64,19 @@ def test_a_missing_file_is_found_at_once(
         pickle.loads(pickled),  # noqa: S301  our own
     ):
         assert copy.model_path == str(file)
+
+
+def test_a_file_that_may_not_be_read_is_a_model_file_error(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def barred(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for method in ("open", "is_file"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, method, barred)
+            with pytest.raises(ModelFileError, match=r"model\.gguf' may not be read"):
+                ChatRapid(model_path=str(file))
 
 
 def test_a_configured_model_is_looked_for_when_it_is_configured(file: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
+from langchain_core.documents import Document
 
+from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.ralm import Session, queries, sequential, speculative
 from langchain_ralmspec.ralm.queries import Queries
 from langchain_ralmspec.stores.base import Hit, Query
@@ -103,3 +106,24 @@ def test_an_answer_that_repeats_itself_embeds_its_queries_once() -> None:
     list(sequential(request))
     texts = [text for batch in batches for text in batch]
     assert request.session.stats.queries > len(texts) == len(set(texts))
+
+
+@pytest.mark.parametrize("method", ["encode", "search"])
+@pytest.mark.parametrize("given", [[], [None], None])
+def test_a_store_that_miscounts_is_a_store_error(method: str, given: Any) -> None:
+    """Stores of one's own may; the loops would wait for what never comes."""
+    store = FakeStore(n_documents=3)
+    setattr(store, method, lambda *_, **__: given)
+    for loop in (sequential, partial(speculative, scheduler=always(3))):
+        with pytest.raises(StoreError, match=rf"FakeStore failed to {method}"):
+            list(loop(make_request(store)))
+
+
+@pytest.mark.parametrize("metadata", ["a", [1]])
+def test_a_found_document_without_metadata_of_its_kind_is_named(metadata: Any) -> None:
+    store = FakeStore(n_documents=3)
+    broken = Document.model_construct(page_content="x", id="id7", metadata=metadata)
+    store.search = lambda queries, *_, **__: [[Hit("id7", broken, 0.0)]] * len(queries)  # type: ignore[method-assign]
+    for loop in (sequential, partial(speculative, scheduler=always(3))):
+        with pytest.raises(InvalidValueError, match="in the document 'id7'"):
+            list(loop(make_request(store)))

@@ -355,3 +355,8 @@ def test_a_save_replaces_a_save_and_nothing_else(saved: Path, tmp_path: Path) ->
         store.save(empty)
     for folder in (other, empty):
         assert (folder / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_tokenizer_that_gives_a_text_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="list of strings, got 'a heap' for"):
+        BM25Store.from_documents([Document("a heap")], tokenizer=lambda text: text)

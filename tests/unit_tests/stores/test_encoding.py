@@ -20,6 +20,7 @@ from langchain_ralmspec import RaLMSpecRetriever
 from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.stores import Encoding, encode_queries, open_store
 from langchain_ralmspec.stores.concurrency import THREADS, Calls
+from langchain_ralmspec.stores.encoding import embed_documents
 from tests.unit_tests.stores.faiss_toys import langchain_faiss
 from tests.unit_tests.stores.toys import TableEmbeddings, documents, table
 
@@ -199,3 +200,43 @@ def test_how_queries_are_embedded_survives_a_pickle() -> None:
     again = pickle.loads(pickle.dumps(Encoding(3, symmetric_embeddings=True)))  # noqa: S301
     assert again.max_concurrency == 3
     assert again.batch(TableEmbeddings(table(1))) is not None
+
+
+class Choosy(Embeddings):
+    """Refuses one text, whatever stands beside it."""
+
+    refused = "v5"
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        if self.refused in texts:
+            raise ValueError("cannot")
+        return [[1.0]] * len(texts)
+
+    def embed_query(self, text: str) -> list[float]:
+        return [1.0]
+
+
+@pytest.mark.parametrize("n_texts", [1, 2, 3, 9])
+def test_the_text_that_an_encoder_refuses_is_named(n_texts: int) -> None:
+    encoder, texts = Choosy(), [f"v{row}" for row in range(n_texts)]
+    for encoder.refused in texts:
+        with pytest.raises(
+            StoreError,
+            match=rf"Choosy failed to embed the chunks, such as '{encoder.refused}'"
+            ": ValueError: cannot",
+        ):
+            embed_documents(encoder, texts, "chunks")
+
+
+def test_none_is_named_where_each_is_embedded() -> None:
+    class OnceAway(Choosy):
+        n_calls = 0
+
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            self.n_calls += 1
+            if self.n_calls == 1:
+                raise ConnectionError("gone")
+            return super().embed_documents(texts)
+
+    with pytest.raises(StoreError, match=r"embed the chunks: ConnectionError: gone"):
+        embed_documents(OnceAway(), ["v1", "v2", "v3"], "chunks")

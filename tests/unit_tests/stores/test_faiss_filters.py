@@ -19,6 +19,8 @@ from langchain_core.documents import Document
 from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.stores import FaissStore, Hit, Store, faiss_store, open_store
 from langchain_ralmspec.stores.faiss_index import FaissIndex
+from langchain_ralmspec.stores.faiss_rows import FixedRows
+from langchain_ralmspec.text import sha256_of
 from tests.unit_tests.stores.faiss_toys import (
     IDS,
     KINDS,
@@ -126,17 +128,28 @@ def test_a_document_without_an_id_is_found_beside_those_that_have_one(
     filter_: Any,
 ) -> None:
     """LangChain keeps None as its id, which is neither compared nor looked up."""
+    name = sha256_of("NoneType None")  # in every process
     ids = ["a", None, "#None", "b"]
     given = [Document("v1", id=id_, metadata={"group": 0}) for id_ in ids]
     vectorstore = FAISS.from_documents(given, TableEmbeddings(table(4)))
     store = open_store(vectorstore, filter=filter_)
     assert isinstance(store, FaissStore)
     (hits,) = store.search(store.encode(["v1"]), 4)
-    assert [hit.id for hit in hits] == ["##None", "#None", "a", "b"]
-    assert [hit.document.id for hit in hits] == ["##None", "#None", "a", "b"]
-    assert store.document("##None").page_content == "v1"
-    with pytest.raises(StoreError, match="no document '###None'"):
-        store.document("###None")
+    assert [hit.id for hit in hits] == sorted(["#None", "a", "b", name])
+    assert [hit.document.id for hit in hits] == [hit.id for hit in hits]
+    assert store.document(name).page_content == "v1"
+    with pytest.raises(StoreError, match="no document '##None'"):
+        store.document("##None")
+
+
+def test_the_name_of_a_document_without_an_id_stays_whatever_is_added() -> None:
+    given = [Document("v1", id="a"), Document("v2")]
+    vectorstore = FAISS.from_documents(given, TableEmbeddings(table(4)))
+    store = open_store(vectorstore)
+    ((before, *_),) = store.search(store.encode(["v2"]), 1)
+    vectorstore.add_documents([Document("v3", id="#None")])
+    ((after, *_),) = store.search(store.encode(["v2"]), 1)
+    assert (after.id, after.document.page_content) == (before.id, "v2")
 
 
 def document_of(vectorstore: FAISS, id_: str) -> Document:
@@ -226,3 +239,35 @@ def test_filtered_search_on_an_index_without_selectors_says_so() -> None:
     with pytest.raises(StoreError, match="invalid search params") as caught:
         store.search(some_queries(1), 1)
     assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["a", None], "an id must be a string, got None for the row 1"),
+        ([1, 2], "an id must be a string, got 1 for the row 0"),
+        (np.arange(2), "an id must be a string, got .* for the row 0"),
+        ("ab", "ids must be a list of strings, got 'ab'"),
+        (["a"], "got 1 ids for 2 documents"),
+    ],
+)
+def test_ids_of_rows_are_strings(ids: Any, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        FixedRows([Document("v0"), Document("v1")], ids)
+
+
+def test_a_document_goes_by_the_id_of_its_row() -> None:
+    given = [Document("v0", id="1"), Document("v1")]
+    store = FaissStore(faiss_index(2), given, TableEmbeddings(table(2)), ids=["0", "1"])
+    (hits,) = store.search(store.encode(["v0"]), 2)
+    assert {hit.document.id: hit.document.page_content for hit in hits} == {
+        "0": "v0",
+        "1": "v1",
+    }
+    assert given[0].id == "1"
+
+
+def faiss_index(n_rows: int) -> Any:
+    index = faiss.IndexFlatL2(DIMENSION)
+    index.add(table(n_rows))
+    return index

@@ -337,10 +337,22 @@ def test_filters_that_pass_or_cannot_be_tested_are_the_stores(condition: Any) ->
     assert len(store.search(store.encode(["v0"]), 3)[0]) == 3
 
 
-def test_a_function_that_fails_on_a_document_is_a_store_error() -> None:
-    store = open_store(Words(), filter=lambda each: each["owner"] == 1)
-    with pytest.raises(StoreError, match=r"fails on the metadata .*KeyError: 'owner'"):
-        store.search(store.encode(["v0"]), 3)
+@pytest.mark.parametrize(
+    "made",
+    [partial(Words, heeds=False), in_memory, partial(langchain_faiss, n_rows=N_ROWS)],
+)
+def test_a_function_that_fails_on_a_document_names_it(made: Any) -> None:
+    def fails(given: Any) -> bool:
+        metadata = getattr(given, "metadata", given)
+        if metadata["row"] == 3:
+            raise ValueError("no 4 of it")  # which is no refusal of a width
+        return True
+
+    store = open_store(made(), filter=fails)
+    message = r"the filter fails on the document 'id003' with .*no 4 of it"
+    for k in (4, N_ROWS):
+        with pytest.raises(StoreError, match=message):
+            store.search(store.encode(["v3"]), k)
 
 
 # Fewer documents than are asked for
@@ -413,6 +425,14 @@ def test_a_refusal_of_any_class_quotes_the_width_and_holds_until_documents_come(
             self.n_held += len(documents)
             return []
 
+    class Naming(Refusing):
+        def similarity_search(  # type: ignore[override]  # needs no more
+            self, query: str, k: int = 4, **_: Any
+        ) -> list[Document]:
+            if k > self.n_held:
+                raise RuntimeError(f"top_k exceeds the {self.n_held} rows")
+            return documents(k)
+
     class Failing(Quoting):
         """Its server is away for a moment, and says so in numbers."""
 
@@ -431,6 +451,8 @@ def test_a_refusal_of_any_class_quotes_the_width_and_holds_until_documents_come(
         assert len(retriever.invoke("v0")) == 9
     retriever = RaLMSpecRetriever(vectorstore=Quoting(), k=9)
     assert len(retriever.invoke("v0")) == 4
+    own_words = Naming()
+    assert len(RaLMSpecRetriever(vectorstore=own_words, k=9).invoke("v0")) == 4
     retriever.add_documents(documents(5))
     assert len(retriever.invoke("v0")) == 9
 

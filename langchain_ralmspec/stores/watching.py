@@ -1,0 +1,72 @@
+"""Stores that embed queries by themselves, with an eye on what their encoder gives."""
+
+from __future__ import annotations
+
+from abc import ABCMeta
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.embeddings import Embeddings
+
+from langchain_ralmspec.stores.embedding import as_vectors, lengths_of
+
+if TYPE_CHECKING:
+    from langchain_core.vectorstores import VectorStore
+
+
+class WatchedEmbeddings(Embeddings):
+    """Embeddings that refuse what no search can compare.
+
+    Args:
+        embeddings: are asked; any attribute is theirs.
+    """
+
+    def __init__(self, embeddings: Embeddings) -> None:
+        self._watched = embeddings
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._watched, name)
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Embed documents, as they are embedded without being watched."""
+        return self._watched.embed_documents(texts)
+
+    def embed_query(self, text: str) -> list[float]:
+        """Embed a query; StoreError where it has no direction."""
+        vector, name = self._watched.embed_query(text), type(self._watched).__name__
+        lengths_of(as_vectors([vector], [text], name, "query texts"), [text], name)
+        return vector
+
+
+class _Encoder:
+    """An attribute of a store, watched: what holds its embeddings at the time."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, store: Any, _: type[Any] | None = None) -> Any:
+        held = vars(store)[self._name]
+        return WatchedEmbeddings(held) if isinstance(held, Embeddings) else held
+
+    def __set__(self, store: Any, value: Any) -> None:
+        vars(store)[self._name] = value
+
+
+def watched(store: VectorStore) -> VectorStore:
+    """The same store, that raises a StoreError where its encoder gives no direction.
+
+    It is a second object of a class that differs in the encoder alone; all else is
+    shared, and what happens to the one happens to the other. Where such an object may
+    not be, as for a store that shows no encoder, it is the store itself.
+    """
+    kind, embeddings = type(store), store.embeddings
+    held = getattr(store, "__dict__", {})
+    names = [name for name, value in held.items() if value is embeddings is not None]
+    # One that is closed with the last object of it would be closed twice.
+    if type(kind) is not ABCMeta or hasattr(kind, "__del__") or not names:
+        return store
+    differs: dict[str, Any] = {name: _Encoder(name) for name in names}
+    differs["__reduce__"] = lambda _: (watched, (store,))
+    own: Any = ABCMeta(kind.__name__, (kind,), differs)
+    other: VectorStore = object.__new__(own)
+    other.__dict__ = held
+    return other

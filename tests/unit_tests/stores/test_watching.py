@@ -1,0 +1,70 @@
+"""What stores embed by themselves is looked at."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from typing import Any
+
+import pytest
+from langchain_community.vectorstores import SKLearnVectorStore
+from langchain_core.documents import Document
+from langchain_core.vectorstores import InMemoryVectorStore
+
+from langchain_ralmspec import RaLMSpecRetriever
+from langchain_ralmspec.errors import StoreError
+from langchain_ralmspec.retrievers import adopt
+from tests.unit_tests.stores.toys import BatchTableEmbeddings, documents, table
+
+N_ROWS = 12
+
+
+class Blind(BatchTableEmbeddings):
+    """Gives what was set, for queries."""
+
+    vector: tuple[float, ...] = (0.0,)
+
+    def embed_query(self, text: str) -> list[float]:
+        return [*self.vector] * self.table.shape[1]
+
+
+class Overriding(InMemoryVectorStore):
+    """Searches by text in its own way."""
+
+    def similarity_search(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[Document]:
+        return super().similarity_search(query, k, **kwargs)
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf, 1e30])
+@pytest.mark.parametrize("kind", [SKLearnVectorStore, Overriding])
+def test_a_store_that_embeds_by_itself_is_asked_nothing_that_it_cannot_compare(
+    kind: Any, value: float
+) -> None:
+    vectorstore = kind(Blind(table(N_ROWS)))
+    vectorstore.add_documents(documents(4))
+    encoder = vectorstore.embeddings
+    encoder.vector = (value,)
+    mmr = adopt(vectorstore.as_retriever(search_type="mmr"))
+    for asked in (RaLMSpecRetriever(vectorstore=vectorstore), mmr):
+        with pytest.raises(StoreError, match=r"Blind.*of length .* for 'v2'"):
+            asked.invoke("v2")
+    assert vectorstore.embeddings is encoder
+
+
+def test_what_becomes_of_such_a_store_is_seen() -> None:
+    vectorstore = Overriding(Blind(table(N_ROWS)))
+    retriever = RaLMSpecRetriever(vectorstore=vectorstore, k=9)
+    vectorstore.add_documents(documents(4))
+    mmr = adopt(vectorstore.as_retriever(search_type="mmr"))
+    for asked in (retriever, mmr):
+        with pytest.raises(StoreError, match="of length 0"):
+            pickle.loads(pickle.dumps(asked)).invoke("v2")  # noqa: S301
+    vectorstore.embedding = BatchTableEmbeddings(table(N_ROWS))
+    assert retriever.invoke("v2")[0].page_content == "v2"
+    vectorstore.store = {}
+    assert retriever.invoke("v2") == []
+    vectorstore.embedding = Blind(table(N_ROWS))
+    with pytest.raises(StoreError, match="of length 0"):
+        retriever.invoke("v2")
