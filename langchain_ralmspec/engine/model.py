@@ -134,6 +134,7 @@ class Model(Live):
         use_mlock: bool = False,
         rope_freq_base: float = 0.0,
         rope_freq_scale: float = 0.0,
+        joint_decoding: bool | None = None,
         kv_cache_bytes: int = PREFIX_CACHE_BYTES,
         kv_cache_dir: str | os.PathLike[str] | None = None,
     ) -> Model:
@@ -157,6 +158,9 @@ class Model(Live):
             use_mlock: whether it is kept from being swapped out.
             rope_freq_base: base frequency of rotary positions; 0 is the model's own.
             rope_freq_scale: factor on their frequencies; 0 is the model's own.
+            joint_decoding: whether threads that want a token at the same time have
+                them decoded by one call; None: where that changes no bit of them,
+                which is measured when it comes to it.
             kv_cache_bytes: host memory for the KV of prefixes.
             kv_cache_dir: a folder that keeps it as well, for other processes.
 
@@ -197,9 +201,13 @@ class Model(Live):
             "use_mmap": use_mmap,
             "use_mlock": use_mlock,
         }
-        folder = None if kv_cache_dir is None else absolute(kv_cache_dir)
+        own: dict[str, Any] = {
+            "joint_decoding": joint_decoding,
+            "kv_cache_bytes": kv_cache_bytes,
+            "kv_cache_dir": None if kv_cache_dir is None else absolute(kv_cache_dir),
+        }
         with _sharing:
-            return cls._shared_with(file, loading, settings, kv_cache_bytes, folder)
+            return cls._shared_with(file, loading, settings, own)
 
     @classmethod
     def _shared_with(
@@ -207,15 +215,13 @@ class Model(Live):
         file: Path,
         loading: dict[str, Any],
         settings: dict[str, Any],
-        kv_cache_bytes: int,
-        kv_cache_dir: Path | None,
+        own: dict[str, Any],
     ) -> Model:
         """The one model that all have who give the same arguments."""
         _require_no_forked_gpu()
         weights_key = (file, stamp_of(file.stat()), *loading.values())
         # A forked process shares the weights, which nobody changes, and no context.
-        own = (os.getpid(), kv_cache_bytes, kv_cache_dir)
-        key = (*weights_key, *settings.values(), *own)
+        key = (*weights_key, *settings.values(), *own.values(), os.getpid())
         model = _shared.get(key)
         if model is None:
             weights = _shared_weights.get(weights_key)
@@ -225,18 +231,24 @@ class Model(Live):
             longest = settings["n_ctx"] or weights.n_ctx_train
             require_kv(weights, longest, settings["n_slots"], settings["kv_type"])
             context = Context(weights, **settings)
-            _shared[key] = model = cls(context, kv_cache_bytes, kv_cache_dir)
+            _shared[key] = model = cls(context, **own)
         return model
 
     def __init__(
-        self, context: Context, kv_cache_bytes: int, kv_cache_dir: Path | None
+        self,
+        context: Context,
+        *,
+        joint_decoding: bool | None,
+        kv_cache_bytes: int,
+        kv_cache_dir: Path | None,
     ) -> None:
         """Take over a context, as :meth:`load` does."""
         self.weights, self.path = context.weights, context.weights.path
         self.n_ctx, self.n_batch = context.n_ctx, context.n_batch
         self.n_threads = context.n_threads
         self.flash_attention = context.flash_attention
-        self._slots, self._rope = Slots(context), context.rope
+        self._slots = Slots(context, joint_decoding=joint_decoding)
+        self._rope = context.rope
         self._kv_type = context.kv_type
         self._opening = threading.Lock()
         folder = None

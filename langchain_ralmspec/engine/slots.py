@@ -15,13 +15,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from langchain_ralmspec.arguments import Live
+from langchain_ralmspec.engine.company import MOST_TOGETHER, Company
+from langchain_ralmspec.engine.fair_lock import FairLock
+from langchain_ralmspec.engine.joint import JointDecoder
+from langchain_ralmspec.engine.limits import host_bytes
 from langchain_ralmspec.errors import ContextOverflowError, DecodeError
+from langchain_ralmspec.machine import free_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from langchain_ralmspec.engine.context import Context
-
+    from langchain_ralmspec.engine.joint import Call
 
 is_abandoned: ContextVar[Callable[[], bool]] = ContextVar(
     "whether nobody waits any more for what is decoded", default=lambda: False
@@ -65,11 +70,18 @@ class Slots(Live):
     threads interleave and an abandoned one blocks nobody.
     """
 
-    def __init__(self, context: Context) -> None:
-        """Take over a context; nobody else may call it from now on."""
+    def __init__(self, context: Context, *, joint_decoding: bool | None = None) -> None:
+        """Take over a context; nobody else may call it from now on.
+
+        ``joint_decoding`` is that of :meth:`Model.load`.
+        """
         self.n_batch = context.n_batch
         self._context = context
-        self._lock = threading.Lock()
+        self._lock = FairLock()
+        self._company = Company(context, exact=not joint_decoding)
+        n_most = 1 if joint_decoding is False else MOST_TOGETHER
+        self._decode_one = JointDecoder(self._decode_each, n_most)
+        self._n_slots = context.n_slots  # at first
         self._residents = weakref.WeakValueDictionary[int, KV]()  # by slot
         self._idle_order = list(range(context.n_slots))  # longest idle first
         # A free slot, and the state that it holds: who restores it need not load it.
@@ -80,6 +92,8 @@ class Slots(Live):
     ) -> NDArray[np.float32]:
         """Decode any number of tokens; the last call gives all ``n_logits`` logits."""
         self._require_room(kv, len(tokens))
+        if len(tokens) == n_logits == 1:
+            return self._decode_jointly(kv, tokens[0])[np.newaxis]
         size, start = self.n_batch, kv.length
         logits = np.empty((0, self._context.weights.n_vocab), np.float32)
         for first in range(0, len(tokens), size):
@@ -91,6 +105,55 @@ class Slots(Live):
                 )
                 kv.length += len(chunk)
         return logits
+
+    def _decode_jointly(self, kv: KV, token: int) -> NDArray[np.float32]:
+        _require_reader()
+        start = kv.length
+        try:
+            return self._decode_one(kv, token)
+        except BaseException:
+            if kv.length > start:  # others were faster than Ctrl-C
+                self.truncate(kv, start)
+            raise
+
+    def _decode_each(self, calls: list[Call]) -> None:
+        """Decode one token of each of the first sequences, as many as may be at once."""
+        with self._locked():
+            joined = calls[: self._number_together(len(calls))]
+            try:
+                self._fit(1 + max(call.kv.length for call in joined))
+                # Neighbours in the context are computed together.
+                by_slot = {self._make_resident(call.kv): call for call in joined}
+                slots = sorted(by_slot)
+                joined = [by_slot[slot] for slot in slots]
+                logits = self._context.decode_each(
+                    slots,
+                    [call.token for call in joined],
+                    [call.kv.length for call in joined],
+                )
+            except BaseException:
+                for call in joined:
+                    if call.kv.slot is not None:
+                        self._context.remove(call.kv.slot, call.kv.length)
+                raise
+            for call, row in zip(joined, logits, strict=True):
+                call.kv.length += 1
+                call.logits = row
+
+    def _number_together(self, n: int) -> int:
+        """How many of ``n`` sequences to decode at once; slots are added for them."""
+        context, company = self._context, self._company
+        if n == 1:
+            return 1
+        n_slots = context.n_slots
+        while n_slots < n:
+            n_slots *= 2  # so that few times all is parked
+        if n_slots > context.n_slots and company.is_exact:
+            self._reopen(context.n_cells, n_slots)
+        if company.is_behind:
+            self._park_all()
+            company.measure()
+        return min(n, context.n_slots, company.most)
 
     def observe(
         self,
@@ -208,12 +271,31 @@ class Slots(Live):
 
     def _fit(self, n_tokens: int) -> None:
         """Have room for that many tokens in each slot, all parked if it must grow."""
-        if max(1, n_tokens) <= self._context.n_cells:
-            return
+        if max(1, n_tokens) > self._context.n_cells:
+            self._reopen(n_tokens, self._context.n_slots)
+
+    def _reopen(self, n_tokens: int, n_slots: int) -> None:
+        """Have slots of that size, and that many, or else as many as at first."""
+        self._park_all()
+        context = self._context
+        if not self._can_have(n_tokens, n_slots):
+            n_slots = self._n_slots
+        try:
+            context.grow(n_tokens, n_slots)
+        finally:
+            self._idle_order = list(range(context.n_slots))
+
+    def _can_have(self, n_tokens: int, n_slots: int) -> bool:
+        """Whether slots beyond the first ones leave half of the free memory free."""
+        context, free = self._context, free_memory()
+        n_more = max(n_tokens, context.n_cells) * (n_slots - self._n_slots)
+        wanted = host_bytes(context.weights, n_more, context.kv_type)
+        return free is None or 2 * wanted <= free
+
+    def _park_all(self) -> None:
         for kv in list(self._residents.values()):
             self._park(kv)
         self._tried = None
-        self._context.grow(n_tokens)
 
     def _park(self, kv: KV) -> None:
         assert kv.slot is not None  # noqa: S101  it is a resident
