@@ -53,17 +53,21 @@ class Company:
         return self.is_exact and n_slots > self._n_measured
 
     def measure(self) -> None:
-        """Measure it for as many sequences as there are slots, which must be empty.
+        """Measure it for as many sequences as there are slots.
 
-        They are empty afterwards.
+        What these held is lost.
         """
         before, n_slots = self._n_measured, min(self._context.n_slots, MOST_TOGETHER)
         sizes = sorted({n_slots, *(n for n in _SIZES if before < n < n_slots)})
         self._n_measured = n_slots
+        self._clear()
         try:
             self.most = self._most(sizes)
         except DecodeError:  # a recurrent memory cannot be rolled back
             self.most = 1
+        self._clear()
+
+    def _clear(self) -> None:
         for slot in range(self._context.n_slots):
             self._context.remove(slot, 0)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.engine.binding import library
+from langchain_ralmspec.engine.streams import is_saved_so, with_streams
 from langchain_ralmspec.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -119,6 +120,10 @@ class Context(Live):
         self.n_cells = 0
         # Some models stretch their positions by the size of the context.
         self._open(n_ctx if weights.stretches_positions else 1)
+        # Whether what was saved can be loaded where there are more or fewer slots.
+        self.can_change_slots = weights.has_plain_kv and is_saved_so(
+            self.save(0), n_slots
+        )
         # Made once: as_array() of a pointer makes a type at every call, 0.1 ms.
         self._logits_type = ctypes.c_float * weights.n_vocab
         self._hidden_type = ctypes.c_float * weights.n_embd
@@ -205,7 +210,11 @@ class Context(Live):
             The logits after each token, a copy of shape ``(len(tokens), n_vocab)``.
         """
         n = len(tokens)
-        self._slots[:n], self._tokens[:n], self._positions[:n] = slots, tokens, positions
+        self._slots[:n], self._tokens[:n], self._positions[:n] = (
+            slots,
+            tokens,
+            positions,
+        )
         self._wanted[:n] = 1
         self._batch.n_tokens = n
         self._decode(hidden=False)
@@ -317,6 +326,8 @@ class Context(Live):
 
     def load(self, slot: int, state: NDArray[np.uint8]) -> None:
         """Put a saved KV into a slot, replacing what it held."""
+        if self.can_change_slots:
+            state = with_streams(state, self.n_slots)
         pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         read = self._lib.llama_state_seq_set_data(
             self.handle, pointer, state.size, slot

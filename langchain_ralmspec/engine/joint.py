@@ -54,7 +54,8 @@ class JointDecoder:
         self._decoded = threading.Condition(self._lock)
         self._waiting: list[Call] = []
         self._is_decoding = False
-        self._n_last, self._seconds = 1, 0.0  # of the last call of llama.cpp
+        # Of the last call of llama.cpp: who was in it or came during it, its seconds.
+        self._n_expected, self._seconds = 1, 0.0
 
     def __call__(self, kv: KV, token: int) -> NDArray[np.float32]:
         """The logits behind a token, which is part of the sequence from then on.
@@ -99,7 +100,7 @@ class JointDecoder:
         calls = [call]
         if not call.has_failed:
             deadline = time.perf_counter() + _PATIENCE * self._seconds
-            while len(self._waiting) < min(self._n_last, self._n_most):
+            while len(self._waiting) < min(self._n_expected, self._n_most):
                 if (left := deadline - time.perf_counter()) <= 0:
                     break
                 self._asked.wait(left)
@@ -118,17 +119,15 @@ class JointDecoder:
         try:
             self._decode(calls)
         except BaseException as error:
-            if len(calls) == 1:
-                raise
             for call in calls:
                 call.has_failed = True
-            if not isinstance(error, DecodeError):  # Ctrl-C, which is for this thread
-                del calls[0]
+            if len(calls) == 1 or not isinstance(error, DecodeError):
+                del calls[0]  # the others are decoded by their own threads
                 raise
         finally:
             with self._lock:
                 missing = [call for call in calls if call.logits is None]
-                self._n_last = len(calls) - len(missing)
+                self._n_expected = len(calls) + len(self._waiting)
                 self._seconds = time.perf_counter() - start
                 self._waiting = missing + self._waiting
                 self._is_decoding = False

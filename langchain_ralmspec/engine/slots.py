@@ -286,8 +286,13 @@ class Slots(Live):
             self._idle_order = list(range(context.n_slots))
 
     def _can_have(self, n_tokens: int, n_slots: int) -> bool:
-        """Whether slots beyond the first ones leave half of the free memory free."""
+        """Whether to have slots beyond the first ones.
+
+        Half of the free memory stays free, and what is parked has to fit in.
+        """
         context, free = self._context, free_memory()
+        if not context.can_change_slots:
+            return n_slots == self._n_slots
         n_more = max(n_tokens, context.n_cells) * (n_slots - self._n_slots)
         wanted = host_bytes(context.weights, n_more, context.kv_type)
         return free is None or 2 * wanted <= free

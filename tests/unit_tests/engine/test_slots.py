@@ -24,13 +24,12 @@ class FakeContext:
     """Has the tokens of its slots as their state, and notes what is called."""
 
     n_batch, n_ctx, n_slots = 4, 99, 2
+    can_change_slots = True
 
     def __init__(self, n_cells: int = 99) -> None:
         self.n_cells, self.n_failures = n_cells, 0
         self.pid = os.getpid()
-        self.weights = SimpleNamespace(
-            n_vocab=1, kv_bytes_per_token=8, n_gpu_layers=0
-        )
+        self.weights = SimpleNamespace(n_vocab=1, kv_bytes_per_token=8, n_gpu_layers=0)
         self.kv_type = "f16"
         self.slots: list[list[int]] = [[], []]
         self.decoded: list[list[int]] = []
