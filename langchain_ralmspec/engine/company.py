@@ -122,10 +122,8 @@ class Company:
         rows = []
         for step, drawn in enumerate(tokens.tolist()):
             positions = [length + step for length in lengths]
-            calls = zip(*(_parts(each, size) for each in (slots, drawn, positions)))
-            rows.append(np.concatenate([context.decode_each(*call) for call in calls]))
-        return np.stack(rows)
-
-
-def _parts(values: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [values[at : at + size] for at in range(0, len(values), size)]
+            for at in range(0, len(lengths), size):
+                part = slice(at, at + size)
+                call = slots[part], drawn[part], positions[part]
+                rows.append(context.decode_each(*call))
+        return np.concatenate(rows).reshape(len(tokens), len(lengths), -1)

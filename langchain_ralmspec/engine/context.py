@@ -176,15 +176,14 @@ class Context(Live):
         ones = np.ones(size, np.int32)
         int32, int8 = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_int8)
         addresses = self._slots.ctypes.data + 4 * np.arange(size, dtype=np.uintp)
-        pointers = (int32 * size).from_buffer(addresses)
-        self._batch_memory = (ones, addresses, pointers)
+        self._batch_memory = (ones, addresses)
         self._batch = self._lib.llama_batch(
             n_tokens=0,
             token=self._tokens.ctypes.data_as(int32),
             embd=None,
             pos=self._positions.ctypes.data_as(int32),
             n_seq_id=ones.ctypes.data_as(int32),
-            seq_id=ctypes.cast(pointers, ctypes.POINTER(int32)),
+            seq_id=addresses.ctypes.data_as(ctypes.POINTER(int32)),
             logits=self._wanted.ctypes.data_as(int8),
         )
 
@@ -242,7 +241,7 @@ class Context(Live):
     def _fill(
         self, slot: int, tokens: Sequence[int], position: int, *, n_outputs: int
     ) -> None:
-        """Put tokens of one sequence into the batch; the last ``n_outputs`` give some."""
+        """Put tokens of one sequence into the batch; the last give outputs."""
         n = len(tokens)
         self._slots[:n], self._tokens[:n] = slot, tokens
         self._positions[:n] = np.arange(position, position + n)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
@@ -117,7 +116,7 @@ class Slots(Live):
             raise
 
     def _decode_each(self, calls: list[Call]) -> None:
-        """Decode one token of each of the first sequences, as many as may be at once."""
+        """Decode one token of each of the first sequences, all that may be at once."""
         with self._locked():
             joined = calls[: self._number_together(len(calls))]
             try:

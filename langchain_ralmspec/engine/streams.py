@@ -24,7 +24,7 @@ def is_saved_so(state: NDArray[np.uint8], n_streams: int) -> bool:
     if state.size != (_N_HEAD + n_streams) * _NUMBER.itemsize:
         return False
     expected = [0, n_streams, *[0] * n_streams]  # behind the mark
-    return state.view(_NUMBER)[1:].tolist() == expected
+    return bool(np.array_equal(state.view(_NUMBER)[1:], expected))
 
 
 def with_streams(state: NDArray[np.uint8], n_streams: int) -> NDArray[np.uint8]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,15 +12,17 @@ import pytest
 from langchain_ralmspec.engine.model import N_SLOTS, Model
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from langchain_ralmspec.engine import Sequence
+    from langchain_ralmspec import engine
 
 N_TOKENS = 12
 WAIT = 60.0  # seconds after which something hangs
 
 
-def begun(model: Model, number: int) -> tuple[Sequence, NDArray[np.float32]]:
+def begun(model: Model, number: int) -> tuple[engine.Sequence, NDArray[np.float32]]:
     """A text of its own length that was read, and the logits behind it."""
     rng = np.random.default_rng(number)
     length = 40 if number % 2 else 280 + number
@@ -29,7 +31,9 @@ def begun(model: Model, number: int) -> tuple[Sequence, NDArray[np.float32]]:
     return sequence, sequence.extend(text)
 
 
-def written(sequence: Sequence, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def written(
+    sequence: engine.Sequence, logits: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Logits of a greedy answer."""
     rows = [logits]
     while len(rows) < N_TOKENS:
@@ -57,11 +61,11 @@ def sizes_of_calls(model: Model) -> list[int]:
     context = model._slots._context
     decode_each = context.decode_each
 
-    def noted(slots: list[int], *args: list[int]) -> NDArray[np.float32]:
+    def noted(slots: Sequence[int], *args: Any) -> NDArray[np.float32]:
         sizes.append(len(slots))
         return decode_each(slots, *args)
 
-    context.decode_each = noted  # type: ignore[method-assign]
+    context.decode_each = noted  # type: ignore[method-assign,assignment]
     return sizes
 
 
@@ -83,10 +87,10 @@ def test_a_company_that_changes_bits_is_not_kept(gguf: str) -> None:
     context = model._slots._context
     decode_each = context.decode_each
 
-    def changed(slots: list[int], *args: list[int]) -> NDArray[np.float32]:
+    def changed(slots: Sequence[int], *args: Any) -> NDArray[np.float32]:
         return decode_each(slots, *args) + np.float32(len(slots) > 2)
 
-    context.decode_each = changed  # type: ignore[method-assign]
+    context.decode_each = changed  # type: ignore[method-assign,assignment]
     written_together(model, 4)
     assert model._slots._company.most == 2
     sizes = sizes_of_calls(model)

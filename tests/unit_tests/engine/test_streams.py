@@ -38,6 +38,6 @@ def test_a_sequence_moves_to_a_context_with_another_number_of_streams(
         ([2, 0, 0], False),
     ],
 )
-def test_another_way_of_saving_is_noticed(numbers: list[int], is_known: bool) -> None:  # noqa: FBT001
+def test_another_way_of_saving_is_noticed(numbers: list[int], is_known: bool) -> None:
     state = np.array(numbers, "<u4").view(np.uint8)
     assert is_saved_so(state, 2) == is_known
