@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from langchain_ralmspec.engine.slots import KV
+    from langchain_ralmspec.engine.kv import KV
 
 _PATIENCE = 0.25
 """Share of the last call's seconds that the next one waits for who was in that one.

@@ -10,7 +10,7 @@ from collections.abc import Sequence as Tokens
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.engine.binding import build_info, check_file, library
@@ -25,7 +25,7 @@ from langchain_ralmspec.engine.limits import (
 from langchain_ralmspec.engine.prefix_folder import PrefixFolder
 from langchain_ralmspec.engine.prefixes import PrefixCache
 from langchain_ralmspec.engine.sequence import Sequence
-from langchain_ralmspec.engine.slots import Slots, Snapshot
+from langchain_ralmspec.engine.slots import Slots
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.engine.weights import Weights, stamp_of
 from langchain_ralmspec.errors import (
@@ -37,6 +37,9 @@ from langchain_ralmspec.machine import (
     cores,
     stop_idle_openmp_threads,
 )
+
+if TYPE_CHECKING:
+    from langchain_ralmspec.engine.kv import Snapshot
 
 N_SLOTS = 4
 """Sequences that are in the context at once; the others wait in host memory."""

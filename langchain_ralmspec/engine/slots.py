@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,7 @@ from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.engine.company import MOST_TOGETHER, Company
 from langchain_ralmspec.engine.fair_lock import FairLock
 from langchain_ralmspec.engine.joint import JointDecoder
+from langchain_ralmspec.engine.kv import KV, Snapshot
 from langchain_ralmspec.engine.limits import host_bytes
 from langchain_ralmspec.errors import ContextOverflowError, DecodeError
 from langchain_ralmspec.machine import free_memory
@@ -34,29 +34,6 @@ is_abandoned: ContextVar[Callable[[], bool]] = ContextVar(
 
 A generator cannot be closed while a thread is in it; so this thread closes it itself.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The KV of a sequence, outside the context: ``length`` tokens as bytes."""
-
-    length: int
-    state: NDArray[np.uint8]
-
-
-@dataclass(eq=False, slots=True, weakref_slot=True)
-class KV:
-    """The keys and values of one sequence, in a slot or parked; ``Slots`` changes it.
-
-    Attributes:
-        length: number of tokens decoded so far.
-        slot: the slot of the context that holds it now; None while it is parked.
-        parked: its bytes while it is not in a slot; None for an empty sequence.
-    """
-
-    length: int = 0
-    slot: int | None = None
-    parked: NDArray[np.uint8] | None = None
 
 
 class Slots(Live):
@@ -80,7 +57,8 @@ class Slots(Live):
         self._company = Company(context, exact=not joint_decoding)
         n_most = 1 if joint_decoding is False else MOST_TOGETHER
         self._decode_one = JointDecoder(self._decode_each, n_most)
-        self._n_slots = context.n_slots  # at first
+        self._n_slots = n_slots = context.n_slots  # at first
+        self._most_slots = MOST_TOGETHER if context.can_change_slots else n_slots
         self._residents = weakref.WeakValueDictionary[int, KV]()  # by slot
         self._idle_order = list(range(context.n_slots))  # longest idle first
         # A free slot, and the state that it holds: who restores it need not load it.
@@ -144,15 +122,30 @@ class Slots(Live):
         context, company = self._context, self._company
         if n == 1:
             return 1
-        n_slots = context.n_slots
-        while n_slots < n:
-            n_slots *= 2  # so that few times all is parked
-        if n_slots > context.n_slots and company.is_exact:
-            self._reopen(context.n_cells, n_slots)
+        if n > context.n_slots and company.is_exact:
+            self._add_slots(n)
         if company.is_behind:
             self._park_all()
             company.measure()
         return min(n, context.n_slots, company.most)
+
+    def _add_slots(self, n: int) -> None:
+        """Have ``n`` slots or some more, if there is room for that."""
+        context, n_slots = self._context, self._context.n_slots
+        while n_slots < n:
+            n_slots *= 2  # so that few times all is parked
+        if n_slots <= self._most_slots and self._can_hold(context.n_cells, n_slots):
+            try:
+                self._reopen(context.n_cells, n_slots)
+            except DecodeError:
+                self._most_slots = context.n_slots
+
+    def _can_hold(self, n_tokens: int, n_slots: int) -> bool:
+        """Whether what slots take beyond the first ones leaves half of memory free."""
+        context, free = self._context, free_memory()
+        n_more = n_tokens * (n_slots - self._n_slots)
+        wanted = host_bytes(context.weights, n_more, context.kv_type)
+        return free is None or 2 * wanted <= free
 
     def observe(
         self,
@@ -270,31 +263,19 @@ class Slots(Live):
 
     def _fit(self, n_tokens: int) -> None:
         """Have room for that many tokens in each slot, all parked if it must grow."""
-        if max(1, n_tokens) > self._context.n_cells:
-            self._reopen(n_tokens, self._context.n_slots)
+        context = self._context
+        if max(1, n_tokens) <= context.n_cells:
+            return
+        is_room = self._can_hold(2 * n_tokens, context.n_slots)
+        self._reopen(n_tokens, context.n_slots if is_room else self._n_slots)
 
     def _reopen(self, n_tokens: int, n_slots: int) -> None:
-        """Have slots of that size, and that many, or else as many as at first."""
+        """Have slots of that size and number, all parked."""
         self._park_all()
-        context = self._context
-        if not self._can_have(n_tokens, n_slots):
-            n_slots = self._n_slots
         try:
-            context.grow(n_tokens, n_slots)
+            self._context.grow(n_tokens, n_slots)
         finally:
-            self._idle_order = list(range(context.n_slots))
-
-    def _can_have(self, n_tokens: int, n_slots: int) -> bool:
-        """Whether to have slots beyond the first ones.
-
-        Half of the free memory stays free, and what is parked has to fit in.
-        """
-        context, free = self._context, free_memory()
-        if not context.can_change_slots:
-            return n_slots == self._n_slots
-        n_more = max(n_tokens, context.n_cells) * (n_slots - self._n_slots)
-        wanted = host_bytes(context.weights, n_more, context.kv_type)
-        return free is None or 2 * wanted <= free
+            self._idle_order = list(range(self._context.n_slots))
 
     def _park_all(self) -> None:
         for kv in list(self._residents.values()):

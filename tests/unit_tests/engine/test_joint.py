@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from langchain_ralmspec.engine.fair_lock import FairLock
 from langchain_ralmspec.engine.joint import Call, JointDecoder
-from langchain_ralmspec.engine.slots import KV
+from langchain_ralmspec.engine.kv import KV
 from langchain_ralmspec.errors import DecodeError
 
 WAIT = 20.0  # seconds after which something hangs
