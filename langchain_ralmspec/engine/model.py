@@ -28,15 +28,9 @@ from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.engine.slots import Slots
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.engine.weights import Weights, stamp_of
-from langchain_ralmspec.errors import (
-    ContextOverflowError,
-    DecodeError,
-)
+from langchain_ralmspec.errors import ContextOverflowError, DecodeError
 from langchain_ralmspec.files import absolute
-from langchain_ralmspec.machine import (
-    cores,
-    stop_idle_openmp_threads,
-)
+from langchain_ralmspec.machine import cores, stop_idle_openmp_threads
 
 if TYPE_CHECKING:
     from langchain_ralmspec.engine.kv import Snapshot
