@@ -377,7 +377,9 @@ TABLES = GAINS | {
     "together": Table(
         ("model", "requests at once"),
         {
-            "tokens/s, in turn": number("rows/{}/tokens_per_second/one by one", "{:.0f}"),
+            "tokens/s, in turn": number(
+                "rows/{}/tokens_per_second/one by one", "{:.0f}"
+            ),
             "together": number("rows/{}/tokens_per_second/together", "{:.0f}"),
             "bare llama.cpp": number("rows/{}/tokens_per_second/bare", "{:.0f}"),
             "÷ in turn": number("rows/{}/of_one_by_one", "{:.2f}"),
