@@ -28,16 +28,26 @@ def is_saved_so(state: NDArray[np.uint8], n_streams: int) -> bool:
 
 
 def with_streams(state: NDArray[np.uint8], n_streams: int) -> NDArray[np.uint8]:
-    """The same KV as a context with ``n_streams`` sequences would have saved it."""
+    """The same KV as a context with ``n_streams`` sequences would have saved it.
+
+    What is no saved KV stays as it is, for llama.cpp to refuse.
+    """
     size = _NUMBER.itemsize
-    head = state[: _N_HEAD * size].view(_NUMBER).copy()
-    n_before = int(head[-1])
-    if n_before == n_streams:
+    n_before = _number_of_streams(state)
+    if n_before in (0, n_streams):
         return state
-    head[-1] = n_streams
-    counts = state[head.nbytes : head.nbytes + n_before * size].view(_NUMBER)
-    before_full = int(np.argmax(counts != 0))  # 0 where all are empty
-    start = head.nbytes + before_full * size
-    end = state.size - (n_before - before_full - 1) * size
-    empty = np.zeros(n_streams - 1, _NUMBER)
-    return np.concatenate([head.view(np.uint8), state[start:end], empty.view(np.uint8)])
+    head, rest = state[: _N_HEAD * size].copy(), state[_N_HEAD * size :]
+    head.view(_NUMBER)[-1] = n_streams
+    counts = rest[: n_before * size].view(_NUMBER)
+    n_empty = int(np.argmax(counts != 0))  # before the full one; 0 where all are empty
+    full = rest[n_empty * size : rest.size - (n_before - n_empty - 1) * size]
+    return np.concatenate([head, full, np.zeros((n_streams - 1) * size, np.uint8)])
+
+
+def _number_of_streams(state: NDArray[np.uint8]) -> int:
+    """How many a saved KV has; 0 where it is none."""
+    n_bytes = _N_HEAD * _NUMBER.itemsize
+    if state.size < n_bytes:
+        return 0
+    number = int(state[:n_bytes].view(_NUMBER)[-1])
+    return number if state.size >= n_bytes + number * _NUMBER.itemsize else 0

@@ -41,3 +41,15 @@ def test_a_sequence_moves_to_a_context_with_another_number_of_streams(
 def test_another_way_of_saving_is_noticed(numbers: list[int], is_known: bool) -> None:
     state = np.array(numbers, "<u4").view(np.uint8)
     assert is_saved_so(state, 2) == is_known
+
+
+@given(st.binary(max_size=40), st.integers(1, 20))
+def test_what_is_no_saved_kv_makes_no_error_here(junk: bytes, n_streams: int) -> None:
+    state = np.frombuffer(junk, np.uint8)
+    with_streams(state, n_streams)
+
+
+@pytest.mark.parametrize("junk", [b"", b"mark", b"markseq \xff\xff\0\0"])
+def test_what_is_no_saved_kv_stays_as_it_is(junk: bytes) -> None:
+    state = np.frombuffer(junk, np.uint8)
+    assert with_streams(state, 2).tobytes() == junk
