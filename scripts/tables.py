@@ -374,6 +374,21 @@ TABLES = GAINS | {
         },
         tuple(Row((k,), "knnlm-500k", k) for k in ("1", "16", "1024")),
     ),
+    "together": Table(
+        ("model", "requests at once"),
+        {
+            "tokens/s, in turn": number(
+                "rows/{}/tokens_per_second/one by one", "{:.0f}"
+            ),
+            "together": number("rows/{}/tokens_per_second/together", "{:.0f}"),
+            "bare llama.cpp": number("rows/{}/tokens_per_second/bare", "{:.0f}"),
+            "÷ in turn": number("rows/{}/of_one_by_one", "{:.2f}"),
+            "÷ bare": number("rows/{}/of_bare", "{:.2f}"),
+        },
+        tuple(
+            Row(("SmolLM2-135M", n), "together-smollm2", n) for n in ("1", "8", "16")
+        ),
+    ),
     "engine": Table(
         ("`llama_cpp.Llama`'s time ÷ ours",),
         {

@@ -69,6 +69,7 @@ _OF_THE_ENGINE = (
     "kv_type",
     "rope_freq_base",
     "rope_freq_scale",
+    "joint_decoding",
     "kv_cache_bytes",
     "kv_cache_dir",
 )
@@ -193,6 +194,12 @@ class LocalGeneration(Sampling):
     """Base frequency of rotary positions; 0 takes the model's own."""
     rope_freq_scale: float = Field(default=0.0, ge=0)
     """Factor on the frequencies of rotary positions; 0 takes the model's own."""
+    joint_decoding: bool | None = None
+    """Whether requests that are answered at the same time have their next tokens
+    decoded by one call of llama.cpp, which reads the model once for all of them. None:
+    where that changes no bit of an answer, which is measured when a second request
+    comes (about as long as reading 600 tokens takes). With True an answer may differ in
+    company, where two tokens are almost equally probable."""
     kv_cache_bytes: int = in_range("kv_cache_bytes", PREFIX_CACHE_BYTES)
     """Bytes of host memory for the KV of what answers begin with, a document above all,
     so that it need not be read again. They are free once no object with these settings

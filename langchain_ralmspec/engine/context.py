@@ -13,10 +13,11 @@ import numpy as np
 
 from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.engine.binding import library
+from langchain_ralmspec.engine.streams import is_saved_so, with_streams
 from langchain_ralmspec.errors import DecodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence as Tokens
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -100,7 +101,6 @@ class Context(Live):
         self._params = params = lib.llama_context_default_params()
         # llama.cpp ends the process where not every sequence could have a token.
         params.n_batch = params.n_ubatch = max(n_batch, n_slots)
-        params.n_seq_max = n_slots
         params.n_threads, params.n_threads_batch = n_threads
         params.kv_unified = False
         params.type_k = params.type_v = _KV_TYPES[kv_type]
@@ -120,10 +120,14 @@ class Context(Live):
         self.n_cells = 0
         # Some models stretch their positions by the size of the context.
         self._open(n_ctx if weights.stretches_positions else 1)
+        # Whether what was saved can be loaded where there are more or fewer slots.
+        self.can_change_slots = weights.has_plain_kv and is_saved_so(
+            self.save(0), n_slots
+        )
         # Made once: as_array() of a pointer makes a type at every call, 0.1 ms.
         self._logits_type = ctypes.c_float * weights.n_vocab
         self._hidden_type = ctypes.c_float * weights.n_embd
-        self._allocate_batch(n_batch)
+        self._allocate_batch(params.n_batch)
 
     def _open(self, n_tokens: int) -> None:
         """Allocate room for at least ``n_tokens`` of each sequence."""
@@ -133,6 +137,7 @@ class Context(Live):
         # As much as llama.cpp makes of it, which else it says on stderr.
         cells = math.ceil(min(cells, self.n_ctx) / _CELLS) * _CELLS
         self._params.n_ctx = cells * self.n_slots
+        self._params.n_seq_max = self.n_slots
         self.handle = self._lib.llama_init_from_model(self.weights.handle, self._params)
         if not self.handle:
             msg = (
@@ -143,15 +148,17 @@ class Context(Live):
         self.n_cells, self._gives_hidden = cells, False
         self._memory = self._lib.llama_get_memory(self.handle)
 
-    def grow(self, n_tokens: int) -> None:
+    def grow(self, n_tokens: int, n_slots: int) -> None:
         """Make room for ``n_tokens`` of each sequence; what the slots hold is lost."""
-        before = self.n_cells
+        before = self.n_cells, self.n_slots
         self._free()  # first, so that there are never two
+        self.n_slots = n_slots
         try:
             self._open(n_tokens)
         except DecodeError:
+            n_tokens, self.n_slots = before
             with contextlib.suppress(DecodeError):  # then the next call tries again
-                self._open(before)
+                self._open(n_tokens)
             raise
 
     def _free(self) -> None:
@@ -161,29 +168,27 @@ class Context(Live):
         self.n_cells = 0
 
     def _allocate_batch(self, size: int) -> None:
-        # One batch, refilled at every call. All its tokens belong to one
-        # sequence, so every seq_id pointer points at the same integer.
+        # One batch, refilled at every call; each token points at its own slot.
         self._tokens = np.zeros(size, np.int32)
         self._positions = np.zeros(size, np.int32)
+        self._slots = np.zeros(size, np.int32)
         self._wanted = np.zeros(size, np.int8)
         ones = np.ones(size, np.int32)
-        self._slot = ctypes.c_int32(0)
-        slot = ctypes.POINTER(ctypes.c_int32)
-        pointers = (slot * size)(*([ctypes.pointer(self._slot)] * size))
-        self._batch_memory = (ones, pointers)
         int32, int8 = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_int8)
+        addresses = self._slots.ctypes.data + 4 * np.arange(size, dtype=np.uintp)
+        self._batch_memory = (ones, addresses)
         self._batch = self._lib.llama_batch(
             n_tokens=0,
             token=self._tokens.ctypes.data_as(int32),
             embd=None,
             pos=self._positions.ctypes.data_as(int32),
             n_seq_id=ones.ctypes.data_as(int32),
-            seq_id=ctypes.cast(pointers, ctypes.POINTER(slot)),
+            seq_id=addresses.ctypes.data_as(ctypes.POINTER(int32)),
             logits=self._wanted.ctypes.data_as(int8),
         )
 
     def decode(
-        self, slot: int, tokens: Tokens[int], position: int, *, n_logits: int
+        self, slot: int, tokens: Sequence[int], position: int, *, n_logits: int
     ) -> NDArray[np.float32]:
         """Decode at most ``n_batch`` tokens of one sequence from ``position`` on.
 
@@ -191,11 +196,31 @@ class Context(Live):
             The logits after each of the last ``n_logits`` tokens, a copy of shape
             ``(n_logits, n_vocab)``.
         """
-        self._decode(slot, tokens, position, n_outputs=n_logits, hidden=False)
+        self._fill(slot, tokens, position, n_outputs=n_logits)
+        self._decode(hidden=False)
         return self._logits(n_logits)
 
+    def decode_each(
+        self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """Decode one token of each of several sequences in one call.
+
+        Returns:
+            The logits after each token, a copy of shape ``(len(tokens), n_vocab)``.
+        """
+        n = len(tokens)
+        self._slots[:n], self._tokens[:n], self._positions[:n] = (
+            slots,
+            tokens,
+            positions,
+        )
+        self._wanted[:n] = 1
+        self._batch.n_tokens = n
+        self._decode(hidden=False)
+        return self._logits(n)
+
     def observe(
-        self, slot: int, tokens: Tokens[int], position: int, *, n_logits: int
+        self, slot: int, tokens: Sequence[int], position: int, *, n_logits: int
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Do what :meth:`decode` does, and give the hidden states as well.
 
@@ -206,34 +231,35 @@ class Context(Live):
             state (behind the last norm) of every token, ``(len(tokens), n_embd)``.
         """
         n = len(tokens)
-        self._decode(slot, tokens, position, n_outputs=n, hidden=True)
+        self._fill(slot, tokens, position, n_outputs=n)
+        self._decode(hidden=True)
         read = self._lib.llama_get_embeddings_ith
         what = "hidden states of single tokens; use a model that generates text"
         hidden = self._outputs(n, read, self._hidden_type, what)
         return self._logits(n_logits), hidden
 
-    def _decode(
-        self,
-        slot: int,
-        tokens: Tokens[int],
-        position: int,
-        *,
-        n_outputs: int,
-        hidden: bool,
+    def _fill(
+        self, slot: int, tokens: Sequence[int], position: int, *, n_outputs: int
     ) -> None:
-        if hidden != self._gives_hidden:
-            self._lib.llama_set_embeddings(self.handle, hidden)
-            self._gives_hidden = hidden
+        """Put tokens of one sequence into the batch; the last give outputs."""
         n = len(tokens)
-        self._tokens[:n] = tokens
+        self._slots[:n], self._tokens[:n] = slot, tokens
         self._positions[:n] = np.arange(position, position + n)
         self._wanted[: n - n_outputs] = 0
         self._wanted[n - n_outputs : n] = 1
-        self._slot.value = slot
         self._batch.n_tokens = n
+
+    def _decode(self, *, hidden: bool) -> None:
+        if hidden != self._gives_hidden:
+            self._lib.llama_set_embeddings(self.handle, hidden)
+            self._gives_hidden = hidden
         code = self._computed()
         if code != 0:  # 1: no free KV cells
-            msg = f"llama_decode returned {code} for {n} tokens at position {position}"
+            n = self._batch.n_tokens
+            msg = (
+                f"llama_decode returned {code} for {n} tokens, the first at position "
+                f"{self._positions[0]}"
+            )
             raise DecodeError(msg)
 
     def _computed(self) -> int:
@@ -299,6 +325,8 @@ class Context(Live):
 
     def load(self, slot: int, state: NDArray[np.uint8]) -> None:
         """Put a saved KV into a slot, replacing what it held."""
+        if self.can_change_slots:
+            state = with_streams(state, self.n_slots)
         pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         read = self._lib.llama_state_seq_set_data(
             self.handle, pointer, state.size, slot

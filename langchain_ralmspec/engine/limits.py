@@ -71,6 +71,13 @@ def attention_for(kv_type: KVType, flash_attention: bool | None) -> bool | None:
     return True
 
 
+def host_bytes(weights: Weights, n_tokens: int, kv_type: KVType) -> int:
+    """Bytes of memory, that of a GPU aside, that a KV of so many tokens takes."""
+    of_a_token = weights.kv_bytes_per_token if weights.n_gpu_layers == 0 else 0
+    of_a_token = math.ceil(of_a_token * KV_BITS[kv_type] / KV_BITS["f16"])
+    return n_tokens * (of_a_token + _CELL_BYTES)
+
+
 def require_kv(weights: Weights, n_ctx: int, n_slots: int, kv_type: KVType) -> None:
     """Raise an :class:`InvalidValueError` for a KV that cannot be held.
 
@@ -83,9 +90,7 @@ def require_kv(weights: Weights, n_ctx: int, n_slots: int, kv_type: KVType) -> N
             f"and values have {weights.head_widths}; leave kv_type out"
         )
         raise InvalidValueError(msg)
-    on_host = weights.kv_bytes_per_token if weights.n_gpu_layers == 0 else 0
-    on_host = math.ceil(on_host * KV_BITS[kv_type] / KV_BITS["f16"])
-    wanted, most = n_ctx * n_slots * (on_host + _CELL_BYTES), most_memory()
+    wanted, most = host_bytes(weights, n_ctx * n_slots, kv_type), most_memory()
     if most is not None and wanted > most:
         msg = (
             f"n_ctx={n_ctx} takes {wanted / 2**30:.1f} GiB for the KV of {n_slots} "

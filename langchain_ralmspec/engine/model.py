@@ -10,7 +10,7 @@ from collections.abc import Sequence as Tokens
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.engine.binding import build_info, check_file, library
@@ -25,12 +25,15 @@ from langchain_ralmspec.engine.limits import (
 from langchain_ralmspec.engine.prefix_folder import PrefixFolder
 from langchain_ralmspec.engine.prefixes import PrefixCache
 from langchain_ralmspec.engine.sequence import Sequence
-from langchain_ralmspec.engine.slots import Slots, Snapshot
+from langchain_ralmspec.engine.slots import Slots
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.engine.weights import Weights, stamp_of
 from langchain_ralmspec.errors import ContextOverflowError, DecodeError
 from langchain_ralmspec.files import absolute, absolute_file
 from langchain_ralmspec.machine import cores, stop_idle_openmp_threads
+
+if TYPE_CHECKING:
+    from langchain_ralmspec.engine.kv import Snapshot
 
 N_SLOTS = 4
 """Sequences that are in the context at once; the others wait in host memory."""
@@ -143,6 +146,7 @@ class Model(Live):
         use_mlock: bool = False,
         rope_freq_base: float = 0.0,
         rope_freq_scale: float = 0.0,
+        joint_decoding: bool | None = None,
         kv_cache_bytes: int = PREFIX_CACHE_BYTES,
         kv_cache_dir: str | os.PathLike[str] | None = None,
     ) -> Model:
@@ -166,6 +170,9 @@ class Model(Live):
             use_mlock: whether it is kept from being swapped out.
             rope_freq_base: base frequency of rotary positions; 0 is the model's own.
             rope_freq_scale: factor on their frequencies; 0 is the model's own.
+            joint_decoding: whether threads that want a token at the same time have
+                them decoded by one call; None: where that changes no bit of them,
+                which is measured when it comes to it.
             kv_cache_bytes: host memory for the KV of prefixes.
             kv_cache_dir: a folder that keeps it as well, for other processes.
 
@@ -205,10 +212,13 @@ class Model(Live):
             "use_mmap": use_mmap,
             "use_mlock": use_mlock,
         }
-        folder = None if kv_cache_dir is None else absolute(kv_cache_dir)
+        own: dict[str, Any] = {
+            "joint_decoding": joint_decoding,
+            "kv_cache_bytes": kv_cache_bytes,
+            "kv_cache_dir": None if kv_cache_dir is None else absolute(kv_cache_dir),
+        }
         with _sharing:
-            file = absolute_file(path)
-            return cls._shared_with(file, loading, settings, kv_cache_bytes, folder)
+            return cls._shared_with(absolute_file(path), loading, settings, own)
 
     @classmethod
     def _shared_with(
@@ -216,15 +226,13 @@ class Model(Live):
         path: Path,
         loading: dict[str, Any],
         settings: dict[str, Any],
-        kv_cache_bytes: int,
-        kv_cache_dir: Path | None,
+        own: dict[str, Any],
     ) -> Model:
         """The one model that all have who give the same arguments."""
         _require_no_forked_gpu()
         weights_key = (*find_file(path), *loading.values())
         # A forked process shares the weights, which nobody changes, and no context.
-        own = (os.getpid(), kv_cache_bytes, kv_cache_dir)
-        key = (*weights_key, *settings.values(), *own)
+        key = (*weights_key, *settings.values(), *own.values(), os.getpid())
         model = _shared.get(key)
         if model is None:
             weights = _shared_weights.get(weights_key)
@@ -234,19 +242,25 @@ class Model(Live):
             longest = settings["n_ctx"] or weights.n_ctx_train
             require_kv(weights, longest, settings["n_slots"], settings["kv_type"])
             context = Context(weights, **settings)
-            _shared[key] = model = cls(context, kv_cache_bytes, kv_cache_dir)
+            _shared[key] = model = cls(context, **own)
         _last_weights[path] = model.weights
         return model
 
     def __init__(
-        self, context: Context, kv_cache_bytes: int, kv_cache_dir: Path | None
+        self,
+        context: Context,
+        *,
+        joint_decoding: bool | None,
+        kv_cache_bytes: int,
+        kv_cache_dir: Path | None,
     ) -> None:
         """Take over a context, as :meth:`load` does."""
         self.weights, self.path = context.weights, context.weights.path
         self.n_ctx, self.n_batch = context.n_ctx, context.n_batch
         self.n_threads = context.n_threads
         self.flash_attention = context.flash_attention
-        self._slots, self._rope = Slots(context), context.rope
+        self._slots = Slots(context, joint_decoding=joint_decoding)
+        self._rope = context.rope
         self._kv_type = context.kv_type
         self._opening = threading.Lock()
         folder = None

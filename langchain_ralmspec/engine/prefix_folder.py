@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from langchain_ralmspec.engine.folder_room import ENTRY, MOST_OF_A_LINE, FolderRoom
-from langchain_ralmspec.engine.slots import Snapshot
+from langchain_ralmspec.engine.kv import Snapshot
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import absolute, replacing_file
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from langchain_ralmspec.engine.heads import Head
+    from langchain_ralmspec.engine.kv import Snapshot
     from langchain_ralmspec.engine.prefix_folder import PrefixFolder
-    from langchain_ralmspec.engine.slots import Snapshot
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.arguments import Live
-from langchain_ralmspec.engine.slots import KV
+from langchain_ralmspec.engine.kv import KV
 from langchain_ralmspec.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from langchain_ralmspec.engine.slots import Slots, Snapshot
+    from langchain_ralmspec.engine.kv import Snapshot
+    from langchain_ralmspec.engine.slots import Slots
 
 
 class Sequence(Live):

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from langchain_ralmspec.arguments import Live
+from langchain_ralmspec.engine.company import MOST_TOGETHER, Company
+from langchain_ralmspec.engine.fair_lock import FairLock
+from langchain_ralmspec.engine.joint import JointDecoder
+from langchain_ralmspec.engine.kv import KV, Snapshot
+from langchain_ralmspec.engine.limits import host_bytes
 from langchain_ralmspec.errors import ContextOverflowError, DecodeError
+from langchain_ralmspec.machine import free_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from langchain_ralmspec.engine.context import Context
-
+    from langchain_ralmspec.engine.joint import Call
 
 is_abandoned: ContextVar[Callable[[], bool]] = ContextVar(
     "whether nobody waits any more for what is decoded", default=lambda: False
@@ -30,29 +34,6 @@ is_abandoned: ContextVar[Callable[[], bool]] = ContextVar(
 
 A generator cannot be closed while a thread is in it; so this thread closes it itself.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The KV of a sequence, outside the context: ``length`` tokens as bytes."""
-
-    length: int
-    state: NDArray[np.uint8]
-
-
-@dataclass(eq=False, slots=True, weakref_slot=True)
-class KV:
-    """The keys and values of one sequence, in a slot or parked; ``Slots`` changes it.
-
-    Attributes:
-        length: number of tokens decoded so far.
-        slot: the slot of the context that holds it now; None while it is parked.
-        parked: its bytes while it is not in a slot; None for an empty sequence.
-    """
-
-    length: int = 0
-    slot: int | None = None
-    parked: NDArray[np.uint8] | None = None
 
 
 class Slots(Live):
@@ -65,11 +46,19 @@ class Slots(Live):
     threads interleave and an abandoned one blocks nobody.
     """
 
-    def __init__(self, context: Context) -> None:
-        """Take over a context; nobody else may call it from now on."""
+    def __init__(self, context: Context, *, joint_decoding: bool | None = None) -> None:
+        """Take over a context; nobody else may call it from now on.
+
+        ``joint_decoding`` is that of :meth:`Model.load`.
+        """
         self.n_batch = context.n_batch
         self._context = context
-        self._lock = threading.Lock()
+        self._lock = FairLock()
+        self._company = Company(context, exact=not joint_decoding)
+        n_most = 1 if joint_decoding is False else MOST_TOGETHER
+        self._decode_one = JointDecoder(self._decode_each, n_most)
+        self._n_slots = n_slots = context.n_slots  # at first
+        self._most_slots = MOST_TOGETHER if context.can_change_slots else n_slots
         self._residents = weakref.WeakValueDictionary[int, KV]()  # by slot
         self._idle_order = list(range(context.n_slots))  # longest idle first
         # A free slot, and the state that it holds: who restores it need not load it.
@@ -80,6 +69,8 @@ class Slots(Live):
     ) -> NDArray[np.float32]:
         """Decode any number of tokens; the last call gives all ``n_logits`` logits."""
         self._require_room(kv, len(tokens))
+        if len(tokens) == n_logits == 1:
+            return self._decode_jointly(kv, tokens[0])[np.newaxis]
         size, start = self.n_batch, kv.length
         logits = np.empty((0, self._context.weights.n_vocab), np.float32)
         for first in range(0, len(tokens), size):
@@ -91,6 +82,70 @@ class Slots(Live):
                 )
                 kv.length += len(chunk)
         return logits
+
+    def _decode_jointly(self, kv: KV, token: int) -> NDArray[np.float32]:
+        _require_reader()
+        start = kv.length
+        try:
+            return self._decode_one(kv, token)
+        except BaseException:
+            if kv.length > start:  # others were faster than Ctrl-C
+                self.truncate(kv, start)
+            raise
+
+    def _decode_each(self, calls: list[Call]) -> None:
+        """Decode one token of each of the first sequences, all that may be at once."""
+        with self._locked():
+            joined = calls[: self._number_together(len(calls))]
+            try:
+                self._fit(1 + max(call.kv.length for call in joined))
+                # Neighbours in the context are computed together.
+                by_slot = {self._make_resident(call.kv): call for call in joined}
+                slots = sorted(by_slot)
+                joined = [by_slot[slot] for slot in slots]
+                logits = self._context.decode_each(
+                    slots,
+                    [call.token for call in joined],
+                    [call.kv.length for call in joined],
+                )
+            except BaseException:
+                for call in joined:
+                    if call.kv.slot is not None:
+                        self._context.remove(call.kv.slot, call.kv.length)
+                raise
+            for call, row in zip(joined, logits, strict=True):
+                call.kv.length += 1
+                call.logits = row
+
+    def _number_together(self, n: int) -> int:
+        """How many of ``n`` sequences to decode at once; slots are added for them."""
+        context, company = self._context, self._company
+        if n == 1:
+            return 1
+        if n > context.n_slots and company.is_exact:
+            self._add_slots(n)
+        if company.is_behind:
+            self._park_all()
+            company.measure()
+        return min(n, context.n_slots, company.most)
+
+    def _add_slots(self, n: int) -> None:
+        """Have ``n`` slots or some more, if there is room for that."""
+        context, n_slots = self._context, self._context.n_slots
+        while n_slots < n:
+            n_slots *= 2  # so that few times all is parked
+        if n_slots <= self._most_slots and self._can_hold(context.n_cells, n_slots):
+            try:
+                self._reopen(context.n_cells, n_slots)
+            except DecodeError:
+                self._most_slots = context.n_slots
+
+    def _can_hold(self, n_tokens: int, n_slots: int) -> bool:
+        """Whether what slots take beyond the first ones leaves half of memory free."""
+        context, free = self._context, free_memory()
+        n_more = n_tokens * (n_slots - self._n_slots)
+        wanted = host_bytes(context.weights, n_more, context.kv_type)
+        return free is None or 2 * wanted <= free
 
     def observe(
         self,
@@ -208,12 +263,24 @@ class Slots(Live):
 
     def _fit(self, n_tokens: int) -> None:
         """Have room for that many tokens in each slot, all parked if it must grow."""
-        if max(1, n_tokens) <= self._context.n_cells:
+        context = self._context
+        if max(1, n_tokens) <= context.n_cells:
             return
+        is_room = self._can_hold(2 * n_tokens, context.n_slots)
+        self._reopen(n_tokens, context.n_slots if is_room else self._n_slots)
+
+    def _reopen(self, n_tokens: int, n_slots: int) -> None:
+        """Have slots of that size and number, all parked."""
+        self._park_all()
+        try:
+            self._context.grow(n_tokens, n_slots)
+        finally:
+            self._idle_order = list(range(self._context.n_slots))
+
+    def _park_all(self) -> None:
         for kv in list(self._residents.values()):
             self._park(kv)
         self._tried = None
-        self._context.grow(n_tokens)
 
     def _park(self, kv: KV) -> None:
         assert kv.slot is not None  # noqa: S101  it is a resident

@@ -110,6 +110,14 @@ class Weights(Live):
         """Checksum of what the file held when it was loaded."""
         return hashlib.sha256(self._content).hexdigest()
 
+    @cached_property
+    def has_plain_kv(self) -> bool:
+        """Whether it keeps keys and values alone, and of all layers alike."""
+        lib, handle = library(), self.handle
+        is_recurrent = lib.llama_model_is_recurrent(handle)
+        is_hybrid = lib.llama_model_is_hybrid(handle)
+        return not (is_recurrent or is_hybrid or lib.llama_model_n_swa(handle))
+
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of a token's keys and values, of 16 bits; 0 if hard to say.

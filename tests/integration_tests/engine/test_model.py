@@ -12,9 +12,9 @@ import pytest
 
 from langchain_ralmspec import ContextOverflowError, ModelFileError
 from langchain_ralmspec.engine import Model, Sequence, context
+from langchain_ralmspec.engine.kv import Snapshot
 from langchain_ralmspec.engine.model import N_SLOTS
 from langchain_ralmspec.engine.selftest import is_repeatable
-from langchain_ralmspec.engine.slots import Snapshot
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.errors import DecodeError, InvalidValueError
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from langchain_ralmspec.engine.heads import Head, heads_of
+from langchain_ralmspec.engine.kv import Snapshot
 from langchain_ralmspec.engine.prefix_folder import PrefixFolder
 from langchain_ralmspec.engine.prefixes import PrefixCache
-from langchain_ralmspec.engine.slots import Snapshot
 
 SIZE = 1000
 ENTRY = SIZE + 300  # bytes of a file with so many in it, or a few less

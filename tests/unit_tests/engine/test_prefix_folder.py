@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from langchain_ralmspec.engine import prefix_folder
+from langchain_ralmspec.engine.kv import Snapshot
 from langchain_ralmspec.engine.prefix_folder import PrefixFolder
 from langchain_ralmspec.engine.prefixes import PrefixCache
-from langchain_ralmspec.engine.slots import Snapshot
 from langchain_ralmspec.errors import InvalidValueError
 from tests.unit_tests.engine.snapshots import (
     ABSENT,

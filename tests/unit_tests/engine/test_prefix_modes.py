@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from langchain_ralmspec.engine.kv import Snapshot
 from langchain_ralmspec.engine.prefixes import PrefixCache
-from langchain_ralmspec.engine.slots import Snapshot
 from tests.unit_tests.engine.snapshots import (
     SIZE,
     TOKENS,

@@ -24,18 +24,20 @@ class FakeContext:
     """Has the tokens of its slots as their state, and notes what is called."""
 
     n_batch, n_ctx, n_slots = 4, 99, 2
+    can_change_slots = True
 
     def __init__(self, n_cells: int = 99) -> None:
         self.n_cells, self.n_failures = n_cells, 0
         self.pid = os.getpid()
-        self.weights = SimpleNamespace(n_vocab=1)
+        self.weights = SimpleNamespace(n_vocab=1, kv_bytes_per_token=8, n_gpu_layers=0)
+        self.kv_type = "f16"
         self.slots: list[list[int]] = [[], []]
         self.decoded: list[list[int]] = []
         self.n_loads = 0
         self.on_decode: Callable[[], None] = lambda: None
 
-    def grow(self, n_tokens: int) -> None:
-        self.slots = [[], []]
+    def grow(self, n_tokens: int, n_slots: int) -> None:
+        self.slots = [[] for _ in range(n_slots)]
         if self.n_failures:
             self.n_failures, self.n_cells = self.n_failures - 1, 0
             msg = "no memory"
@@ -49,6 +51,11 @@ class FakeContext:
         self.decoded.append(list(tokens))
         self.on_decode()
         return np.zeros((n_logits, 1), np.float32)
+
+    def decode_each(self, slots: Any, tokens: Any, positions: Any) -> Any:
+        calls = zip(slots, tokens, positions, strict=True)
+        rows = [self.decode(s, [t], p, n_logits=1) for s, t, p in calls]
+        return np.concatenate(rows)
 
     def remove(self, slot: int, position: int) -> None:
         del self.slots[slot][position:]

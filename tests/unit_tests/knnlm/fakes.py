@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_ralmspec.engine import Sequence as TokenSequence
-from langchain_ralmspec.engine.slots import KV, Slots
+from langchain_ralmspec.engine.kv import KV
+from langchain_ralmspec.engine.slots import Slots
 from langchain_ralmspec.errors import DecodeError
 from langchain_ralmspec.knnlm import Neighbours
 from langchain_ralmspec.knnlm.entries import EntryWriter, Manifest
