@@ -15,7 +15,7 @@ from langchain_ralmspec.assets.targets import find_gguf
 from langchain_ralmspec.bench.figures import check_file, write_figures
 from langchain_ralmspec.bench.options import JsonOption, ModelOption
 from langchain_ralmspec.engine import Model
-from langchain_ralmspec.engine.model import default_threads
+from langchain_ralmspec.engine.threads import default_threads
 from langchain_ralmspec.errors import MissingExtraError
 
 Timing = dict[str, float]

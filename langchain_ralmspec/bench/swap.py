@@ -29,7 +29,7 @@ from langchain_ralmspec.bench.options import (
 from langchain_ralmspec.bench.ralm.workload import Corpus, Workload
 from langchain_ralmspec.bench.table import new_table
 from langchain_ralmspec.chat_models import ChatRaLMSpec
-from langchain_ralmspec.engine.model import default_threads
+from langchain_ralmspec.engine.threads import default_threads
 from langchain_ralmspec.errors import MissingExtraError
 from langchain_ralmspec.retrievers import RaLMSpecRetriever
 

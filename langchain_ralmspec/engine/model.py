@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 import weakref
 from collections.abc import Sequence as Tokens
 from contextlib import nullcontext
@@ -27,10 +26,11 @@ from langchain_ralmspec.engine.prefixes import PrefixCache
 from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.engine.slots import Slots
 from langchain_ralmspec.engine.templates import ChatTemplate
-from langchain_ralmspec.engine.weights import Weights, stamp_of
+from langchain_ralmspec.engine.threads import default_threads, threads_for
+from langchain_ralmspec.engine.weights import Weights
 from langchain_ralmspec.errors import ContextOverflowError, DecodeError
 from langchain_ralmspec.files import absolute, absolute_file
-from langchain_ralmspec.machine import cores, stop_idle_openmp_threads
+from langchain_ralmspec.machine import stop_idle_openmp_threads
 
 if TYPE_CHECKING:
     from langchain_ralmspec.engine.kv import Snapshot
@@ -40,8 +40,6 @@ N_SLOTS = 4
 
 PREFIX_CACHE_BYTES = 512 * 2**20
 """Host memory for the KV of document prefixes, per model."""
-
-_CROWDED = 16  # threads a core; on two cores, 32 threads took 0.4 s a token, two 0.07
 
 _MEASURED = (4, 12)  # tokens of two prefixes, whose sizes tell that of any
 
@@ -61,18 +59,6 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
     os.register_at_fork(before=stop_idle_openmp_threads, after_in_child=_renew_lock)
 
 
-def default_threads() -> tuple[int, int]:
-    """Threads for single tokens and for batches: half of the cores, and all.
-
-    A single token is bound by memory, and its hundreds of small operations each end in
-    a barrier: a second hyper-thread, or one put to sleep while another library
-    computed, costs more than it brings (two cores: 8 ms with one thread, 7 to 28 ms
-    with two).
-    """
-    n = cores()
-    return max(1, n // 2), n
-
-
 def find_file(path: str | os.PathLike[str]) -> tuple[Path, tuple[int, int]]:
     """A GGUF and its stamp; of one that is gone, what is loaded of it will do.
 
@@ -85,20 +71,6 @@ def find_file(path: str | os.PathLike[str]) -> tuple[Path, tuple[int, int]]:
         return weights.path, weights.stamp
     file = check_file(given)
     return file, stamp_of(file.stat())
-
-
-def _threads_for(n_threads: int | None) -> tuple[int, int]:
-    """Threads for single tokens and for batches, where so many are asked for."""
-    if n_threads is None:
-        return default_threads()
-    if n_threads > _CROWDED * cores():
-        warnings.warn(
-            f"n_threads={n_threads} on {cores()} usable cores: they will wait for one "
-            "another, for seconds a token; leave it out, or give the cores",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    return n_threads, n_threads
 
 
 def _require_no_forked_gpu() -> None:
@@ -193,7 +165,7 @@ class Model(Live):
             kv_cache_bytes=kv_cache_bytes,
         )
         attention = attention_for(known_kv_type(kv_type), flash_attention)
-        threads = _threads_for(n_threads)
+        threads = threads_for(n_threads)
         if exact_batches:
             threads, attention = (1, threads[1]), True
         settings: dict[str, Any] = {

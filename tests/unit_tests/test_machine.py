@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from langchain_ralmspec import machine
-from langchain_ralmspec.engine.model import default_threads
+from langchain_ralmspec.engine.threads import default_threads
 
 CPU_V1 = ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
 MEMORY_V1 = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
