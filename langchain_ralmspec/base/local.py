@@ -173,8 +173,7 @@ class LocalGeneration(Sampling):
     """Arguments of every face: llama.cpp's, and those of ``Sampling``."""
 
     model_path: FilePath
-    """A GGUF file: a string or a ``Path``, ``~`` expanded. It is made absolute when the
-    object is made, so that a later ``os.chdir`` does not matter."""
+    """A GGUF file: a string or a ``Path``, ``~`` expanded; absolute from then on."""
     n_ctx: int = in_range("n_ctx", 2048)
     """Tokens of prompt, documents and answer together; 0 takes the model's own."""
     n_batch: int = in_range("n_batch", 512)
@@ -195,11 +194,9 @@ class LocalGeneration(Sampling):
     rope_freq_scale: float = Field(default=0.0, ge=0)
     """Factor on the frequencies of rotary positions; 0 takes the model's own."""
     joint_decoding: bool | None = None
-    """Whether requests that are answered at the same time have their next tokens
-    decoded by one call of llama.cpp, which reads the model once for all of them. None:
-    where that changes no bit of an answer, which is measured when a second request
-    comes (about as long as reading 600 tokens takes). With True an answer may differ in
-    company, where two tokens are almost equally probable."""
+    """Whether the next tokens of requests at the same time are decoded by one call,
+    which reads the model once for all. None: where no bit changes by it, which is
+    measured when a second request comes. With True near ties may fall otherwise."""
     kv_cache_bytes: int = in_range("kv_cache_bytes", PREFIX_CACHE_BYTES)
     """Bytes of host memory for the KV of what answers begin with, a document above all,
     so that it need not be read again. They are free once no object with these settings

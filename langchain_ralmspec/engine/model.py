@@ -27,7 +27,7 @@ from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.engine.slots import Slots
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.engine.threads import default_threads, threads_for
-from langchain_ralmspec.engine.weights import Weights
+from langchain_ralmspec.engine.weights import Weights, stamp_of
 from langchain_ralmspec.errors import ContextOverflowError, DecodeError
 from langchain_ralmspec.files import absolute, absolute_file
 from langchain_ralmspec.machine import stop_idle_openmp_threads
