@@ -18,7 +18,7 @@ from langchain_ralmspec.chat_models import ChatRaLMSpec
 from langchain_ralmspec.llms import KNNLMSpecLLM, RaLMSpecLLM
 from langchain_ralmspec.ralm.flights import THREADS
 from langchain_ralmspec.speculation import Line
-from langchain_ralmspec.speculation.estimates import busy_share
+from langchain_ralmspec.speculation.measured import busy_share
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
 
 Row = TypeVar("Row", bound="Comparison")

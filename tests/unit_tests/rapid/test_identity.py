@@ -20,10 +20,9 @@ from langchain_ralmspec.rapid import (
 )
 from langchain_ralmspec.rapid.model_drafters import RagDrafter, TextDrafter
 from langchain_ralmspec.speculation import (
-    BatchCosts,
-    DraftEstimates,
-    DraftScheduler,
-    chances_of_match,
+    Cost,
+    Scheduler,
+    chance_of_match,
 )
 from tests.unit_tests.fakes import samplers
 from tests.unit_tests.rapid.fakes import (
@@ -89,8 +88,8 @@ def run(
     if case.is_kept:
         target.kept.add(case.document)
     seconds = dict(zip((1, 2, 4, 9), case.costs, strict=False))
-    costs = GivenCosts(seconds) if case.costs else BatchCosts()
-    scheduler = DraftScheduler(costs, {}, case.length)
+    costs = GivenCosts(seconds) if case.costs else Cost()
+    scheduler = draft_scheduler(case.length, costs)
     drafters = [
         Watched(make_drafter(kind, f"{kind.what} {n}", scheduler, case, answer))
         for n, kind in enumerate(case.drafters)
@@ -113,13 +112,13 @@ def run(
 def make_drafter(
     kind: Kind,
     name: str,
-    scheduler: DraftScheduler,
+    scheduler: Scheduler,
     case: Case,
     answer: Sequence[int],
 ) -> Drafter:
     n_prompt = len(case.document) + len(case.tail)
     if kind.what == "lookup":
-        scheduler.drafters[name] = DraftEstimates(chances=chances_of_match())
+        scheduler.estimates.sources[name] = drafter(chance_of_match)
         lookup = PromptLookupDrafter(n_prompt)
         lookup.name = name
         return lookup

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from langchain_ralmspec.speculation import Estimates, Line, Plan, StrideScheduler
+from langchain_ralmspec.speculation import Estimates, Line, Plan, Scheduler
 from langchain_ralmspec.speculation.costs import Spent
-from langchain_ralmspec.speculation.estimates import MAX_ACCURACY
+from langchain_ralmspec.speculation.calibration import MAX_CHANCE
 from langchain_ralmspec.speculation.plan import SEQUENTIAL, STRIDES, call_seconds
 from tests.unit_tests.speculation.stride_world import World, run
 from tests.unit_tests.speculation.threads import at_once
@@ -20,7 +20,7 @@ worlds = st.builds(
     embedding=st.floats(0.0, 0.03),
     search=st.builds(Line, base=st.floats(0.0001, 1.0), per_query=st.floats(0, 0.1)),
     accuracy=st.fixed_dictionaries(
-        {"lookup": st.floats(0.3, MAX_ACCURACY), "same": st.floats(0.3, MAX_ACCURACY)}
+        {"lookup": st.floats(0.3, MAX_CHANCE), "same": st.floats(0.3, MAX_CHANCE)}
     ),
     waits=st.booleans(),
     encoder_waits=st.booleans(),
@@ -153,7 +153,7 @@ def test_bad_luck_is_forgotten() -> None:
 @pytest.mark.parametrize("is_verified", [True, False])
 def test_one_slow_guess_is_forgotten(is_verified: bool) -> None:
     world = World(0.01, 0.0, Line(0.1, 0.0), {"lookup": 0.98, "same": 0.5})
-    scheduler = StrideScheduler(Estimates(), policies=("lookup",), asynchronous=False)
+    scheduler = Scheduler(Estimates(), policies=("lookup",), asynchronous=False)
     for _ in range(3):
         world.tell(scheduler.estimates, SEQUENTIAL)
     scheduler.estimates.guessed("lookup", 60.0)
@@ -181,7 +181,7 @@ def test_threads_may_share_what_is_known() -> None:
 
     def use(seed: int) -> None:
         mine = replace(world, rng=np.random.default_rng(seed))
-        scheduler = StrideScheduler(estimates)
+        scheduler = Scheduler(estimates)
         for _ in range(300):
             mine.tell(estimates, scheduler.plan())
             for _ in range(40):  # forgets everything, again and again
@@ -192,7 +192,7 @@ def test_threads_may_share_what_is_known() -> None:
 
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_a_given_stride_is_always_followed(asynchronous: bool) -> None:
-    scheduler = StrideScheduler(Estimates(), stride=7, asynchronous=asynchronous)
+    scheduler = Scheduler(Estimates(), stride=7, asynchronous=asynchronous)
     world = World(0.05, 0.02, Line(0.0001, 0.0), {"lookup": 0.3, "same": 0.3})
     for _ in range(100):
         plan = scheduler.plan()
@@ -203,7 +203,7 @@ def test_a_given_stride_is_always_followed(asynchronous: bool) -> None:
 
 def test_strides_grow_by_doubling_from_what_was_measured() -> None:
     world = World(0.01, 0.0, Line(1.0, 0.0), {"lookup": 0.98, "same": 0.5})
-    scheduler = StrideScheduler(Estimates(), asynchronous=False)
+    scheduler = Scheduler(Estimates(), asynchronous=False)
     assert scheduler.plan() == SEQUENTIAL, "nothing is known of other requests"
     world.retrieve(scheduler.estimates)
     largest = 1
@@ -217,7 +217,7 @@ def test_strides_grow_by_doubling_from_what_was_measured() -> None:
 
 def test_what_is_proven_pays_however_wrong_the_rest_is() -> None:
     estimates = measured(0.31, 0.05, embedding=0.01)
-    scheduler = StrideScheduler(estimates, asynchronous=False, can_prove=True)
+    scheduler = Scheduler(estimates, asynchronous=False, can_prove=True)
     for _ in range(200):
         estimates.judged("lookup", right=False)
         estimates.judged("same", right=False)
@@ -242,7 +242,7 @@ def test_proven_guesses_make_no_call_dearer() -> None:
     for _ in range(60):
         estimates.proved()
         estimates.judged("lookup", right=True)
-    scheduler = StrideScheduler(
+    scheduler = Scheduler(
         estimates, policies=("lookup",), asynchronous=False, can_prove=True
     )
     plan, chances = scheduler.plan(), estimates.chances("lookup", can_prove=True)
@@ -281,7 +281,7 @@ def test_a_given_stride_is_filled_whatever_is_unsure() -> None:
     world.unsure, world.accuracy_unsure = 0.1, 0.2
     estimates = run(world, 500, asynchronous=False).estimates
     assert estimates.chances("lookup").trusted is not None
-    scheduler = StrideScheduler(estimates, stride=7, policies=("lookup",))
+    scheduler = Scheduler(estimates, stride=7, policies=("lookup",))
     assert scheduler.plan().trusted is None
 
 
