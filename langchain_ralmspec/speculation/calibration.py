@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 # Chance of a guess of which nothing is known: high, so that it is tried. Look-ups and
 # kNN-LM's guesses are right in 85 to 98 % of cases; "same" is judged without being used.
 PRIOR_CHANCE = 0.95
-# Guesses that any belief is worth before there are measurements. With 8 a drafter that
-# is of no use was asked twice as often before it was left alone.
+# Guesses, or rounds, that a belief is worth beside what was measured. In simulated
+# answers of 200 tokens a drafter of no use cost 1.7 %, with 8 it cost 2.5 %; with 2
+# drafts of quotes were left alone too soon, and 2 % of the time was lost by that.
 PRIOR_WEIGHT = 4.0
 # Tokens in common behind which half of all copied tokens are right: of drafts from long
 # texts 15, 20, 30, 40, 50, 70 and 90 % were behind 2, 3, 4, 5, 7, 10 and 16 tokens.
@@ -34,14 +35,15 @@ MAX_CHANCE = 1 - FORGET / 2
 
 def chance_of_match(length: float) -> float:
     """Chance of a copied token, before any was judged, by the tokens in common."""
-    return length**2 / (length**2 + _HALF_RIGHT**2) if length > 0 else 0.0
+    ratio = _HALF_RIGHT / length if length > 0 else math.inf
+    return 1 / (1 + ratio * ratio)
 
 
 def chance_of_probability(probability: float) -> float:
     """Chance of a drafted token, before any was judged, by its drafter's probability.
 
-    Where two models read the same text, half of what one is unsure of is chosen by the
-    other all the same.
+    A little more than was measured, so that drafts are tried: at probabilities of 0.1,
+    0.3, 0.5, 0.7 and 0.9 it was 0.47, 0.63, 0.82, 0.94 and 0.99.
     """
     return 1 - (1 - min(max(probability, 0.0), 1.0)) ** 2 / 2
 
@@ -101,8 +103,9 @@ class Calibration:
         self._all = _Count()
         self._bins: defaultdict[int, _Count] = defaultdict(_Count)
         # Evidence of the latest guesses, and whether they were right; None for events
-        # without a guess, which push older ones out as well.
-        self._latest: deque[tuple[float, bool] | None] = deque(maxlen=round(1 / FORGET))
+        # without a guess, which push older ones out as well. A share of so many is as
+        # sure as one that forgets.
+        self._latest: deque[tuple[float, bool] | None] = deque(maxlen=round(2 / FORGET))
         self._border: Border | None = None
         self._is_drawn = True
 

@@ -35,6 +35,8 @@ from tests.unit_tests.rapid.fakes import (
     GivenCosts,
     Oracle,
     Watched,
+    draft_scheduler,
+    drafter,
     make_request,
     model_drafter,
 )
@@ -140,14 +142,14 @@ def make_drafter(
         weights = FakeWeights(OTHER_PIECES, (0,))
     # One whose context is full before the answer is ready fails then.
     room = case.max_tokens // 2 if kind.what == "narrow" else 999
-    drafter: Drafter = model_drafter(
+    made: Drafter = model_drafter(
         TextDrafter if kind.what == "text" else RagDrafter,
         name=name,
         model=FakeModel(kind.seed, weights=weights, n_ctx=3 + room),
         n_prompt=n_prompt,
         scheduler=scheduler,
     )
-    return drafter
+    return made
 
 
 def check(case: Case) -> Run[DraftStats]:
