@@ -45,9 +45,7 @@ class SpeculativeGeneration(LocalGeneration):
             )
         return self.speculation and is_repeatable
 
-    def _scheduler(
-        self, policies: tuple[str, ...], *, asynchronous: bool
-    ) -> Scheduler:
+    def _scheduler(self, policies: tuple[str, ...], *, asynchronous: bool) -> Scheduler:
         """Plan the guesses of one answer by what earlier ones took."""
         stride = self.speculation_stride
         return Scheduler(

@@ -103,9 +103,7 @@ def generate(
 class NeighbourLoop(TokenLoop[_Guesses, _Found]):
     """A text being written, always at a verified point between two rounds."""
 
-    def __init__(
-        self, request: NeighbourRequest, scheduler: Scheduler | None
-    ) -> None:
+    def __init__(self, request: NeighbourRequest, scheduler: Scheduler | None) -> None:
         """Read the prompt."""
         super().__init__(request.transcript)
         self._request, self._scheduler = request, scheduler

@@ -50,9 +50,7 @@ def sequential(request: Request) -> Generator[Event, None, None]:
         query = step.query
 
 
-def speculative(
-    request: Request, scheduler: Scheduler
-) -> Generator[Event, None, None]:
+def speculative(request: Request, scheduler: Scheduler) -> Generator[Event, None, None]:
     """Write on under guessed documents, and verify the guesses in batches."""
     policies = request.session.usable(scheduler.policies)
     scheduler = replace(scheduler, policies=policies)

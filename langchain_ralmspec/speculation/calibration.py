@@ -18,8 +18,8 @@ from langchain_ralmspec.speculation.costs import FORGET
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Chance of a guess of which nothing is known: high, so that it is tried. Look-ups and
-# kNN-LM's guesses are right in 85 to 98 % of cases; "same" is judged without being used.
+# Chance of a guess of which nothing is known: high, so that it is tried. Look-ups are
+# right in 85 to 98 % of cases; "same", in 75 %, is judged without being used.
 PRIOR_CHANCE = 0.95
 # Guesses, or rounds, that a belief is worth beside what was measured. In simulated
 # answers of 200 tokens a drafter of no use cost 1.7 %, with 8 it cost 2.5 %; with 2
@@ -136,7 +136,7 @@ class Calibration:
 
     @property
     def border(self) -> Border | None:
-        """Under which rank guesses are unsure: the lowest half, or quarter, or eighth ….
+        """Under which rank guesses are unsure: the lowest half, quarter, eighth ….
 
         Of these the one that luck explains least; None where luck explains all.
         """
@@ -148,7 +148,7 @@ class Calibration:
 
 
 def _bin(chance: float) -> int:
-    """1 for a half to three quarters, 2 to seven eighths, …; below a half from -1 on."""
+    """1 from a half to three quarters, 2 to seven eighths, …; below a half under 0."""
     chance = min(max(chance, 1 - MAX_CHANCE), MAX_CHANCE)
     is_low = chance < 1 / 2
     return int(math.log2(chance)) - 1 if is_low else int(-math.log2(1 - chance))

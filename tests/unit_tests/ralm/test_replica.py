@@ -332,7 +332,7 @@ def test_documents_beside_the_cache_rank_as_if_they_were_in_it(
     vectors = random_of(seed).normal(size=(31, 3)).astype(np.float32)
     query = vectors[0] + vectors[1]
     names = [f"{row:02}" for row in rows]
-    both, whole = SessionCache(metric), SessionCache(metric)
+    both, whole = SessionCache(metric, 1024), SessionCache(metric, 1024)
     whole.add(names, vectors[list(rows)])
     n_cached = min(n_cached, len(rows))
     if n_cached:

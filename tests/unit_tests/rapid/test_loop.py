@@ -270,7 +270,8 @@ def test_drafters_are_asked_in_order_and_the_first_worth_a_pass_is_taken() -> No
         GivenCosts({1: 1.0, 2: 1.5, 9: 4.0}), poor=0.1, good=0.9, spare=0.9
     )
     drafters = [
-        Oracle(answer, N_PROMPT, name, accuracy=0.8) for name in scheduler.estimates.sources
+        Oracle(answer, N_PROMPT, name, accuracy=0.8)
+        for name in scheduler.estimates.sources
     ]
     request = written(scheduler=scheduler, drafters=drafters)
 

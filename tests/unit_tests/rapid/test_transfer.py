@@ -274,7 +274,9 @@ def test_which_drafts_are_verified_leaves_the_law_alone() -> None:
     costs = GivenCosts({1: 1.0, 2: 1.62, 3: 1.9, 4: 4.0})
     counts, lengths = np.zeros(3), set()
     for numbers in points(N_POINTS):
-        source = drafter(lambda sure: 0.1 if sure < 0.4 else 0.5 if sure < 0.9 else 0.99)
+        source = drafter(
+            lambda sure: 0.1 if sure < 0.4 else 0.5 if sure < 0.9 else 0.99
+        )
         source.token.add(1, 0.0)
         scheduler = draft_scheduler(passes=costs, self=source)
         sampler = Given(numbers=tuple(numbers))

@@ -36,7 +36,9 @@ def test_a_chance_lies_between_the_prior_and_what_was_counted(
         counted = float(weights @ outcomes), float(weights.sum())
         share = counted[0] / counted[1] if outcomes else prior
         chance = calibration(evidence)
-        assert min(share, prior, MAX_CHANCE) - 1e-9 <= chance <= max(share, prior) + 1e-9
+        assert (
+            min(share, prior, MAX_CHANCE) - 1e-9 <= chance <= max(share, prior) + 1e-9
+        )
         total = PRIOR_WEIGHT + counted[1]
         expected = (PRIOR_WEIGHT * prior + counted[0]) / total
         assert chance == pytest.approx(min(expected, MAX_CHANCE))
@@ -54,7 +56,9 @@ def test_chances_start_at_what_is_usual() -> None:
 
 
 @given(st.floats())
-def test_whatever_a_drafter_calls_evidence_a_chance_comes_of_it(evidence: float) -> None:
+def test_whatever_a_drafter_calls_evidence_a_chance_comes_of_it(
+    evidence: float,
+) -> None:
     for prior in (chance_of_match, chance_of_probability):
         calibration = Calibration(prior)
         calibration.add(right=True, evidence=evidence)

@@ -23,7 +23,6 @@ def chance_of(evidence: float) -> float:
     return TABLE[bisect_right([edge for edge, _ in TABLE], evidence) - 1][1]
 
 
-
 measured = st.dictionaries(
     st.integers(1, 20), st.floats(0.01, 10), min_size=2, max_size=6
 )

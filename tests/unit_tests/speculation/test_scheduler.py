@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_ralmspec.speculation import Estimates, Line, Plan, Scheduler
-from langchain_ralmspec.speculation.costs import Spent
 from langchain_ralmspec.speculation.calibration import MAX_CHANCE
+from langchain_ralmspec.speculation.costs import Spent
 from langchain_ralmspec.speculation.plan import (
     EXPLORING,
     SEQUENTIAL,
     STRIDES,
     call_seconds,
 )
-from tests.unit_tests.speculation.world import World, run
 from tests.unit_tests.speculation.threads import at_once
+from tests.unit_tests.speculation.world import World, run
 
 worlds = st.builds(
     World,
