@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-# Verified queries whose surroundings are kept in mind: two answers have fewer, and
-# comparing a query with all of their centres takes less than a look-up.
+# Verified queries whose surroundings are kept in mind: those of two answers of 64
+# tokens. Older ones lie further from the query.
 _MAX_BALLS = 32
 _ROUNDING = float(np.finfo(np.float32).eps)  # of a sum, at every number added
 

@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 EXPLORING = 0.02
 """Share of the time that "auto" may lose by trying what may not pay.
 
-So answers take at most 1 / 0.98 of the sequential time where nothing pays, which is
-within what one run differs from another. For the same reason a gain that is predicted
-to be no greater is taken for none.
+It is what is lost at worst where nothing pays, and less than one run differs from
+another; so a gain that is predicted to be no greater is taken for none. Somebody who
+is asked for less than this share of a round is always asked.
 """
 
 MAX_STEPS_PER_GUESS = 4
@@ -190,7 +190,7 @@ def call_seconds(
 def gain(
     chances: Sequence[float], seconds: Callable[[int], float], drafting: float = 0.0
 ) -> float:
-    """Expected seconds that verifying a draft wins: gain(n) for its n tokens.
+    """Expected seconds that verifying a draft wins.
 
     Args:
         chances: of each token that it is right, those before it being right.

@@ -315,3 +315,17 @@ def test_of_an_embedding_that_waits_calls_share_the_waiting() -> None:
         estimates = measured(0.5, 0.05, embedding=0.4, encoder_waiting=waiting)
         assert estimates.computing("same", 0.5) == pytest.approx(expected)
         assert estimates.computing("lookup", 0.1) == pytest.approx(0.1), "it is paid"
+
+
+@settings(max_examples=5, derandomize=True)
+@given(worlds, st.floats(0.0, 0.02))
+def test_where_nothing_pays_trying_takes_no_more_than_its_share(
+    world: World, share: float
+) -> None:
+    """Of a search that takes next to nothing nothing can be won."""
+    world.search, world.waits = Line(share * world.generation, 0.0), False
+    world.embedding = 0.0
+    n_steps = 1500
+    run(world, n_steps)
+    slow = n_steps / world.rate(SEQUENTIAL)
+    assert world.clock <= (1 + EXPLORING) * slow
