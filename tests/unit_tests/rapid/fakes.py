@@ -208,11 +208,13 @@ def drafter(prior: Callable[[float], float] = chance_of_probability) -> Source:
 
 
 def draft_scheduler(
-    length: int | None = None, passes: Cost | None = None, **drafters: Source
+    drafters: dict[str, Source] | None = None,
+    passes: Cost | None = None,
+    length: int | None = None,
 ) -> Scheduler:
     """A scheduler of drafts, with what is known of drafters and of passes."""
-    estimates = Estimates(sources=drafters, passes=passes or Cost())
-    return Scheduler(estimates, tuple(drafters), length)
+    estimates = Estimates(sources=drafters or {}, passes=passes or Cost())
+    return Scheduler(estimates, tuple(estimates.sources), length)
 
 
 @dataclass
@@ -333,7 +335,7 @@ def make_request(
     longest_draft: int | None = None,
 ) -> LongRequest:
     """A request over the fakes; fresh at every call."""
-    scheduler = scheduler or draft_scheduler(length)
+    scheduler = scheduler or draft_scheduler(length=length)
     for each in drafters:
         scheduler.estimates.sources.setdefault(each.name, drafter())
     model: Any = target

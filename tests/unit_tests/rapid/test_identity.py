@@ -91,7 +91,7 @@ def run(
         target.kept.add(case.document)
     seconds = dict(zip((1, 2, 4, 9), case.costs, strict=False))
     costs = GivenCosts(seconds) if case.costs else Cost()
-    scheduler = draft_scheduler(case.length, costs)
+    scheduler = draft_scheduler(passes=costs, length=case.length)
     drafters = [
         Watched(make_drafter(kind, f"{kind.what} {n}", scheduler, case, answer))
         for n, kind in enumerate(case.drafters)

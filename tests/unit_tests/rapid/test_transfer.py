@@ -278,7 +278,7 @@ def test_which_drafts_are_verified_leaves_the_law_alone() -> None:
             lambda sure: 0.1 if sure < 0.4 else 0.5 if sure < 0.9 else 0.99
         )
         source.token.add(1, 0.0)
-        scheduler = draft_scheduler(passes=costs, self=source)
+        scheduler = draft_scheduler({"self": source}, costs)
         sampler = Given(numbers=tuple(numbers))
         author = model_drafter(
             model=Fixed(weights=LETTERS, probabilities=q, after=after),

@@ -48,8 +48,8 @@ def test_chances_start_at_what_is_usual() -> None:
     lengths, seen = (2, 3, 4, 5, 7, 10, 16), (0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
     for length, share in zip(lengths, seen, strict=True):
         assert chance_of_match(length) == pytest.approx(share, abs=0.1)
-    sure, seen = (0.1, 0.3, 0.5, 0.7, 0.9), (0.47, 0.63, 0.82, 0.94, 0.99)
-    for probability, share in zip(sure, seen, strict=True):
+    sure, right = (0.1, 0.3, 0.5, 0.7, 0.9), (0.47, 0.63, 0.82, 0.94, 0.99)
+    for probability, share in zip(sure, right, strict=True):
         assert share < chance_of_probability(probability) < share + 0.13
     assert Calibration()() == PRIOR_CHANCE
     assert Calibration()(0.3) == PRIOR_CHANCE, "of evidence of no known scale"

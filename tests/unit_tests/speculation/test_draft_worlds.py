@@ -38,7 +38,7 @@ class World:
     def __post_init__(self) -> None:
         self.random = random.Random(0)  # noqa: S311  not a secret
         prior = chance_of_match if self.copies else chance_of_probability
-        self.scheduler = draft_scheduler(**{NAME: drafter(prior)})
+        self.scheduler = draft_scheduler({NAME: drafter(prior)})
 
     def run(self, n_tokens: int) -> float:
         """Seconds over those of plain decoding, per second of the latter."""

@@ -41,7 +41,7 @@ def scheduler_of(
     if step is not None:
         source.token.add(1, step)
     passes = points if isinstance(points, Cost) else GivenCosts(points)
-    return draft_scheduler(length, passes, **{NAME: source})
+    return draft_scheduler({NAME: source}, passes, length)
 
 
 def gains_of(points: dict[int, float], evidence: Sequence[float]) -> list[float]:
@@ -148,7 +148,7 @@ def test_before_a_single_token_was_timed_nothing_is_drafted(
 def test_a_slow_first_pass_does_not_make_all_drafts_seem_free() -> None:
     # Were it believed, drafts of no use would be verified for ever, and nothing
     # would time a single token again.
-    scheduler = draft_scheduler(passes=learnt([(1, 40.0)]), **{NAME: drafter()})
+    scheduler = draft_scheduler({NAME: drafter()}, learnt([(1, 40.0)]))
     drafts = 0
     for _ in range(1000):
         n = scheduler.cut(NAME, (0.3,) * 3)
@@ -162,9 +162,7 @@ def test_a_slow_first_pass_does_not_make_all_drafts_seem_free() -> None:
 
 def test_a_single_token_is_timed_again_where_all_passes_are_drafts() -> None:
     # All becomes three times as fast, but what is right is drafted every round.
-    scheduler = draft_scheduler(
-        passes=learnt([(1, 3.0)] * 5), **{NAME: drafter(lambda _: 0.99)}
-    )
+    scheduler = draft_scheduler({NAME: drafter(lambda _: 0.99)}, learnt([(1, 3.0)] * 5))
     plain = 0
     for _ in range(3000):
         n = scheduler.cut(NAME, (0.3,) * 7)
