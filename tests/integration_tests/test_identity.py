@@ -20,13 +20,13 @@ from langchain_community.vectorstores import FAISS
 from langchain_community.vectorstores.utils import DistanceStrategy
 from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
-from langchain_ralmspec.speculation.calibration import Border
 
 from langchain_ralmspec import BM25Store, ChatRaLMSpec, FaissStore, RaLMSpecRetriever
 from langchain_ralmspec.bench.servers.chroma import ChromaServer
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.scans import BATCHES, Scan
 from langchain_ralmspec.speculation import Calibration, Estimates
+from langchain_ralmspec.speculation.calibration import Border
 from langchain_ralmspec.stores import faiss_index
 from tests.integration_tests.conftest import QUESTIONS, Corpus
 
