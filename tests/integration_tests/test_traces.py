@@ -114,6 +114,94 @@ async def test_events_and_traces_beneath_a_chain(face: Any) -> None:
     assert recorder.look_ups == sequential.look_ups
 
 
+class Diary(BaseCallbackHandler):
+    """Notes what it is told, in order, in the words of LangChain's events."""
+
+    run_inline = True
+
+    def __init__(self) -> None:
+        self.names: dict[Any, str] = {}
+        self.lines: list[tuple[Any, ...]] = []
+
+    def _begun(self, kind: str, about: Any, more: dict[str, Any]) -> None:
+        self.names[more["run_id"]] = kind
+        above = self.names.get(more["parent_run_id"])
+        guess = more["metadata"].get("ralmspec_guess")
+        self.lines.append((f"on_{kind}_start", above, guess, about))
+
+    def on_chat_model_start(self, serialized: Any, messages: Any, **more: Any) -> None:
+        self._begun("chat_model", None, more)
+
+    def on_retriever_start(self, serialized: Any, query: str, **more: Any) -> None:
+        self._begun("retriever", query, more)
+
+    def on_chain_start(self, serialized: Any, inputs: Any, **more: Any) -> None:
+        self._begun("chain", inputs, more)
+
+    def on_llm_new_token(self, token: Any, **_: Any) -> None:
+        self.lines.append(("on_chat_model_stream", token))
+
+    def on_retriever_end(self, documents: Any, **_: Any) -> None:
+        self.lines.append(("on_retriever_end", documents))
+
+    def on_chain_end(self, outputs: Any, **_: Any) -> None:
+        self.lines.append(("on_chain_end", outputs))
+
+    def on_llm_end(self, response: Any, **_: Any) -> None:
+        said: AIMessage = response.generations[0][0].message
+        self.lines.append(("on_chat_model_end", said.text, said.usage_metadata))
+
+    def read(self, event: Any) -> None:
+        """Note what an event says in the same words."""
+        kind, data = event["event"], event["data"]
+        if kind.endswith("_start"):
+            given = data.get("input")
+            query = given["query"] if kind == "on_retriever_start" else given
+            self.names[event["run_id"]] = kind.removeprefix("on_").removesuffix(
+                "_start"
+            )
+            above = event["parent_ids"][-1:]
+            guess = event["metadata"].get("ralmspec_guess")
+            query = None if kind == "on_chat_model_start" else query
+            self.lines.append(
+                (kind, *map(self.names.get, above or [None]), guess, query)
+            )
+        elif kind == "on_chat_model_stream":
+            self.lines.append((kind, data["chunk"].text))
+        elif kind == "on_chat_model_end":
+            said = data["output"]
+            self.lines.append((kind, said.text, said.usage_metadata))
+        else:
+            self.lines.append((kind, data["output"]))
+
+
+async def test_runs_and_tokens_in_their_order_and_the_same_as_events(
+    gguf: str, model: Model, retriever: RaLMSpecRetriever
+) -> None:
+    own: dict[str, Any] = {**LOOPS["speculative"], "asynchronous": False}
+    chat = ChatRaLMSpec(model_path=gguf, retriever=retriever, max_tokens=24, **own)
+    diary, events = Diary(), Diary()
+    (*_, last) = chunks = list(chat.stream(QUESTIONS[0], {"callbacks": [diary]}))
+    async for event in chat.astream_events(QUESTIONS[0], version="v2"):
+        events.read(event)
+    assert [line for line in events.lines if line != ("on_chat_model_stream", "")] == [
+        line for line in diary.lines if line != ("on_chat_model_stream", "")
+    ]
+    # One letter a line: model, look-up without a guess, verification, right, wrong, text.
+    letters = {"none": "n", "right": "r", "wrong": "w", "chat_model": "m", "chain": "v"}
+    told_of = ""
+    for kind, *about in diary.lines:
+        what = kind.removeprefix("on_").removesuffix("_start").removesuffix("_end")
+        if kind.endswith("_start"):
+            told_of += letters[about[1] or what]
+        elif kind == "on_chat_model_stream":
+            told_of += "t" if about[0] else ""
+        else:
+            told_of += "." if what == "retriever" else letters[what].upper()
+    assert re.fullmatch(r"mn\.(t*v(r\.|w\.)+t*V)+t*M", told_of), told_of
+    assert {"r", "w", "t"} <= {*told_of}
+
+
 def test_each_prompt_has_its_own_look_ups(
     gguf: str, model: Model, retriever: RaLMSpecRetriever
 ) -> None:
