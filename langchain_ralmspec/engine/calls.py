@@ -96,8 +96,10 @@ class CallFormat:
         else:
             one = f"{begin} [\\n ]? root [\\n ]? {end}" if end else f"{begin} root"
             rule = f"{one} ([\\n ]? {one})*" if again else one
-        for before, behind in self.around if is_lazy else ():
-            rule += f" | {json.dumps(before)} root [\\n ]? {json.dumps(behind)}"
+        if is_lazy:
+            text = text.replace(_NARROW, _WIDE)
+            for before, behind in self.around:
+                rule += f" | {json.dumps(before)} root {json.dumps(behind)}"
         return f"{CALLS} ::= {rule.strip()}\n{text}"
 
     def _schema(self, function: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,6 +113,11 @@ class CallFormat:
             "required": ["name", self.arguments],
         }
 
+
+_NARROW, _WIDE = 'space ::= " "?', 'space ::= | " " | "\\n" [ \\t]{0,20}'
+"""What may be between the parts of JSON, by llama-cpp-python's converter, and by
+llama.cpp's own. A model that lays a call out over lines ends a string by a token that is
+quote and line break in one; where that is forbidden, it goes on with the string."""
 
 _UNMARKED = (("", ""), ("{", "}"), ("```", "```"), ("```json", "```"))
 """A call without its markup: bare, in doubled braces (the template of Qwen2.5-Coder shows

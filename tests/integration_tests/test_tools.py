@@ -143,10 +143,11 @@ HEAD = '{"name": "pages", "arguments":'
 @pytest.mark.parametrize(
     ("said", "following"),
     [
-        (HEAD, b"{ "),
-        ("{" + HEAD, b"{ "),
-        ("```json\n" + HEAD.replace(" ", "\n    "), b"{ "),
-        (HEAD + ' {"title": "Emma"}', b"} "),
+        (HEAD, b"{ \n"),
+        ("{" + HEAD, b"{ \n"),
+        ("```json\n" + HEAD.replace(" ", "\n    "), b"{ \n"),
+        (HEAD + '{"title": "Emma"', b"} \n"),
+        (HEAD + '{\n  "title": "Emma"\n  }', b"} \n"),
         (HEAD + '{"title": "Emma"}}', None),
         ("{" + HEAD + '{"title": "Emma"}}', b"} \n"),
         ("```\n" + HEAD + '{"title": "Emma"}}', b"` \n"),
