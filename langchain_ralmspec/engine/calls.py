@@ -79,8 +79,8 @@ class CallFormat:
     ) -> str:
         """The grammar of calls of some tools, of which one or ``several`` are made.
 
-        It begins with the rule :data:`CALLS`; what is ``around`` calls in place of their
-        markup is only in a lazy one.
+        It begins with the rule :data:`CALLS`. A lazy one has calls without their markup
+        as well, and lets them be laid out over lines.
 
         Raises:
             GrammarError: the parameters of one cannot be made a grammar.
@@ -115,13 +115,13 @@ class CallFormat:
 
 
 _NARROW, _WIDE = 'space ::= " "?', 'space ::= | " " | "\\n" [ \\t]{0,20}'
-"""What may be between the parts of JSON, by llama-cpp-python's converter, and by
-llama.cpp's own. A model that lays a call out over lines ends a string by a token that is
-quote and line break in one; where that is forbidden, it goes on with the string."""
+"""Blanks between the parts of JSON, by llama-cpp-python's converter, and by llama.cpp's
+own. A model that lays a call out over lines ends a string by a token that is quote and
+line break in one; where that is forbidden, it goes on with the string."""
 
 _UNMARKED = (("", ""), ("{", "}"), ("```", "```"), ("```json", "```"))
-"""A call without its markup: bare, in doubled braces (the template of Qwen2.5-Coder shows
-one so), in a block of code. Small models write these for a call, and mean one."""
+"""A call without its markup: bare, in doubled braces (as the template of Qwen2.5-Coder
+shows one), in a block of code. Small models write these for a call, and mean one."""
 
 HERMES = CallFormat("<tool_call>", "</tool_call>", around=_UNMARKED)
 MISTRAL = CallFormat("[TOOL_CALLS]", is_list=True)
