@@ -65,10 +65,8 @@ def test_an_agent_looks_up_what_it_has_found(
         (tmp_path / "qwen.gguf").symlink_to(model_path("qwen2.5-coder-1.5b"))
     except MissingExtraError as error:
         pytest.skip(str(error))
-    agent, thread = map(
-        runpy.run_path(str(TWO_STEPS), run_name="__main__").get, ("agent", "thread")
-    )
-    messages = agent.get_state(thread).values["messages"]  # type: ignore[attr-defined]
+    shown = runpy.run_path(str(TWO_STEPS), run_name="__main__")
+    messages = shown["agent"].get_state(shown["thread"]).values["messages"]
     found = [message.text for message in messages if message.type == "tool"]
     assert "Oslo" in found[0]
     assert any("555 0142" in text for text in found[1:])
