@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
@@ -13,10 +13,10 @@ from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from langchain_ralmspec.engine.calls import CallFormat
+    from langchain_ralmspec.engine.grammar import Marker
 
 _HEAD = re.compile(
-    r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*'
+    r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
 )
 """What a call begins with; the grammar lets it begin with nothing else."""
 
@@ -28,9 +28,15 @@ class _Object:
     closers: list[str] = field(default_factory=list)  # due, the innermost last
     in_string: bool = False
     escaped: bool = False
+    text: str = ""
 
     def end(self, text: str) -> int | None:
         """Read on; returns where behind the object, None where it goes on."""
+        at = self._end(text)
+        self.text += text[:at]
+        return at
+
+    def _end(self, text: str) -> int | None:
         for at, letter in enumerate(text):
             if self.in_string:
                 self.in_string = self.escaped or letter != '"'
@@ -45,6 +51,14 @@ class _Object:
                     return at + 1
         return None
 
+    def is_json(self) -> bool:
+        """Whether the whole object can be parsed."""
+        try:
+            json.loads(self.text, strict=False)
+        except (ValueError, RecursionError):
+            return False
+        return True
+
     def spoilt(self) -> str:
         """What makes the object so far no JSON, however it is completed."""
         wrong = "]" if self.closers[-1:] == ["}"] else "}"
@@ -54,9 +68,9 @@ class _Object:
 class CallReader:
     """Parts the text of an answer into what it says and the calls in it."""
 
-    def __init__(self, calls: CallFormat) -> None:
-        """Expect calls of a format."""
-        self._calls = calls
+    def __init__(self, marker: Marker) -> None:
+        """Expect calls that begin with a marker."""
+        self._marker = marker
         self._waiting = ""  # not yet known to be text or call
         self._is_calling = False
         self._has_said = False  # anything but blanks
@@ -83,6 +97,8 @@ class CallReader:
                 yield self._chunk(piece[:end])
             if end is None:
                 return
+            if not self._arguments.is_json():  # no grammar has held
+                yield self._chunk(self._arguments.spoilt())
             self._arguments = None
 
     def finish(self) -> Iterator[str | ToolCallChunk]:
@@ -101,17 +117,19 @@ class CallReader:
 
     def _said(self) -> Iterator[str]:
         """What is said before the first call, as far as it is surely no part of one."""
-        text, begin = self._waiting, self._calls.begin
-        if self._calls.at_start and self._has_said:
+        text, begin = self._waiting, self._marker.text
+        if self._marker.at_start and self._has_said:
             self._waiting = ""
             yield text
             return
-        at = self._calls.marker.find(text.encode())
+        at = self._marker.find(text.encode())
         if at >= 0:
             self._is_calling = True
             at = len(text.encode()[:at].decode())
             # What stands around the JSON is markup; its brace is the call's.
             said, self._waiting = text[:at], text[at:]
+        elif self._marker.may_open(text.encode()):
+            said = ""
         else:
             held = next(
                 n for n in range(len(begin), -1, -1) if self._may_begin(text, n)
@@ -119,6 +137,7 @@ class CallReader:
             said, self._waiting = text[: len(text) - held], text[len(text) - held :]
         if said.strip():
             self._has_said = True
+            self._marker = replace(self._marker, openings=())
         elif not self._has_said:  # blanks before a call are no part of what is said
             self._waiting = self._waiting if self._is_calling else text
             return
@@ -128,7 +147,7 @@ class CallReader:
     def _may_begin(self, text: str, n: int) -> bool:
         """Whether the last ``n`` letters may be the beginning of a call."""
         begun = text[len(text) - n :] if n else ""
-        return len(begun) == n and self._calls.begin.startswith(begun)
+        return len(begun) == n and self._marker.text.startswith(begun)
 
     def _chunk(self, args: str, name: str | None = None) -> ToolCallChunk:
         is_new = name is not None

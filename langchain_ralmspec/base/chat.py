@@ -344,7 +344,7 @@ class LocalChat(LocalGeneration, TracedChat):
         if not use.tools:
             yield from texts
             return
-        calls = CallReader(format_of(self.engine))
+        calls = CallReader(format_of(self.engine).marker(use.tools))
         for text in texts:
             yield from (text,) if isinstance(text, Thought) else calls.read(text)
         yield from calls.finish()

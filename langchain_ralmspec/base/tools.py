@@ -168,13 +168,14 @@ class ToolUse:
             return Form.of(weights, free, spoken=calls.begin)  # it may allow calls
         several = not self.is_forced if self.several is None else self.several
         named = [t for t in self.tools if t["function"]["name"] == self.choice]
-        grammar = calls.gbnf(named or self.tools, several=several)
+        is_lazy = not self.is_forced and free is None
+        grammar = calls.gbnf(named or self.tools, several=several, is_lazy=is_lazy)
         return Form.of(
             weights,
             grammar,
             None if self.is_forced else free,
             root=CALLS,
-            marker=None if self.is_forced or free is not None else calls.marker,
+            marker=calls.marker(self.tools) if is_lazy else None,
             spoken=calls.begin,
             shown=shown,
         )

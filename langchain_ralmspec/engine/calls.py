@@ -48,6 +48,7 @@ class CallFormat:
         at_start: whether ``begin`` counts only where the answer begins with it.
         may_repeat: whether an answer may have several calls.
         is_native: whether the chat template shows tools, calls and results.
+        around: what a call may stand between instead, where an answer begins with it.
     """
 
     begin: str
@@ -57,16 +58,29 @@ class CallFormat:
     at_start: bool = False
     may_repeat: bool = True
     is_native: bool = True
+    around: tuple[tuple[str, str], ...] = ()
 
-    @property
-    def marker(self) -> Marker:
-        """What a grammar of calls is lazy for."""
-        return Marker(self.begin, self.at_start)
+    def marker(self, tools: Sequence[Mapping[str, Any]]) -> Marker:
+        """What a grammar of calls of some tools is lazy for."""
+        names = (_json(tool["function"]["name"]) for tool in tools)
+        openings = (
+            f'{before}{{"name":{name},"{self.arguments}":'.encode()
+            for name in names
+            for before, _ in self.around
+        )
+        return Marker(self.begin, self.at_start, tuple(openings))
 
-    def gbnf(self, tools: Sequence[Mapping[str, Any]], *, several: bool) -> str:
+    def gbnf(
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        several: bool,
+        is_lazy: bool = False,
+    ) -> str:
         """The grammar of calls of some tools, of which one or ``several`` are made.
 
-        It begins with the rule :data:`CALLS`.
+        It begins with the rule :data:`CALLS`. A lazy one has calls without their markup
+        as well, and lets them be laid out over lines.
 
         Raises:
             GrammarError: the parameters of one cannot be made a grammar.
@@ -82,6 +96,10 @@ class CallFormat:
         else:
             one = f"{begin} [\\n ]? root [\\n ]? {end}" if end else f"{begin} root"
             rule = f"{one} ([\\n ]? {one})*" if again else one
+        if is_lazy:
+            text = text.replace(_NARROW, _WIDE)
+            for before, behind in self.around:
+                rule += f" | {json.dumps(before)} root {json.dumps(behind)}"
         return f"{CALLS} ::= {rule.strip()}\n{text}"
 
     def _schema(self, function: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +114,16 @@ class CallFormat:
         }
 
 
-HERMES = CallFormat("<tool_call>", "</tool_call>")
+_NARROW, _WIDE = 'space ::= " "?', 'space ::= | " " | "\\n" [ \\t]{0,20}'
+"""Blanks between the parts of JSON, by llama-cpp-python's converter, and by llama.cpp's
+own. A model that lays a call out over lines ends a string by a token that is quote and
+line break in one; where that is forbidden, it goes on with the string."""
+
+_UNMARKED = (("", ""), ("{", "}"), ("```", "```"), ("```json", "```"))
+"""A call without its markup: bare, in doubled braces (as the template of Qwen2.5-Coder
+shows one), in a block of code. Small models write these for a call, and mean one."""
+
+HERMES = CallFormat("<tool_call>", "</tool_call>", around=_UNMARKED)
 MISTRAL = CallFormat("[TOOL_CALLS]", is_list=True)
 LLAMA_3 = CallFormat("{", arguments="parameters", at_start=True, may_repeat=False)
 PLAIN = replace(HERMES, is_native=False)

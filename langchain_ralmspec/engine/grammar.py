@@ -45,25 +45,48 @@ class Marker:
     Attributes:
         text: the marker; the grammar describes it too, and what follows.
         at_start: whether it counts only where the answer begins with it.
+        openings: with which an answer may begin in its place, whatever blanks are
+            between; they are written without any, and so the grammar reads them.
     """
 
     text: str
     at_start: bool = False
+    openings: tuple[bytes, ...] = ()
 
     def find(self, said: bytes) -> int:
         """Where it begins in the text so far; -1 if it is not there."""
         sought = self.text.encode()
+        start = len(said) - len(said.lstrip())
+        if self.opens(said):
+            return start
         if not self.at_start:
             return said.find(sought)
-        at = len(said) - len(said.lstrip())
-        return at if said.startswith(sought, at) else -1
+        return start if said.startswith(sought, start) else -1
 
     def rest(self, said: bytes) -> bytes:
         """What of a text without it still tells whether it is there later."""
         size = len(self.text.encode())
         if self.at_start:
             return said.lstrip()[:size]
-        return said[max(0, len(said) - size + 1) :]
+        if self.may_open(said):
+            return said
+        # What is no beginning is not to look like one once its own is left out.
+        left_out = b"\0" if self.openings else b""
+        return left_out + said[max(0, len(said) - size + 1) :]
+
+    def opens(self, said: bytes) -> bool:
+        """Whether a text begins with an opening."""
+        return without_blanks(said).startswith(self.openings)
+
+    def may_open(self, said: bytes) -> bool:
+        """Whether a text may be what an opening begins with."""
+        begun = without_blanks(said)
+        return any(each.startswith(begun) for each in self.openings)
+
+
+def without_blanks(text: bytes) -> bytes:
+    """A text without what JSON calls blanks."""
+    return text.translate(None, b" \t\r\n")
 
 
 class Grammar:
@@ -192,11 +215,12 @@ class Grammar:
 
     @cached_property
     def _closes(self) -> NDArray[np.bool_]:
-        """Which tokens have the marker's last letter, so that it may end in them."""
+        """Which tokens have a last letter of the marker, so that it may end in them."""
         assert self._marker is not None  # noqa: S101  the answer is free
-        letter = self._marker.text[-1].encode()
+        every = (self._marker.text.encode(), *self._marker.openings)
+        letters = {text[-1] for text in every}
         spelt = map(self._spelt, range(self._weights.n_vocab))
-        return np.array([letter in text for text in spelt], bool)
+        return np.array([not letters.isdisjoint(text) for text in spelt], bool)
 
     def _begun_by(self, token: int) -> list[_Matcher] | None:
         """The grammars that are open behind a token with which the marker is there.
@@ -209,7 +233,8 @@ class Grammar:
         if at < 0:
             return None
         open_ = [root.copy() for root in self._roots]
-        for byte in said[at:]:
+        is_opened = not said.startswith(self._marker.text.encode(), at)
+        for byte in without_blanks(said) if is_opened else said[at:]:
             single = self._weights.byte_tokens.get(byte)
             open_ = [] if single is None else _after(open_, single)
         return open_

@@ -1,5 +1,6 @@
 """The code that we show runs as shown."""
 
+import itertools
 import re
 import runpy
 from pathlib import Path
@@ -9,11 +10,13 @@ import pytest
 from nbclient import NotebookClient
 
 from langchain_ralmspec.assets.models import model_path
+from langchain_ralmspec.errors import MissingExtraError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXPORTER = "opentelemetry.exporter.otlp.proto.http"
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+TWO_STEPS = ROOT / "examples" / "agent_two_steps.py"
+EXAMPLES = sorted({*(ROOT / "examples").glob("*.py")} - {TWO_STEPS})
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
@@ -51,6 +54,27 @@ def test_example(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         pytest.importorskip(EXPORTER, reason="langsmith[otel] is not installed")
     runpy.run_path(str(file), run_name="__main__")
     assert capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_agent_looks_up_what_it_has_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a model that sees when to call: ``make test`` installs it."""
+    try:
+        (tmp_path / "qwen.gguf").symlink_to(model_path("qwen2.5-coder-1.5b"))
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+    shown = runpy.run_path(str(TWO_STEPS), run_name="__main__")
+    messages = shown["agent"].get_state(shown["thread"]).values["messages"]
+    found = [message.text for message in messages if message.type == "tool"]
+    assert "Oslo" in found[0]
+    assert any("555 0142" in text for text in found[1:])
+    first, resumed = capsys.readouterr().out.split("What is the name of that person?")
+    assert "555 0142" in first.splitlines()[-1]
+    assert "Solberg" in resumed
+    after_tool = [m for a, m in itertools.pairwise(messages) if a.type == "tool"]
+    assert not after_tool[-1].tool_calls
 
 
 def test_spans_of_look_ups_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ class TestRaLMSpecRetriever(RetrieversIntegrationTests):
 
 
 FULL = os.environ.get("RALMSPEC_GRID") == "full"
-NEEDS_WIT = {"test_json_mode"}
+NEEDS_WIT = {"test_agent_loop", "test_json_mode"}
 
 
 class _OnSmolLM2:
@@ -69,12 +69,6 @@ class _OnSmolLM2:
 
 
 class _OnQwen:
-    @pytest.mark.xfail(
-        reason="its template shows calls in doubled braces; it copies them"
-    )
-    def test_agent_loop(self: Any, model: BaseChatModel) -> None:
-        ChatModelIntegrationTests.test_agent_loop(self, model)
-
     @pytest.fixture(autouse=True)
     def _only_what_needs_it(self, request: pytest.FixtureRequest) -> None:
         if not FULL and request.node.originalname not in NEEDS_WIT:

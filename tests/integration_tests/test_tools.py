@@ -15,6 +15,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.runnables.utils import add
 from langchain_core.tools import tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, Field
 
 from langchain_ralmspec import (
@@ -28,6 +29,7 @@ from langchain_ralmspec import (
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine.binding import gbnf_of
+from langchain_ralmspec.engine.calls import HERMES
 from langchain_ralmspec.engine.grammar import Grammar, Marker
 
 TEXT = "Moby Dick was written by Herman Melville in 1851. It has 635 pages."
@@ -133,6 +135,47 @@ def test_a_lazy_grammar_holds_from_its_marker_on(model: Model) -> None:
     }
     assert closing
     assert all((b">{" + b"z" * 9).startswith(piece[:2]) for piece in closing)
+
+
+HEAD = '{"name": "pages", "arguments":'
+
+
+@pytest.mark.parametrize(
+    ("said", "following"),
+    [
+        (HEAD, b"{ \n"),
+        ("{" + HEAD, b"{ \n"),
+        ("```json\n" + HEAD.replace(" ", "\n    "), b"{ \n"),
+        (HEAD + '{"title": "Emma"', b"} \n"),
+        (HEAD + '{\n  "title": "Emma"\n  }', b"} \n"),
+        (HEAD + '{"title": "Emma"}}', None),
+        ("{" + HEAD + '{"title": "Emma"}}', b"} \n"),
+        ("```\n" + HEAD + '{"title": "Emma"}}', b"` \n"),
+        (HEAD[:-1], b""),
+        (HEAD.replace("pages", "others"), b""),
+        ("So: " + HEAD, b""),
+        ("1" * 99 + HEAD, b""),
+        ("```python\n" + HEAD, b""),
+    ],
+)
+def test_a_grammar_holds_in_a_call_without_its_markup(
+    model: Model, said: str, following: bytes | None
+) -> None:
+    """``following`` is what the next token may begin with; empty is anything."""
+    weights, tools = model.weights, [convert_to_openai_tool(pages)]
+    text = HERMES.gbnf(tools, several=True, is_lazy=True)
+    marker = HERMES.marker(tools)
+    lazy = Grammar(weights, text, root="tool-calls", marker=marker)
+    tokens = weights.tokenize(said)
+    free = np.zeros(weights.n_vocab, np.float32)
+    allowed = np.flatnonzero(lazy.restrict(free, tokens, 0) == 0)
+    first = {weights.piece(int(token))[:1] for token in allowed}
+    if following:
+        assert {*map(ord, first - {b""})} == {*following}
+    elif following is None:
+        assert first <= {b"", b" ", b"\n"}
+    else:
+        assert len(first) > 200
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.runnables import Runnable, RunnableLambda
 
@@ -112,6 +114,101 @@ async def test_events_and_traces_beneath_a_chain(face: Any) -> None:
     chain.invoke(QUESTIONS[0], {"callbacks": [recorder]})
     recorder.check()
     assert recorder.look_ups == sequential.look_ups
+
+
+class Diary(BaseCallbackHandler):
+    """Notes what it is told, in order, in the words of LangChain's events."""
+
+    run_inline = True
+
+    def __init__(self) -> None:
+        self.names: dict[Any, str] = {}
+        self.lines: list[tuple[Any, ...]] = []
+
+    def _begun(self, kind: str, about: Any, more: dict[str, Any]) -> None:
+        self.names[more["run_id"]] = kind
+        above = self.names.get(more["parent_run_id"])
+        guess = more["metadata"].get("ralmspec_guess")
+        self.lines.append((f"on_{kind}_start", above, guess, about))
+
+    def on_chat_model_start(self, serialized: Any, messages: Any, **more: Any) -> None:
+        self._begun("chat_model", None, more)
+
+    def on_retriever_start(self, serialized: Any, query: str, **more: Any) -> None:
+        self._begun("retriever", query, more)
+
+    def on_chain_start(self, serialized: Any, inputs: Any, **more: Any) -> None:
+        self._begun("chain", inputs, more)
+
+    def on_llm_new_token(self, token: Any, **_: Any) -> None:
+        if token:  # the last chunk has none
+            self.lines.append(("on_chat_model_stream", token))
+
+    def on_retriever_end(self, documents: Any, **_: Any) -> None:
+        self.lines.append(("on_retriever_end", documents))
+
+    def on_chain_end(self, outputs: Any, **_: Any) -> None:
+        self.lines.append(("on_chain_end", outputs))
+
+    def on_llm_end(self, response: Any, **_: Any) -> None:
+        said = response.generations[0][0].message
+        self.lines.append(("on_chat_model_end", said.text, said.usage_metadata))
+
+    def read(self, event: Any) -> None:
+        """Note what an event says in the same words."""
+        kind, data = event["event"], event["data"]
+        if kind.endswith("_start"):
+            about = data.get("input")
+            if kind == "on_retriever_start":
+                about = about["query"]
+            (above,) = event["parent_ids"][-1:] or [None]
+            more = {"run_id": event["run_id"], "parent_run_id": above}
+            name = kind.removeprefix("on_").removesuffix("_start")
+            about = None if name == "chat_model" else about
+            self._begun(name, about, {**more, "metadata": event["metadata"]})
+        elif kind == "on_chat_model_stream":
+            self.on_llm_new_token(data["chunk"].text)
+        elif kind == "on_chat_model_end":
+            said = data["output"]
+            self.lines.append((kind, said.text, said.usage_metadata))
+        else:
+            self.lines.append((kind, data["output"]))
+
+
+def letters_of(lines: list[tuple[Any, ...]]) -> str:
+    """A line each: ``m`` a model's run, ``n`` a look-up without a guess, ``v`` a call
+    that verifies, ``r`` and ``w`` a right and a wrong guess, ``t`` text; ``.`` ends a
+    look-up, a capital another run."""
+    starts = {"chat_model": "m", "chain": "v", "none": "n", "right": "r", "wrong": "w"}
+    told_of = ""
+    for kind, *about in lines:
+        what = kind.removeprefix("on_").removesuffix("_start").removesuffix("_end")
+        if kind.endswith("_start"):
+            told_of += starts[about[1] or what]
+        elif kind.endswith("_stream"):
+            told_of += "t"
+        else:
+            told_of += "." if what == "retriever" else starts[what].upper()
+    return told_of
+
+
+async def test_runs_and_tokens_in_their_order_and_the_same_as_events(
+    gguf: str, model: Model, retriever: RaLMSpecRetriever
+) -> None:
+    own: dict[str, Any] = {**LOOPS["speculative"], "asynchronous": False}
+    chat = ChatRaLMSpec(model_path=gguf, retriever=retriever, max_tokens=24, **own)
+    seen = ""
+    for question in QUESTIONS[:3]:
+        diary, events = Diary(), Diary()
+        list(chat.stream(question, {"callbacks": [diary]}))
+        async for event in chat.astream_events(question, version="v2"):
+            events.read(event)
+        assert events.lines == diary.lines
+        told_of = letters_of(diary.lines)
+        # Text leaves once it is verified, and nothing is right behind a wrong guess.
+        assert re.fullmatch(r"mn\.(t+v(r\.t*)*(w\.t*)?V)+t*M", told_of), told_of
+        seen += told_of
+    assert {"r", "w"} <= {*seen}
 
 
 def test_each_prompt_has_its_own_look_ups(

@@ -15,12 +15,15 @@ from langchain_ralmspec.base.call_reader import CallReader
 from langchain_ralmspec.engine.calls import HERMES, LLAMA_3, MISTRAL, CallFormat
 
 ARGUMENTS = '{"a": "}\\"{<tool_call>", "b": [1, {"c": null}]}'
+TOOLS = [{"function": {"name": name}} for name in "fg"]
 READ = {"a": '}"{<tool_call>', "b": [1, {"c": None}]}
+CALL = f'<tool_call>{{"name": "g", "arguments": {ARGUMENTS}}}</tool_call>'
+OTHERS = f'{{"name": "h", "arguments": {ARGUMENTS}}}'
 
 
 def read(calls: CallFormat, *texts: str) -> AIMessageChunk:
     """What LangChain makes of an answer that comes in pieces."""
-    reader = CallReader(calls)
+    reader = CallReader(calls.marker(TOOLS))
     parts = [part for text in texts for part in reader.read(text)]
     message = add(
         AIMessageChunk(content=part)
@@ -58,8 +61,23 @@ def read(calls: CallFormat, *texts: str) -> AIMessageChunk:
         (LLAMA_3, f'\n{{"name": "f", "parameters": {ARGUMENTS}}}', "", "f"),
         (LLAMA_3, f"So: {ARGUMENTS}", f"So: {ARGUMENTS}", ""),
         (HERMES, "a < b <tool> <tool_cal", "a < b <tool> <tool_cal", ""),
+        (HERMES, f' {{"name": "f", "arguments":\n{ARGUMENTS}}}', "", "f"),
+        (HERMES, f'{{{{"name": "g", "arguments": {ARGUMENTS}}}}}', "", "g"),
+        (
+            HERMES,
+            f'```json\n{{\n "name": "f",\n "arguments": {ARGUMENTS}}}\n```',
+            "",
+            "f",
+        ),
+        (HERMES, OTHERS, OTHERS, ""),
+        (HERMES, f'```\n{{"name": "f"}}\n```{CALL}', '```\n{"name": "f"}\n```', "g"),
+        (HERMES, f"So: {CALL[11:-12]}", f"So: {CALL[11:-12]}", ""),
+        (MISTRAL, CALL[11:-12], CALL[11:-12], ""),
     ],
-    ids=["hermes", "mistral", "llama-3", "said-json", "said-markers"],
+    ids=[
+        *("hermes", "mistral", "llama-3", "said-json", "said-markers", "bare"),
+        *("doubled", "block", "no-tool", "said-block", "behind-text", "no-list"),
+    ],
 )
 def test_calls_are_found_however_the_text_is_cut(
     calls: CallFormat, text: str, said: str, names: str, data: st.DataObject
@@ -87,3 +105,16 @@ def test_a_call_that_is_cut_off_is_never_valid() -> None:
         said: Any = message.content
         assert not message.tool_calls + message.invalid_tool_calls
         assert said in {"", head[:end]}
+
+
+@pytest.mark.parametrize("spoilt", ['{"a": 1 "b": 2}', '{"a": [1}', '{"a": 1,,}'])
+def test_a_call_whose_arguments_are_no_json_is_never_valid(spoilt: str) -> None:
+    for text in (
+        f'<tool_call>{{"name": "f", "arguments": {spoilt}}}',
+        f'{{"name": "f", "arguments": {spoilt}}}',
+    ):
+        message = read(HERMES, text)
+        assert not message.tool_calls
+        (call,) = message.invalid_tool_calls
+        assert call["name"] == "f"
+    assert read(HERMES, '{"name": "f", "arguments": 1}').content
