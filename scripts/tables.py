@@ -188,6 +188,19 @@ TABLES = GAINS | {
         },
         tuple(Row((f"{ms} ms",), f"ralm-hosted-{ms}") for ms in (50, 150, 300)),
     ),
+    "one-scheduler": Table(
+        ("plans by",),
+        {
+            "speed-up, median (quartiles)": spread(f"{_PSA}/speedup_quartiles"),
+            "of sums": number(f"{_PSA}/summary/speedup_sums", "{:.2f}"),
+            "reached": number(f"{_PSA}/reached", "{:.0%}"),
+            "first text, sooner": number(f"{_PSA}/first_text/sooner", "{:.2f}"),
+        },
+        tuple(
+            Row((f"{kinds} of scheduler",), f"ralm-hosted-150-{n}-scheduler")
+            for kinds, n in (("two kinds", "two"), ("one kind", "one"))
+        ),
+    ),
     "replica": Table(
         ("store", "guesses from"),
         {

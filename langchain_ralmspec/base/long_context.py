@@ -52,11 +52,14 @@ from langchain_ralmspec.rapid.drafter_factory import (
 )
 from langchain_ralmspec.speculation import (
     Acceptance,
-    BatchCosts,
-    DraftEstimates,
-    DraftScheduler,
+    Calibration,
+    Cost,
+    Estimates,
+    Scheduler,
+    Source,
     Transfer,
-    chances_of_match,
+    chance_of_match,
+    chance_of_probability,
 )
 from langchain_ralmspec.stores.embedding import encode_queries
 from langchain_ralmspec.stores.retriever_store import found_by
@@ -123,8 +126,8 @@ class LongContextGeneration(LocalGeneration):
     # draft for it, and what drafts bring and passes take.
     _contexts: ContextCache = PrivateAttr(default_factory=ContextCache)
     _drafters: DrafterFactory = PrivateAttr()
-    _estimates: dict[str, DraftEstimates] = PrivateAttr(default_factory=dict)
-    _costs: dict[int, BatchCosts] = PrivateAttr(default_factory=dict)
+    _estimates: Estimates = PrivateAttr(default_factory=Estimates)
+    _costs: dict[int, Cost] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -215,7 +218,7 @@ class LongContextGeneration(LocalGeneration):
         super()._forget()
         self._contexts = ContextCache()
         self._drafters = DrafterFactory(self._load_drafter)
-        self._estimates, self._costs = {}, {}
+        self._estimates, self._costs = Estimates(), {}
 
     def _prepare(
         self,
@@ -330,19 +333,16 @@ class LongContextGeneration(LocalGeneration):
         is_off = self.transfer == "off"
         return Acceptance() if is_off else Acceptance(self.transfer, self.eta)
 
-    def _scheduler(self, n_prompt: int, drafters: Sequence[str]) -> DraftScheduler:
+    def _scheduler(self, n_prompt: int, drafters: Sequence[str]) -> Scheduler:
         # Costs grow with the context: those of another length tell little.
-        costs = self._costs.setdefault(round(2 * math.log2(n_prompt)), BatchCosts())
+        passes = self._costs.setdefault(round(2 * math.log2(n_prompt)), Cost())
+        estimates = replace(self._estimates, passes=passes)
         for name in drafters:
-            if name not in self._estimates:
-                self._estimates[name] = (
-                    DraftEstimates(chances=chances_of_match())
-                    if name == LOOKUP
-                    else DraftEstimates()
-                )
-        estimates = {name: self._estimates[name] for name in drafters}
+            prior = chance_of_match if name == LOOKUP else chance_of_probability
+            new = Source(right=Calibration(prior))
+            estimates.sources.setdefault(name, new)
         length = None if self.draft_length == "auto" else self.draft_length
-        return DraftScheduler(costs, estimates, length)
+        return Scheduler(estimates, drafters, length)
 
     @property
     def _chosen(self) -> list[str | Drafter]:

@@ -9,7 +9,7 @@ from pydantic import PrivateAttr, field_validator
 
 from langchain_ralmspec.base.local import LocalGeneration
 from langchain_ralmspec.engine import Model, selftest
-from langchain_ralmspec.speculation import Estimates, StrideScheduler
+from langchain_ralmspec.speculation import Estimates, Scheduler
 
 
 class SpeculativeGeneration(LocalGeneration):
@@ -45,12 +45,10 @@ class SpeculativeGeneration(LocalGeneration):
             )
         return self.speculation and is_repeatable
 
-    def _scheduler(
-        self, policies: tuple[str, ...], *, asynchronous: bool
-    ) -> StrideScheduler:
+    def _scheduler(self, policies: tuple[str, ...], *, asynchronous: bool) -> Scheduler:
         """Plan the guesses of one answer by what earlier ones took."""
         stride = self.speculation_stride
-        return StrideScheduler(
+        return Scheduler(
             self._estimates,
             policies=policies,
             stride=None if stride == "auto" else stride,

@@ -5,24 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from langchain_ralmspec.speculation.costs import Line, RunningLine
+from langchain_ralmspec.speculation.costs import Line
 from langchain_ralmspec.speculation.plan import STRIDES, GuessChances, call_seconds
-
-
-def fitted(points: Iterable[tuple[int, float]]) -> Line:
-    """Least squares through ``(queries, seconds)``; neither term is negative.
-
-    Points of one size alone, which say nothing about a slope, give a flat line.
-    Raises ValueError without points.
-    """
-    running = RunningLine(forget=0.0)
-    for n_queries, seconds in points:
-        running.add(n_queries, seconds)
-    line = running.line
-    if line is None:
-        msg = "a line needs at least one point"
-        raise ValueError(msg)
-    return line
 
 
 @dataclass(frozen=True, slots=True)

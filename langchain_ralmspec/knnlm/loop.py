@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from langchain_ralmspec.engine import Sequence as Path
     from langchain_ralmspec.knnlm.datastore import KNNDatastore
     from langchain_ralmspec.knnlm.mixture import Mixture
-    from langchain_ralmspec.speculation import StrideScheduler
+    from langchain_ralmspec.speculation import Scheduler
 
 _POLICY = "lookup"
 
@@ -94,7 +94,7 @@ _Found: TypeAlias = tuple[_State, Neighbours]
 
 
 def generate(
-    request: NeighbourRequest, scheduler: StrideScheduler | None
+    request: NeighbourRequest, scheduler: Scheduler | None
 ) -> Generator[Committed, None, None]:
     """Write the text; token by token if nothing schedules guesses or gives them."""
     yield from NeighbourLoop(request, scheduler).run()
@@ -103,9 +103,7 @@ def generate(
 class NeighbourLoop(TokenLoop[_Guesses, _Found]):
     """A text being written, always at a verified point between two rounds."""
 
-    def __init__(
-        self, request: NeighbourRequest, scheduler: StrideScheduler | None
-    ) -> None:
+    def __init__(self, request: NeighbourRequest, scheduler: Scheduler | None) -> None:
         """Read the prompt."""
         super().__init__(request.transcript)
         self._request, self._scheduler = request, scheduler

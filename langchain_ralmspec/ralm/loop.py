@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from langchain_ralmspec.ralm.policies import Step
     from langchain_ralmspec.ralm.request import Request
     from langchain_ralmspec.ralm.writer import Texts
-    from langchain_ralmspec.speculation import Plan, StrideScheduler
+    from langchain_ralmspec.speculation import Plan, Scheduler
 
 
 def sequential(request: Request) -> Generator[Event, None, None]:
@@ -50,9 +50,7 @@ def sequential(request: Request) -> Generator[Event, None, None]:
         query = step.query
 
 
-def speculative(
-    request: Request, scheduler: StrideScheduler
-) -> Generator[Event, None, None]:
+def speculative(request: Request, scheduler: Scheduler) -> Generator[Event, None, None]:
     """Write on under guessed documents, and verify the guesses in batches."""
     policies = request.session.usable(scheduler.policies)
     scheduler = replace(scheduler, policies=policies)
@@ -70,7 +68,7 @@ class _Speculation:
     """
 
     request: Request
-    scheduler: StrideScheduler  # makes the plans, and learns from what they cost
+    scheduler: Scheduler  # makes the plans, and learns from what they cost
     flights: Flights
     plan: Plan = field(init=False)  # the plan that is followed
     group: list[Guess] = field(default_factory=list)  # guesses that wait to be sent

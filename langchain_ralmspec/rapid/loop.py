@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from langchain_ralmspec.answer.transcript import Transcript
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.rapid.draft import Drafter
-    from langchain_ralmspec.speculation.acceptance import Acceptance
-    from langchain_ralmspec.speculation.draft_length import DraftScheduler
+    from langchain_ralmspec.speculation import Acceptance, Scheduler
 
 _NO_EVIDENCE = 0.5  # what is made of it is learnt
 
@@ -59,7 +58,7 @@ class LongRequest:
     transcript: Transcript
     sampler: Sampler
     acceptance: Acceptance
-    scheduler: DraftScheduler
+    scheduler: Scheduler
     drafters: tuple[Drafter, ...]
     longest_draft: int | None = None
     stats: DraftStats = field(default_factory=DraftStats)
@@ -138,9 +137,7 @@ class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):
         request = self._request
         # The pass brings one token more than it verifies.
         room = self.transcript.max_tokens - len(self.transcript) - 1
-        limits = [request.scheduler.limit(), room, request.target.n_batch - 1]
-        if request.scheduler.length is None:
-            limits.append(request.scheduler.drafters[name].trust.length)
+        limits = [request.scheduler.limit(name), room, request.target.n_batch - 1]
         if request.longest_draft is not None:
             limits.append(request.longest_draft)
         return min(limits)
@@ -164,10 +161,7 @@ class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):
         # The first draft takes the drafter's own prompt, which is paid for once.
         if drafter.name in self._begun:
             self._spent[drafter.name] = seconds
-            estimates = self._request.scheduler.drafters[drafter.name]
-            estimates.call.add(seconds)
-            if n:
-                estimates.step.add(seconds / n)
+            self._request.scheduler.drafted(drafter.name, n, seconds)
         self._begun.add(drafter.name)
         if n and not draft.evidence:
             draft = replace(draft, evidence=(_NO_EVIDENCE,) * n)
@@ -216,11 +210,11 @@ class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):
         num_draft_tokens = len(proposal.tokens)
         num_accepted_tokens = min(verdict.num_accepted_tokens, len(written))
         name = proposal.source if num_draft_tokens else None
-        scheduler.costs.add(1 + num_draft_tokens, self._pass_seconds)
+        scheduler.passed(1 + num_draft_tokens, self._pass_seconds)
         stats.tokens += len(written)
         stats.verified(name, num_draft_tokens, num_accepted_tokens)
         if name is not None:
-            scheduler.drafters[name].trust.earned(num_draft_tokens, num_accepted_tokens)
+            scheduler.earned(name, num_draft_tokens, num_accepted_tokens)
             # Behind a stop nothing was judged.
             has_stopped = self.transcript.finish_reason == "stop"
             judged = proposal.draft.evidence

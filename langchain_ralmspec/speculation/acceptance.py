@@ -72,7 +72,7 @@ class Acceptance:
             of the target's size, 40 to 50 for a larger one. It depends on the
             temperature.
         tail: tokens less probable than this share of the most probable one are not
-            enriched; 0 enriches all.
+            enriched; 0 enriches all, the paper takes 0.1.
     """
 
     transfer: Transfer = "off"

@@ -10,9 +10,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-_MAX_BALLS = 32  # verified queries whose surroundings are kept in mind
-_DOUBT = 1e-6  # of lengths: what rounding may do to a distance in float64, and more
-_ROUNDING = 2.0**-23  # of a float32 sum, at every number added
+# Verified queries whose surroundings are kept in mind: those of two answers of 64
+# tokens. Older ones lie further from the query.
+_MAX_BALLS = 32
+_ROUNDING = float(np.finfo(np.float32).eps)  # of a sum, at every number added
 
 Metric = Literal["inner_product", "squared_l2", "cosine"]
 
@@ -28,7 +29,7 @@ class SessionCache:
     one matrix-vector product over a matrix that is allocated once.
     """
 
-    def __init__(self, metric: Metric | None, capacity: int = 1024) -> None:
+    def __init__(self, metric: Metric | None, capacity: int) -> None:
         """Make an empty cache, which stays empty where the store has no metric."""
         self._metric = metric
         self._capacity = capacity
@@ -157,9 +158,9 @@ class SessionCache:
         scaled = self._scaled(query)
         size = float(np.linalg.norm(scaled)) + longest
         best = np.sort(self._scores(scaled))[::-1][: len(document_ids) + 1]
-        noise = _ROUNDING * (len(query) + 2) * size**2
-        is_nearest = margin is not None and margin > _DOUBT * size
-        return is_nearest and bool((best[:-1] - best[1:] > noise).all())
+        noise = _ROUNDING * (len(query) + 2) * size
+        is_nearest = margin is not None and margin > noise
+        return is_nearest and bool((best[:-1] - best[1:] > noise * size).all())
 
     def _margin(self, query: Vector, document_id: str, largest: float) -> float | None:
         """The margin where no document's squared length is more than ``largest``."""

@@ -1,36 +1,82 @@
-"""Plans of speculation, and the formulas for what a plan keeps and costs.
+"""How much to guess before asking: the formulas of the three methods.
 
-A *plan* is how to go on: which guess policy, how many guesses a verification call
-carries (the speculation stride *s*), and how many such calls may be in flight while
-the model writes on (*d*; 0 is synchronous). With a step costing *a*, a call of *s*
-queries *b(s)* and a guess being right with probability *γ*, a call yields
+A *plan* is how to go on: who guesses, how many guesses a verification call carries (the
+speculation stride *s*), and how many such calls may be in flight while the model writes
+on (*d*; 0 is synchronous). With a step costing *a*, a call of *s* queries *b(s)* and a
+guess being right with probability *γ*, a call yields
 
     E(s) = (1 - γ^s) / (1 - γ)        verified steps, and takes
     T(s, 0) = s·a + b(s)              seconds, the paper's synchronous objective, or
     T(s, d) = γ^s·max(s·a, b(s)/d, c(s)) + (1 - γ^s)·(s·a + b(s))
 
 where *c(s)* is the part of *b(s)* that computes instead of waiting, which calls in
-flight cannot share. The paper's asynchronous objective writes one stride while a
-call is out; here writing goes on until *d* calls are.
+flight cannot share. OS³, the optimal speculation stride scheduler (RaLMSpec section 4),
+takes the plan of the greatest E / T, or the sequential loop, 1 / (a + b(1)), where that
+is no slower: *s* = 0. The paper's asynchronous objective writes one stride while a call
+is out; here writing goes on until *d* calls are.
 
-Two further things are ours. Where the margins of guesses tell which are unsure (see
-:mod:`langchain_ralmspec.speculation.confidence`), a call may leave at the first
+Two further things are ours. Where the evidence for guesses tells which are unsure (see
+:mod:`langchain_ralmspec.speculation.calibration`), a call may leave at the first
 unsure guess, before anything is written on it. And guesses that are proven need no
 call. :class:`GuessChances` says what that makes of E and T.
+
+A draft of RAPID is verified together with the token before it, in one pass of the
+target: with *v(n)* the seconds of a pass of n tokens, *P_i* the chance that the first
+i tokens of the draft are all right, and *a* = *v(1)* what each of them saves,
+
+    gain(n) = v(1)·(P_1 + … + P_n) - (v(n + 1) - v(1))
+
+seconds are won by verifying n tokens of it (:func:`gain`); that *n* is taken for which
+they are most, and 0 where they are never any. RAPID (section 3) drafts a fixed number:
+on a GPU v(n) hardly differs from v(1), but on a CPU it does.
+
+What is tried without being known to pay is limited to ``EXPLORING`` of the time.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import mul
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+EXPLORING = 0.02
+"""Share of the time that "auto" may lose by trying what may not pay.
+
+It is what is lost at worst where nothing pays, and less than one run differs from
+another; so a gain that is predicted to be no greater is taken for none. Somebody who
+is asked for less than this share of a round is always asked.
+"""
 
 MAX_STEPS_PER_GUESS = 4
 """A call waits for at most this many steps per guess, steps on proven guesses included.
 
 Else a guess behind a long run of proven ones would wait for its verification for ever.
+Half of all look-ups are proven at most, which makes two steps per guess on average.
 """
 
-STRIDES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
-IN_FLIGHT = (1, 2, 3, 4, 6, 8)
+
+def _sizes(most: int) -> tuple[int, ...]:
+    """1, 2, 3, 4, 6, 8, 12, …: the powers of two, and halfway between them."""
+    powers = [2**power for power in range(most.bit_length())]
+    halfway = [power + power // 2 for power in powers]
+    return tuple(sorted({size for size in (*powers, *halfway) if size <= most}))
+
+
+# Rows of the benchmarks with documents came to 24 at most; with 97 % of its guesses
+# right, a kNN-LM of 2 million entries comes to 32 in simulation.
+STRIDES = _sizes(64)
+"""Guesses of a call that are considered."""
+
+# As many requests as are out at once elsewhere (``max_concurrency``).
+IN_FLIGHT = _sizes(8)
+"""Calls in flight that are considered."""
+
+LONGEST_DRAFT = STRIDES[-1] // 2 - 1
+"""Tokens of the longest draft: with the token before them they make one pass of 32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,3 +185,18 @@ def call_seconds(
     all_right = chances.all_right(stride)
     overlapped = max(writing, verification / in_flight, computing)
     return all_right * overlapped + (1 - all_right) * serial
+
+
+def gain(
+    chances: Sequence[float], seconds: Callable[[int], float], drafting: float = 0.0
+) -> float:
+    """Expected seconds that verifying a draft wins.
+
+    Args:
+        chances: of each token that it is right, those before it being right.
+        seconds: *v*, of a pass over a number of tokens.
+        drafting: seconds of drafting them, if that is still to be done.
+    """
+    single = seconds(1)
+    saved: float = single * sum(accumulate(chances, mul))
+    return saved - (seconds(len(chances) + 1) - single) - drafting

@@ -343,14 +343,14 @@ def test_another_model_has_read_no_context_and_timed_no_drafts(gguf: str) -> Non
     contexts = chat._contexts
     assert contexts._kept
     assert chat._costs
-    assert chat._estimates
+    assert chat._estimates.sources
     chat.invoke(QUESTIONS[1])
     assert chat._contexts is contexts
     chat.n_ctx = 384
     assert chat.engine.n_ctx == 384
     assert not chat._contexts._kept
     assert not chat._costs
-    assert not chat._estimates
+    assert not chat._estimates.sources
 
 
 def test_a_run_is_traced_even_if_the_model_is_missing(llm: RaLMSpecLLM) -> None:

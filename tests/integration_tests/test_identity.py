@@ -25,8 +25,8 @@ from langchain_ralmspec import BM25Store, ChatRaLMSpec, FaissStore, RaLMSpecRetr
 from langchain_ralmspec.bench.servers.chroma import ChromaServer
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.scans import BATCHES, Scan
-from langchain_ralmspec.speculation import Estimates
-from langchain_ralmspec.speculation.confidence import Confidence, Split
+from langchain_ralmspec.speculation import Calibration, Estimates
+from langchain_ralmspec.speculation.calibration import Border
 from langchain_ralmspec.stores import faiss_index
 from tests.integration_tests.conftest import QUESTIONS, Corpus
 
@@ -318,8 +318,8 @@ def test_batches_of_a_large_index_take_other_routes(
 def test_calls_that_leave_at_unsure_guesses(
     chat_of: Callable[..., ChatRaLMSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    split = Split(trusted=-0.2, unsure=0.1, accuracy=0.98, accuracy_unsure=0.5)
-    monkeypatch.setattr(Confidence, "split", property(lambda self: split))
+    border = Border(trusted=-0.2, unsure=0.1, accuracy=0.98, accuracy_unsure=0.5)
+    monkeypatch.setattr(Calibration, "border", property(lambda self: border))
     chat = chat_of("faiss-ip", guess_policy="lookup")
     # As if searches took so long that long calls pay, if only their guesses are right.
     monkeypatch.setattr(Estimates, "retrieval", lambda self: 9.0)

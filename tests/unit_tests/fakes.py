@@ -33,7 +33,7 @@ from langchain_ralmspec.ralm import (
     Session,
     Writer,
 )
-from langchain_ralmspec.speculation import Estimates, Plan, StrideScheduler
+from langchain_ralmspec.speculation import Estimates, Plan, Scheduler
 from langchain_ralmspec.stores.base import Hit, MaxNorm, Metric, Query
 from langchain_ralmspec.stores.replica import Replica
 
@@ -209,7 +209,7 @@ def wrap(owner: Any, name: str, before: Callable[..., object]) -> None:
 
 
 @dataclass(frozen=True)
-class Plans(StrideScheduler):
+class Plans(Scheduler):
     """Follows given plans in turn, whatever they cost."""
 
     given: Sequence[Plan] = ()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from langchain_ralmspec.bench.bounds import Bounds, fitted
+from langchain_ralmspec.bench.bounds import Bounds
 from langchain_ralmspec.bench.comparison import (
     Answer,
     Comparison,
@@ -15,6 +15,7 @@ from langchain_ralmspec.bench.comparison import (
     mean_seconds,
 )
 from langchain_ralmspec.bench.contest import SEQUENTIAL, Contest
+from langchain_ralmspec.speculation.costs import fitted
 
 AUTO = "+S"
 """The row whose figures are quoted, if it is there."""

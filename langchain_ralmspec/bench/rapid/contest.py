@@ -359,7 +359,7 @@ def _answer(run: Run[DraftStats]) -> LongAnswer:
     """Run it, and keep what is to be reported."""
     text = "".join(run)
     request, weights = run.request, run.request.target.weights
-    estimates = request.scheduler.drafters
+    estimates = request.scheduler.estimates
     names = [drafter.name for drafter in request.drafters]
     return LongAnswer(
         text=text,
@@ -370,7 +370,9 @@ def _answer(run: Run[DraftStats]) -> LongAnswer:
         ended=run.finish_reason == "stop",
         stats=run.stats,
         drafters={
-            name: Estimate(estimates[name].typical, estimates[name].step.value)
+            name: Estimate(
+                estimates.source(name).right(), estimates.source(name).token(1)
+            )
             for name in names
         },
     )

@@ -18,7 +18,7 @@ from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm import Session
 from langchain_ralmspec.ralm.run import RetrievalRun
 from langchain_ralmspec.speculation import GUESS_POLICIES, NEEDS_VECTOR
-from langchain_ralmspec.speculation.estimates import busy_share
+from langchain_ralmspec.speculation.measured import busy_share
 from langchain_ralmspec.stores import Query
 
 _T = TypeVar("_T")

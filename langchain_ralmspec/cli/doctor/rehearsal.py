@@ -6,16 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from langchain_ralmspec.bench.bounds import fitted
 from langchain_ralmspec.cli.doctor.costs import BATCH, Costs
 from langchain_ralmspec.speculation import (
     GUESS_POLICIES,
     Estimates,
     Line,
     Plan,
-    StrideScheduler,
+    Scheduler,
 )
-from langchain_ralmspec.speculation.costs import Spent
+from langchain_ralmspec.speculation.costs import Spent, fitted
 from langchain_ralmspec.speculation.plan import GuessChances, call_seconds
 
 STEPS = 16
@@ -111,7 +110,7 @@ class Rehearsal:
 
     def _answer(self, plans: Counter[str]) -> float:
         """Seconds of an answer; counts the steps by each plan."""
-        scheduler = StrideScheduler(
+        scheduler = Scheduler(
             self._estimates,
             policies=self.policies,
             stride=self.stride,

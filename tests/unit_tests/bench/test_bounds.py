@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_ralmspec.bench.bounds import Bounds, fitted
+from langchain_ralmspec.bench.bounds import Bounds
 from langchain_ralmspec.speculation import Line
+from langchain_ralmspec.speculation.costs import fitted
 
 seconds = st.floats(0.001, 1.0)
 

@@ -29,7 +29,7 @@ from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.speculation import Line
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
 from langchain_ralmspec.stores import FaissStore, open_store
-from tests.unit_tests.speculation.stride_world import World, run
+from tests.unit_tests.speculation.world import World, run
 from tests.unit_tests.stores.toys import (
     BatchTableEmbeddings,
     TableEmbeddings,

@@ -22,7 +22,7 @@ from langchain_ralmspec.knnlm import (
     generate,
     loop,
 )
-from langchain_ralmspec.speculation import Estimates, Plan, StrideScheduler
+from langchain_ralmspec.speculation import Estimates, Plan, Scheduler
 from langchain_ralmspec.speculation.costs import Spent
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
 from tests.unit_tests.fakes import END, follow, samplers
@@ -95,7 +95,7 @@ class Text:
         self.paths.append(FakePath(prefix, self.case.seed, self.case.end_bias, room))
         return self.paths[-1]
 
-    def write(self, scheduler: StrideScheduler | None) -> Self:
+    def write(self, scheduler: Scheduler | None) -> Self:
         for written in generate(self.request, scheduler):
             self.written.append(written)
             # What was told is final, and nothing else is in the transcript.
@@ -118,11 +118,11 @@ class Text:
         return [(path.prefix, path.calls) for path in self.paths]
 
 
-def scheduler_of(case: Case) -> StrideScheduler:
+def scheduler_of(case: Case) -> Scheduler:
     if case.plans:
         return follow(*case.plans)
     estimates = Estimates()
-    scheduler = StrideScheduler(estimates, policies=("lookup",), asynchronous=False)
+    scheduler = Scheduler(estimates, policies=("lookup",), asynchronous=False)
     for number in range(case.n_before):
         Text(replace(case, seed=case.seed + 1 + number)).write(scheduler)
     for _ in range(5):

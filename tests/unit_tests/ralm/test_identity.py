@@ -24,7 +24,7 @@ from langchain_ralmspec.ralm import (
     sequential,
     speculative,
 )
-from langchain_ralmspec.speculation import Estimates, Plan, StrideScheduler
+from langchain_ralmspec.speculation import Estimates, Plan, Scheduler
 from langchain_ralmspec.speculation.cache import SessionCache
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
 from tests.unit_tests.fakes import FakeStore, always, follow, make_request, samplers
@@ -86,7 +86,7 @@ plans = st.lists(
 def check(
     store: dict[str, Any],
     request: dict[str, Any],
-    scheduler: StrideScheduler,
+    scheduler: Scheduler,
     *,
     seconds: float = 0.0,
     sampler: Sampler | None = None,
@@ -126,7 +126,7 @@ def test_whatever_the_scheduler_learns_the_story_is_the_same(
 ) -> None:
     estimates = Estimates()
     for _ in range(3):
-        check(store, request, StrideScheduler(estimates, asynchronous=asynchronous))
+        check(store, request, Scheduler(estimates, asynchronous=asynchronous))
 
 
 @settings(max_examples=500)

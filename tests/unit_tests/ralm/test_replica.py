@@ -16,7 +16,7 @@ from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.ralm import Request, Session, Verified, sequential, speculative
 from langchain_ralmspec.retrievers import RetrieverSession
-from langchain_ralmspec.speculation import REPLICA, Estimates, Plan, StrideScheduler
+from langchain_ralmspec.speculation import REPLICA, Estimates, Plan, Scheduler
 from langchain_ralmspec.speculation.cache import SessionCache
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
 from langchain_ralmspec.stores.base import Hit, Query
@@ -153,7 +153,7 @@ def test_whatever_the_scheduler_learns_of_it(
         slow = text_request(FakeStore(**shape), **LONG)
         copy = StoreReplica(REPLICAS[replica](**shape))
         fast = text_request(FakeStore(**shape, seconds=0.001), **LONG, replica=copy)
-        scheduler = StrideScheduler(estimates, asynchronous=asynchronous)
+        scheduler = Scheduler(estimates, asynchronous=asynchronous)
         told = story(fast, speculative(fast, scheduler))
         assert told == story(slow, sequential(slow))
 
@@ -192,7 +192,7 @@ def test_the_first_document_is_guessed_whatever_later_ones_are_guessed_by() -> N
     copy = FakeStore(40, jitter=0.2)
     replica = StoreReplica(copy)
     request = text_request(FakeStore(40, jitter=0.2), **LONG, replica=replica)
-    scheduler = StrideScheduler(
+    scheduler = Scheduler(
         Estimates(), policies=("lookup", "same"), stride=2, asynchronous=True
     )
     scheduler.estimates.generated(0.1, changed=False, overlapped=False)
@@ -332,7 +332,7 @@ def test_documents_beside_the_cache_rank_as_if_they_were_in_it(
     vectors = random_of(seed).normal(size=(31, 3)).astype(np.float32)
     query = vectors[0] + vectors[1]
     names = [f"{row:02}" for row in rows]
-    both, whole = SessionCache(metric), SessionCache(metric)
+    both, whole = SessionCache(metric, 1024), SessionCache(metric, 1024)
     whole.add(names, vectors[list(rows)])
     n_cached = min(n_cached, len(rows))
     if n_cached:

@@ -29,9 +29,12 @@ from langchain_ralmspec.rapid import Draft, Drafter, LongRequest
 from langchain_ralmspec.rapid.model_drafters import RagDrafter
 from langchain_ralmspec.speculation import (
     Acceptance,
-    BatchCosts,
-    DraftEstimates,
-    DraftScheduler,
+    Calibration,
+    Cost,
+    Estimates,
+    Scheduler,
+    Source,
+    chance_of_probability,
 )
 
 ENDS = (0, 1)
@@ -178,26 +181,40 @@ class FakePath:
         del self.tokens[length:]
 
 
-class GivenCosts(BatchCosts):
+class GivenCosts(Cost):
     """On lines between what it was made with, whatever is measured."""
 
     def __init__(self, points: dict[int, float]) -> None:
         super().__init__()
         self._points = sorted(points.items())
 
-    def add(self, n_tokens: int, seconds: float) -> None:
+    def add(self, n: int, spent: Any) -> None:
         """Learn nothing."""
 
-    @property
-    def is_known(self) -> bool:
+    def knows(self, n: int) -> bool:
         return True
 
-    def __call__(self, n_tokens: int) -> float:
+    def __call__(self, n: float, once: float | None = None) -> float:
         sizes, values = zip(*self._points, strict=True)
-        if n_tokens <= sizes[-1] or len(sizes) == 1:
-            return float(np.interp(n_tokens, sizes, values))
+        if n <= sizes[-1] or len(sizes) == 1:
+            return float(np.interp(n, sizes, values))
         slope = (values[-1] - values[-2]) / (sizes[-1] - sizes[-2])
-        return float(max(values[-2], values[-1] + slope * (n_tokens - sizes[-1])))
+        return float(max(values[-2], values[-1] + slope * (n - sizes[-1])))
+
+
+def drafter(prior: Callable[[float], float] = chance_of_probability) -> Source:
+    """A drafter of which nothing was measured."""
+    return Source(right=Calibration(prior))
+
+
+def draft_scheduler(
+    drafters: dict[str, Source] | None = None,
+    passes: Cost | None = None,
+    length: int | None = None,
+) -> Scheduler:
+    """A scheduler of drafts, with what is known of drafters and of passes."""
+    estimates = Estimates(sources=drafters or {}, passes=passes or Cost())
+    return Scheduler(estimates, tuple(estimates.sources), length)
 
 
 @dataclass
@@ -311,16 +328,16 @@ def make_request(
     stops: Sequence[str] = (),
     sampler: Sampler | None = None,
     acceptance: Acceptance | None = None,
-    scheduler: DraftScheduler | None = None,
+    scheduler: Scheduler | None = None,
     length: int | None = 4,
     drafters: Sequence[Drafter] = (),
     max_tokens: int = 24,
     longest_draft: int | None = None,
 ) -> LongRequest:
     """A request over the fakes; fresh at every call."""
-    scheduler = scheduler or DraftScheduler(BatchCosts(), {}, length)
-    for drafter in drafters:
-        scheduler.drafters.setdefault(drafter.name, DraftEstimates())
+    scheduler = scheduler or draft_scheduler(length=length)
+    for each in drafters:
+        scheduler.estimates.sources.setdefault(each.name, drafter())
     model: Any = target
     return LongRequest(
         target=model,

@@ -20,10 +20,9 @@ from langchain_ralmspec.rapid import (
 )
 from langchain_ralmspec.rapid.model_drafters import RagDrafter, TextDrafter
 from langchain_ralmspec.speculation import (
-    BatchCosts,
-    DraftEstimates,
-    DraftScheduler,
-    chances_of_match,
+    Cost,
+    Scheduler,
+    chance_of_match,
 )
 from tests.unit_tests.fakes import samplers
 from tests.unit_tests.rapid.fakes import (
@@ -36,6 +35,8 @@ from tests.unit_tests.rapid.fakes import (
     GivenCosts,
     Oracle,
     Watched,
+    draft_scheduler,
+    drafter,
     make_request,
     model_drafter,
 )
@@ -89,8 +90,8 @@ def run(
     if case.is_kept:
         target.kept.add(case.document)
     seconds = dict(zip((1, 2, 4, 9), case.costs, strict=False))
-    costs = GivenCosts(seconds) if case.costs else BatchCosts()
-    scheduler = DraftScheduler(costs, {}, case.length)
+    costs = GivenCosts(seconds) if case.costs else Cost()
+    scheduler = draft_scheduler(passes=costs, length=case.length)
     drafters = [
         Watched(make_drafter(kind, f"{kind.what} {n}", scheduler, case, answer))
         for n, kind in enumerate(case.drafters)
@@ -113,13 +114,13 @@ def run(
 def make_drafter(
     kind: Kind,
     name: str,
-    scheduler: DraftScheduler,
+    scheduler: Scheduler,
     case: Case,
     answer: Sequence[int],
 ) -> Drafter:
     n_prompt = len(case.document) + len(case.tail)
     if kind.what == "lookup":
-        scheduler.drafters[name] = DraftEstimates(chances=chances_of_match())
+        scheduler.estimates.sources[name] = drafter(chance_of_match)
         lookup = PromptLookupDrafter(n_prompt)
         lookup.name = name
         return lookup
@@ -141,14 +142,14 @@ def make_drafter(
         weights = FakeWeights(OTHER_PIECES, (0,))
     # One whose context is full before the answer is ready fails then.
     room = case.max_tokens // 2 if kind.what == "narrow" else 999
-    drafter: Drafter = model_drafter(
+    made: Drafter = model_drafter(
         TextDrafter if kind.what == "text" else RagDrafter,
         name=name,
         model=FakeModel(kind.seed, weights=weights, n_ctx=3 + room),
         n_prompt=n_prompt,
         scheduler=scheduler,
     )
-    return drafter
+    return made
 
 
 def check(case: Case) -> Run[DraftStats]:

@@ -1,6 +1,6 @@
 """What the loop tells the scheduler and the caller, by a clock that we set."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -8,14 +8,16 @@ import pytest
 
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.rapid import Draft, DraftStats, LongRequest, generate
-from langchain_ralmspec.speculation import BatchCosts, DraftEstimates, DraftScheduler
-from langchain_ralmspec.speculation.draft_length import TokenChances
+from langchain_ralmspec.speculation import Cost, Scheduler
+from langchain_ralmspec.speculation.calibration import PRIOR_CHANCE, PRIOR_WEIGHT
 from tests.unit_tests.rapid.fakes import (
     N_VOCAB,
     Clock,
     FakeModel,
     GivenCosts,
     Oracle,
+    draft_scheduler,
+    drafter,
     make_request,
     model_drafter,
 )
@@ -60,12 +62,12 @@ def plain(**settings: Any) -> list[int]:
     return written(**settings).transcript.tokens
 
 
-def scheduler_of(costs: BatchCosts, **chances: float) -> DraftScheduler:
-    drafters = {
-        name: DraftEstimates(chances=TokenChances(((0.0, chance),)))
-        for name, chance in chances.items()
-    }
-    return DraftScheduler(costs, drafters)
+def scheduler_of(costs: Cost, **chances: float) -> Scheduler:
+    def always(chance: float) -> Callable[[float], float]:
+        return lambda _: chance
+
+    drafters = {name: drafter(always(chance)) for name, chance in chances.items()}
+    return draft_scheduler(drafters, costs)
 
 
 def test_seconds_add_up(clock: Clock) -> None:
@@ -105,7 +107,7 @@ def test_nothing_drafted_has_no_acceptance() -> None:
 
 def test_the_first_pass_is_plain_and_all_are_learnt_from(clock: Clock) -> None:
     target = FakeModel(clock=clock, cost=lambda n: 1 + n / 100, end_bias=-9)
-    scheduler = DraftScheduler(BatchCosts(), {})
+    scheduler = draft_scheduler()
     oracle = Oracle([*plain(), 0], N_PROMPT, accuracy=1.0, shape="evidence", length=9)
     request = written(target, scheduler=scheduler, drafters=[oracle])
 
@@ -113,9 +115,9 @@ def test_the_first_pass_is_plain_and_all_are_learnt_from(clock: Clock) -> None:
     assert sizes[0] == 1
     assert max(sizes) > 4
     for n in (1, *range(4, 30)):
-        assert 1 <= scheduler.costs(n) < 3
+        assert 1 <= (scheduler.estimates.passes(n) or 0) < 3
     for n in (30, 31, 32):
-        assert 1 <= scheduler.costs(n) < 4, "8.3 to 8.8 for a CPU"
+        assert 1 <= (scheduler.estimates.passes(n) or 0) < 4, "8.3 to 8.8 for a CPU"
 
 
 def test_a_model_without_roll_back_writes_alone() -> None:
@@ -150,7 +152,7 @@ def test_a_slow_drafter_that_says_nothing_is_given_up(
     clock: Clock, seconds: float
 ) -> None:
     slow = Slow(clock, [seconds] * 9999)
-    scheduler = DraftScheduler(BatchCosts(), {})
+    scheduler = draft_scheduler()
     asked = list[int]()
     for _ in range(40):
         before, target = slow.n_asked, FakeModel(clock=clock, cost=lambda _: 1.0)
@@ -159,7 +161,7 @@ def test_a_slow_drafter_that_says_nothing_is_given_up(
         asked.append(slow.n_asked - before)
     assert asked[0] <= 4
     assert sum(asked[1:20]) <= 40, "its prompt is read in a new answer"
-    assert scheduler.drafters["slow"].gain(0) < 0
+    assert scheduler.estimates.source("slow")._saved < 0
     assert clock.now - slow.n_asked * seconds > 3900
     assert slow.n_asked * seconds < 0.05 * 4000
 
@@ -173,9 +175,9 @@ def test_a_drafter_s_own_prompt_is_not_held_against_it(clock: Clock) -> None:
     for _ in range(4):
         next(rounds)
 
-    estimates = scheduler.drafters["slow"]
+    source = scheduler.estimates.source("slow")
     assert slow.n_asked == 3
-    assert estimates.step.value == pytest.approx(0.1)
+    assert source.token(1) == pytest.approx(0.1)
     assert request.stats.seconds_drafting == pytest.approx(50.2)
     assert scheduler.worth_drafting("slow")
 
@@ -190,7 +192,7 @@ def test_a_drafter_pays_for_drafts_that_are_of_no_use(
     target = FakeModel(clock=clock, cost=lambda n: {1: 1.0}.get(n, 1.1), end_bias=-9)
     written(target, scheduler=scheduler, drafters=[slow, free], max_tokens=60)
 
-    saved = {name: one._saved for name, one in scheduler.drafters.items()}
+    saved = {name: one._saved for name, one in scheduler.estimates.sources.items()}
     assert saved["slow"] < 0 < saved["free"]
     assert slow.n_asked < 8
 
@@ -203,11 +205,12 @@ def test_behind_a_stop_nothing_is_judged(stops: tuple[str, ...]) -> None:
     request = written(stops=stops, drafters=[oracle], length=50, max_tokens=60)
 
     assert request.transcript.finish_reason == "stop"
-    estimates = request.scheduler.drafters["oracle"]
+    source = request.scheduler.estimates.source("oracle")
     n_right = len(answer) - 1
     assert request.stats.accepted == ({"oracle": n_right} if n_right else {})
-    counted = (n_right + 8 * 0.7) / (n_right + 8)  # some are forgotten since
-    assert estimates.typical == pytest.approx(counted, abs=0.005)
+    counted = n_right + PRIOR_WEIGHT * PRIOR_CHANCE
+    counted /= n_right + PRIOR_WEIGHT  # some are forgotten since
+    assert source.right() == pytest.approx(counted, abs=0.005)
 
 
 def test_drafters_are_asked_for_no_more_than_can_be_used(clock: Clock) -> None:
@@ -249,7 +252,7 @@ def test_the_warning_says_what_is_wrong() -> None:
 def test_a_model_may_draft_in_a_context_where_nothing_was_measured(
     clock: Clock,
 ) -> None:
-    scheduler = DraftScheduler(BatchCosts(), {})
+    scheduler = draft_scheduler()
     model = FakeModel(1, clock=clock, cost=lambda n: n / 100, end_bias=-9)
     for _ in range(2):
         drafter = model_drafter(model=model, scheduler=scheduler)
@@ -258,7 +261,7 @@ def test_a_model_may_draft_in_a_context_where_nothing_was_measured(
         assert asked.transcript.tokens == plain(max_tokens=60)
         assert asked.stats.drafted["self"] > 20, "it is of use here"
         # Another length of context: all costs are to be learnt again.
-        scheduler.costs = BatchCosts()
+        scheduler.estimates.passes = Cost()
 
 
 def test_drafters_are_asked_in_order_and_the_first_worth_a_pass_is_taken() -> None:
@@ -267,11 +270,12 @@ def test_drafters_are_asked_in_order_and_the_first_worth_a_pass_is_taken() -> No
         GivenCosts({1: 1.0, 2: 1.5, 9: 4.0}), poor=0.1, good=0.9, spare=0.9
     )
     drafters = [
-        Oracle(answer, N_PROMPT, name, accuracy=0.8) for name in scheduler.drafters
+        Oracle(answer, N_PROMPT, name, accuracy=0.8)
+        for name in scheduler.estimates.sources
     ]
     request = written(scheduler=scheduler, drafters=drafters)
 
     assert {name for name, n, _ in request.stats.rounds if n} == {"good"}
     assert not drafters[2]._calls
     # What was passed over is judged all the same, by its first token.
-    assert scheduler.drafters["poor"].chances(0.5) > 0.3
+    assert scheduler.estimates.source("poor").right(0.5) > 0.3

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.rapid import Draft, Drafter, DraftStats, generate
-from langchain_ralmspec.speculation import Acceptance, DraftScheduler
+from langchain_ralmspec.speculation import Acceptance
 from langchain_ralmspec.speculation.acceptance import Transfer, draw, softmax
-from langchain_ralmspec.speculation.draft_length import DraftEstimates, TokenChances
 from tests.unit_tests.rapid.fakes import (
     ENDS,
     N_VOCAB,
@@ -23,6 +22,8 @@ from tests.unit_tests.rapid.fakes import (
     FakeWeights,
     GivenCosts,
     Oracle,
+    draft_scheduler,
+    drafter,
     make_request,
     model_drafter,
 )
@@ -273,14 +274,13 @@ def test_which_drafts_are_verified_leaves_the_law_alone() -> None:
     costs = GivenCosts({1: 1.0, 2: 1.62, 3: 1.9, 4: 4.0})
     counts, lengths = np.zeros(3), set()
     for numbers in points(N_POINTS):
-        estimates = DraftEstimates(
-            chances=TokenChances(((0.0, 0.1), (0.4, 0.5), (0.9, 0.99))),
-            overall=TokenChances(((0.0, 0.9),)),
+        source = drafter(
+            lambda sure: 0.1 if sure < 0.4 else 0.5 if sure < 0.9 else 0.99
         )
-        estimates.step.add(0.0)
-        scheduler = DraftScheduler(costs, {"self": estimates})
+        source.token.add(1, 0.0)
+        scheduler = draft_scheduler({"self": source}, costs)
         sampler = Given(numbers=tuple(numbers))
-        drafter = model_drafter(
+        author = model_drafter(
             model=Fixed(weights=LETTERS, probabilities=q, after=after),
             prompt=lambda: (0,),
             target=LETTERS,
@@ -295,7 +295,7 @@ def test_which_drafts_are_verified_leaves_the_law_alone() -> None:
             sampler=sampler,
             acceptance=Acceptance("exact", 1e-9),
             scheduler=scheduler,
-            drafters=[drafter],
+            drafters=[author],
             max_tokens=6,
         )
         counts[run.tokens[1]] += 1

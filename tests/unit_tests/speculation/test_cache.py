@@ -41,7 +41,7 @@ def fill(
 @given(metrics, st.permutations(["c", "a", "b"]))
 def test_equal_scores_fall_to_the_smaller_id(metric: Metric, order: list[str]) -> None:
     same = np.array([1.0, 2.0], np.float32)
-    cache = SessionCache(metric)
+    cache = SessionCache(metric, 1024)
     fill(cache, dict.fromkeys(order, same))
     assert cache.top(same, 3) == ("a", "b", "c")
     assert cache.top(same, 1) == ("a",)
@@ -81,11 +81,11 @@ def test_a_whole_result_enters_as_its_documents_do_one_by_one(
 
 def test_nothing_documents_found_twice_and_zero_vectors() -> None:
     vectors = dict(zip("ab", np.eye(2, dtype=np.float32), strict=True))
-    cache = SessionCache("inner_product")
+    cache = SessionCache("inner_product", 1024)
     fill(cache, vectors, "aba")
     assert len(cache) == 2
     assert cache.top(vectors["b"], 3) == ("b", "a")
-    cache = SessionCache("cosine")
+    cache = SessionCache("cosine", 1024)
     assert cache.top(np.ones(2, np.float32)) == ()
     fill(cache, {"z": (0, 0), "a": (1, 1)})
     assert cache.top(np.ones(2, np.float32)) == ("a",)
@@ -109,7 +109,7 @@ def test_margins_are_wide_where_much_is_known_and_shrink_on_the_way(
 
     margins = []
     for k in (1, 20, 100):
-        cache = SessionCache(metric)
+        cache = SessionCache(metric, 1024)
         known = reference(metric, table, start, k)
         fill(cache, table, known)
         cache.add_ball(start, known[-1])
@@ -123,7 +123,7 @@ def test_margins_are_wide_where_much_is_known_and_shrink_on_the_way(
 
 def test_a_margin_is_that_of_the_best_ball() -> None:
     vectors = {"a": np.array([0, 0], np.float32), "b": np.array([9, 0], np.float32)}
-    cache = SessionCache("squared_l2")
+    cache = SessionCache("squared_l2", 1024)
     fill(cache, vectors)
     assert cache.margin(vectors["a"], "a") is None, "there is no ball"
     cache.add_ball(vectors["a"], "b")
@@ -231,7 +231,7 @@ def test_no_root_of_a_rounding_error_proves_anything() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         vector = (100 * rng.normal(size=64)).astype(np.float32)
-        cache = SessionCache("inner_product")
+        cache = SessionCache("inner_product", 1024)
         fill(cache, {"b": vector, "x": -vector})
         cache.add_ball(vector, "b")  # of the copies a, b and c the store gave one
         longest = float(np.linalg.norm(vector.astype(np.float64)))

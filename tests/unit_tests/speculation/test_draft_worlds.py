@@ -6,13 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from langchain_ralmspec.speculation import BatchCosts, DraftEstimates, DraftScheduler
-from langchain_ralmspec.speculation.draft_length import (
-    Trust,
-    chances_of_confidence,
-    chances_of_match,
-)
-from tests.unit_tests.speculation.test_batch_costs import near
+from langchain_ralmspec.speculation import chance_of_match, chance_of_probability
+from tests.unit_tests.rapid.fakes import draft_scheduler, drafter
+from tests.unit_tests.speculation.passes import near
 
 NAME = "drafter"
 Token = Callable[[random.Random, int], tuple[float, float]]
@@ -41,13 +37,8 @@ class World:
 
     def __post_init__(self) -> None:
         self.random = random.Random(0)  # noqa: S311  not a secret
-        chances = chances_of_match() if self.copies else chances_of_confidence()
-        estimates = {NAME: DraftEstimates(chances=chances)}
-        self.scheduler = DraftScheduler(BatchCosts(), estimates)
-
-    @property
-    def trust(self) -> Trust:
-        return self.scheduler.drafters[NAME].trust
+        prior = chance_of_match if self.copies else chance_of_probability
+        self.scheduler = draft_scheduler({NAME: drafter(prior)})
 
     def run(self, n_tokens: int) -> float:
         """Seconds over those of plain decoding, per second of the latter."""
@@ -58,7 +49,7 @@ class World:
         return (self.seconds - seconds) / plain
 
     def draft(self, limit: int) -> list[tuple[float, float]]:
-        """TokenChances and evidence of a draft."""
+        """Chances and evidence of a draft."""
         scheduler, draft = self.scheduler, list[tuple[float, float]]()
         if self.random.random() >= self.speaks:
             return []
@@ -73,16 +64,13 @@ class World:
 
     def round(self) -> None:
         scheduler, drafting, n = self.scheduler, 0.0, 0
-        estimates = scheduler.drafters[NAME]
         draft = list[tuple[float, float]]()
         is_asked = scheduler.worth_drafting(NAME)
         if is_asked:
-            draft = self.draft(min(scheduler.limit(), self.trust.length))
+            draft = self.draft(scheduler.limit(NAME))
             drafting = self.call + len(draft) * self.step
             if self.asked:  # the first tells nothing of the speed
-                estimates.call.add(drafting)
-                if draft:
-                    estimates.step.add(drafting / len(draft))
+                scheduler.drafted(NAME, len(draft), drafting)
         evidence = [sure for _, sure in draft]
         right = [self.random.random() < chance for chance, _ in draft]
         if draft:
@@ -91,11 +79,11 @@ class World:
         if n + 1 not in self.sizes and len(set(self.sizes)) < 2:
             verifying *= self.spike
         self.sizes.append(n + 1)
-        scheduler.costs.add(n + 1, verifying)
+        scheduler.passed(n + 1, verifying)
         n_right = right[:n].index(False) if False in right[:n] else n
         if n:
             scheduler.judged(NAME, evidence[:n], n_right)
-            self.trust.earned(n, n_right)
+            scheduler.earned(NAME, n, n_right)
         elif draft:
             scheduler.judged(NAME, evidence[:1], int(right[0]))
         if is_asked and self.asked:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from langchain_ralmspec.engine.markers import Markers
 from langchain_ralmspec.rapid import DraftStats
-from langchain_ralmspec.speculation.draft_length import DraftEstimates
+from langchain_ralmspec.speculation import Scheduler
 
 N_VOCAB = 128
 PLAIN_TEXT = "the cat sat"
@@ -162,6 +162,6 @@ class FakeChain:
             document=(1, *tokens),
             tail=tail,
             drafters=drafters,
-            scheduler=SimpleNamespace(drafters={"lookup": DraftEstimates()}),
+            scheduler=Scheduler(),
         )
         return FakeRun(request, self.answer, self.a_token, stats, self.finish_reason)

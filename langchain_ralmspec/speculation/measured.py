@@ -4,53 +4,68 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from threading import RLock
-from typing import TYPE_CHECKING
 
-from langchain_ralmspec.speculation.confidence import Confidence
-from langchain_ralmspec.speculation.costs import CallCosts, Mean, SpentMean
-from langchain_ralmspec.speculation.guess import NEEDS_VECTOR, REPLICA
-from langchain_ralmspec.speculation.plan import GuessChances
+from langchain_ralmspec.speculation.calibration import PRIOR_WEIGHT, Calibration
+from langchain_ralmspec.speculation.costs import FORGET, Cost, Spent
+from langchain_ralmspec.speculation.guess import NEEDS_VECTOR
+from langchain_ralmspec.speculation.plan import (
+    EXPLORING,
+    LONGEST_DRAFT,
+    GuessChances,
+)
 
-if TYPE_CHECKING:
-    from langchain_ralmspec.speculation.costs import Spent
-
-MAX_ACCURACY = 0.995
-"""A guess accuracy beyond this is not believed: it would make strides endless."""
-
-# Beliefs about a policy before its first guess: high enough to have it tried.
-_PRIOR_ACCURACY = {"lookup": 0.95, "same": 0.85, REPLICA: 0.98}
-_PRIOR_PROVEN = 0.3  # share of look-ups, where the store's answers can be proven
-_PRIOR_GUESSES = 4.0  # guesses that such a belief is worth
-_MIN_WEIGHT = 0.05  # calls; costs that have faded below this are dropped
-_MAX_LOCAL_WAIT = 0.5  # share of its time a local call waits, for its own threads
+# Share of its time that a local call waits, for threads that compute for it.
+_MAX_LOCAL_WAIT = 0.5
+# Tokens of a draft by someone of whom nothing is known. Kernels take four tokens at
+# once, the token before a draft being one; whether an answer quotes is a matter of the
+# whole answer, so a longer first draft would stake too much on it.
+_FIRST_DRAFT = 3
 
 
-class _FadingMean:
-    """A mean over about the last ``window`` events, drawn to a belief while few."""
+@dataclass(slots=True)
+class Source:
+    """What was measured of one who guesses: a guess policy, or a drafter.
 
-    def __init__(self, window: int, prior_weight: float) -> None:
-        self._keep = 1 - 1 / window
-        self._prior_weight = prior_weight  # events that the belief is worth
-        self._total = self._n = 0.0
+    Attributes:
+        right: how often its guesses are right.
+        asking: seconds of a guess, or of asking for any draft.
+        token: seconds of drafting one more token.
+        longest: tokens of its next draft at most.
+    """
 
-    def add(self, value: float, n: int = 1) -> None:
-        self.fade(n)
-        self._total += n * value
-        self._n += n
+    right: Calibration = field(default_factory=Calibration)
+    asking: Cost = field(default_factory=Cost)
+    token: Cost = field(default_factory=Cost)
+    longest: int = _FIRST_DRAFT
+    _saved: float = 0.0  # seconds that rounds with it won over plain decoding
+    _allowed: float = 0.0  # seconds that it may lose by being tried
 
-    def fade(self, n: int = 1) -> None:
-        keep = self._keep**n
-        self._total *= keep
-        self._n *= keep
+    def earn(self, n_drafted: int, n_right: int) -> None:
+        """Double the limit behind a draft all right; reset it behind a mostly wrong."""
+        if n_right == n_drafted:
+            self.longest = min(LONGEST_DRAFT, max(self.longest, 2 * n_drafted + 1))
+        elif 2 * n_right < n_drafted:
+            self.longest = _FIRST_DRAFT
 
-    def value(self, prior: float) -> float:
-        total = prior * self._prior_weight + self._total
-        return total / (self._prior_weight + self._n)
+    def pays(self, expected: float, single: float) -> bool:
+        """Whether a round with it is worth its while, as rounds so far have it.
 
+        Where it is not, a plain round follows, which allows for trying again: at most
+        ``EXPLORING`` of the time may be lost by that.
 
-def _new_share() -> _FadingMean:
-    """Share of guesses that are right, say."""
-    return _FadingMean(128, _PRIOR_GUESSES)
+        Args:
+            expected: seconds that the formula says are won.
+            single: seconds of a plain round.
+        """
+        pays = self._saved + self._allowed + PRIOR_WEIGHT * expected > 0
+        if not pays:
+            self._allowed += EXPLORING * single
+        return pays
+
+    def settle(self, seconds: float) -> None:
+        """Add the seconds that a round with it has won; losses are below 0."""
+        self._saved = (1 - FORGET) * self._saved + seconds
+        self._allowed = 0.0
 
 
 @dataclass(slots=True)
@@ -60,21 +75,25 @@ class Estimates:
     Requests in several threads may add measurements, and plan by them, at once.
 
     Attributes:
+        sources: those who guess, by name.
+        passes: *v(n)*, seconds of a pass of the target over n tokens.
         lock: held by whoever reads or adds.
     """
 
+    sources: dict[str, Source] = field(default_factory=dict)
+    passes: Cost = field(default_factory=Cost)
     lock: RLock = field(default_factory=RLock)
-    _generation: dict[tuple[bool, bool], Mean] = field(default_factory=dict)
-    _guess: dict[str, Mean] = field(default_factory=dict)
-    _verification: dict[tuple[str, bool], CallCosts] = field(default_factory=dict)
-    _confidence: Confidence = field(default_factory=Confidence)
+    _steps: dict[tuple[bool, bool], Cost] = field(default_factory=dict)
+    _calls: dict[tuple[str, bool], Cost] = field(default_factory=dict)
+    _embedding: Cost = field(default_factory=Cost)
+    _searching: Cost = field(default_factory=Cost)
+    # Share of look-ups that are proven; none is taken for granted.
+    _proven: Calibration = field(default_factory=lambda: Calibration(start=0.0))
     _is_warm: bool = False
-    _proven: _FadingMean = field(default_factory=_new_share)  # share of look-ups
-    _embedding: SpentMean = field(default_factory=SpentMean)
-    _searching: SpentMean = field(default_factory=SpentMean)
-    _accuracy: dict[str, _FadingMean] = field(
-        default_factory=lambda: {name: _new_share() for name in _PRIOR_ACCURACY}
-    )
+
+    def source(self, name: str) -> Source:
+        """Whoever is called so."""
+        return self.sources.setdefault(name, Source())
 
     def generated(self, seconds: float, *, changed: bool, overlapped: bool) -> None:
         """Add the cost of a step.
@@ -83,12 +102,12 @@ class Estimates:
         and ``overlapped`` when a call was in flight meanwhile.
         """
         with self.lock:
-            self._generation.setdefault((changed, overlapped), Mean()).add(seconds)
+            self._steps.setdefault((changed, overlapped), Cost()).add(1, seconds)
 
     def guessed(self, policy: str, seconds: float) -> None:
         """Add the cost of a guess, embedding its query included."""
         with self.lock:
-            self._guess.setdefault(policy, Mean()).add(seconds)
+            self.source(policy).asking.add(1, seconds)
 
     def retrieved(self, embedding: Spent, searching: Spent) -> None:
         """Add the cost of one retrieval while the model was idle.
@@ -99,17 +118,17 @@ class Estimates:
             if not self._is_warm:  # the first one loads models and opens connections
                 self._is_warm = True
                 return
-            self._embedding.add(embedding)
-            self._searching.add(searching)
+            self._embedding.add(1, embedding)
+            self._searching.add(1, searching)
 
     def verified(
         self, policy: str, n_queries: int, seconds: float, *, overlapped: bool
     ) -> None:
         """Add the cost of a verification call; ``overlapped`` if the model wrote on."""
-        key = policy, overlapped
         with self.lock:
-            self._verification.setdefault(key, CallCosts()).add(n_queries, seconds)
-            self._fade(n_queries, but=key)
+            self._age(n_queries, policy, overlapped=overlapped)
+            kind = self._calls.setdefault((policy, overlapped), Cost())
+            kind.add(n_queries, seconds)
 
     def judged(self, policy: str, *, right: bool, margin: float | None = None) -> None:
         """Add whether a guess, that a policy made or would have made, was right.
@@ -117,16 +136,14 @@ class Estimates:
         ``margin`` is that by which the cache covered its query, where that is known.
         """
         with self.lock:
-            self._accuracy[policy].add(right)
+            self.source(policy).right.add(right=right, evidence=margin)
             if NEEDS_VECTOR[policy]:
-                self._proven.add(0.0)
-            if margin is not None:
-                self._confidence.add(margin, right=right)
+                self._proven.add(right=False)
 
     def proved(self) -> None:
         """Add a look-up that was proven: right without a verification."""
         with self.lock:
-            self._proven.add(1.0)
+            self._proven.add(right=True)
 
     def decay(self) -> None:
         """Age all estimates about guesses by one sequential step.
@@ -134,43 +151,40 @@ class Estimates:
         So bad luck is forgotten in the end, and a policy tried again.
         """
         with self.lock:
-            for share in (*self._accuracy.values(), self._proven):
-                share.fade()
-            self._confidence.fade()
-            self._fade(1)
-            # One slow guess must not be the last one.
-            verified = {policy for policy, _ in self._verification}
-            for policy in list(self._guess):
-                if policy not in verified:
-                    self._guess.pop(policy, None)
+            for source in self.sources.values():
+                source.right.fade()
+            self._proven.fade()
+            self._age(1)
 
-    def _fade(self, n_steps: int, but: tuple[str, bool] | None = None) -> None:
+    def _age(
+        self, n_steps: int, policy: str | None = None, *, overlapped: bool = False
+    ) -> None:
         """Forget slowly what is not measured any more, so that it is tried again."""
-        for key, costs in list(self._verification.items()):
-            if key != but and costs.fade(n_steps) < _MIN_WEIGHT:
-                del self._verification[key]
-                for changed in (False, True) if key[1] else ():
-                    self._generation.pop((changed, True), None)
+        for kind, cost in self._calls.items():
+            if kind != (policy, overlapped):
+                cost.fade(n_steps)
+        for (_, beside), cost in self._steps.items():
+            if beside and not overlapped:
+                cost.fade(n_steps)
+        for name, source in self.sources.items():
+            if name != policy:  # one slow guess must not be the last one
+                source.asking.fade(n_steps)
 
     def accuracy(self, policy: str) -> float:
         """*γ*: share of a policy's guesses that are right."""
-        share = self._accuracy[policy].value(_PRIOR_ACCURACY[policy])
-        return min(MAX_ACCURACY, share)
+        return self.source(policy).right()
 
     def chances(self, policy: str, *, can_prove: bool = False) -> GuessChances:
         """Chances of a policy's guesses, by margin as soon as margins tell anything."""
-        proven = 0.0
-        if can_prove and NEEDS_VECTOR[policy]:
-            proven = min(MAX_ACCURACY, self._proven.value(_PRIOR_PROVEN))
-        # The margins are of the cache alone.
-        split = self._confidence.split if policy == "lookup" else None
-        if split is None:
+        proven = self._proven() if can_prove and NEEDS_VECTOR[policy] else 0.0
+        border = self.source(policy).right.border
+        if border is None:
             return GuessChances(self.accuracy(policy), proven=proven)
         return GuessChances(
-            min(MAX_ACCURACY, split.accuracy),
-            split.unsure,
-            split.accuracy_unsure,
-            split.trusted,
+            border.accuracy,
+            border.unsure,
+            border.accuracy_unsure,
+            border.trusted,
             proven,
         )
 
@@ -196,19 +210,18 @@ class Estimates:
             (not changed, overlapped),
             (not changed, not overlapped),
         ):
-            if key in self._generation:
-                return self._generation[key].value
+            known = self._steps[key](1) if key in self._steps else None
+            if known is not None:
+                return known
         return None
 
     def _guessing(self, policy: str) -> float:
-        known = self._guess.get(policy)
-        if known is not None:
-            return known.value or 0.0
-        return (self._embedding.seconds or 0.0) if NEEDS_VECTOR[policy] else 0.0
+        embedding = self._embedding(1) if NEEDS_VECTOR[policy] else 0.0
+        return self.source(policy).asking(1, once=embedding) or 0.0
 
     def retrieval(self) -> float | None:
         """*b(1)*: seconds of a retrieval in the sequential loop."""
-        embedding, searching = self._embedding.seconds, self._searching.seconds
+        embedding, searching = self._embedding(1), self._searching(1)
         if embedding is None or searching is None:
             return None
         return embedding + searching
@@ -219,9 +232,11 @@ class Estimates:
         A kind of call that was not tried is taken for as cheap as one retrieval, so
         that it is tried: searches beside a writing model say little of those without.
         """
-        costs = self._verification.get((policy, overlapped))
-        once = self._once(policy)
-        return costs(n_queries, once) if costs else once
+        # Without what the guess has paid already.
+        once = max(0.0, (self.retrieval() or 0.0) - self._guessing(policy))
+        kind = self._calls.get((policy, overlapped))
+        seconds = kind(n_queries, once) if kind else once
+        return once if seconds is None else seconds
 
     @property
     def largest(self) -> int:
@@ -230,11 +245,7 @@ class Estimates:
         Were it kept by policy, an untried policy could never win against the larger
         strides of another one.
         """
-        return max([1, *(costs.largest for costs in self._verification.values())])
-
-    def _once(self, policy: str) -> float:
-        """Seconds of one retrieval, without what the guess has paid already."""
-        return max(0.0, (self.retrieval() or 0.0) - self._guessing(policy))
+        return max([1, *(cost.largest for cost in self._calls.values())])
 
     def computing(self, policy: str, verification: float) -> float:
         """*c(s)*: seconds of a call that no other call can share.
@@ -242,7 +253,7 @@ class Estimates:
         These are the busy shares of the time in the query encoder, where the guess has
         not paid that, and of the rest.
         """
-        embedding = 0.0 if NEEDS_VECTOR[policy] else self._embedding.seconds or 0.0
+        embedding = 0.0 if NEEDS_VECTOR[policy] else self._embedding(1) or 0.0
         embedding = min(embedding, verification)
         searching = verification - embedding
         busy = busy_share(self._embedding.waiting), busy_share(self._searching.waiting)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from langchain_ralmspec.speculation import Estimates, Line, Plan, StrideScheduler
+from langchain_ralmspec.speculation import Estimates, Line, Plan, Scheduler
 from langchain_ralmspec.speculation.costs import Spent
 from langchain_ralmspec.speculation.plan import (
     IN_FLIGHT,
@@ -165,8 +165,8 @@ class World:
         return float(margin), bool(self.rng.random() < share)
 
 
-def run(world: World, n_steps: int, *, asynchronous: bool = True) -> StrideScheduler:
-    scheduler = StrideScheduler(
+def run(world: World, n_steps: int, *, asynchronous: bool = True) -> Scheduler:
+    scheduler = Scheduler(
         Estimates(), asynchronous=asynchronous, can_prove=world.proven > 0
     )
     world.retrieve(scheduler.estimates)

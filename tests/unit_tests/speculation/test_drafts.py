@@ -7,20 +7,21 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from langchain_ralmspec.speculation import BatchCosts, DraftEstimates, DraftScheduler
-from langchain_ralmspec.speculation.draft_length import (
-    MAX_LENGTH,
-    TokenChances,
-    Trust,
-    chances_of_confidence,
-    chances_of_match,
-)
-from tests.unit_tests.rapid.fakes import GivenCosts
-from tests.unit_tests.speculation.test_batch_costs import learnt, near
+from langchain_ralmspec.speculation import Cost, Scheduler, Source
+from langchain_ralmspec.speculation.calibration import PRIOR_WEIGHT
+from langchain_ralmspec.speculation.costs import FORGET
+from langchain_ralmspec.speculation.plan import EXPLORING, LONGEST_DRAFT, gain
+from tests.unit_tests.rapid.fakes import GivenCosts, draft_scheduler, drafter
+from tests.unit_tests.speculation.passes import learnt, near
 
 NAME = "drafter"
 SIZES = (1, 2, 4, 8, 16, 32)
 TABLE = ((0.0, 0.1), (0.3, 0.5), (0.6, 0.9))
+
+
+def chance_of(evidence: float) -> float:
+    return TABLE[bisect_right([edge for edge, _ in TABLE], evidence) - 1][1]
+
 
 measured = st.dictionaries(
     st.integers(1, 20), st.floats(0.01, 10), min_size=2, max_size=6
@@ -29,20 +30,24 @@ evidences = st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.7, 1.0]), max_size=1
 
 
 def scheduler_of(
-    points: dict[int, float], step: float | None = 0.0, *, length: int | None = None
-) -> DraftScheduler:
+    points: dict[int, float] | Cost,
+    step: float | None = 0.0,
+    *,
+    length: int | None = None,
+) -> Scheduler:
     """One drafter whose chances are those of the table, and 0.7 otherwise."""
-    estimates = DraftEstimates(chances=TokenChances(TABLE))
+    source = drafter(chance_of)
+    source.right._start = 0.7
     if step is not None:
-        estimates.step.add(step)
-    return DraftScheduler(GivenCosts(points), {NAME: estimates}, length)
+        source.token.add(1, step)
+    passes = points if isinstance(points, Cost) else GivenCosts(points)
+    return draft_scheduler({NAME: source}, passes, length)
 
 
 def gains_of(points: dict[int, float], evidence: Sequence[float]) -> list[float]:
     """The formula, for every number of tokens."""
-    v, edges = GivenCosts(points), [edge for edge, _ in TABLE]
-    chances = [TABLE[bisect_right(edges, value) - 1][1] for value in evidence]
-    together = np.cumprod(chances)
+    v = GivenCosts(points)
+    together = np.cumprod([chance_of(value) for value in evidence])
     return [
         v(1) * sum(together[:n]) - (v(n + 1) - v(1)) for n in range(len(evidence) + 1)
     ]
@@ -114,33 +119,28 @@ def test_sweet_spots_are_used_where_tokens_are_worth_them(
 def test_a_fixed_length_is_obeyed_whatever_it_costs(
     points: dict[int, float], evidence: list[float], length: int
 ) -> None:
-    for costs in (GivenCosts(points), BatchCosts()):
-        scheduler = scheduler_of(points, 9.0, length=length)
-        scheduler.costs = costs
-        scheduler.drafters[NAME].call.add(99.0)
+    for costs in (GivenCosts(points), Cost()):
+        scheduler = scheduler_of(costs, 9.0, length=length)
+        scheduler.drafted(NAME, 0, 99.0)
         for causal in (False, True):
             cut = scheduler.cut(NAME, evidence, causal=causal)
             assert cut == min(length, len(evidence))
-        assert scheduler.limit() == length
+        assert scheduler.limit(NAME) == length
         assert scheduler.worth_drafting(NAME)
         assert scheduler.is_enough(NAME, evidence) == (len(evidence) >= length)
 
 
-@pytest.mark.parametrize("points", [{}, {4: 1.0}, {2: 1.0, 32: 0.1}])
+@pytest.mark.parametrize("points", [{}, {4: 1.0}, {2: 1.0, 32: 0.5}])
 def test_before_a_single_token_was_timed_nothing_is_drafted(
     points: dict[int, float],
 ) -> None:
-    scheduler = scheduler_of({}, None)
-    scheduler.costs = learnt(points.items())
-    assert not scheduler.costs.is_known
+    scheduler = scheduler_of(learnt(points.items()), None)
     assert not scheduler.worth_drafting(NAME)
-    assert scheduler.limit() == MAX_LENGTH
     for causal in (False, True):
         assert scheduler.cut(NAME, (1.0,) * 9, causal=causal) == 0
     assert scheduler.is_enough(NAME, (1.0,))
 
-    scheduler.costs.add(1, 1.0)
-    assert scheduler.costs.is_known
+    scheduler.passed(1, 0.5)
     assert scheduler.worth_drafting(NAME)
     assert scheduler.cut(NAME, (1.0,) * 9) > 0
 
@@ -148,31 +148,28 @@ def test_before_a_single_token_was_timed_nothing_is_drafted(
 def test_a_slow_first_pass_does_not_make_all_drafts_seem_free() -> None:
     # Were it believed, drafts of no use would be verified for ever, and nothing
     # would time a single token again.
-    scheduler = DraftScheduler(learnt([(1, 40.0)]), {NAME: DraftEstimates()})
+    scheduler = draft_scheduler({NAME: drafter()}, learnt([(1, 40.0)]))
     drafts = 0
     for _ in range(1000):
         n = scheduler.cut(NAME, (0.3,) * 3)
-        scheduler.costs.add(n + 1, near(n + 1))
+        scheduler.passed(n + 1, near(n + 1))
         if n:
             drafts += 1
             scheduler.judged(NAME, (0.3,) * n, 0)
     assert drafts < 30
-    assert scheduler.costs(1) == pytest.approx(1, rel=0.1)
+    assert scheduler.estimates.passes(1) == pytest.approx(1, rel=0.1)
 
 
 def test_a_single_token_is_timed_again_where_all_passes_are_drafts() -> None:
     # All becomes three times as fast, but what is right is drafted every round.
-    scheduler = DraftScheduler(
-        learnt([(1, 3.0)] * 5),
-        {NAME: DraftEstimates(chances=TokenChances(((0, 0.99),)))},
-    )
+    scheduler = draft_scheduler({NAME: drafter(lambda _: 0.99)}, learnt([(1, 3.0)] * 5))
     plain = 0
     for _ in range(3000):
         n = scheduler.cut(NAME, (0.3,) * 7)
-        scheduler.costs.add(n + 1, near(n + 1))
+        scheduler.passed(n + 1, near(n + 1))
         plain += not n
     assert 1 <= plain < 30
-    assert scheduler.costs(1) == pytest.approx(1, rel=0.2)
+    assert scheduler.estimates.passes(1) == pytest.approx(1, rel=0.2)
 
 
 def test_a_sweet_spot_that_was_measured_is_preferred() -> None:
@@ -180,44 +177,19 @@ def test_a_sweet_spot_that_was_measured_is_preferred() -> None:
     def v(n: int) -> float:
         return 1.5 if n == 8 else near(n)
 
-    scheduler = scheduler_of({}, 0.0)
-    scheduler.costs = learnt((n, near(n)) for _ in range(9) for n in (1, 6, 8, 10))
-    assert scheduler.cut(NAME, (0.7,) * 12) != 7
-    scheduler.costs = learnt((n, v(n)) for _ in range(9) for n in (1, 6, 8, 10))
-    assert scheduler.cut(NAME, (0.7,) * 12) == 7
-    assert scheduler.cut(NAME, (0.7,) * 6) < 7
-
-
-def test_chances_start_at_what_is_usual() -> None:
-    assert [chances_of_match()(n) for n in (1, 3, 5, 12, 40)] == [
-        *(0.1, 0.2, 0.4, 0.7, 0.9)
-    ]
-    assert chances_of_confidence()(0.3) == pytest.approx(0.63)
-    assert chances_of_confidence()(-1.0) == pytest.approx(0.47)
-
-
-def test_chances_are_learnt_each_for_its_evidence_and_forgotten() -> None:
-    chances = TokenChances(TABLE)
-    for _ in range(5000):
-        chances.add(0.4, right=True)
-        chances.add(0.1, right=False)
-    assert 0.97 < chances(0.5) <= 0.995, "never certain"
-    assert chances(0.2) < 0.01
-    assert chances(0.7) == pytest.approx(0.9)
-    for _ in range(1000):
-        chances.add(0.4, right=False)
-    assert chances(0.4) < 0.04
-    for _ in range(300):
-        chances.fade(0.1)
-    assert chances(0.4) == pytest.approx(0.5)
+    costs = learnt((n, near(n)) for _ in range(9) for n in (1, 6, 8, 10))
+    assert scheduler_of(costs).cut(NAME, (0.7,) * 12) != 7
+    costs = learnt((n, v(n)) for _ in range(9) for n in (1, 8, 10))
+    assert scheduler_of(costs).cut(NAME, (0.7,) * 12) == 7
+    assert scheduler_of(costs).cut(NAME, (0.7,) * 6) < 7
 
 
 def test_only_tokens_behind_right_ones_are_counted() -> None:
     scheduler = scheduler_of({})
     scheduler.judged(NAME, (0.1, 0.3, 0.6, 0.6), 1)
-    chances = scheduler.drafters[NAME].chances
-    assert chances(0.1) == pytest.approx((1 + 8 * 0.1) / 9)
-    assert chances(0.3) == pytest.approx((0 + 8 * 0.5) / 9)
+    chances, n = scheduler.estimates.source(NAME).right, PRIOR_WEIGHT
+    assert chances(0.1) == pytest.approx((1 + n * 0.1) / (n + 1))
+    assert chances(0.3) == pytest.approx((0 + n * 0.5) / (n + 1))
     assert chances(0.6) == pytest.approx(0.9), "it was not reached"
 
 
@@ -253,17 +225,55 @@ def test_dear_steps_end_drafts_sooner() -> None:
     assert len(set(lengths)) == 4
 
 
-def test_trust_is_earned_by_doubling_and_lost_at_once() -> None:
-    trust = Trust()
-    assert trust.length == 3
-    trust.earned(1, 1)
-    assert trust.length == 3, "a short draft proves no more than itself"
-    trust.earned(3, 3)
-    assert trust.length == 7
-    trust.earned(7, 4)
-    assert trust.length == 7, "mostly right"
+def test_longer_drafts_are_earned_by_doubling_and_lost_at_once() -> None:
+    source = Source()
+    assert source.longest == 3
+    source.earn(1, 1)
+    assert source.longest == 3, "a short draft proves no more than itself"
+    source.earn(3, 3)
+    assert source.longest == 7
+    source.earn(7, 4)
+    assert source.longest == 7, "mostly right"
     for length in (7, 15, 31):
-        trust.earned(length, length)
-    assert trust.length == MAX_LENGTH
-    trust.earned(31, 15)
-    assert trust.length == 3
+        source.earn(length, length)
+    assert source.longest == LONGEST_DRAFT
+    source.earn(31, 15)
+    assert source.longest == 3
+
+
+@given(measured, st.lists(st.floats(0, 1), max_size=12), st.floats(0, 1))
+def test_gain_is_the_formula_s(
+    points: dict[int, float], chances: list[float], drafting: float
+) -> None:
+    v = GivenCosts(points)
+    expected = v(1) * float(np.cumprod(chances).sum()) - (v(len(chances) + 1) - v(1))
+    assert gain(chances, v, drafting) == pytest.approx(expected - drafting, abs=1e-9)
+
+
+@given(
+    st.floats(0.001, 2.0),
+    st.lists(st.floats(-1.0, -0.001), min_size=1, max_size=20),
+    st.floats(-0.5, 0.0),
+)
+def test_what_was_lost_by_trying_is_saved_before_the_next_try(
+    single: float, losses: list[float], expected: float
+) -> None:
+    source, owed = Source(), 0.0
+    for loss in losses:
+        waited = 0
+        while not source.pays(expected * single, single):
+            waited += 1
+        assert owed <= EXPLORING * waited * single + 1e-9
+        source.settle(loss * single)
+        owed = (1 - FORGET) * owed - loss * single
+
+
+def test_realised_gains_outweigh_what_the_formula_fears_and_losses_what_it_hopes() -> (
+    None
+):
+    source = Source()
+    assert source.pays(0.1, 1.0)
+    source.settle(-1.0)
+    assert not source.pays(0.1, 1.0)
+    source.settle(2.0)
+    assert source.pays(-0.1, 1.0)

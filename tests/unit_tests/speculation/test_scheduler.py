@@ -7,12 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from langchain_ralmspec.speculation import Estimates, Line, Plan, StrideScheduler
+from langchain_ralmspec.speculation import Estimates, Line, Plan, Scheduler
+from langchain_ralmspec.speculation.calibration import MAX_CHANCE
 from langchain_ralmspec.speculation.costs import Spent
-from langchain_ralmspec.speculation.estimates import MAX_ACCURACY
-from langchain_ralmspec.speculation.plan import SEQUENTIAL, STRIDES, call_seconds
-from tests.unit_tests.speculation.stride_world import World, run
+from langchain_ralmspec.speculation.plan import (
+    EXPLORING,
+    SEQUENTIAL,
+    STRIDES,
+    call_seconds,
+)
 from tests.unit_tests.speculation.threads import at_once
+from tests.unit_tests.speculation.world import World, run
 
 worlds = st.builds(
     World,
@@ -20,7 +25,7 @@ worlds = st.builds(
     embedding=st.floats(0.0, 0.03),
     search=st.builds(Line, base=st.floats(0.0001, 1.0), per_query=st.floats(0, 0.1)),
     accuracy=st.fixed_dictionaries(
-        {"lookup": st.floats(0.3, MAX_ACCURACY), "same": st.floats(0.3, MAX_ACCURACY)}
+        {"lookup": st.floats(0.3, MAX_CHANCE), "same": st.floats(0.3, MAX_CHANCE)}
     ),
     waits=st.booleans(),
     encoder_waits=st.booleans(),
@@ -96,6 +101,24 @@ def test_it_is_never_slower_than_the_sequential_loop_but_for_trying(
     assert world.clock <= 1.06 * slow + 6 * trial
 
 
+@settings(max_examples=60)
+@given(worlds, st.floats(0.0, 0.3), st.booleans(), st.integers(0, 60))
+def test_no_plan_is_predicted_to_be_slower_than_the_sequential_loop(
+    world: World, noise: float, asynchronous: bool, n_steps: int
+) -> None:
+    world.noise = noise
+    scheduler = run(world, n_steps, asynchronous=asynchronous)
+    estimates = scheduler.estimates
+    for _ in range(10):
+        plan = scheduler.plan()
+        step, retrieval = estimates.step(None, overlapped=False), estimates.retrieval()
+        if step is None or retrieval is None:
+            assert plan == SEQUENTIAL, "nothing is guessed while costs are unknown"
+        elif plan.policy:
+            assert plan.rate > (1 + EXPLORING) / (step + retrieval)
+        world.tell(estimates, plan)
+
+
 def test_it_follows_a_world_that_changes() -> None:
     world = World(0.05, 0.02, Line(1.0, 0.01), {"lookup": 0.97, "same": 0.9})
     scheduler = run(world, 200)
@@ -139,21 +162,10 @@ def test_the_cheaper_policy_wins() -> None:
     assert run(cheap, 500, asynchronous=False).plan().policy == "lookup"
 
 
-def test_bad_luck_is_forgotten() -> None:
-    estimates = Estimates()
-    for _ in range(20):
-        estimates.judged("lookup", right=False)
-    unlucky = estimates.accuracy("lookup")
-    for _ in range(600):
-        estimates.decay()
-    assert unlucky < 0.3
-    assert estimates.accuracy("lookup") > 0.9
-
-
 @pytest.mark.parametrize("is_verified", [True, False])
 def test_one_slow_guess_is_forgotten(is_verified: bool) -> None:
     world = World(0.01, 0.0, Line(0.1, 0.0), {"lookup": 0.98, "same": 0.5})
-    scheduler = StrideScheduler(Estimates(), policies=("lookup",), asynchronous=False)
+    scheduler = Scheduler(Estimates(), policies=("lookup",), asynchronous=False)
     for _ in range(3):
         world.tell(scheduler.estimates, SEQUENTIAL)
     scheduler.estimates.guessed("lookup", 60.0)
@@ -181,7 +193,7 @@ def test_threads_may_share_what_is_known() -> None:
 
     def use(seed: int) -> None:
         mine = replace(world, rng=np.random.default_rng(seed))
-        scheduler = StrideScheduler(estimates)
+        scheduler = Scheduler(estimates)
         for _ in range(300):
             mine.tell(estimates, scheduler.plan())
             for _ in range(40):  # forgets everything, again and again
@@ -192,7 +204,7 @@ def test_threads_may_share_what_is_known() -> None:
 
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_a_given_stride_is_always_followed(asynchronous: bool) -> None:
-    scheduler = StrideScheduler(Estimates(), stride=7, asynchronous=asynchronous)
+    scheduler = Scheduler(Estimates(), stride=7, asynchronous=asynchronous)
     world = World(0.05, 0.02, Line(0.0001, 0.0), {"lookup": 0.3, "same": 0.3})
     for _ in range(100):
         plan = scheduler.plan()
@@ -203,7 +215,7 @@ def test_a_given_stride_is_always_followed(asynchronous: bool) -> None:
 
 def test_strides_grow_by_doubling_from_what_was_measured() -> None:
     world = World(0.01, 0.0, Line(1.0, 0.0), {"lookup": 0.98, "same": 0.5})
-    scheduler = StrideScheduler(Estimates(), asynchronous=False)
+    scheduler = Scheduler(Estimates(), asynchronous=False)
     assert scheduler.plan() == SEQUENTIAL, "nothing is known of other requests"
     world.retrieve(scheduler.estimates)
     largest = 1
@@ -217,7 +229,7 @@ def test_strides_grow_by_doubling_from_what_was_measured() -> None:
 
 def test_what_is_proven_pays_however_wrong_the_rest_is() -> None:
     estimates = measured(0.31, 0.05, embedding=0.01)
-    scheduler = StrideScheduler(estimates, asynchronous=False, can_prove=True)
+    scheduler = Scheduler(estimates, asynchronous=False, can_prove=True)
     for _ in range(200):
         estimates.judged("lookup", right=False)
         estimates.judged("same", right=False)
@@ -226,13 +238,12 @@ def test_what_is_proven_pays_however_wrong_the_rest_is() -> None:
         estimates.proved()
     assert scheduler.plan() == Plan("lookup", 1)
     assert replace(scheduler, can_prove=False).plan() == SEQUENTIAL
-    assert 0.25 < estimates.chances("lookup", can_prove=True).proven < 0.4
+    assert 0.2 < estimates.chances("lookup", can_prove=True).proven < 0.4
     assert estimates.chances("lookup").proven == 0
     assert estimates.chances("same", can_prove=True).proven == 0
     for _ in range(600):
         estimates.decay()
-    forgotten = estimates.chances("lookup", can_prove=True).proven
-    assert forgotten == pytest.approx(0.3, abs=0.05)
+    assert estimates.chances("lookup", can_prove=True).proven < 0.05
 
 
 def test_proven_guesses_make_no_call_dearer() -> None:
@@ -242,7 +253,7 @@ def test_proven_guesses_make_no_call_dearer() -> None:
     for _ in range(60):
         estimates.proved()
         estimates.judged("lookup", right=True)
-    scheduler = StrideScheduler(
+    scheduler = Scheduler(
         estimates, policies=("lookup",), asynchronous=False, can_prove=True
     )
     plan, chances = scheduler.plan(), estimates.chances("lookup", can_prove=True)
@@ -281,7 +292,7 @@ def test_a_given_stride_is_filled_whatever_is_unsure() -> None:
     world.unsure, world.accuracy_unsure = 0.1, 0.2
     estimates = run(world, 500, asynchronous=False).estimates
     assert estimates.chances("lookup").trusted is not None
-    scheduler = StrideScheduler(estimates, stride=7, policies=("lookup",))
+    scheduler = Scheduler(estimates, stride=7, policies=("lookup",))
     assert scheduler.plan().trusted is None
 
 
@@ -304,3 +315,17 @@ def test_of_an_embedding_that_waits_calls_share_the_waiting() -> None:
         estimates = measured(0.5, 0.05, embedding=0.4, encoder_waiting=waiting)
         assert estimates.computing("same", 0.5) == pytest.approx(expected)
         assert estimates.computing("lookup", 0.1) == pytest.approx(0.1), "it is paid"
+
+
+@settings(max_examples=5, derandomize=True)
+@given(worlds, st.floats(0.0, 0.02))
+def test_where_nothing_pays_trying_takes_no_more_than_its_share(
+    world: World, share: float
+) -> None:
+    """Of a search that takes next to nothing nothing can be won."""
+    world.search, world.waits = Line(share * world.generation, 0.0), False
+    world.embedding = 0.0
+    n_steps = 1500
+    run(world, n_steps)
+    slow = n_steps / world.rate(SEQUENTIAL)
+    assert world.clock <= (1 + EXPLORING) * slow
