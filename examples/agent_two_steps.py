@@ -20,7 +20,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_ralmspec import ChatRaLMSpec, SentenceTransformerEmbeddings
 
-# %% Documents of which none answers the question alone
+# Documents of which none answers the question alone
 store = InMemoryVectorStore.from_texts(
     [
         "The Oslo office is managed by Ingrid Solberg.",
@@ -37,7 +37,7 @@ look_up = create_retriever_tool(
 )
 
 
-# %% Two look-ups a question
+# Two look-ups a question
 @wrap_model_call
 def at_most_two(request: ModelRequest, handler: Any) -> Any:
     """Show the tool until it has found two things behind the user's message."""
@@ -46,7 +46,7 @@ def at_most_two(request: ModelRequest, handler: Any) -> Any:
     return handler(request.override(tool_choice="none" if n_found > 1 else None))
 
 
-# %% The agent
+# The agent
 # Its tool looks things up, so the model itself has nothing to retrieve.
 chat = ChatRaLMSpec(
     model_path="qwen.gguf", retriever=RunnableLambda(lambda _: []), max_tokens=64
@@ -60,7 +60,7 @@ agent = create_agent(
     checkpointer=InMemorySaver(),
 )
 
-# %% What it does, as it does it
+# What it does, as it does it
 thread = {"configurable": {"thread_id": "1"}}
 
 
@@ -80,7 +80,7 @@ def ask(question: str) -> None:
 
 ask("Who manages the Oslo office? And what is the phone number of that person?")
 
-# %% The thread is resumed from its checkpoint
+# The thread is resumed from its checkpoint
 ask("What is the name of that person?")
 print(len(agent.get_state(thread).values["messages"]), "messages are kept")
 print(len(list(agent.get_state_history(thread))), "checkpoints")

@@ -89,10 +89,10 @@ class Manifest:
         except FileNotFoundError as error:
             msg = f"no datastore in {str(folder)!r}: build one with KNNDatastore.build"
             raise DatastoreError(msg) from error
-        except OSError as error:
-            msg = f"the datastore {str(folder)!r} cannot be read: {error}"
+        except PermissionError as error:
+            msg = f"the datastore {str(folder)!r} may not be read: {error.strerror}"
             raise DatastoreError(msg) from error
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise _broken(file, f"is not a datastore's: {error}") from error
         if made_by != _FORMAT:
             raise _broken(file, f"is a {made_by!r}, not a {_FORMAT!r}")
