@@ -84,6 +84,7 @@ class Slots(Live):
         return logits
 
     def _decode_jointly(self, kv: KV, token: int) -> NDArray[np.float32]:
+        self.require_own_process()  # where another thread may never be done
         _require_reader()
         start = kv.length
         try:

@@ -165,3 +165,15 @@ def test_an_abandoned_text_is_read_no_further() -> None:
     assert [9] in context.slots
     sequence.extend([10])  # for somebody else
     assert [9, 10] in context.slots
+
+
+@pytest.mark.timeout(30)  # else it waits for ever
+def test_a_fork_while_others_decode_is_told() -> None:
+    context = FakeContext()
+    slots = Slots(context)  # type: ignore[arg-type]  # as good as
+    sequence = Sequence(slots)
+    sequence.extend([1, 2])
+    slots._decode_one._is_decoding = True  # by a thread that the child has not
+    context.pid = -1
+    with pytest.raises(DecodeError, match="forked"):
+        sequence.extend([3])
