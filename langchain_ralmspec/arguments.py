@@ -170,7 +170,7 @@ def _dumps_in_use() -> Callable[[Any], bytes]:
     while frame is not None:
         module = str(frame.f_globals.get("__name__")).rpartition(".")[2]
         if module in {"cloudpickle", "_dill"}:
-            dumps: Callable[[Any], bytes] = frame.f_globals["dumps"]
+            dumps: Callable[[Any], bytes] = frame.f_globals.get("dumps", pickle.dumps)
             return dumps
         frame = frame.f_back
     return pickle.dumps

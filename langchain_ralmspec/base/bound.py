@@ -1,31 +1,70 @@
-"""A chat model with arguments bound, which stay bound whatever is made of it."""
+"""Models with arguments bound, which stay bound whatever is made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import Runnable, RunnableBinding
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 
+from langchain_ralmspec.base.configured import is_configured
 from langchain_ralmspec.base.restricted import RESTRICTIONS
 from langchain_ralmspec.base.tools import OF_CALLS
 from langchain_ralmspec.errors import InvalidValueError
 
+_ANSWERING = frozenset(
+    {"start", "generate", "agenerate", "generate_prompt", "agenerate_prompt"}
+)
+"""Methods that answer and know of no binding, beside those of every runnable."""
 
-class BoundChat(RunnableBinding[LanguageModelInput, AIMessage]):
-    """What ``bind()`` and ``with_config()`` give of a chat model.
 
-    LangChain's own binding hands other methods on to the model, which does not know
-    what was bound: tools bound behind a ``filter`` would be called by answers from
-    anybody's documents.
+class _Restricting:
+    """A binding without the methods of its model that would not heed what is bound.
+
+    LangChain's own hands them on to the model: a ``filter`` would keep nothing back.
     """
+
+    kwargs: Mapping[str, Any]
+    config: RunnableConfig
 
     @classmethod
     def lc_id(cls) -> list[str]:
         """As LangChain's own binding is stored."""
         return RunnableBinding.lc_id()
+
+    def __getattr__(self, name: str) -> Any:
+        """The model's, where nothing restricts the documents of its answers.
+
+        Raises:
+            InvalidValueError: something does, and the method would answer.
+        """
+        if name in _ANSWERING:
+            given = [each for each in RESTRICTIONS if each in self.kwargs]
+            if is_configured(self.config):
+                given.append("config")
+            if given:
+                msg = (
+                    f"{name}() does not know of the {given[0]} that was bound, so that "
+                    "any document may be found; call invoke(), or give it to the "
+                    "retriever: RaLMSpecRetriever(vectorstore=…, filter=…)"
+                )
+                raise InvalidValueError(msg)
+        inherited: Any = super()
+        return inherited.__getattr__(name)
+
+
+class BoundCompletion(_Restricting, RunnableBinding[LanguageModelInput, str]):
+    """A completion model with arguments bound."""
+
+
+class BoundChat(_Restricting, RunnableBinding[LanguageModelInput, AIMessage]):
+    """A chat model with arguments bound, which its tools and schemas come to.
+
+    Else tools bound behind a ``filter`` would be called by answers from anybody's
+    documents.
+    """
 
     def bind_tools(
         self, tools: Sequence[Any], **kwargs: Any
@@ -42,21 +81,6 @@ class BoundChat(RunnableBinding[LanguageModelInput, AIMessage]):
         made: Runnable[LanguageModelInput, Any]
         made = self._bound.with_structured_output(schema, **words)
         return made.with_config(self.config) if self.config else made
-
-    @property
-    def start(self) -> Any:
-        """The model's, where nothing restricts its documents.
-
-        Raises:
-            InvalidValueError: something does.
-        """
-        if given := [name for name in RESTRICTIONS if name in self.kwargs]:
-            msg = (
-                f"start() takes no {given[0]}, so that any document may be found; give "
-                "it to the retriever: RaLMSpecRetriever(vectorstore=…, filter=…)"
-            )
-            raise InvalidValueError(msg)
-        return self._bound.start
 
     @property
     def _bound(self) -> Any:

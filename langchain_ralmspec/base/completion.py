@@ -7,13 +7,14 @@ from collections import Counter
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.runnables.config import get_config_list
 
 from langchain_ralmspec.arguments import require_text
+from langchain_ralmspec.base.bound import BoundCompletion
 from langchain_ralmspec.base.configured import configured_by, is_configured
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
 from langchain_ralmspec.base.restricted import is_cached, require_cacheable
@@ -51,6 +52,17 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         weights, special = self.engine.weights, self.parse_special
         start, rest = weights.tokenize_prompt(text, special=special)
         return [*start, *rest]
+
+    def bind(self, **kwargs: Any) -> BoundCompletion:  # type: ignore[override]  # its own is private
+        """Bind arguments of calls."""
+        return BoundCompletion(bound=self, kwargs=kwargs)
+
+    def with_config(
+        self, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> BoundCompletion:
+        """Bind a config."""
+        own = cast("RunnableConfig", {**(config or {}), **kwargs})
+        return BoundCompletion(bound=self, config=own)
 
     @abstractmethod
     def _answer(

@@ -36,15 +36,26 @@ class Company:
     """
 
     def __init__(self, context: Context, *, exact: bool) -> None:
-        """Measure nothing yet; if not ``exact``, any company will do."""
+        """Measure nothing yet; if not ``exact``, any company will do.
+
+        On a GPU no company is exact: its kernels part the work by the lengths of all
+        sequences together, which no test of short ones tells.
+        """
         self.most = 1 if exact else MOST_TOGETHER
         self._context = context
-        self._n_measured = self.most  # slots that there were
+        # Slots that there were when it was measured; all, where there is no need to.
+        is_measured = not exact or context.weights.n_gpu_layers != 0
+        self._n_measured = MOST_TOGETHER if is_measured else 1
 
     @property
     def is_exact(self) -> bool:
         """Whether nothing has changed in any company so far."""
         return self.most == self._n_measured
+
+    @property
+    def limit(self) -> int:
+        """How many may turn out to be exact together."""
+        return MOST_TOGETHER if self.is_exact else self.most
 
     @property
     def is_behind(self) -> bool:
@@ -59,13 +70,14 @@ class Company:
         """
         before, n_slots = self._n_measured, min(self._context.n_slots, MOST_TOGETHER)
         sizes = sorted({n_slots, *(n for n in _SIZES if before < n < n_slots)})
-        self._n_measured = n_slots
         self._clear()
         try:
-            self.most = self._most(sizes)
+            most = self._most(sizes)
         except DecodeError:  # a recurrent memory cannot be rolled back
-            self.most = 1
-        self._clear()
+            most = 1
+        finally:
+            self._clear()
+        self.most, self._n_measured = most, n_slots
 
     def _clear(self) -> None:
         for slot in range(self._context.n_slots):

@@ -99,8 +99,6 @@ class Context(Live):
         self.pid = os.getpid()  # a forked process can have only a part of it
         self._lib = lib = library()
         self._params = params = lib.llama_context_default_params()
-        # llama.cpp ends the process where not every sequence could have a token.
-        params.n_batch = params.n_ubatch = max(n_batch, n_slots)
         params.n_threads, params.n_threads_batch = n_threads
         params.kv_unified = False
         params.type_k = params.type_v = _KV_TYPES[kv_type]
@@ -127,7 +125,6 @@ class Context(Live):
         # Made once: as_array() of a pointer makes a type at every call, 0.1 ms.
         self._logits_type = ctypes.c_float * weights.n_vocab
         self._hidden_type = ctypes.c_float * weights.n_embd
-        self._allocate_batch(params.n_batch)
 
     def _open(self, n_tokens: int) -> None:
         """Allocate room for at least ``n_tokens`` of each sequence."""
@@ -138,6 +135,8 @@ class Context(Live):
         cells = math.ceil(min(cells, self.n_ctx) / _CELLS) * _CELLS
         self._params.n_ctx = cells * self.n_slots
         self._params.n_seq_max = self.n_slots
+        # llama.cpp ends the process where not every sequence could have a token.
+        self._params.n_batch = self._params.n_ubatch = max(self.n_batch, self.n_slots)
         self.handle = self._lib.llama_init_from_model(self.weights.handle, self._params)
         if not self.handle:
             msg = (
@@ -146,6 +145,7 @@ class Context(Live):
             )
             raise DecodeError(msg)
         self.n_cells, self._gives_hidden = cells, False
+        self._allocate_batch(self._params.n_batch)
         self._memory = self._lib.llama_get_memory(self.handle)
 
     def grow(self, n_tokens: int, n_slots: int) -> None:

@@ -20,11 +20,11 @@ class FairLock:
     def __enter__(self) -> None:
         gate = threading.Lock()
         gate.acquire()
-        with self._mutex:
-            self._gates.append(gate)
-            if len(self._gates) == 1:
-                return
         try:
+            with self._mutex:
+                self._gates.append(gate)
+                if len(self._gates) == 1:
+                    return
             gate.acquire()
         except BaseException:  # Ctrl-C
             self._leave(gate)
@@ -35,6 +35,8 @@ class FairLock:
 
     def _leave(self, gate: threading.Lock) -> None:
         with self._mutex:
+            if gate not in self._gates:
+                return
             is_owner = self._gates[0] is gate
             self._gates.remove(gate)
             if is_owner and self._gates:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _PATIENCE = 0.25
 """Share of the last call's seconds that the next one waits for who was in that one.
 
-Of two that decode by turns, each reads the whole model. Between two tokens, an answer
-needs about a hundredth of that time, and those of eight threads come one by one.
+Of two that decode by turns, each reads the whole model. Between two tokens an answer
+needs about a hundredth of that time, and the answers of 16 threads do so one by one.
 """
 
 
@@ -46,14 +46,21 @@ class JointDecoder:
     The first to ask decodes for all; who asks meanwhile waits for the next call.
     """
 
-    def __init__(self, decode: Callable[[list[Call]], None], n_most: int) -> None:
-        """Take what decodes at least the first of up to ``n_most`` calls, or raises."""
+    def __init__(
+        self, decode: Callable[[list[Call]], float], n_most: Callable[[], int]
+    ) -> None:
+        """Take what decodes at least the first of some calls, or raises.
+
+        Args:
+            decode: gives the seconds that llama.cpp took.
+            n_most: how many calls it is worth to gather.
+        """
         self._decode, self._n_most = decode, n_most
         self._lock = threading.Lock()
         self._asked = threading.Condition(self._lock)
         self._decoded = threading.Condition(self._lock)
         self._waiting: list[Call] = []
-        self._is_decoding = False
+        self._running: list[Call] = []  # decoded now, the first one by its thread
         # Of the last call of llama.cpp: who was in it or came during it, its seconds.
         self._n_expected, self._seconds = 1, 0.0
 
@@ -68,39 +75,38 @@ class JointDecoder:
             self._waiting.append(call)
             self._asked.notify()
         while call.logits is None:
-            if calls := self._turn(call):
-                self._decode_all(calls)
+            self._advance(call)
         return call.logits
 
-    def _turn(self, call: Call) -> list[Call]:
-        """Wait until a call is decoded, or to be decoded by this thread, and with whom.
-
-        Nobody else decodes from then on.
-        """
+    def _advance(self, call: Call) -> None:
+        """Wait until a call is decoded, or decode it, and others with it."""
         leads = False
-        with self._lock:
-            try:
+        try:
+            with self._lock:
                 self._decoded.wait_for(
-                    lambda: call.logits is not None or not self._is_decoding
+                    lambda: call.logits is not None or not self._running
                 )
                 if call.logits is not None:
-                    return []
-                self._is_decoding = leads = True
-                return self._gather(call)
-            except BaseException:  # Ctrl-C
-                if leads:
-                    self._is_decoding = False
-                    self._decoded.notify_all()
-                self._decoded.wait_for(lambda: not self._is_decoding)
-                self._waiting = [each for each in self._waiting if each is not call]
-                raise
+                    return
+                leads, self._running = True, [call]  # so nobody else decodes
+                self._gather(call)
+            self._seconds = self._decode(self._running)
+        except BaseException as error:
+            is_shared = len(self._running) > 1 and isinstance(error, DecodeError)
+            if leads:
+                self._end(failed=True)
+            if leads and is_shared:
+                return  # now each is decoded alone
+            self._withdraw(call)  # Ctrl-C, or its own failure
+            raise
+        self._end()
 
-    def _gather(self, call: Call) -> list[Call]:
+    def _gather(self, call: Call) -> None:
         """Take who waits, once those of the last call are here again, or late."""
-        calls = [call]
         if not call.has_failed:
+            n_most = self._n_most()
             deadline = time.perf_counter() + _PATIENCE * self._seconds
-            while len(self._waiting) < min(self._n_expected, self._n_most):
+            while len(self._waiting) < min(self._n_expected, n_most):
                 if (left := deadline - time.perf_counter()) <= 0:
                     break
                 self._asked.wait(left)
@@ -109,26 +115,22 @@ class JointDecoder:
                 for each in self._waiting
                 if each is not call and not each.has_failed
             )
-            calls += islice(others, self._n_most - 1)
-        self._waiting = [each for each in self._waiting if each not in calls]
-        return calls
+            self._running += islice(others, n_most - 1)
+        self._waiting = [each for each in self._waiting if each not in self._running]
 
-    def _decode_all(self, calls: list[Call]) -> None:
-        """Decode calls, of which the first is this thread's, and wake their threads."""
-        start = time.perf_counter()
-        try:
-            self._decode(calls)
-        except BaseException as error:
-            for call in calls:
-                call.has_failed = True
-            if len(calls) == 1 or not isinstance(error, DecodeError):
-                del calls[0]  # the others are decoded by their own threads
-                raise
-        finally:
-            with self._lock:
-                missing = [call for call in calls if call.logits is None]
-                self._n_expected = len(calls) + len(self._waiting)
-                self._seconds = time.perf_counter() - start
-                self._waiting = missing + self._waiting
-                self._is_decoding = False
-                self._decoded.notify_all()
+    def _end(self, *, failed: bool = False) -> None:
+        """Put back the calls that were not decoded, and wake all threads."""
+        with self._lock:
+            missing = [call for call in self._running if call.logits is None]
+            for call in missing:
+                call.has_failed |= failed
+            self._n_expected = len(self._running) + len(self._waiting)
+            self._waiting = missing + self._waiting
+            self._running = []
+            self._decoded.notify_all()
+
+    def _withdraw(self, call: Call) -> None:
+        """Have a call decoded no more; it may be one last time."""
+        with self._lock:
+            self._waiting = [each for each in self._waiting if each is not call]
+            self._decoded.wait_for(lambda: call not in self._running)

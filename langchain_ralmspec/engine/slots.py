@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -55,8 +56,8 @@ class Slots(Live):
         self._context = context
         self._lock = FairLock()
         self._company = Company(context, exact=not joint_decoding)
-        n_most = 1 if joint_decoding is False else MOST_TOGETHER
-        self._decode_one = JointDecoder(self._decode_each, n_most)
+        self._takes_turns = joint_decoding is False
+        self._decode_one = JointDecoder(self._decode_each, self._most_together)
         self._n_slots = n_slots = context.n_slots  # at first
         self._most_slots = MOST_TOGETHER if context.can_change_slots else n_slots
         self._residents = weakref.WeakValueDictionary[int, KV]()  # by slot
@@ -94,47 +95,70 @@ class Slots(Live):
                 self.truncate(kv, start)
             raise
 
-    def _decode_each(self, calls: list[Call]) -> None:
-        """Decode one token of each of the first sequences, all that may be at once."""
+    def _most_together(self) -> int:
+        return 1 if self._takes_turns else self._company.limit
+
+    def _decode_each(self, calls: list[Call]) -> float:
+        """Decode one token of each of the first sequences, all that may be at once.
+
+        Returns the seconds that it took, without any for a lock or for more slots.
+        """
         with self._locked():
             joined = calls[: self._number_together(len(calls))]
+            self._fit(1 + max(call.kv.length for call in joined))
+            joined = joined[: self._context.n_slots]
+            before = [call.kv.length for call in joined]
             try:
-                self._fit(1 + max(call.kv.length for call in joined))
-                # Neighbours in the context are computed together.
-                by_slot = {self._make_resident(call.kv): call for call in joined}
-                slots = sorted(by_slot)
-                joined = [by_slot[slot] for slot in slots]
-                logits = self._context.decode_each(
-                    slots,
-                    [call.token for call in joined],
-                    [call.kv.length for call in joined],
-                )
+                return self._decode_together(joined)
             except BaseException:
-                for call in joined:
-                    if call.kv.slot is not None:
-                        self._context.remove(call.kv.slot, call.kv.length)
+                for call, length in zip(joined, before, strict=True):
+                    if call.logits is None:
+                        self._take_back(call.kv, length)
                 raise
-            for call, row in zip(joined, logits, strict=True):
-                call.kv.length += 1
-                call.logits = row
+
+    def _decode_together(self, calls: list[Call]) -> float:
+        # Neighbours in the context are computed together.
+        by_slot = {self._make_resident(call.kv): call for call in calls}
+        slots = sorted(by_slot)
+        calls = [by_slot[slot] for slot in slots]
+        start = time.perf_counter()
+        logits = self._context.decode_each(
+            slots,
+            [call.token for call in calls],
+            [call.kv.length for call in calls],
+        )
+        seconds = time.perf_counter() - start
+        for call, row in zip(calls, logits, strict=True):
+            call.kv.length += 1
+            call.logits = row
+        return seconds
+
+    def _take_back(self, kv: KV, length: int) -> None:
+        kv.length = length
+        if kv.slot is not None:
+            with suppress(DecodeError):  # a recurrent memory cannot be rolled back
+                self._context.remove(kv.slot, length)
 
     def _number_together(self, n: int) -> int:
         """How many of ``n`` sequences to decode at once; slots are added for them."""
         context, company = self._context, self._company
         if n == 1:
             return 1
+        self._measure_company()
         if n > context.n_slots and company.is_exact:
             self._add_slots(n)
-        if company.is_behind:
-            self._park_all()
-            company.measure()
+            self._measure_company()
         return min(n, context.n_slots, company.most)
+
+    def _measure_company(self) -> None:
+        if self._company.is_behind:
+            self._park_all()
+            self._company.measure()
 
     def _add_slots(self, n: int) -> None:
         """Have ``n`` slots or some more, if there is room for that."""
-        context, n_slots = self._context, self._context.n_slots
-        while n_slots < n:
-            n_slots *= 2  # so that few times all is parked
+        context = self._context
+        n_slots = min(max(n, 2 * context.n_slots), MOST_TOGETHER)  # so it is rare
         if n_slots <= self._most_slots and self._can_hold(context.n_cells, n_slots):
             try:
                 self._reopen(context.n_cells, n_slots)

@@ -267,7 +267,7 @@ def _read_to_the_end(
     if len(longest.tokens) < _LEAST_TRIED or not all(text.strip() for text in texts):
         return chunks
     name = type(embeddings).__name__
-    made = embeddings.embed_documents(texts)
+    made = embed_documents(embeddings, texts, "chunks")
     whole, beginning = as_vectors(made, texts, name, "chunks")
     if not np.allclose(whole, beginning, rtol=0, atol=1e-6 * np.abs(whole).max()):
         return chunks

@@ -59,7 +59,8 @@ _LOCAL = frozenset(
 # again.
 _REFUSALS = (ValueError, IndexError, AssertionError)
 _NAMES_OF_K = re.compile(
-    r"\b(?:(?:top|n)?[ _-]?k|n_results|n_?neighbou?rs)\b", re.IGNORECASE
+    r"\b(?:(?:top|n)[ _-]?k|n_results|n_?neighbou?rs)\b|[`'\"]k[`'\"]|\bk ?=",
+    re.IGNORECASE,
 )
 
 # So late a store that has grown is found out, for two more searches in sixteen.

@@ -61,12 +61,23 @@ def watched(store: VectorStore) -> VectorStore:
     kind, embeddings = type(store), store.embeddings
     held = getattr(store, "__dict__", {})
     names = [name for name, value in held.items() if value is embeddings is not None]
-    # One that is closed with the last object of it would be closed twice.
-    if type(kind) is not ABCMeta or hasattr(kind, "__del__") or not names:
+    if type(kind) is not ABCMeta or any(map(_is_special, kind.__mro__)) or not names:
         return store
     differs: dict[str, Any] = {name: _Encoder(name) for name in names}
     differs["__reduce__"] = lambda _: (watched, (store,))
     own: Any = ABCMeta(kind.__name__, (kind,), differs)
     other: VectorStore = object.__new__(own)
-    other.__dict__ = held
+    object.__setattr__(other, "__dict__", held)
     return other
+
+
+def _is_special(kind: type[Any]) -> bool:
+    """Whether a class minds how many subclasses or objects there are of it.
+
+    It may close what its last object had, keep values elsewhere than other classes, or
+    keep a list of its subclasses.
+    """
+    own = vars(kind)
+    counts = "__del__" in own or bool(own.get("__slots__"))
+    is_asked = "__init_subclass__" in own and kind.__module__ not in {"abc", "typing"}
+    return counts or (is_asked and kind is not object)

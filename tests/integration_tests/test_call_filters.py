@@ -256,6 +256,16 @@ def test_what_is_bound_stays_bound_to_what_is_made_of_it(gguf: str) -> None:
     other = bound.bind_tools([look]).bind_tools([Verdict], filter={"tenant": "blue"})
     assert [tool["function"]["name"] for tool in other.kwargs["tools"]] == ["Verdict"]
     assert tenants_in(documents_of(other.invoke("Passage 2?"))) == {"blue"}
-    with pytest.raises(InvalidValueError, match=r"start\(\) takes no filter"):
-        bound.start("Passage 1?")
     assert chat.bind(stop=["."]).start("Passage 1?").documents is not None
+
+
+@pytest.mark.parametrize("kind", [ChatRaLMSpec, RaLMSpecLLM])
+@pytest.mark.parametrize("name", ["start", "generate", "agenerate_prompt"])
+def test_what_does_not_know_what_is_bound_is_refused(
+    gguf: str, kind: Any, name: str
+) -> None:
+    model = kind(model_path=gguf, retriever=configurable(own=False), max_tokens=8)
+    for bound in (model.bind(filter=RED), model.with_config(CONFIG)):
+        with pytest.raises(InvalidValueError, match=rf"{name}\(\) does not know of"):
+            getattr(bound, name)
+    assert callable(getattr(model.bind(stop=["."]), name))

@@ -111,3 +111,12 @@ def test_without_joint_decoding_tokens_are_decoded_one_by_one(gguf: str) -> None
     sizes = sizes_of_calls(model)
     written_together(model, 3)
     assert set(sizes) == {1}
+
+
+def test_a_company_may_be_larger_than_a_batch(gguf: str) -> None:
+    model = Model.load(gguf, n_ctx=512, n_threads=1, n_batch=4)
+    alone = Model.load(gguf, n_ctx=512, n_threads=1, n_batch=4, joint_decoding=False)
+    lone = [written(*begun(alone, number)) for number in range(7)]
+    sizes = sizes_of_calls(model)
+    assert all(map(np.array_equal, written_together(model, 7), lone))
+    assert 6 in sizes

@@ -25,21 +25,23 @@ class Together:
     def __init__(self, n_most: int = 16) -> None:
         self.calls: list[list[int]] = []
         self.refused: set[int] = set()
+        self.n_at_once = 16
         self.error: type[BaseException] = DecodeError
         self.go = threading.Event()
         self.began = threading.Event()
-        self.decode = JointDecoder(self._decode, n_most)
+        self.decode = JointDecoder(self._decode, lambda: n_most)
 
-    def _decode(self, calls: list[Call]) -> None:
+    def _decode(self, calls: list[Call]) -> float:
         self.calls.append([call.token for call in calls])
         self.began.set()
         assert self.go.wait(WAIT)
         for call in calls:
             if call.token in self.refused:
                 raise self.error
-        for call in calls:
+        for call in calls[: self.n_at_once]:
             call.kv.length += 1
             call.logits = np.array([call.token], np.float32)
+        return 0.0
 
     def asked(self, *tokens: int) -> list[Any]:
         """What threads get that ask while the first one is decoded."""
@@ -66,6 +68,14 @@ def test_no_call_has_more_than_fit() -> None:
     assert [len(tokens) for tokens in together.calls] == [1, 2, 1]
 
 
+def test_who_was_left_out_is_decoded_next() -> None:
+    together = Together()
+    together.n_at_once = 1
+    asked = together.asked(1, 2, 3)
+    assert [float(each.result()[0]) for each in asked] == [1, 2, 3]
+    assert [len(tokens) for tokens in together.calls] == [1, 2, 1]
+
+
 def test_only_who_is_to_blame_gets_the_error() -> None:
     together = Together()
     together.refused = {3}
@@ -87,13 +97,14 @@ def test_an_interruption_is_that_of_one_thread() -> None:
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
 def test_each_thread_gets_all_of_its_tokens_in_order(lengths: list[int]) -> None:
-    def decode(calls: list[Call]) -> None:
+    def decode(calls: list[Call]) -> float:
         assert len({id(call.kv) for call in calls}) == len(calls)
         for call in calls:
             call.kv.length += 1
             call.logits = np.array([call.kv.length, call.token], np.float32)
+        return 0.0
 
-    joint = JointDecoder(decode, 4)
+    joint = JointDecoder(decode, lambda: 4)
 
     def write(thread: int) -> list[list[float]]:
         kv = KV()

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from langchain_ralmspec.engine.joint import Call
+from langchain_ralmspec.engine.kv import KV
 from langchain_ralmspec.engine.model import Model
 from langchain_ralmspec.engine.prefixes import PrefixCache
 from langchain_ralmspec.engine.sequence import Sequence
@@ -173,7 +175,34 @@ def test_a_fork_while_others_decode_is_told() -> None:
     slots = Slots(context)  # type: ignore[arg-type]  # as good as
     sequence = Sequence(slots)
     sequence.extend([1, 2])
-    slots._decode_one._is_decoding = True  # by a thread that the child has not
+    slots._decode_one._running = [Call(KV(), 1)]  # by a thread that the child has not
     context.pid = -1
     with pytest.raises(DecodeError, match="forked"):
         sequence.extend([3])
+
+
+class Interrupted(FakeContext):
+    """Is interrupted when some tokens were decoded, before anybody has their logits."""
+
+    def decode_each(self, slots: Any, tokens: Any, positions: Any) -> Any:
+        rows = super().decode_each(slots, tokens, positions)
+        return InterruptedRows(rows) if len(slots) > 1 else rows
+
+
+class InterruptedRows(list[Any]):
+    def __iter__(self) -> Any:
+        yield super().__getitem__(0)
+        raise KeyboardInterrupt
+
+
+def test_an_interruption_leaves_what_others_have_as_it_was() -> None:
+    context = Interrupted()
+    slots = Slots(context, joint_decoding=True)  # type: ignore[arg-type]  # as good as
+    kvs = [KV(), KV()]
+    calls = [Call(kv, 7) for kv in kvs]
+    with pytest.raises(KeyboardInterrupt):
+        slots._decode_each(calls)
+    given = [call.logits is not None for call in calls]
+    assert given == [True, False]
+    assert [kv.length for kv in kvs] == [1, 0]
+    assert sorted(context.slots) == [[], [7]]
