@@ -80,8 +80,9 @@ class LocalCompletion(LocalGeneration, BaseLLM):
     ) -> list[str]:
         """Answer several prompts, one after the other: there is one model.
 
-        All are refused where one is, before any is answered; with
-        ``return_exceptions``, only the places of those that fail are exceptions.
+        All are refused where one is, before any is answered, unless a config says what
+        one is answered from; with ``return_exceptions``, only the places of those that
+        fail are exceptions.
         """
         configs = get_config_list(config, len(inputs))
         if not (return_exceptions or any(map(is_configured, configs))):
