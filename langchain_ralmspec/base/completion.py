@@ -53,7 +53,7 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         start, rest = weights.tokenize_prompt(text, special=special)
         return [*start, *rest]
 
-    def bind(self, **kwargs: Any) -> BoundCompletion:  # type: ignore[override]  # its own is private
+    def bind(self, **kwargs: Any) -> BoundCompletion:
         """Bind arguments of calls."""
         return BoundCompletion(bound=self, kwargs=kwargs)
 
