@@ -92,7 +92,7 @@ def refuse_swallowed_words(retriever: Runnable[Any, Any]) -> None:
     """Refuse a retriever over a store whose searches would swallow its words.
 
     A filter among them would keep nothing back. Looks into retrievers of retrievers,
-    pipes, what functions close over, and what ``bind()`` gives words to.
+    pipes, and what ``bind()`` gives words to.
 
     Raises:
         InvalidValueError: no search of a store names the ``filter`` of a retriever, or
@@ -152,14 +152,14 @@ def _unbound(retriever: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def _within(value: Any, seen: frozenset[int] = frozenset()) -> Iterator[Any]:
-    """A runnable, and those in its fields, or that its function uses, and in theirs."""
+    """A runnable, and those in its fields, and in theirs."""
     if id(value) in seen:
         return
     inner: Iterable[Any] = ()
     if isinstance(value, Runnable):
         yield value
         names = getattr(type(value), "model_fields", ())
-        inner = [getattr(value, name, None) for name in (*names, "deps")]
+        inner = [getattr(value, name, None) for name in names]
     elif isinstance(value, list | tuple):
         inner = value
     elif isinstance(value, Mapping):
