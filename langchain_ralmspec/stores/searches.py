@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from inspect import Parameter, iscoroutinefunction, signature
 from typing import Any
 
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableSequence
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
@@ -91,16 +92,22 @@ def refuse_swallowed_words(retriever: Runnable[Any, Any]) -> None:
     """Refuse a retriever over a store whose searches would swallow its words.
 
     A filter among them would keep nothing back. Looks into retrievers of retrievers,
-    pipes and the like.
+    pipes, and what ``bind()`` gives words to.
 
     Raises:
         InvalidValueError: no search of a store names the ``filter`` of a retriever, or
             it can only be awaited.
-        UnknownArgumentError: none names another of its words.
+        UnknownArgumentError: none names another of its words, or a word was bound to
+            a retriever that takes none.
     """
     for part in _within(retriever):
-        store, words = (getattr(part, name, None) for name in _OVER_A_STORE)
+        inner, given = _unbound(part)
+        if isinstance(inner, BaseRetriever) and not inner._expects_other_args:  # noqa: SLF001  so LangChain drops them
+            for word in given:
+                raise _dropped(inner, word)
+        store, words = (getattr(inner, name, None) for name in _OVER_A_STORE)
         if isinstance(store, VectorStore) and isinstance(words, Mapping):
+            words = {**words, **given}
             refuse_awaited_filter(words.get("filter"))
             names = [name for name in dir(type(store)) if "search" in name]
             known = {word for name in names for word in _words(store, name)[0]}
@@ -125,15 +132,23 @@ def refuse_awaited_filter(filter: Any) -> None:  # noqa: A002  (LangChain's name
 
 
 def filter_of(retriever: Runnable[Any, Any]) -> Any:
-    """The filter of what ``as_retriever()`` gives, with a config or without; or None.
+    """The filter of what ``as_retriever()`` gives, bound to it or its own; or None.
 
     What comes back is to be tested against it: a search may name it, and ignore it.
     """
-    while isinstance(retriever, RunnableBindingBase):
-        retriever = retriever.bound
-    if isinstance(retriever, VectorStoreRetriever):
-        return retriever.search_kwargs.get("filter")
+    inner, given = _unbound(retriever)
+    if isinstance(inner, VectorStoreRetriever):
+        return {**inner.search_kwargs, **given}.get("filter")
     return None
+
+
+def _unbound(retriever: Any) -> tuple[Any, dict[str, Any]]:
+    """A retriever without what binds words to it, and these; the outer ones count."""
+    given: dict[str, Any] = {}
+    while isinstance(retriever, RunnableBindingBase):
+        given = {**retriever.kwargs, **given}
+        retriever = retriever.bound
+    return retriever, given
 
 
 def _within(value: Any, seen: frozenset[int] = frozenset()) -> Iterator[Any]:
@@ -207,6 +222,13 @@ def _unknown(
             f"filter was to keep back; {hint if others else 'take another store'}"
         )
     return UnknownArgumentError.of(owner, word, {*known, "k"})
+
+
+def _dropped(retriever: object, word: str) -> UnknownArgumentError:
+    return UnknownArgumentError(
+        f"{type(retriever).__name__}.invoke() has no argument {word!r}, and LangChain "
+        "would leave it out; give it to the store's own as_retriever(search_kwargs=…)"
+    )
 
 
 def _depth(store: object, name: str) -> int:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from langchain_ralmspec import RaLMSpecRetriever
 from langchain_ralmspec.errors import (
     InvalidValueError,
+    RaLMSpecError,
     StoreError,
     UnknownArgumentError,
 )
@@ -190,6 +191,43 @@ class Ensemble(BaseRetriever):
 
     def _get_relevant_documents(self, query: str, **_: Any) -> list[Document]:
         return [found for each in self.retrievers for found in each.invoke(query)]
+
+
+class Wordless(Ensemble):
+    """Takes no words, so that LangChain leaves out what is bound to it."""
+
+    def _get_relevant_documents(  # type: ignore[override]  # needs no more
+        self, query: str, *, run_manager: Any
+    ) -> list[Document]:
+        return super()._get_relevant_documents(query)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda r: r.bind(filter={"group": 1}),
+        lambda r: r.bind(filter={"group": 1}).with_config(tags=["x"]) | list,
+        lambda r: Wordless(retrievers=[r]).bind(filter={"group": 1}),
+    ],
+)
+def test_a_filter_bound_to_a_retriever_is_not_swallowed(
+    wrap: Callable[[Any], Any],
+) -> None:
+    found = wrap(sklearn().as_retriever())
+    for ask in (open_store, lambda each: found_by(each, "v0")):
+        with pytest.raises(RaLMSpecError, match=r"has no argument 'filter'"):
+            ask(found)
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+def test_what_a_retriever_gives_is_tested_against_a_bound_filter(heeds: bool) -> None:
+    found = Words(heeds=heeds).as_retriever().bind(filter={"group": 1})
+    store = open_store(found)
+    if heeds:
+        assert len(store.search(store.encode(["v0"]), 3)[0]) == 3
+        return
+    with pytest.raises(StoreError, match=r"gave the document 'id000' .*'group'"):
+        store.search(store.encode(["v0"]), 3)
 
 
 @pytest.mark.parametrize("search_type", ["mmr", "similarity_score_threshold"])
