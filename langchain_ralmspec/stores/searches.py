@@ -102,7 +102,10 @@ def refuse_swallowed_words(retriever: Runnable[Any, Any]) -> None:
     """
     for part in _within(retriever):
         inner, given = _unbound(part)
-        if isinstance(inner, BaseRetriever) and not inner._expects_other_args:  # noqa: SLF001  so LangChain drops them
+        takes_words = getattr(
+            inner, "_expects_other_args", True
+        )  # else they are dropped
+        if isinstance(inner, BaseRetriever) and not takes_words:
             for word in given:
                 raise _dropped(inner, word)
         store, words = (getattr(inner, name, None) for name in _OVER_A_STORE)
