@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables import (
+    Runnable,
+    RunnableBinding,
+    RunnableConfig,
+    RunnableWithFallbacks,
+)
+from langchain_core.runnables.configurable import (
+    RunnableConfigurableAlternatives,
+    RunnableConfigurableFields,
+)
 
 from langchain_ralmspec.base.configured import is_configured
 from langchain_ralmspec.base.restricted import RESTRICTIONS
@@ -90,3 +99,51 @@ class BoundChat(_Restricting, RunnableBinding[LanguageModelInput, AIMessage]):
         """What was bound, but for the form of answers, and what is given now."""
         own = {k: v for k, v in self.kwargs.items() if k not in OF_CALLS}
         return {**own, **given}
+
+
+class _Choosing:
+    """A runnable that chooses a chat model, or its settings, when it is called.
+
+    What is bound to LangChain's own does not come to the tools of the chosen one.
+    """
+
+    def bind(self, **kwargs: Any) -> BoundChat:
+        """Bind arguments of calls, which tools and schemas that are bound keep."""
+        chosen: Any = self
+        return BoundChat(bound=chosen, kwargs=kwargs)
+
+    def with_config(
+        self, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> BoundChat:
+        """Bind a config, which tools and schemas that are bound keep."""
+        chosen: Any = self
+        own = cast("RunnableConfig", {**(config or {}), **kwargs})
+        return BoundChat(bound=chosen, config=own)
+
+
+# Not of LanguageModelInput and AIMessage: pydantic would take no model for that then.
+class ConfigurableChat(_Choosing, RunnableConfigurableFields):  # type: ignore[type-arg]
+    """What ``configurable_fields()`` gives of a chat model."""
+
+
+class AlternativeChats(_Choosing, RunnableConfigurableAlternatives):  # type: ignore[type-arg]
+    """What ``configurable_alternatives()`` gives of a chat model."""
+
+
+class FallbackChats(_Choosing, RunnableWithFallbacks):  # type: ignore[type-arg]
+    """What ``with_fallbacks()`` gives of a chat model."""
+
+
+_CHOOSING: tuple[tuple[Any, Any], ...] = (
+    (RunnableConfigurableFields, ConfigurableChat),
+    (RunnableConfigurableAlternatives, AlternativeChats),
+    (RunnableWithFallbacks, FallbackChats),
+)
+
+
+def choosing(made: Any) -> Any:
+    """The same choice as LangChain's own, that keeps what is bound to it."""
+    for own, kind in _CHOOSING:
+        if isinstance(made, own):
+            return kind(**{name: getattr(made, name) for name in own.model_fields})
+    return made

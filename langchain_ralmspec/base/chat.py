@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+# (1): what bind_tools() takes and gives is looked up by LangChain's with_fallbacks().
+from langchain_core.language_models import LanguageModelInput  # noqa: TC002  (1)
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import (
     AIMessage,
@@ -15,6 +18,8 @@ from langchain_core.messages import (
     ToolMessage,
 )
 from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.runnables import Runnable  # noqa: TC002  (1)
+from langchain_core.tools import BaseTool  # noqa: TC002  (1)
 from pydantic import Field, field_validator, model_validator
 
 from langchain_ralmspec.arguments import several
@@ -52,23 +57,13 @@ from langchain_ralmspec.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncGenerator,
-        Callable,
-        Generator,
-        Iterable,
-        Iterator,
-        Sequence,
-    )
+    from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
 
     from langchain_core.callbacks import (
         AsyncCallbackManagerForLLMRun,
         CallbackManagerForLLMRun,
     )
-    from langchain_core.language_models import LanguageModelInput
     from langchain_core.messages.tool import ToolCallChunk
-    from langchain_core.runnables import Runnable
-    from langchain_core.tools import BaseTool
 
     from langchain_ralmspec.base.local import Form, Sampling
     from langchain_ralmspec.engine import Model

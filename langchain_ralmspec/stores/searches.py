@@ -102,9 +102,8 @@ def refuse_swallowed_words(retriever: Runnable[Any, Any]) -> None:
     """
     for part in _within(retriever):
         inner, given = _unbound(part)
-        takes_words = getattr(
-            inner, "_expects_other_args", True
-        )  # else they are dropped
+        # LangChain's own note of whether it leaves them out.
+        takes_words = getattr(inner, "_expects_other_args", True)
         if isinstance(inner, BaseRetriever) and not takes_words:
             for word in given:
                 raise _dropped(inner, word)

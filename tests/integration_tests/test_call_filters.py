@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -269,3 +269,29 @@ def test_what_does_not_know_what_is_bound_is_refused(
         with pytest.raises(InvalidValueError, match=rf"{name}\(\) does not know of"):
             getattr(bound, name)
     assert callable(getattr(model.bind(stop=["."]), name))
+
+
+CHOICES: dict[str, Callable[[Any], Any]] = {
+    "fields": lambda chat: chat.configurable_fields(
+        max_tokens=ConfigurableField(id="length")
+    ),
+    "alternatives": lambda chat: chat.configurable_alternatives(
+        ConfigurableField(id="model"), other=chat
+    ),
+    "fallbacks": lambda chat: chat.with_fallbacks([chat]),
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_what_is_bound_to_a_choice_stays_bound(gguf: str, choice: str) -> None:
+    store = FAISS.from_documents(DOCUMENTS, EMBEDDINGS)
+    chat = ChatRaLMSpec(model_path=gguf, retriever=store, max_tokens=40)
+    bound = CHOICES[choice](chat).bind(filter=RED)
+    judged = bound.with_structured_output(Verdict, include_raw=True)
+    called = bound.bind_tools([look], tool_choice="any")
+    for question in ("Passage 1?", "Passage 2?"):
+        assert tenants_in(documents_of(bound.invoke(question))) == {"red"}
+        assert tenants_in(documents_of(judged.invoke(question)["raw"])) == {"red"}
+        answer = called.invoke(question)
+        assert answer.tool_calls
+        assert tenants_in(documents_of(answer)) == {"red"}
