@@ -120,6 +120,8 @@ def test_a_completion(
     assert llm.get_num_tokens(prompt) > 0
 
 
+# A question of several paragraphs may look like a text and a question.
+@pytest.mark.filterwarnings("ignore:taking .* for the question")
 @pytest.mark.parametrize("bound", [True, False])
 @some.examples(6)
 @given(some.said, some.said)
