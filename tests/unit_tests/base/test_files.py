@@ -84,7 +84,7 @@ def test_a_configured_model_is_looked_for_when_it_is_configured(file: Path) -> N
         model_path=ConfigurableField("path"), max_tokens=ConfigurableField("tokens")
     )
     other = chat.with_config(configurable={"tokens": 5, "path": str(file)})
-    assert other.prepare()[0].max_tokens == 5  # type: ignore[attr-defined]
+    assert other.prepare()[0].max_tokens == 5
     missing = chat.with_config(configurable={"path": "/no/such.gguf"})
     with pytest.raises(ModelFileError, match=r"/no/such\.gguf"):
         missing.invoke("Who?", context="Ahab.")
