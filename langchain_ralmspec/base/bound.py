@@ -101,36 +101,33 @@ class BoundChat(_Restricting, RunnableBinding[LanguageModelInput, AIMessage]):
         return {**own, **given}
 
 
-class _Choosing:
-    """A runnable that chooses a chat model, or its settings, when it is called.
+class BindableChat:
+    """A chat model, or a choice of some: what is bound to it comes to its tools too."""
 
-    What is bound to LangChain's own does not come to the tools of the chosen one.
-    """
-
-    def bind(self, **kwargs: Any) -> BoundChat:
+    def bind(self, **kwargs: Any) -> Any:  # a BoundChat; LangChain's own is private
         """Bind arguments of calls, which tools and schemas that are bound keep."""
-        chosen: Any = self
-        return BoundChat(bound=chosen, kwargs=kwargs)
+        bound: Any = self
+        return BoundChat(bound=bound, kwargs=kwargs)
 
     def with_config(
         self, config: RunnableConfig | None = None, **kwargs: Any
     ) -> BoundChat:
         """Bind a config, which tools and schemas that are bound keep."""
-        chosen: Any = self
+        bound: Any = self
         own = cast("RunnableConfig", {**(config or {}), **kwargs})
-        return BoundChat(bound=chosen, config=own)
+        return BoundChat(bound=bound, config=own)
 
 
 # Not of LanguageModelInput and AIMessage: pydantic would take no model for that then.
-class ConfigurableChat(_Choosing, RunnableConfigurableFields):  # type: ignore[type-arg]
+class ConfigurableChat(BindableChat, RunnableConfigurableFields):  # type: ignore[type-arg]
     """What ``configurable_fields()`` gives of a chat model."""
 
 
-class AlternativeChats(_Choosing, RunnableConfigurableAlternatives):  # type: ignore[type-arg]
+class AlternativeChats(BindableChat, RunnableConfigurableAlternatives):  # type: ignore[type-arg]
     """What ``configurable_alternatives()`` gives of a chat model."""
 
 
-class FallbackChats(_Choosing, RunnableWithFallbacks):  # type: ignore[type-arg]
+class FallbackChats(BindableChat, RunnableWithFallbacks):  # type: ignore[type-arg]
     """What ``with_fallbacks()`` gives of a chat model."""
 
 

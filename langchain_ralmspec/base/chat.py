@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     )
     from langchain_core.messages.tool import ToolCallChunk
 
+    from langchain_ralmspec.base.bound import BoundChat
     from langchain_ralmspec.base.local import Form, Sampling
     from langchain_ralmspec.engine import Model
 
@@ -139,7 +140,8 @@ class LocalChat(LocalGeneration, TracedChat):
         choice_of(tool_choice, [tool["function"]["name"] for tool in made])
         for tool in made:  # now, and not when it is called
             gbnf_of(tool["function"].get("parameters") or {"type": "object"})
-        return self.bind(tools=made, tool_choice=tool_choice, **kwargs)
+        bound: BoundChat = self.bind(tools=made, tool_choice=tool_choice, **kwargs)
+        return bound
 
     def with_structured_output(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models.chat_models import (
     BaseChatModel,
@@ -11,7 +11,7 @@ from langchain_core.language_models.chat_models import (
     generate_from_stream,
 )
 
-from langchain_ralmspec.base.bound import BoundChat, choosing
+from langchain_ralmspec.base.bound import BindableChat, choosing
 from langchain_ralmspec.base.chunks import whole
 from langchain_ralmspec.base.configured import configured_by
 from langchain_ralmspec.base.restricted import require_cacheable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
 
-class TracedChat(BaseChatModel):
+class TracedChat(BindableChat, BaseChatModel):
     """Notes the run of every answer, so that look-ups are traced beneath it.
 
     LangChain does not tell ``_stream`` of it, wherever it reads that by itself.
@@ -39,17 +39,6 @@ class TracedChat(BaseChatModel):
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         require_cacheable(kwargs)  # LangChain asks for it where it has a cache
         return super()._get_llm_string(stop=stop, **kwargs)
-
-    def bind(self, **kwargs: Any) -> BoundChat:  # type: ignore[override]  # its own is private
-        """Bind arguments of calls, which tools and schemas that are bound keep."""
-        return BoundChat(bound=self, kwargs=kwargs)
-
-    def with_config(
-        self, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> BoundChat:
-        """Bind a config, which tools and schemas that are bound keep."""
-        own = cast("RunnableConfig", {**(config or {}), **kwargs})
-        return BoundChat(bound=self, config=own)
 
     def configurable_fields(self, **kwargs: Any) -> Any:
         """Let configs set fields; what is bound to that is kept."""
