@@ -19,6 +19,7 @@ from langchain_ralmspec.errors import (
     ModelFileError,
     RaLMSpecError,
     StoreError,
+    StoreTimeoutError,
     UnknownArgumentError,
 )
 from langchain_ralmspec.knnlm import KNNDatastore
@@ -61,6 +62,7 @@ __all__ = [
     "SentenceTransformerEmbeddings",
     "SpeculationStats",
     "StoreError",
+    "StoreTimeoutError",
     "UnknownArgumentError",
     "__version__",
     "documents_of",

@@ -14,7 +14,14 @@ from langchain_core.exceptions import ContextOverflowError as CoreContextOverflo
 
 
 class RaLMSpecError(Exception):
-    """Base class of all errors of this package."""
+    """Base class of all errors of this package.
+
+    Attributes:
+        partial: the text of the answer that the error ended, as far as it was final, so
+            just what a stream had given; empty where none had begun.
+    """
+
+    partial: str = ""
 
 
 class InvalidValueError(RaLMSpecError, ValueError):
@@ -76,6 +83,20 @@ class DimensionMismatchError(RaLMSpecError, ValueError):
 
 class StoreError(RaLMSpecError, RuntimeError):
     """The store, or the query encoder in front of it, raised; the cause is chained."""
+
+
+class StoreTimeoutError(StoreError, TimeoutError):
+    """The store, or the query encoder in front of it, did not answer in time."""
+
+    @classmethod
+    def of(cls, store: str, seconds: float) -> StoreTimeoutError:
+        """Build the error that names the store, and how long it was waited for."""
+        return cls(
+            f"{store} did not answer within {seconds:g} s (store_timeout), embedding "
+            "included; see that the store and the embeddings are up, or give more "
+            "seconds: store_timeout= of the model, and of its RaLMSpecRetriever; the "
+            "next request asks anew"
+        )
 
 
 class DatastoreError(RaLMSpecError, RuntimeError):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.answer.statistics import AnswerStats
 from langchain_ralmspec.arguments import Live
+from langchain_ralmspec.errors import RaLMSpecError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -56,11 +57,16 @@ class Run(Live, Generic[Stats]):
         self._events = events
         self._transcript = request.transcript
         self._n_tokens = 0
+        self._certain = ""  # text that was yielded
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the text as it becomes certain; only what was not yielded before."""
+        """Yield the text as it becomes certain; only what was not yielded before.
+
+        An error of this package that ends it has that text, as its ``partial``.
+        """
         while (event := self._next()) is not None:
             if isinstance(event, Committed) and (text := self._commit(event)):
+                self._certain += text
                 yield text
         self.finish_reason = self._transcript.finish_reason
         if text := self._transcript.release(self._n_tokens, is_final=True):
@@ -73,6 +79,9 @@ class Run(Live, Generic[Stats]):
             self.began = start
         try:
             event = next(self._events, None)
+        except RaLMSpecError as error:
+            error.partial = self._certain
+            raise
         finally:
             now = time.perf_counter()
             self.stats.seconds += now - start

@@ -49,6 +49,7 @@ from langchain_ralmspec.retrievers import (
 )
 from langchain_ralmspec.speculation import GUESS_POLICIES, Estimates
 from langchain_ralmspec.stores import RetrieverStore
+from langchain_ralmspec.stores.waiting import Seconds, shorter
 from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
@@ -101,6 +102,9 @@ class RetrievalGeneration(SpeculativeGeneration):
     on_empty: Literal["answer", "error"] = "answer"
     """Where a query finds nothing: ``"answer"`` that step without documents, or raise
     an ``EmptyStoreError``."""
+    store_timeout: Seconds | None = 30.0
+    """Seconds after which a store call, embedding included, is a ``StoreTimeoutError``;
+    None: never. A ``RaLMSpecRetriever`` has its own: the shorter counts."""
     document_prompt: BasePromptTemplate[str] = PromptTemplate.from_template(
         "{page_content}"
     )
@@ -161,7 +165,8 @@ class RetrievalGeneration(SpeculativeGeneration):
         super().warm_up()
         speculates = self._may_speculate(self.engine)
         retriever = self._current_retriever
-        retriever.batch(["?"], k=1)
+        limit = shorter(self.store_timeout, retriever.store_timeout)
+        retriever.model_copy(update={"store_timeout": limit}).batch(["?"], k=1)
         is_once = self.retrieval_policy == "once"
         if speculates and not is_once and self.guess_policy != "same":
             retriever.new_session(k=1).wait_for_replica()
@@ -228,13 +233,9 @@ class RetrievalGeneration(SpeculativeGeneration):
     def _prepared(
         self, run: RetrievalRun, model: Model, retriever: RaLMSpecRetriever
     ) -> PreparedAnswer:
-        return PreparedAnswer(
-            run,
-            partial(account_of, run, model),
-            partial(self._usage, run, model),
-            trace=partial(trace, run, retriever),
-            citations=partial(citations_of, run),
-        )
+        told = partial(account_of, run, model), partial(self._usage, run, model)
+        traced, cited = partial(trace, run, retriever), partial(citations_of, run)
+        return PreparedAnswer(run, *told, trace=traced, citations=cited)
 
     def _run(
         self,
@@ -263,7 +264,7 @@ class RetrievalGeneration(SpeculativeGeneration):
             require_room, prompt, max_tokens=sampling.max_tokens, n_ctx=model.n_ctx
         )
         is_once = self.retrieval_policy == "once"
-        # How long whole documents are, or how many, may show only when they are found.
+        # How long whole documents are, or how many, may show only once found.
         is_bound = depth < MOST_HITS and (not is_once or self.max_document_tokens)
         n_most = layout.most_tokens(model.weights, depth) if is_bound else 0
         require(n_documents=n_most)
@@ -291,6 +292,7 @@ class RetrievalGeneration(SpeculativeGeneration):
                 stats=stats,
                 render=layout.render,
                 on_empty=self.on_empty,
+                store_timeout=self.store_timeout,
             ),
             policy=self._policy(model, prompt, transcript),
         )

@@ -16,11 +16,11 @@ from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.bench.bounds import Bounds
 from langchain_ralmspec.chat_models import ChatRaLMSpec
 from langchain_ralmspec.llms import KNNLMSpecLLM, RaLMSpecLLM
-from langchain_ralmspec.ralm.flights import THREADS
 from langchain_ralmspec.speculation import Line
 from langchain_ralmspec.speculation.costs import fitted
 from langchain_ralmspec.speculation.measured import busy_share
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
+from langchain_ralmspec.stores.waiting import THREADS
 
 Row = TypeVar("Row", bound="Comparison")
 

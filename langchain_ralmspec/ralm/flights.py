@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextvars
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Self
 
+from langchain_ralmspec.errors import StoreTimeoutError
 from langchain_ralmspec.ralm.events import Found
 from langchain_ralmspec.ralm.writer import texts_of
-from langchain_ralmspec.speculation.plan import IN_FLIGHT
+from langchain_ralmspec.stores.waiting import THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from langchain_ralmspec.ralm.session import Session, Verification
     from langchain_ralmspec.speculation import Plan
 
-
-THREADS = "ralmspec-verify"
-"""Prefix of the names of threads that verify."""
 
 _PATIENCE = 5.0  # seconds to wait for calls that read the caller's memory
 
@@ -67,8 +64,7 @@ class Flights:
     A synchronous verification is done when :meth:`send` returns. The others run in
     threads of this request alone, which end with their calls: leaving the ``with``
     block starts no queued call any more, and waits some seconds for running calls, but
-    only where they read memory that the caller may change next. (Python itself waits
-    for all calls when it ends: give a client of a server a timeout.)
+    only where they read memory that the caller may change next, and answer in time.
     """
 
     def __init__(self, session: Session) -> None:
@@ -76,20 +72,19 @@ class Flights:
         self._session = session
         self._flights: deque[Flight] = deque()
         self._abandoned: list[Future[Verification]] = []
-        self._executor: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self.abandon()
-        if self._executor:
-            self._executor.shutdown(wait=False, cancel_futures=True)
-            is_worker = threading.current_thread().name.startswith(THREADS)
-            if self._session.reads_shared_memory and not is_worker:
-                # Not for ever: the garbage collector may be leaving the block, in a
-                # thread that holds what the call waits for.
-                wait(self._abandoned, _PATIENCE)
+        self._session.waiting.close()
+        is_worker = threading.current_thread().name.startswith(THREADS)
+        hangs = isinstance(error, StoreTimeoutError)
+        if self._session.reads_shared_memory and not (is_worker or hangs):
+            # Not for ever: the garbage collector may be leaving the block, in a
+            # thread that holds what the call waits for.
+            wait(self._abandoned, _PATIENCE)
 
     def __len__(self) -> int:
         """Number of verifications sent and not yet landed."""
@@ -118,7 +113,7 @@ class Flights:
     def send(self, guesses: list[Guess], plan: Plan, *, with_vectors: bool) -> None:
         """Ask the store whether guesses are right, in one call."""
         ask = partial(
-            self._session.ask,
+            self._session.asked,
             [guess.query for guess in guesses],
             with_vectors=with_vectors,
         )
@@ -131,11 +126,16 @@ class Flights:
 
         A call that failed is made again here, query by query: the reason may have been
         another thread, or a query written under a wrong guess, which the sequential
-        loop would not have asked. Raises StoreError where it fails once more.
+        loop would not have asked. Raises StoreError where it fails once more, and
+        StoreTimeoutError at once: nobody is to wait as long again for each query.
         """
         flight = self._flights.popleft()
         with self._session.stats.timing("waiting"):
-            if flight.future.exception():
+            try:
+                self._session.waiting.result_of(flight.future)
+            except StoreTimeoutError:
+                raise
+            except Exception:  # noqa: BLE001  raised again if it comes again
                 flight.future = Future()
                 flight.future.set_result(self._ask_one_by_one(flight))
         return flight
@@ -165,14 +165,11 @@ class Flights:
         self, ask: Callable[[], Verification], *, in_thread: bool
     ) -> Future[Verification]:
         if in_thread:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(max(IN_FLIGHT), THREADS)
-            # In the caller's context, which tracing and the like read.
-            return self._executor.submit(contextvars.copy_context().run, ask)
+            return self._session.waiting.start(ask)
         future: Future[Verification] = Future()
         with self._session.stats.timing("waiting"):
             try:
-                future.set_result(ask())
+                future.set_result(self._session.waiting.call(ask))
             except Exception as error:  # noqa: BLE001  handled by land()
                 future.set_exception(error)
         return future

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
+from langchain_ralmspec.errors import StoreTimeoutError
 from langchain_ralmspec.ralm.events import Asked, Event, Found, RolledBack, Verified
 from langchain_ralmspec.ralm.flights import Flights
 from langchain_ralmspec.ralm.tentative import TentativeStep
@@ -97,14 +98,21 @@ class _Speculation:
             else:
                 try:
                     hits = self._guess(self.plan.policy, step.query, step.hits)
-                except Exception:
-                    corrected = yield from self._verify(everything=True)
-                    if corrected is None:
-                        raise
+                except Exception as failure:  # noqa: BLE001  raised again
+                    corrected = yield from self._verified_before(failure)
                 else:
                     corrected = yield from self._verify()
             if corrected is not None:
                 hits = corrected
+
+    def _verified_before(self, failure: Exception) -> Generator[Event, None, Hits]:
+        """Verify all guesses before a failure, raised again if they are right."""
+        if isinstance(failure, StoreTimeoutError):
+            raise failure  # whoever asks once more waits as long once more
+        corrected = yield from self._verify(everything=True)
+        if corrected is None:
+            raise failure
+        return corrected
 
     def _replan(self) -> None:
         """Choose how to go on; the guess policy, once for the whole answer.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
@@ -16,6 +17,7 @@ from langchain_ralmspec.speculation.costs import Spent, spending
 from langchain_ralmspec.stores.base import Found, Query, as_array_store
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.ties import is_near_tie
+from langchain_ralmspec.stores.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,10 +59,11 @@ def text_of(document: Document) -> str:
 class Session(Live):
     """A store seen through a cache that no other session shares.
 
-    Only :meth:`ask` may be called from other threads.
+    Only :meth:`asked` may be called from other threads.
 
     Attributes:
         depth: documents per step; the whole ordered list must match.
+        waiting: how long its store is waited for.
         stats: where calls and seconds are counted.
     """
 
@@ -74,6 +77,7 @@ class Session(Live):
         render: Callable[[Document], str] = text_of,
         on_empty: OnEmpty = "error",
         replica: Replica | None = None,
+        store_timeout: float | None = None,
     ) -> None:
         """Start with an empty cache.
 
@@ -82,7 +86,8 @@ class Session(Live):
         nothing is ever guessed, and searches are no wider than ``depth``. ``render``
         gives a document's text as the model reads it. ``on_empty`` says whether it is
         an ``"error"`` that a query finds nothing, or an ``"answer"``.
-        A ``replica`` may be asked for guesses.
+        A ``replica`` may be asked for guesses. ``store_timeout`` is how many seconds a
+        call of the store may take, its embedding included; None waits for ever.
         """
         self.depth = depth
         self.stats = stats or SpeculationStats()
@@ -90,6 +95,7 @@ class Session(Live):
         self._replica = replica
         self._store = store
         self._queries = Queries(store)
+        self.waiting = Waiting(store, store_timeout)
         if prefetch_k is None:
             is_near = not getattr(store, "is_remote", False)
             prefetch_k = 200 if is_near and store.top_k_is_stable else 20
@@ -139,8 +145,7 @@ class Session(Live):
         with self.stats.timing("guessing"):
             query = Query(text)
             if self.fills_cache([policy]):  # whatever is made of it
-                with spending() as embedding:
-                    query = self._queries.any(text)
+                query, embedding = self.waiting.call(partial(self._embedded, text))
                 self.stats.spend(embedding.seconds, "embedding")
                 self.stats.spend(embedding.waiting, "embedding_idle")
             n = self.depth if current is None else len(current)
@@ -154,9 +159,10 @@ class Session(Live):
     def retrieve(self, text: str) -> Verification:
         """Ask the store for one query, as the sequential loop does; then count it.
 
-        Raises EmptyStoreError as :meth:`require` does, StoreError where a store fails.
+        Raises EmptyStoreError as :meth:`require` does, StoreError where a store fails,
+        StoreTimeoutError where it does not answer in time.
         """
-        answer = self._ask_alone(text)
+        answer = self.waiting.call(partial(self._ask_alone, text))
         self.count(answer)
         self.stats.spend(answer.seconds, "waiting")
         self.require(text, answer.truth[0])
@@ -180,7 +186,7 @@ class Session(Live):
         return answer.truth
 
     def ask(self, queries: Sequence[Query], *, with_vectors: bool) -> Verification:
-        """Ask the store for many queries in one call; changes nothing here.
+        """Ask the store for many queries in one call, and wait; changes nothing here.
 
         Queries without a vector are encoded in one batch. The truth of a query are the
         documents that :meth:`retrieve` would give; none where nothing is found, which
@@ -192,7 +198,13 @@ class Session(Live):
 
         Raises:
             StoreError: the store or its encoder failed.
+            StoreTimeoutError: they do not answer in time.
         """
+        ask = partial(self.asked, queries, with_vectors=with_vectors)
+        return self.waiting.call(ask)
+
+    def asked(self, queries: Sequence[Query], *, with_vectors: bool) -> Verification:
+        """Do as :meth:`ask`, however long it takes."""
         start, max_norm = time.perf_counter(), self._memory.max_norm
         with spending() as embedding:
             missing = [query.text for query in queries if query.vector is None]
@@ -281,6 +293,11 @@ class Session(Live):
             found = [Found.of(each) for each in hits]
             require_one_each(found, queries)
             return found
+
+    def _embedded(self, text: str) -> tuple[Query, Spent]:
+        with spending() as embedding:  # of the thread that it is called by
+            query = self._queries.any(text)
+        return query, embedding
 
     def _ask_alone(self, text: str) -> Verification:
         start = time.perf_counter()

@@ -74,6 +74,7 @@ def _adopted(value: Any) -> RaLMSpecRetriever:
         own = settings | {"vectorstore": watched(settings["vectorstore"])}
         made = RaLMSpecRetriever(vectorstore=value.model_copy(update=own))
     made.origin = Origin(value, settings)
+    made.store_timeout = None  # who adopts it has one
     return made
 
 

@@ -23,12 +23,11 @@ from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm.session import OnEmpty, Session, text_of
 from langchain_ralmspec.retrievers.caching import why_uncacheable
 from langchain_ralmspec.retrievers.opening import Opened, built_store
-from langchain_ralmspec.retrievers.runs import outcome_of, start_run
+from langchain_ralmspec.retrievers.runs import outcome_of, search, start_run
 from langchain_ralmspec.retrievers.session import (
     MOST_HITS,
     RetrieverSession,
     checked_queries,
-    documents_of_hits,
     require_hits,
 )
 from langchain_ralmspec.retrievers.snapshot import Origin, is_same
@@ -43,6 +42,7 @@ from langchain_ralmspec.stores import (
 from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import whole_documents
+from langchain_ralmspec.stores.waiting import Seconds, shorter
 
 
 class RaLMSpecRetriever(StrictArguments, BaseRetriever):
@@ -80,6 +80,9 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     embed_found_documents: bool = Field(default=False, frozen=True)
     """Whether found documents are embedded where the store gives no vectors, so that
     guesses can be looked up. It takes embeddings that are local and cost nothing."""
+    store_timeout: Seconds | None = 30.0
+    """Seconds after which a search, embedding included, is a ``StoreTimeoutError``. It
+    runs in another thread unless store and embeddings compute here. None: never."""
     replica: Any = Field(default=None, frozen=True)
     """What guesses are looked up in, beside the session's cache: a copy that is fast to
     search, such as a local FAISS of the same documents (anything that ``vectorstore``
@@ -99,8 +102,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
 
     def _kept_up(self) -> Opened:
         """The store under filter and words as they are now."""
-        opened = self._opened
-        now = (self.filter, self.search_kwargs)
+        opened, now = self._opened, (self.filter, self.search_kwargs)
         is_current = opened is not None and is_same(opened.settings, now)
         return opened if opened and is_current else self._reopen()
 
@@ -215,6 +217,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         stats: SpeculationStats | None = None,
         render: Callable[[Document], str] = text_of,
         on_empty: OnEmpty = "error",
+        store_timeout: float | None = None,
     ) -> Session:
         """Open a session for the loops of this package (see ``session()``)."""
         require_hits("k", k)
@@ -227,6 +230,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             render=render,
             on_empty=on_empty,
             replica=opened.replica,
+            store_timeout=shorter(store_timeout, self.store_timeout),
         )
 
     def add_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
@@ -316,8 +320,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         run_manager: CallbackManagerForRetrieverRun,
         **kwargs: Any,
     ) -> list[Document]:
-        (documents,) = self._retrieve([query], **kwargs)
-        return documents
+        return self._retrieve([query], **kwargs)[0]
 
     async def _aget_relevant_documents(
         self,
@@ -327,8 +330,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         **kwargs: Any,
     ) -> list[Document]:
         retrieve = partial(self._retrieve, [query], **kwargs)
-        (documents,) = await run_in_executor(None, retrieve)
-        return documents
+        return (await run_in_executor(None, retrieve))[0]
 
     def batch(
         self,
@@ -383,7 +385,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[list[Document]]:
-        """Retrieve for many queries with one store call, off the event loop."""
+        """Do as ``batch()``, off the event loop."""
         batch = partial(self.batch, return_exceptions=return_exceptions, **kwargs)
         return await run_in_executor(None, batch, inputs, config)
 
@@ -395,6 +397,4 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         if not (queries := checked_queries(queries)):
             return []
         store = self._opened_for(**kwargs) if kwargs else self.store
-        with reported_as_store_error(type(store).__name__, "search"):
-            found = store.search(store.encode(queries), k)
-        return list(map(documents_of_hits, found))
+        return search(store, queries, k, self.store_timeout)

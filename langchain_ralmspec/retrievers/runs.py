@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from langchain_core.callbacks import CallbackManager, CallbackManagerForRetrieverRun
+
+from langchain_ralmspec.retrievers.session import documents_of_hits
+from langchain_ralmspec.stores.failures import reported_as_store_error
+from langchain_ralmspec.stores.waiting import Waiting
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
     from langchain_core.retrievers import BaseRetriever
     from langchain_core.runnables import RunnableConfig
+
+    from langchain_ralmspec.stores import Hit, Store
 
 
 def start_run(
@@ -38,3 +45,21 @@ def outcome_of(
     except Exception as error:  # noqa: BLE001  it is what was asked for
         return error
     return documents
+
+
+def search(
+    store: Store, queries: Sequence[str], k: int, store_timeout: float | None
+) -> list[list[Document]]:
+    """Ask a store for the ``k`` best documents of every query, in one call.
+
+    Raises:
+        StoreError: it fails.
+        StoreTimeoutError: it does not answer within ``store_timeout`` seconds.
+    """
+
+    def ask() -> list[list[Hit]]:
+        with reported_as_store_error(type(store).__name__, "search"):
+            return store.search(store.encode(queries), k)
+
+    with closing(Waiting(store, store_timeout)) as waiting:
+        return list(map(documents_of_hits, waiting.call(ask)))

@@ -128,6 +128,9 @@ class Store(Protocol):
     * an attribute ``one_call_a_query``, true where many queries are as many calls;
     * an attribute ``is_remote``, true where hits come from afar: then fewer of them
       enter a session's cache unless more are asked for;
+    * an attribute ``stays_in_process``, true where neither ``encode`` nor ``search``
+      waits for a service: of this package's own stores alone, since no time-out is kept
+      over what is believed never to hang;
     * the methods ``find`` and ``document`` of an ``ArrayStore``, which save making
       a document of every hit.
     """

@@ -58,6 +58,7 @@ class BM25Store:
     metric: Metric | None = None
     dimension: int | None = None
     top_k_is_stable = True
+    stays_in_process = True
 
     def __init__(
         self, index: BM25Index, documents: Sequence[Document], ids: Sequence[str]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
-
-from langchain_core.runnables.config import ContextThreadPoolExecutor
 
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.registry import renewed_in_children
+from langchain_ralmspec.stores.call_threads import CallThreads, slot_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -17,6 +17,20 @@ R = TypeVar("R")
 MAX_CONCURRENCY = 8
 """Calls at once where nobody says how many: as many as verifications may be in flight,
 and fewer than services allow."""
+ONE_THREAD = frozenset({"DuckDB", "SQLiteVSS", "SQLiteVec"})
+"""Stores that compute in this process, and refuse other threads than the one that
+opened them."""
+LOCAL_STORES = ONE_THREAD | {
+    "Annoy",
+    "DocArrayHnswSearch",
+    "DocArrayInMemorySearch",
+    "FAISS",
+    "InMemoryVectorStore",
+    "SKLearnVectorStore",
+    "ScaNN",
+    "USearch",
+}
+"""Stores that compute in this process: threads gain nothing."""
 THREADS = "ralmspec-ask"
 """Prefix of the names of threads that wait for a service."""
 
@@ -59,12 +73,16 @@ class Calls:
         """
 
         def bounded(item: T) -> R:
-            with self._free:
+            with slot_of(self._free):
                 return call(item)
 
         if self.most == 1 or len(items) < 2:  # noqa: PLR2004  nothing to overlap
             return list(map(bounded, items))
         n_threads = min(self.most, len(items))
-        # In the caller's context, which tracing and the like read.
-        with ContextThreadPoolExecutor(n_threads, thread_name_prefix=THREADS) as pool:
-            return list(pool.map(bounded, items))
+        with CallThreads(n_threads, THREADS) as threads:
+            made = [threads.start(partial(bounded, item)) for item in items]
+            try:
+                return [each.result() for each in made]
+            finally:
+                for each in made:
+                    each.cancel()

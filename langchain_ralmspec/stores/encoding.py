@@ -110,6 +110,11 @@ class Encoding:
         return calls.map(alone, texts)
 
 
+def computes_here(embeddings: object) -> bool:
+    """Whether embeddings are known to wait for no service: not a subclass of theirs."""
+    return type(embeddings).__name__ in _LOCAL
+
+
 def embed_documents(embeddings: Embeddings, texts: list[str], kind: str) -> Any:
     """What an encoder makes of documents, asked for all of them at once.
 

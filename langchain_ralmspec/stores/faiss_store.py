@@ -16,7 +16,7 @@ from langchain_ralmspec.scans import ROUNDING
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Found, Hit, MaxNorm, Metric, Query
 from langchain_ralmspec.stores.embedding import check_encoder, make_queries
-from langchain_ralmspec.stores.encoding import Encoder, Encoding
+from langchain_ralmspec.stores.encoding import Encoder, Encoding, computes_here
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_index import FaissIndex
 from langchain_ralmspec.stores.faiss_rows import (
@@ -163,6 +163,11 @@ class FaissStore:
             opened._accepts = condition(store, filter)
             opened._is_pure = not callable(filter)
         return opened
+
+    @property
+    def stays_in_process(self) -> bool:
+        """Whether nothing that a search does waits for a service."""
+        return computes_here(self._embeddings)
 
     @property
     def parts(self) -> tuple[FaissIndex, Rows, SharedLock]:

@@ -19,9 +19,13 @@ from langchain_ralmspec.errors import DimensionMismatchError, RaLMSpecError
 from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Hit, Metric, Query
-from langchain_ralmspec.stores.concurrency import Calls
+from langchain_ralmspec.stores.concurrency import LOCAL_STORES, ONE_THREAD, Calls
 from langchain_ralmspec.stores.embedding import as_vectors, lengths_of, make_queries
-from langchain_ralmspec.stores.encoding import Encoding, embed_documents
+from langchain_ralmspec.stores.encoding import (
+    Encoding,
+    computes_here,
+    embed_documents,
+)
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.filters import require_passing, require_usable, telling
 from langchain_ralmspec.stores.searches import refuse_async_alone, search_for
@@ -37,23 +41,6 @@ if TYPE_CHECKING:
 
 # Vectors of documents that had to be embedded again; 384 floats each are 1.5 KB.
 MAX_CACHED_VECTORS = 4096
-# These compute in this process: threads gain nothing, and some of them refuse other
-# threads than the one that opened them.
-_LOCAL = frozenset(
-    {
-        "Annoy",
-        "DocArrayHnswSearch",
-        "DocArrayInMemorySearch",
-        "DuckDB",
-        "FAISS",
-        "InMemoryVectorStore",
-        "SKLearnVectorStore",
-        "SQLiteVSS",
-        "SQLiteVec",
-        "ScaNN",
-        "USearch",
-    }
-)
 # How stores say that they hold fewer documents than were asked for; others say how many
 # that was, or name the argument. A server that is gone does neither, and is not asked
 # again.
@@ -142,8 +129,10 @@ class GenericStore:
         self._embeds_queries = by_vector or self._embeds_documents
         self._encoding = encoding or Encoding()
         self._calls = Calls(self._encoding.max_concurrency)
-        kinds = (kind.__name__ for kind in type(vectorstore).__mro__)
-        self._is_local = not _LOCAL.isdisjoint(kinds)
+        kinds = {kind.__name__ for kind in type(vectorstore).__mro__}
+        self._is_local = not LOCAL_STORES.isdisjoint(kinds)
+        is_quick = self._name in LOCAL_STORES and computes_here(self._embeddings)
+        self.stays_in_process = is_quick or not ONE_THREAD.isdisjoint(kinds)
         self._dimension: int | None = None
         self._widest = 1  # k that the store did not refuse when it refused another
         self._refused: int | None = None  # the one above it, once there is
