@@ -1,0 +1,242 @@
+"""Calls that hang are given up: in time, without what they hold, and for good."""
+
+import contextvars
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.runnables import RunnableLambda
+from langchain_core.vectorstores import InMemoryVectorStore
+
+from langchain_ralmspec import (
+    BM25Store,
+    RaLMSpecRetriever,
+    SentenceTransformerEmbeddings,
+    StoreError,
+    StoreTimeoutError,
+)
+from langchain_ralmspec.ralm import Session, session
+from langchain_ralmspec.speculation.costs import spending
+from langchain_ralmspec.stores.call_threads import CallThreads
+from langchain_ralmspec.stores.concurrency import Calls
+from langchain_ralmspec.stores.waiting import THREADS, Waiting, shorter
+from tests.unit_tests.fakes import FakeStore
+
+SHORT = 0.05  # seconds after which what never answers is given up
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def never() -> Iterator[threading.Event]:
+    """Set when the test is over, so that what hangs ends then."""
+    event = threading.Event()
+    yield event
+    event.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith(("ralmspec-verify", "ralmspec-ask")):
+            thread.join(PATIENCE)
+
+
+def test_what_does_not_return_is_given_up_and_the_next_call_is_made(
+    never: threading.Event,
+) -> None:
+    waiting = Waiting(FakeStore(2), SHORT)
+    with pytest.raises(StoreTimeoutError, match=r"FakeStore did not .* 0\.05 s") as e:
+        waiting.call(never.wait)
+    assert isinstance(e.value, TimeoutError)
+    assert isinstance(e.value, StoreError)
+    assert waiting.call(lambda: threading.current_thread().daemon)
+    waiting.close()
+
+
+def test_what_a_call_raises_is_raised() -> None:
+    def fail() -> None:
+        msg = "of the client"
+        raise TimeoutError(msg)
+
+    waiting = Waiting(FakeStore(2), PATIENCE)
+    with pytest.raises(TimeoutError, match="of the client"):
+        waiting.call(fail)
+    waiting.close()
+
+
+def test_one_thread_serves_calls_that_follow_one_another() -> None:
+    waiting = Waiting(FakeStore(2), PATIENCE)
+    names = {waiting.call(lambda: threading.current_thread().name) for _ in range(9)}
+    assert names == {f"{THREADS}_0"}
+    waiting.close()
+
+
+def test_the_context_of_the_caller_is_read() -> None:
+    told = contextvars.ContextVar("told", default="nothing")
+    told.set("something")
+    waiting = Waiting(FakeStore(2), PATIENCE)
+    assert waiting.call(told.get) == "something"
+    waiting.close()
+
+
+def test_what_it_costs_is_measured_where_it_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The caller's thread does nothing, and would be taken to wait."""
+    measured, made = [], []
+
+    def noted() -> Any:
+        measured.append(threading.current_thread())
+        return spending()
+
+    class Watched(FakeStore):
+        def search(self, *args: Any, **kwargs: Any) -> Any:
+            made.append(threading.current_thread())
+            return super().search(*args, **kwargs)
+
+    monkeypatch.setattr(session, "spending", noted)
+    opened = Session(Watched(4), store_timeout=PATIENCE)
+    opened.retrieve("one")
+    opened.guess("lookup", "two", None)
+    assert {*measured} == {*made} != {threading.current_thread()}
+    opened.waiting.close()
+
+
+def test_a_call_given_up_keeps_nobody_from_asking(never: threading.Event) -> None:
+    """Of one call at once, say, it would be that call for ever."""
+    calls = Calls(1)
+    waiting = Waiting(FakeStore(2), SHORT)
+    with pytest.raises(StoreTimeoutError):
+        waiting.call(lambda: calls.map(lambda _: never.wait(), [1]))
+    assert calls.map(str, [1]) == ["1"]
+    waiting.close()
+
+
+def test_a_call_of_many_given_up_keeps_nobody_from_asking(
+    never: threading.Event,
+) -> None:
+    calls = Calls(2)
+    begun: list[int] = []
+
+    def hang(number: int) -> bool:
+        begun.append(number)
+        return never.wait()
+
+    waiting = Waiting(FakeStore(2), SHORT)
+    with pytest.raises(StoreTimeoutError):
+        waiting.call(lambda: calls.map(hang, range(9)))
+    assert calls.map(str, range(9)) == [*map(str, range(9))]
+    never.set()
+    waiting.close()
+    wait_for_threads()
+    assert len(begun) == 2, "calls were begun that nobody waits for"
+
+
+def wait_for_threads() -> None:
+    for thread in threading.enumerate():
+        if thread.name.startswith("ralmspec-"):
+            thread.join(PATIENCE)
+
+
+@pytest.fixture
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: Any) -> None:
+        pytest.fail("a thread is started")
+
+    monkeypatch.setattr(CallThreads, "start", start)
+
+
+class _Here(DeterministicFakeEmbedding):
+    """As quick as the real one, which computes in this process."""
+
+
+_Here.__name__ = SentenceTransformerEmbeddings.__name__
+
+DOCUMENTS = [Document(page_content=word, id=word) for word in ("one", "two", "three")]
+
+
+def near_stores() -> list[Any]:
+    faiss = pytest.importorskip("langchain_community.vectorstores.faiss")
+    embeddings = _Here(size=8)
+    return [
+        BM25Store.from_documents(DOCUMENTS),
+        faiss.FAISS.from_documents(DOCUMENTS, embeddings),
+        InMemoryVectorStore.from_documents(DOCUMENTS, embeddings),
+    ]
+
+
+@pytest.mark.usefixtures("no_thread")
+@pytest.mark.parametrize("number", range(3), ids=["BM25", "FAISS", "in memory"])
+def test_what_cannot_hang_needs_no_thread(number: int) -> None:
+    retriever = RaLMSpecRetriever(vectorstore=near_stores()[number], k=1)
+    assert retriever.store_timeout == 30
+    assert retriever.invoke("one")
+    opened = retriever.new_session(k=1, store_timeout=5.0)
+    assert opened.retrieve("two").truth[0]
+    assert opened.verify(opened._queries.together(["one", "three"]))
+
+
+class _Own(_Here):
+    """Somebody's, who may ask anybody."""
+
+
+class _OwnStore(BM25Store):
+    """Likewise."""
+
+
+@pytest.mark.usefixtures("no_thread")
+def test_what_somebody_else_has_written_may_hang() -> None:
+    stores: list[Any] = [
+        InMemoryVectorStore.from_documents(DOCUMENTS, _Own(size=8)),
+        RunnableLambda(lambda _: DOCUMENTS),
+        _OwnStore.from_documents(DOCUMENTS),
+    ]
+    for store in stores:
+        retriever = RaLMSpecRetriever(vectorstore=store)
+        with pytest.raises(pytest.fail.Exception, match="a thread is started"):
+            retriever.invoke("one")
+        in_this_thread = retriever.model_copy(update={"store_timeout": None})
+        assert in_this_thread.invoke("one")
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e300, "soon"])
+def test_seconds_that_are_none_are_refused(seconds: Any) -> None:
+    store = BM25Store.from_documents(DOCUMENTS)
+    with pytest.raises(ValueError, match="store_timeout"):
+        RaLMSpecRetriever(vectorstore=store, store_timeout=seconds)
+
+
+def test_the_shorter_of_two() -> None:
+    assert shorter(None, None) is None
+    assert shorter(2.0, None) == shorter(None, 2.0) == shorter(3.0, 2.0) == 2
+
+
+_HANGS = """
+import threading
+from langchain_core.runnables import RunnableLambda
+from langchain_ralmspec import RaLMSpecRetriever, StoreTimeoutError
+from langchain_ralmspec.stores.concurrency import Calls
+never = threading.Event()
+retriever = RaLMSpecRetriever(
+    vectorstore=RunnableLambda(lambda _: never.wait()), store_timeout=0.05
+)
+for queries in (["one"], ["one", "two"]):  # the latter are out at once
+    try:
+        retriever.batch(queries)
+    except StoreTimeoutError as error:
+        print("given up")
+"""
+
+
+def test_python_ends_although_a_call_hangs() -> None:
+    root = Path(__file__).parents[3]
+    ended = subprocess.run(  # noqa: S603  our own
+        [sys.executable, "-c", _HANGS],
+        check=True,
+        cwd=root,
+        timeout=120,
+        stdout=subprocess.PIPE,
+    )
+    assert ended.stdout.split(b"\n") == [b"given up", b"given up", b""]
