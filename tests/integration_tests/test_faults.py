@@ -37,7 +37,7 @@ TIMEOUT = 1.0  # seconds that what answers at once never takes
 IN_FLIGHT_MOST = max(IN_FLIGHT)
 # Several calls always in flight, where there may be any.
 SETTINGS: dict[str, Any] = {
-    "max_tokens": 64,
+    "max_tokens": 24,
     "retrieval_stride": 1,
     "speculation_stride": 1,
     "guess_policy": "same",
@@ -63,6 +63,9 @@ def chat(
         yield ChatRaLMSpec(model_path=gguf, retriever=store, **SETTINGS)
 
 
+DOCUMENTS = [
+    Document(page_content=f"A short text of number {n}.", id=str(n)) for n in range(20)
+]
 MODES: dict[str, dict[str, Any]] = {
     "sequential": {"speculation": False},
     "verifying": {"asynchronous": False},
@@ -147,8 +150,8 @@ def test_postgres_is_killed_and_comes_back(
 class Hanging:
     """Documents by the words of a query; a call hangs once it is told to."""
 
-    def __init__(self, corpus: Corpus) -> None:
-        self.documents = corpus.documents[:20]
+    def __init__(self) -> None:
+        self.documents = DOCUMENTS
         self.hangs, self.is_over = threading.Event(), threading.Event()
         self.n_hung = 0
 
@@ -177,8 +180,8 @@ class HangingEmbeddings(DeterministicFakeEmbedding):
 
 
 @pytest.fixture
-def hanging(corpus: Corpus) -> Iterator[Hanging]:
-    made = Hanging(corpus)
+def hanging() -> Iterator[Hanging]:
+    made = Hanging()
     yield made
     made.is_over.set()
     wait_until_none_is_left()
@@ -286,10 +289,10 @@ def _raises(_: list[float]) -> list[float]:
 )
 @pytest.mark.parametrize("near", [FAISS, InMemoryVectorStore])
 def test_embeddings_go_wrong_in_the_midst_of_an_answer(  # noqa: PLR0917
-    near: Any, fault: Any, kind: Any, said: str, mode: str, corpus: Corpus, gguf: str
+    near: Any, fault: Any, kind: Any, said: str, mode: str, gguf: str
 ) -> None:
     embeddings = _Fickle(size=8)
-    store = near.from_documents(corpus.documents[:20], embeddings)
+    store = near.from_documents(DOCUMENTS, embeddings)
     chat = ChatRaLMSpec(model_path=gguf, retriever=store, **SETTINGS, **MODES[mode])
     whole = chat.invoke(QUESTION).text
     text = read_until_it_fails(chat, kind, lambda: setattr(embeddings, "fault", fault))

@@ -111,7 +111,7 @@ def test_no_document_is_shown_that_the_store_did_not_find(
         for number, (_, event) in enumerate(run.log)
         if isinstance(event, Found)
     ]
-    before, after = (found_in(documents, looked_up) for documents in (OLD, new))
+    before, after = (found_in(kind, each, looked_up) for each in (OLD, new))
     # A call that was out, or a session that holds the old index, tells what was found
     # there; nothing but a call of one's own may know of the change.
     may_be_old = mode == "in flight" or change is indexed_anew
@@ -128,9 +128,12 @@ def test_no_document_is_shown_that_the_store_did_not_find(
     assert {each.page_content for each in again.documents} <= known
 
 
-def found_in(documents: Documents, looked_up: list[tuple[bool, str, str]]) -> list[str]:
-    """What an index of just these documents finds for the queries."""
-    index = FAISS.from_documents(documents, EMBEDDINGS)
+def found_in(
+    kind: str, documents: Documents, looked_up: list[tuple[bool, str, str]]
+) -> list[str]:
+    """What a store of just these documents finds for the queries."""
+    near: Any = InMemoryVectorStore if kind == "in memory" else FAISS
+    index = near.from_documents(documents, EMBEDDINGS)
     return [
         index.similarity_search(query, k=1)[0].page_content for _, query, _ in looked_up
     ]
