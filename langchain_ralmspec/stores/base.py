@@ -128,6 +128,9 @@ class Store(Protocol):
     * an attribute ``one_call_a_query``, true where many queries are as many calls;
     * an attribute ``is_remote``, true where hits come from afar: then fewer of them
       enter a session's cache unless more are asked for;
+    * an attribute ``shares_calls``, true where queries of several requests may be in
+      one call, made by the thread of any: what is found depends on nothing but the
+      query and the store, so on no user or tenant in a context variable;
     * the methods ``find`` and ``document`` of an ``ArrayStore``, which save making
       a document of every hit.
     """
