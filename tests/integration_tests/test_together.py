@@ -66,9 +66,10 @@ def test_prompts_take_turns_where_tokens_do(
 def test_questions_about_one_text_get_their_lone_answers(
     gguf: str, corpus: Corpus, sampling: dict[str, Any]
 ) -> None:
-    own: dict[str, Any] = {"n_ctx": 2048, "max_tokens": 20, "n_threads": 1}
-    context = "\n\n".join(corpus.texts[:8])[:2000]
-    asked = [{"question": each, "context": context} for each in QUESTIONS[:4]]
+    # Else drafts, whose lengths hang on the time, are verified by other kernels.
+    own: dict[str, Any] = {"n_ctx": 2048, "max_tokens": 12, "exact_batches": True}
+    context = "\n\n".join(corpus.texts[:3])[:900]
+    asked = [{"question": each, "context": context} for each in QUESTIONS[:3]]
     alone = RapidChain(model_path=gguf, joint_decoding=False, **own)
     lone = [alone.invoke(each, **sampling)["answer"] for each in asked]
     chain = RapidChain(model_path=gguf, **own)
