@@ -33,7 +33,8 @@ async def test_prompts_of_one_call_get_their_lone_answers(
     gguf: str, retriever: RaLMSpecRetriever, sampling: dict[str, Any], is_async: bool
 ) -> None:
     def make(**own: Any) -> RaLMSpecLLM:
-        settings = {"n_threads": 1, "max_tokens": 20, "streaming": True}
+        settings: dict[str, Any] = {"n_threads": 1, "max_tokens": 20}
+        settings["streaming"] = True  # tokens are told
         return RaLMSpecLLM(model_path=gguf, retriever=retriever, **settings, **own)
 
     alone, llm = make(joint_decoding=False), make()

@@ -72,7 +72,7 @@ def test_the_first_failure_by_order_is_raised_and_those_behind_are_left() -> Non
         raise ValueError("second")
 
     never: list[int] = []
-    works = [
+    works: list[Callable[[], Any]] = [
         first,
         second,
         partial(endless, begun, closed, 2),
@@ -91,7 +91,8 @@ def test_what_is_done_first_is_given_first_and_who_leaves_ends_the_others() -> N
         assert begun.wait(PATIENCE)
         return "there"
 
-    done = as_done([partial(endless, begun, closed, 0), quick], 2)
+    works: list[Callable[[], Any]] = [partial(endless, begun, closed, 0), quick]
+    done = as_done(works, 2)
     assert next(done) == (1, "there")
     done.close()
     assert closed == [0]
@@ -129,10 +130,10 @@ class Heard(BaseCallbackHandler):
         self.said: dict[str, str] = {}
         self.ended: list[str] = []
 
-    def on_llm_start(self, _: Any, prompts: Any, *, run_id: Any, **__: Any) -> None:
-        self.asked[run_id] = prompts[0]
+    def on_llm_start(self, *given: Any, run_id: Any, **_: Any) -> None:
+        self.asked[run_id] = given[1][0]
 
-    def on_llm_new_token(self, token: str, *, run_id: Any, **_: Any) -> None:
+    def on_llm_new_token(self, token: Any, *, run_id: Any, **_: Any) -> None:
         prompt = self.asked[run_id]
         self.said[prompt] = self.said.get(prompt, "") + token
 
@@ -204,7 +205,7 @@ def test_no_more_at_once_than_the_config_says(
             running.remove(asked)
 
     llm = fake_llm(monkeypatch, pieces, 16)
-    prompts = list("abcdefgh")
+    prompts: list[Any] = list("abcdefgh")
     assert llm.batch(prompts, {"max_concurrency": 2}, **words) == prompts
     assert most <= 2
 
