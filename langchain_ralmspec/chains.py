@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
+from langchain_core.runnables.config import get_config_list
 from langchain_core.runnables.utils import AddableDict
 from pydantic import field_validator
 
 from langchain_ralmspec.base.local import info_of
 from langchain_ralmspec.base.long_context import LongContextGeneration, long_usage_of
 from langchain_ralmspec.base.messages import messages_of, turns_of
-from langchain_ralmspec.base.threads import from_threads
+from langchain_ralmspec.base.threads import from_threads, in_thread
+from langchain_ralmspec.base.together import as_done, at_once, exhausted, in_order
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.rapid import Conversation
 from langchain_ralmspec.rapid.prompt import CONTEXT, QUESTION
@@ -94,9 +97,16 @@ class RapidChain(
             InvalidValueError: question or context is missing or empty.
             UnknownArgumentError: the input, or the call, has something else.
         """
+        return exhausted(self._whole(self.stream(input, config, **kwargs)))
+
+    def _whole(
+        self, parts: Generator[dict[str, Any]]
+    ) -> Generator[object, None, dict[str, Any]]:
+        """Pass the parts of an answer on; the whole of it is returned behind them."""
         answer = AddableDict(answer="")
-        for part in self.stream(input, config, **kwargs):
+        for part in parts:
             answer = answer + AddableDict(part)
+            yield part
         return answer
 
     def stream(
@@ -111,16 +121,85 @@ class RapidChain(
         )
 
     def batch(
-        self, inputs: list[dict[str, Any]], config: _Configs = None, **kwargs: Any
+        self,
+        inputs: list[dict[str, Any]],
+        config: _Configs = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
     ) -> list[dict[str, Any]]:
-        """Answer several questions, one after the other: there is one model."""
-        return super().batch(inputs, _one_by_one(config), **kwargs)
+        """Answer several questions, as many at once as the model decodes together.
+
+        That is one after the other where they would take turns; a ``max_concurrency``
+        in the config says it instead. With ``return_exceptions``, the places of those
+        that fail are exceptions.
+        """
+        works, n_at_once = self._works(inputs, config, return_exceptions, kwargs)
+        return in_order(works, n_at_once)
 
     async def abatch(
-        self, inputs: list[dict[str, Any]], config: _Configs = None, **kwargs: Any
+        self,
+        inputs: list[dict[str, Any]],
+        config: _Configs = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
     ) -> list[dict[str, Any]]:
         """Do what ``batch`` does, beside other tasks."""
-        return await super().abatch(inputs, _one_by_one(config), **kwargs)
+        words = {"return_exceptions": return_exceptions, **kwargs}
+        return await in_thread(partial(self.batch, inputs, config, **words))
+
+    def batch_as_completed(  # type: ignore[override]  # LangChain's overloads say no more
+        self,
+        inputs: Sequence[dict[str, Any]],
+        config: _Configs = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> Generator[tuple[int, Any]]:
+        """Do what ``batch`` does; give each answer with its place, once it is there."""
+        yield from as_done(*self._works(inputs, config, return_exceptions, kwargs))
+
+    def abatch_as_completed(  # type: ignore[override]
+        self,
+        inputs: Sequence[dict[str, Any]],
+        config: _Configs = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> AsyncGenerator[tuple[int, Any]]:
+        """Do what ``batch_as_completed`` does, beside other tasks."""
+        words = {"return_exceptions": return_exceptions, **kwargs}
+        return from_threads(self.batch_as_completed(inputs, config, **words))
+
+    def _works(
+        self,
+        inputs: Sequence[dict[str, Any]],
+        config: _Configs,
+        return_exceptions: bool,  # noqa: FBT001  as it was given
+        kwargs: dict[str, Any],
+    ) -> tuple[list[Callable[[], Any]], int]:
+        """What answers each question of a batch, and how many to answer at once."""
+
+        def answered(one: dict[str, Any], own: RunnableConfig) -> Any:
+            try:
+                return self.invoke(one, own, **kwargs)
+            except Exception as error:
+                if return_exceptions:
+                    return error
+                raise
+
+        configs = get_config_list(config, len(inputs))
+        works: list[Callable[[], Any]] = [
+            partial(answered, *each) for each in zip(inputs, configs, strict=True)
+        ]
+        given = configs[0].get("max_concurrency") if configs else None
+        n_at_once = given or at_once(configs, self._n_together)
+        return works, n_at_once
+
+    def _n_together(self, n: int) -> int:
+        """How many of ``n`` answers are written at once."""
+        return self.engine.n_together(n)
 
     async def ainvoke(
         self,
@@ -251,13 +330,6 @@ class RapidChain(
         generation = ChatGeneration(message=message, generation_info=info)
         output = {"model_name": info["model_name"], "token_usage": dict(usage)}
         trace.on_llm_end(LLMResult(generations=[[generation]], llm_output=output))
-
-
-def _one_by_one(config: _Configs) -> _Configs:
-    """A config under which nothing of a batch runs beside another."""
-    if isinstance(config, list):
-        return [RunnableConfig(**{**one, "max_concurrency": 1}) for one in config]
-    return RunnableConfig(**{"max_concurrency": 1, **(config or {})})
 
 
 def _checked(inputs: Any) -> tuple[Any, Any, Any]:

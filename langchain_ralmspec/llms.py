@@ -171,6 +171,11 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
         self._may_speculate(self.engine, instead="token by token")
         self.datastore.prepare()
 
+    def _n_together(self, n: int) -> int:
+        # Keys are hidden states, which llama.cpp gives of one sequence a call: answers
+        # take turns.
+        return 1
+
     @property
     def mixture(self) -> Mixture:
         """How neighbours and the model are mixed."""

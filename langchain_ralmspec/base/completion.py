@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
-from langchain_core.runnables.config import get_config_list
+from langchain_core.runnables.config import get_config_list, run_in_executor
 
 from langchain_ralmspec.arguments import require_text
 from langchain_ralmspec.base.bound import BoundCompletion
@@ -19,6 +19,12 @@ from langchain_ralmspec.base.configured import configured_by, is_configured
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
 from langchain_ralmspec.base.restricted import is_cached, require_cacheable
 from langchain_ralmspec.base.threads import from_threads
+from langchain_ralmspec.base.together import (
+    at_once,
+    awaited_in_order,
+    exhausted,
+    in_order,
+)
 from langchain_ralmspec.base.tracing import (
     ModelRun,
     in_sync,
@@ -78,11 +84,12 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[str]:
-        """Answer several prompts, one after the other: there is one model.
+        """Answer several prompts, as many at once as the model decodes together.
 
-        All are refused where one is, before any is answered, unless a config says what
-        one is answered from; with ``return_exceptions``, only the places of those that
-        fail are exceptions.
+        That is one after the other where they would take turns; ``max_concurrency`` of
+        the config bounds it. All are refused where one is, before any is answered,
+        unless a config says what one is answered from; with ``return_exceptions``, only
+        the places of those that fail are exceptions.
         """
         configs = get_config_list(config, len(inputs))
         if not (return_exceptions or any(map(is_configured, configs))):
@@ -91,11 +98,13 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         alone: Any = partial(
             super().batch, return_exceptions=return_exceptions, **kwargs
         )
-        answers = []
-        for one, own in zip(inputs, configs, strict=True):
+
+        def answered(one: LanguageModelInput, own: RunnableConfig) -> Any:
             with configured_by(own):
-                answers += alone([one], [own])
-        return answers
+                return alone([one], [own])[0]
+
+        works = list(map(partial(partial, answered), inputs, configs))
+        return in_order(works, at_once(configs, self._n_together))
 
     async def abatch(
         self,
@@ -112,11 +121,18 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         alone: Any = partial(
             super().abatch, return_exceptions=return_exceptions, **kwargs
         )
-        answers = []
-        for one, own in zip(inputs, configs, strict=True):
+
+        async def answered(one: LanguageModelInput, own: RunnableConfig) -> Any:
             with configured_by(own):
-                answers += await alone([one], [own])
-        return answers
+                return (await alone([one], [own]))[0]
+
+        works = list(map(partial(partial, answered), inputs, configs))
+        n_at_once = await run_in_executor(None, at_once, configs, self._n_together)
+        return await awaited_in_order(works, n_at_once)
+
+    def _n_together(self, n: int) -> int:
+        """How many of ``n`` answers are written at once."""
+        return self.engine.n_together(n)
 
     def invoke(
         self,
@@ -241,13 +257,28 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         All are prepared, and refused if need be, before the first one runs.
         """
         answers = [self._answer(prompt, stop, overrides) for prompt in prompts]
-        for number, answer in enumerate(answers):
-            run, text = run_begun(number), ""
-            for chunk in self._chunks(answer, run, tells=self.streaming):
-                text += chunk.text
-                yield chunk.text
-                info = chunk.generation_info
-            generations.append(Generation(text=text, generation_info=info))
+        n_at_once = 1 if len(answers) == 1 else self._n_together(len(answers))
+        writing = [
+            self._generation(answer, run_begun(number))
+            for number, answer in enumerate(answers)
+        ]
+        if n_at_once > 1:
+            works = [partial(exhausted, pieces) for pieces in writing]
+            generations += in_order(works, n_at_once)
+            return
+        for pieces in writing:
+            generations.append((yield from pieces))
+
+    def _generation(
+        self, answer: PreparedAnswer, run: ModelRun
+    ) -> Generator[str, None, Generation]:
+        """Write an answer, piece by piece; it is returned behind them."""
+        text, info = "", None
+        for chunk in self._chunks(answer, run, tells=self.streaming):
+            text += chunk.text
+            yield chunk.text
+            info = chunk.generation_info
+        return Generation(text=text, generation_info=info)
 
     def _result(self, generations: list[Generation]) -> LLMResult:
         usage = Counter[str]()

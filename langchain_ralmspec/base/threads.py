@@ -11,7 +11,7 @@ from langchain_core.runnables.config import run_in_executor
 from langchain_ralmspec.engine.slots import is_abandoned
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, Callable, Generator
 
 Piece = TypeVar("Piece")
 
@@ -35,6 +35,16 @@ async def from_threads(pieces: Generator[Piece]) -> AsyncGenerator[Piece]:
     except GeneratorExit:
         await run_in_executor(None, shared.leave)
         raise
+
+
+async def in_thread(work: Callable[[], Piece]) -> Piece:
+    """Do in a thread what makes something, with the same manners."""
+
+    def pieces() -> Generator[Piece]:
+        yield work()
+
+    (made,) = [piece async for piece in from_threads(pieces())]
+    return made
 
 
 class _Shared(Generic[Piece]):

@@ -274,6 +274,13 @@ class Model(Live):
             )
             raise ContextOverflowError(msg)
 
+    def n_together(self, n: int) -> int:
+        """How many of ``n`` answers to write at once; 1 where they take turns anyway.
+
+        Measured now if it was not before; slots are added for them.
+        """
+        return self._slots.n_together(n)
+
     def new_sequence(self, snapshot: Snapshot | None = None) -> Sequence:
         """Start an empty sequence, or one that continues from a snapshot."""
         # It keeps the model alive, so that the next load shares this context.

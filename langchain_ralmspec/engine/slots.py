@@ -150,6 +150,20 @@ class Slots(Live):
             self._measure_company()
         return min(n, context.n_slots, company.most)
 
+    def n_together(self, n: int) -> int:
+        """How many of ``n`` answers to write at once, by tokens decoded together.
+
+        However long these become, all of them stay in the context.
+        """
+        if self._takes_turns:
+            return 1
+        with self._locked():
+            number, context = self._number_together(n), self._context
+            is_room = context.n_cells >= context.n_ctx or self._can_hold(
+                2 * context.n_ctx, context.n_slots
+            )
+            return number if is_room else min(number, self._n_slots)
+
     def _measure_company(self) -> None:
         if self._company.is_behind:
             self._park_all()

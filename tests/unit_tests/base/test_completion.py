@@ -48,7 +48,8 @@ def face(
     kind: Any = request.param
     monkeypatch.setattr(kind, "_answer", answer)
     if kind in LLMS:
-        monkeypatch.setattr(kind, "engine", SimpleNamespace(path=Path("m.gguf")))
+        engine = SimpleNamespace(path=Path("m.gguf"), n_together=lambda n: n)
+        monkeypatch.setattr(kind, "engine", engine)
     if kind is ChatRapid:
         return kind(model_path="m.gguf", context="A long text.")
     if kind is KNNLMSpecLLM:
