@@ -19,6 +19,7 @@ from langchain_ralmspec.cli.doctor.command import doctor
 from langchain_ralmspec.cli.models import models
 from langchain_ralmspec.cli.preload import preload
 from langchain_ralmspec.cli.report import report
+from langchain_ralmspec.cli.serve import serve
 from langchain_ralmspec.cli.warm import warm
 
 app = typer.Typer(
@@ -63,6 +64,7 @@ app.command()(preload)
 app.command()(warm)
 app.command()(datastore)
 app.command()(report)
+app.command()(serve)
 
 bench = typer.Typer(no_args_is_help=True, help="Measurements on this machine.")
 app.add_typer(bench, name="bench")

@@ -1,0 +1,190 @@
+"""The HTTP side: keys, tenants, sessions, and answers as they are written."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, RayServeException
+
+from langchain_ralmspec.serve.loading import named
+from langchain_ralmspec.serve.protocol import (
+    BAD_REQUEST,
+    DONE,
+    OK,
+    UNAVAILABLE,
+    error_of,
+    event,
+    refusal,
+)
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
+    from langchain_ralmspec.serve.application import TenantFilter
+    from langchain_ralmspec.serve.replica import Part
+
+UNAUTHORIZED, FORBIDDEN, TOO_MANY = 401, 403, 429
+
+SESSION_HEADER = "x-session-id"
+
+_LOST = (RayError, RayServeException)
+"""What Ray raises for a replica that has died, or cannot be reached."""
+
+_ATTEMPTS = 2  # of an answer of which nothing was sent
+
+api = FastAPI(openapi_url=None)
+"""The routes of :class:`Gateway`, to which Ray Serve binds them."""
+
+
+class Gateway:
+    """Takes requests in, and hands each one to the replica of its session.
+
+    Args:
+        replica: the deployment of replicas.
+        key_digest: SHA-256 of the key that requests have to bring; None asks for none.
+        tenant_filter: from headers to the filter of a tenant, or its name.
+    """
+
+    def __init__(
+        self,
+        replica: DeploymentHandle[Any],
+        key_digest: bytes | None,
+        tenant_filter: str | TenantFilter | None,
+    ) -> None:
+        self._replica = replica
+        self._key_digest = key_digest
+        is_named = isinstance(tenant_filter, str)
+        self._tenant_filter = named(tenant_filter) if is_named else tenant_filter
+
+    @api.get("/health")
+    def health(self) -> Response:
+        """Tell whether a replica is there; anybody may ask."""
+        own = serve.status().applications[serve.get_replica_context().app_name]
+        n = own.deployments["Replica"].replica_states.get("RUNNING", 0)
+        return JSONResponse({"replicas": n}, OK if n else UNAVAILABLE)
+
+    @api.get("/v1/models")
+    async def models(self, request: Request) -> Response:
+        """List the one model."""
+        if (refused := self._without_key(request)) is not None:
+            return refused
+        try:
+            name = await self._replica.model_name.remote()
+        except _LOST as error:
+            return _told(*_lost(error))
+        model = {"id": name, "object": "model", "created": 0, "owned_by": "ralmspec"}
+        return _told(OK, {"object": "list", "data": [model]})
+
+    @api.post("/v1/chat/completions")
+    async def complete(self, request: Request) -> Response:
+        """Answer a conversation, at once or as it is written."""
+        if (refused := self._without_key(request)) is not None:
+            return refused
+        try:
+            body = await request.json()
+        except (ValueError, RecursionError):
+            body = None
+        if not isinstance(body, dict):
+            return _told(BAD_REQUEST, refusal("the body is no JSON object"))
+        try:
+            restriction = self._restriction(request)
+        except PermissionError:
+            return _told(FORBIDDEN, refusal("not for you", "forbidden"))
+        session = request.headers.get(SESSION_HEADER) or body.get("user")
+        parts = self._parts(body, restriction, str(session or ""))
+        status, first = await anext(parts)
+        if status != OK or body.get("stream") is not True:
+            await parts.aclose()
+            return _told(status, first)
+        return StreamingResponse(_events(first, parts), media_type="text/event-stream")
+
+    def _without_key(self, request: Request) -> Response | None:
+        """The refusal of a request without the key; None where it has it."""
+        if self._key_digest is None:
+            return None
+        kind, _, key = request.headers.get("authorization", "").partition(" ")
+        digest = hashlib.sha256(key.encode()).digest()
+        is_right = hmac.compare_digest(digest, self._key_digest)
+        if is_right and kind.lower() == "bearer":
+            return None
+        said = "the API key is missing or wrong; send Authorization: Bearer …"
+        return _told(UNAUTHORIZED, refusal(said, "invalid_api_key"))
+
+    def _restriction(self, request: Request) -> dict[str, Any]:
+        """What the request's tenant may see, as arguments of the call.
+
+        Raises:
+            PermissionError: nothing.
+        """
+        if self._tenant_filter is None:
+            return {}
+        wanted = self._tenant_filter(request.headers)
+        if wanted is None:  # without a filter, all would be seen
+            raise PermissionError
+        return {"filter": wanted}
+
+    async def _parts(
+        self, body: dict[str, Any], restriction: dict[str, Any], session: str
+    ) -> AsyncIterator[Part]:
+        """The parts of an answer; the error that ends it is the last.
+
+        While nothing was sent, an answer whose replica is lost is asked for again.
+        """
+        replica = self._replica.options(stream=True)
+        if session:
+            replica = replica.options(session_id=session)
+        for attempt in range(_ATTEMPTS):
+            is_sent = False
+            parts = replica.answer.remote(body, restriction)
+            try:
+                async for part in parts:
+                    is_sent = True
+                    yield part
+            except _LOST as error:
+                status, told = _lost(error)
+                is_last = attempt + 1 == _ATTEMPTS or status == TOO_MANY
+                if is_sent or is_last:
+                    yield status, told
+                    return
+            else:
+                return
+            finally:
+                parts.cancel()
+
+
+async def _events(
+    first: dict[str, Any], parts: AsyncIterator[Part]
+) -> AsyncIterator[str]:
+    """An answer as server-sent events; an error is the last."""
+    try:
+        yield event(first)
+        async for status, part in parts:
+            yield event(part)
+            if status != OK:
+                return
+        yield DONE
+    finally:
+        await parts.aclose()
+
+
+def _lost(error: Exception) -> Part:
+    """Status and error for what Ray raises."""
+    if isinstance(error, BackPressureError):
+        said = "too many requests wait for an answer; ask again later"
+        return TOO_MANY, error_of(said, "rate_limit_error", "too_many_requests")
+    logging.getLogger("ray.serve").warning("a replica was lost: %s", error)
+    said = "the replica that wrote the answer was lost; ask again"
+    return UNAVAILABLE, error_of(said, "server_error", "replica_lost")
+
+
+def _told(status: int, body: dict[str, Any]) -> Response:
+    again = {"Retry-After": "1"} if status in {TOO_MANY, UNAVAILABLE} else None
+    return JSONResponse(body, status, headers=again)
