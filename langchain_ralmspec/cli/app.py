@@ -10,7 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from langchain_ralmspec.bench import knnlm, quality, ralm, rapid, swap, together
+from langchain_ralmspec.bench import (
+    knnlm,
+    quality,
+    ralm,
+    rapid,
+    swap,
+    together,
+)
+from langchain_ralmspec.bench import serve as load
 from langchain_ralmspec.bench.demo import Demo
 from langchain_ralmspec.bench.engine import engine
 from langchain_ralmspec.bench.options import add_command
@@ -71,6 +79,7 @@ app.add_typer(bench, name="bench")
 bench.command()(engine)
 add_command(bench, "swap", swap.Benchmark, swap.found_the_same)
 add_command(bench, "together", together.Benchmark, _is_identical)
+add_command(bench, "serve", load.Benchmark, _is_identical)
 add_command(bench, "ralm", ralm.Benchmark, _is_identical)
 add_command(bench, "rapid", rapid.Benchmark, rapid.Benchmark.kept_its_promise)
 add_command(bench, "knnlm", knnlm.Benchmark, _is_identical)

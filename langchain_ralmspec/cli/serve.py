@@ -78,7 +78,6 @@ def _run(built: Application, target: str, host: str, port: int, n: int) -> None:
     import ray
     from ray import serve as ray_serve
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "RAY_ADDRESS" not in os.environ:
         ray.init(
             address="local",
@@ -86,6 +85,8 @@ def _run(built: Application, target: str, host: str, port: int, n: int) -> None:
             object_store_memory=_OBJECT_STORE,
             include_dashboard=False,
         )
+    # Behind Ray's own handler, under which the process would end at once.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         ray_serve.start(http_options={"host": host, "port": port})
         try:
@@ -97,5 +98,5 @@ def _run(built: Application, target: str, host: str, port: int, n: int) -> None:
     except KeyboardInterrupt:
         typer.echo("finishing the answers that were begun")
     finally:
-        ray_serve.shutdown()
+        ray_serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()

@@ -69,7 +69,7 @@ def app(
     try:
         from ray import serve
 
-        from langchain_ralmspec.serve.gateway import Gateway, api
+        from langchain_ralmspec.serve.gateway import Gateway
         from langchain_ralmspec.serve.replica import Replica
     except ImportError as error:
         raise MissingExtraError.of(error.name or "ray", "serve") from error
@@ -83,7 +83,7 @@ def app(
         bounds = {"min_replicas": replicas, "max_replicas": max_replicas}
         target = {"target_ongoing_requests": max(1, max_ongoing_requests // 2)}
         scale = {"autoscaling_config": bounds | target}
-    model = serve.deployment(
+    model: Any = serve.deployment(
         Replica,
         **scale,
         max_ongoing_requests=max_ongoing_requests,
@@ -98,8 +98,8 @@ def app(
         },
     )
     # One alone, so that the bound on what waits is one for all.
-    gateway = serve.deployment(
-        serve.ingress(api)(Gateway),
+    gateway: Any = serve.deployment(
+        Gateway,
         num_replicas=1,
         max_ongoing_requests=_GATEWAY_REQUESTS,
         graceful_shutdown_timeout_s=graceful_shutdown_timeout_s,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from langchain_ralmspec.serve.loading import named
 from langchain_ralmspec.serve.protocol import (
@@ -27,11 +27,12 @@ from langchain_ralmspec.serve.protocol import (
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
+    from starlette.requests import Request
 
     from langchain_ralmspec.serve.application import TenantFilter
     from langchain_ralmspec.serve.replica import Part
 
-UNAUTHORIZED, FORBIDDEN, TOO_MANY = 401, 403, 429
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, TOO_MANY = 401, 403, 404, 429
 
 SESSION_HEADER = "x-session-id"
 
@@ -39,9 +40,6 @@ _LOST = (RayError, RayServeException)
 """What Ray raises for a replica that has died, or cannot be reached."""
 
 _ATTEMPTS = 2  # of an answer of which nothing was sent
-
-api = FastAPI(openapi_url=None)
-"""The routes of :class:`Gateway`, to which Ray Serve binds them."""
 
 
 class Gateway:
@@ -59,23 +57,28 @@ class Gateway:
         key_digest: bytes | None,
         tenant_filter: str | TenantFilter | None,
     ) -> None:
-        self._replica = replica
+        self._replica: Any = replica  # typed by what its calls give, stream or not
         self._key_digest = key_digest
-        is_named = isinstance(tenant_filter, str)
-        self._tenant_filter = named(tenant_filter) if is_named else tenant_filter
+        if isinstance(tenant_filter, str):
+            tenant_filter = named(tenant_filter)
+        self._tenant_filter = cast("TenantFilter | None", tenant_filter)
 
-    @api.get("/health")
-    def health(self) -> Response:
-        """Tell whether a replica is there; anybody may ask."""
-        own = serve.status().applications[serve.get_replica_context().app_name]
-        n = own.deployments["Replica"].replica_states.get("RUNNING", 0)
-        return JSONResponse({"replicas": n}, OK if n else UNAVAILABLE)
+    async def __call__(self, request: Request) -> Response:
+        """Answer a request, by its route; only of its health may anybody ask."""
+        route = f"{request.method} {request.url.path}"
+        if route == "GET /health":
+            return await asyncio.to_thread(_health)
+        if not self._has_key(request):
+            said = "the API key is missing or wrong; send Authorization: Bearer …"
+            return _told(UNAUTHORIZED, refusal(said, "invalid_api_key"))
+        if route == "GET /v1/models":
+            return await self._models()
+        if route == "POST /v1/chat/completions":
+            return await self._complete(request)
+        return _told(NOT_FOUND, refusal(f"there is no {route}", "not_found"))
 
-    @api.get("/v1/models")
-    async def models(self, request: Request) -> Response:
+    async def _models(self) -> Response:
         """List the one model."""
-        if (refused := self._without_key(request)) is not None:
-            return refused
         try:
             name = await self._replica.model_name.remote()
         except _LOST as error:
@@ -83,11 +86,8 @@ class Gateway:
         model = {"id": name, "object": "model", "created": 0, "owned_by": "ralmspec"}
         return _told(OK, {"object": "list", "data": [model]})
 
-    @api.post("/v1/chat/completions")
-    async def complete(self, request: Request) -> Response:
+    async def _complete(self, request: Request) -> Response:
         """Answer a conversation, at once or as it is written."""
-        if (refused := self._without_key(request)) is not None:
-            return refused
         try:
             body = await request.json()
         except (ValueError, RecursionError):
@@ -106,17 +106,14 @@ class Gateway:
             return _told(status, first)
         return StreamingResponse(_events(first, parts), media_type="text/event-stream")
 
-    def _without_key(self, request: Request) -> Response | None:
-        """The refusal of a request without the key; None where it has it."""
+    def _has_key(self, request: Request) -> bool:
+        """Whether a request brings the key, in the same time for all wrong ones."""
         if self._key_digest is None:
-            return None
+            return True
         kind, _, key = request.headers.get("authorization", "").partition(" ")
         digest = hashlib.sha256(key.encode()).digest()
         is_right = hmac.compare_digest(digest, self._key_digest)
-        if is_right and kind.lower() == "bearer":
-            return None
-        said = "the API key is missing or wrong; send Authorization: Bearer …"
-        return _told(UNAUTHORIZED, refusal(said, "invalid_api_key"))
+        return is_right and kind.lower() == "bearer"
 
     def _restriction(self, request: Request) -> dict[str, Any]:
         """What the request's tenant may see, as arguments of the call.
@@ -133,7 +130,7 @@ class Gateway:
 
     async def _parts(
         self, body: dict[str, Any], restriction: dict[str, Any], session: str
-    ) -> AsyncIterator[Part]:
+    ) -> AsyncGenerator[Part]:
         """The parts of an answer; the error that ends it is the last.
 
         While nothing was sent, an answer whose replica is lost is asked for again.
@@ -160,9 +157,17 @@ class Gateway:
                 parts.cancel()
 
 
+def _health() -> Response:
+    """Whether a replica is there, as Ray knows it."""
+    own = serve.status().applications[serve.get_replica_context().app_name]
+    states: Mapping[str, int] = cast("Any", own.deployments["Replica"]).replica_states
+    n = states.get("RUNNING", 0)
+    return JSONResponse({"replicas": n}, OK if n else UNAVAILABLE)
+
+
 async def _events(
-    first: dict[str, Any], parts: AsyncIterator[Part]
-) -> AsyncIterator[str]:
+    first: dict[str, Any], parts: AsyncGenerator[Part]
+) -> AsyncGenerator[str]:
     """An answer as server-sent events; an error is the last."""
     try:
         yield event(first)

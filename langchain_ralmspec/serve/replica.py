@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
@@ -97,7 +97,7 @@ class Replica:
 
     async def answer(
         self, body: Mapping[str, Any], restriction: Mapping[str, Any]
-    ) -> AsyncIterator[Part]:
+    ) -> AsyncGenerator[Part]:
         """Answer a request; who leaves the iterator ends the answer.
 
         Args:
@@ -120,7 +120,7 @@ class Replica:
 
     async def _told(
         self, body: Mapping[str, Any], restriction: Mapping[str, Any]
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncGenerator[dict[str, Any]]:
         call = call_of(body, self._model)
         answer = Answer(self._model, self._name, call.include_usage)
         settings = {**call.settings, **restriction}
