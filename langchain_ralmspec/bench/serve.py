@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,10 +96,11 @@ class Server:
     def kill_a_replica(self) -> None:
         """End the first of its replicas without warning."""
         for folder in Path("/proc").glob("[0-9]*"):
-            is_replica = (folder / "cmdline").read_bytes().startswith(_TITLE)
-            if is_replica and self.pid in _ancestors(int(folder.name)):
-                os.kill(int(folder.name), signal.SIGKILL)
-                return
+            with suppress(OSError):  # it has ended meanwhile
+                is_replica = (folder / "cmdline").read_bytes().startswith(_TITLE)
+                if is_replica and self.pid in _ancestors(int(folder.name)):
+                    os.kill(int(folder.name), signal.SIGKILL)
+                    return
         raise StoreError(f"the server {self.pid} has no replica; is this Linux?")
 
 

@@ -22,6 +22,7 @@ from langchain_ralmspec.serve.protocol import (
     UNAVAILABLE,
     error_of,
     event,
+    failure_of,
     refusal,
 )
 
@@ -38,6 +39,8 @@ SESSION_HEADER = "x-session-id"
 
 _LOST = (RayError, RayServeException)
 """What Ray raises for a replica that has died, or cannot be reached."""
+
+_log = logging.getLogger("ray.serve")  # which Ray writes to each replica's file
 
 _ATTEMPTS = 2  # of an answer of which nothing was sent
 
@@ -98,6 +101,9 @@ class Gateway:
             restriction = self._restriction(request)
         except PermissionError:
             return _told(FORBIDDEN, refusal("not for you", "forbidden"))
+        except Exception as error:  # noqa: BLE001  a stranger's function
+            _log.exception("tenant_filter failed")
+            return _told(*failure_of(error))
         session = request.headers.get(SESSION_HEADER) or body.get("user")
         parts = self._parts(body, restriction, str(session or ""))
         status, first = await anext(parts)
@@ -185,7 +191,7 @@ def _lost(error: Exception) -> Part:
     if isinstance(error, BackPressureError):
         said = "too many requests wait for an answer; ask again later"
         return TOO_MANY, error_of(said, "rate_limit_error", "too_many_requests")
-    logging.getLogger("ray.serve").warning("a replica was lost: %s", error)
+    _log.warning("a replica was lost: %s", error)
     said = "the replica that wrote the answer was lost; ask again"
     return UNAVAILABLE, error_of(said, "server_error", "replica_lost")
 
