@@ -5,9 +5,11 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
+from langchain_community.vectorstores import FAISS
 from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 
-from langchain_ralmspec import BM25Store, ChatRaLMSpec, RaLMSpecRetriever
+from langchain_ralmspec import ChatRaLMSpec
 from langchain_ralmspec.assets.corpus import stdlib_passages
 from langchain_ralmspec.assets.models import model_path
 
@@ -42,7 +44,7 @@ def make() -> ChatRaLMSpec:
         )
         for at, passage in enumerate(stdlib_passages()[:400])
     ]
-    store = RaLMSpecRetriever(vectorstore=BM25Store.from_documents(documents))
+    store = FAISS.from_documents(documents, DeterministicFakeEmbedding(size=64))
     return Noting(
         model_path=str(model_path("smollm2-135m")),
         retriever=store,

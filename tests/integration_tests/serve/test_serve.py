@@ -1,5 +1,6 @@
 """Two replicas on Ray, asked by LangChain's own client of OpenAI's API."""
 
+import contextlib
 import json
 import os
 import signal
@@ -75,13 +76,12 @@ class Server:
 
     def replicas(self) -> list[int]:
         """Processes of the replicas, by the titles that Ray gives them."""
-        titles = {
-            int(folder.name): (folder / "cmdline").read_bytes()
-            for folder in Path("/proc").glob("[0-9]*")
-            if folder.exists()
-        }
-        title = b"ray::ServeReplica:default:Replica"
-        return [pid for pid, name in titles.items() if name.startswith(title)]
+        title, found = b"ray::ServeReplica:default:Replica", []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if (folder / "cmdline").read_bytes().startswith(title):
+                    found.append(int(folder.name))
+        return found
 
 
 def free_port() -> int:
