@@ -108,7 +108,7 @@ class Gateway:
         parts = self._parts(body, restriction, str(session or ""))
         status, first = await anext(parts)
         if status != OK or body.get("stream") is not True:
-            await parts.aclose()
+            await anext(parts, None)  # there is no more: to its end, not cancelled
             return _told(status, first)
         return StreamingResponse(_events(first, parts), media_type="text/event-stream")
 
@@ -157,10 +157,11 @@ class Gateway:
                 if is_sent or is_last:
                     yield status, told
                     return
+            except BaseException:  # whoever asked has left
+                parts.cancel()
+                raise
             else:
                 return
-            finally:
-                parts.cancel()
 
 
 def _health() -> Response:

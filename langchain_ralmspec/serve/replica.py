@@ -108,15 +108,15 @@ class Replica:
             async with aclosing(self._told(body, restriction)) as parts:
                 async for part in parts:
                     yield OK, part
-            status = OK
+            self._answers.inc(tags={"status": str(OK)})
         except Exception as error:
             status, told = failure_of(error)
             if status == BROKEN:
                 logging.getLogger("ray.serve").exception("an answer failed")
             if isinstance(error, DecodeError):
                 self._broken = str(error)
+            self._answers.inc(tags={"status": str(status)})
             yield status, told
-        self._answers.inc(tags={"status": str(status)})
 
     async def _told(
         self, body: Mapping[str, Any], restriction: Mapping[str, Any]

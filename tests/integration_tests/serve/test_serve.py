@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from langchain_ralmspec import ChatRaLMSpec
 from tests.integration_tests.conftest import QUESTIONS
 from tests.integration_tests.serve.served import LONG, WRITTEN, make
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 MODEL = "smollm2-135m"
 ROOT = Path(__file__).parents[3]
@@ -38,18 +38,25 @@ class Server:
         self.written = folder / "written"
         self.written.touch()
         self.log = folder / "log"
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{free_port()}"
+        for _ in range(3):
+            self.process = self._started()
+            wait_until(lambda: self._is_ready() or self.process.poll() is not None)
+            if self._is_ready():
+                return
+            # Ray gives its own processes 30 s, which is not enough on a busy machine.
+            assert "timed out during startup" in self.log.read_text()
+        raise AssertionError
+
+    def _started(self) -> subprocess.Popen[bytes]:
         here = "tests.integration_tests.serve.served"
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(  # noqa: S603  our own command line
+            return subprocess.Popen(  # noqa: S603  our own command line
                 [
-                    *(
-                        sys.executable,
-                        "-c",
-                        "from langchain_ralmspec.cli import main; main()",
-                    ),
-                    *("serve", f"{here}:make", "--replicas", "2", "--port", str(port)),
+                    *(sys.executable, "-c"),
+                    "from langchain_ralmspec.cli import main; main()",
+                    *("serve", f"{here}:make", "--replicas", "2"),
+                    *("--port", self.url.rpartition(":")[2]),
                     *("--api-key-env", "KEY", "--tenant-filter", f"{here}:tenant_of"),
                     *("--max-ongoing-requests", "2", "--max-queued-requests", "4"),
                 ],
@@ -63,7 +70,9 @@ class Server:
                 stdout=log,
                 stderr=log,
             )
-        wait_until(lambda: f"{self.url}/v1" in self.log.read_text(), self.process)
+
+    def _is_ready(self) -> bool:
+        return f"{self.url}/v1" in self.log.read_text()
 
     def client(self, key: str = "secret", retries: int = 0) -> openai.OpenAI:
         return openai.OpenAI(
@@ -90,11 +99,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(is_so: Any, process: Any = None) -> None:
+def wait_until(is_so: Callable[[], bool]) -> None:
     deadline = time.monotonic() + SECONDS
     while not is_so():
         assert time.monotonic() < deadline
-        assert process is None or process.poll() is None
         time.sleep(0.2)
 
 

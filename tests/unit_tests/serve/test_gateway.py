@@ -109,7 +109,15 @@ def test_a_stream_is_told_by_events() -> None:
     response = client_of(handle).post(URL, json={"stream": True})
     assert response.headers["content-type"].startswith("text/event-stream")
     assert events(response.text) == [{"n": 1}, {"n": 2}, "[DONE]"]
-    assert handle.made[0].is_cancelled  # nothing goes on behind it
+    assert not handle.made[0].is_cancelled
+
+
+async def test_who_leaves_cancels_the_answer() -> None:
+    handle = Handle(answered)
+    parts = Gateway(handle, None, None)._parts({}, {}, "")
+    assert await anext(parts) == (200, {"n": 1})
+    await parts.aclose()
+    assert handle.made[0].is_cancelled
 
 
 def test_an_error_in_a_stream_is_its_last_event() -> None:
