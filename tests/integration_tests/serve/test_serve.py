@@ -20,15 +20,16 @@ from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
 from langchain_ralmspec import ChatRaLMSpec
+from langchain_ralmspec.assets.models import model_path
 from tests.integration_tests.conftest import QUESTIONS
 from tests.integration_tests.serve.served import LONG, WRITTEN, make
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-MODEL = "smollm2-135m"
+MODEL = model_path("smollm2-135m").stem
 ROOT = Path(__file__).parents[3]
 SECONDS = 300  # on a machine that has other things to do
-FILTER = {"filter": {"tenant": "red"}}
+FILTER: dict[str, Any] = {"filter": {"tenant": "red"}}
 
 
 class Server:
@@ -81,7 +82,8 @@ class Server:
 
     def chat(self, **settings: Any) -> ChatOpenAI:
         url = f"{self.url}/v1"
-        return ChatOpenAI(model=MODEL, base_url=url, api_key="secret", **settings)
+        settings |= {"model": MODEL, "base_url": url, "api_key": "secret"}
+        return ChatOpenAI(**settings)
 
     def replicas(self) -> list[int]:
         """Processes of the replicas, by the titles that Ray gives them."""
@@ -133,7 +135,7 @@ def test_answers_are_those_of_the_chat_model(
     assert asked.usage_metadata is not None
     assert own.usage_metadata is not None
     for name in ("input_tokens", "output_tokens", "total_tokens"):
-        assert asked.usage_metadata[name] == own.usage_metadata[name]  # type: ignore[literal-required]
+        assert asked.usage_metadata[name] == own.usage_metadata[name]
     streamed = list(server.chat(stream_usage=True).stream(QUESTIONS[0]))
     assert "".join(str(chunk.content) for chunk in streamed) == own.text
     assert sum(bool(chunk.content) for chunk in streamed) > 1
@@ -156,7 +158,7 @@ def test_documents_and_speculation_are_told(
 
 
 def test_settings_and_schemas_are_heeded(server: Server, alone: ChatRaLMSpec) -> None:
-    settings = {"temperature": 0.9, "seed": 3, "top_p": 0.8}
+    settings: dict[str, Any] = {"temperature": 0.9, "seed": 3, "top_p": 0.8}
     own = alone.invoke(QUESTIONS[2], max_tokens=9, stop=["the"], **settings, **FILTER)
     chat = server.chat(**settings, max_tokens=9)
     assert chat.invoke(QUESTIONS[2], stop=["the"]).content == own.text

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from pydantic import ValidationError
 
@@ -19,7 +20,7 @@ from langchain_ralmspec.errors import (
 )
 from langchain_ralmspec.serve.protocol import Answer, call_of, event, failure_of
 
-USAGE = {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
+USAGE = UsageMetadata(input_tokens=5, output_tokens=2, total_tokens=7)
 TOLD = {
     "finish_reason": "stop",
     "documents": [{"id": "a"}],
@@ -113,7 +114,7 @@ def streamed(*chunks: AIMessageChunk, include_usage: bool = False) -> list[Any]:
 
 def last(**fields: Any) -> AIMessageChunk:
     return AIMessageChunk(
-        "",
+        content="",
         response_metadata=TOLD | fields,
         usage_metadata=USAGE,
         chunk_position="last",
@@ -121,9 +122,13 @@ def last(**fields: Any) -> AIMessageChunk:
 
 
 def test_chunks_are_told_as_openai_does() -> None:
-    thought = AIMessageChunk("", additional_kwargs={"reasoning_content": "Hm."})
+    thought = AIMessageChunk(content="", additional_kwargs={"reasoning_content": "Hm."})
     first, second, third, ending = streamed(
-        thought, AIMessageChunk("He"), AIMessageChunk(""), AIMessageChunk("llo"), last()
+        thought,
+        AIMessageChunk(content="He"),
+        AIMessageChunk(content=""),
+        AIMessageChunk(content="llo"),
+        last(),
     )
     deltas = [part["choices"][0]["delta"] for part in (first, second, third, ending)]
     assert deltas == [
@@ -141,11 +146,13 @@ def test_chunks_are_told_as_openai_does() -> None:
 
 
 def test_usage_is_the_last_chunk_where_it_is_wanted() -> None:
-    *_, usage = streamed(AIMessageChunk("A"), last(), include_usage=True)
+    *_, usage = streamed(AIMessageChunk(content="A"), last(), include_usage=True)
     assert usage["choices"] == []
     wanted = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
     assert usage["usage"] == wanted
-    assert all("usage" not in part for part in streamed(AIMessageChunk("A"), last()))
+    assert all(
+        "usage" not in part for part in streamed(AIMessageChunk(content="A"), last())
+    )
 
 
 def test_an_answer_without_text_has_a_role() -> None:
@@ -157,7 +164,9 @@ def test_an_answer_without_text_has_a_role() -> None:
 def test_calls_are_told_in_pieces() -> None:
     begun = tool_call_chunk(name="f", args="", id="1", index=0)
     more = tool_call_chunk(args='{"a": 1}', index=0)
-    chunks = [AIMessageChunk("", tool_call_chunks=[each]) for each in (begun, more)]
+    chunks = [
+        AIMessageChunk(content="", tool_call_chunks=[each]) for each in (begun, more)
+    ]
     first, second, ending = streamed(*chunks, last())
     [call] = first["choices"][0]["delta"]["tool_calls"]
     function = {"name": "f", "arguments": ""}
@@ -168,7 +177,7 @@ def test_calls_are_told_in_pieces() -> None:
 
 
 def test_a_whole_answer_is_told_at_once() -> None:
-    message = AIMessage("Hello", response_metadata=TOLD, usage_metadata=USAGE)
+    message = AIMessage(content="Hello", response_metadata=TOLD, usage_metadata=USAGE)
     told = Answer("m", "r1").whole(message)
     assert told["object"] == "chat.completion"
     [choice] = told["choices"]
