@@ -159,16 +159,16 @@ class Load:
         url = f"http://127.0.0.1:{self.server.port}/v1"
         text, tokens, name, is_typed = "", 0, None, False
         try:
-            client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
-            for chunk in client.chat.completions.create(
-                model=self.model,
-                messages=[{"role": "user", "content": self.questions[at]}],
-                user=f"{at % self.clients}",
-                stream=True,
-                stream_options={"include_usage": True},
-            ):
-                text += "".join(each.delta.content or "" for each in chunk.choices)
-                tokens += chunk.usage.completion_tokens if chunk.usage else 0
+            with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+                for chunk in client.chat.completions.create(
+                    model=self.model,
+                    messages=[{"role": "user", "content": self.questions[at]}],
+                    user=f"{at % self.clients}",
+                    stream=True,
+                    stream_options={"include_usage": True},
+                ):
+                    text += "".join(each.delta.content or "" for each in chunk.choices)
+                    tokens += chunk.usage.completion_tokens if chunk.usage else 0
         except openai.APIError as error:
             name, is_typed = error.code or type(error).__name__, bool(error.code)
         return Outcome(text, tokens, name, is_typed, time.perf_counter())

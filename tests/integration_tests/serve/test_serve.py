@@ -38,6 +38,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.written = folder / "written"
         self.written.touch()
+        self.http = openai.DefaultHttpxClient(timeout=SECONDS)
         self.log = folder / "log"
         self.url = f"http://127.0.0.1:{free_port()}"
         for _ in range(3):
@@ -76,13 +77,16 @@ class Server:
         return f"{self.url}/v1" in self.log.read_text()
 
     def client(self, key: str = "secret", retries: int = 0) -> openai.OpenAI:
+        """All share their connections, which the fixture closes."""
+        url = f"{self.url}/v1"
         return openai.OpenAI(
-            base_url=f"{self.url}/v1", api_key=key, max_retries=retries
+            base_url=url, api_key=key, max_retries=retries, http_client=self.http
         )
 
     def chat(self, **settings: Any) -> ChatOpenAI:
         url = f"{self.url}/v1"
         settings |= {"model": MODEL, "base_url": url, "api_key": "secret"}
+        settings |= {"http_client": self.http}
         return ChatOpenAI(**settings)
 
     def replicas(self) -> list[int]:
@@ -111,7 +115,8 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("serve"))
-    yield server
+    with server.http:
+        yield server
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(SECONDS) == 0
 
@@ -217,7 +222,7 @@ def test_what_cannot_be_served_is_an_error_of_openai(server: Server) -> None:
 
 
 def test_a_session_has_one_replica(server: Server) -> None:
-    def replica(**settings: Any) -> str | None:
+    def replica(**settings: Any) -> Any:
         return (
             server.client()
             .chat.completions.create(
@@ -229,7 +234,7 @@ def test_a_session_has_one_replica(server: Server) -> None:
             .system_fingerprint
         )
 
-    users = [{"user": f"{n}"} for n in range(8)]
+    users = [{"user": f"{n}"} for n in range(16)]
     by_user = [replica(**user) for user in users]
     assert len(set(by_user)) == 2
     assert [replica(**user) for user in users] == by_user

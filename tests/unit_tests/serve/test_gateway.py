@@ -113,7 +113,7 @@ def test_a_stream_is_told_by_events() -> None:
 
 
 async def test_who_leaves_cancels_the_answer() -> None:
-    handle = Handle(answered)
+    handle: Any = Handle(answered)
     parts = Gateway(handle, None, None)._parts({}, {}, "")
     assert await anext(parts) == (200, {"n": 1})
     await parts.aclose()
