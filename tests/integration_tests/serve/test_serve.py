@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -269,8 +269,7 @@ def test_what_is_too_much_is_refused(server: Server) -> None:
     with ThreadPoolExecutor(2 * n) as pool:
         begun = [pool.submit(long_stream, server) for _ in range(2 * n)]
         refused = []
-        for each in begun:
-            # A queued one begins once those before it are left.
+        for each in as_completed(begun):
             try:
                 stream = each.result()
             except openai.RateLimitError as error:
