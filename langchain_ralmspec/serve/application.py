@@ -75,17 +75,9 @@ def app(
         raise MissingExtraError.of(error.name or "ray", "serve") from error
     if api_key is not None and not api_key:
         raise InvalidValueError("api_key='' lets nobody in; give a key, or None")
-    scale: dict[str, Any] = {"num_replicas": replicas}
-    if max_replicas is not None:
-        if max_replicas < replicas:
-            msg = f"max_replicas={max_replicas} is less than replicas={replicas}"
-            raise InvalidValueError(msg)
-        bounds = {"min_replicas": replicas, "max_replicas": max_replicas}
-        target = {"target_ongoing_requests": max(1, max_ongoing_requests // 2)}
-        scale = {"autoscaling_config": bounds | target}
     model: Any = serve.deployment(
         Replica,
-        **scale,
+        **_scale(replicas, max_replicas, max_ongoing_requests),
         max_ongoing_requests=max_ongoing_requests,
         max_queued_requests=max_queued_requests,
         graceful_shutdown_timeout_s=graceful_shutdown_timeout_s,
@@ -110,3 +102,19 @@ def app(
         model.bind(chat, max_ongoing_requests), digest, tenant_filter
     )
     return bound
+
+
+def _scale(least: int, most: int | None, n_ongoing: int) -> dict[str, Any]:
+    """How many replicas there are, in Ray's words.
+
+    Raises:
+        InvalidValueError: fewer at most than at least.
+    """
+    if most is None:
+        return {"num_replicas": least}
+    if most < least:
+        msg = f"max_replicas={most} is less than replicas={least}"
+        raise InvalidValueError(msg)
+    bounds = {"min_replicas": least, "max_replicas": most}
+    target = {"target_ongoing_requests": max(1, n_ongoing // 2)}
+    return {"autoscaling_config": bounds | target}
