@@ -87,18 +87,19 @@ def turns_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     return turns
 
 
-def messages_of(history: Any) -> list[BaseMessage]:
+def messages_of(history: Any, name: str = "history") -> list[BaseMessage]:
     """The messages of a conversation so far, as an application keeps it.
 
     Args:
         history: messages, ``(role, text)`` tuples, or ``{"role", "content"}`` dicts.
+        name: what the errors call it.
 
     Raises:
         InvalidValueError: it is no list, or something in it is none of these.
     """
     wanted = "give a list of messages, or of (role, text) tuples"
     if not isinstance(history, list | tuple):
-        msg = f"history is {history!r:.60}, of type {type(history).__name__}; {wanted}"
+        msg = f"{name} is {history!r:.60}, of type {type(history).__name__}; {wanted}"
         raise InvalidValueError(msg)
     messages: list[BaseMessage] = []
     for at, one in enumerate(history):
@@ -109,7 +110,7 @@ def messages_of(history: Any) -> list[BaseMessage]:
             messages += convert_to_messages([one])
         except (NotImplementedError, TypeError, ValueError) as error:
             why = str(error).partition("\n")[0]
-            msg = f"history[{at}] is {one!r:.60}: {why}; {wanted}"
+            msg = f"{name}[{at}] is {one!r:.60}: {why}; {wanted}"
             raise InvalidValueError(msg) from error
     return messages
 

@@ -10,7 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from langchain_ralmspec.bench import knnlm, quality, ralm, rapid, swap, together
+from langchain_ralmspec.bench import (
+    knnlm,
+    quality,
+    ralm,
+    rapid,
+    swap,
+    together,
+)
+from langchain_ralmspec.bench import serve as load
 from langchain_ralmspec.bench.demo import Demo
 from langchain_ralmspec.bench.engine import engine
 from langchain_ralmspec.bench.options import add_command
@@ -19,6 +27,7 @@ from langchain_ralmspec.cli.doctor.command import doctor
 from langchain_ralmspec.cli.models import models
 from langchain_ralmspec.cli.preload import preload
 from langchain_ralmspec.cli.report import report
+from langchain_ralmspec.cli.serve import serve
 from langchain_ralmspec.cli.warm import warm
 
 app = typer.Typer(
@@ -63,12 +72,14 @@ app.command()(preload)
 app.command()(warm)
 app.command()(datastore)
 app.command()(report)
+app.command()(serve)
 
 bench = typer.Typer(no_args_is_help=True, help="Measurements on this machine.")
 app.add_typer(bench, name="bench")
 bench.command()(engine)
 add_command(bench, "swap", swap.Benchmark, swap.found_the_same)
 add_command(bench, "together", together.Benchmark, _is_identical)
+add_command(bench, "serve", load.Benchmark, _is_identical)
 add_command(bench, "ralm", ralm.Benchmark, _is_identical)
 add_command(bench, "rapid", rapid.Benchmark, rapid.Benchmark.kept_its_promise)
 add_command(bench, "knnlm", knnlm.Benchmark, _is_identical)

@@ -1,0 +1,202 @@
+"""The HTTP side: keys, tenants, sessions, and answers as they are written."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from langchain_ralmspec.serve.loading import named
+from langchain_ralmspec.serve.protocol import (
+    BAD_REQUEST,
+    DONE,
+    OK,
+    UNAVAILABLE,
+    error_of,
+    event,
+    failure_of,
+    refusal,
+)
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+    from starlette.requests import Request
+
+    from langchain_ralmspec.serve.application import TenantFilter
+    from langchain_ralmspec.serve.replica import Part
+
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, TOO_MANY = 401, 403, 404, 429
+
+SESSION_HEADER = "x-session-id"
+
+_LOST = (RayError, RayServeException)
+"""What Ray raises for a replica that has died, or cannot be reached."""
+
+_log = logging.getLogger("ray.serve")  # which Ray writes to each replica's file
+
+_ATTEMPTS = 2  # of an answer of which nothing was sent
+
+
+class Gateway:
+    """Takes requests in, and hands each one to the replica of its session.
+
+    Args:
+        replica: the deployment of replicas.
+        key_digest: SHA-256 of the key that requests have to bring; None asks for none.
+        tenant_filter: from headers to the filter of a tenant, or its name.
+    """
+
+    def __init__(
+        self,
+        replica: DeploymentHandle[Any],
+        key_digest: bytes | None,
+        tenant_filter: str | TenantFilter | None,
+    ) -> None:
+        self._replica: Any = replica  # typed by what its calls give, stream or not
+        self._key_digest = key_digest
+        if isinstance(tenant_filter, str):
+            tenant_filter = named(tenant_filter)
+        self._tenant_filter = cast("TenantFilter | None", tenant_filter)
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer a request, by its route; only of its health may anybody ask."""
+        route = f"{request.method} {request.url.path}"
+        if route == "GET /health":
+            return await asyncio.to_thread(_health)
+        if not self._has_key(request):
+            said = "the API key is missing or wrong; send Authorization: Bearer …"
+            return _told(UNAUTHORIZED, refusal(said, "invalid_api_key"))
+        if route == "GET /v1/models":
+            return await self._models()
+        if route == "POST /v1/chat/completions":
+            return await self._complete(request)
+        return _told(NOT_FOUND, refusal(f"there is no {route}", "not_found"))
+
+    async def _models(self) -> Response:
+        """List the one model."""
+        try:
+            name = await self._replica.model_name.remote()
+        except _LOST as error:
+            return _told(*_lost(error))
+        model = {"id": name, "object": "model", "created": 0, "owned_by": "ralmspec"}
+        return _told(OK, {"object": "list", "data": [model]})
+
+    async def _complete(self, request: Request) -> Response:
+        """Answer a conversation, at once or as it is written."""
+        try:
+            body = await request.json()
+        except (ValueError, RecursionError):
+            body = None
+        if not isinstance(body, dict):
+            return _told(BAD_REQUEST, refusal("the body is no JSON object"))
+        try:
+            restriction = self._restriction(request)
+        except PermissionError:
+            return _told(FORBIDDEN, refusal("not for you", "forbidden"))
+        except Exception as error:  # noqa: BLE001  a stranger's function
+            _log.exception("tenant_filter failed")
+            return _told(*failure_of(error))
+        session = request.headers.get(SESSION_HEADER) or body.get("user")
+        parts = self._parts(body, restriction, str(session or ""))
+        status, first = await anext(parts)
+        if status != OK or body.get("stream") is not True:
+            await anext(parts, None)  # there is no more: to its end, not cancelled
+            return _told(status, first)
+        return StreamingResponse(_events(first, parts), media_type="text/event-stream")
+
+    def _has_key(self, request: Request) -> bool:
+        """Whether a request brings the key, in the same time for all wrong ones."""
+        if self._key_digest is None:
+            return True
+        kind, _, key = request.headers.get("authorization", "").partition(" ")
+        digest = hashlib.sha256(key.encode()).digest()
+        is_right = hmac.compare_digest(digest, self._key_digest)
+        return is_right and kind.lower() == "bearer"
+
+    def _restriction(self, request: Request) -> dict[str, Any]:
+        """What the request's tenant may see, as arguments of the call.
+
+        Raises:
+            PermissionError: nothing.
+        """
+        if self._tenant_filter is None:
+            return {}
+        wanted = self._tenant_filter(request.headers)
+        if wanted is None:  # without a filter, all would be seen
+            raise PermissionError
+        return {"filter": wanted}
+
+    async def _parts(
+        self, body: dict[str, Any], restriction: dict[str, Any], session: str
+    ) -> AsyncGenerator[Part]:
+        """The parts of an answer; the error that ends it is the last.
+
+        While nothing was sent, an answer whose replica is lost is asked for again.
+        """
+        replica = self._replica.options(stream=True)
+        if session:
+            replica = replica.options(session_id=session)
+        for attempt in range(_ATTEMPTS):
+            is_sent = False
+            parts = replica.answer.remote(body, restriction)
+            try:
+                async for part in parts:
+                    is_sent = True
+                    yield part
+            except _LOST as error:
+                status, told = _lost(error)
+                is_last = attempt + 1 == _ATTEMPTS or status == TOO_MANY
+                if is_sent or is_last:
+                    yield status, told
+                    return
+            except BaseException:  # whoever asked has left
+                parts.cancel()
+                raise
+            else:
+                return
+
+
+def _health() -> Response:
+    """Whether a replica is there, as Ray knows it."""
+    own = serve.status().applications[serve.get_replica_context().app_name]
+    states: Mapping[str, int] = cast("Any", own.deployments["Replica"]).replica_states
+    n = states.get("RUNNING", 0)
+    return JSONResponse({"replicas": n}, OK if n else UNAVAILABLE)
+
+
+async def _events(
+    first: dict[str, Any], parts: AsyncGenerator[Part]
+) -> AsyncGenerator[str]:
+    """An answer as server-sent events; an error is the last."""
+    try:
+        yield event(first)
+        async for status, part in parts:
+            yield event(part)
+            if status != OK:
+                return
+        yield DONE
+    finally:
+        await parts.aclose()
+
+
+def _lost(error: Exception) -> Part:
+    """Status and error for what Ray raises."""
+    if isinstance(error, BackPressureError):
+        said = "too many requests wait for an answer; ask again later"
+        return TOO_MANY, error_of(said, "rate_limit_error", "too_many_requests")
+    _log.warning("a replica was lost: %s", error)
+    said = "the replica that wrote the answer was lost; ask again"
+    return UNAVAILABLE, error_of(said, "server_error", "replica_lost")
+
+
+def _told(status: int, body: dict[str, Any]) -> Response:
+    again = {"Retry-After": "1"} if status in {TOO_MANY, UNAVAILABLE} else None
+    return JSONResponse(body, status, headers=again)

@@ -1,0 +1,226 @@
+"""The HTTP side, over replicas that are stood in for: Ray is not started."""
+
+import hashlib
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any
+
+import pytest
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+
+from langchain_ralmspec.serve import app
+from langchain_ralmspec.serve.gateway import Gateway
+
+Parts = Callable[[dict[str, Any], dict[str, Any]], AsyncGenerator[Any]]
+
+
+class Answering:
+    """What a handle's call gives."""
+
+    def __init__(self, parts: AsyncGenerator[Any]) -> None:
+        self._parts = parts
+        self.is_cancelled = False
+
+    def __aiter__(self) -> AsyncGenerator[Any]:
+        return self._parts
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class Handle:
+    """A handle to replicas that answer by one function after the other."""
+
+    def __init__(self, *answers: Parts) -> None:
+        self._answers = list(answers)
+        self.given: list[Any] = []
+        self.sessions: list[str] = []
+        self.made: list[Answering] = []
+
+    def options(self, session_id: str | None = None, **_: Any) -> "Handle":
+        if session_id is not None:
+            self.sessions.append(session_id)
+        return self
+
+    @property
+    def answer(self) -> "Handle":
+        return self
+
+    def remote(self, body: dict[str, Any], restriction: dict[str, Any]) -> Answering:
+        self.given.append((body, restriction))
+        self.made.append(Answering(self._answers.pop(0)(body, restriction)))
+        return self.made[-1]
+
+
+async def answered(*_: Any) -> AsyncGenerator[Any]:
+    yield 200, {"n": 1}
+    yield 200, {"n": 2}
+
+
+async def lost(*_: Any) -> AsyncGenerator[Any]:
+    raise RayError
+    yield
+
+
+async def lost_midway(*_: Any) -> AsyncGenerator[Any]:
+    yield 200, {"n": 1}
+    raise RayError
+
+
+async def broken_midway(*_: Any) -> AsyncGenerator[Any]:
+    yield 200, {"n": 1}
+    yield 503, {"error": {"code": "store_failed"}}
+
+
+async def too_many(*_: Any) -> AsyncGenerator[Any]:
+    raise BackPressureError(4, 4)
+    yield
+
+
+def client_of(
+    handle: Any, key: str | None = None, tenant_filter: Any = None
+) -> TestClient:
+    digest = None if key is None else hashlib.sha256(key.encode()).digest()
+    gateway = Gateway(handle, digest, tenant_filter)
+
+    async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
+        from starlette.requests import Request
+
+        response = await gateway(Request(scope, receive))
+        await response(scope, receive, send)
+
+    return TestClient(asgi)
+
+
+def events(text: str) -> list[Any]:
+    assert text.endswith("\n\n")
+    said = [line.removeprefix("data: ") for line in text.split("\n\n")[:-1]]
+    return [line if line == "[DONE]" else json.loads(line) for line in said]
+
+
+URL = "/v1/chat/completions"
+
+
+def test_a_stream_is_told_by_events() -> None:
+    handle = Handle(answered)
+    response = client_of(handle).post(URL, json={"stream": True})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert events(response.text) == [{"n": 1}, {"n": 2}, "[DONE]"]
+    assert not handle.made[0].is_cancelled
+
+
+async def test_who_leaves_cancels_the_answer() -> None:
+    handle: Any = Handle(answered)
+    parts = Gateway(handle, None, None)._parts({}, {}, "")
+    assert await anext(parts) == (200, {"n": 1})
+    await parts.aclose()
+    assert handle.made[0].is_cancelled
+
+
+def test_an_error_in_a_stream_is_its_last_event() -> None:
+    for answer, code in (
+        (lost_midway, "replica_lost"),
+        (broken_midway, "store_failed"),
+    ):
+        response = client_of(Handle(answer)).post(URL, json={"stream": True})
+        first, last = events(response.text)
+        assert first == {"n": 1}
+        assert last["error"]["code"] == code
+
+
+def test_what_was_lost_before_its_first_part_is_asked_for_again() -> None:
+    handle = Handle(lost, answered)
+    assert client_of(handle).post(URL, json={"a": 1}).json() == {"n": 1}
+    assert handle.given == [({"a": 1}, {})] * 2
+    response = client_of(Handle(lost, lost)).post(URL, json={})
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"
+
+
+def test_too_many_are_refused_at_once() -> None:
+    response = client_of(Handle(too_many)).post(URL, json={"stream": True})
+    assert response.status_code == 429
+    assert response.headers["retry-after"] == "1"
+    assert response.json()["error"]["type"] == "rate_limit_error"
+
+
+def test_the_header_names_the_session_and_else_the_user() -> None:
+    handle = Handle(answered, answered, answered)
+    client = client_of(handle)
+    client.post(URL, json={"user": "b"}, headers={"x-session-id": "a"})
+    client.post(URL, json={"user": "b"})
+    client.post(URL, json={})
+    assert handle.sessions == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        ("Bearer right", 200),
+        ("bearer right", 200),
+        ("Bearer wrong", 401),
+        ("Basic right", 401),
+        ("right", 401),
+        ("Bearer ", 401),
+        ("", 401),
+    ],
+)
+def test_only_the_key_lets_in(header: str, status: int) -> None:
+    handle = Handle(answered)
+    client = client_of(handle, key="right")
+    response = client.post(URL, json={}, headers={"authorization": header})
+    assert response.status_code == status
+    assert len(handle.given) == (status == 200)
+    models = client.get("/v1/models", headers={"authorization": "Bearer x"})
+    assert models.status_code == 401
+
+
+def test_a_tenant_is_known_by_its_headers_alone() -> None:
+    def tenant_of(headers: Mapping[str, str]) -> Any:
+        name = headers.get("x-tenant")
+        if name == "thief":
+            raise PermissionError
+        if name == "fault":
+            raise KeyError(name)
+        return name and {"tenant": name}
+
+    handle = Handle(answered)
+    client = client_of(handle, tenant_filter=tenant_of)
+    statuses = {
+        name: client.post(URL, json={}, headers=headers).status_code
+        for name, headers in {
+            "red": {"x-tenant": "red"},
+            "nobody": {},
+            "thief": {"x-tenant": "thief"},
+            "fault": {"x-tenant": "fault"},
+        }.items()
+    }
+    assert statuses == {"red": 200, "nobody": 403, "thief": 403, "fault": 500}
+    assert handle.given == [({}, {"filter": {"tenant": "red"}})]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])
+def test_what_is_no_object_is_refused(content: bytes) -> None:
+    response = client_of(Handle()).post(URL, content=content)
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_what_is_not_there_is_not_found() -> None:
+    response = client_of(Handle()).get(URL)
+    assert response.status_code == 404
+    assert "GET /v1/chat/completions" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"api_key": ""}, "lets nobody in"), ({"replicas": 3, "max_replicas": 2}, "less")],
+)
+def test_an_application_refuses_what_cannot_be(
+    settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        app("app:chat", **settings)
