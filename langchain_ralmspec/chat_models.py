@@ -227,8 +227,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             before, after = model.template.around(parted, self.system_prompt, *shown)
         text = self._question(asked, asked_for)
         question = tuple(model.weights.tokenize(text))
-        if self.query_source is None:
-            self._warn_of_filled(text, len(question))
+        self._warn_of_filled(turns[0], text, len(question))
         if begun := begun_in(turns):  # of the answer so far
             question += tuple(model.weights.tokenize(begun))
         return Prompt(tuple(before), tuple(after), question, text, beside, begun)
@@ -249,20 +248,24 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             parted[last] = {"role": "user", "content": ("", turns[last]["content"])}
         return parted
 
-    def _warn_of_filled(self, text: str, n_tokens: int) -> None:
+    def _warn_of_filled(self, first: Turn, text: str, n_tokens: int) -> None:
         """Warn, once, where a message looks like a prompt filled for one retrieval."""
-        window = self.query_window
-        if self._has_warned or n_tokens <= window or not looks_filled(text):
+        system, window = str(first["content"]), self.query_window
+        is_query = n_tokens > window and looks_filled(text) and not self.query_source
+        is_told = first["role"] == "system" and looks_filled(system, is_told=True)
+        if self._has_warned or not (is_query or is_told):
             return
         self._has_warned = True
+        role, text = ("user", text) if is_query else ("system", system)
         is_cut = self.retrieval_policy in {"stride", "flare"}
         part = f"its last {window} tokens" if is_cut else "all of it"
+        queries = f"queries are made of {part}, and " if is_query else ""
         given = "" if self.prompt else "give the prompt as prompt=… and "
         warnings.warn(
-            f"the user message has {n_tokens} tokens and looks like a filled prompt "
-            f"({text[:30]!r}…{text[-20:]!r}), but queries are made of {part}, and "
-            "documents are looked up here: take the retriever and the prompt out of "
-            f"the chain, {given}send the question alone; or give query_source=…",
+            f"the {role} message looks like a filled prompt ({text[:30]!r}…"
+            f"{text[-20:]!r}), but {queries}documents are looked up here: take the "
+            f"retriever and the prompt out of the chain, {given}send the question "
+            "alone (query_source=… makes queries of something else)",
             UserWarning,
             stacklevel=2,
         )

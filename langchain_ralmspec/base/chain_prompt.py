@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
     from langchain_ralmspec.engine.calls import Turn
 
-_ON_ONE_LINE = re.compile(r"\bcontext: .*\bquestion: ", re.IGNORECASE | re.DOTALL)
+_LONGER_THAN_INSTRUCTIONS = 600  # characters
+_WITHIN_A_LINE = re.compile(
+    r"\bcontext: .*\bquestion: |\bfollowing (?:pieces of )?(?:retrieved )?context\b",
+    re.IGNORECASE | re.DOTALL,
+)
 
 CONTEXT = "context"
 """The variable of a prompt that stands for the documents, in LangChain's chains."""
@@ -188,13 +192,19 @@ def is_plain(template: Any) -> bool:
     )
 
 
-def looks_filled(text: str) -> bool:
-    """Whether a user's turn looks like a prompt template with documents in it."""
+def looks_filled(text: str, *, is_told: bool = False) -> bool:
+    """Whether a message looks like a prompt template with documents in it.
+
+    One that is told, as system messages are, may be instructions without documents: the
+    hub's have some 300 characters.
+    """
+    if is_told and len(text) < _LONGER_THAN_INSTRUCTIONS:
+        return False
     *_, last = text.rstrip().splitlines() or [""]
     begins = ("context:", "question:", "<context>", "documents:", "use the following")
     lines = [line.strip().lower() for line in text.splitlines()]
     return (
         last.rstrip().endswith(":")
         or any(line.startswith(begins) for line in lines)
-        or _ON_ONE_LINE.search(text) is not None
+        or _WITHIN_A_LINE.search(text) is not None
     )

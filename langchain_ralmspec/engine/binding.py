@@ -43,7 +43,8 @@ def check_file(path: str | os.PathLike[str]) -> Path:
     file = absolute(path)
     try:
         if not file.is_file():
-            msg = f"no model file at {str(file)!r}; give model_path the path of a GGUF"
+            found = "a folder" if file.is_dir() else "no model file"
+            msg = f"{found} at {os.fspath(path)!r}; give model_path the path of a GGUF"
             raise ModelFileError(msg)
         with file.open("rb") as stream:
             magic = stream.read(len(_GGUF_MAGIC))

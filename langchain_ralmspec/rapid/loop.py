@@ -221,8 +221,8 @@ class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):
             judged = judged[:num_accepted_tokens] if has_stopped else judged
             scheduler.judged(name, judged, num_accepted_tokens)
         for drafter, seconds in self._spent.items():
-            kept = (num_accepted_tokens, self._pass_seconds)
-            scheduler.followed(drafter, seconds, kept if drafter == name else None)
+            verified = (num_draft_tokens, num_accepted_tokens, self._pass_seconds)
+            scheduler.followed(drafter, seconds, verified if drafter == name else None)
         for passed_over in self._passed_over if written else ():
             # Whether a draft that was not worth a pass was right tells as well.
             n_right = int(passed_over.tokens[0] == written[0])

@@ -195,19 +195,22 @@ class Scheduler:
                 source.right.add(right=number < n_right, evidence=value)
 
     def followed(
-        self, name: str, drafting: float, kept: tuple[int, float] | None
+        self, name: str, drafting: float, verified: tuple[int, int, float] | None
     ) -> None:
         """Add what a round in which a drafter was asked has saved.
 
-        ``drafting`` is its seconds; ``kept`` are the drafted tokens that were right,
-        and the seconds of the pass that verified them; None without such a pass.
+        ``drafting`` is its seconds; ``verified`` are the drafted tokens, those of them
+        that were right, and the seconds of their pass; None without such a pass.
         """
         with self.estimates.lock:
             single = self._pass(1)
-            if kept is None and drafting < EXPLORING * single:
+            if verified is None and drafting < EXPLORING * single:
                 return  # it was asked because that takes next to nothing
             saved = -drafting
-            if kept is not None:
-                n_right, verifying = kept
+            if verified is not None:
+                n_drafted, n_right, verifying = verified
+                # No pass takes more than as many of one token, but in a slow moment,
+                # for which the drafter is not to blame.
+                verifying = min(verifying, (n_drafted + 1) * single)
                 saved += (n_right + 1) * single - verifying
             self.estimates.source(name).settle(saved)

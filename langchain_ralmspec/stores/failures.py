@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from types import TracebackType
 
 from langchain_ralmspec.errors import RaLMSpecError, StoreError
@@ -36,3 +38,22 @@ class reported_as_store_error:  # noqa: N801  read as a statement
             raise StoreError(
                 f"{self._failure}: {type(cause).__name__}: {cause}"
             ) from cause
+
+
+def require_comparable(store: str, scored: Iterable[tuple[str, float]]) -> None:
+    """Refuse a stored vector that is near to nothing, or to everything.
+
+    Args:
+        store: its name, as the user would recognise it.
+        scored: ids of documents, with their scores.
+
+    Raises:
+        StoreError: a score is not finite.
+    """
+    for id_, score in scored:
+        if not math.isfinite(score):
+            raise StoreError(
+                f"{store} gave the document {id_!r} the score {score}: its stored "
+                "vector is not finite, so no query is near or far from it; embed the "
+                "document anew, or delete it"
+            )

@@ -17,7 +17,10 @@ from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Found, Hit, MaxNorm, Metric, Query
 from langchain_ralmspec.stores.embedding import check_encoder, make_queries
 from langchain_ralmspec.stores.encoding import Encoder, Encoding, computes_here
-from langchain_ralmspec.stores.failures import reported_as_store_error
+from langchain_ralmspec.stores.failures import (
+    reported_as_store_error,
+    require_comparable,
+)
 from langchain_ralmspec.stores.faiss_index import FaissIndex
 from langchain_ralmspec.stores.faiss_rows import (
     Filter,
@@ -303,7 +306,8 @@ class FaissStore:
 
     def _first(self, k: int, found: Found, *, depth: int, with_vectors: bool) -> Found:
         """The best ``k`` of what was found, with the documents of few of them."""
-        pairs = zip(found.ids[: min(depth, k)], found.scores, strict=False)
+        pairs = list(zip(found.ids[: min(depth, k)], found.scores, strict=False))
+        require_comparable(_NAME, pairs)
         hits = [Hit(id_, self._rows.document(id_), score) for id_, score in pairs]
         vectors = None if found.vectors is None else found.vectors[:k]
         kept = vectors if with_vectors else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -16,7 +15,10 @@ from langchain_ralmspec.errors import (
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.embedding import make_queries
 from langchain_ralmspec.stores.encoding import Encoding
-from langchain_ralmspec.stores.failures import reported_as_store_error
+from langchain_ralmspec.stores.failures import (
+    reported_as_store_error,
+    require_comparable,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +116,7 @@ class OneCallStore(ABC):
                 query_matrix(queries, self.dimension, self._name)
             raise
         for hits in found:
-            self._require_comparable(hits)
+            require_comparable(self._name, ((hit.id, hit.score) for hit in hits))
         if any(found):
             self._seen = vectors.shape[1]
         return found
@@ -141,15 +143,6 @@ class OneCallStore(ABC):
     @abstractmethod
     def _count(self) -> int:
         """Number of documents that the service holds now."""
-
-    def _require_comparable(self, hits: Iterable[Hit]) -> None:
-        for hit in hits:
-            if not math.isfinite(hit.score):
-                raise StoreError(
-                    f"{self._name} gave the document {hit.id!r} the score {hit.score}: "
-                    "its stored vector is not finite, so no query is near or far from "
-                    "it; embed the document anew, or delete it"
-                )
 
     def _matrix(self, queries: Sequence[Query]) -> NDArray[np.float32]:
         try:

@@ -289,6 +289,7 @@ def test_a_filled_prompt_is_warned_of_once(
 ) -> None:
     chat = ChatRaLMSpec(model_path=gguf, retriever=passages, max_tokens=2)
     filled = HUB.invoke({"context": "A heap is a tree. " * 9, "question": "What?"})
+    question = HumanMessage("What is a heap?")
     with pytest.warns(UserWarning, match="its last 32 tokens.* as prompt=… and send"):
         chat.invoke(filled)
     whole = ChatRaLMSpec.from_chain(
@@ -296,10 +297,16 @@ def test_a_filled_prompt_is_warned_of_once(
     )
     with pytest.warns(UserWarning, match="all of it.*the chain, send the question"):
         whole.invoke(filled)
+    system = "Use the following pieces of retrieved context to answer the question."
+    told = [SystemMessage(f"{system}\n\n" + "A heap is a tree. " * 40), question]
+    other = ChatRaLMSpec(model_path=gguf, retriever=passages, max_tokens=2)
+    with pytest.warns(UserWarning, match="the system message looks like.* as prompt=…"):
+        other.invoke(told)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         chat.invoke(filled)
         chat = ChatRaLMSpec(model_path=gguf, retriever=passages, max_tokens=2)
+        chat.invoke([SystemMessage(system + " Be brief."), question])
         chat.invoke("What is a heap?")
         chat.invoke("Explain, in your own words, what a heap queue is. " * 5)
         own = {"query_source": lambda messages: messages[-1].text[-5:]}

@@ -87,7 +87,7 @@ class World:
         elif draft:
             scheduler.judged(NAME, evidence[:1], int(right[0]))
         if is_asked and self.asked:
-            scheduler.followed(NAME, drafting, (n_right, verifying) if n else None)
+            scheduler.followed(NAME, drafting, (n, n_right, verifying) if n else None)
         if is_asked:
             self.asked.append(self.n_tokens)
         self.seconds += drafting + verifying

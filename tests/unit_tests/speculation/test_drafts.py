@@ -277,3 +277,14 @@ def test_realised_gains_outweigh_what_the_formula_fears_and_losses_what_it_hopes
     assert not source.pays(0.1, 1.0)
     source.settle(2.0)
     assert source.pays(-0.1, 1.0)
+
+
+def test_a_slow_moment_of_a_pass_is_not_charged_to_the_drafter() -> None:
+    scheduler = scheduler_of({1: 0.03, 4: 0.05})
+    source = scheduler.estimates.source(NAME)
+    scheduler.followed(NAME, 0.0, (3, 0, 5.0))
+    waited = 0
+    while not source.pays(0.0, 0.03):
+        waited += 1
+    # Of a pass over 4 tokens at most 3 may be lost.
+    assert waited <= 3 / EXPLORING + 1

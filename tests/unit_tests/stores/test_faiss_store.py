@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -244,3 +245,14 @@ def test_constructor_refuses_what_does_not_fit(
     arguments = {"documents": documents(3), "embeddings": TableEmbeddings(table(3))}
     with pytest.raises(InvalidValueError, match=message):
         FaissStore(**{"index": index} | arguments | changes)
+
+
+def test_a_stored_vector_that_is_near_to_everything_is_named() -> None:
+    """As an encoder makes one whose numbers overflow."""
+    vectorstore = langchain_faiss("flat_ip")
+    queries = some_queries(1)
+    endless = np.copysign(math.inf, table(1, seed=1)[0]).tolist()
+    vectorstore.add_embeddings([("endless", endless)], ids=["endless"])
+    store = FaissStore.from_langchain(vectorstore)
+    with pytest.raises(StoreError, match="the document 'endless' the score inf: its"):
+        store.search(queries, 2)
