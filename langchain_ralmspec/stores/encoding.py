@@ -32,7 +32,7 @@ _ALIKE = frozenset(
 )
 # These compute in this process. Threads gain nothing, and some of these break when two
 # call at once.
-_LOCAL = frozenset(
+LOCAL_EMBEDDINGS = frozenset(
     {
         "FastEmbedEmbeddings",
         "GPT4AllEmbeddings",
@@ -105,14 +105,16 @@ class Encoding:
                 (vector,) = own([text])
                 return vector
 
-        is_local = any(kind.__name__ in _LOCAL for kind in type(embeddings).__mro__)
+        is_local = any(
+            kind.__name__ in LOCAL_EMBEDDINGS for kind in type(embeddings).__mro__
+        )
         calls = self._in_turn if is_local else self._at_once
         return calls.map(alone, texts)
 
 
 def computes_here(embeddings: object) -> bool:
     """Whether embeddings are known to wait for no service: not a subclass of theirs."""
-    return type(embeddings).__name__ in _LOCAL
+    return type(embeddings).__name__ in LOCAL_EMBEDDINGS
 
 
 def embed_documents(embeddings: Embeddings, texts: list[str], kind: str) -> Any:

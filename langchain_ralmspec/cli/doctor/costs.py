@@ -155,8 +155,7 @@ def measure(target: Target, question: str) -> Costs:
     prompt = _tokens(target.engine, min(_PROMPT_TOKENS, target.engine.n_ctx // 2))
 
     def prefill() -> None:
-        target.engine.forget_prefixes()
-        target.engine.open(prompt)
+        target.engine.open(prompt, keep=False)  # or it would be read from a folder
 
     write = _writer(target.engine, prompt)
     alone = _median(write)
@@ -234,7 +233,7 @@ def _tokens(model: Model, n: int) -> list[int]:
 
 def _writer(model: Model, prompt: list[int]) -> Callable[[], None]:
     """A function that decodes the tokens of a step, one by one."""
-    sequence = model.open(prompt)
+    sequence = model.open(prompt, keep=False)
     tokens = _tokens(model, _STEP_TOKENS)
 
     def write() -> None:

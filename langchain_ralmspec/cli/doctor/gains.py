@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from langchain_ralmspec.cli.doctor.facts import Facts
 from langchain_ralmspec.cli.doctor.rehearsal import Rehearsal, Rehearsed
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
+from langchain_ralmspec.stores.encoding import LOCAL_EMBEDDINGS
 
 _WAITING = 0.7  # share of a search in which nothing computes, if it is remote
 _NETWORK = 0.005  # seconds; a shorter search tells nothing about that
@@ -89,6 +90,11 @@ def is_remote(facts: Facts) -> bool:
 
 
 def is_hosted(facts: Facts) -> bool:
-    """Whether queries are embedded elsewhere: so the waiting for it says."""
+    """Whether queries are embedded elsewhere: so the waiting for it says.
+
+    On a busy machine the thread waits for an encoder in this process, too.
+    """
+    if facts.store.embeddings in LOCAL_EMBEDDINGS:
+        return False
     waiting = facts.costs.parts["waiting for embeddings"]
     return waiting > max(_NETWORK, _WAITING * facts.costs.call(1).embedding)

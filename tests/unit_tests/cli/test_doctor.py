@@ -110,7 +110,10 @@ HEALTHY = Facts(
 )
 
 NOTHING_TO_WIN = {"costs": {"calls": calls(0.0006, 0.001, embedding=0.0001)}}
-HOSTED = {"costs": {"calls": calls(0.205, 0.21, embedding=0.2, embedding_waiting=0.19)}}
+HOSTED: dict[str, dict[str, Any]] = {
+    "store": {"embeddings": "OpenAIEmbeddings"},
+    "costs": {"calls": calls(0.205, 0.21, embedding=0.2, embedding_waiting=0.19)},
+}
 REMOTE: dict[str, dict[str, Any]] = {
     "store": {"is_remote": True, "index": "HNSW", "is_exact": False},
     "costs": {"calls": calls(0.1, 0.11, waiting=0.09)},
@@ -323,12 +326,22 @@ def test_the_scheduler_follows_in_a_world_of_these_costs_what_was_promised(
 
 
 def test_waiting_for_a_hosted_encoder_is_shared_by_calls_and_computing_is_not() -> None:
-    hosted, near = (
-        facts({"costs": {"calls": calls(0.205, 0.21, embedding=0.2, **waiting)}})
-        for waiting in ({"embedding_waiting": 0.2}, {})
+    hosted, near, busy = (
+        facts(
+            {
+                "costs": {"calls": calls(0.205, 0.21, embedding=0.2, **waiting)},
+                "store": {"embeddings": f"{kind}Embeddings"},
+            }
+        )
+        for kind, waiting in (
+            ("OpenAI", {"embedding_waiting": 0.2}),
+            ("OpenAI", {}),
+            ("HuggingFace", {"embedding_waiting": 0.2}),
+        )
     )
     assert is_hosted(hosted)
     assert not is_hosted(near)
+    assert not is_hosted(busy), "it waits for other processes"
     assert expect(hosted).asynchronous > 1.1 * expect(near).asynchronous
     assert expect(hosted).plan.startswith("same 1×")
 
