@@ -132,12 +132,15 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             settings: other arguments of this class, ``retrieval_policy`` too.
 
         Raises:
-            InvalidValueError: ``llm`` is no such model.
+            InvalidValueError: ``llm`` is no such model, or no model is given.
             UnknownArgumentError: it has an argument that nothing here stands for.
         """
         if llm is not None:
             engine = LocalGeneration.model_fields
             settings = settings_of(llm, cls.__name__, engine, settings)
+        elif "model_path" not in settings:
+            msg = "no model is given; give llm=… (your ChatLlamaCpp) or model_path=…"
+            raise InvalidValueError(msg)
         given = {"retrieval_policy": "once"} | settings
         return cls(retriever=retriever, prompt=prompt, **given)
 

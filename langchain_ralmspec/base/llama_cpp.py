@@ -30,6 +30,7 @@ NO_COUNTERPART = {
     "echo": "an answer never repeats its prompt; put prompt and answer together",
     "f16_kv": 'the KV has 16 bits, as True means, or 8: kv_type="q8_0"',
     "grammar_path": "give the file's text as grammar=…",
+    "llm": "from_chain(llm=…) takes its settings over; else give model_path=…",
     "logits_all": "there is no counterpart; logits are computed where they are needed",
     "logprobs": "there is no counterpart: probabilities are not told",
     "lora_base": "merge the adapter into the GGUF (llama-export-lora) and load that",

@@ -6,7 +6,7 @@ import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
@@ -172,6 +172,7 @@ class Sampling(StrictArguments):
 class LocalGeneration(Sampling):
     """Arguments of every face: llama.cpp's, and those of ``Sampling``."""
 
+    _of_calls: ClassVar[tuple[str, ...]] = ()  # that calls take beside ``Sampling``
     model_path: FilePath
     """A GGUF file: a string or a ``Path``, ``~`` expanded; absolute from then on."""
     n_ctx: int = in_range("n_ctx", 2048)
@@ -326,15 +327,14 @@ class LocalGeneration(Sampling):
 
     def _sampling(self, overrides: dict[str, Any]) -> Sampling:
         known, owner = Sampling.model_fields, type(self).__name__
+        per_call = {*known, "stop", *self._of_calls}
         for name in [name for name in overrides if name not in known]:
             if name in type(self).model_fields:
-                msg = (
-                    f"{name!r} cannot be given per call; give it when {owner} is "
-                    f"made. Per call: {', '.join(sorted(known))}"
-                )
-                raise UnknownArgumentError(msg)
+                told = ", ".join(sorted(per_call))
+                msg = f"{name!r} cannot be given per call; give it when {owner} is made"
+                raise UnknownArgumentError(f"{msg}. Per call: {told}")
             refuse(owner, name)
-            raise UnknownArgumentError.of(owner, name, known)
+            raise UnknownArgumentError.of(owner, name, per_call)
         return Sampling(**{name: getattr(self, name) for name in known} | overrides)
 
     def _written_by(

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.globals import get_llm_cache
+from pydantic import ValidationError
 
 from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.errors import InvalidValueError
@@ -80,7 +81,11 @@ class RestrictedRetrievers:
         for settings, of, restricted in self._kept:
             if of == key and is_same(settings, own):
                 return restricted
-        restricted = make()
+        try:
+            restricted = make()
+        except ValidationError as error:  # of an object that the caller never made
+            said = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise InvalidValueError(said) from error
         self._kept = ((own, key, restricted), *self._kept)[:_MOST]
         return restricted
 

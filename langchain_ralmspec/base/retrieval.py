@@ -73,6 +73,7 @@ and MiniLM, by which many stores find passages, has read no more."""
 class RetrievalGeneration(SpeculativeGeneration):
     """Settings of generation with retrieval inside, and one request made of them."""
 
+    _of_calls = ("filter", "search_kwargs")
     retriever: Any
     """A ``VectorStore``, or any retriever: a ``Runnable`` from a string to a list of
     documents. One that is changed later is asked as it is when a request begins."""

@@ -69,6 +69,8 @@ def test_every_call_has_its_own(gguf: str, chroma: Chroma, speculation: bool) ->
     with ThreadPoolExecutor(4) as pool:
         for tenant, seen in pool.map(ask, range(8)):
             assert seen == {tenant}
+    with pytest.raises(InvalidValueError, match="filter of Chroma"):
+        chat.invoke("What?", filter=3)
     bound = chat.bind(filter={"tenant": "red"})
     chunks = list(bound.stream("Question?"))
     assert tenants_in(documents_of(chunks[-1])) == {"red"}

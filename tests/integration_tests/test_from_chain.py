@@ -58,6 +58,16 @@ def test_a_prompt_that_cannot_serve_is_refused(
         )
 
 
+def test_where_no_model_is_given_both_ways_are_named(
+    passages: VectorStoreRetriever,
+) -> None:
+    with pytest.raises(InvalidValueError, match="llm=….*model_path=…"):
+        ChatRaLMSpec.from_chain(retriever=passages, prompt=TUTORIAL)
+    arguments: dict[str, Any] = {"llm": object(), "retriever": passages}
+    with pytest.raises(UnknownArgumentError, match="from_chain"):
+        ChatRaLMSpec(**arguments)
+
+
 @pytest.mark.parametrize(
     "beside", [{"system_prompt": "Be brief."}, {"document_position": "head"}]
 )
