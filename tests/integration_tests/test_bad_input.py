@@ -196,7 +196,7 @@ def test_unknown_call_argument(make: Any) -> None:
         llm.invoke(PROMPT, temprature=1)
     with pytest.raises(UnknownArgumentError, match=r"'filters'.*'filter'"):
         llm.invoke(PROMPT, filters={})
-    with pytest.raises(UnknownArgumentError, match="Per call: filter.*search_kwargs"):
+    with pytest.raises(UnknownArgumentError, match=r"Per call: filter.*search_kwargs"):
         llm.invoke(PROMPT, n_ctx=64)
     with pytest.raises(InvalidValueError, match="search_kwargs must be a dict"):
         llm.invoke(PROMPT, search_kwargs=3)

@@ -61,7 +61,7 @@ def test_a_prompt_that_cannot_serve_is_refused(
 def test_where_no_model_is_given_both_ways_are_named(
     passages: VectorStoreRetriever,
 ) -> None:
-    with pytest.raises(InvalidValueError, match="llm=….*model_path=…"):
+    with pytest.raises(InvalidValueError, match=r"llm=….*model_path=…"):
         ChatRaLMSpec.from_chain(retriever=passages, prompt=TUTORIAL)
     arguments: dict[str, Any] = {"llm": object(), "retriever": passages}
     with pytest.raises(UnknownArgumentError, match="from_chain"):
