@@ -7,6 +7,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,9 @@ def faces(
         read: dict[str, Any] = {"retriever": retriever, **own}
         yield {
             "chat": ChatRaLMSpec(**read),
-            "once": ChatRaLMSpec(
-                retrieval_policy="once", documents_per_step=2, **read
-            ),
+            "once": ChatRaLMSpec(retrieval_policy="once", documents_per_step=2, **read),
             "completion": RaLMSpecLLM(**read),
-            # Else drafts, whose lengths hang on the time, are verified by other kernels.
+            # Else other kernels verify drafts, whose lengths hang on the time.
             "rapid": ChatRapid(context=texts[0], exact_batches=True, n_ctx=1024, **own),
             "knn": KNNLMSpecLLM(
                 datastore=KNNDatastore.build(texts, model_path=gguf, path=path), **own
@@ -78,13 +77,10 @@ def faces(
 @pytest.fixture(scope="module")
 def lone(faces: dict[str, Any]) -> dict[Question, Answer]:
     """What each question is answered when nobody else asks."""
-    answers = {}
-    for name, face in faces.items():
-        for text in QUESTIONS[:3]:
-            for tenant in TENANTS:
-                question = Question(name, text, tenant)
-                answers[question] = Request(face, question, "invoke").ask()
-    return answers
+    return {
+        question: Request(faces[question.face], question, "invoke").ask()
+        for question in starmap(Question, product(faces, QUESTIONS[:2], TENANTS))
+    }
 
 
 class Held:
@@ -107,7 +103,7 @@ class Held:
 
 def _target(file: Path) -> str:
     try:
-        return os.readlink(file)
+        return str(file.readlink())
     except FileNotFoundError:  # that of the folder itself, which was being read
         return ""
 
