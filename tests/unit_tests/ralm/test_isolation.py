@@ -74,7 +74,7 @@ class Service(OneCallStore):
         )
 
     def _read_dimension(self) -> int:
-        return VECTORS.shape[1]
+        return int(VECTORS.shape[1])
 
     def _count(self) -> int:
         return len(self.rows)
