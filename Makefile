@@ -26,8 +26,8 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || echo 2)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick lint typing docs unit integration fuzz wheel lowest \
-	format hooks lock clean
+.PHONY: help setup demo test quick lint typing docs unit integration fuzz soak wheel \
+	lowest format hooks lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' \
@@ -82,6 +82,10 @@ integration: $(STAMP) ## integration tests: real models, real stores
 fuzz: $(STAMP) ## send what people may send, for an hour; FUZZ_SHARE=… for longer
 	FUZZ_SHARE=$(or $(FUZZ_SHARE),60) $(BIN)/pytest tests/integration_tests/fuzz \
 		--timeout 0 $(ARGS)
+
+soak: $(STAMP) ## send 1,000 requests at once; SOAK_REQUESTS=… for more, SOAK_SEED=… for others
+	SOAK_REQUESTS=$(or $(SOAK_REQUESTS),1000) $(BIN)/pytest tests/integration_tests/soak \
+		--timeout 7200 -v $(ARGS)
 
 wheel: $(STAMP) ## build archive and wheel, try them in an empty environment
 	$(BIN)/python scripts/check_wheel.py
