@@ -21,11 +21,14 @@ from langchain_ralmspec import (
     KNNLMSpecLLM,
     RaLMSpecLLM,
     RaLMSpecRetriever,
+    SentenceTransformerEmbeddings,
 )
+from langchain_ralmspec.assets.corpus import stdlib_passages
+from langchain_ralmspec.assets.models import model_path
 from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.knnlm import datastore
 from langchain_ralmspec.stores import faiss_replica
-from tests.integration_tests.conftest import QUESTIONS, Corpus
+from tests.integration_tests.conftest import QUESTIONS
 from tests.integration_tests.soak.load import (
     IS_LONG,
     SEED,
@@ -37,6 +40,7 @@ from tests.integration_tests.soak.load import (
     requests_of,
 )
 
+N_PASSAGES = 40
 N_FIRST = 100  # requests after which memory is measured for the first time
 MOST_GROWTH = 1.02  # of it until the end
 PATIENCE = 60.0  # seconds for a thread to end that nobody needs any more
@@ -44,16 +48,17 @@ PATIENCE = 60.0  # seconds for a thread to end that nobody needs any more
 
 @pytest.fixture(scope="module")
 def faces(
-    gguf: str, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
+    gguf: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Any]]:
     """A model of each kind; all of them retrieve from one store, through a replica."""
-    store = FAISS.from_embeddings(
-        list(zip(corpus.texts, corpus.vectors.tolist(), strict=True)),
-        corpus.embeddings,
-        metadatas=[{"tenant": TENANTS[row % 2]} for row in range(len(corpus.texts))],
-        ids=corpus.ids,
+    passages = stdlib_passages()[:: len(stdlib_passages()) // N_PASSAGES]
+    texts = [each.text for each in passages]
+    store = FAISS.from_texts(
+        texts,
+        SentenceTransformerEmbeddings(str(model_path("minilm"))),
+        metadatas=[{"tenant": TENANTS[row % 2]} for row in range(len(texts))],
+        ids=[each.id for each in passages],
     )
-    texts = corpus.texts[:2]
     path = tmp_path_factory.mktemp("soak") / "datastore"
     # By one thread, for then requests are decoded together.
     own: dict[str, Any] = {"model_path": gguf, "max_tokens": 12, "n_threads": 1}
@@ -67,9 +72,12 @@ def faces(
             "once": ChatRaLMSpec(retrieval_policy="once", documents_per_step=2, **read),
             "completion": RaLMSpecLLM(**read),
             # Else other kernels verify drafts, whose lengths hang on the time.
-            "rapid": ChatRapid(context=texts[0], exact_batches=True, n_ctx=1024, **own),
+            "rapid": ChatRapid(
+                context=texts[0][:600], exact_batches=True, n_ctx=1024, **own
+            ),
             "knn": KNNLMSpecLLM(
-                datastore=KNNDatastore.build(texts, model_path=gguf, path=path), **own
+                datastore=KNNDatastore.build(texts[:1], model_path=gguf, path=path),
+                **own,
             ),
         }
 
