@@ -15,7 +15,8 @@ EXPECTED = {
     "MissingExtraError", "ModelFileError", "RaLMSpecError", "RaLMSpecLLM",
     "RaLMSpecRetriever",
     "RapidChain", "RetrieverSession", "SentenceTransformerEmbeddings",
-    "SpeculationStats", "StoreError", "UnknownArgumentError", "__version__",
+    "SpeculationStats", "StoreError", "StoreTimeoutError", "UnknownArgumentError",
+    "__version__",
     "documents_of",
 }  # fmt: skip
 
