@@ -98,13 +98,14 @@ class Server:
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # it has ended meanwhile
                 is_replica = (folder / "cmdline").read_bytes().startswith(_TITLE)
-                if is_replica and self.pid in _ancestors(int(folder.name)):
+                if is_replica and self.pid in ancestors(int(folder.name)):
                     os.kill(int(folder.name), signal.SIGKILL)
                     return
         raise StoreError(f"the server {self.pid} has no replica; is this Linux?")
 
 
-def _ancestors(pid: int) -> Iterator[int]:
+def ancestors(pid: int) -> Iterator[int]:
+    """The processes that a process descends from, on Linux, its parent first."""
     while pid > 1:
         status = Path(f"/proc/{pid}/stat").read_text()
         pid = int(status.rpartition(")")[2].split()[1])
@@ -192,6 +193,7 @@ class Load:
                 "steady": self._rate(first, self.killed),
                 "after_the_kill": self._rate(self.killed, ends[-1]),
             },
+            # Of the answers that there are: see ``errors``.
             "summary": {"identical": not wrong and not unanswered},
         }
 

@@ -57,6 +57,10 @@ def check_file(path: str | os.PathLike[str]) -> Path:
     return file
 
 
+_REPETITIONS = frozenset({"minLength", "maxLength", "minItems", "maxItems"})
+_MOST_REPETITIONS = 10_000
+"""More than a context holds tokens, mostly; each takes a few bytes of the grammar."""
+
 _BESIDE_REF = frozenset(
     {"$ref", "$defs", "definitions", "title", "description", "$schema", "$id"}
 )
@@ -73,6 +77,7 @@ def gbnf_of(schema: Mapping[str, Any]) -> str:
     try:
         converter = _converter()
         plain = json.loads(json.dumps(schema))
+        _require_moderate(plain)
         if "$ref" in plain:  # it would not look for those in the schemas beside it
             if others := plain.keys() - _BESIDE_REF:
                 raise ValueError(f"beside $ref stands {min(others)!r}")  # noqa: TRY301
@@ -88,6 +93,26 @@ def gbnf_of(schema: Mapping[str, Any]) -> str:
         raise GrammarError(msg) from error
     # As llama.cpp's own converter has it: no JSON string holds a line break as such.
     return converted.replace(_ANY_LETTER, _ANY_LETTER[:-1] + "\\x7F\\x00-\\x1F]")
+
+
+def _require_moderate(schema: Any) -> None:
+    """Refuse numbers of repetitions that the converter would write out one by one.
+
+    Raises:
+        ValueError: one is over ``_MOST_REPETITIONS``.
+    """
+    parts: list[Any] = [schema]
+    for part in parts:
+        named = part.items() if isinstance(part, dict) else ()
+        parts += part if isinstance(part, list) else (value for _, value in named)
+        for name, value in named:
+            numbers = [value] if name in _REPETITIONS else []
+            if name == "pattern" and isinstance(value, str):
+                numbers = list(map(int, re.findall(r"(?<=[{,])\d+", value)))
+            if any(
+                isinstance(n, int | float) and n > _MOST_REPETITIONS for n in numbers
+            ):
+                raise ValueError(f"{name} is more than {_MOST_REPETITIONS}")
 
 
 def _converter() -> Any:

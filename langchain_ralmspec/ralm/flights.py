@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from langchain_ralmspec.errors import StoreTimeoutError
 from langchain_ralmspec.ralm.events import Found
 from langchain_ralmspec.ralm.writer import texts_of
+from langchain_ralmspec.stores.call_threads import Call
 from langchain_ralmspec.stores.waiting import THREADS
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ class Flights:
         self._session.waiting.close()
         is_worker = threading.current_thread().name.startswith(THREADS)
         hangs = isinstance(error, StoreTimeoutError)
+        for future in self._abandoned if hangs else ():
+            if isinstance(future, Call):  # or it keeps its place from others
+                future.give_up()
         if self._session.reads_shared_memory and not (is_worker or hangs):
             # Not for ever: the garbage collector may be leaving the block, in a
             # thread that holds what the call waits for.
@@ -126,16 +130,16 @@ class Flights:
 
         A call that failed is made again here, query by query: the reason may have been
         another thread, or a query written under a wrong guess, which the sequential
-        loop would not have asked. Raises StoreError where it fails once more, and
-        StoreTimeoutError at once: nobody is to wait as long again for each query.
+        loop would not have asked; or each of many queries is in time, and all are not.
+        Raises StoreError where it fails once more, for the first query that does.
         """
         flight = self._flights.popleft()
         with self._session.stats.timing("waiting"):
             try:
                 self._session.waiting.result_of(flight.future)
-            except StoreTimeoutError:
-                raise
-            except Exception:  # noqa: BLE001  raised again if it comes again
+            except Exception as error:
+                if isinstance(error, StoreTimeoutError) and len(flight.guesses) == 1:
+                    raise
                 flight.future = Future()
                 flight.future.set_result(self._ask_one_by_one(flight))
         return flight

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from langchain_core.callbacks import CallbackManager, CallbackManagerForRetrieverRun
 
+from langchain_ralmspec.errors import StoreTimeoutError
 from langchain_ralmspec.retrievers.session import documents_of_hits
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.waiting import Waiting
@@ -52,14 +54,22 @@ def search(
 ) -> list[list[Document]]:
     """Ask a store for the ``k`` best documents of every query, in one call.
 
+    Where that takes too long, query by query.
+
     Raises:
         StoreError: it fails.
-        StoreTimeoutError: it does not answer within ``store_timeout`` seconds.
+        StoreTimeoutError: it does not answer a query within ``store_timeout`` seconds.
     """
 
     def ask() -> list[list[Hit]]:
         with reported_as_store_error(type(store).__name__, "search"):
             return store.search(store.encode(queries), k)
 
-    with closing(Waiting(store, store_timeout)) as waiting:
-        return list(map(documents_of_hits, waiting.call(ask)))
+    try:
+        with closing(Waiting(store, store_timeout)) as waiting:
+            return list(map(documents_of_hits, waiting.call(ask)))
+    except StoreTimeoutError:
+        if len(queries) == 1:
+            raise
+    alone = partial(search, store, k=k, store_timeout=store_timeout)
+    return [found for query in queries for found in alone([query])]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import inspect
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sized
 from typing import TYPE_CHECKING, Any, cast
 
 from ray import serve
@@ -41,8 +42,6 @@ _LOST = (RayError, RayServeException)
 """What Ray raises for a replica that has died, or cannot be reached."""
 
 _log = logging.getLogger("ray.serve")  # which Ray writes to each replica's file
-
-_ATTEMPTS = 2  # of an answer of which nothing was sent
 
 
 class Gateway:
@@ -98,7 +97,7 @@ class Gateway:
         if not isinstance(body, dict):
             return _told(BAD_REQUEST, refusal("the body is no JSON object"))
         try:
-            restriction = self._restriction(request)
+            restriction = await self._restriction(request)
         except PermissionError:
             return _told(FORBIDDEN, refusal("not for you", "forbidden"))
         except Exception as error:  # noqa: BLE001  a stranger's function
@@ -121,7 +120,7 @@ class Gateway:
         is_right = hmac.compare_digest(digest, self._key_digest)
         return is_right and kind.lower() == "bearer"
 
-    def _restriction(self, request: Request) -> dict[str, Any]:
+    async def _restriction(self, request: Request) -> dict[str, Any]:
         """What the request's tenant may see, as arguments of the call.
 
         Raises:
@@ -129,8 +128,12 @@ class Gateway:
         """
         if self._tenant_filter is None:
             return {}
-        wanted = self._tenant_filter(request.headers)
-        if wanted is None:  # without a filter, all would be seen
+        # It may ask a service, and all streams go through this one loop.
+        wanted = await asyncio.to_thread(self._tenant_filter, request.headers)
+        if inspect.isawaitable(wanted):
+            wanted = await wanted
+        # An empty filter is none to most stores, so all would be seen.
+        if wanted is None or (isinstance(wanted, Sized) and not wanted):
             raise PermissionError
         return {"filter": wanted}
 
@@ -139,29 +142,20 @@ class Gateway:
     ) -> AsyncGenerator[Part]:
         """The parts of an answer; the error that ends it is the last.
 
-        While nothing was sent, an answer whose replica is lost is asked for again.
+        One whose replica is lost is not asked for again: it may be what ended that.
         """
         replica = self._replica.options(stream=True)
         if session:
             replica = replica.options(session_id=session)
-        for attempt in range(_ATTEMPTS):
-            is_sent = False
-            parts = replica.answer.remote(body, restriction)
-            try:
-                async for part in parts:
-                    is_sent = True
-                    yield part
-            except _LOST as error:
-                status, told = _lost(error)
-                is_last = attempt + 1 == _ATTEMPTS or status == TOO_MANY
-                if is_sent or is_last:
-                    yield status, told
-                    return
-            except BaseException:  # whoever asked has left
-                parts.cancel()
-                raise
-            else:
-                return
+        parts = replica.answer.remote(body, restriction)
+        try:
+            async for part in parts:
+                yield part
+        except _LOST as error:
+            yield _lost(error)
+        except BaseException:  # whoever asked has left
+            parts.cancel()
+            raise
 
 
 def _health() -> Response:

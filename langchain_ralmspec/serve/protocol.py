@@ -15,6 +15,7 @@ from langchain_ralmspec.arguments import several
 from langchain_ralmspec.base.local import Sampling
 from langchain_ralmspec.base.messages import messages_of
 from langchain_ralmspec.errors import (
+    ChatTemplateError,
     ContextOverflowError,
     EmptyStoreError,
     GrammarError,
@@ -105,6 +106,9 @@ def call_of(body: Mapping[str, Any], model: str) -> Call:
             raise InvalidValueError(msg)
     if given.get("model") != model:
         msg = f"model={given.get('model')!r:.80} is not served; ask {model!r}"
+        raise InvalidValueError(msg)
+    if not isinstance(given.get("stream", False), bool):
+        msg = f"stream={given['stream']!r:.80} is neither true nor false"
         raise InvalidValueError(msg)
     options = given.get("stream_options") or {}
     if not isinstance(options, Mapping):
@@ -266,19 +270,40 @@ def failure_of(error: Exception) -> tuple[int, dict[str, Any]]:
     """
     if isinstance(error, ContextOverflowError):
         return BAD_REQUEST, refusal(str(error), "context_length_exceeded")
+    for kinds, status, told in _TOLD:
+        if isinstance(error, kinds):
+            return status, told
     if isinstance(error, InvalidValueError | UnknownArgumentError | GrammarError):
         return BAD_REQUEST, refusal(str(error))
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         return BAD_REQUEST, refusal(f"{place}: {first['msg']}".lstrip(": "))
-    if isinstance(error, EmptyStoreError):
-        said = "no document was found for the question; ask another one"
-        return BAD_REQUEST, refusal(said, "no_documents")
-    if isinstance(error, StoreError):
-        said = "the document store failed; ask again"
-        return UNAVAILABLE, error_of(said, "server_error", "store_failed")
     return BROKEN, error_of("the answer failed", "server_error", "internal_error")
+
+
+_TOLD = (
+    (
+        ChatTemplateError,
+        BAD_REQUEST,
+        refusal("the model's chat template does not take these messages"),
+    ),
+    (
+        EmptyStoreError,
+        BAD_REQUEST,
+        refusal(
+            "no document was found for the question; ask another one", "no_documents"
+        ),
+    ),
+    (
+        StoreError,
+        UNAVAILABLE,
+        error_of(
+            "the document store failed; ask again", "server_error", "store_failed"
+        ),
+    ),
+)
+"""Kinds of errors that are told without what they say."""
 
 
 def event(data: Mapping[str, Any]) -> str:

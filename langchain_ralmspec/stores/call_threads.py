@@ -151,11 +151,14 @@ class CallThreads:
 def _work(jobs: queue.SimpleQueue[Any], idle: threading.Semaphore) -> None:
     while (job := jobs.get()) is not None:
         made, call = job
+        tell: Callable[[], None] | None = None
         if made.set_running_or_notify_cancel():
             try:
-                made.set_result(call())
+                tell = partial(made.set_result, call())
             except BaseException as error:  # noqa: BLE001  who waits is told
-                made.set_exception(error)
-        del job, made, call  # an idle thread keeps nothing alive
-        idle.release()
+                tell = partial(made.set_exception, error)
+        idle.release()  # before who waits may look for an idle one
+        if tell:
+            tell()
+        del job, made, call, tell  # an idle thread keeps nothing alive
     jobs.put(None)  # for the next thread

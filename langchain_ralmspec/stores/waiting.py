@@ -66,6 +66,7 @@ class Waiting:
             wait([made], max(0.0, left))
             if not made.done():
                 made.give_up()
+                self._threads.close()  # so that none that hangs is counted as one
                 raise StoreTimeoutError.of(self._name, self._seconds)
         return made.result()
 

@@ -14,6 +14,7 @@ from langchain_ralmspec import ChatRaLMSpec, ChatRapid, RaLMSpecRetriever, Rapid
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine.binding import gbnf_of
 from langchain_ralmspec.engine.grammar import Grammar
+from langchain_ralmspec.errors import GrammarError
 
 TEXT = "Moby Dick was written by Herman Melville in 1851. It has 635 pages."
 ASKED = "Tell of Moby Dick."
@@ -181,3 +182,16 @@ def test_drafts_of_rapid(gguf: str, model: Model, temperature: float) -> None:
         assert ["".join(drafted), drafted.tokens] == ["".join(plain), plain.tokens]
         check_form(name, told, model, drafted.tokens)
     assert n_refused > 0, "no draft was wrong, so nothing was tested"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "string", "minLength": 10**9},
+        {"type": "string", "pattern": "^a{1,1000000000}$"},
+        {"type": "array", "items": {"type": "string"}, "maxItems": 10**9},
+    ],
+)
+def test_a_schema_that_would_take_all_memory_is_refused(part: dict[str, Any]) -> None:
+    with pytest.raises(GrammarError, match="is more than 10000"):
+        gbnf_of({"anyOf": [{"type": "null"}, an_object(author=part)]})

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from langchain_ralmspec import ChatRaLMSpec
 from langchain_ralmspec.assets.models import model_path
+from langchain_ralmspec.bench.serve import ancestors
 from tests.integration_tests.conftest import QUESTIONS
 from tests.integration_tests.serve.served import LONG, WRITTEN, make
 
@@ -94,7 +95,8 @@ class Server:
         title, found = b"ray::ServeReplica:default:Replica", []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it has ended meanwhile
-                if (folder / "cmdline").read_bytes().startswith(title):
+                is_replica = (folder / "cmdline").read_bytes().startswith(title)
+                if is_replica and self.process.pid in ancestors(int(folder.name)):
                     found.append(int(folder.name))
         return found
 

@@ -22,7 +22,11 @@ from langchain_ralmspec import (
     StoreTimeoutError,
 )
 from langchain_ralmspec.ralm import Session, session
+from langchain_ralmspec.ralm.flights import Flights
+from langchain_ralmspec.retrievers.runs import search
+from langchain_ralmspec.speculation import Plan
 from langchain_ralmspec.speculation.costs import spending
+from langchain_ralmspec.speculation.plan import IN_FLIGHT
 from langchain_ralmspec.stores.call_threads import CallThreads
 from langchain_ralmspec.stores.concurrency import Calls
 from langchain_ralmspec.stores.waiting import THREADS, Waiting, shorter
@@ -53,6 +57,34 @@ def test_what_does_not_return_is_given_up_and_the_next_call_is_made(
     assert isinstance(e.value, StoreError)
     assert waiting.call(lambda: threading.current_thread().daemon)
     waiting.close()
+
+
+def test_as_many_as_there_are_threads_may_hang(never: threading.Event) -> None:
+    waiting = Waiting(FakeStore(2), SHORT)
+    for _ in range(max(IN_FLIGHT) + 1):
+        with pytest.raises(StoreTimeoutError):
+            waiting.call(never.wait)
+    assert waiting.call(lambda: True)
+    waiting.close()
+
+
+def test_many_queries_that_take_too_long_are_asked_one_by_one(
+    never: threading.Event,
+) -> None:
+    class Slow(FakeStore):
+        def search(self, queries: Any, *args: Any, **kwargs: Any) -> Any:
+            if len(queries) > 1:
+                never.wait()
+            return super().search(queries, *args, **kwargs)
+
+    many, alone = (search(Slow(4), texts, 1, 1.0) for texts in (["a", "b"], ["b"]))
+    assert many[1:] == alone
+    opened = Session(Slow(4), store_timeout=1.0)
+    with Flights(opened) as flights:
+        guesses = [opened.guess("same", text, None) for text in ("a", "b")]
+        flights.send(guesses, Plan("same", 2, 1), with_vectors=False)
+        assert flights.land().future.result().n_calls == 1
+    opened.waiting.close()
 
 
 def test_what_a_call_raises_is_raised() -> None:
