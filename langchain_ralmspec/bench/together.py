@@ -43,8 +43,7 @@ class Benchmark:
     # The bare loop reads prompts of the same lengths one after the other, and decodes
     # as many tokens of as many sequences in each call, without retrieval, chat or
     # sampling: what a machine can do. "one by one" is joint_decoding=False.
-    # Over BM25 a request retrieves once; over any other store as it writes, so that the
-    # requests' verifications share calls of a server.
+    # Over BM25 a request retrieves once; over any other store as it writes.
     requests: Annotated[
         str, typer.Option(help="Numbers of requests, with commas between.")
     ] = "1,8,16"

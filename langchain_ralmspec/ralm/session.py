@@ -16,7 +16,6 @@ from langchain_ralmspec.speculation import NEEDS_VECTOR, REPLICA
 from langchain_ralmspec.speculation.costs import Spent, spending
 from langchain_ralmspec.stores.base import Found, Query, as_array_store
 from langchain_ralmspec.stores.failures import reported_as_store_error
-from langchain_ralmspec.stores.shared_calls import shared_calls_of
 from langchain_ralmspec.stores.ties import is_near_tie
 from langchain_ralmspec.stores.waiting import Waiting
 
@@ -95,7 +94,6 @@ class Session(Live):
         self._on_empty = on_empty
         self._replica = replica
         self._store = store
-        self._shared = shared_calls_of(store)
         self._queries = Queries(store)
         self.waiting = Waiting(store, store_timeout)
         if prefetch_k is None:
@@ -215,7 +213,9 @@ class Session(Live):
         # One more than the depth shows whether the last place is a near tie.
         k = self._width if with_vectors else self._k(self.depth + 1)
         with spending() as searching:
-            found, n_calls = self._search(ready, k, with_vectors=with_vectors)
+            found = self._search(ready, k, with_vectors=with_vectors)
+        is_split = getattr(self._store, "one_call_a_query", False)
+        n_calls = len(ready) if is_split else 1
         answer = Verification(
             [], found, ready, n_calls, len(ready), 0.0, embedding, searching, max_norm
         )
@@ -283,17 +283,6 @@ class Session(Live):
 
     def _search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool
-    ) -> tuple[list[Found], int]:
-        """What is found for each query, and the calls that this thread made for it."""
-        search = partial(self._search_alone, k=k, with_vectors=with_vectors)
-        if self._shared is not None:
-            kind = k, with_vectors, self.depth
-            return self._shared.ask(queries, search, owner=self, kind=kind)
-        is_split = getattr(self._store, "one_call_a_query", False)
-        return search(queries), len(queries) if is_split else 1
-
-    def _search_alone(
-        self, queries: Sequence[Query], *, k: int, with_vectors: bool
     ) -> list[Found]:
         with reported_as_store_error(type(self._store).__name__, "search"):
             if self._arrays is not None:
@@ -316,12 +305,10 @@ class Session(Live):
             queries = [self._queries.alone(text)]
         k = self._k(self.depth)
         with spending() as searching:
-            found, n_calls = self._search(queries, k, with_vectors=False)
+            found = self._search(queries, k, with_vectors=False)
         truth = [tuple(map(self._memory.read, found[0].hits[: self.depth]))]
         seconds = time.perf_counter() - start
-        return Verification(
-            truth, found, queries, n_calls, 1, seconds, embedding, searching
-        )
+        return Verification(truth, found, queries, 1, 1, seconds, embedding, searching)
 
     def _settled(self, query: Query, found: Found, answer: Verification) -> Hits:
         """Top documents; a near tie is decided by the query embedded alone."""
@@ -333,7 +320,7 @@ class Session(Live):
         if not is_near_tie(found.scores, self.depth, metric, norm):
             return hits
         alone = self._ask_alone(query.text)
-        answer.n_calls += alone.n_calls
+        answer.n_calls += 1
         answer.n_queries += 1
         answer.embedding += alone.embedding
         answer.searching += alone.searching

@@ -131,9 +131,6 @@ class Store(Protocol):
     * an attribute ``stays_in_process``, true where neither ``encode`` nor ``search``
       waits for a service: of this package's own stores alone, since no time-out is kept
       over what is believed never to hang;
-    * an attribute ``shares_calls``, true where queries of several requests may be in
-      one call, made by the thread of any: what is found depends on nothing but the
-      query and the store, so on no user or tenant in a context variable;
     * the methods ``find`` and ``document`` of an ``ArrayStore``, which save making
       a document of every hit.
     """

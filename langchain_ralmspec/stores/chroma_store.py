@@ -111,16 +111,6 @@ class ChromaStore:
         return seen[1] if seen and seen[0] == self._collection.id else None
 
     @property
-    def shares_calls(self) -> bool:
-        """Whether it is a server, whose calls serve the queries of several requests."""
-        client = getattr(self._store, "_client", None)
-        try:
-            implementation: str = client.get_settings().chroma_api_impl  # type: ignore[union-attr]
-        except AttributeError:  # a client of somebody else's
-            return False
-        return implementation.endswith("FastAPI")
-
-    @property
     def embeddings(self) -> Embeddings:
         """What embeds queries."""
         return self._embeddings

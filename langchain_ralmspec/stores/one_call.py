@@ -49,12 +49,10 @@ class OneCallStore(ABC):
     Attributes:
         metric: what the scores of hits are, which are higher for nearer documents.
         is_remote: True: vectors of hits cost time.
-        shares_calls: True: it searches by the queries and its filter alone.
     """
 
     metric: Metric
     is_remote = True
-    shares_calls = True
 
     def __init__(
         self, name: str, embeddings: Encoder | None, encoding: Encoding | None

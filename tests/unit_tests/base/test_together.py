@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
@@ -47,16 +48,20 @@ def test_works_are_done_at_once_and_given_in_order() -> None:
     assert writers() == []
 
 
-def endless(begun: threading.Event, closed: list[int], number: int) -> Any:
-    def pieces() -> Generator[str, None, int]:
-        try:
-            while True:
-                begun.set()
-                yield "a"
-        finally:
-            closed.append(number)
+def until_closed(closed: list[Any], number: Any) -> Generator[str, None, None]:
+    """Pieces without an end, unless nobody closes them."""
+    until = time.monotonic() + PATIENCE
+    try:
+        while time.monotonic() < until:
+            yield "a"
+    except GeneratorExit:
+        closed.append(number)
+        raise
 
-    return exhausted(pieces())
+
+def endless(begun: threading.Event, closed: list[int], number: int) -> Any:
+    begun.set()
+    return exhausted(until_closed(closed, number))
 
 
 def test_the_first_failure_by_order_is_raised_and_those_behind_are_left() -> None:
@@ -100,15 +105,13 @@ def test_what_is_done_first_is_given_first_and_who_leaves_ends_the_others() -> N
 
 
 async def test_awaited_works_fail_by_order_too() -> None:
-    failed, cancelled = asyncio.Event(), list[str]()
+    left, cancelled = asyncio.Event(), list[str]()
 
     async def first() -> None:
-        await asyncio.wait_for(failed.wait(), PATIENCE)
-        await asyncio.sleep(0)
+        await asyncio.wait_for(left.wait(), PATIENCE)
         raise KeyError("first")
 
     async def second() -> None:
-        failed.set()
         raise ValueError("second")
 
     async def third() -> None:
@@ -116,6 +119,7 @@ async def test_awaited_works_fail_by_order_too() -> None:
             await asyncio.sleep(PATIENCE)
         finally:
             cancelled.append("third")
+            left.set()
 
     with pytest.raises(KeyError):
         await awaited_in_order([first, third, second, third], 4)
@@ -216,13 +220,9 @@ async def test_a_cancelled_batch_leaves_no_thread(
     begun, closed = threading.Barrier(4), list[str]()
 
     def pieces(asked: str) -> Generator[str]:
-        try:
-            yield asked
-            begun.wait(PATIENCE)
-            while True:
-                yield "a"
-        finally:
-            closed.append(asked)
+        yield asked
+        begun.wait(PATIENCE)
+        yield from until_closed(closed, asked)
 
     llm = fake_llm(monkeypatch, pieces, 3)
     task = asyncio.create_task(llm.abatch(["one", "two", "three"]))

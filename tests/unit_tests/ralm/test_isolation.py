@@ -103,7 +103,7 @@ def over_faiss(*, is_function: bool) -> RetrieverOf:
 
 @cache
 def over_a_service() -> RetrieverOf:
-    """One view a tenant, which all sessions of that tenant share calls of."""
+    """One view a tenant, of all sessions of that tenant."""
     replica_of = over_faiss(is_function=False)
     views = {
         tenant: RaLMSpecRetriever(
