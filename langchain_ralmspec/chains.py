@@ -130,9 +130,9 @@ class RapidChain(
     ) -> list[dict[str, Any]]:
         """Answer several questions, as many at once as the model decodes together.
 
-        That is one after the other where they would take turns; a ``max_concurrency``
-        in the config says it instead. With ``return_exceptions``, the places of those
-        that fail are exceptions.
+        That is one after the other where they would take turns; ``max_concurrency`` of
+        the config bounds it. With ``return_exceptions``, the places of those that fail
+        are exceptions.
         """
         works, n_at_once = self._works(inputs, config, return_exceptions, kwargs)
         return in_order(works, n_at_once)
@@ -193,9 +193,7 @@ class RapidChain(
         works: list[Callable[[], Any]] = [
             partial(answered, *each) for each in zip(inputs, configs, strict=True)
         ]
-        given = configs[0].get("max_concurrency") if configs else None
-        n_at_once = given or at_once(configs, self._n_together)
-        return works, n_at_once
+        return works, at_once(configs, self._n_together)
 
     def _n_together(self, n: int) -> int:
         """How many of ``n`` answers are written at once."""
