@@ -1,10 +1,13 @@
 """Real servers that die, stores that hang, and callers that leave, in mid-answer."""
 
 import math
+import os
+import signal
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +132,8 @@ def test_postgres_is_killed_and_comes_back(
         process = own_postgres.get_postmaster_info().process
         beneath = process.children(recursive=True)
         for each in (process, *beneath):
-            each.kill()
+            with suppress(ProcessLookupError):  # it has ended with its parent
+                os.kill(each.pid, signal.SIGKILL)
             each.wait(PATIENCE)
 
     engine = sqlalchemy.create_engine(
