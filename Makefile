@@ -26,7 +26,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || echo 2)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick lint typing docs unit integration fuzz soak wheel \
+.PHONY: help setup demo test quick lint typing docs unit integration serving fuzz soak wheel \
 	lowest format hooks lock clean
 
 help: ## show this list
@@ -54,8 +54,8 @@ $(QWEN): $(STAMP)
 demo: $(STAMP) ## run the demo; arguments go into ARGS="..."
 	$(BIN)/ralmspec demo $(ARGS)
 
-test: lint typing docs unit $(QWEN) integration wheel ## run every check
-	@$(BIN)/python scripts/slowest_tests.py $(BEGAN) $(REPORTS)
+test: lint typing docs unit $(QWEN) integration serving wheel ## run every check
+	@$(BIN)/python scripts/slowest_tests.py $(BEGAN) $(REPORTS) build/serve.xml
 
 quick: override ARGS += -m 'not slow'
 quick: lint typing docs unit integration ## run every check that takes no minutes
@@ -77,7 +77,11 @@ unit: $(STAMP) ## unit tests: no model, no network
 		--junit-xml build/unit.xml $(ARGS)
 
 integration: $(STAMP) ## integration tests: real models, real stores
-	$(BIN)/pytest tests/integration_tests $(WORKERS) --junit-xml build/integration.xml $(ARGS)
+	$(BIN)/pytest tests/integration_tests $(WORKERS) --junit-xml build/integration.xml \
+		--ignore tests/integration_tests/serve $(ARGS)
+
+serving: $(STAMP) ## tests of the server, alone: on a busy machine Ray gives up
+	$(BIN)/pytest tests/integration_tests/serve --junit-xml build/serve.xml $(ARGS)
 
 fuzz: $(STAMP) ## send what people may send, for an hour; FUZZ_SHARE=… for longer
 	FUZZ_SHARE=$(or $(FUZZ_SHARE),60) $(BIN)/pytest tests/integration_tests/fuzz \
