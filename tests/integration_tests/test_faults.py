@@ -281,7 +281,14 @@ def _raises(_: list[float]) -> list[float]:
     raise ConnectionError(msg)
 
 
-@modes
+@pytest.mark.parametrize(
+    ("mode", "near"),
+    [
+        ("sequential", FAISS),
+        ("verifying", InMemoryVectorStore),
+        ("in flight", FAISS),
+    ],
+)
 @pytest.mark.parametrize(
     ("fault", "kind", "said"),
     [
@@ -291,7 +298,6 @@ def _raises(_: list[float]) -> list[float]:
     ],
     ids=["raises", "not a number", "another dimension"],
 )
-@pytest.mark.parametrize("near", [FAISS, InMemoryVectorStore])
 def test_embeddings_go_wrong_in_the_midst_of_an_answer(  # noqa: PLR0917
     near: Any, fault: Any, kind: Any, said: str, mode: str, gguf: str
 ) -> None:
