@@ -217,8 +217,9 @@ def test_each_prompt_has_its_own_look_ups(
     llm = RaLMSpecLLM(
         model_path=gguf, retriever=retriever, max_tokens=6, streaming=True
     )
-    recorder, said = Recorder(), Listener()
-    result = llm.generate(QUESTIONS[:2], callbacks=[recorder, said])
+    recorder, said = Recorder(), [Listener(), Listener()]
+    both: list[Any] = [[recorder, each] for each in said]
+    result = llm.generate(QUESTIONS[:2], callbacks=both)
     recorder.check()
     roots = [run for run in recorder.runs if not run.parent_run_id]
     for root, question, (one,) in zip(
@@ -228,7 +229,7 @@ def test_each_prompt_has_its_own_look_ups(
         assert first.inputs["query"].strip() in question
         tokens = [e["kwargs"]["token"] for e in root.events if e["name"] == "new_token"]
         assert "".join(tokens) == one.text
-    assert said.tokens == "".join(one.text for (one,) in result.generations)
+    assert [each.tokens for each in said] == [one.text for (one,) in result.generations]
 
 
 class Failing(RunnableLambda[str, list[Document]]):
