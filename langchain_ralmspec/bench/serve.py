@@ -6,7 +6,6 @@ import collections
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from langchain_ralmspec.assets.progress import bar
 from langchain_ralmspec.assets.targets import find_gguf
 from langchain_ralmspec.bench.figures import check_file, say, write_figures
 from langchain_ralmspec.bench.options import JsonOption, LengthOption, ModelOption
+from langchain_ralmspec.bench.servers.chroma import free_port
 from langchain_ralmspec.bench.table import new_table
 from langchain_ralmspec.chat_models import ChatRaLMSpec
 from langchain_ralmspec.errors import MissingExtraError, StoreError
@@ -93,19 +93,25 @@ class Server:
     pid: int
     port: int
 
-    def kill_a_replica(self) -> None:
-        """End the first of its replicas without warning."""
+    def replicas(self) -> list[int]:
+        """Processes of its replicas, by the titles that Ray gives them; on Linux."""
+        found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # it has ended meanwhile
                 is_replica = (folder / "cmdline").read_bytes().startswith(_TITLE)
-                if is_replica and self.pid in ancestors(int(folder.name)):
-                    os.kill(int(folder.name), signal.SIGKILL)
-                    return
-        raise StoreError(f"the server {self.pid} has no replica; is this Linux?")
+                if is_replica and self.pid in _ancestors(int(folder.name)):
+                    found.append(int(folder.name))
+        return found
+
+    def kill_a_replica(self) -> None:
+        """End one of its replicas without warning."""
+        if not (replicas := self.replicas()):
+            msg = f"the server {self.pid} has no replica; is this Linux?"
+            raise StoreError(msg)
+        os.kill(replicas[0], signal.SIGKILL)
 
 
-def ancestors(pid: int) -> Iterator[int]:
-    """The processes that a process descends from, on Linux, its parent first."""
+def _ancestors(pid: int) -> Iterator[int]:
     while pid > 1:
         status = Path(f"/proc/{pid}/stat").read_text()
         pid = int(status.rpartition(")")[2].split()[1])
@@ -206,9 +212,7 @@ class Load:
 @contextmanager
 def _server(model_path: str, max_tokens: int, replicas: int) -> Iterator[Server]:
     """``ralmspec serve``, from when it is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         Path(folder, "app.py").write_text(

@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
+from langchain_core.documents import Document
 from rich.console import Console
 
-from langchain_ralmspec.assets.corpus import QUESTIONS
+from langchain_ralmspec.assets.corpus import QUESTIONS, stdlib_passages
 from langchain_ralmspec.assets.targets import find_gguf
 from langchain_ralmspec.bench.figures import check_file, say, write_figures
 from langchain_ralmspec.bench.options import (
@@ -21,19 +22,14 @@ from langchain_ralmspec.bench.options import (
     LengthOption,
     ModelOption,
 )
-from langchain_ralmspec.bench.ralm.workload import Corpus, StoreName, Workload
 from langchain_ralmspec.bench.table import new_table
 from langchain_ralmspec.chat_models import ChatRaLMSpec
 from langchain_ralmspec.engine.context import Context
 from langchain_ralmspec.engine.model import Model
+from langchain_ralmspec.stores.bm25_store import BM25Store
 
 Size = tuple[int, int]
 """Tokens that a request reads, and tokens that it writes."""
-
-_POLICIES: dict[str, dict[str, Any]] = {
-    "bm25": {"retrieval_policy": "once"},  # its search takes next to nothing
-    "others": {"retrieval_policy": "stride"},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +39,9 @@ class Benchmark:
     # The bare loop reads prompts of the same lengths one after the other, and decodes
     # as many tokens of as many sequences in each call, without retrieval, chat or
     # sampling: what a machine can do. "one by one" is joint_decoding=False.
-    # Over BM25 a request retrieves once; over any other store as it writes.
     requests: Annotated[
         str, typer.Option(help="Numbers of requests, with commas between.")
     ] = "1,8,16"
-    store: Annotated[StoreName, typer.Option(help="Where to retrieve from.")] = "bm25"
-    latency_ms: Annotated[
-        float,
-        typer.Option(
-            help="Delay each way, in front of a real server (chroma-http).", min=0
-        ),
-    ] = 0.0
     model: ModelOption = "smollm2-135m"
     max_tokens: LengthOption = 64
     rounds: Annotated[int, typer.Option(help="Timings of each.", min=1)] = 3
@@ -62,12 +50,23 @@ class Benchmark:
     def run(self) -> dict[str, Any]:
         """Time each number of requests in each way, in turn; report."""
         check_file(self.json)
-        workload = Workload(store=self.store, latency=self.latency_ms / 1e3)
-        workload.check()
+        # Its search takes next to nothing.
+        store = BM25Store.from_documents(
+            [Document(each.text, id=each.id) for each in stdlib_passages()]
+        )
+        chats = {
+            name: ChatRaLMSpec(
+                retriever=store,
+                retrieval_policy="once",
+                documents_per_step=1,
+                model_path=find_gguf(self.model),
+                max_tokens=self.max_tokens,
+                joint_decoding=joint,
+            )
+            for name, joint in (("together", None), ("one by one", False))
+        }
         numbers = [int(n) for n in self.requests.split(",")]
-        with workload.opened(Corpus.load()) as store:
-            chats = self._chats(store)
-            rows = [_row(chats, n, self.rounds) for n in numbers]
+        rows = [_row(chats, n, self.rounds) for n in numbers]
         figures = {
             "rows": {f"{row['requests']}": row for row in rows},
             "summary": {"identical": all(row["identical"] for row in rows)},
@@ -76,20 +75,6 @@ class Benchmark:
         if self.json:
             write_figures(self.json, figures)
         return figures
-
-    def _chats(self, store: Any) -> dict[str, ChatRaLMSpec]:
-        """The model that decodes together, and the one whose requests take turns."""
-        return {
-            name: ChatRaLMSpec(
-                retriever=store,
-                documents_per_step=1,
-                model_path=find_gguf(self.model),
-                max_tokens=self.max_tokens,
-                joint_decoding=joint,
-                **_POLICIES.get(self.store, _POLICIES["others"]),
-            )
-            for name, joint in (("together", None), ("one by one", False))
-        }
 
 
 def _row(chats: dict[str, ChatRaLMSpec], n: int, rounds: int) -> dict[str, Any]:
@@ -100,8 +85,8 @@ def _row(chats: dict[str, ChatRaLMSpec], n: int, rounds: int) -> dict[str, Any]:
             itertools.islice(itertools.cycle(QUESTIONS), n)
         )
     ]
-    lone, sizes, n_lone = _answered(_asked(chats["one by one"], q) for q in questions)
-    calls: dict[str, list[int]] = {name: [] for name in chats}
+    lone = [_asked(chats["one by one"], question) for question in questions]
+    sizes = [size for _, size in lone]
     seconds: dict[str, list[float]] = {name: [] for name in (*chats, "bare")}
     identical = True
     for number in range(rounds + 1):
@@ -110,12 +95,9 @@ def _row(chats: dict[str, ChatRaLMSpec], n: int, rounds: int) -> dict[str, Any]:
             start = time.perf_counter()
             with ThreadPoolExecutor(n) as pool:
                 answers = list(pool.map(lambda q, c=chat: _asked(c, q), questions))
-            took = time.perf_counter() - start
-            texts, _, n_calls = _answered(answers)
             if number:
-                seconds[name].append(took)
-                calls[name].append(n_calls)
-            identical &= texts == lone
+                seconds[name].append(time.perf_counter() - start)
+            identical &= answers == lone
         start = time.perf_counter()
         _bare(chats["together"].engine, sizes)
         if number:
@@ -127,27 +109,17 @@ def _row(chats: dict[str, ChatRaLMSpec], n: int, rounds: int) -> dict[str, Any]:
         "identical": identical,
         "tokens": n_tokens,
         "seconds": seconds,
-        "store_calls": {"alone": n_lone, **calls},
         "tokens_per_second": rates,
         "of_bare": rates["together"] / rates["bare"],
         "of_one_by_one": rates["together"] / rates["one by one"],
     }
 
 
-def _asked(chat: ChatRaLMSpec, question: str) -> tuple[str, Size, int]:
+def _asked(chat: ChatRaLMSpec, question: str) -> tuple[str, Size]:
     message = chat.invoke(question)
     usage = message.usage_metadata
     assert usage is not None  # noqa: S101  ours always tell
-    size = usage["input_tokens"], usage["output_tokens"]
-    return message.text, size, message.response_metadata["speculation"]["store_calls"]
-
-
-def _answered(
-    answers: Iterable[tuple[str, Size, int]],
-) -> tuple[list[str], list[Size], int]:
-    """Texts of answers, their sizes, and the calls of the store that all made."""
-    texts, sizes, n_calls = zip(*answers, strict=True)
-    return list(texts), list(sizes), sum(n_calls)
+    return message.text, (usage["input_tokens"], usage["output_tokens"])
 
 
 def _bare(model: Model, sizes: Sequence[Size]) -> None:
@@ -178,20 +150,17 @@ def _report(rows: list[dict[str, Any]]) -> None:
         "together",
         "bare llama.cpp",
         "of bare",
-        "store calls",
         "identical",
     )
     for row in rows:
-        rates, calls = row["tokens_per_second"], row["store_calls"]
+        rates = row["tokens_per_second"]
         table.add_row(
             f"{row['requests']}",
             *(f"{rates[name]:.1f}" for name in ("one by one", "together", "bare")),
             f"{row['of_bare']:.0%}",
-            f"{statistics.median(calls['together']):g} of {calls['alone']}",
             "yes" if row["identical"] else "no",
         )
     Console().print(table)
     say(
-        "medians over rounds; store calls: of those that the same requests make one "
-        "after the other; reading, retrieval and sampling are part of the first two"
+        "medians over rounds; reading, retrieval and sampling are part of the first two"
     )

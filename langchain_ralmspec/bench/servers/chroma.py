@@ -29,7 +29,7 @@ class ChromaServer:
 
     def __init__(self, folder: Path, port: int | None = None) -> None:
         self.host = "127.0.0.1"
-        self.port = port or _free_port()
+        self.port = port or free_port()
         program = _program()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop()
         arguments = ["run", "--path", str(folder), "--host", self.host]
@@ -85,7 +85,8 @@ def _program() -> str:
     return program
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

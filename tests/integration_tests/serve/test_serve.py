@@ -1,10 +1,8 @@
 """Two replicas on Ray, asked by LangChain's own client of OpenAI's API."""
 
-import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +19,8 @@ from pydantic import BaseModel
 
 from langchain_ralmspec import ChatRaLMSpec
 from langchain_ralmspec.assets.models import model_path
-from langchain_ralmspec.bench.serve import ancestors
+from langchain_ralmspec.bench.serve import Server as BenchServer
+from langchain_ralmspec.bench.servers.chroma import free_port
 from tests.integration_tests.conftest import QUESTIONS
 from tests.integration_tests.serve.served import LONG, WRITTEN, make
 
@@ -92,20 +91,8 @@ class Server:
         return ChatOpenAI(**settings)
 
     def replicas(self) -> list[int]:
-        """Processes of the replicas, by the titles that Ray gives them."""
-        title, found = b"ray::ServeReplica:default:Replica", []
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                is_replica = (folder / "cmdline").read_bytes().startswith(title)
-                if is_replica and self.process.pid in ancestors(int(folder.name)):
-                    found.append(int(folder.name))
-        return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        """Processes of the replicas."""
+        return BenchServer(self.process.pid, 0).replicas()
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from langchain_ralmspec.bench.serve import Load, Outcome, Server, ancestors
+from langchain_ralmspec.bench.serve import Load, Outcome, Server, _ancestors
 from langchain_ralmspec.errors import StoreError
 
 
@@ -39,7 +39,7 @@ def test_only_a_replica_of_the_server_is_killed() -> None:
         [title, "-c", code], executable=sys.executable, stdin=subprocess.PIPE
     )
     try:
-        assert next(ancestors(child.pid)) == os.getpid()
+        assert next(_ancestors(child.pid)) == os.getpid()
         with pytest.raises(StoreError, match="no replica"):
             Server(child.pid, 0).kill_a_replica()
         assert child.poll() is None
