@@ -30,7 +30,6 @@ NO_COUNTERPART = {
     "echo": "an answer never repeats its prompt; put prompt and answer together",
     "f16_kv": 'the KV has 16 bits, as True means, or 8: kv_type="q8_0"',
     "grammar_path": "give the file's text as grammar=…",
-    "llm": "from_chain(llm=…) takes its settings over; else give model_path=…",
     "logits_all": "there is no counterpart; logits are computed where they are needed",
     "logprobs": "there is no counterpart: probabilities are not told",
     "lora_base": "merge the adapter into the GGUF (llama-export-lora) and load that",
@@ -43,6 +42,11 @@ NO_COUNTERPART = {
 }
 """Arguments that are refused, and what to do instead."""
 
+_OF_FROM_CHAIN = {
+    "llm": "from_chain(llm=…) takes its settings over; else give model_path=…",
+}
+"""Arguments that only ``from_chain`` takes."""
+
 
 def refuse(owner: str, name: str) -> None:
     """Refuse an argument that there is elsewhere, and say what to do instead.
@@ -50,8 +54,9 @@ def refuse(owner: str, name: str) -> None:
     Raises:
         UnknownArgumentError: it is one of them.
     """
-    if name in NO_COUNTERPART:
-        msg = f"{owner} has no argument {name!r}: {NO_COUNTERPART[name]}"
+    told = {**NO_COUNTERPART, **_OF_FROM_CHAIN}.get(name)
+    if told is not None:
+        msg = f"{owner} has no argument {name!r}: {told}"
         raise UnknownArgumentError(msg)
 
 
