@@ -306,7 +306,8 @@ class SentenceTransformerEmbeddings(Embeddings):
             msg = f"cannot load the embedding model {self.model_path!r}: {reason}"
             if not _is_folder(self.model_path):
                 msg += (
-                    ". Give the path of its folder; a name is looked for on the "
+                    ". Give the path of its folder (of the packaged one: "
+                    "`ralmspec models path minilm`); a name is looked for on the "
                     "Hugging Face hub, which takes a network"
                 )
             raise ModelFileError(msg) from cause
