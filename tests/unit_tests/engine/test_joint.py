@@ -120,7 +120,7 @@ def test_each_thread_gets_all_of_its_tokens_in_order(lengths: list[int]) -> None
 
 def test_nobody_overtakes_at_a_fair_lock() -> None:
     lock, order = FairLock(), list[int]()
-    ready = threading.Event()
+    ready, all_wait = threading.Event(), threading.Event()
 
     def take(number: int) -> None:
         with lock:
@@ -129,8 +129,7 @@ def test_nobody_overtakes_at_a_fair_lock() -> None:
     def keep() -> None:
         with lock:
             ready.set()
-            while len(lock._gates) < 4:
-                threading.Event().wait(0.001)
+            assert all_wait.wait(WAIT)
         take(9)  # asks again at once, behind those that wait
 
     keeper = threading.Thread(target=keep)
@@ -142,6 +141,7 @@ def test_nobody_overtakes_at_a_fair_lock() -> None:
         others[-1].start()
         while len(lock._gates) < number + 1:
             threading.Event().wait(0.001)
+    all_wait.set()
     for thread in (keeper, *others):
         thread.join(WAIT)
     assert order == [1, 2, 3, 9]
