@@ -168,7 +168,15 @@ class Words(VectorStore):
 
 
 @pytest.mark.parametrize("search_type", ["similarity", "mmr"])
-@pytest.mark.parametrize("wrap", [lambda r: r, lambda r: r.with_config(tags=["x"])])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda r: r,
+        lambda r: r.with_config(tags=["x"]),
+        lambda r: RunnableLambda(lambda query: r.invoke(query)),
+        lambda r: RunnableLambda(lambda _: r) | list,
+    ],
+)
 def test_a_filter_is_not_swallowed_behind_a_retriever(
     search_type: str, wrap: Callable[[Any], Any]
 ) -> None:
