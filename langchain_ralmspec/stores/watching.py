@@ -1,16 +1,15 @@
-"""Stores that embed queries by themselves, with an eye on what their encoder gives."""
+"""Stores that embed texts by themselves, with an eye on what their encoder gives."""
 
 from __future__ import annotations
 
 from abc import ABCMeta
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from langchain_core.embeddings import Embeddings
 
 from langchain_ralmspec.stores.embedding import as_vectors, lengths_of
 
-if TYPE_CHECKING:
-    from langchain_core.vectorstores import VectorStore
+_Store = TypeVar("_Store")
 
 
 class WatchedEmbeddings(Embeddings):
@@ -27,8 +26,15 @@ class WatchedEmbeddings(Embeddings):
         return getattr(self._watched, name)
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents, as they are embedded without being watched."""
-        return self._watched.embed_documents(texts)
+        """Embed documents; StoreError where a vector is not finite, or too long."""
+        vectors, name = (
+            self._watched.embed_documents(texts),
+            type(self._watched).__name__,
+        )
+        if texts:
+            rows = as_vectors(vectors, texts, name, "documents")
+            lengths_of(rows, texts, name, shortest=-1)  # a text may be empty
+        return vectors
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query; StoreError where it has no direction."""
@@ -51,14 +57,14 @@ class _Encoder:
         vars(store)[self._name] = value
 
 
-def watched(store: VectorStore) -> VectorStore:
+def watched(store: _Store) -> _Store:
     """The same store, that raises a StoreError where its encoder gives no direction.
 
     It is a second object of a class that differs in the encoder alone; all else is
     shared, and what happens to the one happens to the other. Where such an object may
     not be, as for a store that shows no encoder, it is the store itself.
     """
-    kind, embeddings = type(store), store.embeddings
+    kind, embeddings = type(store), getattr(store, "embeddings", None)
     held = getattr(store, "__dict__", {})
     names = [name for name, value in held.items() if value is embeddings is not None]
     if type(kind) is not ABCMeta or any(map(_is_special, kind.__mro__)) or not names:
@@ -66,7 +72,7 @@ def watched(store: VectorStore) -> VectorStore:
     differs: dict[str, Any] = {name: _Encoder(name) for name in names}
     differs["__reduce__"] = lambda _: (watched, (store,))
     own: Any = ABCMeta(kind.__name__, (kind,), differs)
-    other: VectorStore = object.__new__(own)
+    other: _Store = object.__new__(own)
     object.__setattr__(other, "__dict__", held)
     return other
 

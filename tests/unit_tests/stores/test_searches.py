@@ -173,7 +173,7 @@ class Words(VectorStore):
     [
         lambda r: r,
         lambda r: r.with_config(tags=["x"]),
-        lambda r: RunnableLambda(lambda query: r.invoke(query)),
+        lambda r: RunnableLambda(lambda query: r.invoke(query)[:4]),
         lambda r: RunnableLambda(lambda _: r) | list,
     ],
 )
