@@ -456,6 +456,27 @@ def test_what_a_store_granted_is_remembered_for_some_queries() -> None:
     assert asked(9) == (9, [9])
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Cannot return the results in a contiguous 2D array. Probably ef or M is too "
+        "small",  # hnswlib
+        "the number of requested results is greater than the number of elements",
+    ],
+)
+def test_a_refusal_may_speak_of_results(message: str) -> None:
+    class Speaking(Refusing):
+        def similarity_search(  # type: ignore[override]  # needs no more
+            self, query: str, k: int = 4, **_: Any
+        ) -> list[Document]:
+            if k > self.n_held:
+                raise RuntimeError(message)
+            return documents(k)
+
+    store = open_store(Speaking())
+    assert len(store.search(store.encode(["v0"]), 9)[0]) == 4
+
+
 def test_a_refusal_of_any_class_quotes_the_width_and_holds_until_documents_come() -> (
     None
 ):
