@@ -459,12 +459,11 @@ def test_what_a_store_granted_is_remembered_for_some_queries() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        "Cannot return the results in a contiguous 2D array. Probably ef or M is too "
-        "small",  # hnswlib
+        "Cannot return the results in a contiguous 2D array. Probably ef is too small",
         "the number of requested results is greater than the number of elements",
     ],
 )
-def test_a_refusal_may_speak_of_results(message: str) -> None:
+def test_a_refusal_may_speak_of_results(message: str) -> None:  # as hnswlib's does
     class Speaking(Refusing):
         def similarity_search(  # type: ignore[override]  # needs no more
             self, query: str, k: int = 4, **_: Any
