@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABCMeta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.embeddings import Embeddings
 
 from langchain_ralmspec.stores.embedding import as_vectors, lengths_of
 
-_Store = TypeVar("_Store")
+if TYPE_CHECKING:
+    from langchain_core.vectorstores import VectorStore
 
 
 class WatchedEmbeddings(Embeddings):
@@ -27,11 +28,9 @@ class WatchedEmbeddings(Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents; StoreError where a vector is not finite, or too long."""
-        vectors, name = (
-            self._watched.embed_documents(texts),
-            type(self._watched).__name__,
-        )
+        vectors = self._watched.embed_documents(texts)
         if texts:
+            name = type(self._watched).__name__
             rows = as_vectors(vectors, texts, name, "documents")
             lengths_of(rows, texts, name, shortest=-1)  # a text may be empty
         return vectors
@@ -57,7 +56,7 @@ class _Encoder:
         vars(store)[self._name] = value
 
 
-def watched(store: _Store) -> _Store:
+def watched(store: VectorStore) -> VectorStore:
     """The same store, that raises a StoreError where its encoder gives no direction.
 
     It is a second object of a class that differs in the encoder alone; all else is
@@ -72,7 +71,7 @@ def watched(store: _Store) -> _Store:
     differs: dict[str, Any] = {name: _Encoder(name) for name in names}
     differs["__reduce__"] = lambda _: (watched, (store,))
     own: Any = ABCMeta(kind.__name__, (kind,), differs)
-    other: _Store = object.__new__(own)
+    other: VectorStore = object.__new__(own)
     object.__setattr__(other, "__dict__", held)
     return other
 
