@@ -32,17 +32,12 @@ from langchain_ralmspec.retrievers.session import (
 )
 from langchain_ralmspec.retrievers.snapshot import Origin, is_same
 from langchain_ralmspec.speculation import GUESS_POLICIES
-from langchain_ralmspec.stores import (
-    Store,
-    lock_of,
-    open_replica,
-    open_store,
-    refresh,
-)
+from langchain_ralmspec.stores import Store, lock_of, open_replica, open_store, refresh
 from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import whole_documents
 from langchain_ralmspec.stores.waiting import Seconds, shorter
+from langchain_ralmspec.stores.watching import watched
 
 
 class RaLMSpecRetriever(StrictArguments, BaseRetriever):
@@ -249,7 +244,8 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
 
         Raises:
             InvalidValueError: one is no document, or the store does not change.
-            StoreError: the store failed.
+            StoreError: the store failed, or its encoder gave a vector that is not
+                finite or too long; nothing is added then.
         """
         whole = whole_documents(documents)
         return cast("list[str]", self._change("add_documents", whole, **kwargs))
@@ -284,7 +280,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
 
     def _change(self, method: str, *args: Any, **kwargs: Any) -> Any:
         name = type(self.vectorstore).__name__
-        change = getattr(self.vectorstore, method, None)
+        change = getattr(watched(self.vectorstore), method, None)
         if change is None:
             msg = f"a {name} has no {method}(); build it anew from its documents"
             raise InvalidValueError(msg)

@@ -46,7 +46,8 @@ MAX_CACHED_VECTORS = 4096
 # again.
 _REFUSALS = (ValueError, IndexError, AssertionError)
 _NAMES_OF_K = re.compile(
-    r"\b(?:(?:top|n)[ _-]?k|n_results|n_?neighbou?rs)\b|[`'\"]k[`'\"]|\bk ?=",
+    r"\b(?:(?:top|n)[ _-]?k|n_results|n_?neighbou?rs)\b|[`'\"]k[`'\"]|\bk ?="
+    r"|\bnumber of (?:requested )?results\b|\bcontiguous 2D array\b",  # of hnswlib
     re.IGNORECASE,
 )
 

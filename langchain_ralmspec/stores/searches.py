@@ -154,14 +154,15 @@ def _unbound(retriever: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def _within(value: Any, seen: frozenset[int] = frozenset()) -> Iterator[Any]:
-    """A runnable, and those in its fields, and in theirs."""
+    """A runnable, those in its fields or named by its function, and those in theirs."""
     if id(value) in seen:
         return
     inner: Iterable[Any] = ()
     if isinstance(value, Runnable):
         yield value
         names = getattr(type(value), "model_fields", ())
-        inner = [getattr(value, name, None) for name in names]
+        fields = [getattr(value, name, None) for name in names]
+        inner = [*fields, *getattr(value, "deps", ())]
     elif isinstance(value, list | tuple):
         inner = value
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Stores that embed queries by themselves, with an eye on what their encoder gives."""
+"""Stores that embed texts by themselves, with an eye on what their encoder gives."""
 
 from __future__ import annotations
 
@@ -27,8 +27,13 @@ class WatchedEmbeddings(Embeddings):
         return getattr(self._watched, name)
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents, as they are embedded without being watched."""
-        return self._watched.embed_documents(texts)
+        """Embed documents; StoreError where a vector is not finite, or too long."""
+        vectors = self._watched.embed_documents(texts)
+        if texts:
+            name = type(self._watched).__name__
+            rows = as_vectors(vectors, texts, name, "documents")
+            lengths_of(rows, texts, name, shortest=-1)  # a text may be empty
+        return vectors
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query; StoreError where it has no direction."""
@@ -58,7 +63,7 @@ def watched(store: VectorStore) -> VectorStore:
     shared, and what happens to the one happens to the other. Where such an object may
     not be, as for a store that shows no encoder, it is the store itself.
     """
-    kind, embeddings = type(store), store.embeddings
+    kind, embeddings = type(store), getattr(store, "embeddings", None)
     held = getattr(store, "__dict__", {})
     names = [name for name, value in held.items() if value is embeddings is not None]
     if type(kind) is not ABCMeta or any(map(_is_special, kind.__mro__)) or not names:

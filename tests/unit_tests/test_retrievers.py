@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from typing import Any
 
 import pytest
+from langchain_community.vectorstores import SKLearnVectorStore
+from langchain_community.vectorstores.faiss import FAISS
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import InMemoryVectorStore
@@ -169,6 +172,25 @@ def test_what_cannot_be_added_is_refused() -> None:
         picky().delete(several)
     with pytest.raises(StoreError, match="FAISS failed to delete: ValueError"):
         picky().delete(["nobody"])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+@pytest.mark.parametrize("kind", [FAISS, InMemoryVectorStore, SKLearnVectorStore])
+def test_what_no_search_can_compare_is_not_added(kind: Any, value: float) -> None:
+    class Broken(BatchTableEmbeddings):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            vectors = super().embed_documents(texts)
+            if "v2" in texts:
+                vectors[texts.index("v2")] = [value] * self.table.shape[1]
+            return vectors
+
+    store = kind.from_texts(["v0"], Broken(table(N_ROWS)))
+    retriever = RaLMSpecRetriever(vectorstore=store, k=1)
+    with pytest.raises(StoreError, match=r"Broken gave a vector of length .* for 'v2'"):
+        retriever.add_documents([Document("v1"), Document("v2")])
+    assert [each.page_content for each in retriever.invoke("v1")] == ["v0"]
+    retriever.add_documents([Document("v1")])
+    assert [each.page_content for each in retriever.invoke("v1")] == ["v1"]
 
 
 @pytest.mark.parametrize("part", ["index", "embedding_function"])

@@ -168,7 +168,15 @@ class Words(VectorStore):
 
 
 @pytest.mark.parametrize("search_type", ["similarity", "mmr"])
-@pytest.mark.parametrize("wrap", [lambda r: r, lambda r: r.with_config(tags=["x"])])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda r: r,
+        lambda r: r.with_config(tags=["x"]),
+        lambda r: RunnableLambda(lambda query: r.invoke(query)[:4]),
+        lambda r: RunnableLambda(lambda _: r) | list,
+    ],
+)
 def test_a_filter_is_not_swallowed_behind_a_retriever(
     search_type: str, wrap: Callable[[Any], Any]
 ) -> None:
@@ -446,6 +454,26 @@ def test_what_a_store_granted_is_remembered_for_some_queries() -> None:
     found = [asked(9) for _ in range(_ASKED_AGAIN_EVERY - 1)]
     assert found == [(2, [2])] * (_ASKED_AGAIN_EVERY - 2) + [(9, [9])]
     assert asked(9) == (9, [9])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Cannot return the results in a contiguous 2D array. Probably ef is too small",
+        "the number of requested results is greater than the number of elements",
+    ],
+)
+def test_a_refusal_may_speak_of_results(message: str) -> None:  # as hnswlib's does
+    class Speaking(Refusing):
+        def similarity_search(  # type: ignore[override]  # needs no more
+            self, query: str, k: int = 4, **_: Any
+        ) -> list[Document]:
+            if k > self.n_held:
+                raise RuntimeError(message)
+            return documents(k)
+
+    store = open_store(Speaking())
+    assert len(store.search(store.encode(["v0"]), 9)[0]) == 4
 
 
 def test_a_refusal_of_any_class_quotes_the_width_and_holds_until_documents_come() -> (
