@@ -34,3 +34,11 @@ def test_a_document_needs_no_metadata() -> None:
     parts: dict[str, Any] = {"page_content": "text", "metadata": None}
     without = Document.model_construct(**parts)
     assert rendered(without, PROMPT) == "text"
+
+
+def test_a_documents_text_is_its_own_whatever_its_metadata_says() -> None:
+    metadata = {"page_content": "another text", "source": "a.txt"}
+    document = Document("its own text", metadata=metadata)
+    assert rendered(document, PROMPT) == "its own text"
+    both = PromptTemplate.from_template("{source}: {page_content}")
+    assert rendered(document, both) == "a.txt: its own text"
