@@ -38,6 +38,8 @@ MAX_BATCH = 2**20
 LONGEST = 1e19
 """Vectors are shorter than this: the square of more overflows float32, in which stores
 compare them."""
+SHORTEST = 1e-19
+"""Vectors of queries are longer than this: the square of less vanishes in float32."""
 
 
 def check_encoder(embeddings: object) -> Encoder:
@@ -123,12 +125,15 @@ def as_vectors(
 
 
 def lengths_of(
-    vectors: NDArray[np.float32], texts: Sequence[str], name: str, shortest: float = 0
+    vectors: NDArray[np.float32],
+    texts: Sequence[str],
+    name: str,
+    shortest: float = SHORTEST,
 ) -> NDArray[np.float64]:
     """The lengths of vectors that a search can compare.
 
-    To a vector of zeros every document is as near as any other; to one with a number
-    that is none, no document is near.
+    To a vector of zeros, or so short that its square is, every document is as near as
+    any other; to one with a number that is none, no document is near.
 
     Args:
         vectors: shape ``(len(texts), dimension)``.
@@ -145,7 +150,8 @@ def lengths_of(
         if not shortest < length < LONGEST:
             raise StoreError(
                 f"{name} gave a vector of length {length} for {text[:60]!r}; a "
-                f"similarity needs finite vectors other than zero, under {LONGEST:.0e}"
+                "similarity needs finite vectors other than zero, over "
+                f"{SHORTEST:.0e} and under {LONGEST:.0e}"
             )
     return lengths
 

@@ -46,10 +46,14 @@ MAX_CACHED_VECTORS = 4096
 # again.
 _REFUSALS = (ValueError, IndexError, AssertionError)
 _NAMES_OF_K = re.compile(
-    r"\b(?:(?:top|n)[ _-]?k|n_results|n_?neighbou?rs)\b|[`'\"]k[`'\"]|\bk ?="
-    r"|\bnumber of (?:requested )?results\b|\bcontiguous 2D array\b",  # of hnswlib
+    r"\bk\b|\b(?:top|n)[ _-]?k\b|\bn_results\b|\bcontiguous 2D array\b"  # of hnswlib
+    r"|\b(?:n_?|number of |nearest )neighbou?rs\b|\bnum_?candidates\b"
+    r"|\b(?:number of|maximum|up to \d+) (?:\w+ )?(?:results|hits|matches)\b"
+    r"|\b(?:limit|(?:page_?)?size|count|top)(?:[`'\"\]]| must\b| should\b)",
     re.IGNORECASE,
 )
+# What was asked is in these, and says nothing of why it failed.
+_ADDRESSES = re.compile(r"\w+://\S+|\burl: \S+", re.IGNORECASE)
 
 # So late a store that has grown is found out, for two more searches in sixteen.
 _ASKED_AGAIN_EVERY = 16
@@ -297,11 +301,7 @@ class GenericStore:
         except RaLMSpecError:
             raise  # of an encoder or a filter, and not of how many are wanted
         except Exception as error:
-            # No part of an address, a version or a code.
-            quotes_k = re.search(rf"(?<![.:])(?<!code = )\b{k}\b(?![.:]\d)", str(error))
-            is_away = isinstance(error, OSError)  # its server
-            speaks_of_k = quotes_k or _NAMES_OF_K.search(str(error))
-            if isinstance(error, _REFUSALS) or (speaks_of_k and not is_away):
+            if isinstance(error, _REFUSALS) or _speaks_of_width(error, k):
                 raise _Refused(error) from error
             raise
 
@@ -342,6 +342,18 @@ class GenericStore:
             while len(self._vectors) > MAX_CACHED_VECTORS:
                 self._vectors.popitem(last=False)
         return known
+
+
+def _speaks_of_width(error: Exception, k: int) -> bool:
+    """Whether a store says that ``k`` is too many; one that is not there does not."""
+    # The errors of HTTP are an OSError too, where a server did answer.
+    has_answered = getattr(error, "response", None) is not None
+    if isinstance(error, OSError) and not (has_answered or hasattr(error, "code")):
+        return False
+    said = _ADDRESSES.sub("", str(error))
+    # No part of an address, a version or a code.
+    quotes_k = re.search(rf"(?<![.:])(?<!code = )\b{k}\b(?![.:]\d)", said)
+    return bool(quotes_k or _NAMES_OF_K.search(said))
 
 
 def _floats(entry: Mapping[str, Any]) -> Vector:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from inspect import Parameter, iscoroutinefunction, signature
 from typing import Any
 
@@ -12,6 +12,7 @@ from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.stores.reach import runnables_within
 
 SEARCHES = (
     "similarity_search",
@@ -92,7 +93,7 @@ def refuse_swallowed_words(retriever: Runnable[Any, Any]) -> None:
     """Refuse a retriever over a store whose searches would swallow its words.
 
     A filter among them would keep nothing back. Looks into retrievers of retrievers,
-    pipes, and what ``bind()`` gives words to.
+    pipes, functions, and what ``bind()`` gives words to.
 
     Raises:
         InvalidValueError: no search of a store names the ``filter`` of a retriever, or
@@ -100,7 +101,7 @@ def refuse_swallowed_words(retriever: Runnable[Any, Any]) -> None:
         UnknownArgumentError: none names another of its words, or a word was bound to
             a retriever that takes none.
     """
-    for part in _within(retriever):
+    for part in runnables_within(retriever):
         inner, given = _unbound(part)
         # LangChain's own note of whether it leaves them out.
         takes_words = getattr(inner, "_expects_other_args", True)
@@ -151,24 +152,6 @@ def _unbound(retriever: Any) -> tuple[Any, dict[str, Any]]:
         given = {**retriever.kwargs, **given}
         retriever = retriever.bound
     return retriever, given
-
-
-def _within(value: Any, seen: frozenset[int] = frozenset()) -> Iterator[Any]:
-    """A runnable, those in its fields or named by its function, and those in theirs."""
-    if id(value) in seen:
-        return
-    inner: Iterable[Any] = ()
-    if isinstance(value, Runnable):
-        yield value
-        names = getattr(type(value), "model_fields", ())
-        fields = [getattr(value, name, None) for name in names]
-        inner = [*fields, *getattr(value, "deps", ())]
-    elif isinstance(value, list | tuple):
-        inner = value
-    elif isinstance(value, Mapping):
-        inner = value.values()
-    for each in inner:
-        yield from _within(each, seen | {id(value)})
 
 
 def _parts(retriever: Runnable[Any, Any]) -> Sequence[Runnable[Any, Any]]:

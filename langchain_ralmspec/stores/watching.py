@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABCMeta
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.embeddings import Embeddings
@@ -11,6 +13,10 @@ from langchain_ralmspec.stores.embedding import as_vectors, lengths_of
 
 if TYPE_CHECKING:
     from langchain_core.vectorstores import VectorStore
+
+
+# Where LangChain's FAISS has its encoder, that may still be a function of one text.
+_FUNCTION = "embedding_function"
 
 
 class WatchedEmbeddings(Embeddings):
@@ -42,6 +48,14 @@ class WatchedEmbeddings(Embeddings):
         return vector
 
 
+def _embedded(function: Callable[[str], Any], text: str) -> Any:
+    """What a function makes of a text, which may be empty, or a document's."""
+    vector, name = function(text), getattr(function, "__name__", "a function")
+    rows = as_vectors([vector], [text], name, "texts")
+    lengths_of(rows, [text], name, shortest=-1)
+    return vector
+
+
 class _Encoder:
     """An attribute of a store, watched: what holds its embeddings at the time."""
 
@@ -50,7 +64,9 @@ class _Encoder:
 
     def __get__(self, store: Any, _: type[Any] | None = None) -> Any:
         held = vars(store)[self._name]
-        return WatchedEmbeddings(held) if isinstance(held, Embeddings) else held
+        if isinstance(held, Embeddings):
+            return WatchedEmbeddings(held)
+        return partial(_embedded, held) if self._name == _FUNCTION else held
 
     def __set__(self, store: Any, value: Any) -> None:
         vars(store)[self._name] = value
@@ -66,6 +82,8 @@ def watched(store: VectorStore) -> VectorStore:
     kind, embeddings = type(store), getattr(store, "embeddings", None)
     held = getattr(store, "__dict__", {})
     names = [name for name, value in held.items() if value is embeddings is not None]
+    if embeddings is None and callable(held.get(_FUNCTION)):
+        names = [_FUNCTION]
     if type(kind) is not ABCMeta or any(map(_is_special, kind.__mro__)) or not names:
         return store
     differs: dict[str, Any] = {name: _Encoder(name) for name in names}

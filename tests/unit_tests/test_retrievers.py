@@ -193,6 +193,19 @@ def test_what_no_search_can_compare_is_not_added(kind: Any, value: float) -> Non
     assert [each.page_content for each in retriever.invoke("v1")] == ["v1"]
 
 
+def test_what_a_function_embeds_and_no_search_can_compare_is_not_added() -> None:
+    encoder = BatchTableEmbeddings(table(N_ROWS))
+    store = FAISS.from_texts(["v0"], encoder)
+    nothing = [math.nan] * encoder.table.shape[1]
+    store.embedding_function = lambda text: (
+        nothing if text == "v2" else encoder.embed_query(text)
+    )
+    retriever = RaLMSpecRetriever(vectorstore=store, k=1)
+    with pytest.raises(StoreError, match=r"lambda.* vector of length nan for 'v2'"):
+        retriever.add_documents([Document("v1"), Document("v2")])
+    assert [each.page_content for each in retriever.invoke("v1")] == ["v0"]
+
+
 @pytest.mark.parametrize("part", ["index", "embedding_function"])
 def test_a_part_put_in_place_of_another_is_noticed(part: str) -> None:
     store, other = (langchain_faiss(n_rows=N_ROWS) for _ in range(2))

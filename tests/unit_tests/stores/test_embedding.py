@@ -128,6 +128,7 @@ MADE: list[tuple[Any, str]] = [
     ([[1.0, 2.0], [math.nan, 1.0]], "length nan for 'v1'"),
     ([[1.0, 2.0], [1.0, -math.inf]], "length inf for 'v1'"),
     ([[0.0, 0.0], [1.0, 2.0]], "length 0.0 for 'v0'"),
+    ([[1e-25, 0.0], [1.0, 2.0]], r"length 1\S*e-25 for 'v0'"),
     ([[1e38, 1e38], [1.0, 2.0]], r"length 1\.4\d*e\+38 for 'v0'"),
     ([[1e300, 1.0], [1.0, 2.0]], "length inf for 'v0'"),
 ]

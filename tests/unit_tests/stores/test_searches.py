@@ -434,6 +434,21 @@ class Refusing(Words):
         return documents(k)
 
 
+class Saying(Refusing):
+    """Refuses a wider search by this error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def similarity_search(  # type: ignore[override]  # needs no more
+        self, query: str, k: int = 4, **_: Any
+    ) -> list[Document]:
+        if k > self.n_held:
+            raise self.error
+        return documents(k)
+
+
 def test_what_a_store_granted_is_remembered_for_some_queries() -> None:
     vectorstore = Refusing()
     store = open_store(vectorstore)
@@ -461,19 +476,43 @@ def test_what_a_store_granted_is_remembered_for_some_queries() -> None:
     [
         "Cannot return the results in a contiguous 2D array. Probably ef is too small",
         "the number of requested results is greater than the number of elements",
+        "selected index k out of range",  # torch's
+        "failed to create query: [num_candidates] cannot be less than [k]",
+        '"numCandidates" must be greater than or equal to "limit"',
+        "invalid pagination params: query maximum results exceeded",
+        "Only up to 250 hits can be fetched per page",
+        "Number of neighbors exceeds what is allowed",
+        "page_size must not exceed 5",
     ],
 )
 def test_a_refusal_may_speak_of_results(message: str) -> None:  # as hnswlib's does
-    class Speaking(Refusing):
-        def similarity_search(  # type: ignore[override]  # needs no more
-            self, query: str, k: int = 4, **_: Any
-        ) -> list[Document]:
-            if k > self.n_held:
-                raise RuntimeError(message)
-            return documents(k)
-
-    store = open_store(Speaking())
+    store = open_store(Saying(RuntimeError(message)))
     assert len(store.search(store.encode(["v0"]), 9)[0]) == 4
+
+
+@pytest.mark.parametrize(("status", "n_found"), [("response", 4), ("code", 4), ("", 0)])
+def test_a_server_that_answers_may_refuse_a_width(status: str, n_found: int) -> None:
+    error = OSError("top_k must be at most 4")
+    if status:
+        setattr(error, status, 400)
+    store = open_store(Saying(error))
+    if n_found:
+        assert len(store.search(store.encode(["v0"]), 9)[0]) == n_found
+        return
+    with pytest.raises(StoreError, match="top_k must be at most 4"):
+        store.search(store.encode(["v0"]), 9)
+
+
+@pytest.mark.parametrize(
+    "address", ["for http://store/s?k={}", "with url: /s?limit={}"]
+)
+def test_an_address_that_quotes_the_width_is_no_refusal(address: str) -> None:
+    vectorstore = Saying(RuntimeError(f"503 unavailable {address.format(9)}"))
+    store = open_store(vectorstore)
+    with pytest.raises(StoreError, match="503 unavailable"):
+        store.search(store.encode(["v0"]), 9)
+    vectorstore.n_held = 9
+    assert len(store.search(store.encode(["v0"]), 9)[0]) == 9
 
 
 def test_a_refusal_of_any_class_quotes_the_width_and_holds_until_documents_come() -> (
