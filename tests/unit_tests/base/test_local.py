@@ -187,7 +187,7 @@ def test_tokens_belong_to_the_model_that_made_them(
 
     def read() -> list[int]:
         conversation = chain._asking("Why?")
-        return list(chain._read(chain.engine, conversation, "ab", 5)[1].tokens)
+        return list(chain._read(chain.engine, conversation, "ab", chain)[1].tokens)
 
     assert read() == read() == [*b"ab"]
     shift = 1

@@ -7,7 +7,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from pydantic import ValidationError
 
-from langchain_ralmspec.base.local import Sampling
+from langchain_ralmspec.base.call_settings import Sampling
 from langchain_ralmspec.errors import (
     ContextOverflowError,
     DecodeError,
