@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -120,3 +121,59 @@ def test_a_company_may_be_larger_than_a_batch(gguf: str) -> None:
     sizes = sizes_of_calls(model)
     assert all(map(np.array_equal, written_together(model, 7), lone))
     assert 6 in sizes
+
+
+N_RUNNING = 3
+
+
+def test_a_new_request_has_its_first_token_within_two_steps_of_the_others(
+    gguf: str,
+) -> None:
+    """Counted from the step in which it asks: no clock."""
+    model = Model.load(gguf, n_ctx=1152, n_threads=1, max_queue=0)
+    slots, context = model._slots, model._slots._context
+    decode, decode_each = context.decode, context.decode_each
+    log: list[int] = []  # how many tokens of others are decoded together, 0 for its own
+    all_run, asks, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def stepped(which: Sequence[int], *args: Any) -> NDArray[np.float32]:
+        if asks.is_set():
+            log.append(len(which))
+        elif len(which) == N_RUNNING:
+            all_run.set()
+            assert asks.wait(WAIT)
+            until = time.monotonic() + WAIT
+            while not is_next():
+                assert time.monotonic() < until
+                time.sleep(0.001)
+            log.append(len(which))
+        return decode_each(which, *args)
+
+    def is_next() -> bool:
+        return len(slots._lock._gates) > 1  # of this step, and of who asks
+
+    def read(*args: Any, **how: Any) -> NDArray[np.float32]:
+        if asks.is_set():
+            log.append(0)
+        return decode(*args, **how)
+
+    def run(number: int) -> None:
+        with model.queue.place() as place, place.used():
+            sequence, logits = begun(model, number)
+            while not ended.is_set():
+                logits = sequence.extend([int(logits.argmax())])
+                if sequence.length > model.n_ctx - 2:
+                    sequence.truncate(40)
+
+    with ThreadPoolExecutor(N_RUNNING) as pool:
+        context.decode_each, context.decode = stepped, read  # type: ignore[method-assign,assignment]
+        running = [pool.submit(run, number) for number in (1, 3, 5)]
+        assert all_run.wait(WAIT)
+        with model.queue.place() as place, place.used():  # there is room
+            asks.set()
+            begun(model, 7)
+        ended.set()
+        for each in running:
+            each.result()
+    assert 0 in log
+    assert log.index(0) <= 2
