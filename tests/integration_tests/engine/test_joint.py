@@ -131,6 +131,7 @@ def test_a_new_request_has_its_first_token_within_two_steps_of_the_others(
 ) -> None:
     """Counted from the step in which it asks: no clock."""
     model = Model.load(gguf, n_ctx=1152, n_threads=1, max_queue=0)
+    assert model.n_together(N_RUNNING + 1) == N_RUNNING + 1, "it is measured now"
     slots, context = model._slots, model._slots._context
     decode, decode_each = context.decode, context.decode_each
     log: list[int] = []  # how many tokens of others are decoded together, 0 for its own
