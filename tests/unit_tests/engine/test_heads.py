@@ -177,7 +177,7 @@ def test_a_damaged_or_unsound_head_is_warned_about(tmp_path: Path) -> None:
     assert len(caught) == 1
 
 
-@pytest.mark.parametrize("start", [b"", bytes(32)])
+@pytest.mark.parametrize("start", [b"", bytes(32)], ids=["memory", "folder"])
 def test_no_two_namespaces_have_a_key_in_common(start: bytes) -> None:
     assert start_within(None, start) == start, "folders of before are good still"
     # A namespace that looks like what another one has for a key, too.
