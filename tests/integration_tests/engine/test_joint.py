@@ -135,7 +135,7 @@ class Steps:
         self._gates = model._slots._lock._gates
         context = model._slots._context
         self._decode, self._decode_each = context.decode, context.decode_each
-        context.decode, context.decode_each = self.read, self.step  # type: ignore[method-assign]
+        context.decode, context.decode_each = self.read, self.step  # type: ignore[method-assign,assignment]
 
     def read(self, *args: Any, **how: Any) -> NDArray[np.float32]:
         if self.asks.is_set():
