@@ -73,6 +73,19 @@ class DecodeError(RaLMSpecError, RuntimeError):
     """llama.cpp refused to decode a batch."""
 
 
+class QueueFullError(RaLMSpecError, RuntimeError):
+    """As many requests as may do so wait already for a model that is answering."""
+
+    @classmethod
+    def of(cls, n_writing: int, n_waiting: int, max_queue: int) -> QueueFullError:
+        """Build the error that tells how many are answered, and how many wait."""
+        return cls(
+            f"{n_writing} requests are being answered by this model and {n_waiting} "
+            f"wait, and max_queue={max_queue} lets no more wait; ask again once one "
+            "has ended, raise max_queue, or let more processes answer (ralmspec serve)"
+        )
+
+
 class EmptyStoreError(RaLMSpecError, LookupError):
     """A search that generation depends on found no document at all."""
 

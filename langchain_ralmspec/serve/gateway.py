@@ -18,8 +18,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from langchain_ralmspec.serve.loading import named
 from langchain_ralmspec.serve.protocol import (
     BAD_REQUEST,
+    CROWDED,
     DONE,
     OK,
+    TOO_MANY,
     UNAVAILABLE,
     error_of,
     event,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from langchain_ralmspec.serve.application import TenantFilter
     from langchain_ralmspec.serve.replica import Part
 
-UNAUTHORIZED, FORBIDDEN, NOT_FOUND, TOO_MANY = 401, 403, 404, 429
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 401, 403, 404
 
 SESSION_HEADER = "x-session-id"
 
@@ -132,10 +134,11 @@ class Gateway:
         wanted = await asyncio.to_thread(self._tenant_filter, request.headers)
         if inspect.isawaitable(wanted):
             wanted = await wanted
+        wanted, *namespace = wanted if isinstance(wanted, tuple) else (wanted,)
         # An empty filter is none to most stores, so all would be seen.
         if wanted is None or (isinstance(wanted, Sized) and not wanted):
             raise PermissionError
-        return {"filter": wanted}
+        return {"filter": wanted, **_kept_in(*namespace)}
 
     async def _parts(
         self, body: dict[str, Any], restriction: dict[str, Any], session: str
@@ -156,6 +159,20 @@ class Gateway:
         except BaseException:  # whoever asked has left
             parts.cancel()
             raise
+
+
+def _kept_in(namespace: str | None = None) -> dict[str, str]:
+    """Where the KV of what a tenant reads is kept, as an argument of the call.
+
+    Raises:
+        TypeError: the tenant has no name.
+    """
+    if namespace is None:
+        return {}
+    if not isinstance(namespace, str) or not namespace:
+        msg = f"tenant_filter gave kv_namespace={namespace!r}; give a text, or None"
+        raise TypeError(msg)
+    return {"kv_namespace": namespace}
 
 
 def _health() -> Response:
@@ -184,8 +201,7 @@ async def _events(
 def _lost(error: Exception) -> Part:
     """Status and error for what Ray raises."""
     if isinstance(error, BackPressureError):
-        said = "too many requests wait for an answer; ask again later"
-        return TOO_MANY, error_of(said, "rate_limit_error", "too_many_requests")
+        return TOO_MANY, CROWDED
     _log.warning("a replica was lost: %s", error)
     said = "the replica that wrote the answer was lost; ask again"
     return UNAVAILABLE, error_of(said, "server_error", "replica_lost")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from langchain_ralmspec.arguments import several
-from langchain_ralmspec.base.local import Sampling
+from langchain_ralmspec.base.call_settings import Sampling
 from langchain_ralmspec.base.messages import messages_of
 from langchain_ralmspec.errors import (
     ChatTemplateError,
@@ -20,6 +20,7 @@ from langchain_ralmspec.errors import (
     EmptyStoreError,
     GrammarError,
     InvalidValueError,
+    QueueFullError,
     StoreError,
     UnknownArgumentError,
 )
@@ -27,7 +28,7 @@ from langchain_ralmspec.errors import (
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 
-OK, BAD_REQUEST, UNAVAILABLE, BROKEN = 200, 400, 503, 500
+OK, BAD_REQUEST, TOO_MANY, UNAVAILABLE, BROKEN = 200, 400, 429, 503, 500
 
 _ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 
@@ -282,6 +283,13 @@ def failure_of(error: Exception) -> tuple[int, dict[str, Any]]:
     return BROKEN, error_of("the answer failed", "server_error", "internal_error")
 
 
+CROWDED = error_of(
+    "too many requests wait for an answer; ask again later",
+    "rate_limit_error",
+    "too_many_requests",
+)
+"""What is told where more wait than may."""
+
 _TOLD = (
     (
         ChatTemplateError,
@@ -294,6 +302,11 @@ _TOLD = (
         refusal(
             "no document was found for the question; ask another one", "no_documents"
         ),
+    ),
+    (
+        QueueFullError,
+        TOO_MANY,
+        CROWDED,
     ),
     (
         StoreError,
