@@ -173,11 +173,13 @@ def test_a_new_request_has_its_first_token_within_two_steps_of_the_others(
 
     with ThreadPoolExecutor(N_RUNNING) as pool:
         running = [pool.submit(run, number) for number in (1, 3, 5)]
-        assert steps.all_run.wait(WAIT)
-        with model.queue.place() as place, place.used():  # there is room
-            steps.asks.set()
-            begun(model, 7)
-        ended.set()
+        try:
+            assert steps.all_run.wait(WAIT)
+            with model.queue.place() as place, place.used():  # there is room
+                steps.asks.set()
+                begun(model, 7)
+        finally:
+            ended.set()
         for each in running:
             each.result()
     assert 0 in steps.sizes
