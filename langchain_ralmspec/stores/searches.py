@@ -101,7 +101,7 @@ def refuse_swallowed_words(retriever: Runnable[Any, Any]) -> None:
             a retriever that takes none.
     """
     for part in _within(retriever):
-        inner, given = _unbound(part)
+        inner, given = unbound(part)
         # LangChain's own note of whether it leaves them out.
         takes_words = getattr(inner, "_expects_other_args", True)
         if isinstance(inner, BaseRetriever) and not takes_words:
@@ -138,13 +138,13 @@ def filter_of(retriever: Runnable[Any, Any]) -> Any:
 
     What comes back is to be tested against it: a search may name it, and ignore it.
     """
-    inner, given = _unbound(retriever)
+    inner, given = unbound(retriever)
     if isinstance(inner, VectorStoreRetriever):
         return {**inner.search_kwargs, **given}.get("filter")
     return None
 
 
-def _unbound(retriever: Any) -> tuple[Any, dict[str, Any]]:
+def unbound(retriever: Any) -> tuple[Any, dict[str, Any]]:
     """A retriever without what binds words to it, and these; the outer ones count."""
     given: dict[str, Any] = {}
     while isinstance(retriever, RunnableBindingBase):

@@ -29,6 +29,7 @@ from langchain_ralmspec.speculation.costs import spending
 from langchain_ralmspec.speculation.plan import IN_FLIGHT
 from langchain_ralmspec.stores.call_threads import CallThreads
 from langchain_ralmspec.stores.concurrency import Calls
+from langchain_ralmspec.stores.retriever_store import found_by
 from langchain_ralmspec.stores.waiting import THREADS, Waiting, shorter
 from tests.unit_tests.fakes import FakeStore
 
@@ -210,6 +211,14 @@ def test_what_cannot_hang_needs_no_thread(number: int) -> None:
     assert opened.verify(opened._queries.together(["one", "three"]))
 
 
+@pytest.mark.usefixtures("no_thread")
+def test_a_retriever_that_cannot_hang_needs_none() -> None:
+    _, faiss, in_memory = near_stores()
+    ours = RaLMSpecRetriever(vectorstore=faiss)
+    for retriever in (in_memory.as_retriever(), ours, ours.with_config(tags=["own"])):
+        assert found_by(retriever, "one", store_timeout=5.0)
+
+
 class _Own(_Here):
     """Somebody's, who may ask anybody."""
 
@@ -229,6 +238,8 @@ def test_what_somebody_else_has_written_may_hang() -> None:
         retriever = RaLMSpecRetriever(vectorstore=store)
         with pytest.raises(pytest.fail.Exception, match="a thread is started"):
             retriever.invoke("one")
+        with pytest.raises(pytest.fail.Exception, match="a thread is started"):
+            found_by(retriever, "one", store_timeout=5.0)
         in_this_thread = retriever.model_copy(update={"store_timeout": None})
         assert in_this_thread.invoke("one")
 
