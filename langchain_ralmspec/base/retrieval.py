@@ -23,7 +23,11 @@ from langchain_ralmspec.base.rendering import rendered
 from langchain_ralmspec.base.restricted import RestrictedRetrievers, is_cached
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.base.tracing import trace
-from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.errors import (
+    InvalidValueError,
+    SetupError,
+    UnknownArgumentError,
+)
 from langchain_ralmspec.ralm import (
     BLOCK,
     DocumentLayout,
@@ -157,8 +161,7 @@ class RetrievalGeneration(SpeculativeGeneration):
     @classmethod
     def _known_policy(cls, value: str) -> str:
         if value not in (*GUESS_POLICIES, "auto"):
-            msg = f"must be one of {[*GUESS_POLICIES, 'auto']}"
-            raise ValueError(msg)
+            raise ValueError(f"must be one of {[*GUESS_POLICIES, 'auto']}")
         return value
 
     def warm_up(self) -> None:
@@ -255,8 +258,7 @@ class RetrievalGeneration(SpeculativeGeneration):
             InvalidValueError: the prompt is empty.
         """
         if not prompt.tail:
-            msg = "the prompt is empty; ask something"
-            raise InvalidValueError(msg)
+            raise InvalidValueError("the prompt is empty; ask something")
         # As it is now, whatever is done to it.
         retriever = retriever or self._current_retriever
         depth = self._depth(retriever)
@@ -360,7 +362,7 @@ class RetrievalGeneration(SpeculativeGeneration):
             question = self.query_source(asked)
         except Exception as error:
             msg = f"query_source failed: {type(error).__name__}: {error}"
-            raise InvalidValueError(msg) from error
+            raise SetupError(msg) from error
         if not isinstance(question, str) or not question.strip():
             msg = f"query_source must give a string that is not blank, got {question!r}"
             raise InvalidValueError(msg)
@@ -385,9 +387,8 @@ class RetrievalGeneration(SpeculativeGeneration):
 
     def _fingerprint(self) -> dict[str, Any]:
         """Scalars that tell one configured model from another (cache key, traces)."""
-        names = RetrievalGeneration.model_fields
         hidden = ("retriever", "document_prompt", "query_source")
-        settings = self._values_of(names, *hidden)
+        settings = self._values_of(RetrievalGeneration.model_fields, *hidden)
         retriever = self._current_retriever
         # A cached answer is stale once documents are others; but looking at all of them
         # takes a while, so it is only done where answers are cached at all.

@@ -11,7 +11,11 @@ from langchain_core.runnables import Runnable, RunnableSequence
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
-from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.errors import (
+    InvalidValueError,
+    SetupError,
+    UnknownArgumentError,
+)
 
 SEARCHES = (
     "similarity_search",
@@ -123,14 +127,14 @@ def refuse_awaited_filter(filter: Any) -> None:  # noqa: A002  (LangChain's name
     That is true of every document.
 
     Raises:
-        InvalidValueError: it is such a function.
+        SetupError: it is such a function.
     """
     called = getattr(filter, "__call__", None)  # noqa: B004  of an object, its method
     if iscoroutinefunction(filter) or iscoroutinefunction(called):
         msg = (
             f"a filter is called without await, got {filter!r}; give one without async"
         )
-        raise InvalidValueError(msg)
+        raise SetupError(msg)
 
 
 def filter_of(retriever: Runnable[Any, Any]) -> Any:
@@ -219,7 +223,7 @@ def _unknown(
     if word == "filter":
         others = sorted(known)
         hint = f"give one of its own words in search_kwargs: {', '.join(others)}"
-        return InvalidValueError(
+        return SetupError(
             f"{owner} has no argument 'filter', and would find documents that the "
             f"filter was to keep back; {hint if others else 'take another store'}"
         )

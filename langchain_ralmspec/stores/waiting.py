@@ -42,8 +42,8 @@ class Waiting:
 
     def __init__(self, store: object, seconds: float | None) -> None:
         self._seconds = seconds
-        is_retriever = isinstance(store, Runnable)
-        name = store.get_name() if is_retriever else type(store).__name__
+        kind = type(store).__name__
+        name = store.get_name() if isinstance(store, Runnable) else kind
         self._name = getattr(store, "_name", name)
         self._is_bounded = seconds is not None and not _stays_here(store)
         self._threads = CallThreads(max(IN_FLIGHT), THREADS)
@@ -81,7 +81,7 @@ class Waiting:
 
 
 def stays_in_process(vectorstore: object) -> bool:
-    """Whether a LangChain store is known to wait for nobody, or wants its own thread."""
+    """Whether a LangChain store is known to wait for nobody, or wants one thread."""
     kinds = {kind.__name__ for kind in type(vectorstore).__mro__}
     embeddings = getattr(vectorstore, "embeddings", None)
     is_quick = type(vectorstore).__name__ in LOCAL_STORES and computes_here(embeddings)

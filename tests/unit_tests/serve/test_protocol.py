@@ -15,6 +15,7 @@ from langchain_ralmspec.errors import (
     GrammarError,
     InvalidValueError,
     RaLMSpecError,
+    SetupError,
     StoreError,
     UnknownArgumentError,
 )
@@ -209,6 +210,7 @@ def refused_sampling() -> ValidationError:
         (refused_sampling(), 400, "temperature: "),
         (EmptyStoreError("/secret"), 400, "no document"),
         (StoreError("http://secret"), 503, "store failed"),
+        (SetupError("the filter {'tenant': 'secret'}"), 500, "answer failed"),
         (DecodeError("secret"), 500, "answer failed"),
         (RaLMSpecError("secret"), 500, "answer failed"),
         (ValueError("secret"), 500, "answer failed"),
