@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Annotated, TypeVar
@@ -58,7 +58,8 @@ class Waiting:
 
     def start(self, call: Callable[[], T]) -> Call[T]:
         """Have a call made by another thread, in the caller's context."""
-        return self._threads.start(call)
+        seconds = self._seconds if self._is_bounded else None
+        return self._threads.start(call, math.inf if seconds is None else seconds)
 
     def result_of(self, made: Future[T]) -> T:
         """What a call gives, or has given; waits until its time is over.
@@ -67,8 +68,7 @@ class Waiting:
             StoreTimeoutError: its time is over. Nobody waits for it any more.
         """
         if self._is_bounded and self._seconds is not None and isinstance(made, Call):
-            left = made.sent + self._seconds - time.perf_counter()
-            wait([made], max(0.0, left))
+            wait([made], max(0.0, made.left))
             if not made.done():
                 made.give_up()
                 self._threads.close()  # so that none that hangs is counted as one

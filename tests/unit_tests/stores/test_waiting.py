@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,30 @@ def test_a_call_of_many_given_up_keeps_nobody_from_asking(
     waiting.close()
     wait_for_threads()
     assert len(begun) == 2, "calls were begun that nobody waits for"
+
+
+@pytest.mark.parametrize("seconds", [PATIENCE, SHORT])
+def test_a_call_whose_caller_has_left_keeps_its_place_for_its_time_alone(
+    never: threading.Event, seconds: float
+) -> None:
+    """As that of a cancelled request does, should it hang."""
+    calls, begun = Calls(1), threading.Event()
+
+    def hang(_: int) -> bool:
+        begun.set()
+        return never.wait()
+
+    left = Waiting(FakeStore(2), seconds)
+    left.start(partial(calls.map, hang, [1]))
+    assert begun.wait(PATIENCE)
+    if seconds == SHORT:
+        assert Waiting(FakeStore(2), PATIENCE).call(lambda: calls.map(str, [1])) == [
+            "1"
+        ]
+    else:
+        with pytest.raises(StoreTimeoutError):
+            Waiting(FakeStore(2), SHORT).call(lambda: calls.map(str, [1]))
+    left.close()
 
 
 def wait_for_threads() -> None:
