@@ -39,7 +39,21 @@ MIXTURE = Mixture(interpolation=0.5, temperature=1.0)
 SPACE = 2**30
 """Bytes that may be asked for beside what the process has already."""
 
-VALUES = [0, -1, 2**31, 2**63 - 1, 10**30, 1e308, True, None, "", [], {}, [0], "a/b"]
+VALUES: list[Any] = [
+    0,
+    -1,
+    2**31,
+    2**63 - 1,
+    10**30,
+    1e308,
+    True,
+    None,
+    "",
+    [],
+    {},
+    [0],
+    "a/b",
+]
 
 Edit = Callable[[bytes], bytes]
 
