@@ -28,6 +28,14 @@ class InvalidValueError(RaLMSpecError, ValueError):
     """An argument has a value that cannot be served."""
 
 
+class SetupError(InvalidValueError):
+    """What an application has set up cannot be served, whatever is asked.
+
+    A metadata filter, say, a ``document_prompt``, or a document of the store. A server
+    does not quote it to who asks.
+    """
+
+
 class UnknownArgumentError(RaLMSpecError, TypeError):
     """A constructor or call was given an argument that does not exist."""
 

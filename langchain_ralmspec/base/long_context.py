@@ -62,6 +62,7 @@ from langchain_ralmspec.speculation import (
 )
 from langchain_ralmspec.stores.embedding import encode_queries
 from langchain_ralmspec.stores.retriever_store import found_by
+from langchain_ralmspec.stores.waiting import Seconds
 
 if TYPE_CHECKING:
     from langchain_core.messages.ai import UsageMetadata
@@ -108,6 +109,10 @@ class LongContextGeneration(LocalGeneration):
     ``"off"`` is lossless, ``"paper"`` and ``"exact"`` are not."""
     eta: float = Field(default=5.0, ge=0)
     """Strength of the transfer, η in the paper; without effect where it is off."""
+
+    store_timeout: Seconds | None = 30.0
+    """Seconds after which a retriever that is the context is given up, with a
+    ``StoreTimeoutError``; None: never."""
 
     chunk_tokens: int = Field(default=documents.CHUNK_TOKENS, ge=1)
     """Tokens of a chunk that can be retrieved for the drafter."""
@@ -242,9 +247,11 @@ class LongContextGeneration(LocalGeneration):
             is_found = isinstance(context, Runnable)
             # Without listeners of its own it has those of the chain that runs, if any.
             config = RunnableConfig(callbacks=listeners) if listeners else None
-            given = GivenContext.of(
-                found_by(context, question, config) if is_found else context
-            )
+            if is_found:
+                context = found_by(
+                    context, question, config, store_timeout=self.store_timeout
+                )
+            given = GivenContext.of(context)
             head, document, tail = self._read(
                 target, conversation, given.text, sampling
             )

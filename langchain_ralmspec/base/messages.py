@@ -21,7 +21,7 @@ from langchain_core.messages import (
 
 from langchain_ralmspec.base.content import text_of
 from langchain_ralmspec.base.plain import plain
-from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.errors import InvalidValueError, SetupError
 from langchain_ralmspec.text import sha256_of, well_formed
 
 _ROLES: list[tuple[type[BaseMessage], str]] = [
@@ -130,13 +130,14 @@ def question_by(query_source: Callable[[Any], str], asked: Any) -> str:
     """The question that a user's function makes of what was asked.
 
     Raises:
-        InvalidValueError: it fails, or gives no text.
+        SetupError: it fails.
+        InvalidValueError: it gives no text.
     """
     try:
         question = query_source(asked)
     except Exception as error:
         msg = f"query_source failed: {type(error).__name__}: {error}"
-        raise InvalidValueError(msg) from error
+        raise SetupError(msg) from error
     if not isinstance(question, str) or not question.strip():
         msg = f"query_source must give a string that is not blank, got {question!r}"
         raise InvalidValueError(msg)

@@ -23,7 +23,10 @@ from langchain_ralmspec.base.rendering import rendered
 from langchain_ralmspec.base.restricted import RestrictedRetrievers, is_cached
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.base.tracing import trace
-from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.errors import (
+    InvalidValueError,
+    UnknownArgumentError,
+)
 from langchain_ralmspec.ralm import (
     BLOCK,
     DocumentLayout,
@@ -157,8 +160,7 @@ class RetrievalGeneration(SpeculativeGeneration):
     @classmethod
     def _known_policy(cls, value: str) -> str:
         if value not in (*GUESS_POLICIES, "auto"):
-            msg = f"must be one of {[*GUESS_POLICIES, 'auto']}"
-            raise ValueError(msg)
+            raise ValueError(f"must be one of {[*GUESS_POLICIES, 'auto']}")
         return value
 
     def warm_up(self) -> None:
@@ -256,8 +258,7 @@ class RetrievalGeneration(SpeculativeGeneration):
             InvalidValueError: the prompt is empty.
         """
         if not prompt.tail:
-            msg = "the prompt is empty; ask something"
-            raise InvalidValueError(msg)
+            raise InvalidValueError("the prompt is empty; ask something")
         # As it is now, whatever is done to it.
         retriever = retriever or self._current_retriever
         depth = self._depth(retriever)
@@ -380,9 +381,8 @@ class RetrievalGeneration(SpeculativeGeneration):
 
     def _fingerprint(self) -> dict[str, Any]:
         """Scalars that tell one configured model from another (cache key, traces)."""
-        names = RetrievalGeneration.model_fields
         hidden = ("retriever", "document_prompt", "query_source")
-        settings = self._values_of(names, *hidden)
+        settings = self._values_of(RetrievalGeneration.model_fields, *hidden)
         retriever = self._current_retriever
         # A cached answer is stale once documents are others; but looking at all of them
         # takes a while, so it is only done where answers are cached at all.

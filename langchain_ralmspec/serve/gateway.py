@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import inspect
 import logging
+import time
 from collections.abc import AsyncGenerator, Mapping, Sized
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,6 +41,9 @@ UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 401, 403, 404
 
 SESSION_HEADER = "x-session-id"
 
+HEALTH_SECONDS = 1.0
+"""For how long an answer about the replicas holds."""
+
 _LOST = (RayError, RayServeException)
 """What Ray raises for a replica that has died, or cannot be reached."""
 
@@ -66,12 +70,15 @@ class Gateway:
         if isinstance(tenant_filter, str):
             tenant_filter = named(tenant_filter)
         self._tenant_filter = cast("TenantFilter | None", tenant_filter)
+        self._known: asyncio.Future[int] | None = None  # how many replicas run
+        self._asked = 0.0  # when that was, by ``time.monotonic()``
 
     async def __call__(self, request: Request) -> Response:
         """Answer a request, by its route; only of its health may anybody ask."""
         route = f"{request.method} {request.url.path}"
         if route == "GET /health":
-            return await asyncio.to_thread(_health)
+            n = await self._n_replicas()
+            return JSONResponse({"replicas": n}, OK if n else UNAVAILABLE)
         if not self._has_key(request):
             said = "the API key is missing or wrong; send Authorization: Bearer …"
             return _told(UNAUTHORIZED, refusal(said, "invalid_api_key"))
@@ -80,6 +87,14 @@ class Gateway:
         if route == "POST /v1/chat/completions":
             return await self._complete(request)
         return _told(NOT_FOUND, refusal(f"there is no {route}", "not_found"))
+
+    async def _n_replicas(self) -> int:
+        """How many replicas run; Ray is asked once a second, whoever asks here."""
+        now, known = time.monotonic(), self._known
+        if known is None or (known.done() and now - self._asked >= HEALTH_SECONDS):
+            known = asyncio.ensure_future(asyncio.to_thread(_n_running))
+            self._known, self._asked = known, now
+        return await asyncio.shield(known)  # others wait for it, too
 
     async def _models(self) -> Response:
         """List the one model."""
@@ -175,12 +190,11 @@ def _kept_in(namespace: str | None = None) -> dict[str, str]:
     return {"kv_namespace": namespace}
 
 
-def _health() -> Response:
-    """Whether a replica is there, as Ray knows it."""
+def _n_running() -> int:
+    """How many replicas run, as Ray knows it."""
     own = serve.status().applications[serve.get_replica_context().app_name]
     states: Mapping[str, int] = cast("Any", own.deployments["Replica"]).replica_states
-    n = states.get("RUNNING", 0)
-    return JSONResponse({"replicas": n}, OK if n else UNAVAILABLE)
+    return states.get("RUNNING", 0)
 
 
 async def _events(

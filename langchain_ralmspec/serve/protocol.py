@@ -21,6 +21,7 @@ from langchain_ralmspec.errors import (
     GrammarError,
     InvalidValueError,
     QueueFullError,
+    SetupError,
     StoreError,
     UnknownArgumentError,
 )
@@ -267,7 +268,7 @@ def refusal(message: str, code: str | None = None) -> dict[str, Any]:
 def failure_of(error: Exception) -> tuple[int, dict[str, Any]]:
     """The HTTP status of an error, and what is told of it.
 
-    Only what was asked is quoted: no store, path or code of ours.
+    Only what was asked is quoted: no store, path, code or filter.
     """
     if isinstance(error, ContextOverflowError):
         return BAD_REQUEST, refusal(str(error), "context_length_exceeded")
@@ -280,7 +281,7 @@ def failure_of(error: Exception) -> tuple[int, dict[str, Any]]:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         return BAD_REQUEST, refusal(f"{place}: {first['msg']}".lstrip(": "))
-    return BROKEN, error_of("the answer failed", "server_error", "internal_error")
+    return _FAILED
 
 
 CROWDED = error_of(
@@ -290,7 +291,13 @@ CROWDED = error_of(
 )
 """What is told where more wait than may."""
 
+_FAILED = (
+    BROKEN,
+    error_of("the answer failed", "server_error", "internal_error"),
+)
+
 _TOLD = (
+    (SetupError, *_FAILED),
     (
         ChatTemplateError,
         BAD_REQUEST,

@@ -11,7 +11,11 @@ from langchain_core.runnables import Runnable, RunnableSequence
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
-from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.errors import (
+    InvalidValueError,
+    SetupError,
+    UnknownArgumentError,
+)
 
 SEARCHES = (
     "similarity_search",
@@ -101,7 +105,7 @@ def refuse_swallowed_words(retriever: Runnable[Any, Any]) -> None:
             a retriever that takes none.
     """
     for part in _within(retriever):
-        inner, given = _unbound(part)
+        inner, given = unbound(part)
         # LangChain's own note of whether it leaves them out.
         takes_words = getattr(inner, "_expects_other_args", True)
         if isinstance(inner, BaseRetriever) and not takes_words:
@@ -123,14 +127,14 @@ def refuse_awaited_filter(filter: Any) -> None:  # noqa: A002  (LangChain's name
     That is true of every document.
 
     Raises:
-        InvalidValueError: it is such a function.
+        SetupError: it is such a function.
     """
     called = getattr(filter, "__call__", None)  # noqa: B004  of an object, its method
     if iscoroutinefunction(filter) or iscoroutinefunction(called):
         msg = (
             f"a filter is called without await, got {filter!r}; give one without async"
         )
-        raise InvalidValueError(msg)
+        raise SetupError(msg)
 
 
 def filter_of(retriever: Runnable[Any, Any]) -> Any:
@@ -138,13 +142,13 @@ def filter_of(retriever: Runnable[Any, Any]) -> Any:
 
     What comes back is to be tested against it: a search may name it, and ignore it.
     """
-    inner, given = _unbound(retriever)
+    inner, given = unbound(retriever)
     if isinstance(inner, VectorStoreRetriever):
         return {**inner.search_kwargs, **given}.get("filter")
     return None
 
 
-def _unbound(retriever: Any) -> tuple[Any, dict[str, Any]]:
+def unbound(retriever: Any) -> tuple[Any, dict[str, Any]]:
     """A retriever without what binds words to it, and these; the outer ones count."""
     given: dict[str, Any] = {}
     while isinstance(retriever, RunnableBindingBase):
@@ -220,7 +224,7 @@ def _unknown(
     if word == "filter":
         others = sorted(known)
         hint = f"give one of its own words in search_kwargs: {', '.join(others)}"
-        return InvalidValueError(
+        return SetupError(
             f"{owner} has no argument 'filter', and would find documents that the "
             f"filter was to keep back; {hint if others else 'take another store'}"
         )

@@ -22,6 +22,7 @@ def test_one_except_clause_catches_every_error(kind: type[Exception]) -> None:
     ("kind", "builtin"),
     [
         (errors.InvalidValueError, ValueError),
+        (errors.SetupError, errors.InvalidValueError),
         (errors.UnknownArgumentError, TypeError),
         (errors.MissingExtraError, ImportError),
         (errors.ModelFileError, OSError),

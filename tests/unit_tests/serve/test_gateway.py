@@ -1,5 +1,6 @@
 """The HTTP side, over replicas that are stood in for: Ray is not started."""
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -13,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from langchain_ralmspec.errors import QueueFullError
 from langchain_ralmspec.serve import app
+from langchain_ralmspec.serve import gateway as module
 from langchain_ralmspec.serve.gateway import Gateway
 from langchain_ralmspec.serve.protocol import failure_of
 
@@ -157,6 +159,26 @@ def test_a_model_with_a_full_queue_says_when_to_ask_again() -> None:
     assert response.status_code == 429
     assert response.headers["retry-after"] == "1"
     assert response.json()["error"]["code"] == "too_many_requests"
+
+
+@pytest.mark.parametrize(("holds", "asked"), [(1e9, 1), (0.0, 2)])
+async def test_who_asks_for_health_often_does_not_ask_ray(
+    monkeypatch: pytest.MonkeyPatch, holds: float, asked: int
+) -> None:
+    counts: list[int] = []
+
+    def running() -> int:
+        counts.append(1)
+        return 2
+
+    monkeypatch.setattr(module, "_n_running", running)
+    monkeypatch.setattr(module, "HEALTH_SECONDS", holds)
+    handle: Any = Handle()
+    gateway = Gateway(handle, b"a digest", None)
+    for _ in range(2):
+        many = [gateway._n_replicas() for _ in range(20)]
+        assert await asyncio.gather(*many) == [2] * 20
+    assert len(counts) == asked
 
 
 def test_the_header_names_the_session_and_else_the_user() -> None:

@@ -16,6 +16,7 @@ from langchain_ralmspec.errors import (
     InvalidValueError,
     QueueFullError,
     RaLMSpecError,
+    SetupError,
     StoreError,
     UnknownArgumentError,
 )
@@ -213,6 +214,7 @@ def refused_sampling() -> ValidationError:
         (EmptyStoreError("/secret"), 400, "no document"),
         (StoreError("http://secret"), 503, "store failed"),
         (QueueFullError.of(4, 2, 2), 429, "too many requests wait"),
+        (SetupError("the filter {'tenant': 'secret'}"), 500, "answer failed"),
         (DecodeError("secret"), 500, "answer failed"),
         (RaLMSpecError("secret"), 500, "answer failed"),
         (ValueError("secret"), 500, "answer failed"),
