@@ -18,12 +18,7 @@ from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.arguments import is_remade
 from langchain_ralmspec.base.drafting import can_draft, longest_exact_draft
 from langchain_ralmspec.base.identity import name_of, stamp_at
-from langchain_ralmspec.base.local import (
-    Form,
-    LocalGeneration,
-    in_range,
-    usage_of,
-)
+from langchain_ralmspec.base.local import Form, LocalGeneration, in_range, usage_of
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine.templates import NO_VARIABLES
 from langchain_ralmspec.errors import UnknownArgumentError
