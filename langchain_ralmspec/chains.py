@@ -147,7 +147,8 @@ class RapidChain(
     ) -> list[dict[str, Any]]:
         """Do what ``batch`` does, beside other tasks."""
         words = {"return_exceptions": return_exceptions, **kwargs}
-        return await in_thread(partial(self.batch, inputs, config, **words))
+        work = partial(self.batch, inputs, config, **words)
+        return await in_thread(work, may_wait=self._may_wait)
 
     def batch_as_completed(  # type: ignore[override]  # LangChain's overloads say no more
         self,
@@ -170,7 +171,8 @@ class RapidChain(
     ) -> AsyncGenerator[tuple[int, Any]]:
         """Do what ``batch_as_completed`` does, beside other tasks."""
         words = {"return_exceptions": return_exceptions, **kwargs}
-        return from_threads(self.batch_as_completed(inputs, config, **words))
+        pieces = self.batch_as_completed(inputs, config, **words)
+        return from_threads(pieces, may_wait=self._may_wait)
 
     def _works(
         self,
@@ -218,7 +220,8 @@ class RapidChain(
         **kwargs: Any,
     ) -> AsyncGenerator[dict[str, Any]]:
         """Do what ``stream`` does, in a thread."""
-        return from_threads(self.stream(input, config, **kwargs))
+        pieces = self.stream(input, config, **kwargs)
+        return from_threads(pieces, may_wait=self._may_wait)
 
     def preload(self, context: Any) -> int:
         """Read a context ahead of the first question about it.

@@ -28,6 +28,14 @@ class InvalidValueError(RaLMSpecError, ValueError):
     """An argument has a value that cannot be served."""
 
 
+class SetupError(InvalidValueError):
+    """What an application has set up cannot be served, whatever is asked.
+
+    A metadata filter, say, a ``document_prompt``, or a document of the store. A server
+    does not quote it to who asks.
+    """
+
+
 class UnknownArgumentError(RaLMSpecError, TypeError):
     """A constructor or call was given an argument that does not exist."""
 
@@ -71,6 +79,19 @@ class ContextOverflowError(RaLMSpecError, CoreContextOverflowError):
 
 class DecodeError(RaLMSpecError, RuntimeError):
     """llama.cpp refused to decode a batch."""
+
+
+class QueueFullError(RaLMSpecError, RuntimeError):
+    """As many requests as may do so wait already for a model that is answering."""
+
+    @classmethod
+    def of(cls, n_writing: int, n_waiting: int, max_queue: int) -> QueueFullError:
+        """Build the error that tells how many are answered, and how many wait."""
+        return cls(
+            f"{n_writing} requests are being answered by this model and {n_waiting} "
+            f"wait, and max_queue={max_queue} lets no more wait; ask again once one "
+            "has ended, raise max_queue, or let more processes answer (ralmspec serve)"
+        )
 
 
 class EmptyStoreError(RaLMSpecError, LookupError):

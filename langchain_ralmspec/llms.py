@@ -13,7 +13,7 @@ from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.arguments import require_text
 from langchain_ralmspec.base.completion import LocalCompletion
-from langchain_ralmspec.base.local import PreparedAnswer, Sampling, info_of, usage_of
+from langchain_ralmspec.base.local import PreparedAnswer, info_of, usage_of
 from langchain_ralmspec.base.retrieval import RetrievalGeneration
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
@@ -21,6 +21,7 @@ from langchain_ralmspec.knnlm import KNNDatastore, Mixture, NeighbourRequest, ge
 from langchain_ralmspec.ralm import Prompt
 
 if TYPE_CHECKING:
+    from langchain_ralmspec.base.call_settings import CallSettings
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.ralm.run import RetrievalRun
 
@@ -210,7 +211,7 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
         return PreparedAnswer(run, info, usage)
 
     def _run(
-        self, sampling: Sampling, model: Model, prompt: str, stop: list[str] | None
+        self, sampling: CallSettings, model: Model, prompt: str, stop: list[str] | None
     ) -> Run[SpeculationStats]:
         """Prepare to continue ``prompt``.
 
@@ -236,7 +237,9 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
 
         def open_path(prefix: tuple[int, ...]) -> Any:
             with stats.laying_out("reading"):
-                path, stats.cached_tokens = model.find_or_open(prefix)
+                path, stats.cached_tokens = model.find_or_open(
+                    prefix, namespace=sampling.kv_namespace
+                )
             stats.read_tokens = len(prefix) - stats.cached_tokens
             return path
 
@@ -254,4 +257,5 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
         scheduler = None
         if self._may_speculate(model, instead="token by token"):
             scheduler = self._scheduler(("lookup",), asynchronous=False)
-        return Run(generate(request, scheduler), request, prompt)
+        events = generate(request, scheduler)
+        return Run(events, request, prompt, model.queue.place())

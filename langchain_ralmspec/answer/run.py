@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.answer.statistics import AnswerStats
 from langchain_ralmspec.arguments import Live
+from langchain_ralmspec.engine.request_queue import OPEN
 from langchain_ralmspec.errors import RaLMSpecError
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from langchain_ralmspec.answer.events import FinishReason
     from langchain_ralmspec.answer.transcript import Transcript
+    from langchain_ralmspec.engine.request_queue import Place
     from langchain_ralmspec.report import Record
 
 Stats = TypeVar("Stats", bound=AnswerStats)
@@ -43,8 +45,12 @@ class Run(Live, Generic[Stats]):
         events: Generator[Any, None, None],
         request: Request[Stats],
         question: str = "",
+        place: Place | None = None,
     ) -> None:
-        """Prepare to run; nothing happens before the first iteration."""
+        """Prepare to run; nothing happens before the first iteration.
+
+        That waits for the ``place``, if there is one, and keeps it until it ends.
+        """
         self.question = question  # what was asked, for a report
         request.stats.spans = []
         self.request: Any = request
@@ -54,7 +60,7 @@ class Run(Live, Generic[Stats]):
         # What the loop told, and when, by `time.perf_counter()`.
         self.log: list[tuple[float, Any]] = []
         self.began: float | None = None  # by the same clock
-        self._events = events
+        self._events, self._place = events, place or OPEN.place()
         self._transcript = request.transcript
         self._n_tokens = 0
         self._certain = ""  # text that was yielded
@@ -64,10 +70,11 @@ class Run(Live, Generic[Stats]):
 
         An error of this package that ends it has that text, as its ``partial``.
         """
-        while (event := self._next()) is not None:
-            if isinstance(event, Committed) and (text := self._commit(event)):
-                self._certain += text
-                yield text
+        with self._place:
+            while (event := self._next()) is not None:
+                if isinstance(event, Committed) and (text := self._commit(event)):
+                    self._certain += text
+                    yield text
         self.finish_reason = self._transcript.finish_reason
         if text := self._transcript.release(self._n_tokens, is_final=True):
             yield text
@@ -78,7 +85,8 @@ class Run(Live, Generic[Stats]):
         if self.began is None:
             self.began = start
         try:
-            event = next(self._events, None)
+            with self._place.used():
+                event = next(self._events, None)
         except RaLMSpecError as error:
             error.partial = self._certain
             raise

@@ -127,19 +127,20 @@ def _load(stem: Path) -> dict[str, NDArray[np.float32]]:
         return {}
     try:
         index = json.loads(index_path.read_text(encoding="utf-8"))
-        with rows_path.open("rb") as file:
-            rows = np.lib.format.read_array(file, allow_pickle=False)
+        # Mapped: a header may ask for any memory.
+        there = np.load(rows_path, mmap_mode="r", allow_pickle=False)
         keys = index["keys"]
-        rows = rows[: len(keys)]  # may be more than the index has: they go first
+        rows = np.array(there[: len(keys)])  # may be more than it has: they go first
         is_right = rows.dtype == np.float32 and _checksum(rows) == index["rows_sha256"]
-    except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
+        known = dict(zip(keys, rows, strict=True))
+    except Exception as error:  # noqa: BLE001  files may hold anything
         _warn(f"embedding cache {str(index_path)!r} is discarded: {error!r}")
         return {}
-    if not is_right or len(keys) != len(rows):
+    if not is_right:
         what = f"{rows_path.name} is not what it describes"
         _warn(f"embedding cache {str(index_path)!r} is discarded: {what}")
         return {}
-    return dict(zip(keys, rows, strict=True))
+    return known
 
 
 def _save(stem: Path, known: dict[str, NDArray[np.float32]]) -> None:

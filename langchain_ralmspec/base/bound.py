@@ -28,6 +28,18 @@ _ANSWERING = frozenset(
 )
 """Methods that answer and know of no binding, beside those of every runnable."""
 
+_TO_THE_RETRIEVER = (
+    "so that any document may be found; call invoke(), or give it to the retriever: "
+    "RaLMSpecRetriever(vectorstore=…, filter=…)"
+)
+_INSTEAD = dict.fromkeys(RESTRICTIONS, _TO_THE_RETRIEVER) | {
+    "kv_namespace": (
+        "so that what others have read may be found; call invoke(), or give it when "
+        "the model is made: kv_namespace=…"
+    )
+}
+"""Arguments of a call that keep users apart, and what to do where none is heeded."""
+
 
 class _Restricting:
     """A binding without the methods of its model that would not heed what is bound.
@@ -49,16 +61,15 @@ class _Restricting:
         Raises:
             InvalidValueError: something does, and the method would answer.
         """
-        if name in _ANSWERING:
-            given = [each for each in RESTRICTIONS if each in self.kwargs]
+        if name in _ANSWERING or name == "warm":
+            given = [each for each in _INSTEAD if each in self.kwargs]
             if is_configured(self.config):
                 given.append("config")
+            if name == "warm":  # it is given the documents
+                given = [each for each in given if each == "kv_namespace"]
             if given:
-                msg = (
-                    f"{name}() does not know of the {given[0]} that was bound, so that "
-                    "any document may be found; call invoke(), or give it to the "
-                    "retriever: RaLMSpecRetriever(vectorstore=…, filter=…)"
-                )
+                told = _INSTEAD.get(given[0], _TO_THE_RETRIEVER)
+                msg = f"{name}() does not know of the {given[0]} that was bound, {told}"
                 raise InvalidValueError(msg)
         inherited: Any = super()
         return inherited.__getattr__(name)

@@ -66,7 +66,8 @@ if TYPE_CHECKING:
     from langchain_core.messages.tool import ToolCallChunk
 
     from langchain_ralmspec.base.bound import BoundChat
-    from langchain_ralmspec.base.local import Form, Sampling
+    from langchain_ralmspec.base.call_settings import Sampling
+    from langchain_ralmspec.base.local import Form
     from langchain_ralmspec.engine import Model
 
 
@@ -251,7 +252,8 @@ class LocalChat(LocalGeneration, TracedChat):
         **kwargs: Any,
     ) -> AsyncGenerator[ChatGenerationChunk]:
         manager = in_sync(run_manager)
-        return from_threads(self._stream(messages, stop, manager, **kwargs))
+        pieces = self._stream(messages, stop, manager, **kwargs)
+        return from_threads(pieces, may_wait=self._may_wait)
 
     def _stream(
         self,

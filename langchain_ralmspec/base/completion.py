@@ -241,7 +241,8 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         generations: list[Generation] = []
-        async for _ in from_threads(self._written(generations, prompts, stop, kwargs)):
+        pieces = self._written(generations, prompts, stop, kwargs)
+        async for _ in from_threads(pieces, may_wait=self._may_wait):
             pass
         return self._result(generations)
 
@@ -295,7 +296,8 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         **kwargs: Any,
     ) -> AsyncGenerator[GenerationChunk]:
         manager = in_sync(run_manager)
-        return from_threads(self._stream(prompt, stop, manager, **kwargs))
+        pieces = self._stream(prompt, stop, manager, **kwargs)
+        return from_threads(pieces, may_wait=self._may_wait)
 
     def _stream(
         self,

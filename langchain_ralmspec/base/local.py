@@ -10,14 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
-from langchain_ralmspec.answer.sampling import PENALTY_WINDOW, Sampler
 from langchain_ralmspec.answer.transcript import Transcript, stops_of
 from langchain_ralmspec.answer.vocabulary import Spoken, Vocabulary
-from langchain_ralmspec.arguments import (
-    StrictArguments,
-    is_remade,
-    require_text,
-)
+from langchain_ralmspec.arguments import is_remade, require_text
+from langchain_ralmspec.base.call_settings import CallSettings
 from langchain_ralmspec.base.identity import stamp_at
 from langchain_ralmspec.base.llama_cpp import refuse
 from langchain_ralmspec.engine import Model
@@ -35,7 +31,7 @@ if TYPE_CHECKING:
     from langchain_core.messages.content import Citation
 
     from langchain_ralmspec.answer.run import Run
-    from langchain_ralmspec.answer.sampling import Constraint
+    from langchain_ralmspec.answer.sampling import Sampler
     from langchain_ralmspec.base.tracing import ModelRun
     from langchain_ralmspec.engine.grammar import Marker
     from langchain_ralmspec.engine.weights import Weights
@@ -70,6 +66,7 @@ _OF_THE_ENGINE = (
     "rope_freq_base",
     "rope_freq_scale",
     "joint_decoding",
+    "max_queue",
     "kv_cache_bytes",
     "kv_cache_dir",
 )
@@ -138,41 +135,10 @@ class Form:
         return cls(grammar, Spoken(weights, names) if names else weights)
 
 
-class Sampling(StrictArguments):
-    """Settings that a single call may override."""
+class LocalGeneration(CallSettings):
+    """Arguments of every face: llama.cpp's, and those of ``CallSettings``."""
 
-    max_tokens: int = Field(default=256, ge=1)
-    """Tokens of the answer, at most."""
-    temperature: float = Field(default=0.0, ge=0)
-    """How far tokens are drawn from the most probable one; 0 is greedy."""
-    top_p: float = Field(default=0.95, gt=0, le=1)
-    """Keep the fewest most probable tokens that reach this probability."""
-    top_k: int = Field(default=40, ge=-1)
-    """Keep this many most probable tokens; 0 and -1 keep all."""
-    min_p: float = Field(default=0.0, ge=0, le=1)
-    """Keep tokens of this share of the most probable one's probability; 0 keeps all."""
-    repeat_penalty: float = Field(default=1.0, gt=0)
-    """Penalty on the answer's last tokens; 1 is off."""
-    last_n_tokens_size: int = Field(default=PENALTY_WINDOW, ge=-1)
-    """Tokens of the answer that ``repeat_penalty`` looks back at; 0 is none, -1 all."""
-    seed: int | None = Field(default=None, ge=-1)
-    """Seed of the random numbers; None and -1 draw a fresh one for every call."""
-    grammar: str | None = None
-    """What an answer may be, in llama.cpp's GBNF; None leaves it free."""
-
-    def sampler(self, constraint: Constraint | None) -> Sampler:
-        """What chooses tokens by these settings."""
-        settings = self.model_dump(exclude={"max_tokens", "grammar"})
-        settings["top_k"] = max(0, self.top_k)
-        if self.last_n_tokens_size < 0:
-            settings["last_n_tokens_size"] = self.max_tokens
-        return Sampler(**settings, constraint=constraint)
-
-
-class LocalGeneration(Sampling):
-    """Arguments of every face: llama.cpp's, and those of ``Sampling``."""
-
-    _of_calls: ClassVar[tuple[str, ...]] = ()  # that calls take beside ``Sampling``
+    _of_calls: ClassVar[tuple[str, ...]] = ()  # that calls take beside these
     model_path: FilePath
     """A GGUF file: a string or a ``Path``, ``~`` expanded; absolute from then on."""
     n_ctx: int = in_range("n_ctx", 2048)
@@ -198,6 +164,11 @@ class LocalGeneration(Sampling):
     """Whether the next tokens of requests at the same time are decoded by one call,
     which reads the model once for all. None: where no bit changes by it, which is
     measured when a second request comes. With True near ties may fall otherwise."""
+    max_queue: int | None = in_range("max_queue", None)
+    """Requests that may wait, first come, first served, while as many are answered as
+    the context holds: 4 (of ``RapidChain`` 2), or up to 16 where they are decoded
+    together. One more is a ``QueueFullError``; 0 lets none wait. None: all are answered
+    at once, by turns."""
     kv_cache_bytes: int = in_range("kv_cache_bytes", PREFIX_CACHE_BYTES)
     """Bytes of host memory for the KV of what answers begin with, a document above all,
     so that it need not be read again. They are free once no object with these settings
@@ -325,8 +296,8 @@ class LocalGeneration(Sampling):
         """Number of the model's tokens in a text."""
         return len(self.get_token_ids(text))
 
-    def _sampling(self, overrides: dict[str, Any]) -> Sampling:
-        known, owner = Sampling.model_fields, type(self).__name__
+    def _sampling(self, overrides: dict[str, Any]) -> CallSettings:
+        known, owner = CallSettings.model_fields, type(self).__name__
         per_call = {*known, "stop", *self._of_calls}
         for name in [name for name in overrides if name not in known]:
             if name in type(self).model_fields:
@@ -335,12 +306,12 @@ class LocalGeneration(Sampling):
                 raise UnknownArgumentError(f"{msg}. Per call: {told}")
             refuse(owner, name)
             raise UnknownArgumentError.of(owner, name, per_call)
-        return Sampling(**{name: getattr(self, name) for name in known} | overrides)
+        return CallSettings(**{name: getattr(self, name) for name in known} | overrides)
 
     def _written_by(
         self,
         model: Model,
-        sampling: Sampling,
+        sampling: CallSettings,
         stop: Sequence[str] | None,
         form: Form | None = None,
     ) -> tuple[Transcript, Sampler]:
@@ -363,6 +334,11 @@ class LocalGeneration(Sampling):
             is_complete=None if grammar is None else grammar.is_complete,
         )
         return transcript, sampling.sampler(grammar)
+
+    @property
+    def _may_wait(self) -> bool:
+        """Whether an answer may wait until others have ended."""
+        return self.max_queue is not None
 
     def _values_of(self, names: Iterable[str], *without: str) -> dict[str, Any]:
         """Some arguments, in order: the cache key of a configured model, for traces."""

@@ -18,13 +18,7 @@ from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.arguments import is_remade
 from langchain_ralmspec.base.drafting import can_draft, longest_exact_draft
 from langchain_ralmspec.base.identity import name_of, stamp_at
-from langchain_ralmspec.base.local import (
-    Form,
-    LocalGeneration,
-    Sampling,
-    in_range,
-    usage_of,
-)
+from langchain_ralmspec.base.local import Form, LocalGeneration, in_range, usage_of
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine.templates import NO_VARIABLES
 from langchain_ralmspec.errors import UnknownArgumentError
@@ -63,9 +57,12 @@ from langchain_ralmspec.speculation import (
 )
 from langchain_ralmspec.stores.embedding import encode_queries
 from langchain_ralmspec.stores.retriever_store import found_by
+from langchain_ralmspec.stores.waiting import Seconds
 
 if TYPE_CHECKING:
     from langchain_core.messages.ai import UsageMetadata
+
+    from langchain_ralmspec.base.call_settings import CallSettings
 
 LONG_KV_BYTES = 2 * 2**30
 """Host memory for the KV of documents, per model."""
@@ -107,6 +104,10 @@ class LongContextGeneration(LocalGeneration):
     ``"off"`` is lossless, ``"paper"`` and ``"exact"`` are not."""
     eta: float = Field(default=5.0, ge=0)
     """Strength of the transfer, η in the paper; without effect where it is off."""
+
+    store_timeout: Seconds | None = 30.0
+    """Seconds after which a retriever that is the context is given up, with a
+    ``StoreTimeoutError``; None: never."""
 
     chunk_tokens: int = Field(default=documents.CHUNK_TOKENS, ge=1)
     """Tokens of a chunk that can be retrieved for the drafter."""
@@ -201,8 +202,8 @@ class LongContextGeneration(LocalGeneration):
             parse_special=getattr(self, "parse_special", True),
             variables=getattr(self, "chat_template_kwargs", NO_VARIABLES),
         )
-        head, read, _ = self._read(model, asked, text, self.max_tokens)
-        model.open((*head, *read.tokens))
+        head, read, _ = self._read(model, asked, text, self)
+        model.find_or_open((*head, *read.tokens), namespace=self.kv_namespace)
         model.flush()
         return len(read.tokens)
 
@@ -225,7 +226,7 @@ class LongContextGeneration(LocalGeneration):
         conversation: Conversation,
         context: Any,
         stop: Sequence[str] | None,
-        sampling: Sampling,
+        sampling: CallSettings,
         *,
         listeners: CallbackManager | None = None,
         form: Form | None = None,
@@ -241,11 +242,13 @@ class LongContextGeneration(LocalGeneration):
             is_found = isinstance(context, Runnable)
             # Without listeners of its own it has those of the chain that runs, if any.
             config = RunnableConfig(callbacks=listeners) if listeners else None
-            given = GivenContext.of(
-                found_by(context, question, config) if is_found else context
-            )
+            if is_found:
+                context = found_by(
+                    context, question, config, store_timeout=self.store_timeout
+                )
+            given = GivenContext.of(context)
             head, document, tail = self._read(
-                target, conversation, given.text, sampling.max_tokens
+                target, conversation, given.text, sampling
             )
             stats.dropped_tokens = document.n_dropped
             sources = Sources(given, document, is_found=is_found)
@@ -279,22 +282,29 @@ class LongContextGeneration(LocalGeneration):
                 scheduler=scheduler,
                 drafters=tuple(map(open_drafter, chosen)),
                 longest_draft=self._longest_draft(target),
+                namespace=sampling.kv_namespace,
                 stats=stats,
             )
-        return Run(generate(request), request, question), sources
+        run = Run(generate(request), request, question, target.queue.place())
+        return run, sources
 
     def _read(
-        self, model: Model, conversation: Conversation, text: str, max_tokens: int
+        self,
+        model: Model,
+        conversation: Conversation,
+        text: str,
+        settings: CallSettings,
     ) -> tuple[tuple[int, ...], LongContext, tuple[int, ...]]:
         """A prompt as the model reads it: head, context, and tail."""
         head, tail = conversation.around(model)
         document = self._contexts.read(
             text,
             model,
-            n_other=len(head) + len(tail) + max_tokens,
+            n_other=len(head) + len(tail) + settings.max_tokens,
             may_truncate=self.truncation == "end",
             chunk_tokens=self.chunk_tokens,
             embeddings=self.embeddings,
+            namespace=settings.kv_namespace,
         )
         return head, document, tail
 
@@ -357,7 +367,7 @@ class LongContextGeneration(LocalGeneration):
     def _load_drafter(self, path: str, n_ctx: int) -> Model:
         # Nothing that a drafter reads is kept.
         own = {"path": path, "n_ctx": n_ctx, "n_slots": _N_SLOTS}
-        own |= {"kv_cache_bytes": 0, "kv_cache_dir": None}
+        own |= {"kv_cache_bytes": 0, "kv_cache_dir": None, "max_queue": None}
         if absolute(path) != absolute(self.model_path):  # another's positions
             own |= {"rope_freq_base": 0.0, "rope_freq_scale": 0.0}
         return Model.load(**super()._engine_settings() | own)

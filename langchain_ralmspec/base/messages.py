@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import (
@@ -21,8 +21,8 @@ from langchain_core.messages import (
 
 from langchain_ralmspec.base.content import text_of
 from langchain_ralmspec.base.plain import plain
-from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.text import sha256_of
+from langchain_ralmspec.errors import InvalidValueError, SetupError
+from langchain_ralmspec.text import sha256_of, well_formed
 
 _ROLES: list[tuple[type[BaseMessage], str]] = [
     (SystemMessage, "system"),
@@ -124,6 +124,24 @@ def asked_at(messages: Sequence[BaseMessage]) -> int:
         if _role_of(messages[at], f"messages[{at}]") == "user":
             return at
     return len(messages) - 1
+
+
+def question_by(query_source: Callable[[Any], str], asked: Any) -> str:
+    """The question that a user's function makes of what was asked.
+
+    Raises:
+        SetupError: it fails.
+        InvalidValueError: it gives no text.
+    """
+    try:
+        question = query_source(asked)
+    except Exception as error:
+        msg = f"query_source failed: {type(error).__name__}: {error}"
+        raise SetupError(msg) from error
+    if not isinstance(question, str) or not question.strip():
+        msg = f"query_source must give a string that is not blank, got {question!r}"
+        raise InvalidValueError(msg)
+    return well_formed(question)
 
 
 def begun_in(turns: Sequence[Mapping[str, Any]]) -> str | None:

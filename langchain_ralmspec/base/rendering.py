@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.errors import SetupError
 from langchain_ralmspec.stores.faiss_rows import checked_document
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ def rendered(document: Document, prompt: BasePromptTemplate[str]) -> str:
     """A document as the model reads it.
 
     Raises:
-        InvalidValueError: ``prompt`` names what the document does not have, or its
+        SetupError: ``prompt`` names what the document does not have, or its
             text or metadata are none.
     """
     document = checked_document(document)
@@ -29,10 +29,10 @@ def rendered(document: Document, prompt: BasePromptTemplate[str]) -> str:
                 f"{sorted(map(str, known))}; add it to the document's metadata, or "
                 "leave it out of document_prompt"
             )
-            raise InvalidValueError(msg)
+            raise SetupError(msg)
     try:
         return prompt.format(**{key: known[key] for key in prompt.input_variables})
     except Exception as error:  # metadata, and a template of Jinja's, may do anything
         why = f"{type(error).__name__}: {error}"
         msg = f"document_prompt cannot show the document {name!r}: {why}"
-        raise InvalidValueError(msg) from error
+        raise SetupError(msg) from error

@@ -9,7 +9,7 @@ from langchain_core.globals import get_llm_cache
 from pydantic import ValidationError
 
 from langchain_ralmspec.arguments import owned
-from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.errors import InvalidValueError, SetupError
 from langchain_ralmspec.retrievers import adopt
 from langchain_ralmspec.retrievers.snapshot import is_same
 from langchain_ralmspec.stores.configuring import configuration_of, configured
@@ -100,7 +100,7 @@ def require_cacheable(overrides: dict[str, Any]) -> None:
     """Refuse, where answers are cached, a filter that another one may look like.
 
     Raises:
-        InvalidValueError: it is more than plain values.
+        SetupError: it is more than plain values.
     """
     for name in RESTRICTIONS:
         if not _is_plain(given := overrides.get(name)):
@@ -108,7 +108,7 @@ def require_cacheable(overrides: dict[str, Any]) -> None:
                 f"a cache cannot tell {name}={given!r:.60} from another one; give "
                 "plain values, or cache=False when the model is made"
             )
-            raise InvalidValueError(msg)
+            raise SetupError(msg)
 
 
 def _is_plain(value: Any) -> bool:

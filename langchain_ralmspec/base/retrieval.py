@@ -16,14 +16,17 @@ from langchain_ralmspec.base.account import account_of, citations_of
 from langchain_ralmspec.base.local import (
     Form,
     PreparedAnswer,
-    Sampling,
     usage_of,
 )
+from langchain_ralmspec.base.messages import question_by
 from langchain_ralmspec.base.rendering import rendered
 from langchain_ralmspec.base.restricted import RestrictedRetrievers, is_cached
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.base.tracing import trace
-from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.errors import (
+    InvalidValueError,
+    UnknownArgumentError,
+)
 from langchain_ralmspec.ralm import (
     BLOCK,
     DocumentLayout,
@@ -50,7 +53,6 @@ from langchain_ralmspec.retrievers import (
 from langchain_ralmspec.speculation import GUESS_POLICIES, Estimates
 from langchain_ralmspec.stores import RetrieverStore
 from langchain_ralmspec.stores.waiting import Seconds, shorter
-from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from langchain_core.messages.ai import UsageMetadata
 
     from langchain_ralmspec.answer.transcript import Transcript
+    from langchain_ralmspec.base.call_settings import CallSettings
     from langchain_ralmspec.base.warming import Passages, Warmed
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.ralm import RetrievalPolicy
@@ -157,8 +160,7 @@ class RetrievalGeneration(SpeculativeGeneration):
     @classmethod
     def _known_policy(cls, value: str) -> str:
         if value not in (*GUESS_POLICIES, "auto"):
-            msg = f"must be one of {[*GUESS_POLICIES, 'auto']}"
-            raise ValueError(msg)
+            raise ValueError(f"must be one of {[*GUESS_POLICIES, 'auto']}")
         return value
 
     def warm_up(self) -> None:
@@ -205,6 +207,7 @@ class RetrievalGeneration(SpeculativeGeneration):
             self._layout(model, prompts[0]),
             prompts,
             is_alone=self.n_documents == 1,
+            namespace=self.kv_namespace,
         )
 
     @abstractmethod
@@ -242,7 +245,7 @@ class RetrievalGeneration(SpeculativeGeneration):
         self,
         model: Model,
         prompt: Prompt,
-        sampling: Sampling,
+        sampling: CallSettings,
         stop: Sequence[str] | None = None,
         *,
         form: Form | None = None,
@@ -255,8 +258,7 @@ class RetrievalGeneration(SpeculativeGeneration):
             InvalidValueError: the prompt is empty.
         """
         if not prompt.tail:
-            msg = "the prompt is empty; ask something"
-            raise InvalidValueError(msg)
+            raise InvalidValueError("the prompt is empty; ask something")
         # As it is now, whatever is done to it.
         retriever = retriever or self._current_retriever
         depth = self._depth(retriever)
@@ -278,7 +280,10 @@ class RetrievalGeneration(SpeculativeGeneration):
             prefix = [*prompt.head, *tokens]
             with stats.laying_out("reading"):
                 path, n_kept = model.find_or_open(
-                    prefix, part=BLOCK, n_shared=len(prompt.head)
+                    prefix,
+                    part=BLOCK,
+                    n_shared=len(prompt.head),
+                    namespace=sampling.kv_namespace,
                 )
             stats.cached_tokens += n_kept
             stats.read_tokens += len(prefix) - n_kept
@@ -306,7 +311,7 @@ class RetrievalGeneration(SpeculativeGeneration):
             events = speculative(request, scheduler)
         else:
             events = sequential(request)
-        return RetrievalRun(events, request, prompt.text)
+        return RetrievalRun(events, request, prompt.text, model.queue.place())
 
     @property
     def _current_retriever(self) -> RaLMSpecRetriever:
@@ -354,17 +359,8 @@ class RetrievalGeneration(SpeculativeGeneration):
 
     def _question(self, asked: Any, text: str) -> str:
         """What is asked, as ``query_source`` has it, else ``text``."""
-        if self.query_source is None:
-            return text
-        try:
-            question = self.query_source(asked)
-        except Exception as error:
-            msg = f"query_source failed: {type(error).__name__}: {error}"
-            raise InvalidValueError(msg) from error
-        if not isinstance(question, str) or not question.strip():
-            msg = f"query_source must give a string that is not blank, got {question!r}"
-            raise InvalidValueError(msg)
-        return well_formed(question)
+        source = self.query_source
+        return text if source is None else question_by(source, asked)
 
     def _usage(self, run: RetrievalRun, model: Model) -> UsageMetadata:
         """Tokens in and out; the documents counted are those of the last step."""
@@ -385,9 +381,8 @@ class RetrievalGeneration(SpeculativeGeneration):
 
     def _fingerprint(self) -> dict[str, Any]:
         """Scalars that tell one configured model from another (cache key, traces)."""
-        names = RetrievalGeneration.model_fields
         hidden = ("retriever", "document_prompt", "query_source")
-        settings = self._values_of(names, *hidden)
+        settings = self._values_of(RetrievalGeneration.model_fields, *hidden)
         retriever = self._current_retriever
         # A cached answer is stale once documents are others; but looking at all of them
         # takes a while, so it is only done where answers are cached at all.

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from langchain_core.runnables.config import run_in_executor
 
+from langchain_ralmspec.base.together import THREADS
 from langchain_ralmspec.engine.slots import is_abandoned
 
 if TYPE_CHECKING:
@@ -16,16 +20,25 @@ if TYPE_CHECKING:
 Piece = TypeVar("Piece")
 
 
-async def from_threads(pieces: Generator[Piece]) -> AsyncGenerator[Piece]:
+async def from_threads(
+    pieces: Generator[Piece], *, may_wait: bool = False
+) -> AsyncGenerator[Piece]:
     """Iterate in threads over pieces, none of which may be None.
 
     Who leaves, or is cancelled while a piece is awaited, does not wait for that piece.
     The model stops after the batch that it is at, be it of a long prompt; what does not
     ask the model is done to its end. Nothing is made behind it: the iterator is closed.
+
+    A piece that ``may_wait`` until other answers have ended takes no thread that these
+    need: it is made by one of its own.
     """
     shared = _Shared(pieces)
+    own = ThreadPoolExecutor(1, THREADS) if may_wait else None
     try:
-        while (piece := await run_in_executor(None, shared.next)) is not None:
+        while True:
+            make = partial(contextvars.copy_context().run, shared.next)
+            if (piece := await run_in_executor(own, make)) is None:
+                return
             yield piece
     except asyncio.CancelledError:
         shared.is_left = True
@@ -35,15 +48,18 @@ async def from_threads(pieces: Generator[Piece]) -> AsyncGenerator[Piece]:
     except GeneratorExit:
         await run_in_executor(None, shared.leave)
         raise
+    finally:
+        if own is not None:
+            own.shutdown(wait=False)
 
 
-async def in_thread(work: Callable[[], Piece]) -> Piece:
+async def in_thread(work: Callable[[], Piece], *, may_wait: bool = False) -> Piece:
     """Do in a thread what makes something, with the same manners."""
 
     def pieces() -> Generator[Piece]:
         yield work()
 
-    (made,) = [piece async for piece in from_threads(pieces())]
+    (made,) = [piece async for piece in from_threads(pieces(), may_wait=may_wait)]
     return made
 
 

@@ -22,7 +22,7 @@ from langchain_ralmspec.errors import InvalidValueError
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
 
-    from langchain_ralmspec.base.local import Sampling
+    from langchain_ralmspec.base.call_settings import Sampling
     from langchain_ralmspec.engine import Model
 
 AUTO, ANY, NONE = "auto", "any", "none"

@@ -46,10 +46,12 @@ class Passages:
     Attributes:
         prefixes: tokens of each document and of what stands before it.
         n_shared: how many of these stand before it.
+        namespace: within which they are kept.
     """
 
     prefixes: list[array[int]]
     n_shared: int
+    namespace: str | None = None
 
 
 def as_documents(given: Iterable[Any]) -> list[Document]:
@@ -75,6 +77,7 @@ def passages_of(
     prompts: Sequence[Prompt],
     *,
     is_alone: bool,
+    namespace: str | None = None,
 ) -> Passages:
     """The tokens of each document and of what stands before it, as far as they serve.
 
@@ -86,6 +89,7 @@ def passages_of(
         layout: how documents become tokens.
         prompts: those of two questions.
         is_alone: whether one document stands in a prompt.
+        namespace: within which they are kept.
 
     Raises:
         InvalidValueError: the question stands in front of the documents.
@@ -117,7 +121,7 @@ def passages_of(
         if is_alone and whole > len(head):  # it is read together with what is left
             whole -= BLOCK
         prefixes.append(prefix if is_whole else prefix[:whole])
-    return Passages(prefixes, len(head))
+    return Passages(prefixes, len(head), namespace)
 
 
 def bytes_of(prefix: Sequence[int], model: Model) -> int:
@@ -137,7 +141,12 @@ def read_ahead(
     Raises:
         InvalidValueError: nothing is kept here at all.
     """
-    prefixes, n_shared = passages.prefixes, passages.n_shared
+    prefixes = passages.prefixes
+    where: Any = {
+        "part": BLOCK,
+        "n_shared": passages.n_shared,
+        "namespace": passages.namespace,
+    }
     room = model.room_for_prefixes
     if not room:
         msg = "nothing is kept with kv_cache_bytes=0; raise it, or set kv_cache_dir"
@@ -153,7 +162,7 @@ def read_ahead(
                 stacklevel=3,
             )
             break
-        read = model.keep(prefix, part=BLOCK, n_shared=n_shared)
+        read = model.keep(prefix, **where)
         n_read += bool(read)
         n_tokens += read
         if progress is not None:
@@ -166,7 +175,5 @@ def read_ahead(
             RuntimeWarning,
             stacklevel=3,
         )
-    n_kept = sum(
-        model.keeps(prefix, part=BLOCK, n_shared=n_shared) for prefix in prefixes
-    )
+    n_kept = sum(model.keeps(prefix, **where) for prefix in prefixes)
     return Warmed(n_kept, n_read, n_tokens)

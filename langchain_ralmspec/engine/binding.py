@@ -12,7 +12,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langchain_ralmspec.errors import GrammarError, MissingExtraError, ModelFileError
+from langchain_ralmspec.errors import (
+    DecodeError,
+    GrammarError,
+    MissingExtraError,
+    ModelFileError,
+)
 from langchain_ralmspec.files import absolute
 from langchain_ralmspec.text import well_formed
 
@@ -22,6 +27,8 @@ if TYPE_CHECKING:
 _GGUF_MAGIC = b"GGUF"
 _ANY_LETTER = r'char ::= [^"\\]'  # in a string, by llama-cpp-python's converter
 _logger = logging.getLogger("llama-cpp-python")
+
+_first_process: int | None = None  # that loaded a model, in this line of forks
 
 QUANTIZATIONS = ("Q4_0", "Q8_0", "F16")
 """What a GGUF can be turned into."""
@@ -36,6 +43,22 @@ def library() -> Any:
     if _logger.level == logging.NOTSET:  # its default prints every tensor to stderr
         _logger.setLevel(logging.ERROR)
     return llama_cpp.llama_cpp
+
+
+def require_no_forked_gpu() -> None:
+    """Raise a :class:`DecodeError` where a parent had a GPU, which no fork copies.
+
+    Called before each model is loaded, by one thread at a time.
+    """
+    global _first_process  # noqa: PLW0603  of the process, as a GPU is
+    _first_process = _first_process or os.getpid()
+    if _first_process != os.getpid() and library().llama_supports_gpu_offload():
+        msg = (
+            f"a model was loaded by process {_first_process}, from which this one was "
+            "forked, and a GPU cannot be used by both; start processes by 'spawn', or "
+            "load no model before a fork"
+        )
+        raise DecodeError(msg)
 
 
 def check_file(path: str | os.PathLike[str]) -> Path:

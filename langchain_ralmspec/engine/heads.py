@@ -48,6 +48,18 @@ def parted(
     return [tokens[at:end] for at, end in pairwise([*starts, len(tokens)])]
 
 
+def start_within(namespace: str | None, start: bytes) -> bytes:
+    """Where the keys of heads begin that are found within a namespace alone.
+
+    ``None`` is the one that all share; ``start`` is as in :func:`heads_of`.
+    """
+    if namespace is None:
+        return start
+    # No token has these bytes, so no text of those who share is found under this key.
+    label = b"kv_namespace=" + namespace.encode(errors="surrogatepass")
+    return hashlib.sha256(start + label).digest()
+
+
 def heads_of(parts: Sequence[Sequence[int]], start: bytes = b"") -> list[Head]:
     """The first part of a prefix, its first two parts, and so on up to all of it.
 

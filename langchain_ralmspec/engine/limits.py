@@ -6,10 +6,12 @@ import math
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.engine.context import KV_BITS
-from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
 from langchain_ralmspec.machine import MAX_THREADS, most_memory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from langchain_ralmspec.engine.context import KVType
     from langchain_ralmspec.engine.weights import Weights
 
@@ -24,6 +26,7 @@ RANGES: dict[str, tuple[int, int | None]] = {
     "n_gpu_layers": (-1, 2**31 - 1),
     "n_slots": (1, 256),
     "kv_cache_bytes": (0, None),
+    "max_queue": (0, None),
 }
 """Least and most, if there is one, of the numbers that :meth:`Model.load` takes."""
 
@@ -43,6 +46,17 @@ def require_ranges(**given: int) -> None:
             )
             msg = f"{name} must be {bounds}, got {value}"
             raise InvalidValueError(msg)
+
+
+def require_size(texts: Iterable[str], n_ctx: int, weights: Weights) -> None:
+    """Raise a :class:`ContextOverflowError` for more bytes than tokens can have."""
+    size = sum(len(text.encode(errors="replace")) for text in texts)
+    if size > n_ctx and size > n_ctx * weights.longest_token:
+        msg = (
+            f"the request has {size} bytes of text, more than n_ctx={n_ctx} tokens can "
+            "have; shorten it, or raise n_ctx"
+        )
+        raise ContextOverflowError(msg)
 
 
 _KV_BLOCKS: dict[KVType, int] = {"f16": 1, "q8_0": 32}  # numbers with one scale

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.arguments import Live
-from langchain_ralmspec.engine.binding import build_info, check_file, library
+from langchain_ralmspec.engine.binding import (
+    build_info,
+    check_file,
+    require_no_forked_gpu,
+)
 from langchain_ralmspec.engine.context import Context, KVType
 from langchain_ralmspec.engine.heads import Head, parted
 from langchain_ralmspec.engine.limits import (
@@ -20,15 +24,17 @@ from langchain_ralmspec.engine.limits import (
     known_kv_type,
     require_kv,
     require_ranges,
+    require_size,
 )
 from langchain_ralmspec.engine.prefix_folder import PrefixFolder
 from langchain_ralmspec.engine.prefixes import PrefixCache
+from langchain_ralmspec.engine.request_queue import RequestQueue
 from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.engine.slots import Slots
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.engine.threads import default_threads, threads_for
 from langchain_ralmspec.engine.weights import Weights, stamp_of
-from langchain_ralmspec.errors import ContextOverflowError, DecodeError
+from langchain_ralmspec.errors import DecodeError
 from langchain_ralmspec.files import absolute, absolute_file
 from langchain_ralmspec.machine import stop_idle_openmp_threads
 
@@ -47,7 +53,6 @@ _shared = weakref.WeakValueDictionary[tuple[object, ...], "Model"]()
 _shared_weights = weakref.WeakValueDictionary[tuple[object, ...], Weights]()
 _last_weights = weakref.WeakValueDictionary[Path, Weights]()  # of each path
 _sharing = threading.Lock()
-_first_process: int | None = None  # that loaded a model, in this line of forks
 
 
 def _renew_lock() -> None:
@@ -73,19 +78,6 @@ def find_file(path: str | os.PathLike[str]) -> tuple[Path, tuple[int, int]]:
     return file, stamp_of(file.stat())
 
 
-def _require_no_forked_gpu() -> None:
-    """Raise a :class:`DecodeError` where a parent had a GPU, which no fork copies."""
-    global _first_process  # noqa: PLW0603  called with the lock
-    _first_process = _first_process or os.getpid()
-    if _first_process != os.getpid() and library().llama_supports_gpu_offload():
-        msg = (
-            f"a model was loaded by process {_first_process}, from which this one was "
-            "forked, and a GPU cannot be used by both; start processes by 'spawn', or "
-            "load no model before a fork"
-        )
-        raise DecodeError(msg)
-
-
 class Model(Live):
     """Weights, the slots of a context and the KV of prefixes; any thread may use it.
 
@@ -98,6 +90,7 @@ class Model(Live):
         n_batch: tokens that one decode call takes at most.
         n_threads: threads for single tokens, and for batches.
         flash_attention: ``auto``, ``enabled`` or ``disabled``, as llama.cpp was asked.
+        queue: where requests wait until they are answered.
     """
 
     @classmethod
@@ -119,6 +112,7 @@ class Model(Live):
         rope_freq_base: float = 0.0,
         rope_freq_scale: float = 0.0,
         joint_decoding: bool | None = None,
+        max_queue: int | None = None,
         kv_cache_bytes: int = PREFIX_CACHE_BYTES,
         kv_cache_dir: str | os.PathLike[str] | None = None,
     ) -> Model:
@@ -145,6 +139,8 @@ class Model(Live):
             joint_decoding: whether threads that want a token at the same time have
                 them decoded by one call; None: where that changes no bit of them,
                 which is measured when it comes to it.
+            max_queue: requests that may wait while as many are answered as the context
+                holds; None lets all be answered at once, by turns.
             kv_cache_bytes: host memory for the KV of prefixes.
             kv_cache_dir: a folder that keeps it as well, for other processes.
 
@@ -163,6 +159,7 @@ class Model(Live):
             n_gpu_layers=n_gpu_layers,
             n_slots=n_slots,
             kv_cache_bytes=kv_cache_bytes,
+            max_queue=0 if max_queue is None else max_queue,
         )
         attention = attention_for(known_kv_type(kv_type), flash_attention)
         threads = threads_for(n_threads)
@@ -186,6 +183,7 @@ class Model(Live):
         }
         own: dict[str, Any] = {
             "joint_decoding": joint_decoding,
+            "max_queue": max_queue,
             "kv_cache_bytes": kv_cache_bytes,
             "kv_cache_dir": None if kv_cache_dir is None else absolute(kv_cache_dir),
         }
@@ -201,7 +199,7 @@ class Model(Live):
         own: dict[str, Any],
     ) -> Model:
         """The one model that all have who give the same arguments."""
-        _require_no_forked_gpu()
+        require_no_forked_gpu()
         weights_key = (*find_file(path), *loading.values())
         # A forked process shares the weights, which nobody changes, and no context.
         key = (*weights_key, *settings.values(), *own.values(), os.getpid())
@@ -223,6 +221,7 @@ class Model(Live):
         context: Context,
         *,
         joint_decoding: bool | None,
+        max_queue: int | None,
         kv_cache_bytes: int,
         kv_cache_dir: Path | None,
     ) -> None:
@@ -231,7 +230,8 @@ class Model(Live):
         self.n_ctx, self.n_batch = context.n_ctx, context.n_batch
         self.n_threads = context.n_threads
         self.flash_attention = context.flash_attention
-        self._slots = Slots(context, joint_decoding=joint_decoding)
+        self._slots = slots = Slots(context, joint_decoding=joint_decoding)
+        self.queue = RequestQueue(lambda: slots.n_places, max_queue)
         self._rope = context.rope
         self._kv_type = context.kv_type
         self._opening = threading.Lock()
@@ -266,13 +266,7 @@ class Model(Live):
         Raises:
             ContextOverflowError: they have more bytes than ``n_ctx`` tokens can have.
         """
-        size = sum(len(text.encode(errors="replace")) for text in texts)
-        if size > self.n_ctx and size > self.n_ctx * self.weights.longest_token:
-            msg = (
-                f"the request has {size} bytes of text, more than n_ctx={self.n_ctx} "
-                "tokens can have; shorten it, or raise n_ctx"
-            )
-            raise ContextOverflowError(msg)
+        require_size(texts, self.n_ctx, self.weights)
 
     def n_together(self, n: int) -> int:
         """How many of ``n`` answers to write at once; 1 where they take turns anyway.
@@ -302,6 +296,7 @@ class Model(Live):
         part: int = 0,
         n_shared: int | None = None,
         keep: bool = True,
+        namespace: str | None = None,
     ) -> tuple[Sequence, int]:
         """Do what :meth:`open` does, and tell for how many tokens the KV was there.
 
@@ -309,11 +304,11 @@ class Model(Live):
         the first ``n_shared`` is too little for one joins the last), each in calls of
         its own. Where the KV of other tokens that begin with the same parts is
         there, those are not read again: the same calls in the same order give the same
-        bits.
+        bits. Within a ``namespace``, only what was read within it counts as there.
         """
         parts = parted(tuple(prefix), part or self.n_batch, n_shared)
         self._slots.require_own_process()  # a lock of another's may never be free
-        heads = self._prefixes.heads(parts)
+        heads = self._prefixes.heads(parts, namespace)
         # One after the other: who waits for a long text finds it in the end.
         with self._opening if keep else nullcontext():
             sequence, n_known = self._begin(heads)
@@ -336,31 +331,43 @@ class Model(Live):
         return sequence, n_known
 
     def keep(
-        self, prefix: Tokens[int], *, part: int = 0, n_shared: int | None = None
+        self,
+        prefix: Tokens[int],
+        *,
+        part: int = 0,
+        n_shared: int | None = None,
+        namespace: str | None = None,
     ) -> int:
         """Have the KV of ``prefix`` kept, in the folder if there is one.
 
-        Its parts are those of :meth:`find_or_open`.
+        Its parts and its namespace are those of :meth:`find_or_open`.
 
         Returns:
             Number of tokens that were read for it; 0 where it was kept already.
         """
         parts = parted(tuple(prefix), part or self.n_batch, n_shared)
-        heads = self._prefixes.heads(parts)
+        heads = self._prefixes.heads(parts, namespace)
         if not heads or self._prefixes.keeps(heads):
             return 0
-        sequence, n_known = self.find_or_open(prefix, part=part, n_shared=n_shared)
+        sequence, n_known = self.find_or_open(
+            prefix, part=part, n_shared=n_shared, namespace=namespace
+        )
         if n_known == len(prefix):  # it was in memory alone
             self._prefixes.put(heads, sequence.save())
         self._prefixes.flush()
         return len(prefix) - n_known
 
     def keeps(
-        self, prefix: Tokens[int], *, part: int = 0, n_shared: int | None = None
+        self,
+        prefix: Tokens[int],
+        *,
+        part: int = 0,
+        n_shared: int | None = None,
+        namespace: str | None = None,
     ) -> bool:
         """Whether :meth:`keep` would find the KV of ``prefix`` kept."""
         parts = parted(tuple(prefix), part or self.n_batch, n_shared)
-        heads = self._prefixes.heads(parts)
+        heads = self._prefixes.heads(parts, namespace)
         return bool(heads) and self._prefixes.keeps(heads)
 
     @property

@@ -328,6 +328,8 @@ def _described(line: bytes) -> dict[str, Any]:
         isinstance(head, str) and _KEY.fullmatch(head) for head in heads
     ):
         raise _UnusableError(f"it is for heads {heads!r:.80}, which are none")
+    if len({*heads}) < len(heads):
+        raise _UnusableError(f"it is for heads {heads!r:.80}, one of them twice")
     if not isinstance(n_tokens, int):
         raise _UnusableError(f"it is for n_tokens {n_tokens!r}")
     return said

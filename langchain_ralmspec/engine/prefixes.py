@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from langchain_ralmspec.engine.heads import heads_of
+from langchain_ralmspec.engine.heads import heads_of, start_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,9 +65,15 @@ class PrefixCache:
         self._by_head: dict[bytes, dict[bytes, None]] = {}
         self._lock = threading.Lock()
 
-    def heads(self, parts: Sequence[Sequence[int]]) -> list[Head]:
-        """The names under which a prefix, and what it begins with, is found."""
-        return heads_of(parts, self._folder.start if self._folder else b"")
+    def heads(
+        self, parts: Sequence[Sequence[int]], namespace: str | None = None
+    ) -> list[Head]:
+        """The names under which a prefix, and what it begins with, is found.
+
+        Those of one namespace are never those of another.
+        """
+        start = self._folder.start if self._folder else b""
+        return heads_of(parts, start_within(namespace, start))
 
     def longest(self, heads: Sequence[Head]) -> tuple[int, Snapshot | None]:
         """The snapshot that begins with most of the first parts of a prefix.

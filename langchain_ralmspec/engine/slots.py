@@ -164,6 +164,13 @@ class Slots(Live):
             )
             return number if is_room else min(number, self._n_slots)
 
+    @property
+    def n_places(self) -> int:
+        """How many answers can be in the context at once, as far as is known by now."""
+        context, most = self._context, min(self._most_together(), self._most_slots)
+        is_room = most > context.n_slots and self._can_hold(context.n_cells, most)
+        return most if is_room else context.n_slots
+
     def _measure_company(self) -> None:
         if self._company.is_behind:
             self._park_all()

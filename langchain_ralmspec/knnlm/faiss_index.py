@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import threading
 import warnings
 from pathlib import Path
@@ -25,6 +27,8 @@ _GUESSED_AMONG = 6000  # keys, in the lists that are looked through for a guess
 _LINKS = 32
 _LEAST_WIDTH = 64  # of an HNSW search
 _ROWS_ADDED = 1 << 15
+_SEAL = b"sha256"  # stands behind an index, and behind it the checksum
+_READ_BYTES = 1 << 20
 _THREAD_PER_QUERY = 3  # FAISS's parallel_mode; 0 searches given lists by one thread
 
 
@@ -134,6 +138,7 @@ class FaissKeyIndex:
         try:
             with replacing_file(file) as new:
                 self._faiss.write_index(self._index, str(new))
+                _seal(new)
         except (OSError, RuntimeError) as error:  # FAISS raises the latter
             warnings.warn(
                 f"the index is in memory only and will be made again: {str(file)!r} "
@@ -144,14 +149,44 @@ class FaissKeyIndex:
 
     def _read(self, file: Path, keys: NDArray[Any]) -> Any:
         try:
+            _require_sealed(file)
             index = self._faiss.read_index(str(file))
-        except RuntimeError as error:
+            is_ours = type(index) is type(self._made(keys))
+        except (OSError, RuntimeError, MemoryError) as error:
             msg = f"cannot read {str(file)!r}: {error}; delete it, and it is made anew"
             raise DatastoreError(msg) from error
-        if index.d != keys.shape[1]:
+        if not is_ours or index.d != keys.shape[1]:
             msg = (
-                f"{str(file)!r} holds {index.ntotal} keys of {index.d} numbers, the "
-                f"datastore {len(keys)} of {keys.shape[1]}; delete the file"
+                f"{str(file)!r} holds {index.ntotal} keys of {index.d} numbers in an "
+                f"{type(index).__name__}, the datastore {len(keys)} of "
+                f"{keys.shape[1]}; delete the file"
             )
             raise DatastoreError(msg)
         return index
+
+
+def _seal(file: Path) -> None:
+    """Put its checksum behind an index: FAISS may crash on a damaged one."""
+    with file.open("r+b") as opened:
+        digest = hashlib.file_digest(opened, "sha256").digest()
+        opened.seek(0, os.SEEK_END)
+        opened.write(_SEAL + digest)
+
+
+def _require_sealed(file: Path) -> None:
+    """Raise an ``OSError`` where an index is not as it was written.
+
+    One of an earlier version has no checksum, and is believed.
+    """
+    n_behind = len(_SEAL) + hashlib.sha256().digest_size
+    with file.open("rb") as opened:
+        left = max(0, opened.seek(0, os.SEEK_END) - n_behind)
+        opened.seek(left)
+        behind = opened.read()
+        opened.seek(0)
+        digest = hashlib.sha256()
+        while left and (data := opened.read(min(left, _READ_BYTES))):
+            digest.update(data)
+            left -= len(data)
+    if behind.startswith(_SEAL) and behind != _SEAL + digest.digest():
+        raise OSError("it is damaged: its checksum is another")

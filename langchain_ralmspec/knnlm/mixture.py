@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from langchain_ralmspec.errors import DatastoreError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -50,15 +52,29 @@ class Mixture:
         Args:
             logits: the model's, shape ``(n_vocab,)``.
             neighbours: without any the model is on its own.
+
+        Raises:
+            DatastoreError: a neighbour's token is none of the model's.
         """
         share = self.interpolation if len(neighbours.tokens) else 0.0
         p = np.exp(logits - logits.max())
         p *= (1 - share) / p.sum()
         if share:
+            self._require_known(neighbours.tokens, len(p))
             np.add.at(p, neighbours.tokens, self._votes(neighbours))
         with np.errstate(divide="ignore"):  # ln 0 = -inf is right
             log_p: NDArray[np.float32] = np.log(p)
         return log_p
+
+    @staticmethod
+    def _require_known(tokens: NDArray[np.int32], n_vocab: int) -> None:
+        low, high = int(tokens.min()), int(tokens.max())
+        if not 0 <= low <= high < n_vocab:
+            msg = (
+                f"the datastore says that tokens from {low} to {high} follow, and the "
+                f"model has {n_vocab}: its tokens.npy is damaged; build it anew"
+            )
+            raise DatastoreError(msg)
 
     def _votes(self, neighbours: Neighbours) -> NDArray[np.float32]:
         """λ, shared out among the neighbours."""

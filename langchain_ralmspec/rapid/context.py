@@ -56,6 +56,7 @@ class ContextCache:
         may_truncate: bool,
         chunk_tokens: int,
         embeddings: Embeddings | None,
+        namespace: str | None = None,
     ) -> LongContext:
         """Tokenise, cut and embed a context, unless this was done lately.
 
@@ -66,6 +67,7 @@ class ContextCache:
             may_truncate: whether a context that is too long loses its end.
             chunk_tokens: length of a chunk.
             embeddings: embeds the chunks; without them there is no index.
+            namespace: within which this counts as done.
 
         Raises:
             ContextOverflowError: the context does not fit.
@@ -93,7 +95,7 @@ class ContextCache:
                 stacklevel=2,
             )
             tokens = tokens[:room]
-        key = (sha256_of(text), len(tokens), chunk_tokens, id(embeddings))
+        key = (namespace, sha256_of(text), len(tokens), chunk_tokens, id(embeddings))
         with self._lock:
             found = self._kept.pop(key, None)
         if found is None:

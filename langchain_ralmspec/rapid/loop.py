@@ -61,6 +61,7 @@ class LongRequest:
     scheduler: Scheduler
     drafters: tuple[Drafter, ...]
     longest_draft: int | None = None
+    namespace: str | None = None
     stats: DraftStats = field(default_factory=DraftStats)
 
 
@@ -99,7 +100,9 @@ class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):
         self._spent: dict[str, float] = {}  # seconds of drafters in this round
         self._pass_seconds = 0.0
         with request.stats.timing("prefilling"):
-            self._path, n_kept = request.target.find_or_open(request.document)
+            self._path, n_kept = request.target.find_or_open(
+                request.document, namespace=request.namespace
+            )
             self._logits = self._path.extend(request.tail)
         request.stats.cached_tokens = n_kept
 

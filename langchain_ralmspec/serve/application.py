@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from langchain_ralmspec.base.chat import LocalChat
 
 TenantFilter = Callable[[Mapping[str, str]], Any]
-"""From a request's headers, lower-cased names, to the filter of its tenant."""
+"""From a request's headers, lower-cased names, to the filter of its tenant, or to that
+and the ``kv_namespace`` of what it reads."""
 
 _GATEWAY_REQUESTS = 10_000  # it only hands on: replicas say how many are too many
 
@@ -51,8 +52,9 @@ def app(
         api_key: that requests have to bring, as ``Authorization: Bearer …``; None asks
             for none.
         tenant_filter: a function, or its ``"module:attribute"``, that gets a request's
-            headers and gives the filter of its retriever. A ``PermissionError``, or
-            None, refuses the request (403).
+            headers and gives the filter of its retriever, or a tuple of that and the
+            tenant's ``kv_namespace``. A ``PermissionError``, or None, refuses the
+            request (403).
         max_ongoing_requests: that a replica answers at once.
         max_queued_requests: that wait for one; more are refused (429).
         graceful_shutdown_timeout_s: seconds in which a replica that is to end may

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import inspect
 import logging
+import time
 from collections.abc import AsyncGenerator, Mapping, Sized
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,8 +19,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from langchain_ralmspec.serve.loading import named
 from langchain_ralmspec.serve.protocol import (
     BAD_REQUEST,
+    CROWDED,
     DONE,
     OK,
+    TOO_MANY,
     UNAVAILABLE,
     error_of,
     event,
@@ -34,9 +37,12 @@ if TYPE_CHECKING:
     from langchain_ralmspec.serve.application import TenantFilter
     from langchain_ralmspec.serve.replica import Part
 
-UNAUTHORIZED, FORBIDDEN, NOT_FOUND, TOO_MANY = 401, 403, 404, 429
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 401, 403, 404
 
 SESSION_HEADER = "x-session-id"
+
+HEALTH_SECONDS = 1.0
+"""For how long an answer about the replicas holds."""
 
 _LOST = (RayError, RayServeException)
 """What Ray raises for a replica that has died, or cannot be reached."""
@@ -64,12 +70,15 @@ class Gateway:
         if isinstance(tenant_filter, str):
             tenant_filter = named(tenant_filter)
         self._tenant_filter = cast("TenantFilter | None", tenant_filter)
+        self._known: asyncio.Future[int] | None = None  # how many replicas run
+        self._asked = 0.0  # when that was, by ``time.monotonic()``
 
     async def __call__(self, request: Request) -> Response:
         """Answer a request, by its route; only of its health may anybody ask."""
         route = f"{request.method} {request.url.path}"
         if route == "GET /health":
-            return await asyncio.to_thread(_health)
+            n = await self._n_replicas()
+            return JSONResponse({"replicas": n}, OK if n else UNAVAILABLE)
         if not self._has_key(request):
             said = "the API key is missing or wrong; send Authorization: Bearer …"
             return _told(UNAUTHORIZED, refusal(said, "invalid_api_key"))
@@ -78,6 +87,14 @@ class Gateway:
         if route == "POST /v1/chat/completions":
             return await self._complete(request)
         return _told(NOT_FOUND, refusal(f"there is no {route}", "not_found"))
+
+    async def _n_replicas(self) -> int:
+        """How many replicas run; Ray is asked once a second, whoever asks here."""
+        now, known = time.monotonic(), self._known
+        if known is None or (known.done() and now - self._asked >= HEALTH_SECONDS):
+            known = asyncio.ensure_future(asyncio.to_thread(_n_running))
+            self._known, self._asked = known, now
+        return await asyncio.shield(known)  # others wait for it, too
 
     async def _models(self) -> Response:
         """List the one model."""
@@ -132,10 +149,11 @@ class Gateway:
         wanted = await asyncio.to_thread(self._tenant_filter, request.headers)
         if inspect.isawaitable(wanted):
             wanted = await wanted
+        wanted, *namespace = wanted if isinstance(wanted, tuple) else (wanted,)
         # An empty filter is none to most stores, so all would be seen.
         if wanted is None or (isinstance(wanted, Sized) and not wanted):
             raise PermissionError
-        return {"filter": wanted}
+        return {"filter": wanted, **_kept_in(*namespace)}
 
     async def _parts(
         self, body: dict[str, Any], restriction: dict[str, Any], session: str
@@ -158,12 +176,25 @@ class Gateway:
             raise
 
 
-def _health() -> Response:
-    """Whether a replica is there, as Ray knows it."""
+def _kept_in(namespace: str | None = None) -> dict[str, str]:
+    """Where the KV of what a tenant reads is kept, as an argument of the call.
+
+    Raises:
+        TypeError: the tenant has no name.
+    """
+    if namespace is None:
+        return {}
+    if not isinstance(namespace, str) or not namespace:
+        msg = f"tenant_filter gave kv_namespace={namespace!r}; give a text, or None"
+        raise TypeError(msg)
+    return {"kv_namespace": namespace}
+
+
+def _n_running() -> int:
+    """How many replicas run, as Ray knows it."""
     own = serve.status().applications[serve.get_replica_context().app_name]
     states: Mapping[str, int] = cast("Any", own.deployments["Replica"]).replica_states
-    n = states.get("RUNNING", 0)
-    return JSONResponse({"replicas": n}, OK if n else UNAVAILABLE)
+    return states.get("RUNNING", 0)
 
 
 async def _events(
@@ -184,8 +215,7 @@ async def _events(
 def _lost(error: Exception) -> Part:
     """Status and error for what Ray raises."""
     if isinstance(error, BackPressureError):
-        said = "too many requests wait for an answer; ask again later"
-        return TOO_MANY, error_of(said, "rate_limit_error", "too_many_requests")
+        return TOO_MANY, CROWDED
     _log.warning("a replica was lost: %s", error)
     said = "the replica that wrote the answer was lost; ask again"
     return UNAVAILABLE, error_of(said, "server_error", "replica_lost")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from langchain_ralmspec.arguments import several
-from langchain_ralmspec.base.local import Sampling
+from langchain_ralmspec.base.call_settings import Sampling
 from langchain_ralmspec.base.messages import messages_of
 from langchain_ralmspec.errors import (
     ChatTemplateError,
@@ -20,6 +20,8 @@ from langchain_ralmspec.errors import (
     EmptyStoreError,
     GrammarError,
     InvalidValueError,
+    QueueFullError,
+    SetupError,
     StoreError,
     UnknownArgumentError,
 )
@@ -27,7 +29,7 @@ from langchain_ralmspec.errors import (
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 
-OK, BAD_REQUEST, UNAVAILABLE, BROKEN = 200, 400, 503, 500
+OK, BAD_REQUEST, TOO_MANY, UNAVAILABLE, BROKEN = 200, 400, 429, 503, 500
 
 _ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 
@@ -266,7 +268,7 @@ def refusal(message: str, code: str | None = None) -> dict[str, Any]:
 def failure_of(error: Exception) -> tuple[int, dict[str, Any]]:
     """The HTTP status of an error, and what is told of it.
 
-    Only what was asked is quoted: no store, path or code of ours.
+    Only what was asked is quoted: no store, path, code or filter.
     """
     if isinstance(error, ContextOverflowError):
         return BAD_REQUEST, refusal(str(error), "context_length_exceeded")
@@ -279,10 +281,23 @@ def failure_of(error: Exception) -> tuple[int, dict[str, Any]]:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         return BAD_REQUEST, refusal(f"{place}: {first['msg']}".lstrip(": "))
-    return BROKEN, error_of("the answer failed", "server_error", "internal_error")
+    return _FAILED
 
+
+CROWDED = error_of(
+    "too many requests wait for an answer; ask again later",
+    "rate_limit_error",
+    "too_many_requests",
+)
+"""What is told where more wait than may."""
+
+_FAILED = (
+    BROKEN,
+    error_of("the answer failed", "server_error", "internal_error"),
+)
 
 _TOLD = (
+    (SetupError, *_FAILED),
     (
         ChatTemplateError,
         BAD_REQUEST,
@@ -294,6 +309,11 @@ _TOLD = (
         refusal(
             "no document was found for the question; ask another one", "no_documents"
         ),
+    ),
+    (
+        QueueFullError,
+        TOO_MANY,
+        CROWDED,
     ),
     (
         StoreError,

@@ -111,7 +111,7 @@ class Replica:
             self._answers.inc(tags={"status": str(OK)})
         except Exception as error:
             status, told = failure_of(error)
-            if status == BROKEN:
+            if status >= BROKEN:  # what is told does not say why
                 logging.getLogger("ray.serve").exception("an answer failed")
             if isinstance(error, DecodeError):
                 self._broken = str(error)

@@ -12,6 +12,7 @@ from langchain_core.vectorstores import VectorStore
 from langchain_ralmspec.errors import (
     DimensionMismatchError,
     InvalidValueError,
+    SetupError,
     StoreError,
     UnknownArgumentError,
 )
@@ -224,7 +225,7 @@ def _refuse_words(
     """Refuse what could only be left aside: searches of this store take no words."""
     name = type(store).__name__
     if filter is not None:
-        raise InvalidValueError(
+        raise SetupError(
             f"a filter ({filter!r}) cannot be added to a {name}; give it when that is "
             "made"
         )

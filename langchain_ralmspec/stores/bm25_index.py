@@ -168,9 +168,19 @@ class BM25Index:
         return cls(model, analyzer)
 
     @classmethod
-    def load(cls, folder: Path, analyzer: Analyzer) -> BM25Index:
-        """Read what :meth:`save` wrote, without pickle."""
-        return cls(_bm25s().BM25.load(folder), analyzer)
+    def load(cls, folder: Path, analyzer: Analyzer, *, n_documents: int) -> BM25Index:
+        """Read what :meth:`save` wrote of so many documents, without pickle.
+
+        Raises:
+            ValueError: a file is another one.
+        """
+        for file in folder.glob("*.npy"):  # a header may ask for any memory
+            np.load(file, mmap_mode="r", allow_pickle=False)
+        # Whatever the file says: Numba's code looks at no bounds.
+        model = _bm25s().BM25.load(folder, backend="numpy")
+        if (n := model.scores["num_docs"]) != n_documents:
+            raise ValueError(f"its weights are of {n} documents, not {n_documents}")
+        return cls(model, analyzer)
 
     def save(self, folder: Path) -> None:
         """Write NumPy and JSON files into a folder, without pickle."""

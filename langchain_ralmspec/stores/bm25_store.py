@@ -12,7 +12,7 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from langchain_ralmspec.errors import InvalidValueError, StoreError
+from langchain_ralmspec.errors import InvalidValueError, MissingExtraError, StoreError
 from langchain_ralmspec.files import absolute, read_json_lines, replacing_folder
 from langchain_ralmspec.stores.arguments import check_k
 from langchain_ralmspec.stores.base import Hit, Metric, Query
@@ -24,14 +24,6 @@ from langchain_ralmspec.text import well_formed_json
 _FORMAT = "langchain-ralmspec BM25Store 6"
 _MANIFEST = "bm25_store.json"
 _DOCUMENTS = "documents.jsonl"
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-)
 
 
 class BM25Store:
@@ -135,18 +127,16 @@ class BM25Store:
         """
         path = absolute(folder)
         try:
-            manifest = _read_manifest(path)
-            if manifest["has_tokenizer"] is not (tokenizer is not None):
-                had = "a" if manifest["has_tokenizer"] else "no"
-                msg = f"it was made with {had} tokenizer, got tokenizer={tokenizer!r}"
-                raise ValueError(msg)
+            manifest = _read_manifest(path, tokenizer)
             names = manifest["stopwords"], manifest["stemmer"]
             analyzer = Analyzer(*names, tokenizer)
             lines = read_json_lines(path / _DOCUMENTS)
             documents = [Document(**fields) for _, fields in lines]
             ids = [str(document.id) for document in documents]
-            index = BM25Index.load(path, analyzer)
-        except _UNREADABLE as cause:
+            index = BM25Index.load(path, analyzer, n_documents=len(documents))
+        except MissingExtraError:
+            raise
+        except Exception as cause:
             raise StoreError(
                 f"no BM25Store can be loaded from {str(folder)!r}: "
                 f"{type(cause).__name__}: {cause}; build it with "
@@ -245,12 +235,19 @@ def _line(id_: str, document: Document) -> str:
     return f"{json.dumps(fields)}\n"
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """What the folder says it is, if it is that and every file is as it was saved."""
     text = (folder / _MANIFEST).read_text(encoding="utf-8")
     manifest: dict[str, Any] = json.loads(text)
     if manifest["format"] != _FORMAT:
         raise ValueError(f"its format is {manifest['format']!r}, not {_FORMAT!r}")
+    if manifest["has_tokenizer"] is not (tokenizer is not None):
+        had = "a" if manifest["has_tokenizer"] else "no"
+        msg = f"it was made with {had} tokenizer, got tokenizer={tokenizer!r}"
+        raise ValueError(msg)
+    there = {each.name for each in folder.iterdir() if each.is_file()} - {_MANIFEST}
+    if there != manifest["sha256"].keys():
+        raise ValueError(f"its files are {sorted(there)}, others than were saved")
     for name, checksum in manifest["sha256"].items():
         if _sha256(folder / name) != checksum:
             raise ValueError(f"{name} is not as it was saved")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import math
 import queue
 import threading
 import time
@@ -18,25 +19,33 @@ from langchain_ralmspec.registry import renewed_in_children
 
 T = TypeVar("T")
 
+_TICK = 0.01  # seconds; who waits for a place does not look oftener
+
 
 class Call(Future[T], Generic[T]):
     """A call that a thread makes, and what comes of it.
 
-    Attributes:
-        sent: when it was asked for, by ``time.perf_counter()``.
+    Args:
+        seconds: that it may take; those of the call that it is part of count as well.
 
     Raises:
         StoreError: it would be part of a call that has been given up.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = math.inf) -> None:
         super().__init__()
-        self.sent = time.perf_counter()
+        self._until = time.perf_counter() + seconds
         self._lock = threading.Lock()
         self._is_given_up = False
         self._held: list[Callable[[], None]] = []
         if (whole := _current.get()) is not None:
+            self._until = min(self._until, whole._until)  # noqa: SLF001  another of us
             whole.hold(self.give_up)
+
+    @property
+    def left(self) -> float:
+        """Seconds until its time is over; none or less where it is."""
+        return self._until - time.perf_counter()
 
     def give_up(self) -> None:
         """Let others have what the call holds: it may never return."""
@@ -67,22 +76,47 @@ _current: contextvars.ContextVar[Call[Any] | None] = contextvars.ContextVar(
 )
 
 
-@contextmanager
-def slot_of(slots: threading.Semaphore) -> Iterator[None]:
-    """Hold one of some slots in this block, or until the call it is in is given up."""
-    slots.acquire()
-    held = [slots]  # emptied by who is first to give it back
+class Slots:
+    """Places of calls, so many at once.
 
-    def give_back() -> None:
-        with suppress(IndexError):
-            held.pop().release()
+    A call keeps its place until it returns or is given up, or has outlived its time and
+    another one wants the place: whoever was to wait for it may have left.
 
-    if (call := _current.get()) is not None:
-        call.hold(give_back)
-    try:
-        yield
-    finally:
-        give_back()
+    Args:
+        most: calls at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._free = threading.BoundedSemaphore(most)
+        self._within: list[Call[Any]] = []
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold a place in this block."""
+        while not self._free.acquire(timeout=self._patience()):
+            for late in [each for each in self._within if each.left <= 0]:
+                late.give_up()
+        held = [self._free]  # emptied by who is first to give it back
+        call = _current.get()
+
+        def give_back() -> None:
+            with suppress(IndexError):
+                held.pop().release()
+                if call is not None:
+                    self._within.remove(call)
+
+        if call is not None:
+            self._within.append(call)
+            call.hold(give_back)
+        try:
+            yield
+        finally:
+            give_back()
+
+    def _patience(self) -> float:
+        """Seconds until the first of the calls has outlived its time."""
+        left = min((each.left for each in [*self._within]), default=math.inf)
+        return min(max(left, _TICK), threading.TIMEOUT_MAX)
 
 
 class CallThreads:
@@ -117,9 +151,12 @@ class CallThreads:
         self._end = weakref.finalize(self, self._jobs.put, None)
         self._end.atexit = False
 
-    def start(self, call: Callable[[], T]) -> Call[T]:
-        """Have a call made, in the caller's context, which tracing reads too."""
-        made: Call[T] = Call()
+    def start(self, call: Callable[[], T], seconds: float = math.inf) -> Call[T]:
+        """Have a call made, in the caller's context, which tracing reads too.
+
+        It may take so many seconds.
+        """
+        made: Call[T] = Call(seconds)
         context = contextvars.copy_context()
         context.run(_current.set, made)
         self._jobs.put((made, partial(context.run, call)))

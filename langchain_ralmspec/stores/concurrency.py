@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.registry import renewed_in_children
-from langchain_ralmspec.stores.call_threads import CallThreads, slot_of
+from langchain_ralmspec.stores.call_threads import CallThreads, Slots
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -55,7 +54,7 @@ class Calls:
 
     def renew_locks(self) -> None:
         """Let calls be made: in a forked process, no thread ends the parent's."""
-        self._free = threading.BoundedSemaphore(self.most)
+        self._slots = Slots(self.most)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.most,)
@@ -73,7 +72,7 @@ class Calls:
         """
 
         def bounded(item: T) -> R:
-            with slot_of(self._free):
+            with self._slots.one():
                 return call(item)
 
         if self.most == 1 or len(items) < 2:  # noqa: PLR2004  nothing to overlap

@@ -10,7 +10,7 @@ import numpy as np
 from langchain_core.documents import Document
 
 from langchain_ralmspec.arguments import several
-from langchain_ralmspec.errors import InvalidValueError, StoreError
+from langchain_ralmspec.errors import InvalidValueError, SetupError, StoreError
 from langchain_ralmspec.stores.base import Found
 from langchain_ralmspec.text import sha256_of, well_formed, well_formed_json
 
@@ -148,24 +148,24 @@ def checked_documents(documents: object) -> list[Document]:
 
 
 def checked_document(document: object) -> Document:
-    """The document, with a text that can be encoded; InvalidValueError for no document.
+    """The document, with a text that can be encoded; SetupError for no document.
 
     Documents from JSON may hold halves of characters, which no encoder takes.
     """
     if not isinstance(document, Document):
-        raise InvalidValueError(
+        raise SetupError(
             f"documents must be LangChain Documents, got {document!r}; "
             "wrap a text in Document(page_content=...)"
         )
     text = document.page_content
     if not isinstance(text, str):
-        raise InvalidValueError(
+        raise SetupError(
             f"page_content must be a string, got {text!r} in the document "
             f"{document.id!r}"
         )
     metadata: object = document.metadata
     if metadata is not None and not isinstance(metadata, dict):
-        raise InvalidValueError(
+        raise SetupError(
             f"metadata must be a dict, got {metadata!r:.200} in the document "
             f"{document.id or text[:40]!r}"
         )
@@ -239,7 +239,7 @@ def condition(store: Any, filter_: Filter) -> Callable[[dict[str, Any]], bool]:
         filter_: a dict with its operators, or a function of the metadata.
 
     Raises:
-        InvalidValueError: the store cannot make sense of the filter, or would heed a
+        SetupError: the store cannot make sense of the filter, or would heed a
             part of it only.
     """
     if callable(filter_):
@@ -254,7 +254,7 @@ def condition(store: Any, filter_: Filter) -> Callable[[dict[str, Any]], bool]:
     try:
         accepts: Callable[[dict[str, Any]], bool] = store._create_filter_func(filter_)  # noqa: SLF001
     except (AttributeError, ValueError) as cause:
-        raise InvalidValueError(
+        raise SetupError(
             f"{type(store).__name__} cannot use the filter {filter_!r}: {cause}"
         ) from cause
     return accepts
@@ -265,7 +265,7 @@ def _refuse_half_heeded(filter_: dict[str, Any]) -> None:
     for operator in ("$and", "$or", "$not"):
         if operator in filter_:
             if len(filter_) > 1:
-                raise InvalidValueError(
+                raise SetupError(
                     f"of the filter {filter_!r}, FAISS would heed {operator!r} alone; "
                     "put all conditions into one '$and': [{…}, {…}]"
                 )

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from langchain_ralmspec.errors import InvalidValueError, StoreError
+from langchain_ralmspec.errors import SetupError, StoreError
 from langchain_ralmspec.stores.faiss_rows import condition, failed_on
 from langchain_ralmspec.stores.searches import is_plain
 
@@ -30,13 +30,13 @@ def require_usable(
     """Refuse what a store of LangChain's own cannot use, before it is asked.
 
     Raises:
-        InvalidValueError: the filter is of another kind than the store takes.
+        SetupError: the filter is of another kind than the store takes.
     """
     in_memory = "_similarity_search_with_score_by_vector"
     if is_plain(vectorstore, "InMemoryVectorStore", (in_memory,)):
         if not callable(filter):
             example = "lambda document: document.metadata.get('key') == 'value'"
-            raise InvalidValueError(
+            raise SetupError(
                 f"a filter of {type(vectorstore).__name__} is a function of the "
                 f"document such as {example}, got {filter!r}"
             )
@@ -52,10 +52,10 @@ def require_where(filter: Any) -> None:  # noqa: A002
     """Refuse what is no condition of Chroma's.
 
     Raises:
-        InvalidValueError: it is no dict.
+        SetupError: it is no dict.
     """
     if not isinstance(filter, dict):
-        raise InvalidValueError(
+        raise SetupError(
             f"a filter of Chroma's is a dict such as {{'key': 'value'}}, got {filter!r}"
         )
 
@@ -64,12 +64,12 @@ def require_qdrant_filter(filter: Any) -> None:  # noqa: A002
     """Refuse what is no condition of Qdrant's.
 
     Raises:
-        InvalidValueError: it is not of the class that its client has for that.
+        SetupError: it is not of the class that its client has for that.
     """
     kind = type(filter)
     package = kind.__module__.partition(".")[0]
     if (package, kind.__name__) != ("qdrant_client", "Filter"):
-        raise InvalidValueError(
+        raise SetupError(
             f"a filter of Qdrant's is a qdrant_client.models.Filter, got {filter!r}"
         )
 

@@ -19,11 +19,10 @@ from langchain_ralmspec.errors import DimensionMismatchError, RaLMSpecError
 from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Hit, Metric, Query
-from langchain_ralmspec.stores.concurrency import LOCAL_STORES, ONE_THREAD, Calls
+from langchain_ralmspec.stores.concurrency import LOCAL_STORES, Calls
 from langchain_ralmspec.stores.embedding import as_vectors, lengths_of, make_queries
 from langchain_ralmspec.stores.encoding import (
     Encoding,
-    computes_here,
     embed_documents,
 )
 from langchain_ralmspec.stores.failures import reported_as_store_error
@@ -31,6 +30,7 @@ from langchain_ralmspec.stores.filters import require_passing, require_usable, t
 from langchain_ralmspec.stores.searches import refuse_async_alone, search_for
 from langchain_ralmspec.stores.sharing import lock_of
 from langchain_ralmspec.stores.versions import Version
+from langchain_ralmspec.stores.waiting import stays_in_process
 from langchain_ralmspec.stores.watching import watched
 from langchain_ralmspec.text import sha256_of, well_formed
 
@@ -136,8 +136,7 @@ class GenericStore:
         self._calls = Calls(self._encoding.max_concurrency)
         kinds = {kind.__name__ for kind in type(vectorstore).__mro__}
         self._is_local = not LOCAL_STORES.isdisjoint(kinds)
-        is_quick = self._name in LOCAL_STORES and computes_here(self._embeddings)
-        self.stays_in_process = is_quick or not ONE_THREAD.isdisjoint(kinds)
+        self.stays_in_process = stays_in_process(vectorstore)
         self._dimension: int | None = None
         self._widest = 1  # k that the store did not refuse when it refused another
         self._refused: int | None = None  # the one above it, once there is

@@ -10,7 +10,7 @@ import numpy as np
 from langchain_core.documents import Document
 
 from langchain_ralmspec.arguments import owned
-from langchain_ralmspec.errors import InvalidValueError, StoreError
+from langchain_ralmspec.errors import InvalidValueError, SetupError, StoreError
 from langchain_ralmspec.stores.base import Hit, Metric
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.one_call import OneCallStore, ranked
@@ -212,14 +212,14 @@ def require_clause(store: Any, filter: Any) -> None:  # noqa: A002  (LangChain's
     """Refuse what a PGVector store cannot make a condition of, before it is asked.
 
     Raises:
-        InvalidValueError: it cannot.
+        SetupError: it cannot.
     """
     if not filter:  # as in LangChain, nothing is filtered then
         return
     try:
         store._create_filter_clause(filter)  # noqa: SLF001 (no public name)
     except Exception as error:
-        raise InvalidValueError(
+        raise SetupError(
             f"a filter of PGVector's is a dict such as {{'key': {{'$eq': 'value'}}}}, "
             f"got {filter!r}: {error}"
         ) from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from reprlib import repr as shortened
 from typing import Any
 
@@ -21,7 +23,9 @@ from langchain_ralmspec.stores.searches import (
     filter_of,
     refuse_awaited_alone,
     refuse_swallowed_words,
+    unbound,
 )
+from langchain_ralmspec.stores.waiting import Waiting
 
 
 class RetrieverStore:
@@ -129,11 +133,22 @@ class RetrieverStore:
 
 
 def found_by(
-    retriever: Runnable[Any, Any], query: str, config: RunnableConfig | None = None
+    retriever: Runnable[Any, Any],
+    query: str,
+    config: RunnableConfig | None = None,
+    *,
+    store_timeout: float | None = None,
 ) -> Any:
     """What a retriever that is asked once finds, whatever that is.
 
+    Args:
+        retriever: any.
+        query: that it is asked.
+        config: of the call.
+        store_timeout: how many seconds it may take; None waits for ever.
+
     Raises:
+        StoreTimeoutError: it does not answer in time.
         InvalidValueError: its store would swallow its filter.
         UnknownArgumentError: its store would swallow another word.
         StoreError: it fails, or gives what its filter keeps back.
@@ -141,8 +156,12 @@ def found_by(
     if values := configuration_of(retriever):
         retriever = configured(retriever, values)
     refuse_swallowed_words(retriever)
-    with reported_as_store_error(retriever.get_name(), "search"):
-        found = retriever.invoke(query, config)
+    inner, _ = unbound(retriever)
+    with (
+        reported_as_store_error(retriever.get_name(), "search"),
+        closing(Waiting(inner, store_timeout)) as waiting,
+    ):
+        found = waiting.call(partial(retriever.invoke, query, config))
     if filter_of(retriever) is not None and isinstance(found, list):
         require_passing(filter_of(retriever), found, retriever.get_name())
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from inspect import Parameter, iscoroutinefunction, signature
 from typing import Any
 
@@ -11,8 +11,11 @@ from langchain_core.runnables import Runnable, RunnableSequence
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
-from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
-from langchain_ralmspec.stores.reach import runnables_within
+from langchain_ralmspec.errors import (
+    InvalidValueError,
+    SetupError,
+    UnknownArgumentError,
+)
 
 SEARCHES = (
     "similarity_search",
@@ -93,7 +96,7 @@ def refuse_swallowed_words(retriever: Runnable[Any, Any]) -> None:
     """Refuse a retriever over a store whose searches would swallow its words.
 
     A filter among them would keep nothing back. Looks into retrievers of retrievers,
-    pipes, functions, and what ``bind()`` gives words to.
+    pipes, and what ``bind()`` gives words to.
 
     Raises:
         InvalidValueError: no search of a store names the ``filter`` of a retriever, or
@@ -101,8 +104,8 @@ def refuse_swallowed_words(retriever: Runnable[Any, Any]) -> None:
         UnknownArgumentError: none names another of its words, or a word was bound to
             a retriever that takes none.
     """
-    for part in runnables_within(retriever):
-        inner, given = _unbound(part)
+    for part in _within(retriever):
+        inner, given = unbound(part)
         # LangChain's own note of whether it leaves them out.
         takes_words = getattr(inner, "_expects_other_args", True)
         if isinstance(inner, BaseRetriever) and not takes_words:
@@ -124,14 +127,14 @@ def refuse_awaited_filter(filter: Any) -> None:  # noqa: A002  (LangChain's name
     That is true of every document.
 
     Raises:
-        InvalidValueError: it is such a function.
+        SetupError: it is such a function.
     """
     called = getattr(filter, "__call__", None)  # noqa: B004  of an object, its method
     if iscoroutinefunction(filter) or iscoroutinefunction(called):
         msg = (
             f"a filter is called without await, got {filter!r}; give one without async"
         )
-        raise InvalidValueError(msg)
+        raise SetupError(msg)
 
 
 def filter_of(retriever: Runnable[Any, Any]) -> Any:
@@ -139,19 +142,37 @@ def filter_of(retriever: Runnable[Any, Any]) -> Any:
 
     What comes back is to be tested against it: a search may name it, and ignore it.
     """
-    inner, given = _unbound(retriever)
+    inner, given = unbound(retriever)
     if isinstance(inner, VectorStoreRetriever):
         return {**inner.search_kwargs, **given}.get("filter")
     return None
 
 
-def _unbound(retriever: Any) -> tuple[Any, dict[str, Any]]:
+def unbound(retriever: Any) -> tuple[Any, dict[str, Any]]:
     """A retriever without what binds words to it, and these; the outer ones count."""
     given: dict[str, Any] = {}
     while isinstance(retriever, RunnableBindingBase):
         given = {**retriever.kwargs, **given}
         retriever = retriever.bound
     return retriever, given
+
+
+def _within(value: Any, seen: frozenset[int] = frozenset()) -> Iterator[Any]:
+    """A runnable, those in its fields or named by its function, and those in theirs."""
+    if id(value) in seen:
+        return
+    inner: Iterable[Any] = ()
+    if isinstance(value, Runnable):
+        yield value
+        names = getattr(type(value), "model_fields", ())
+        fields = [getattr(value, name, None) for name in names]
+        inner = [*fields, *getattr(value, "deps", ())]
+    elif isinstance(value, list | tuple):
+        inner = value
+    elif isinstance(value, Mapping):
+        inner = value.values()
+    for each in inner:
+        yield from _within(each, seen | {id(value)})
 
 
 def _parts(retriever: Runnable[Any, Any]) -> Sequence[Runnable[Any, Any]]:
@@ -203,7 +224,7 @@ def _unknown(
     if word == "filter":
         others = sorted(known)
         hint = f"give one of its own words in search_kwargs: {', '.join(others)}"
-        return InvalidValueError(
+        return SetupError(
             f"{owner} has no argument 'filter', and would find documents that the "
             f"filter was to keep back; {hint if others else 'take another store'}"
         )

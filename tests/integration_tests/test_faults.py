@@ -24,7 +24,9 @@ from langchain_postgres import PGVector
 
 from langchain_ralmspec import (
     ChatRaLMSpec,
+    ChatRapid,
     DimensionMismatchError,
+    RapidChain,
     StoreError,
     StoreTimeoutError,
 )
@@ -234,6 +236,22 @@ async def test_what_hangs_ends_an_awaited_answer(
         await read()
     assert caught.value.partial == text
     assert whole.startswith(text)
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_a_retriever_that_hangs_as_a_context_is_given_up(
+    hanging: Hanging, gguf: str, *, bound: bool
+) -> None:
+    given: Any = {"model_path": gguf, "max_tokens": 4, "store_timeout": TIMEOUT}
+    retriever: Any = RunnableLambda(hanging.ask)
+    chat: Any = ChatRapid(context=retriever, **given) if bound else RapidChain(**given)
+    asked = QUESTION if bound else {"question": QUESTION, "context": retriever}
+    assert chat.invoke(asked)
+    hanging.hangs.set()
+    with pytest.raises(StoreTimeoutError, match=r"^ask did .* 1 s .store_timeout"):
+        chat.invoke(asked)
+    hanging.hangs.clear()
+    assert chat.invoke(asked)
 
 
 @modes

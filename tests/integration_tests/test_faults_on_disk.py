@@ -65,7 +65,12 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603  our own
         [sys.executable, "-c", code],
         cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"},
+        env={
+            "PYTHONPATH": str(ROOT),
+            "PATH": "",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",  # or a full disk cuts these, for good
+        },
         timeout=300,
         capture_output=True,
         text=True,

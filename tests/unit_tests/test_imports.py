@@ -15,6 +15,7 @@ EXPECTED = {
     "MissingExtraError", "ModelFileError", "RaLMSpecError", "RaLMSpecLLM",
     "RaLMSpecRetriever",
     "RapidChain", "RetrieverSession", "SentenceTransformerEmbeddings",
+    "SetupError",
     "SpeculationStats", "StoreError", "StoreTimeoutError", "UnknownArgumentError",
     "__version__",
     "documents_of",

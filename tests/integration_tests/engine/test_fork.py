@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from langchain_ralmspec import DecodeError
-from langchain_ralmspec.engine import Model
-from langchain_ralmspec.engine import model as engine
+from langchain_ralmspec.engine import Model, binding
 from langchain_ralmspec.engine.binding import library
 
 _SCRIPT = """
@@ -80,7 +79,7 @@ def test_a_gpu_is_not_shared_with_a_forked_process(
     gguf: str, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert Model.load(gguf) is model
-    monkeypatch.setattr(engine, "_first_process", os.getpid() - 1)
+    monkeypatch.setattr(binding, "_first_process", os.getpid() - 1)
     assert Model.load(gguf) is model, "without a GPU"
     monkeypatch.setattr(library(), "llama_supports_gpu_offload", lambda: True)
     with pytest.raises(DecodeError, match=f"process {os.getpid() - 1}, .*'spawn'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -120,3 +121,66 @@ def test_a_company_may_be_larger_than_a_batch(gguf: str) -> None:
     sizes = sizes_of_calls(model)
     assert all(map(np.array_equal, written_together(model, 7), lone))
     assert 6 in sizes
+
+
+N_RUNNING = 3
+
+
+class Steps:
+    """Counts calls from the step on in which somebody new asks for one."""
+
+    def __init__(self, model: Model) -> None:
+        self.sizes: list[int] = []  # of the steps of others; 0 is a prompt's call
+        self.all_run, self.asks = threading.Event(), threading.Event()
+        self._gates = model._slots._lock._gates
+        context = model._slots._context
+        self._decode, self._decode_each = context.decode, context.decode_each
+        context.decode, context.decode_each = self.read, self.step  # type: ignore[method-assign,assignment]
+
+    def read(self, *args: Any, **how: Any) -> NDArray[np.float32]:
+        if self.asks.is_set():
+            self.sizes.append(0)
+        return self._decode(*args, **how)
+
+    def step(self, slots: Sequence[int], *args: Any) -> NDArray[np.float32]:
+        if len(slots) == N_RUNNING and not self.all_run.is_set():
+            self.all_run.set()
+            assert self.asks.wait(WAIT)
+            until = time.monotonic() + WAIT
+            while len(self._gates) < 2:  # that of this step, and of who asks
+                assert time.monotonic() < until
+                time.sleep(0.001)
+        if self.asks.is_set():
+            self.sizes.append(len(slots))
+        return self._decode_each(slots, *args)
+
+
+def test_a_new_request_has_its_first_token_within_two_steps_of_the_others(
+    gguf: str,
+) -> None:
+    """Counted from the step in which it asks: no clock."""
+    model = Model.load(gguf, n_ctx=1152, n_threads=1, max_queue=0)
+    assert model.n_together(N_RUNNING + 1) == N_RUNNING + 1, "it is measured now"
+    steps, ended = Steps(model), threading.Event()
+
+    def run(number: int) -> None:
+        with model.queue.place() as place, place.used():
+            sequence, logits = begun(model, number)
+            while not ended.is_set():
+                logits = sequence.extend([int(logits.argmax())])
+                if sequence.length > model.n_ctx - 2:
+                    sequence.truncate(40)
+
+    with ThreadPoolExecutor(N_RUNNING) as pool:
+        running = [pool.submit(run, number) for number in (1, 3, 5)]
+        try:
+            assert steps.all_run.wait(WAIT)
+            with model.queue.place() as place, place.used():  # there is room
+                steps.asks.set()
+                begun(model, 7)
+        finally:
+            ended.set()
+        for each in running:
+            each.result()
+    assert 0 in steps.sizes
+    assert steps.sizes.index(0) <= 2

@@ -223,7 +223,7 @@ def test_a_text_that_has_grown_reads_only_what_is_new(
     plain.engine.forget_prefixes()
     expected = plain.invoke(given)
     head, document, _ = plain._read(
-        plain.engine, plain._asking("?"), GivenContext.of(context(after)).text, 1
+        plain.engine, plain._asking("?"), GivenContext.of(context(after)).text, plain
     )
 
     def bits(model: Any) -> list[Any]:  # of what is said behind the text

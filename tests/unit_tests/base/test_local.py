@@ -38,6 +38,7 @@ CHANGES: list[tuple[str, Any]] = [
     ("n_batch", 99),
     ("n_threads", 3),
     ("n_gpu_layers", 1),
+    ("max_queue", 0),
     ("kv_cache_bytes", 0),
     ("kv_cache_dir", "folder"),
 ]
@@ -119,6 +120,8 @@ NOT_SERVED: list[tuple[str, Any]] = [
     *[("n_threads", value) for value in (0, 600, 10**6, 2**31)],
     *[("n_gpu_layers", value) for value in (-2, 2**31)],
     ("kv_cache_bytes", -1),
+    *[("max_queue", value) for value in (-1, True)],
+    *[("kv_namespace", value) for value in ("", 7)],
     *[("temperature", value) for value in (math.nan, math.inf, -1)],
     *[("top_p", value) for value in (math.nan, math.inf, 0)],
     *[("repeat_penalty", value) for value in (math.nan, math.inf, 0)],
@@ -187,7 +190,7 @@ def test_tokens_belong_to_the_model_that_made_them(
 
     def read() -> list[int]:
         conversation = chain._asking("Why?")
-        return list(chain._read(chain.engine, conversation, "ab", 5)[1].tokens)
+        return list(chain._read(chain.engine, conversation, "ab", chain)[1].tokens)
 
     assert read() == read() == [*b"ab"]
     shift = 1

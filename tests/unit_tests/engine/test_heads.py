@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_ralmspec.engine.heads import heads_of, parted
+from langchain_ralmspec.engine.heads import heads_of, parted, start_within
 from langchain_ralmspec.engine.prefixes import PrefixCache
 from tests.unit_tests.engine.snapshots import (
     SIZE,
@@ -175,3 +175,36 @@ def test_a_damaged_or_unsound_head_is_warned_about(tmp_path: Path) -> None:
     with pytest.warns(RuntimeWarning, match="is damaged") as caught:
         assert cache.longest(wanted) == (0, None)
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize("start", [b"", bytes(32)], ids=["memory", "folder"])
+def test_no_two_namespaces_have_a_key_in_common(start: bytes) -> None:
+    assert start_within(None, start) == start, "folders of before are good still"
+    # A namespace that looks like what another one has for a key, too.
+    names = ["red", "Red", "", "\ud800", "red" + start_within("red", start).hex()]
+    parts = parted(LONG, STEP)
+    keys = [
+        {head.key for head in heads_of(parts, start_within(name, start))}
+        for name in (None, *names)
+    ]
+    assert len(set.union(*keys)) == len(keys) * len(parts)
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_what_one_namespace_keeps_no_other_finds(
+    tmp_path: Path, *, in_folder: bool
+) -> None:
+    cache = PrefixCache(
+        0 if in_folder else 99 * SIZE, a_folder(tmp_path) if in_folder else None
+    )
+    parts = parted(LONG, STEP)
+    names = [None, "red", "blue"]
+    for name in names:
+        wanted = cache.heads(parts, name)
+        assert cache.longest(wanted) == (0, None)
+        assert not cache.keeps(wanted)
+        cache.put(wanted, a_snapshot(LONG))
+        cache.flush()
+        n, snapshot = cache.longest(wanted)
+        assert n == len(parts)
+        assert same(snapshot, a_snapshot(LONG))

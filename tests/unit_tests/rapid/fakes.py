@@ -120,7 +120,11 @@ class FakeModel:
         return self.find_or_open(prefix, keep=keep)[0]
 
     def find_or_open(
-        self, prefix: Sequence[int], *, keep: bool = True
+        self,
+        prefix: Sequence[int],
+        *,
+        keep: bool = True,
+        namespace: str | None = None,
     ) -> tuple[FakePath, int]:
         was_kept = tuple(prefix) in self.kept
         path = FakePath(self, list(prefix) if was_kept else [])

@@ -27,7 +27,10 @@ def test_a_context_is_read_once_for_its_settings() -> None:
     first = read(cache, "A text. " * 40)
     assert bytes(first.tokens).decode() == "A text. " * 40
     assert read(cache, "A text. " * 40, n_other=500) is first
-    for other in ({"chunk_tokens": 32}, {"embeddings": None}):
+    others: list[dict[str, Any]] = [
+        {"chunk_tokens": 32}, {"embeddings": None}, {"namespace": "red"},
+    ]  # fmt: skip
+    for other in others:
         assert read(cache, "A text. " * 40, **other) is not first
     assert read(cache, "A text! " * 40) is not first
     assert read(cache, "A text. " * 40) is first

@@ -151,9 +151,9 @@ def stop_looked_for_at_the_end_of_a_round(
 
 @breaks(FakeModel, "find_or_open", KEPT)
 def prompt_read_twice(
-    find_or_open: Any, model: FakeModel, prefix: Sequence[int], *, keep: bool = True
+    find_or_open: Any, model: FakeModel, prefix: Sequence[int], **how: Any
 ) -> Any:
-    path, n_kept = find_or_open(model, prefix, keep=keep)
+    path, n_kept = find_or_open(model, prefix, **how)
     if n_kept:
         path.prefill(prefix[-1:])
     return path, n_kept
@@ -175,9 +175,9 @@ def test_kept_kv_called_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     find_or_open = FakeModel.find_or_open
 
     def modest(
-        self: FakeModel, prefix: Sequence[int], *, keep: bool = True
+        self: FakeModel, prefix: Sequence[int], **how: Any
     ) -> tuple[FakePath, int]:
-        return find_or_open(self, prefix, keep=keep)[0], 0
+        return find_or_open(self, prefix, **how)[0], 0
 
     monkeypatch.setattr(FakeModel, "find_or_open", modest)
     assert not is_noticed(GOOD)

@@ -1,5 +1,6 @@
 """The HTTP side, over replicas that are stood in for: Ray is not started."""
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -11,8 +12,11 @@ from ray.serve.exceptions import BackPressureError
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
+from langchain_ralmspec.errors import QueueFullError
 from langchain_ralmspec.serve import app
+from langchain_ralmspec.serve import gateway as module
 from langchain_ralmspec.serve.gateway import Gateway
+from langchain_ralmspec.serve.protocol import failure_of
 
 Parts = Callable[[dict[str, Any], dict[str, Any]], AsyncGenerator[Any]]
 
@@ -147,6 +151,36 @@ def test_too_many_are_refused_at_once() -> None:
     assert response.json()["error"]["type"] == "rate_limit_error"
 
 
+def test_a_model_with_a_full_queue_says_when_to_ask_again() -> None:
+    async def full(*_: Any) -> AsyncGenerator[Any]:
+        yield failure_of(QueueFullError.of(4, 2, 2))
+
+    response = client_of(Handle(full)).post(URL, json={"stream": True})
+    assert response.status_code == 429
+    assert response.headers["retry-after"] == "1"
+    assert response.json()["error"]["code"] == "too_many_requests"
+
+
+@pytest.mark.parametrize(("holds", "asked"), [(1e9, 1), (0.0, 2)])
+async def test_who_asks_for_health_often_does_not_ask_ray(
+    monkeypatch: pytest.MonkeyPatch, holds: float, asked: int
+) -> None:
+    counts: list[int] = []
+
+    def running() -> int:
+        counts.append(1)
+        return 2
+
+    monkeypatch.setattr(module, "_n_running", running)
+    monkeypatch.setattr(module, "HEALTH_SECONDS", holds)
+    handle: Any = Handle()
+    gateway = Gateway(handle, b"a digest", None)
+    for _ in range(2):
+        many = [gateway._n_replicas() for _ in range(20)]
+        assert await asyncio.gather(*many) == [2] * 20
+    assert len(counts) == asked
+
+
 def test_the_header_names_the_session_and_else_the_user() -> None:
     handle = Handle(answered, answered, answered)
     client = client_of(handle)
@@ -210,6 +244,23 @@ def test_a_tenant_is_known_by_its_headers_alone() -> None:
     client = client_of(handle, tenant_filter=served_elsewhere)
     assert client.post(URL, json={}, headers={"x-tenant": "red"}).status_code == 200
     assert handle.given == [({}, {"filter": {"tenant": "red"}})]
+
+
+@pytest.mark.parametrize(
+    ("namespace", "status"), [("red", 200), (None, 200), ("", 500), (7, 500)]
+)
+def test_a_tenant_may_have_a_namespace_beside_its_filter(
+    namespace: Any, status: int
+) -> None:
+    handle, wanted = Handle(answered), {"tenant": "red"}
+    client = client_of(handle, tenant_filter=lambda _: (wanted, namespace))
+    body = {"kv_namespace": "blue"}  # refused by the replica
+    assert client.post(URL, json=body).status_code == status
+    own = {"kv_namespace": namespace} if namespace else {}
+    given = [(body, {"filter": wanted, **own})]
+    assert handle.given == (given if status == 200 else [])
+    client = client_of(Handle(), tenant_filter=lambda _: ({}, namespace))
+    assert client.post(URL, json={}).status_code == 403, "nothing filters"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])

@@ -7,14 +7,16 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from pydantic import ValidationError
 
-from langchain_ralmspec.base.local import Sampling
+from langchain_ralmspec.base.call_settings import Sampling
 from langchain_ralmspec.errors import (
     ContextOverflowError,
     DecodeError,
     EmptyStoreError,
     GrammarError,
     InvalidValueError,
+    QueueFullError,
     RaLMSpecError,
+    SetupError,
     StoreError,
     UnknownArgumentError,
 )
@@ -88,6 +90,8 @@ def test_a_conversation_with_calls_is_read() -> None:
         ({"frequency_penalty": 0.1}, "frequency_penalty=0.1"),
         ({"filter": {"tenant": "red"}}, "no argument 'filter'"),
         ({"search_kwargs": {}}, "no argument 'search_kwargs'"),
+        ({"kv_namespace": "red"}, "no argument 'kv_namespace'"),
+        ({"max_queue": 9}, "no argument 'max_queue'"),
         ({"context": "A text."}, "no argument 'context'"),
         ({"temprature": 1}, "did you mean 'temperature'"),
         ({"model": "gpt"}, "model='gpt' is not served; ask 'm'"),
@@ -209,6 +213,8 @@ def refused_sampling() -> ValidationError:
         (refused_sampling(), 400, "temperature: "),
         (EmptyStoreError("/secret"), 400, "no document"),
         (StoreError("http://secret"), 503, "store failed"),
+        (QueueFullError.of(4, 2, 2), 429, "too many requests wait"),
+        (SetupError("the filter {'tenant': 'secret'}"), 500, "answer failed"),
         (DecodeError("secret"), 500, "answer failed"),
         (RaLMSpecError("secret"), 500, "answer failed"),
         (ValueError("secret"), 500, "answer failed"),
@@ -221,9 +227,8 @@ def test_errors_are_told_without_what_is_inside(
     assert given == status
     assert said in told["error"]["message"]
     assert "secret" not in json.dumps(told)
-    assert told["error"]["type"] == (
-        "invalid_request_error" if status == 400 else "server_error"
-    )
+    kinds = {400: "invalid_request_error", 429: "rate_limit_error"}
+    assert told["error"]["type"] == kinds.get(status, "server_error")
 
 
 def test_an_event_is_one_line() -> None:

@@ -16,7 +16,7 @@ from langchain_community.docstore.in_memory import InMemoryDocstore
 from langchain_community.vectorstores.faiss import FAISS
 from langchain_core.documents import Document
 
-from langchain_ralmspec.errors import InvalidValueError, StoreError
+from langchain_ralmspec.errors import InvalidValueError, SetupError, StoreError
 from langchain_ralmspec.stores import FaissStore, Hit, Store, faiss_store, open_store
 from langchain_ralmspec.stores.faiss_index import FaissIndex
 from langchain_ralmspec.stores.faiss_rows import FixedRows
@@ -226,7 +226,7 @@ def test_a_search_that_another_thread_overtakes_is_made_again(
     ],
 )
 def test_unusable_filter_is_refused_with_its_text(condition: Any, message: str) -> None:
-    with pytest.raises(InvalidValueError, match=message):
+    with pytest.raises(SetupError, match=message):
         open_store(langchain_faiss(), filter=condition)
 
 

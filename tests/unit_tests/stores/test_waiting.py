@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from langchain_ralmspec.speculation.costs import spending
 from langchain_ralmspec.speculation.plan import IN_FLIGHT
 from langchain_ralmspec.stores.call_threads import CallThreads
 from langchain_ralmspec.stores.concurrency import Calls
+from langchain_ralmspec.stores.retriever_store import found_by
 from langchain_ralmspec.stores.waiting import THREADS, Waiting, shorter
 from tests.unit_tests.fakes import FakeStore
 
@@ -166,6 +168,30 @@ def test_a_call_of_many_given_up_keeps_nobody_from_asking(
     assert len(begun) == 2, "calls were begun that nobody waits for"
 
 
+@pytest.mark.parametrize("seconds", [PATIENCE, SHORT])
+def test_a_call_whose_caller_has_left_keeps_its_place_for_its_time_alone(
+    never: threading.Event, seconds: float
+) -> None:
+    """As that of a cancelled request does, should it hang."""
+    calls, begun = Calls(1), threading.Event()
+
+    def hang(_: int) -> bool:
+        begun.set()
+        return never.wait()
+
+    left = Waiting(FakeStore(2), seconds)
+    left.start(partial(calls.map, hang, [1]))
+    assert begun.wait(PATIENCE)
+    if seconds == SHORT:
+        assert Waiting(FakeStore(2), PATIENCE).call(lambda: calls.map(str, [1])) == [
+            "1"
+        ]
+    else:
+        with pytest.raises(StoreTimeoutError):
+            Waiting(FakeStore(2), SHORT).call(lambda: calls.map(str, [1]))
+    left.close()
+
+
 def wait_for_threads() -> None:
     for thread in threading.enumerate():
         if thread.name.startswith("ralmspec-"):
@@ -210,6 +236,14 @@ def test_what_cannot_hang_needs_no_thread(number: int) -> None:
     assert opened.verify(opened._queries.together(["one", "three"]))
 
 
+@pytest.mark.usefixtures("no_thread")
+def test_a_retriever_that_cannot_hang_needs_none() -> None:
+    _, faiss, in_memory = near_stores()
+    ours = RaLMSpecRetriever(vectorstore=faiss)
+    for retriever in (in_memory.as_retriever(), ours, ours.with_config(tags=["own"])):
+        assert found_by(retriever, "one", store_timeout=5.0)
+
+
 class _Own(_Here):
     """Somebody's, who may ask anybody."""
 
@@ -229,6 +263,8 @@ def test_what_somebody_else_has_written_may_hang() -> None:
         retriever = RaLMSpecRetriever(vectorstore=store)
         with pytest.raises(pytest.fail.Exception, match="a thread is started"):
             retriever.invoke("one")
+        with pytest.raises(pytest.fail.Exception, match="a thread is started"):
+            found_by(retriever, "one", store_timeout=5.0)
         in_this_thread = retriever.model_copy(update={"store_timeout": None})
         assert in_this_thread.invoke("one")
 
