@@ -138,7 +138,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         if llm is not None:
             engine = LocalGeneration.model_fields
             settings = settings_of(llm, cls.__name__, engine, settings)
-        elif "model_path" not in settings:
+        elif "model_path" not in settings and settings.keys() <= {*cls.model_fields}:
             msg = "no model is given; give llm=… (your ChatLlamaCpp) or model_path=…"
             raise InvalidValueError(msg)
         given = {"retrieval_policy": "once"} | settings

@@ -103,17 +103,24 @@ class ChainPrompt:
         text = self.template.format_prompt(**values).to_string()
         return text.find(question) < text.find(context)
 
+    @property
+    def _needs_history(self) -> bool:
+        filled = self.template.partial_variables  # an optional one is, with no message
+        return self.history is not None and self.history not in filled
+
     def messages(self, values: Mapping[str, Any]) -> list[BaseMessage]:
         """A chain's input as the messages that :meth:`turns` puts into the template.
 
         Raises:
-            InvalidValueError: the question is missing, or there is what the template
-                has no place for.
+            InvalidValueError: the question is missing, or a history that is not
+                optional, or there is what the template has no place for.
         """
         known = [self.question, *([self.history] if self.history else [])]
         unknown = sorted(map(str, values.keys() - {*known}))
-        if unknown or not isinstance(values.get(self.question), str):
-            may = f", and may have {self.history!r}" if self.history else ""
+        is_missing = self._needs_history and self.history not in values
+        if unknown or is_missing or not isinstance(values.get(self.question), str):
+            must = "and" if self._needs_history else "and may have"
+            may = f", {must} {self.history!r}" if self.history else ""
             no_place = f", of which it has no place for {unknown}" if unknown else ""
             why = (
                 "documents are looked up here, so leave it out"

@@ -216,6 +216,14 @@ class LocalChat(LocalGeneration, TracedChat):
             self.model_fields_set.discard("profile")
         return self
 
+    @model_validator(mode="after")
+    def _stream_whenever_asked(self) -> Self:
+        # LangChain takes a False that was given for an order never to stream, and gives
+        # all arguments to what it configures.
+        if not self.streaming:
+            self.model_fields_set.discard("streaming")
+        return self
+
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         is_own = "profile" not in self.model_fields_set

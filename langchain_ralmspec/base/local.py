@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import uuid
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
+from langchain_core.globals import get_llm_cache
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from langchain_ralmspec.answer.transcript import Transcript, stops_of
@@ -266,6 +268,13 @@ class LocalGeneration(CallSettings):
                     "cache in your own code, which knows what an answer depends on"
                 )
                 raise ValueError(msg)
+            if self.__dict__["cache"] is None and get_llm_cache() is not None:
+                warnings.warn(
+                    f"LangChain's cache is set, but answers are not cached here, for "
+                    f"{why}; cache=False says that this is meant",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
             # Not as an assignment, for the argument was not given.
             self.__dict__["cache"] = False
         return self

@@ -15,6 +15,7 @@ from langchain_ralmspec.serve import app as application
 if TYPE_CHECKING:
     from ray.serve import Application
 
+_NAME = "default"  # of the application, as Ray has it
 _OBJECT_STORE = 100_000_000  # bytes, near the least: answers do not go through it
 
 
@@ -90,13 +91,15 @@ def _run(built: Application, target: str, host: str, port: int, n: int) -> None:
     try:
         ray_serve.start(http_options={"host": host, "port": port})
         try:
-            ray_serve.run(built)
+            ray_serve.run(built, name=_NAME)
         except RuntimeError as error:  # as Ray says what a replica raised
             raise InvalidValueError(f"{target!r} cannot be served: {error}") from error
         typer.echo(f"http://{host}:{port}/v1")
         threading.Event().wait()
     except KeyboardInterrupt:
         typer.echo("finishing the answers that were begun")
+        # shutdown() alone would end what passes answers on to the clients at once.
+        ray_serve.delete(_NAME)
     finally:
         ray_serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()

@@ -40,7 +40,8 @@ def library() -> Any:
         import llama_cpp
     except ImportError as error:
         raise MissingExtraError.of("llama_cpp", "llama") from error
-    if _logger.level == logging.NOTSET:  # its default prints every tensor to stderr
+    # Its default, and whoever has made a verbose llama_cpp.Llama, print every tensor.
+    if _logger.level < logging.ERROR:
         _logger.setLevel(logging.ERROR)
     return llama_cpp.llama_cpp
 

@@ -57,7 +57,12 @@ class Slots(Live):
         self._lock = FairLock()
         self._company = Company(context, exact=not joint_decoding)
         self._takes_turns = joint_decoding is False
-        self._decode_one = JointDecoder(self._decode_each, self._most_together)
+        # Weakly: else all of it would stay until garbage is collected.
+        me = weakref.proxy(self)
+        self._decode_one = JointDecoder(
+            lambda calls: me._decode_each(calls),  # noqa: PLW0108, SLF001
+            lambda: me._most_together(),  # noqa: PLW0108, SLF001
+        )
         self._n_slots = n_slots = context.n_slots  # at first
         self._most_slots = MOST_TOGETHER if context.can_change_slots else n_slots
         self._residents = weakref.WeakValueDictionary[int, KV]()  # by slot

@@ -107,7 +107,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("serve"))
     with server.http:
         yield server
-    server.process.send_signal(signal.SIGTERM)
+    if server.process.poll() is None:
+        server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(SECONDS) == 0
 
 
@@ -305,3 +306,20 @@ def test_sessions_outlive_a_replica(server: Server, alone: ChatRaLMSpec) -> None
     assert sum(isinstance(answer, str) for answer in answers) > len(questions) // 2
     for at in range(8):
         assert ask(at) == wanted[at]
+
+
+def test_what_was_begun_is_finished_when_it_stops(
+    server: Server, alone: ChatRaLMSpec
+) -> None:
+    """The last one here, for it stops the server."""
+    n_tokens = LONG // 4
+    stream = server.chat(max_tokens=n_tokens).stream(QUESTIONS[6])
+    pieces = [next(stream).text]
+    server.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "finishing the answers" in server.log.read_text())
+    pieces += [chunk.text for chunk in stream]
+    assert (
+        "".join(pieces)
+        == alone.invoke(QUESTIONS[6], max_tokens=n_tokens, **FILTER).text
+    )
+    assert server.process.wait(SECONDS) == 0
