@@ -312,7 +312,7 @@ def test_what_was_begun_is_finished_when_it_stops(
     server: Server, alone: ChatRaLMSpec
 ) -> None:
     """The last one here, for it stops the server."""
-    n_tokens = LONG // 4
+    n_tokens = 48
     stream = server.chat(max_tokens=n_tokens).stream(QUESTIONS[6])
     pieces = [next(stream).text]
     server.process.send_signal(signal.SIGTERM)

@@ -33,6 +33,7 @@ KNOWN = {
         "serveConfigV2": None,
         "rayClusterConfig": {
             "rayVersion": None,
+            "authOptions": {"mode": None},
             "enableInTreeAutoscaling": None,
             "headGroupSpec": {"rayStartParams": None, "template": POD},
             "workerGroupSpecs": [
