@@ -4,9 +4,23 @@ import pickle
 from typing import Any
 
 import pytest
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.messages import HumanMessage
+from langchain_core.prompts import (
+    ChatPromptTemplate,
+    MessagesPlaceholder,
+    PromptTemplate,
+)
+from langchain_core.runnables import ConfigurableField
+from langchain_core.vectorstores import InMemoryVectorStore
 
-from langchain_ralmspec import ChatRapid, InvalidValueError
+from langchain_ralmspec import (
+    ChatRaLMSpec,
+    ChatRapid,
+    InvalidValueError,
+    UnknownArgumentError,
+)
+from langchain_ralmspec.base.chain_prompt import ChainPrompt
 from langchain_ralmspec.base.parting import part
 
 TEXT = "One paragraph of a long text.\n\nAnd another one."
@@ -136,3 +150,36 @@ def test_only_messages_are_counted(given: Any) -> None:
     chat = ChatRapid(model_path="x.gguf", context="A heap.")
     with pytest.raises(InvalidValueError, match="must be a"):
         chat.get_num_tokens_from_messages(given)
+
+
+def test_a_chat_streams_whenever_it_is_asked_to() -> None:
+    """To LangChain a False that was given forbids it, and whatever is configured is."""
+    chat = ChatRapid(model_path="m.gguf", streaming=False)
+    bound: Any = chat.configurable_fields(max_tokens=ConfigurableField(id="n"))
+    configured, _ = bound.prepare({"configurable": {"n": 3}})
+    for each in (chat, configured):
+        assert "streaming" not in each.model_fields_set
+    assert (
+        "streaming" in ChatRapid(model_path="m.gguf", streaming=True).model_fields_set
+    )
+
+
+def test_a_misspelt_path_of_a_model_is_named() -> None:
+    with pytest.raises(UnknownArgumentError, match="model_path"):
+        ChatRaLMSpec.from_chain(
+            retriever=InMemoryVectorStore(DeterministicFakeEmbedding(size=8)),
+            prompt=PromptTemplate.from_template("{context} {question}"),
+            modelpath="m.gguf",
+        )
+
+
+def test_a_history_that_is_not_optional_is_asked_for() -> None:
+    last = ("human", "{context} {question}")
+    needed = ChatPromptTemplate.from_messages([MessagesPlaceholder("past"), last])
+    with pytest.raises(InvalidValueError, match=r"a string, and 'past', got \['ques"):
+        ChainPrompt.of(needed).messages({"question": "Why?"})
+    optional = ChatPromptTemplate.from_messages([("placeholder", "{past}"), last])
+    question: dict[str, Any] = {"question": "Why?"}
+    for prompt, values in ((optional, question), (needed, question | {"past": []})):
+        asked = ChainPrompt.of(prompt).messages(values)
+        assert [message.text for message in asked] == ["Why?"]

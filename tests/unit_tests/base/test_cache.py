@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -36,6 +37,10 @@ from tests.unit_tests.stores.test_open_store import chroma
 
 EMBEDDINGS = DeterministicFakeEmbedding(size=8)
 FACES = [RaLMSpecLLM, ChatRaLMSpec]
+SAID = "LangChain's cache is set, but answers are not cached here"
+
+pytestmark = pytest.mark.filterwarnings(f"ignore:{SAID}:RuntimeWarning")
+
 TENANT: ContextVar[str] = ContextVar("tenant", default="red")
 
 
@@ -311,3 +316,20 @@ def test_a_name_is_never_given_twice() -> None:
 
 def test_texts_differ_by_their_checksums_even_with_half_characters() -> None:
     assert len({sha256_of(text) for text in ("?", "\ud835", "\udc00")}) == 3
+
+
+@pytest.mark.parametrize("kind", FACES)
+def test_a_cache_that_cannot_serve_is_warned_of_unless_that_is_meant(
+    kind: type[Any],
+) -> None:
+    store = InMemoryVectorStore(EMBEDDINGS)
+    own = {"model_path": "m.gguf", "retriever": store}
+    filtered = RaLMSpecRetriever(vectorstore=store, filter=lambda _: True)
+    with pytest.warns(RuntimeWarning, match=f"{SAID}, for the retriever's filter"):
+        kind(**own | {"retriever": filtered})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kind(**own | {"retriever": filtered}, cache=False)
+        kind(**own)
+        set_llm_cache(None)
+        kind(**own | {"retriever": filtered})
