@@ -75,7 +75,11 @@ def where(request: Any, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [*((name, "kv") for name in NAMES), (min(NAMES), "memory")],
+    indirect=["where"],
+)
 def test_another_namespace_reads_as_a_fresh_model_does(
     gguf: str, retriever: RaLMSpecRetriever, corpus: Corpus, where: Path, name: str
 ) -> None:

@@ -372,8 +372,9 @@ def test_how_it_is_loaded_and_where_positions_are(
     assert len([*tmp_path.glob("*.kv")]) == 2 - are_equal, "others have their own KV"
 
 
-@pytest.mark.parametrize("folder", [False, True])
-@pytest.mark.parametrize("n", [256, 300, 512, 700])
+@pytest.mark.parametrize(
+    ("n", "folder"), [(256, True), (300, False), (512, False), (700, True)]
+)
 def test_what_is_longer_serves_what_it_begins_with(
     gguf: str, tokens: list[int], tmp_path: Path, n: int, *, folder: bool
 ) -> None:
