@@ -257,5 +257,5 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
         scheduler = None
         if self._may_speculate(model, instead="token by token"):
             scheduler = self._scheduler(("lookup",), asynchronous=False)
-        events = generate(request, scheduler)
-        return Run(events, request, prompt, model.queue.place())
+        place = model.queue.place(sampling.max_tokens)
+        return Run(generate(request, scheduler), request, prompt, place)

@@ -167,7 +167,7 @@ class LocalGeneration(CallSettings):
     which reads the model once for all. None: where no bit changes by it, which is
     measured when a second request comes. With True near ties may fall otherwise."""
     max_queue: int | None = in_range("max_queue", None)
-    """Requests that may wait, first come, first served, while as many are answered as
+    """Requests that may wait, the shortest first, while as many are answered as
     the context holds: 4 (of ``RapidChain`` 2), or up to 16 where they are decoded
     together. One more is a ``QueueFullError``; 0 lets none wait. None: all are answered
     at once, by turns."""

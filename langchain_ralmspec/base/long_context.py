@@ -285,8 +285,8 @@ class LongContextGeneration(LocalGeneration):
                 namespace=sampling.kv_namespace,
                 stats=stats,
             )
-        run = Run(generate(request), request, question, target.queue.place())
-        return run, sources
+        place = target.queue.place(sampling.max_tokens)
+        return Run(generate(request), request, question, place), sources
 
     def _read(
         self,

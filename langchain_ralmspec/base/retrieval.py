@@ -311,7 +311,8 @@ class RetrievalGeneration(SpeculativeGeneration):
             events = speculative(request, scheduler)
         else:
             events = sequential(request)
-        return RetrievalRun(events, request, prompt.text, model.queue.place())
+        place = model.queue.place(sampling.max_tokens)
+        return RetrievalRun(events, request, prompt.text, place)
 
     @property
     def _current_retriever(self) -> RaLMSpecRetriever:

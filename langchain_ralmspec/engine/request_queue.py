@@ -30,7 +30,12 @@ _within: ContextVar[tuple[RequestQueue, ...]] = ContextVar("queues passed", defa
 
 
 class RequestQueue:
-    """Lets so many answers be written at once; others wait, first come, first served.
+    """Lets so many answers be written at once; of those that wait the shortest is next.
+
+    That is the one that would end first if each took its time from when it came: an
+    answer is overtaken by none that comes later than it would have ended (shortest
+    expected remaining time with ageing, as in ALISE, arXiv 2410.23537). What an answer
+    takes is told by its longest length and by what a token took so far.
 
     Any thread may use it.
 
@@ -43,11 +48,12 @@ class RequestQueue:
         self._n_places, self._max_queue = n_places, max_queue
         self._changed = threading.Condition()
         self._writing: list[Place] = []
-        self._waiting: list[Place] = []  # in order
+        self._waiting: list[Place] = []  # as they came
+        self._seconds, self._n_tokens = 0.0, 0  # of the answers that have ended
 
-    def place(self) -> Place:
-        """What one answer is written within."""
-        return Place(self)
+    def place(self, n_tokens: int = 0) -> Place:
+        """What one answer, of so many tokens at most, is written within."""
+        return Place(self, n_tokens)
 
     def take(self, place: Place) -> None:
         """Wait until there is a place.
@@ -65,12 +71,14 @@ class RequestQueue:
                 n_writing = len(self._writing)
                 raise QueueFullError.of(n_writing, n_waiting, self._max_queue)
             self._waiting.append(place)
+            place.came = time.monotonic()
             try:
                 while place not in self._in_line()[: self._n_free()]:
                     if place.is_left():
                         raise GeneratorExit
                     self._changed.wait(_LOOK)
                 self._writing.append(place)
+                place.began = time.monotonic()
             finally:
                 self._waiting.remove(place)
 
@@ -79,11 +87,15 @@ class RequestQueue:
         with self._changed:
             if place in self._writing:
                 self._writing.remove(place)
+                self._seconds += time.monotonic() - place.began
+                self._n_tokens += place.n_tokens
                 self._changed.notify_all()
 
     def _in_line(self) -> list[Place]:
-        """Who waits, without those whose callers have left."""
-        return [place for place in self._waiting if not place.is_left()]
+        """Who waits, the next one first, without those whose callers have left."""
+        token = self._seconds / max(1, self._n_tokens)
+        line = [place for place in self._waiting if not place.is_left()]
+        return sorted(line, key=lambda place: place.came + token * place.n_tokens)
 
     def _n_free(self) -> int:
         n_taken = sum(not place.is_lent for place in self._writing)
@@ -93,12 +105,18 @@ class RequestQueue:
 class Place:
     """What an answer holds while it is written; entering it waits for it.
 
+    Attributes:
+        n_tokens: of the answer, at most.
+        came: when it was wanted, by ``time.monotonic()``.
+        began: when it was had.
+
     Raises, as it is entered:
         QueueFullError: too many wait already.
     """
 
-    def __init__(self, queue: RequestQueue) -> None:
-        self._queue = queue
+    def __init__(self, queue: RequestQueue, n_tokens: int) -> None:
+        self._queue, self.n_tokens = queue, n_tokens
+        self.came = self.began = 0.0
         self._left_alone: float | None = None  # since when, by time.monotonic()
         self.is_left = is_abandoned.get()  # whether nobody waits for the answer
 

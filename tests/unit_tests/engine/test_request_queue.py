@@ -20,9 +20,12 @@ class Writer:
     """A thread that writes within a place until it is told to end."""
 
     def __init__(
-        self, queue: RequestQueue, is_left: Callable[[], bool] | None = None
+        self,
+        queue: RequestQueue,
+        is_left: Callable[[], bool] | None = None,
+        n_tokens: int = 0,
     ) -> None:
-        self.queue, self.is_left = queue, is_left
+        self.queue, self.is_left, self.n_tokens = queue, is_left, n_tokens
         self.begun, self.end = threading.Event(), threading.Event()
         self.raised: BaseException | None = None
         self.thread = threading.Thread(target=self._write, daemon=True)
@@ -32,7 +35,7 @@ class Writer:
         if self.is_left:
             is_abandoned.set(self.is_left)
         try:
-            with self.queue.place() as place, place.used():
+            with self.queue.place(self.n_tokens) as place, place.used():
                 self.begun.set()
                 assert self.end.wait(WAIT)
         except BaseException as error:  # noqa: BLE001  the test looks at it
@@ -81,6 +84,32 @@ def test_who_finds_no_place_waits_and_is_served_in_order(
         assert not any(writer.begun.is_set() for writer in writers[number + 2 :])
         writers[number].ended()
         assert writers[number + 2].begun.wait(WAIT)
+
+
+def test_the_shortest_of_those_that_wait_is_next(writers: list[Writer]) -> None:
+    queue = RequestQueue(lambda: 1, 5)
+    with queue.place(1):
+        pass  # as long as a token takes
+    queue._seconds = 1e6  # beside which it is nothing when they come
+    writers += begun(queue, 1)
+    for n, n_tokens in enumerate((90, 10, 50), 1):
+        writers.append(Writer(queue, n_tokens=n_tokens))
+        waiting(queue, n)
+    for ended, served in ((0, 2), (2, 3), (3, 1)):
+        assert not writers[served].begun.is_set()
+        writers[ended].ended()
+        assert writers[served].begun.wait(WAIT)
+
+
+def test_nobody_is_overtaken_once_it_would_have_ended() -> None:
+    queue = RequestQueue(lambda: 1, 5)
+    queue._seconds, queue._n_tokens = 20.0, 10  # two a token
+    asked = [(0.0, 5), (9.0, 1), (7.0, 1), (12.0, 0)]
+    for came, n_tokens in asked:
+        place = queue.place(n_tokens)
+        place.came = came
+        queue._waiting.append(place)
+    assert [place.came for place in queue._in_line()] == [7.0, 0.0, 9.0, 12.0]
 
 
 def test_one_more_than_may_wait_is_refused_and_told_why(
