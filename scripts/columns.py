@@ -56,10 +56,10 @@ class Table:
     def _notes(self) -> list[str]:
         """What a reader has to know of the files, a line each."""
         told = {row.file: _read(row.file)["provenance"] for row in self.rows}
+        typed = {f: each for f, each in told.items() if "transcribed_from" in each}
         pages = {
             f"`{each['transcribed_from']}` at commit {each['page_commit']}": None
-            for each in told.values()
-            if "transcribed_from" in each
+            for each in typed.values()
         }
         notes = [
             f"- *{file}*: {each['note']}."
@@ -67,8 +67,9 @@ class Table:
             if "note" in each
         ]
         if pages:
-            typed = "Transcribed, not written by a benchmark; before the redesign these"
-            shown = f"*{typed} figures stood in {', '.join(pages)}.*"
+            which = "" if len(typed) == len(told) else f" ({', '.join(typed)})"
+            said = "not written by a benchmark; before the redesign these figures stood"
+            shown = f"*Transcribed{which}, {said} in {', '.join(pages)}.*"
             notes = [shown, *(["", *notes] if notes else [])]
         return ["", *notes] if notes else []
 
