@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from inspect import Parameter, iscoroutinefunction, signature
+from functools import partial
+from inspect import Parameter, getclosurevars, iscoroutinefunction, signature
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from langchain_core.retrievers import BaseRetriever
@@ -157,22 +159,57 @@ def unbound(retriever: Any) -> tuple[Any, dict[str, Any]]:
     return retriever, given
 
 
-def _within(value: Any, seen: frozenset[int] = frozenset()) -> Iterator[Any]:
-    """A runnable, those in its fields or named by its function, and those in theirs."""
-    if id(value) in seen:
-        return
-    inner: Iterable[Any] = ()
-    if isinstance(value, Runnable):
-        yield value
-        names = getattr(type(value), "model_fields", ())
-        fields = [getattr(value, name, None) for name in names]
-        inner = [*fields, *getattr(value, "deps", ())]
-    elif isinstance(value, list | tuple):
-        inner = value
-    elif isinstance(value, Mapping):
-        inner = value.values()
-    for each in inner:
-        yield from _within(each, seen | {id(value)})
+def _within(value: Any) -> Iterator[Runnable[Any, Any]]:
+    """A runnable, and those that it holds or that its functions name, and theirs."""
+    seen: dict[int, Any] = {}
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if id(each) not in seen:
+            seen[id(each)] = each
+            waiting += _held_by(each)
+            if isinstance(each, Runnable):
+                yield each
+
+
+def _held_by(value: Any) -> Iterable[Any]:
+    """What is one step from a runnable, a function or a container."""
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, list | tuple):
+        return value
+    if isinstance(value, partial):
+        return value.func, *value.args, *value.keywords.values()
+    if isinstance(value, MethodType):
+        return value.__func__, value.__self__, *_attributes_of(value.__self__)
+    if isinstance(value, FunctionType):
+        named = [each for each in _named_in(value) if _may_ask(each, value)]
+        return *named, *(part for each in named for part in _attributes_of(each))
+    return _attributes_of(value) if isinstance(value, Runnable) else ()
+
+
+def _named_in(function: FunctionType) -> Iterable[Any]:
+    given = function.__defaults__ or ()
+    try:
+        named = getclosurevars(function)
+    except ValueError:  # what it names is not there yet
+        return given
+    return *given, *named.nonlocals.values(), *named.globals.values()
+
+
+def _may_ask(named: Any, function: FunctionType) -> bool:
+    """Whether what a function names can lead to a retriever of its author's."""
+    if isinstance(named, FunctionType):  # those of libraries lead anywhere
+        roots = (each.__module__.partition(".")[0] for each in (named, function))
+        return len({*roots}) == 1
+    return not isinstance(named, ModuleType | type)
+
+
+def _attributes_of(value: Any) -> Iterable[Any]:
+    names = getattr(type(value), "model_fields", None)
+    if names is None:
+        return [*getattr(value, "__dict__", {}).values()]
+    return [getattr(value, name, None) for name in names]
 
 
 def _parts(retriever: Runnable[Any, Any]) -> Sequence[Runnable[Any, Any]]:

@@ -167,6 +167,35 @@ class Words(VectorStore):
         raise NotImplementedError
 
 
+def _ask(retriever: Any, query: str) -> Any:
+    return retriever.invoke(query)
+
+
+class Service:
+    def __init__(self, retriever: Any) -> None:
+        self.retriever = retriever
+
+    def ask(self, query: str) -> Any:
+        return self.retriever.invoke(query)
+
+
+def _given(retriever: Any) -> Callable[[str], Any]:
+    def ask(query: str, own: Any = retriever) -> Any:
+        return own.invoke(query)
+
+    return ask
+
+
+def _helped(service: Service) -> Callable[[str], Any]:
+    def ask(query: str) -> Any:
+        return service.ask(query)
+
+    def helper(query: str) -> Any:
+        return ask(query)
+
+    return helper
+
+
 @pytest.mark.parametrize("search_type", ["similarity", "mmr"])
 @pytest.mark.parametrize(
     "wrap",
@@ -175,6 +204,11 @@ class Words(VectorStore):
         lambda r: r.with_config(tags=["x"]),
         lambda r: RunnableLambda(lambda query: r.invoke(query)[:4]),
         lambda r: RunnableLambda(lambda _: r) | list,
+        lambda r: RunnableLambda(r.invoke),
+        lambda r: RunnableLambda(partial(_ask, r)),
+        lambda r: RunnableLambda(Service(r).ask),
+        lambda r: RunnableLambda(_given(r)),
+        lambda r: RunnableLambda(_helped(Service(r))),
     ],
 )
 def test_a_filter_is_not_swallowed_behind_a_retriever(
