@@ -185,7 +185,8 @@ def _held_by(value: Any) -> Iterable[Any]:
     if isinstance(value, FunctionType):
         named = [each for each in _named_in(value) if _may_ask(each, value)]
         return *named, *(part for each in named for part in _attributes_of(each))
-    return _attributes_of(value) if isinstance(value, Runnable) else ()
+    may_ask = isinstance(value, Runnable) or callable(value)
+    return _attributes_of(value) if may_ask and not isinstance(value, type) else ()
 
 
 def _named_in(function: FunctionType) -> Iterable[Any]:
@@ -206,10 +207,8 @@ def _may_ask(named: Any, function: FunctionType) -> bool:
 
 
 def _attributes_of(value: Any) -> Iterable[Any]:
-    names = getattr(type(value), "model_fields", None)
-    if names is None:
-        return [*getattr(value, "__dict__", {}).values()]
-    return [getattr(value, name, None) for name in names]
+    private = getattr(value, "__pydantic_private__", None) or {}
+    return *getattr(value, "__dict__", {}).values(), *private.values()
 
 
 def _parts(retriever: Runnable[Any, Any]) -> Sequence[Runnable[Any, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -178,6 +178,8 @@ class Service:
     def ask(self, query: str) -> Any:
         return self.retriever.invoke(query)
 
+    __call__ = ask
+
 
 def _given(retriever: Any) -> Callable[[str], Any]:
     def ask(query: str, own: Any = retriever) -> Any:
@@ -209,6 +211,8 @@ def _helped(service: Service) -> Callable[[str], Any]:
         lambda r: RunnableLambda(Service(r).ask),
         lambda r: RunnableLambda(_given(r)),
         lambda r: RunnableLambda(_helped(Service(r))),
+        lambda r: RunnableLambda(Service(r)),
+        lambda r: RunnableLambda(cache(r.invoke)),
     ],
 )
 def test_a_filter_is_not_swallowed_behind_a_retriever(
