@@ -214,6 +214,7 @@ TABLES = GAINS | {
             Row((store, guesser), file, row)
             for store, file in (
                 ("exact FAISS, 1 M vectors", "ralm-replica-1m"),
+                ("Chroma server, 50 ms each way", "ralm-chroma-50ms"),
                 ("Chroma server, 100 ms each way", "ralm-replica-chroma-100ms"),
             )
             for guesser, row in (("the session", "+PSA"), ("a replica, too", "+PSAR"))
