@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Annotated
+import time
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 _NAME = "default"  # of the application, as Ray has it
+_TO_KILL, _LOOK = 10.0, 0.2  # seconds that Ray may take for that; between two looks
 _OBJECT_STORE = 100_000_000  # bytes, near the least: answers do not go through it
 
 
@@ -70,10 +72,14 @@ def serve(
         max_queued_requests=max_queued_requests,
         graceful_shutdown_timeout_s=graceful_shutdown_timeout_s,
     )
-    _run(built, target, host, port, max_replicas or replicas)
+    n = max_replicas or replicas
+    http = {"host": host, "port": port}
+    _run(built, target, http, n, graceful_shutdown_timeout_s)
 
 
-def _run(built: Application, target: str, host: str, port: int, n: int) -> None:
+def _run(
+    built: Application, target: str, http: dict[str, Any], n: int, timeout: float
+) -> None:
     """Run an application until Ctrl-C or SIGTERM, and let it finish its answers."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing goes out
     import ray
@@ -89,17 +95,30 @@ def _run(built: Application, target: str, host: str, port: int, n: int) -> None:
     # Behind Ray's own handler, under which the process would end at once.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        ray_serve.start(http_options={"host": host, "port": port})
+        ray_serve.start(http_options=http)
         try:
             ray_serve.run(built, name=_NAME)
         except RuntimeError as error:  # as Ray says what a replica raised
             raise InvalidValueError(f"{target!r} cannot be served: {error}") from error
-        typer.echo(f"http://{host}:{port}/v1")
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        typer.echo("finishing the answers that were begun")
-        # shutdown() alone would end what passes answers on to the clients at once.
-        ray_serve.delete(_NAME)
+        typer.echo("http://{host}:{port}/v1".format(**http))
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            typer.echo("finishing the answers that were begun")
+            _finish(timeout)
     finally:
         ray_serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()
+
+
+def _finish(timeout: float) -> None:
+    """Wait until replicas have ended, which Ray kills when the time is over.
+
+    ``shutdown()`` alone would end what passes answers on to the clients at once.
+    """
+    from ray import serve as ray_serve
+
+    ray_serve.delete(_NAME, _blocking=False)
+    deadline = time.monotonic() + timeout + _TO_KILL
+    while _NAME in ray_serve.status().applications and time.monotonic() < deadline:
+        time.sleep(_LOOK)

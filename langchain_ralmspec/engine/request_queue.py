@@ -73,12 +73,11 @@ class RequestQueue:
             self._waiting.append(place)
             place.came = time.monotonic()
             try:
-                while place not in self._in_line()[: self._n_free()]:
+                while not (n := self._n_free()) or place not in self._in_line()[:n]:
                     if place.is_left():
                         raise GeneratorExit
                     self._changed.wait(_LOOK)
                 self._writing.append(place)
-                place.began = time.monotonic()
             finally:
                 self._waiting.remove(place)
 
@@ -87,7 +86,7 @@ class RequestQueue:
         with self._changed:
             if place in self._writing:
                 self._writing.remove(place)
-                self._seconds += time.monotonic() - place.began
+                self._seconds += place.seconds
                 self._n_tokens += place.n_tokens
                 self._changed.notify_all()
 
@@ -108,7 +107,8 @@ class Place:
     Attributes:
         n_tokens: of the answer, at most.
         came: when it was wanted, by ``time.monotonic()``.
-        began: when it was had.
+        seconds: in which it was written, and awaited no reader.
+        is_left: tells whether nobody waits for it any more.
 
     Raises, as it is entered:
         QueueFullError: too many wait already.
@@ -116,7 +116,7 @@ class Place:
 
     def __init__(self, queue: RequestQueue, n_tokens: int) -> None:
         self._queue, self.n_tokens = queue, n_tokens
-        self.came = self.began = 0.0
+        self.came = self.seconds = 0.0
         self._left_alone: float | None = None  # since when, by time.monotonic()
         self.is_left = is_abandoned.get()  # whether nobody waits for the answer
 
@@ -132,11 +132,12 @@ class Place:
     def used(self) -> Iterator[None]:
         """A block in which the answer is written, and not awaiting its reader."""
         entered = _within.set((*_within.get(), self._queue))
-        self._left_alone = None
+        self._left_alone, start = None, time.monotonic()
         try:
             yield
         finally:
             self._left_alone = time.monotonic()
+            self.seconds += self._left_alone - start
             _within.reset(entered)
 
     @property

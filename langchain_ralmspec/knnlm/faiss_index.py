@@ -174,10 +174,7 @@ def _seal(file: Path) -> None:
 
 
 def _require_sealed(file: Path) -> None:
-    """Raise an ``OSError`` where an index is not as it was written.
-
-    One of an earlier version has no checksum, and is believed.
-    """
+    """Raise an ``OSError`` where an index is not as it was written."""
     n_behind = len(_SEAL) + hashlib.sha256().digest_size
     with file.open("rb") as opened:
         left = max(0, opened.seek(0, os.SEEK_END) - n_behind)
@@ -188,5 +185,5 @@ def _require_sealed(file: Path) -> None:
         while left and (data := opened.read(min(left, _READ_BYTES))):
             digest.update(data)
             left -= len(data)
-    if behind.startswith(_SEAL) and behind != _SEAL + digest.digest():
-        raise OSError("it is damaged: its checksum is another")
+    if behind != _SEAL + digest.digest():
+        raise OSError("it is damaged, or of an earlier version")

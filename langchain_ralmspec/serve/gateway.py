@@ -44,6 +44,8 @@ SESSION_HEADER = "x-session-id"
 HEALTH_SECONDS = 1.0
 """For how long an answer about the replicas holds."""
 
+_HANGS_SECONDS = 10.0  # and Ray is asked once more
+
 _LOST = (RayError, RayServeException)
 """What Ray raises for a replica that has died, or cannot be reached."""
 
@@ -91,7 +93,8 @@ class Gateway:
     async def _n_replicas(self) -> int:
         """How many replicas run; Ray is asked once a second, whoever asks here."""
         now, known = time.monotonic(), self._known
-        if known is None or (known.done() and now - self._asked >= HEALTH_SECONDS):
+        holds = _HANGS_SECONDS if known and not known.done() else HEALTH_SECONDS
+        if known is None or now - self._asked >= holds:
             known = asyncio.ensure_future(asyncio.to_thread(_n_running))
             self._known, self._asked = known, now
         return await asyncio.shield(known)  # others wait for it, too
@@ -149,11 +152,13 @@ class Gateway:
         wanted = await asyncio.to_thread(self._tenant_filter, request.headers)
         if inspect.isawaitable(wanted):
             wanted = await wanted
-        wanted, *namespace = wanted if isinstance(wanted, tuple) else (wanted,)
+        namespace = None
+        if isinstance(wanted, tuple) and wanted:
+            wanted, namespace = wanted
         # An empty filter is none to most stores, so all would be seen.
         if wanted is None or (isinstance(wanted, Sized) and not wanted):
             raise PermissionError
-        return {"filter": wanted, **_kept_in(*namespace)}
+        return {"filter": wanted, **_kept_in(namespace)}
 
     async def _parts(
         self, body: dict[str, Any], restriction: dict[str, Any], session: str
@@ -176,7 +181,7 @@ class Gateway:
             raise
 
 
-def _kept_in(namespace: str | None = None) -> dict[str, str]:
+def _kept_in(namespace: str | None) -> dict[str, str]:
     """Where the KV of what a tenant reads is kept, as an argument of the call.
 
     Raises:

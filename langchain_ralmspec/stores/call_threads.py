@@ -19,7 +19,8 @@ from langchain_ralmspec.registry import renewed_in_children
 
 T = TypeVar("T")
 
-_TICK = 0.01  # seconds; who waits for a place does not look oftener
+# Seconds after which who waits for a place looks again who holds it: at least, at most.
+_SOONEST, _LATEST = 0.01, 0.5
 
 
 class Call(Future[T], Generic[T]):
@@ -67,8 +68,13 @@ class Call(Future[T], Generic[T]):
                 self._held.append(give_back)
                 return
         give_back()
-        msg = "nobody waits for this call any more"
-        raise StoreError(msg)
+        self.require_wanted()
+
+    def require_wanted(self) -> None:
+        """Raise a :class:`StoreError` where the call has been given up."""
+        if self._is_given_up:
+            msg = "nobody waits for this call any more"
+            raise StoreError(msg)
 
 
 _current: contextvars.ContextVar[Call[Any] | None] = contextvars.ContextVar(
@@ -76,7 +82,7 @@ _current: contextvars.ContextVar[Call[Any] | None] = contextvars.ContextVar(
 )
 
 
-class Slots:
+class Places:
     """Places of calls, so many at once.
 
     A call keeps its place until it returns or is given up, or has outlived its time and
@@ -93,11 +99,13 @@ class Slots:
     @contextmanager
     def one(self) -> Iterator[None]:
         """Hold a place in this block."""
+        call = _current.get()
         while not self._free.acquire(timeout=self._patience()):
             for late in [each for each in self._within if each.left <= 0]:
                 late.give_up()
+            if call is not None:
+                call.require_wanted()
         held = [self._free]  # emptied by who is first to give it back
-        call = _current.get()
 
         def give_back() -> None:
             with suppress(IndexError):
@@ -116,7 +124,7 @@ class Slots:
     def _patience(self) -> float:
         """Seconds until the first of the calls has outlived its time."""
         left = min((each.left for each in [*self._within]), default=math.inf)
-        return min(max(left, _TICK), threading.TIMEOUT_MAX)
+        return min(max(left, _SOONEST), _LATEST)
 
 
 class CallThreads:

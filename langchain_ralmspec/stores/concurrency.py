@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.registry import renewed_in_children
-from langchain_ralmspec.stores.call_threads import CallThreads, Slots
+from langchain_ralmspec.stores.call_threads import CallThreads, Places
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,7 +54,7 @@ class Calls:
 
     def renew_locks(self) -> None:
         """Let calls be made: in a forked process, no thread ends the parent's."""
-        self._slots = Slots(self.most)
+        self._places = Places(self.most)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.most,)
@@ -72,7 +72,7 @@ class Calls:
         """
 
         def bounded(item: T) -> R:
-            with self._slots.one():
+            with self._places.one():
                 return call(item)
 
         if self.most == 1 or len(items) < 2:  # noqa: PLR2004  nothing to overlap

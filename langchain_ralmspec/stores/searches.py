@@ -19,6 +19,9 @@ from langchain_ralmspec.errors import (
     UnknownArgumentError,
 )
 
+_MOST_SEEN = 10_000
+"""What is looked at for a retriever: more is data, and not a chain."""
+
 SEARCHES = (
     "similarity_search",
     "similarity_search_by_vector",
@@ -163,52 +166,78 @@ def _within(value: Any) -> Iterator[Runnable[Any, Any]]:
     """A runnable, and those that it holds or that its functions name, and theirs."""
     seen: dict[int, Any] = {}
     waiting = [value]
-    while waiting:
+    while waiting and len(seen) < _MOST_SEEN:
         each = waiting.pop()
         if id(each) not in seen:
             seen[id(each)] = each
-            waiting += _held_by(each)
-            if isinstance(each, Runnable):
+            waiting += filter(_leads_on, _held_by(each))
+            if _is(each, Runnable):
                 yield each
+
+
+def _leads_on(value: Any) -> bool:
+    """Whether a value can lead to a runnable: neither vectors nor texts do."""
+    if type(value) in {dict, list, tuple}:
+        return True
+    return _is(value, Runnable) or (callable(value) and not _is(value, type))
+
+
+def _is(value: Any, *kinds: type[Any]) -> bool:
+    """Whether a value is of one of some classes; a proxy is not asked for its own."""
+    return issubclass(type(value), kinds)
 
 
 def _held_by(value: Any) -> Iterable[Any]:
     """What is one step from a runnable, a function or a container."""
-    if isinstance(value, Mapping):
+    if type(value) is dict:
         return value.values()
-    if isinstance(value, list | tuple):
-        return value
-    if isinstance(value, partial):
+    if type(value) in {list, tuple}:
+        return [*value]
+    if _is(value, partial):
         return value.func, *value.args, *value.keywords.values()
-    if isinstance(value, MethodType):
-        return value.__func__, value.__self__, *_attributes_of(value.__self__)
-    if isinstance(value, FunctionType):
-        named = [each for each in _named_in(value) if _may_ask(each, value)]
-        return *named, *(part for each in named for part in _attributes_of(each))
-    may_ask = isinstance(value, Runnable) or callable(value)
-    return _attributes_of(value) if may_ask and not isinstance(value, type) else ()
+    if _is(value, MethodType):
+        return value.__func__, value.__self__, *_parts_of(value.__self__)
+    if _is(value, FunctionType):
+        named = _named_in(value)
+        return *named, *(part for each in named for part in _parts_of(each))
+    return _attributes_of(value)
 
 
-def _named_in(function: FunctionType) -> Iterable[Any]:
+def _named_in(function: FunctionType) -> Sequence[Any]:
+    """What a function was given, holds, or names in its module."""
     given = function.__defaults__ or ()
     try:
         named = getclosurevars(function)
     except ValueError:  # what it names is not there yet
         return given
-    return *given, *named.nonlocals.values(), *named.globals.values()
+    # Functions of libraries lead anywhere.
+    own = [each for each in named.globals.values() if _is_own(each, function)]
+    return *given, *named.nonlocals.values(), *own
 
 
-def _may_ask(named: Any, function: FunctionType) -> bool:
-    """Whether what a function names can lead to a retriever of its author's."""
-    if isinstance(named, FunctionType):  # those of libraries lead anywhere
-        roots = (each.__module__.partition(".")[0] for each in (named, function))
-        return len({*roots}) == 1
-    return not isinstance(named, ModuleType | type)
+def _is_own(named: Any, function: FunctionType) -> bool:
+    if _is(named, ModuleType, type):
+        return False
+    if not _is(named, FunctionType):
+        return True
+    roots = {(each.__module__ or "").partition(".")[0] for each in (named, function)}
+    return len(roots) == 1
 
 
-def _attributes_of(value: Any) -> Iterable[Any]:
-    private = getattr(value, "__pydantic_private__", None) or {}
-    return *getattr(value, "__dict__", {}).values(), *private.values()
+def _parts_of(value: Any) -> Iterable[Any]:
+    """Of an object that is no runnable, what it holds itself, and no container's."""
+    if _is(value, Runnable, FunctionType, ModuleType, type):
+        return ()
+    return [each for each in _attributes_of(value) if not _is(each, Collection)]
+
+
+def _attributes_of(value: Any) -> Sequence[Any]:
+    try:
+        own = vars(value).values()
+        private = object.__getattribute__(value, "__pydantic_private__") or {}
+    except (AttributeError, TypeError):
+        return [*getattr(value, "__dict__", {}).values()]
+    return [*own, *private.values()]
 
 
 def _parts(retriever: Runnable[Any, Any]) -> Sequence[Runnable[Any, Any]]:

@@ -219,7 +219,8 @@ def test_a_tenant_is_known_by_its_headers_alone() -> None:
             raise PermissionError
         if name == "fault":
             raise KeyError(name)
-        return name and ({} if name == "empty" else {"tenant": name})
+        empty: dict[str, Any] = {"empty": {}, "no pair": ()}
+        return name and empty.get(name, {"tenant": name})
 
     async def served_elsewhere(headers: Mapping[str, str]) -> Any:
         return tenant_of(headers)
@@ -234,10 +235,12 @@ def test_a_tenant_is_known_by_its_headers_alone() -> None:
             "thief": {"x-tenant": "thief"},
             "fault": {"x-tenant": "fault"},
             "empty": {"x-tenant": "empty"},
+            "no pair": {"x-tenant": "no pair"},
         }.items()
     }
     assert statuses == {
         "red": 200, "nobody": 403, "thief": 403, "fault": 500, "empty": 403,
+        "no pair": 403,
     }  # fmt: skip
     assert handle.given == [({}, {"filter": {"tenant": "red"}})]
     handle = Handle(answered)

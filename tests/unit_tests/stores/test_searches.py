@@ -22,7 +22,7 @@ from langchain_ralmspec.errors import (
     StoreError,
     UnknownArgumentError,
 )
-from langchain_ralmspec.stores import FaissStore, GenericStore, open_store
+from langchain_ralmspec.stores import FaissStore, GenericStore, open_store, searches
 from langchain_ralmspec.stores.generic_store import _ASKED_AGAIN_EVERY
 from langchain_ralmspec.stores.retriever_store import found_by
 from langchain_ralmspec.stores.searches import SEARCHES
@@ -228,6 +228,23 @@ def test_a_filter_is_not_swallowed_behind_a_retriever(
         found_by(found, "v0")
     with pytest.raises(StoreError, match=r"failed to search: StopIteration"):
         found_by(RunnableLambda(lambda _: next(iter(()))), "v0")
+
+
+def test_what_a_store_holds_is_not_looked_through_for_retrievers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(searches, "_MOST_SEEN", 40)
+    data = InMemoryVectorStore(BatchTableEmbeddings(table(N_ROWS)))
+    data.add_texts([f"v{n % N_ROWS}" for n in range(100)])
+    store = SKLearnVectorStore(BatchTableEmbeddings(table(N_ROWS)))
+    store.add_texts(["v0"])
+    filtered = store.as_retriever(search_kwargs={"filter": {"group": 1}})
+
+    def both(query: str) -> list[Document]:
+        return filtered.invoke(query) + data.similarity_search(query)
+
+    with pytest.raises(InvalidValueError, match=r"SKLearnVectorStore.*keep back"):
+        found_by(RunnableLambda(both), "v0")
 
 
 class Ensemble(BaseRetriever):
