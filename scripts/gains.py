@@ -63,8 +63,8 @@ GAINS = {
                 _MEDIAN,
             ),
             Row(
-                ("a fast store", "answers, Chroma in the process, 50,000 passages"),
-                "ralm-chroma-50k",
+                ("a fast store", "answers, HNSW, 50,000 passages"),
+                "ralm-hnsw-50k",
                 _MEDIAN,
             ),
             Row(
