@@ -58,7 +58,7 @@ def test_a_closed_face_lets_go_and_answers_again(make: Any) -> None:
     try:
         with make() as face:
             answer = ask(face)
-            held = weakref.ref(face.engine.weights)
+            held = weakref.ref(face.engine._slots._context)  # and its memory
         assert held() is None, "nobody else had it"
     finally:
         gc.enable()
