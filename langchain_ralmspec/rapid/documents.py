@@ -278,7 +278,7 @@ def _read_to_the_end(
 def _normalized(
     vectors: NDArray[np.float32], texts: Sequence[str], name: str
 ) -> NDArray[np.float32]:
-    lengths = lengths_of(vectors, texts, name)
+    lengths = lengths_of(vectors, texts, name, shortest=0)
     units: NDArray[np.float32] = (vectors / lengths[:, None]).astype(np.float32)
     return units
 
