@@ -278,7 +278,7 @@ def test_a_vector_without_direction_is_refused(bad: float) -> None:
         index.retrieve("blue", 9)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e18])
+@pytest.mark.parametrize("scale", [1e-18, 1e18])
 def test_the_length_of_a_vector_does_not_matter(scale: float) -> None:
     vectors = (np.eye(4) * scale).tolist()
     chunks = split("1|2|3|4")
