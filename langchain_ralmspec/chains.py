@@ -197,10 +197,6 @@ class RapidChain(
         ]
         return works, at_once(configs, self._n_together)
 
-    def _n_together(self, n: int) -> int:
-        """How many of ``n`` answers are written at once."""
-        return self.engine.n_together(n)
-
     async def ainvoke(
         self,
         input: dict[str, Any],  # noqa: A002  LangChain's name

@@ -130,10 +130,6 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         n_at_once = await run_in_executor(None, at_once, configs, self._n_together)
         return await awaited_in_order(works, n_at_once)
 
-    def _n_together(self, n: int) -> int:
-        """How many of ``n`` answers are written at once."""
-        return self.engine.n_together(n)
-
     def invoke(
         self,
         input: LanguageModelInput,  # noqa: A002  LangChain's name

@@ -344,6 +344,10 @@ class LocalGeneration(CallSettings):
         )
         return transcript, sampling.sampler(grammar)
 
+    def _n_together(self, n: int) -> int:
+        """How many of ``n`` answers are written at once."""
+        return self.engine.n_together(n)
+
     @property
     def _may_wait(self) -> bool:
         """Whether an answer may wait until others have ended."""

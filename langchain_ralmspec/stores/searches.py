@@ -12,6 +12,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableSequence
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
+from pydantic import BaseModel
 
 from langchain_ralmspec.errors import (
     InvalidValueError,
@@ -232,12 +233,10 @@ def _parts_of(value: Any) -> Iterable[Any]:
 
 
 def _attributes_of(value: Any) -> Sequence[Any]:
-    try:
-        own = vars(value).values()
-        private = object.__getattribute__(value, "__pydantic_private__") or {}
-    except (AttributeError, TypeError):
-        return [*getattr(value, "__dict__", {}).values()]
-    return [*own, *private.values()]
+    own = getattr(value, "__dict__", {})
+    is_model = _is(value, BaseModel)
+    private = (getattr(value, "__pydantic_private__", None) or {}) if is_model else {}
+    return [*own.values(), *private.values()]
 
 
 def _parts(retriever: Runnable[Any, Any]) -> Sequence[Runnable[Any, Any]]:

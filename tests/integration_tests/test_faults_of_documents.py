@@ -70,6 +70,14 @@ STORES: dict[str, Callable[..., Any]] = {
 }
 
 
+def chat_over(
+    retriever: RaLMSpecRetriever, gguf: str, mode: str, **own: Any
+) -> ChatRaLMSpec:
+    """A chat that looks up every two tokens, as one of the modes has it."""
+    settings: dict[str, Any] = {"retrieval_stride": 2} | MODES[mode] | own
+    return ChatRaLMSpec(model_path=gguf, retriever=retriever, **settings)
+
+
 CHANGES = [(kind, change) for kind in STORES for change in (more, fewer, others)]
 # Each change under two policies in two modes, and each of these with each other.
 WAYS = [(policy, mode) for mode in MODES for policy in ("same", "lookup")]
@@ -91,15 +99,8 @@ def test_no_document_is_shown_that_the_store_did_not_find(
     gguf: str,
 ) -> None:
     retriever = RaLMSpecRetriever(vectorstore=STORES[kind](OLD, EMBEDDINGS))
-    chat = ChatRaLMSpec(
-        model_path=gguf,
-        retriever=retriever,
-        max_tokens=16,
-        retrieval_stride=2,
-        speculation_stride=3,
-        guess_policy=policy,
-        **MODES[mode],
-    )
+    own = {"max_tokens": 16, "speculation_stride": 3, "guess_policy": policy}
+    chat = chat_over(retriever, gguf, mode, **own)
     run = chat.start(QUESTION)
     pieces = iter(run)
     next(pieces)
@@ -133,14 +134,7 @@ def test_no_document_is_shown_that_the_store_did_not_find(
 @modes
 def test_an_index_that_is_replaced_ends_the_answer(mode: str, gguf: str) -> None:
     retriever = RaLMSpecRetriever(vectorstore=FAISS.from_documents(OLD, EMBEDDINGS))
-    chat = ChatRaLMSpec(
-        model_path=gguf,
-        retriever=retriever,
-        max_tokens=24,
-        retrieval_stride=2,
-        speculation_stride=1,
-        **MODES[mode],
-    )
+    chat = chat_over(retriever, gguf, mode, max_tokens=24, speculation_stride=1)
     pieces = iter(chat.start(QUESTION))
     shown = [next(pieces)]
     new = indexed_anew(retriever)
