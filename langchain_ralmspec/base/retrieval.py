@@ -278,11 +278,12 @@ class RetrievalGeneration(SpeculativeGeneration):
             tokens = layout.tokens(model.weights, hits)
             require(n_documents=len(tokens))
             prefix = [*prompt.head, *tokens]
+            n_shared = len(prompt.head) + layout.n_before(model.weights, tokens)
             with stats.laying_out("reading"):
                 path, n_kept = model.find_or_open(
                     prefix,
                     part=BLOCK,
-                    n_shared=len(prompt.head),
+                    n_shared=n_shared,
                     namespace=sampling.kv_namespace,
                 )
             stats.cached_tokens += n_kept

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.documents import Document
 
 from langchain_ralmspec.arguments import several
+from langchain_ralmspec.engine.heads import n_apart
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
 from langchain_ralmspec.ralm import BLOCK, InlineLayout
 from langchain_ralmspec.stores import Hit
@@ -45,12 +46,12 @@ class Passages:
 
     Attributes:
         prefixes: tokens of each document and of what stands before it.
-        n_shared: how many of these stand before it.
+        n_shared: of each, how many of these stand before it.
         namespace: within which they are kept.
     """
 
     prefixes: list[array[int]]
-    n_shared: int
+    n_shared: list[int]
     namespace: str | None = None
 
 
@@ -106,10 +107,11 @@ def passages_of(
     is_whole = is_alone and not isinstance(layout, InlineLayout)
     if isinstance(layout, InlineLayout):
         layout = replace(layout, trail="")
-    prefixes, head = [], prompts[0].head
+    prefixes, shared, head = [], [], prompts[0].head
     for document in documents:
         hit = Hit(document.id or "", document, score=0.0)
-        prefix = array("i", [*head, *layout.tokens(model.weights, [hit])])
+        tokens = layout.tokens(model.weights, [hit])
+        prefix = array("i", [*head, *tokens])
         if len(prefix) > model.n_ctx:
             name = document.id or document.page_content[:40]
             msg = (
@@ -117,11 +119,14 @@ def passages_of(
                 f"{model.n_ctx}; set max_document_tokens, or raise n_ctx"
             )
             raise ContextOverflowError(msg)
-        whole = len(prefix) // BLOCK * BLOCK
-        if is_alone and whole > len(head):  # it is read together with what is left
-            whole -= BLOCK
+        n_shared = len(head) + layout.n_before(model.weights, tokens)
+        start = n_apart(prefix[:n_shared], BLOCK, model.weights.controls)
+        # The last block is read together with what is left.
+        n_blocks = (len(prefix) - start) // BLOCK - is_alone
+        whole = start + n_blocks * BLOCK if n_blocks > 0 else 0
         prefixes.append(prefix if is_whole else prefix[:whole])
-    return Passages(prefixes, len(head), namespace)
+        shared.append(n_shared)
+    return Passages(prefixes, shared, namespace)
 
 
 def bytes_of(prefix: Sequence[int], model: Model) -> int:
@@ -142,11 +147,15 @@ def read_ahead(
         InvalidValueError: nothing is kept here at all.
     """
     prefixes = passages.prefixes
-    where: Any = {
-        "part": BLOCK,
-        "n_shared": passages.n_shared,
-        "namespace": passages.namespace,
-    }
+    kept: list[dict[str, Any]] = [
+        {
+            "prefix": prefix,
+            "part": BLOCK,
+            "n_shared": n_shared,
+            "namespace": passages.namespace,
+        }
+        for prefix, n_shared in zip(prefixes, passages.n_shared, strict=True)
+    ]
     room = model.room_for_prefixes
     if not room:
         msg = "nothing is kept with kv_cache_bytes=0; raise it, or set kv_cache_dir"
@@ -162,7 +171,7 @@ def read_ahead(
                 stacklevel=3,
             )
             break
-        read = model.keep(prefix, **where)
+        read = model.keep(**kept[done - 1])
         n_read += bool(read)
         n_tokens += read
         if progress is not None:
@@ -175,5 +184,5 @@ def read_ahead(
             RuntimeWarning,
             stacklevel=3,
         )
-    n_kept = sum(model.keeps(prefix, **where) for prefix in prefixes)
+    n_kept = sum(model.keeps(**each) for each in kept)
     return Warmed(n_kept, n_read, n_tokens)

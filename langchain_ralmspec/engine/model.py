@@ -18,7 +18,7 @@ from langchain_ralmspec.engine.binding import (
     require_no_forked_gpu,
 )
 from langchain_ralmspec.engine.context import Context, KVType
-from langchain_ralmspec.engine.heads import Head, parted
+from langchain_ralmspec.engine.heads import Head, parted, parted_behind
 from langchain_ralmspec.engine.limits import (
     attention_for,
     known_kv_type,
@@ -300,23 +300,34 @@ class Model(Live):
     ) -> tuple[Sequence, int]:
         """Do what :meth:`open` does, and tell for how many tokens the KV was there.
 
-        A prefix is read in parts of ``part`` tokens (0 takes ``n_batch``; what behind
-        the first ``n_shared`` is too little for one joins the last), each in calls of
-        its own. Where the KV of other tokens that begin with the same parts is
-        there, those are not read again: the same calls in the same order give the same
-        bits. Within a ``namespace``, only what was read within it counts as there.
+        A prefix is read in parts of ``part`` tokens (0 takes ``n_batch``), and the
+        ``n_shared`` tokens that others begin with as well in parts of their own
+        (:func:`~langchain_ralmspec.engine.heads.parted_behind`), each in calls of its
+        own. Where the KV of other tokens that begin with the same parts is there, those
+        are not read again: the same calls in the same order give the same bits. Within
+        a ``namespace``, only what was read within it counts as there.
         """
-        parts = parted(tuple(prefix), part or self.n_batch, n_shared)
+        parts = self._parted(prefix, part, n_shared)
         self._slots.require_own_process()  # a lock of another's may never be free
         heads = self._prefixes.heads(parts, namespace)
         # One after the other: who waits for a long text finds it in the end.
         with self._opening if keep else nullcontext():
             sequence, n_known = self._begin(heads)
-            for each in parts[n_known:]:
+            for number, each in enumerate(parts[n_known:], n_known + 1):
                 sequence.prefill(each)
-            if keep and n_known < len(parts):
-                self._prefixes.put(heads, sequence.save())
+                # A short one is worth it: else all of a longer prefix is copied for it.
+                is_shared = sequence.length == n_shared and n_shared <= part
+                if keep and (number == len(parts) or is_shared):
+                    self._prefixes.put(heads[:number], sequence.save())
             return sequence, heads[n_known - 1].length if n_known else 0
+
+    def _parted(
+        self, prefix: Tokens[int], part: int, n_shared: int | None
+    ) -> list[Tokens[int]]:
+        tokens, size = tuple(prefix), part or self.n_batch
+        if n_shared is None:
+            return parted(tokens, size)
+        return parted_behind(tokens, size, n_shared, self.weights.controls)
 
     def _begin(self, heads: Tokens[Head]) -> tuple[Sequence, int]:
         """A sequence of the first parts whose KV is kept, and their number."""
@@ -345,7 +356,7 @@ class Model(Live):
         Returns:
             Number of tokens that were read for it; 0 where it was kept already.
         """
-        parts = parted(tuple(prefix), part or self.n_batch, n_shared)
+        parts = self._parted(prefix, part, n_shared)
         heads = self._prefixes.heads(parts, namespace)
         if not heads or self._prefixes.keeps(heads):
             return 0
@@ -366,7 +377,7 @@ class Model(Live):
         namespace: str | None = None,
     ) -> bool:
         """Whether :meth:`keep` would find the KV of ``prefix`` kept."""
-        parts = parted(tuple(prefix), part or self.n_batch, n_shared)
+        parts = self._parted(prefix, part, n_shared)
         heads = self._prefixes.heads(parts, namespace)
         return bool(heads) and self._prefixes.keeps(heads)
 

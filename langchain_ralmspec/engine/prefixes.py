@@ -97,7 +97,8 @@ class PrefixCache:
         with self._lock:
             for n in range(len(heads), 0, -1):
                 if keys := self._by_head.get(heads[n - 1].key):
-                    key = next(reversed(keys))
+                    own = heads[n - 1].key  # nothing has to be cut off it
+                    key = own if own in self._kept else next(reversed(keys))
                     kept = self._kept[key]
                     self._kept.move_to_end(key)
                     kept.n_uses += 1

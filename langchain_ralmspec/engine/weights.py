@@ -238,14 +238,15 @@ class Weights(Live):
     @cached_property
     def markers(self) -> Markers:
         """The texts that are control tokens, where control tokens count."""
-        kinds = ~self._lib.LLAMA_TOKEN_ATTR_USER_DEFINED
-        controls = {
-            self.token_text(token): token
-            for token, kind in self._special.items()
-            if kind & kinds
-        }
+        controls = {self.token_text(token): token for token in self.controls}
         sought, others = self._defined_markers
         return Markers(controls, others, sought)
+
+    @cached_property
+    def controls(self) -> frozenset[int]:
+        """Tokens that have no text."""
+        kinds = ~self._lib.LLAMA_TOKEN_ATTR_USER_DEFINED
+        return frozenset(t for t, kind in self._special.items() if kind & kinds)
 
     @cached_property
     def _defined_markers(self) -> tuple[list[str], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.answer.vocabulary import first_tokens, whole_characters
@@ -71,6 +72,11 @@ class DocumentLayout:
             tokens += separator
         return tokens
 
+    def n_before(self, vocabulary: Vocabulary, tokens: Sequence[int]) -> int:
+        """How many of :meth:`tokens` stand before the documents."""
+        del vocabulary, tokens
+        return 0
+
     def most_tokens(self, vocabulary: Vocabulary, n_documents: int) -> int:
         """Tokens that so many documents may take."""
         separator = vocabulary.tokenize(self.separator)
@@ -88,6 +94,12 @@ class InlineLayout(DocumentLayout):
         """Tokens of the documents in order and of the text beside them, as one text."""
         texts = [self._cut(vocabulary, self.text_of(hit)) for hit in hits]
         return vocabulary.tokenize(self.lead + self.separator.join(texts) + self.trail)
+
+    def n_before(self, vocabulary: Vocabulary, tokens: Sequence[int]) -> int:
+        """How many of :meth:`tokens` are of the text before the documents alone."""
+        lead = vocabulary.tokenize(self.lead)
+        pairs = zip(lead, tokens, strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def most_tokens(self, vocabulary: Vocabulary, n_documents: int) -> int:
         """Tokens that so many documents may take, and the text beside them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_ralmspec.engine.heads import heads_of, parted, start_within
+from langchain_ralmspec.engine.heads import (
+    LEAST_TURN,
+    heads_of,
+    n_apart,
+    parted,
+    parted_behind,
+    start_within,
+)
 from langchain_ralmspec.engine.prefixes import PrefixCache
 from tests.unit_tests.engine.snapshots import (
     SIZE,
@@ -51,9 +59,68 @@ def test_parts_are_all_the_tokens_in_order() -> None:
 def test_what_is_too_little_for_a_part_joins_the_last(
     length: int, n_shared: int, lengths: list[int]
 ) -> None:
-    parts = parted(LONG[:length], STEP, n_shared)
+    parts = parted_behind(LONG[:length], STEP, n_shared, ())
     assert [*map(len, parts)] == lengths
     assert sum(map(tuple, parts), ()) == LONG[:length]
+
+
+@pytest.mark.parametrize(
+    ("length", "n_shared", "lengths"),
+    [
+        (100, 48, [32, 16, 52]),  # 52 are a part, and what is too little for one
+        (100, 47, [32, 32, 36]),  # 15 of those that others begin with are too few
+        (100, 16, [16, 32, 52]),
+        (60, 20, [20, 40]),
+        (40, 20, [20, 20]),
+        (20, 20, [20]),
+        (10, 20, [10]),
+        (100, 64, [32, 32, 36]),
+    ],
+)
+def test_what_others_begin_with_has_parts_of_its_own(
+    length: int, n_shared: int, lengths: list[int]
+) -> None:
+    given_ = tuple(range(length))
+    parts = parted_behind(given_, 32, n_shared, ())
+    assert [*map(len, parts)] == lengths
+    assert sum(map(tuple, parts), ()) == given_
+
+
+TURN = 1  # begins a turn, among other numbers
+
+
+@given(
+    st.lists(
+        st.lists(st.just(0), max_size=300).map(lambda of: (TURN, *of)), max_size=4
+    ),
+    st.integers(0, 300),
+    st.integers(0, 300),
+)
+def test_a_conversation_that_has_grown_begins_with_its_parts(
+    turns: list[tuple[int, ...]], n_documents: int, n_more: int
+) -> None:
+    told = sum(turns, ())
+    parts = parted_behind((*told, *[2] * n_documents), 256, len(told), {TURN})
+    assert sum(map(tuple, parts), ()) == (*told, *[2] * n_documents)
+    assert len(parts) <= 1 or all(len(part) >= 16 for part in parts[:-1])
+    n_own = n_apart(told, 256, {TURN})
+    assert 0 <= len(told) - n_own < 16
+    ends = [*accumulate(map(len, parts))]
+    assert n_own in (0, *ends)
+    grown = (*told, TURN, *[0] * n_more)
+    others = parted_behind((*grown, *[3] * n_documents), 256, len(grown), {TURN})
+    # All but the one in which it ended.
+    own = [part for part, end in zip(parts, ends, strict=True) if end <= n_own]
+    *before, _ = own or [()]
+    assert others[: len(before)] == before
+    if n_own == len(told) and own and len(own[-1]) >= LEAST_TURN:
+        assert others[: len(own)] == own
+
+
+def test_turns_are_parts_of_their_own_unless_they_are_short() -> None:
+    told = [TURN, *[0] * 79, TURN, *[0] * 9, TURN, *[0] * 69, TURN, *[0] * 299]
+    parts = parted_behind(told, 256, len(told), {TURN})
+    assert [*map(len, parts)] == [80, 80, 256, 44]
 
 
 @given(tokens, tokens, st.integers(1, 5), st.integers(1, 5))

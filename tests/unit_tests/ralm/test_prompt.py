@@ -50,6 +50,16 @@ def test_documents_inside_a_text_are_parted_from_one_another() -> None:
         assert len(tokens) <= inside.most_tokens(LETTERS, n)
 
 
+def test_what_stands_before_documents_is_told_from_them() -> None:
+    """Of words that the lead's last one is joined with, as tokens may be, none is."""
+    before = InlineLayout(lambda d: d.page_content, 3, "|", "Read: ", "\n")
+    for n in range(3):
+        tokens = before.tokens(LETTERS, [hit("abcdef"), hit("xy")][:n])
+        assert before.n_before(LETTERS, tokens) == len("Read: ")
+    assert before.n_before(LETTERS, [*map(ord, "Read:abc")]) == len("Read:")
+    assert LAYOUT.n_before(LETTERS, LAYOUT.tokens(LETTERS, [hit("abc")])) == 0
+
+
 def test_a_document_is_read_as_it_was_judged() -> None:
     judged = replace(hit("abcdef"), text="j")
     tokens = LAYOUT.tokens(LETTERS, [judged, hit("xy")])
