@@ -143,6 +143,6 @@ def require_room(
 
 
 BLOCK = 256
-"""Tokens of a part of a prompt: what two prompts begin with alike is kept in parts.
+"""Tokens of a part of a prompt at most: what prompts begin with alike is kept in parts.
 SmolLM2 reads 640 tokens in calls of so many 1.5 % slower than in calls of 512, in calls
 of 128 3 % slower, of 64 10 % (two cores)."""
