@@ -211,8 +211,8 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
     def _n_tokens(self, asked: Sequence[BaseMessage], use: ToolUse) -> int:
         model = self.engine
         prompt = self._prompt(model, asked, use)
-        beside = self._layout(model, prompt).tokens(model.weights, ())
-        return len(prompt.head) + len(beside) + len(prompt.tail)
+        beside = self._layout(model, prompt).laid_out(model.weights, ())
+        return len(prompt.head) + len(beside.tokens) + len(prompt.tail)
 
     def _prompt(
         self, model: Model, asked: Sequence[BaseMessage], use: ToolUse = NO_TOOLS

@@ -275,15 +275,14 @@ class RetrievalGeneration(SpeculativeGeneration):
         stats = SpeculationStats(prompt_tokens=len(prompt.head) + len(prompt.tail))
 
         def open_path(hits: tuple[Hit, ...]) -> Any:
-            tokens = layout.tokens(model.weights, hits)
+            tokens, ends = layout.laid_out(model.weights, hits)
             require(n_documents=len(tokens))
             prefix = [*prompt.head, *tokens]
-            n_shared = len(prompt.head) + layout.n_before(model.weights, tokens)
             with stats.laying_out("reading"):
                 path, n_kept = model.find_or_open(
                     prefix,
                     part=BLOCK,
-                    n_shared=n_shared,
+                    ends=[len(prompt.head) + end for end in ends],
                     namespace=sampling.kv_namespace,
                 )
             stats.cached_tokens += n_kept
@@ -368,7 +367,7 @@ class RetrievalGeneration(SpeculativeGeneration):
         """Tokens in and out; the documents counted are those of the last step."""
         hits = run.steps[-1].hits if run.steps else ()
         layout = self._layout(model, run.request.writer.prompt)
-        return usage_of(run, len(layout.tokens(model.weights, hits)))
+        return usage_of(run, len(layout.laid_out(model.weights, hits).tokens))
 
     def _uncacheable(self) -> str | None:
         if self.query_source is not None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import warnings
 from array import array
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
 
 from langchain_ralmspec.arguments import several
-from langchain_ralmspec.engine.heads import n_apart
+from langchain_ralmspec.engine.heads import LEAST_PART, borders
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
-from langchain_ralmspec.ralm import BLOCK, InlineLayout
+from langchain_ralmspec.ralm import BLOCK
 from langchain_ralmspec.stores import Hit
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ class Passages:
 
     Attributes:
         prefixes: tokens of each document and of what stands before it.
-        n_shared: of each, how many of these stand before it.
+        ends: after how many of each something ends.
         namespace: within which they are kept.
     """
 
     prefixes: list[array[int]]
-    n_shared: list[int]
+    ends: list[list[int]]
     namespace: str | None = None
 
 
@@ -82,7 +82,8 @@ def passages_of(
 ) -> Passages:
     """The tokens of each document and of what stands before it, as far as they serve.
 
-    Those of a document that something else stands right behind do so in whole blocks.
+    Those of a document that something else stands right behind do so if they are a part
+    of a prompt (:func:`~langchain_ralmspec.engine.heads.parted`).
 
     Args:
         documents: what is to be read.
@@ -104,29 +105,30 @@ def passages_of(
             "before the question"
         )
         raise InvalidValueError(msg)
-    is_whole = is_alone and not isinstance(layout, InlineLayout)
-    if isinstance(layout, InlineLayout):
-        layout = replace(layout, trail="")
-    prefixes, shared, head = [], [], prompts[0].head
+    # What stands right behind a document may depend on the question, too.
+    is_whole = is_alone and len({one.beside for one in prompts}) == 1
+    prefixes, all_ends, head = [], [], prompts[0].head
     for document in documents:
         hit = Hit(document.id or "", document, score=0.0)
-        tokens = layout.tokens(model.weights, [hit])
+        # As if something stood behind it, where something does.
+        tokens, ends = layout.laid_out(model.weights, [hit] if is_alone else [hit] * 2)
+        ends = [len(head) + end for end in ends[:2]]
         prefix = array("i", [*head, *tokens])
-        if len(prefix) > model.n_ctx:
+        if ends[-1] > model.n_ctx:
             name = document.id or document.page_content[:40]
             msg = (
-                f"the document {name!r} takes {len(prefix)} tokens, and n_ctx="
+                f"the document {name!r} takes {ends[-1]} tokens, and n_ctx="
                 f"{model.n_ctx}; set max_document_tokens, or raise n_ctx"
             )
             raise ContextOverflowError(msg)
-        n_shared = len(head) + layout.n_before(model.weights, tokens)
-        start = n_apart(prefix[:n_shared], BLOCK, model.weights.controls)
-        # The last block is read together with what is left.
-        n_blocks = (len(prefix) - start) // BLOCK - is_alone
-        whole = start + n_blocks * BLOCK if n_blocks > 0 else 0
-        prefixes.append(prefix if is_whole else prefix[:whole])
-        shared.append(n_shared)
-    return Passages(prefixes, shared, namespace)
+        if not is_whole:
+            found = borders(prefix, BLOCK, ends, model.weights.controls)
+            whole = max(border for border in found if border <= ends[-1])
+            # Of what stands before the documents alone, any answer reads as much.
+            prefix = prefix[: whole if whole > ends[0] else 0]
+        prefixes.append(prefix)
+        all_ends.append(ends)
+    return Passages(prefixes, all_ends, namespace)
 
 
 def bytes_of(prefix: Sequence[int], model: Model) -> int:
@@ -151,10 +153,10 @@ def read_ahead(
         {
             "prefix": prefix,
             "part": BLOCK,
-            "n_shared": n_shared,
+            "ends": ends,
             "namespace": passages.namespace,
         }
-        for prefix, n_shared in zip(prefixes, passages.n_shared, strict=True)
+        for prefix, ends in zip(prefixes, passages.ends, strict=True)
     ]
     room = model.room_for_prefixes
     if not room:
@@ -179,8 +181,8 @@ def read_ahead(
     if prefixes and not any(prefixes):
         warnings.warn(
             "nothing was read: something else stands right behind a document in this "
-            f"prompt, so only whole blocks of {BLOCK} tokens serve other questions, "
-            "and no document is long enough",
+            f"prompt, so only those of {LEAST_PART} tokens or more serve other "
+            "questions, and no document is so long",
             RuntimeWarning,
             stacklevel=3,
         )

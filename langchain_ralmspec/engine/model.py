@@ -18,7 +18,7 @@ from langchain_ralmspec.engine.binding import (
     require_no_forked_gpu,
 )
 from langchain_ralmspec.engine.context import Context, KVType
-from langchain_ralmspec.engine.heads import Head, parted, parted_behind
+from langchain_ralmspec.engine.heads import Head, parted
 from langchain_ralmspec.engine.limits import (
     attention_for,
     known_kv_type,
@@ -39,6 +39,8 @@ from langchain_ralmspec.files import absolute, absolute_file
 from langchain_ralmspec.machine import stop_idle_openmp_threads
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from langchain_ralmspec.engine.kv import Snapshot
 
 N_SLOTS = 4
@@ -294,20 +296,19 @@ class Model(Live):
         prefix: Tokens[int],
         *,
         part: int = 0,
-        n_shared: int | None = None,
+        ends: Collection[int] = (),
         keep: bool = True,
         namespace: str | None = None,
     ) -> tuple[Sequence, int]:
         """Do what :meth:`open` does, and tell for how many tokens the KV was there.
 
-        A prefix is read in parts of ``part`` tokens (0 takes ``n_batch``), and the
-        ``n_shared`` tokens that others begin with as well in parts of their own
-        (:func:`~langchain_ralmspec.engine.heads.parted_behind`), each in calls of its
-        own. Where the KV of other tokens that begin with the same parts is there, those
-        are not read again: the same calls in the same order give the same bits. Within
-        a ``namespace``, only what was read within it counts as there.
+        A prefix is read in parts of ``part`` tokens (0 takes ``n_batch``), which may
+        end at ``ends``, too (:func:`~langchain_ralmspec.engine.heads.parted`), each in
+        calls of its own. Where the KV of other tokens that begin with the same parts is
+        there, those are not read again: the same calls in the same order give the same
+        bits. Within a ``namespace``, only what was read within it counts as there.
         """
-        parts = self._parted(prefix, part, n_shared)
+        parts = self._parted(prefix, part, ends)
         self._slots.require_own_process()  # a lock of another's may never be free
         heads = self._prefixes.heads(parts, namespace)
         # One after the other: who waits for a long text finds it in the end.
@@ -315,19 +316,18 @@ class Model(Live):
             sequence, n_known = self._begin(heads)
             for number, each in enumerate(parts[n_known:], n_known + 1):
                 sequence.prefill(each)
-                # A short one is worth it: else all of a longer prefix is copied for it.
-                is_shared = sequence.length == n_shared and n_shared <= part
+                # What others begin with is kept as well, or they would have to copy
+                # this prefix for it; but for a long one, which takes too much memory.
+                is_shared = number == 1 and sequence.length == next(iter(ends), None)
                 if keep and (number == len(parts) or is_shared):
                     self._prefixes.put(heads[:number], sequence.save())
             return sequence, heads[n_known - 1].length if n_known else 0
 
     def _parted(
-        self, prefix: Tokens[int], part: int, n_shared: int | None
+        self, prefix: Tokens[int], part: int, ends: Collection[int]
     ) -> list[Tokens[int]]:
-        tokens, size = tuple(prefix), part or self.n_batch
-        if n_shared is None:
-            return parted(tokens, size)
-        return parted_behind(tokens, size, n_shared, self.weights.controls)
+        turns = self.weights.controls if ends else ()
+        return parted(tuple(prefix), part or self.n_batch, ends, turns)
 
     def _begin(self, heads: Tokens[Head]) -> tuple[Sequence, int]:
         """A sequence of the first parts whose KV is kept, and their number."""
@@ -346,7 +346,7 @@ class Model(Live):
         prefix: Tokens[int],
         *,
         part: int = 0,
-        n_shared: int | None = None,
+        ends: Collection[int] = (),
         namespace: str | None = None,
     ) -> int:
         """Have the KV of ``prefix`` kept, in the folder if there is one.
@@ -356,12 +356,12 @@ class Model(Live):
         Returns:
             Number of tokens that were read for it; 0 where it was kept already.
         """
-        parts = self._parted(prefix, part, n_shared)
+        parts = self._parted(prefix, part, ends)
         heads = self._prefixes.heads(parts, namespace)
         if not heads or self._prefixes.keeps(heads):
             return 0
         sequence, n_known = self.find_or_open(
-            prefix, part=part, n_shared=n_shared, namespace=namespace
+            prefix, part=part, ends=ends, namespace=namespace
         )
         if n_known == len(prefix):  # it was in memory alone
             self._prefixes.put(heads, sequence.save())
@@ -373,11 +373,11 @@ class Model(Live):
         prefix: Tokens[int],
         *,
         part: int = 0,
-        n_shared: int | None = None,
+        ends: Collection[int] = (),
         namespace: str | None = None,
     ) -> bool:
         """Whether :meth:`keep` would find the KV of ``prefix`` kept."""
-        parts = self._parted(prefix, part, n_shared)
+        parts = self._parted(prefix, part, ends)
         heads = self._prefixes.heads(parts, namespace)
         return bool(heads) and self._prefixes.keeps(heads)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from langchain_ralmspec.answer.vocabulary import first_tokens, whole_characters
 from langchain_ralmspec.errors import ContextOverflowError
@@ -49,6 +49,18 @@ class QueryText:
         return text.decode("utf-8", "ignore").strip()
 
 
+class Laid(NamedTuple):
+    """Documents as a model reads them.
+
+    Attributes:
+        tokens: of all of them, and of what is tokenised with them.
+        ends: where among the tokens what stands before them ends, and each of them.
+    """
+
+    tokens: list[int]
+    ends: list[int]
+
+
 @dataclass(frozen=True, slots=True)
 class DocumentLayout:
     """The rule by which documents become tokens."""
@@ -62,20 +74,16 @@ class DocumentLayout:
         # As it was judged: rendering again may give another text, of a clock say.
         return well_formed(self.render(hit.document) if hit.text is None else hit.text)
 
-    def tokens(self, vocabulary: Vocabulary, hits: Sequence[Hit]) -> list[int]:
+    def laid_out(self, vocabulary: Vocabulary, hits: Sequence[Hit]) -> Laid:
         """Tokens of the documents in order, control tokens read as plain text."""
-        tokens: list[int] = []
+        tokens, ends = list[int](), [0]
         separator = vocabulary.tokenize(self.separator)
         for hit in hits:
             read = first_tokens(vocabulary, self.text_of(hit), self.max_tokens)
             tokens += whole_characters(vocabulary, read)
             tokens += separator
-        return tokens
-
-    def n_before(self, vocabulary: Vocabulary, tokens: Sequence[int]) -> int:
-        """How many of :meth:`tokens` stand before the documents."""
-        del vocabulary, tokens
-        return 0
+            ends.append(len(tokens))
+        return Laid(tokens, ends)
 
     def most_tokens(self, vocabulary: Vocabulary, n_documents: int) -> int:
         """Tokens that so many documents may take."""
@@ -90,16 +98,18 @@ class InlineLayout(DocumentLayout):
     lead: str = ""  # what stands right before them
     trail: str = ""  # what stands right behind them
 
-    def tokens(self, vocabulary: Vocabulary, hits: Sequence[Hit]) -> list[int]:
-        """Tokens of the documents in order and of the text beside them, as one text."""
-        texts = [self._cut(vocabulary, self.text_of(hit)) for hit in hits]
-        return vocabulary.tokenize(self.lead + self.separator.join(texts) + self.trail)
+    def laid_out(self, vocabulary: Vocabulary, hits: Sequence[Hit]) -> Laid:
+        """Tokens of the documents in order and of the text beside them, as one text.
 
-    def n_before(self, vocabulary: Vocabulary, tokens: Sequence[int]) -> int:
-        """How many of :meth:`tokens` are of the text before the documents alone."""
-        lead = vocabulary.tokenize(self.lead)
-        pairs = zip(lead, tokens, strict=False)
-        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        A token may be of two texts that stand side by side: both end before it.
+        """
+        texts = [self._cut(vocabulary, self.text_of(hit)) for hit in hits]
+        begun = [
+            self.lead + self.separator.join(texts[:n]) for n in range(len(texts) + 1)
+        ]
+        tokens = vocabulary.tokenize(begun[-1] + self.trail)
+        ends = [_n_alike(vocabulary.tokenize(text), tokens) for text in begun]
+        return Laid(tokens, ends)
 
     def most_tokens(self, vocabulary: Vocabulary, n_documents: int) -> int:
         """Tokens that so many documents may take, and the text beside them."""
@@ -113,6 +123,12 @@ class InlineLayout(DocumentLayout):
             return text
         pieces = map(vocabulary.piece, tokens[: self.max_tokens])
         return b"".join(pieces).decode("utf-8", "ignore")
+
+
+def _n_alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def require_room(

@@ -14,6 +14,7 @@ import faiss
 import pytest
 from langchain_core.documents import Document
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda
 
 from langchain_ralmspec import (
     BM25Store,
@@ -26,14 +27,15 @@ from langchain_ralmspec import (
 )
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine import model as engine
+from langchain_ralmspec.engine.heads import LEAST_PART
 from langchain_ralmspec.engine.prefix_folder import PrefixFolder
-from langchain_ralmspec.ralm.prompt import BLOCK
 from tests.integration_tests.conftest import QUESTIONS, Corpus
 from tests.unit_tests.cli.shell import run
 
 N = 8
 OWN_N_CTX = 1056  # a model that no other test holds
 QUESTION = QUESTIONS[1]
+SHORT = "A queue gives what came first. " * 12
 LONG = "A heap is a tree whose parents are smaller than their children. " * 44
 
 
@@ -238,7 +240,7 @@ BEHIND = ChatPromptTemplate.from_template("Read:\n{context}\nAnswer: {question}"
 BEFORE = ChatPromptTemplate.from_template("Answer {question} by:\n{context}")
 
 
-def test_of_a_template_whole_blocks_are_kept(gguf: str, tmp_path: Path) -> None:
+def test_a_document_in_a_template_is_read_ahead(gguf: str, tmp_path: Path) -> None:
     store = BM25Store.from_documents([Document(LONG, id="long")])
     chat = ChatRaLMSpec.from_chain(
         model_path=gguf,
@@ -253,16 +255,33 @@ def test_of_a_template_whole_blocks_are_kept(gguf: str, tmp_path: Path) -> None:
     expected = told(plain, "What is a heap?")[0]
     warmed = chat.warm([Document(LONG, id="long")])
     assert warmed.documents == 1
-    assert warmed.read_tokens == BLOCK
     steps, stats = told(chat, "What is a heap?")
     assert steps == expected
-    assert stats.cached_tokens == BLOCK
-    with pytest.warns(RuntimeWarning, match="no document is long enough"):
-        assert chat.warm(["A short text."]).documents == 0
+    assert (stats.cached_tokens, stats.read_tokens) == (warmed.read_tokens, 0)
     with pytest.raises(ContextOverflowError, match=r"'longer' takes \d+ tokens"):
         chat.warm([Document(LONG * 4, id="longer")])
     with pytest.raises(InvalidValueError, match="question stands in front"):
         chat.model_copy(update={"prompt": BEFORE}).warm([LONG])
+
+
+def test_of_several_documents_the_first_one_is_there(gguf: str) -> None:
+    found = [Document(SHORT, id="first"), Document(LONG, id="second")]
+    chat = ChatRaLMSpec.from_chain(
+        model_path=gguf,
+        retriever=RunnableLambda(lambda _: found),
+        prompt=BEHIND,
+        n_ctx=OWN_N_CTX,
+        max_tokens=6,
+    )
+    plain = chat.model_copy(update={"kv_cache_bytes": 0})
+    expected = told(plain, "What is a heap?")[0]
+    warmed = chat.warm(found[:1])
+    assert warmed.documents == 1
+    steps, stats = told(chat, "What is a heap?")
+    assert steps == expected
+    assert stats.cached_tokens == warmed.read_tokens > LEAST_PART
+    with pytest.warns(RuntimeWarning, match="no document is so long"):
+        assert chat.warm(["A short text."]).documents == 0
 
 
 @pytest.mark.parametrize("completion", [False, True])

@@ -25,6 +25,7 @@ from langchain_ralmspec import (
 )
 from langchain_ralmspec.base.chain_prompt import ChainPrompt
 from langchain_ralmspec.base.messages import turns_of
+from langchain_ralmspec.engine.heads import LEAST_PART
 from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.ralm.prompt import BLOCK
 from langchain_ralmspec.stores.base import Hit
@@ -79,7 +80,7 @@ def read_here(
     model = chat.engine
     prompt = chat._prompt(model, asked)
     hits = [Hit(str(each.id), each, 0.0) for each in documents]
-    tokens = chat._layout(model, prompt).tokens(model.weights, hits)
+    tokens = chat._layout(model, prompt).laid_out(model.weights, hits).tokens
     return [*prompt.head, *tokens, *prompt.tail]
 
 
@@ -246,17 +247,17 @@ def test_what_was_read_is_not_read_again(
     )  # fmt: skip
     first = chat.invoke(QUESTIONS[0])
     n_tokens = sum(read)
-    head, *rest = read
-    assert head < BLOCK, "what stands before the documents"
-    assert all(BLOCK <= n < 2 * BLOCK for n in rest), "none of a few tokens"
+    before, *rest = read
+    assert before < BLOCK, "what stands before the documents"
+    assert all(LEAST_PART <= n < BLOCK + LEAST_PART for n in rest), "none of a few"
     assert chat.invoke(QUESTIONS[0]).content == first.content
     assert sum(read) == n_tokens
-    # Of three documents of the four, only the last part has to be read.
+    # Of three documents of the four, only the last one has to be read.
     fewer = chat.model_copy(update={"documents_per_step": 3})
     cold = fewer.model_copy(update={"kv_cache_bytes": 0}).invoke(QUESTIONS[0])
     read.clear()
     assert fewer.invoke(QUESTIONS[0]).content == cold.content
-    assert sum(read) < 2 * BLOCK
+    assert sum(read) < BLOCK + LEAST_PART
 
 
 def test_documents_stand_behind_a_long_history(

@@ -212,7 +212,7 @@ def test_a_document_is_not_cut_inside_a_character(
 ) -> None:
     layout = DocumentLayout(lambda each: each.page_content, max_tokens)
     for text in ("🙂🦜👩🏽‍🚀🙂", "ខ្មែរ ភាសា", "a🜁b🜂", "Ünï"):
-        tokens = layout.tokens(weights, [Hit("x", Document(text), 0.0)])
+        tokens = layout.laid_out(weights, [Hit("x", Document(text), 0.0)]).tokens
         read = b"".join(map(weights.piece, tokens)).decode().removesuffix("\n\n")
         assert text.startswith(read)
         whole = weights.tokenize(text)[:max_tokens]

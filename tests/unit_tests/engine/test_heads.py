@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_ralmspec.engine.heads import (
-    LEAST_TURN,
+    LEAST_PART,
     heads_of,
-    n_apart,
     parted,
-    parted_behind,
     start_within,
 )
 from langchain_ralmspec.engine.prefixes import PrefixCache
@@ -43,84 +41,112 @@ def test_parts_are_all_the_tokens_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "n_shared", "lengths"),
+    ("length", "ends", "lengths"),
     [
-        (11, 0, [4, 7]),
-        (11, 7, [4, 7]),
-        (11, 8, [4, 4, 3]),  # others begin with both parts, too
-        (11, 99, [4, 4, 3]),
-        (8, 0, [4, 4]),
-        (5, 0, [5]),
-        (4, 0, [4]),
-        (3, 0, [3]),
-        (0, 0, []),
+        (11, [0], [4, 7]),  # what is too little for a part joins the last
+        (11, [7], [4, 7]),
+        (11, [8], [4, 4, 3]),  # but for what stands before documents
+        (8, [0], [4, 4]),
+        (5, [0], [5]),
+        (4, [0], [4]),
+        (3, [0], [3]),
+        (0, [0], []),
     ],
 )
 def test_what_is_too_little_for_a_part_joins_the_last(
-    length: int, n_shared: int, lengths: list[int]
+    length: int, ends: list[int], lengths: list[int]
 ) -> None:
-    parts = parted_behind(LONG[:length], STEP, n_shared, ())
+    parts = parted(LONG[:length], STEP, ends)
     assert [*map(len, parts)] == lengths
     assert sum(map(tuple, parts), ()) == LONG[:length]
 
 
 @pytest.mark.parametrize(
-    ("length", "n_shared", "lengths"),
+    ("length", "ends", "lengths"),
     [
-        (100, 48, [32, 16, 52]),  # 52 are a part, and what is too little for one
-        (100, 47, [32, 32, 36]),  # 15 of those that others begin with are too few
-        (100, 16, [16, 32, 52]),
-        (60, 20, [20, 40]),
-        (40, 20, [20, 20]),
-        (20, 20, [20]),
-        (10, 20, [10]),
-        (100, 64, [32, 32, 36]),
+        (300, [36, 160, 240], [36, 124, 80, 60]),
+        (300, [15, 160, 240], [160, 80, 60]),  # 15 before documents are too few
+        (300, [16, 160, 220], [16, 144, 140]),  # and 60 of one of them
+        (302, [36, 160, 240], [36, 124, 142]),
+        (700, [36, 600], [36, 256, 256, 152]),
+        (420, [36, 356], [36, 256, 128]),
+        (99, [90], [90, 9]),
+        (90, [90], [90]),
     ],
 )
-def test_what_others_begin_with_has_parts_of_its_own(
-    length: int, n_shared: int, lengths: list[int]
+def test_a_part_ends_where_something_does(
+    length: int, ends: list[int], lengths: list[int]
 ) -> None:
-    given_ = tuple(range(length))
-    parts = parted_behind(given_, 32, n_shared, ())
+    parts = parted(range(length), 256, ends)
     assert [*map(len, parts)] == lengths
-    assert sum(map(tuple, parts), ()) == given_
 
 
 TURN = 1  # begins a turn, among other numbers
 
-
-@given(
-    st.lists(
-        st.lists(st.just(0), max_size=300).map(lambda of: (TURN, *of)), max_size=4
-    ),
-    st.integers(0, 300),
-    st.integers(0, 300),
+conversations = st.lists(
+    st.lists(st.just(0), max_size=300).map(lambda of: (TURN, *of)), max_size=4
 )
-def test_a_conversation_that_has_grown_begins_with_its_parts(
-    turns: list[tuple[int, ...]], n_documents: int, n_more: int
+documents = st.lists(st.integers(1, 400).map(lambda n: (2,) * n), max_size=4)
+
+
+def with_documents(
+    told: tuple[int, ...], found: list[tuple[int, ...]]
+) -> tuple[tuple[int, ...], list[int]]:
+    """A prefix, and where it ends in it."""
+    ends = [*accumulate(map(len, found), initial=len(told))]
+    return (*told, *chain(*found)), ends
+
+
+@given(conversations, documents, documents, st.integers(0, 300))
+def test_what_begins_alike_has_the_same_parts(
+    turns: list[tuple[int, ...]], found: list[Any], others: list[Any], n_more: int
 ) -> None:
-    told = sum(turns, ())
-    parts = parted_behind((*told, *[2] * n_documents), 256, len(told), {TURN})
-    assert sum(map(tuple, parts), ()) == (*told, *[2] * n_documents)
-    assert len(parts) <= 1 or all(len(part) >= 16 for part in parts[:-1])
-    n_own = n_apart(told, 256, {TURN})
-    assert 0 <= len(told) - n_own < 16
-    ends = [*accumulate(map(len, parts))]
-    assert n_own in (0, *ends)
-    grown = (*told, TURN, *[0] * n_more)
-    others = parted_behind((*grown, *[3] * n_documents), 256, len(grown), {TURN})
-    # All but the one in which it ended.
-    own = [part for part, end in zip(parts, ends, strict=True) if end <= n_own]
-    *before, _ = own or [()]
-    assert others[: len(before)] == before
-    if n_own == len(told) and own and len(own[-1]) >= LEAST_TURN:
-        assert others[: len(own)] == own
+    told = tuple(chain(*turns))
+    prefix, ends = with_documents(told, found)
+    parts = parted(prefix, 256, ends, {TURN})
+    assert tuple(chain(*parts)) == prefix
+    assert all(len(part) <= 256 for part in parts[:-1])
+    assert not parts or len(parts[-1]) < 256 + LEAST_PART
+    grown = [
+        with_documents(told, [*found, *others]),
+        with_documents((*told, TURN, *[0] * n_more), found),
+    ]
+    for other, their_ends in grown:
+        theirs = parted(other, 256, their_ends, {TURN})
+        n_alike = sum(
+            1
+            for a, b in takewhile(
+                lambda ab: ab[0] == ab[1], zip(prefix, other, strict=False)
+            )
+        )
+        n_kept = sum(
+            len(a)
+            for a, b in takewhile(
+                lambda ab: ab[0] == ab[1], zip(parts, theirs, strict=False)
+            )
+        )
+        # Of a short last part, and of one that others have joined, there is less.
+        assert n_alike - n_kept < 256 + LEAST_PART
+
+
+def test_the_first_of_other_documents_is_a_part_of_both() -> None:
+    told, first = (0,) * 30, (2,) * 100
+    one = parted(*args(told, [first, (3,) * 90]))
+    other = parted(*args(told, [first, (4,) * 70, (5,) * 300]))
+    assert one[:2] == other[:2] == [told, first]
+
+
+def args(told: tuple[int, ...], found: list[tuple[int, ...]]) -> Any:
+    prefix, ends = with_documents(told, found)
+    return prefix, 256, ends
 
 
 def test_turns_are_parts_of_their_own_unless_they_are_short() -> None:
     told = [TURN, *[0] * 79, TURN, *[0] * 9, TURN, *[0] * 69, TURN, *[0] * 299]
-    parts = parted_behind(told, 256, len(told), {TURN})
+    parts = parted(told, 256, [len(told)], {TURN})
     assert [*map(len, parts)] == [80, 80, 256, 44]
+    assert parted(told, 256, [80], {TURN})[0] == told[:80]
+    assert [*map(len, parted(told, 256, [80], {TURN}))] == [80, 256, 124]
 
 
 @given(tokens, tokens, st.integers(1, 5), st.integers(1, 5))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +37,7 @@ def hit(text: str) -> Hit:
 
 
 def test_documents_are_cut_and_separated() -> None:
-    tokens = LAYOUT.tokens(LETTERS, [hit("abcdef"), hit("xy")])
+    tokens = LAYOUT.laid_out(LETTERS, [hit("abcdef"), hit("xy")]).tokens
     assert "".join(map(chr, tokens)) == "abc|xy|"
 
 
@@ -45,24 +46,46 @@ def test_documents_inside_a_text_are_parted_from_one_another() -> None:
     hits = [hit("abcdef"), hit("xy"), hit("")]
     told = ["Context: \n", "Context: abc\n", "Context: abc|xy\n", "Context: abc|xy|\n"]
     for n, expected in enumerate(told):
-        tokens = inside.tokens(LETTERS, hits[:n])
+        tokens = inside.laid_out(LETTERS, hits[:n]).tokens
         assert "".join(map(chr, tokens)) == expected
         assert len(tokens) <= inside.most_tokens(LETTERS, n)
 
 
-def test_what_stands_before_documents_is_told_from_them() -> None:
-    """Of words that the lead's last one is joined with, as tokens may be, none is."""
-    before = InlineLayout(lambda d: d.page_content, 3, "|", "Read: ", "\n")
-    for n in range(3):
-        tokens = before.tokens(LETTERS, [hit("abcdef"), hit("xy")][:n])
-        assert before.n_before(LETTERS, tokens) == len("Read: ")
-    assert before.n_before(LETTERS, [*map(ord, "Read:abc")]) == len("Read:")
-    assert LAYOUT.n_before(LETTERS, LAYOUT.tokens(LETTERS, [hit("abc")])) == 0
+def test_where_documents_end_is_told() -> None:
+    hits = [hit("abcdef"), hit("xy")]
+    assert LAYOUT.laid_out(LETTERS, hits).ends == [0, 4, 7]
+    inside = InlineLayout(lambda d: d.page_content, 3, "|", "Read: ", "?")
+    tokens, ends = inside.laid_out(LETTERS, hits)
+    begun = ["".join(map(chr, tokens[:end])) for end in ends]
+    assert begun == ["Read: ", "Read: abc", "Read: abc|xy"]
+
+
+class Pairs(Letters):
+    """Weights that read a point and what stands behind it as one token."""
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        codes = {".": 1000, ".|": 1001, ".?": 1002}
+        read = re.findall(r"\.[|?]|.", text)
+        return [codes.get(piece) or ord(piece) for piece in read]
+
+
+def test_a_token_of_two_texts_is_behind_the_end_of_both() -> None:
+    inside = InlineLayout(lambda d: d.page_content, 9, "|", "R.", "?")
+    tokens, ends = inside.laid_out(Pairs(), [hit("ab."), hit("|c.")])  # type: ignore[arg-type]
+    assert tokens == [
+        *map(ord, "R"),
+        1000,
+        *map(ord, "ab"),
+        1001,
+        *map(ord, "|c"),
+        1002,
+    ]
+    assert ends == [2, 4, 7]
 
 
 def test_a_document_is_read_as_it_was_judged() -> None:
     judged = replace(hit("abcdef"), text="j")
-    tokens = LAYOUT.tokens(LETTERS, [judged, hit("xy")])
+    tokens = LAYOUT.laid_out(LETTERS, [judged, hit("xy")]).tokens
     assert "".join(map(chr, tokens)) == "j|xy|"
 
 
