@@ -39,8 +39,6 @@ from langchain_ralmspec.files import absolute, absolute_file
 from langchain_ralmspec.machine import stop_idle_openmp_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from langchain_ralmspec.engine.kv import Snapshot
 
 N_SLOTS = 4
@@ -296,7 +294,7 @@ class Model(Live):
         prefix: Tokens[int],
         *,
         part: int = 0,
-        ends: Collection[int] = (),
+        ends: Tokens[int] = (),
         keep: bool = True,
         namespace: str | None = None,
     ) -> tuple[Sequence, int]:
@@ -318,13 +316,13 @@ class Model(Live):
                 sequence.prefill(each)
                 # What others begin with is kept as well, or they would have to copy
                 # this prefix for it; but for a long one, which takes too much memory.
-                is_shared = number == 1 and sequence.length == next(iter(ends), None)
+                is_shared = number == 1 and sequence.length in ends[:1]
                 if keep and (number == len(parts) or is_shared):
                     self._prefixes.put(heads[:number], sequence.save())
             return sequence, heads[n_known - 1].length if n_known else 0
 
     def _parted(
-        self, prefix: Tokens[int], part: int, ends: Collection[int]
+        self, prefix: Tokens[int], part: int, ends: Tokens[int]
     ) -> list[Tokens[int]]:
         turns = self.weights.controls if ends else ()
         return parted(tuple(prefix), part or self.n_batch, ends, turns)
@@ -346,7 +344,7 @@ class Model(Live):
         prefix: Tokens[int],
         *,
         part: int = 0,
-        ends: Collection[int] = (),
+        ends: Tokens[int] = (),
         namespace: str | None = None,
     ) -> int:
         """Have the KV of ``prefix`` kept, in the folder if there is one.
@@ -373,7 +371,7 @@ class Model(Live):
         prefix: Tokens[int],
         *,
         part: int = 0,
-        ends: Collection[int] = (),
+        ends: Tokens[int] = (),
         namespace: str | None = None,
     ) -> bool:
         """Whether :meth:`keep` would find the KV of ``prefix`` kept."""

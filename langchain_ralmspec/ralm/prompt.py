@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from langchain_ralmspec.answer.vocabulary import first_tokens, whole_characters
@@ -104,12 +105,15 @@ class InlineLayout(DocumentLayout):
         A token may be of two texts that stand side by side: both end before it.
         """
         texts = [self._cut(vocabulary, self.text_of(hit)) for hit in hits]
-        begun = [
-            self.lead + self.separator.join(texts[:n]) for n in range(len(texts) + 1)
-        ]
-        tokens = vocabulary.tokenize(begun[-1] + self.trail)
-        ends = [_n_alike(vocabulary.tokenize(text), tokens) for text in begun]
-        return Laid(tokens, ends)
+        text = self.lead + self.separator.join(texts) + self.trail
+        tokens = vocabulary.tokenize(text)
+        read = [*accumulate(len(vocabulary.piece(token)) for token in tokens)]
+        # A tokenizer may put a space in front of all.
+        start = (read[-1] if read else 0) - _size(text)
+        between, ends = _size(self.separator), [start + _size(self.lead)]
+        for number, each in enumerate(texts):
+            ends.append(ends[-1] + _size(each) + between * (number > 0))
+        return Laid(tokens, [bisect_right(read, end) for end in ends])
 
     def most_tokens(self, vocabulary: Vocabulary, n_documents: int) -> int:
         """Tokens that so many documents may take, and the text beside them."""
@@ -125,10 +129,8 @@ class InlineLayout(DocumentLayout):
         return b"".join(pieces).decode("utf-8", "ignore")
 
 
-def _n_alike(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two texts begin with alike."""
-    pairs = zip(one, other, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+def _size(text: str) -> int:
+    return len(text.encode())
 
 
 def require_room(

@@ -145,6 +145,8 @@ def test_turns_are_parts_of_their_own_unless_they_are_short() -> None:
     told = [TURN, *[0] * 79, TURN, *[0] * 9, TURN, *[0] * 69, TURN, *[0] * 299]
     parts = parted(told, 256, [len(told)], {TURN})
     assert [*map(len, parts)] == [80, 80, 256, 44]
+    begun = parted((*told, *[2] * 90), 256, [len(told), len(told) + 90], {TURN})
+    assert [*map(len, begun)] == [80, 80, 256, 134], "few tokens far behind are slow"
     assert parted(told, 256, [80], {TURN})[0] == told[:80]
     assert [*map(len, parted(told, 256, [80], {TURN}))] == [80, 256, 124]
 

@@ -60,26 +60,24 @@ def test_where_documents_end_is_told() -> None:
     assert begun == ["Read: ", "Read: abc", "Read: abc|xy"]
 
 
+PAIRS = [".", ".|", ".?"]
+
+
 class Pairs(Letters):
     """Weights that read a point and what stands behind it as one token."""
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
-        codes = {".": 1000, ".|": 1001, ".?": 1002}
         read = re.findall(r"\.[|?]|.", text)
-        return [codes.get(piece) or ord(piece) for piece in read]
+        return [PAIRS.index(each) if each in PAIRS else ord(each) for each in read]
+
+    def piece(self, token: int) -> bytes:
+        return PAIRS[token].encode() if token < len(PAIRS) else super().piece(token)
 
 
 def test_a_token_of_two_texts_is_behind_the_end_of_both() -> None:
     inside = InlineLayout(lambda d: d.page_content, 9, "|", "R.", "?")
     tokens, ends = inside.laid_out(Pairs(), [hit("ab."), hit("|c.")])  # type: ignore[arg-type]
-    assert tokens == [
-        *map(ord, "R"),
-        1000,
-        *map(ord, "ab"),
-        1001,
-        *map(ord, "|c"),
-        1002,
-    ]
+    assert tokens == [ord("R"), 0, ord("a"), ord("b"), 1, ord("|"), ord("c"), 2]
     assert ends == [2, 4, 7]
 
 
