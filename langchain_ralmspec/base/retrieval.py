@@ -29,6 +29,7 @@ from langchain_ralmspec.errors import (
 )
 from langchain_ralmspec.ralm import (
     BLOCK,
+    Branch,
     DocumentLayout,
     FixedStride,
     Flare,
@@ -274,10 +275,10 @@ class RetrievalGeneration(SpeculativeGeneration):
         transcript, sampler = self._written_by(model, sampling, stop, form)
         stats = SpeculationStats(prompt_tokens=len(prompt.head) + len(prompt.tail))
 
-        def open_path(hits: tuple[Hit, ...]) -> Any:
+        def open_branch(hits: tuple[Hit, ...]) -> Branch:
             tokens, ends = layout.laid_out(model.weights, hits)
             require(n_documents=len(tokens))
-            prefix = [*prompt.head, *tokens]
+            prefix = [*prompt.head, *tokens[: ends[-1]]]
             with stats.laying_out("reading"):
                 path, n_kept = model.find_or_open(
                     prefix,
@@ -287,10 +288,10 @@ class RetrievalGeneration(SpeculativeGeneration):
                 )
             stats.cached_tokens += n_kept
             stats.read_tokens += len(prefix) - n_kept
-            return path
+            return Branch(path, tuple(tokens[ends[-1] :]))
 
         request = Request(
-            writer=Writer(prompt, transcript, sampler, open_path),
+            writer=Writer(prompt, transcript, sampler, open_branch),
             session=retriever.new_session(
                 k=depth,
                 # Exactly the documents that a search for so many finds.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.documents import Document
 
 from langchain_ralmspec.arguments import several
-from langchain_ralmspec.engine.heads import LEAST_PART, borders
+from langchain_ralmspec.engine.heads import LEAST_PART
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
 from langchain_ralmspec.ralm import BLOCK
 from langchain_ralmspec.stores import Hit
@@ -82,8 +82,8 @@ def passages_of(
 ) -> Passages:
     """The tokens of each document and of what stands before it, as far as they serve.
 
-    Those of a document that something else stands right behind do so if they are a part
-    of a prompt (:func:`~langchain_ralmspec.engine.heads.parted`).
+    Those of a document that more may stand behind do so if they are a part of a prompt
+    (:func:`~langchain_ralmspec.engine.heads.parted`).
 
     Args:
         documents: what is to be read.
@@ -105,28 +105,22 @@ def passages_of(
             "before the question"
         )
         raise InvalidValueError(msg)
-    # What stands right behind a document may depend on the question, too.
-    is_whole = is_alone and len({one.beside for one in prompts}) == 1
     prefixes, all_ends, head = [], [], prompts[0].head
     for document in documents:
         hit = Hit(document.id or "", document, score=0.0)
         # As if something stood behind it, where something does.
         tokens, ends = layout.laid_out(model.weights, [hit] if is_alone else [hit] * 2)
         ends = [len(head) + end for end in ends[:2]]
-        prefix = array("i", [*head, *tokens])
-        if ends[-1] > model.n_ctx:
+        prefix = array("i", [*head, *tokens][: ends[1]])
+        if len(prefix) > model.n_ctx:
             name = document.id or document.page_content[:40]
             msg = (
-                f"the document {name!r} takes {ends[-1]} tokens, and n_ctx="
+                f"the document {name!r} takes {len(prefix)} tokens, and n_ctx="
                 f"{model.n_ctx}; set max_document_tokens, or raise n_ctx"
             )
             raise ContextOverflowError(msg)
-        if not is_whole:
-            found = borders(prefix, BLOCK, ends, model.weights.controls)
-            whole = max(border for border in found if border <= ends[-1])
-            # Of what stands before the documents alone, any answer reads as much.
-            prefix = prefix[: whole if whole > ends[0] else 0]
-        prefixes.append(prefix)
+        is_part = ends[1] - ends[0] >= LEAST_PART
+        prefixes.append(prefix if is_alone or is_part else prefix[:0])
         all_ends.append(ends)
     return Passages(prefixes, all_ends, namespace)
 
@@ -180,9 +174,9 @@ def read_ahead(
             progress(done, len(prefixes))
     if prefixes and not any(prefixes):
         warnings.warn(
-            "nothing was read: something else stands right behind a document in this "
-            f"prompt, so only those of {LEAST_PART} tokens or more serve other "
-            "questions, and no document is so long",
+            "nothing was read: more documents may stand behind each in this prompt, so "
+            f"only those of {LEAST_PART} tokens or more serve other questions, and "
+            "none is so long",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -86,6 +86,13 @@ class Benchmark:
             )
             chain = _Chain(retriever, gguf, self.n_ctx, self.max_tokens)
             figures = _compare(chain, chat, given[: self.limit])
+        figures["workload"] = {
+            "passages": len(corpus.documents),
+            "documents_per_step": self.k,
+            "model": self.model,
+            "embedding": self.embedding,
+            "max_tokens": self.max_tokens,
+        }
         _report(figures)
         if self.json:
             write_figures(self.json, figures)

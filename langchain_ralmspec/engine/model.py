@@ -314,8 +314,8 @@ class Model(Live):
             sequence, n_known = self._begin(heads)
             for number, each in enumerate(parts[n_known:], n_known + 1):
                 sequence.prefill(each)
-                # What others begin with is kept as well, or they would have to copy
-                # this prefix for it; but for a long one, which takes too much memory.
+                # What stands before documents is kept alone as well: others need not
+                # copy a longer prefix for it then. A short one: it takes memory, too.
                 is_shared = number == 1 and sequence.length in ends[:1]
                 if keep and (number == len(parts) or is_shared):
                     self._prefixes.put(heads[:number], sequence.save())
@@ -324,8 +324,8 @@ class Model(Live):
     def _parted(
         self, prefix: Tokens[int], part: int, ends: Tokens[int]
     ) -> list[Tokens[int]]:
-        turns = self.weights.controls if ends else ()
-        return parted(tuple(prefix), part or self.n_batch, ends, turns)
+        controls = self.weights.controls if ends else ()
+        return parted(tuple(prefix), part or self.n_batch, ends, controls)
 
     def _begin(self, heads: Tokens[Head]) -> tuple[Sequence, int]:
         """A sequence of the first parts whose KV is kept, and their number."""
@@ -336,7 +336,8 @@ class Model(Live):
         try:
             sequence.truncate(heads[n_known - 1].length)
         except DecodeError:  # a recurrent memory cannot be rolled back
-            return self.new_sequence(), 0
+            n_known, snapshot = self._prefixes.longest(heads, whole=True)
+            return self.new_sequence(snapshot), n_known
         return sequence, n_known
 
     def keep(

@@ -149,11 +149,11 @@ class PrefixFolder:
                     path.chmod(_PRIVATE)
 
     def longest(
-        self, heads: Sequence[Head], *, more_than: int = 0
+        self, heads: Sequence[Head], *, more_than: int = 0, whole: bool = False
     ) -> FoundEntry | None:
         """The sound entry that begins with most of some heads; None if there is none.
 
-        It begins with more of them than ``more_than``.
+        It begins with more of them than ``more_than``, and with ``whole`` ends there.
         """
         if not self.is_used:
             return None
@@ -162,7 +162,7 @@ class PrefixFolder:
             if (waiting := self._waiting.get(heads[n - 1].key)) is not None:
                 return waiting
             own = heads[n - 1].key.hex()
-            for key in (own, self._named_by(own)):
+            for key in (own, None if whole else self._named_by(own)):
                 if key is None or key in tried:
                     continue
                 tried.add(key)

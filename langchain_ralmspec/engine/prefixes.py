@@ -75,30 +75,36 @@ class PrefixCache:
         start = self._folder.start if self._folder else b""
         return heads_of(parts, start_within(namespace, start))
 
-    def longest(self, heads: Sequence[Head]) -> tuple[int, Snapshot | None]:
+    def longest(
+        self, heads: Sequence[Head], *, whole: bool = False
+    ) -> tuple[int, Snapshot | None]:
         """The snapshot that begins with most of the first parts of a prefix.
 
-        It may be longer than they are.
+        It may be longer than they are, unless it has to serve as a ``whole``.
 
         Returns:
             How many parts that is, and the snapshot; 0 and None where there is none.
         """
-        n, snapshot = self._in_memory(heads)
+        n, snapshot = self._in_memory(heads, whole=whole)
         if n == len(heads) or self._folder is None:
             return n, snapshot
         # Without the lock: who finds theirs in memory need not wait for a disk.
-        found = self._folder.longest(heads, more_than=n)
+        found = self._folder.longest(heads, more_than=n, whole=whole)
         if found is None or not self._can_be_restored(found.snapshot):
             return n, snapshot
         self._remember(found.heads, found.snapshot)
         return found.n_heads, found.snapshot
 
-    def _in_memory(self, heads: Sequence[Head]) -> tuple[int, Snapshot | None]:
+    def _in_memory(
+        self, heads: Sequence[Head], *, whole: bool
+    ) -> tuple[int, Snapshot | None]:
         with self._lock:
             for n in range(len(heads), 0, -1):
-                if keys := self._by_head.get(heads[n - 1].key):
-                    own = heads[n - 1].key  # nothing has to be cut off it
-                    key = own if own in self._kept else next(reversed(keys))
+                own = heads[n - 1].key
+                longer = {} if whole else self._by_head.get(own, {})
+                # Of one that is not longer, nothing has to be copied in vain.
+                if keys := {own: None} if own in self._kept else longer:
+                    key = next(reversed(keys))
                     kept = self._kept[key]
                     self._kept.move_to_end(key)
                     kept.n_uses += 1

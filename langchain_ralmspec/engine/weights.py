@@ -244,7 +244,7 @@ class Weights(Live):
 
     @cached_property
     def controls(self) -> frozenset[int]:
-        """Tokens that have no text."""
+        """Control and unknown tokens; the :meth:`piece` of each is empty."""
         kinds = ~self._lib.LLAMA_TOKEN_ATTR_USER_DEFINED
         return frozenset(t for t, kind in self._special.items() if kind & kinds)
 

@@ -20,11 +20,12 @@ from langchain_ralmspec.ralm.prompt import (
 )
 from langchain_ralmspec.ralm.request import Request
 from langchain_ralmspec.ralm.session import Session
-from langchain_ralmspec.ralm.writer import Writer
+from langchain_ralmspec.ralm.writer import Branch, Writer
 
 __all__ = [
     "BLOCK",
     "Asked",
+    "Branch",
     "DocumentLayout",
     "Event",
     "FixedStride",

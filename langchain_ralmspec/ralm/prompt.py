@@ -106,13 +106,14 @@ class InlineLayout(DocumentLayout):
         """
         texts = [self._cut(vocabulary, self.text_of(hit)) for hit in hits]
         text = self.lead + self.separator.join(texts) + self.trail
-        tokens = vocabulary.tokenize(text)
-        read = [*accumulate(len(vocabulary.piece(token)) for token in tokens)]
-        # A tokenizer may put a space in front of all.
-        start = (read[-1] if read else 0) - _size(text)
-        between, ends = _size(self.separator), [start + _size(self.lead)]
+        pieces = [*map(vocabulary.piece, tokens := vocabulary.tokenize(text))]
+        is_indented = pieces[:1] == [b" "] or b"".join(pieces[:1]).startswith(b" ")
+        end = int(is_indented and not text.startswith(" ")) + _size(self.lead)
+        ends = [end]
         for number, each in enumerate(texts):
-            ends.append(ends[-1] + _size(each) + between * (number > 0))
+            end += _size(self.separator) * (number > 0) + _size(each)
+            ends.append(end)
+        read = [*accumulate(map(len, pieces))]
         return Laid(tokens, [bisect_right(read, end) for end in ends])
 
     def most_tokens(self, vocabulary: Vocabulary, n_documents: int) -> int:
@@ -130,7 +131,7 @@ class InlineLayout(DocumentLayout):
 
 
 def _size(text: str) -> int:
-    return len(text.encode())
+    return len(well_formed(text).encode())
 
 
 def require_room(

@@ -42,19 +42,20 @@ class Path(Protocol):
 class Branch:
     """A continuation under one list of documents, with its own KV."""
 
-    path: Path  # head + documents, and then the decoded part of tail + answer
-    # Decoded tokens of tail + answer. The last token of a stride is not among them:
-    # should the document change, it would have been decoded for nothing.
+    path: Path  # head + documents, and then the decoded part of what follows
+    behind: tuple[int, ...] = ()  # what stands between the documents and the tail
+    # Decoded tokens of what follows the documents. The last token of a stride is not
+    # among them: should the document change, it would have been decoded for nothing.
     n_decoded: int = 0
 
     def extend(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Decode more of tail + answer; returns the logits behind it."""
+        """Decode more of what follows the documents; returns the logits behind it."""
         logits = self.path.extend(tokens)
         self.n_decoded += len(tokens)
         return logits
 
     def rewind(self, n_decoded: int) -> None:
-        """Forget everything decoded after ``n_decoded`` tokens of tail + answer."""
+        """Forget everything decoded after ``n_decoded`` tokens behind the documents."""
         self.path.truncate(self.path.length - (self.n_decoded - n_decoded))
         self.n_decoded = n_decoded
 
@@ -87,22 +88,22 @@ class _Entry:
 class Writer:
     """Writes one answer, stride by stride, and takes strides back exactly.
 
-    All calls into the model are canonical: head + documents in blocks, then what is
-    missing of tail + answer in one batch, then single tokens. Which branch a
+    All calls into the model are canonical: head + documents in parts, then what is
+    missing of the rest in one batch, then single tokens. Which branch a
     stride continues is decided by the documents of the strides before it, and by
     nothing else. So the same documents in the same order give the same tokens, bit
     for bit, whatever was tried and taken back in between.
 
     Attributes:
         transcript: the answer so far.
-        open_path: makes a KV that holds head + documents.
+        open_branch: makes one whose KV holds head + documents.
         is_superseded: asked after every token, whether to give up the stride.
     """
 
     prompt: Prompt
     transcript: Transcript
     sampler: Sampler
-    open_path: Callable[[tuple[Hit, ...]], Path]
+    open_branch: Callable[[tuple[Hit, ...]], Branch]
     is_superseded: Callable[[], bool] = field(default=lambda: False)
     _branches: dict[Texts, Branch] = field(default_factory=dict)
     _journal: list[_Entry] = field(default_factory=list)  # of every stride, in order
@@ -127,7 +128,7 @@ class Writer:
         previous = self._branches.get(under)
         branch = previous if previous and under in _last(self._journal) else None
         if branch is None:
-            branch = self._branches[under] = Branch(self.open_path(hits))
+            branch = self._branches[under] = self.open_branch(hits)
         replaced = None if branch is previous else previous
         start = len(self.transcript)
         self._journal.append(_Entry(under, start, branch.n_decoded, replaced))
@@ -136,7 +137,7 @@ class Writer:
 
     def write_out(self, hits: tuple[Hit, ...]) -> Iterator[Stride]:
         """Write the whole answer under ``hits``, a token at a time, never to rewind."""
-        branch = Branch(self.open_path(hits))
+        branch = self.open_branch(hits)
         reason = None
         while reason is None:
             start = len(self.transcript)
@@ -169,7 +170,7 @@ class Writer:
     ) -> tuple[FinishReason | None, float]:
         """Generate tokens; returns why the answer ended, and the least probability."""
         answer, least = self.transcript, 1.0
-        text = (*self.prompt.tail, *answer.tokens)
+        text = (*branch.behind, *self.prompt.tail, *answer.tokens)
         pending: Sequence[int] = text[branch.n_decoded :]
         for _ in range(n_tokens):
             logits = branch.extend(pending)

@@ -280,7 +280,7 @@ def test_of_several_documents_the_first_one_is_there(gguf: str) -> None:
     steps, stats = told(chat, "What is a heap?")
     assert steps == expected
     assert stats.cached_tokens == warmed.read_tokens > LEAST_PART
-    with pytest.warns(RuntimeWarning, match="no document is so long"):
+    with pytest.warns(RuntimeWarning, match="none is so long"):
         assert chat.warm(["A short text."]).documents == 0
 
 

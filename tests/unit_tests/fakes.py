@@ -23,6 +23,7 @@ from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.ralm import (
+    Branch,
     FixedStride,
     Flare,
     IterRetGen,
@@ -251,8 +252,9 @@ def make_request(
     transcript = Transcript(vocabulary, max_tokens=max_tokens, stops=stops)
     prompt = Prompt(head=(1,), tail=(2, *question), question=tuple(question))
 
-    def open_path(hits: tuple[Hit, ...]) -> FakePath:
-        return FakePath((*prompt.head, *(int(hit.id) for hit in hits)), end_bias)
+    def open_branch(hits: tuple[Hit, ...]) -> Branch:
+        tokens = (*prompt.head, *(int(hit.id) for hit in hits))
+        return Branch(FakePath(tokens, end_bias))
 
     tail = QueryText(prompt.question, transcript, vocabulary, window)
     policies: dict[str, RetrievalPolicy] = {
@@ -260,7 +262,7 @@ def make_request(
         "flare": Flare(tail, threshold),
         "iter-retgen": IterRetGen(replace(tail, window=0), rounds),
     }
-    writer = Writer(prompt, transcript, sampler or Sampler(), open_path)
+    writer = Writer(prompt, transcript, sampler or Sampler(), open_branch)
     session = Session(
         store,
         depth=depth,

@@ -36,8 +36,7 @@ def _once(facts: Facts) -> Finding:
     if not facts.settings.question_leads:
         return Finding(
             "fine",
-            f"{what}; what prompts begin with alike is read once, in blocks of 256 "
-            "tokens",
+            f"{what}; what prompts begin with alike is read once",
         )
     return Finding(
         "worth knowing",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, chain, takewhile
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def test_parts_are_all_the_tokens_in_order() -> None:
     ("length", "ends", "lengths"),
     [
         (11, [0], [4, 7]),  # what is too little for a part joins the last
-        (11, [7], [4, 7]),
+        (11, [7], [7, 4]),
         (11, [8], [4, 4, 3]),  # but for what stands before documents
         (8, [0], [4, 4]),
         (5, [0], [5]),
@@ -68,10 +68,11 @@ def test_what_is_too_little_for_a_part_joins_the_last(
         (304, [15, 160, 240], [160, 80, 64]),  # 15 before documents are too few
         (300, [16, 160, 220], [16, 144, 140]),  # and 60 of one of them
         (303, [36, 160, 240], [36, 124, 143]),  # or of the last
-        (700, [36, 600], [36, 256, 256, 152]),
-        (419, [36, 355], [36, 256, 127]),
+        (700, [36, 600], [36, 256, 308, 100]),
+        (800, [36, 336, 586], [36, 300, 250, 214]),
         (99, [90], [90, 9]),
         (90, [90], [90]),
+        (130, [70, 130], [70, 60]),
     ],
 )
 def test_a_part_ends_where_something_does(
@@ -81,74 +82,50 @@ def test_a_part_ends_where_something_does(
     assert [*map(len, parts)] == lengths
 
 
-TURN = 1  # begins a turn, among other numbers
+TURN = 1  # a control token, among other numbers
 
-conversations = st.lists(
-    st.lists(st.just(0), max_size=300).map(lambda of: (TURN, *of)), max_size=4
-)
-documents = st.lists(st.integers(1, 400).map(lambda n: (2,) * n), max_size=4)
-
-
-def with_documents(
-    told: tuple[int, ...], found: list[tuple[int, ...]]
-) -> tuple[tuple[int, ...], list[int]]:
-    """A prefix, and where it ends in it."""
-    ends = [*accumulate(map(len, found), initial=len(told))]
-    return (*told, *chain(*found)), ends
+turns = st.lists(st.just(0), max_size=300).map(lambda of: (TURN, *of))
+conversations = st.lists(turns, max_size=4)
+documents = st.lists(st.integers(1, 700).map(lambda n: (2,) * n), max_size=4)
 
 
-@given(conversations, documents, documents, st.integers(0, 300))
-def test_what_begins_alike_has_the_same_parts(
-    turns: list[tuple[int, ...]], found: list[Any], others: list[Any], n_more: int
-) -> None:
-    told = tuple(chain(*turns))
-    prefix, ends = with_documents(told, found)
+def in_parts(told: list[tuple[int, ...]], found: list[tuple[int, ...]]) -> list[Any]:
+    """The parts of a prompt with some turns, and then some documents."""
+    before = tuple(chain(*told))
+    prefix = (*before, *chain(*found))
+    ends = [*accumulate(map(len, found), initial=len(before))]
     parts = parted(prefix, 256, ends, {TURN})
     assert tuple(chain(*parts)) == prefix
-    assert all(len(part) <= 256 for part in parts[:-1])
-    assert not parts or len(parts[-1]) < 256 + LEAST_PART
-    grown = [
-        with_documents(told, [*found, *others]),
-        with_documents((*told, TURN, *[0] * n_more), found),
-    ]
-    for other, their_ends in grown:
-        theirs = parted(other, 256, their_ends, {TURN})
-        n_alike = sum(
-            1
-            for a, b in takewhile(
-                lambda ab: ab[0] == ab[1], zip(prefix, other, strict=False)
-            )
-        )
-        n_kept = sum(
-            len(a)
-            for a, b in takewhile(
-                lambda ab: ab[0] == ab[1], zip(parts, theirs, strict=False)
-            )
-        )
-        # Of a short last part, and of one that others have joined, there is less.
-        assert n_alike - n_kept < 256 + LEAST_PART
+    return parts
 
 
-def test_the_first_of_other_documents_is_a_part_of_both() -> None:
-    told, first = (0,) * 30, (2,) * 100
-    one = parted(*args(told, [first, (3,) * 90]))
-    other = parted(*args(told, [first, (4,) * 70, (5,) * 300]))
-    assert one[:2] == other[:2] == [told, first]
+@given(conversations, documents, documents)
+def test_prompts_with_the_same_first_documents_share_their_parts(
+    told: list[Any], found: list[Any], others: list[Any]
+) -> None:
+    parts = in_parts(told, found)
+    assert all(len(part) < 2 * 256 + LEAST_PART for part in parts)
+    begun = in_parts(told, [*found, *others, (3,) * LEAST_PART])
+    if not found or len(found[-1]) >= LEAST_PART:
+        is_apart = found or len(parts[-1:] and parts[-1]) >= LEAST_PART
+        assert not is_apart or begun[: len(parts)] == parts
 
 
-def args(told: tuple[int, ...], found: list[tuple[int, ...]]) -> Any:
-    prefix, ends = with_documents(told, found)
-    return prefix, 256, ends
+@given(conversations, documents, turns)
+def test_a_conversation_that_goes_on_begins_with_its_parts(
+    told: list[Any], found: list[Any], another: Any
+) -> None:
+    parts = in_parts(told, [])
+    grown = in_parts([*told, another], found)
+    n_own = len(parts) - bool(parts and len(parts[-1]) < LEAST_PART)
+    assert grown[:n_own] == parts[:n_own]
 
 
 def test_turns_are_parts_of_their_own_unless_they_are_short() -> None:
-    told = [TURN, *[0] * 79, TURN, *[0] * 9, TURN, *[0] * 69, TURN, *[0] * 299]
-    parts = parted(told, 256, [len(told)], {TURN})
-    assert [*map(len, parts)] == [80, 80, 256, 44]
-    begun = parted((*told, *[2] * 90), 256, [len(told), len(told) + 90], {TURN})
-    assert [*map(len, begun)] == [80, 80, 256, 134], "few tokens far behind are slow"
-    assert parted(told, 256, [80], {TURN})[0] == told[:80]
-    assert [*map(len, parted(told, 256, [80], {TURN}))] == [80, 256, 124]
+    told = [(TURN, *[0] * n) for n in (79, 9, 69, 299)]
+    assert [*map(len, in_parts(told, []))] == [80, 80, 300]
+    few = in_parts([*told, (TURN, *[0] * 19)], [(2,) * 90])
+    assert [*map(len, few)] == [80, 80, 300, 110], "few tokens far behind are slow"
 
 
 @given(tokens, tokens, st.integers(1, 5), st.integers(1, 5))

@@ -227,7 +227,7 @@ def watch(request: Any) -> tuple[list[str], set[Any]]:
     asked: list[str] = []
     shown: set[Any] = set()
     wrap(request.session._store, "encode", asked.extend)
-    wrap(request.writer, "open_path", lambda h: shown.add(place(request.writer, h)))
+    wrap(request.writer, "open_branch", lambda h: shown.add(place(request.writer, h)))
     return asked, shown
 
 
@@ -252,21 +252,21 @@ def refuse_others(
     elif where == "queries":
         wrap(store, "encode", lambda texts: require(set(texts) <= set(asked), texts))
     else:
-        wrap(writer, "open_path", lambda h: require(place(writer, h) in shown, h))
+        wrap(writer, "open_branch", lambda h: require(place(writer, h) in shown, h))
     return refused
 
 
 def opened_paths(request: Any) -> list[weakref.ref[Any]]:
     """References to every KV that the request will open."""
     paths: list[weakref.ref[Any]] = []
-    open_path = request.writer.open_path
+    open_branch = request.writer.open_branch
 
     def watched(hits: Any) -> Any:
-        path = open_path(hits)
-        paths.append(weakref.ref(path))
-        return path
+        branch = open_branch(hits)
+        paths.append(weakref.ref(branch.path))
+        return branch
 
-    request.writer.open_path = watched
+    request.writer.open_branch = watched
     return paths
 
 

@@ -146,7 +146,7 @@ class Watched:
         request.session = retriever.new_session(
             k=asked["depth"], prefetch_k=asked["prefetch_k"]
         )
-        wrap(request.writer, "open_path", self._open)
+        wrap(request.writer, "open_branch", self._open)
         memory: Any = request.session._memory
         guess = memory.guess
 

@@ -17,7 +17,14 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_ralmspec import EmptyStoreError, RaLMSpecRetriever
 from langchain_ralmspec.answer.events import Committed
-from langchain_ralmspec.ralm import Event, Request, Session, sequential, speculative
+from langchain_ralmspec.ralm import (
+    Branch,
+    Event,
+    Request,
+    Session,
+    sequential,
+    speculative,
+)
 from langchain_ralmspec.ralm.run import RetrievalRun
 from langchain_ralmspec.speculation import Plan
 from langchain_ralmspec.stores.base import Hit, Query
@@ -75,11 +82,12 @@ def text_request(store: FakeStore, **options: Any) -> Request:
     """A request whose model reads the documents' texts, not only their ids."""
     request = make_request(store, **options)
 
-    def open_path(hits: Sequence[Hit]) -> FakePath:
+    def open_branch(hits: Sequence[Hit]) -> Branch:
         texts = "\n".join(hit.document.page_content for hit in hits)
-        return FakePath((zlib.crc32(texts.encode()),), options.get("end_bias", 0.0))
+        path = FakePath((zlib.crc32(texts.encode()),), options.get("end_bias", 0.0))
+        return Branch(path)
 
-    request.writer.open_path = open_path
+    request.writer.open_branch = open_branch
     return request
 
 
