@@ -214,8 +214,9 @@ TABLES = GAINS | {
             Row((store, guesser), file, row)
             for store, file in (
                 ("exact FAISS, 1 M vectors", "ralm-replica-1m"),
+                ("exact FAISS, 3 M vectors", "ralm-faiss-3m"),
                 ("Chroma server, 50 ms each way", "ralm-chroma-50ms"),
-                ("Chroma server, 100 ms each way", "ralm-replica-chroma-100ms"),
+                ("Chroma server, 100 ms each way", "ralm-chroma-100ms"),
             )
             for guesser, row in (("the session", "+PSA"), ("a replica, too", "+PSAR"))
         ),

@@ -237,15 +237,19 @@ def test_what_finds_no_room_is_left_out(
 
 
 BEHIND = ChatPromptTemplate.from_template("Read:\n{context}\nAnswer: {question}")
+RIGHT_BEHIND = ChatPromptTemplate.from_template("Read:\n{context}\n{question}")
 BEFORE = ChatPromptTemplate.from_template("Answer {question} by:\n{context}")
 
 
-def test_a_document_in_a_template_is_read_ahead(gguf: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("template", [BEHIND, RIGHT_BEHIND])
+def test_a_document_in_a_template_is_read_ahead(
+    gguf: str, tmp_path: Path, template: ChatPromptTemplate
+) -> None:
     store = BM25Store.from_documents([Document(LONG, id="long")])
     chat = ChatRaLMSpec.from_chain(
         model_path=gguf,
         retriever=store,
-        prompt=BEHIND,
+        prompt=template,
         documents_per_step=1,
         n_ctx=OWN_N_CTX,
         max_tokens=6,
@@ -258,6 +262,7 @@ def test_a_document_in_a_template_is_read_ahead(gguf: str, tmp_path: Path) -> No
     steps, stats = told(chat, "What is a heap?")
     assert steps == expected
     assert (stats.cached_tokens, stats.read_tokens) == (warmed.read_tokens, 0)
+    assert told(chat, "Is a heap a tree?")[1].read_tokens == 0
     with pytest.raises(ContextOverflowError, match=r"'longer' takes \d+ tokens"):
         chat.warm([Document(LONG * 4, id="longer")])
     with pytest.raises(InvalidValueError, match="question stands in front"):

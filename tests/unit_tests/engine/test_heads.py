@@ -170,6 +170,20 @@ def cache(request: Any, tmp_path: Path) -> PrefixCache:
     return cache
 
 
+def test_what_cannot_be_cut_is_found_as_a_whole(cache: PrefixCache) -> None:
+    """As of a recurrent memory; and what need not be cut is preferred."""
+    wanted = heads(cache, (1, 2), (3,), (4, 6))
+    assert cache.longest(wanted)[0] == 2
+    assert cache.longest(wanted, whole=True) == (0, None)
+    keep(cache, (1, 2))
+    n, snapshot = cache.longest(wanted, whole=True)
+    assert n == 1
+    assert same(snapshot, a_snapshot((1, 2)))
+    n, snapshot = cache.longest(heads(cache, (1, 2), (9,)))
+    assert n == 1
+    assert same(snapshot, a_snapshot((1, 2)))
+
+
 @pytest.mark.parametrize(("parts", "n_shared"), PARTS)
 def test_what_begins_alike_is_found(
     cache: PrefixCache, parts: list[tuple[int, ...]], n_shared: int
