@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "lowest"
-EXTRAS = "bench,bm25,chroma,cli,embeddings,faiss,llama"
+EXTRAS = "bench,bm25,chroma,cli,embeddings,faiss,llama,serve"
 UV = "uv>=0.9,<0.14"
 
 
