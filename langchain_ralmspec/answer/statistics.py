@@ -105,8 +105,8 @@ class SpeculationStats(AnswerStats):
         queries: queries sent in those calls.
         tokens_kept: generated tokens that are part of the answer.
         tokens_rolled_back: generated tokens that a wrong guess cost.
-        read_tokens: tokens in front of the question, documents above all, that the
-            model read, each time it did.
+        read_tokens: tokens up to the last document that the model read, each time it
+            did; what stands behind it is read with the question.
         cached_tokens: those of them whose KV was kept from before instead.
         verifications: queries and seconds of every verification that was used,
             its query embedding included unless the guess had done it.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from array import array
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
 
 from langchain_ralmspec.arguments import several
-from langchain_ralmspec.engine.heads import LEAST_PART
+from langchain_ralmspec.engine.heads import FEWEST, LEAST_PART, parted
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
 from langchain_ralmspec.ralm import BLOCK
 from langchain_ralmspec.stores import Hit
@@ -119,7 +120,9 @@ def passages_of(
                 f"{model.n_ctx}; set max_document_tokens, or raise n_ctx"
             )
             raise ContextOverflowError(msg)
-        is_part = ends[1] - ends[0] >= LEAST_PART
+        controls = model.weights.controls
+        parts = parted((*prefix, *[0] * FEWEST), BLOCK, ends, controls)
+        is_part = len(prefix) in accumulate(map(len, parts))
         prefixes.append(prefix if is_alone or is_part else prefix[:0])
         all_ends.append(ends)
     return Passages(prefixes, all_ends, namespace)
@@ -156,7 +159,9 @@ def read_ahead(
     if not room:
         msg = "nothing is kept with kv_cache_bytes=0; raise it, or set kv_cache_dir"
         raise InvalidValueError(msg)
-    n_read = n_tokens = n_bytes = 0
+    n_read = n_tokens = 0
+    # What stands before all documents is kept once more, alone.
+    n_bytes = bytes_of(prefixes[0][: passages.ends[0][0]], model) if prefixes else 0
     for done, prefix in enumerate(prefixes, 1):
         n_bytes += bytes_of(prefix, model)
         if n_bytes > room:

@@ -27,6 +27,7 @@ from langchain_ralmspec.base.chain_prompt import ChainPrompt
 from langchain_ralmspec.base.messages import turns_of
 from langchain_ralmspec.engine.heads import LEAST_PART
 from langchain_ralmspec.engine.sequence import Sequence
+from langchain_ralmspec.engine.slots import Slots
 from langchain_ralmspec.ralm.prompt import BLOCK
 from langchain_ralmspec.stores.base import Hit
 
@@ -194,6 +195,56 @@ def test_once_asks_for_as_many_as_the_chain(
         found = retriever.invoke(QUESTIONS[0])
         assert len(found) == n_found
         assert [d.id for d in documents_of(answer)] == [d.id for d in found]
+
+
+def test_the_model_decodes_the_whole_prompt(
+    gguf: str, passages: VectorStoreRetriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = ChatRaLMSpec.from_chain(
+        retriever=passages, prompt=TUTORIAL, model_path=gguf, max_tokens=1,
+        kv_cache_bytes=0,
+    )  # fmt: skip
+    chat.invoke(QUESTIONS[0])  # measures what the model can do, too
+    decoded: list[int] = []
+    decode = Slots.decode
+
+    def watched(self: Slots, kv: Any, tokens: Any, **how: Any) -> Any:
+        decoded.extend(tokens)
+        return decode(self, kv, tokens, **how)
+
+    monkeypatch.setattr(Slots, "decode", watched)
+    for question in QUESTIONS[:3]:
+        decoded.clear()
+        chat.invoke(question)
+        values = {"context": joined(passages.invoke(question)), "question": question}
+        assert decoded == read_by_chain(chat, TUTORIAL, values)
+
+
+def test_turns_of_a_conversation_are_read_once(
+    gguf: str, passages: VectorStoreRetriever
+) -> None:
+    talk = ChatPromptTemplate.from_messages(
+        [
+            MessagesPlaceholder("history"),
+            ("human", "By this:\n{context}\nAnswer {question}"),
+        ]
+    )
+    chat = ChatRaLMSpec.from_chain(
+        retriever=passages, prompt=talk, model_path=gguf, max_tokens=4,
+        kv_cache_bytes=2**29 + 5,  # a model of its own, that has read nothing
+    )  # fmt: skip
+    told = [HumanMessage("What is a heap? " * 12), AIMessage("A heap is a tree. " * 12)]
+    cached: list[int] = []
+    for history in (told, [*told, HumanMessage("Why?"), AIMessage("So it is. " * 30)]):
+        question = QUESTIONS[len(cached)]
+        values: Any = {"question": question, "history": history}
+        answer = chat.invoke(values)
+        cached.append(answer.response_metadata["speculation"]["cached_tokens"])
+        cold = chat.model_copy(update={"kv_cache_bytes": 0}).invoke(values)
+        assert answer.content == cold.content
+    n_told = len(chat.engine.weights.tokenize("".join(str(m.content) for m in told)))
+    assert cached[0] == 0
+    assert cached[1] > n_told - LEAST_PART
 
 
 def test_a_bound_on_documents_holds_for_any_retriever(

@@ -254,7 +254,7 @@ def make_request(
 
     def open_branch(hits: tuple[Hit, ...]) -> Branch:
         tokens = (*prompt.head, *(int(hit.id) for hit in hits))
-        return Branch(FakePath(tokens, end_bias))
+        return Branch(FakePath(tokens, end_bias), behind=(6,))
 
     tail = QueryText(prompt.question, transcript, vocabulary, window)
     policies: dict[str, RetrievalPolicy] = {

@@ -391,3 +391,25 @@ def test_what_is_longer_serves_what_it_begins_with(
     sequence, n_kept = own.find_or_open(text[:n], part=256)
     assert (sequence.length, n_kept) == (n, n // 256 * 256)
     assert np.array_equal(continue_with(sequence, text[n : n + 20]), expected)
+
+
+def test_what_cannot_be_cut_begins_with_what_was_kept_alone(
+    gguf: str, tokens: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a recurrent model."""
+    before, rest = (tokens * 9)[:40], (tokens * 9)[40:540]
+    own = Model.load(gguf, kv_cache_bytes=2**29 + 6)
+    own.find_or_open([*before, *rest], part=256, ends=[40, 300, 540])
+
+    def refuse(*_: Any) -> None:
+        raise DecodeError("it cannot be rolled back")
+
+    monkeypatch.setattr(Sequence, "truncate", refuse)
+    other = [*before, *rest[:260], *rest[:90]]
+    sequence, n_kept = own.find_or_open(other, part=256, ends=[40, 300, 390])
+    assert (sequence.length, n_kept) == (390, 40)
+    plain = Model.load(gguf, kv_cache_bytes=0)
+    expected = plain.find_or_open(other, part=256, ends=[40, 300, 390])[0]
+    assert np.array_equal(
+        continue_with(sequence, tokens[:20]), continue_with(expected, tokens[:20])
+    )

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_ralmspec.engine.heads import (
+    FEWEST,
     LEAST_PART,
     heads_of,
     parted,
@@ -45,7 +46,7 @@ def test_parts_are_all_the_tokens_in_order() -> None:
     [
         (11, [0], [4, 7]),  # what is too little for a part joins the last
         (11, [7], [7, 4]),
-        (11, [8], [4, 4, 3]),  # but for what stands before documents
+        (10, [6], [6, 4]),
         (8, [0], [4, 4]),
         (5, [0], [5]),
         (4, [0], [4]),
@@ -67,10 +68,12 @@ def test_what_is_too_little_for_a_part_joins_the_last(
         (304, [36, 160, 240], [36, 124, 80, 64]),
         (304, [15, 160, 240], [160, 80, 64]),  # 15 before documents are too few
         (300, [16, 160, 220], [16, 144, 140]),  # and 60 of one of them
-        (303, [36, 160, 240], [36, 124, 143]),  # or of the last
+        (270, [36, 160, 240], [36, 124, 80, 30]),
+        (255, [36, 160, 240], [36, 124, 95]),  # or 15 of the last
         (700, [36, 600], [36, 256, 308, 100]),
         (800, [36, 336, 586], [36, 300, 250, 214]),
-        (99, [90], [90, 9]),
+        (99, [90], [99]),
+        (601, [600, 601], [256, 345]),
         (90, [90], [90]),
         (130, [70, 130], [70, 60]),
     ],
@@ -104,11 +107,10 @@ def test_prompts_with_the_same_first_documents_share_their_parts(
     told: list[Any], found: list[Any], others: list[Any]
 ) -> None:
     parts = in_parts(told, found)
-    assert all(len(part) < 2 * 256 + LEAST_PART for part in parts)
-    begun = in_parts(told, [*found, *others, (3,) * LEAST_PART])
-    if not found or len(found[-1]) >= LEAST_PART:
-        is_apart = found or len(parts[-1:] and parts[-1]) >= LEAST_PART
-        assert not is_apart or begun[: len(parts)] == parts
+    assert all(FEWEST <= len(part) < 2 * 256 + FEWEST for part in parts[1:])
+    begun = in_parts(told, [*found, *others, (3,) * FEWEST])
+    if found and len(found[-1]) >= LEAST_PART:
+        assert begun[: len(parts)] == parts
 
 
 @given(conversations, documents, turns)
