@@ -298,14 +298,9 @@ def test_what_was_read_is_not_read_again(
     )  # fmt: skip
     first = chat.invoke(QUESTIONS[0])
     n_tokens = sum(read)
-    before, *rest = read
-    template = chat._prompt(chat.engine, [HumanMessage(QUESTIONS[0])])
-    assert before == len(template.head), "what stands before the documents"
-    assert all(n >= LEAST_PART for n in rest), "none of a few tokens"
+    assert all(n >= LEAST_PART for n in read), "none of a few tokens"
     assert chat.invoke(QUESTIONS[0]).content == first.content
     assert sum(read) == n_tokens
-    other = chat.invoke(QUESTIONS[1])
-    assert other.response_metadata["speculation"]["cached_tokens"] >= before
     # The first three documents of the four need not be read.
     fewer = chat.model_copy(update={"documents_per_step": 3})
     cold = fewer.model_copy(update={"kv_cache_bytes": 0}).invoke(QUESTIONS[0])
