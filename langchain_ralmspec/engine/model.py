@@ -283,9 +283,8 @@ class Model(Live):
     def open(self, prefix: Tokens[int], *, keep: bool = True) -> Sequence:
         """Start a sequence that holds ``prefix``, which must fit the context.
 
-        The prefix's KV is computed once, from nothing and in one canonical way, and
-        copied afterwards, while the cache of prefixes has room for it. Without
-        ``keep``, it is not put there.
+        The prefix's KV is computed once, in one canonical way, and copied afterwards,
+        while the cache of prefixes has room; without ``keep``, it is not put there.
         """
         return self.find_or_open(prefix, keep=keep)[0]
 
@@ -300,32 +299,31 @@ class Model(Live):
     ) -> tuple[Sequence, int]:
         """Do what :meth:`open` does, and tell for how many tokens the KV was there.
 
-        A prefix is read in parts of ``part`` tokens (0 takes ``n_batch``), which may
-        end at ``ends``, too (:func:`~langchain_ralmspec.engine.heads.parted`), each in
-        calls of its own. Where the KV of other tokens that begin with the same parts is
-        there, those are not read again: the same calls in the same order give the same
-        bits. Within a ``namespace``, only what was read within it counts as there.
+        A prefix is read in parts of ``part`` tokens (0 takes ``n_batch``) that end at
+        ``ends`` (see :func:`~langchain_ralmspec.engine.heads.parted`), each in calls of
+        its own. Where the KV of others that begin with the same parts is there, those
+        are not read again: the same calls in the same order give the same bits. Within
+        a ``namespace``, only what was read within it counts as there.
         """
-        parts = self._parted(prefix, part, ends)
+        parts, heads = self._parted(prefix, part, ends, namespace)
         self._slots.require_own_process()  # a lock of another's may never be free
-        heads = self._prefixes.heads(parts, namespace)
         # One after the other: who waits for a long text finds it in the end.
         with self._opening if keep else nullcontext():
             sequence, n_known = self._begin(heads)
             for number, each in enumerate(parts[n_known:], n_known + 1):
                 sequence.prefill(each)
-                # What stands before documents is kept alone as well: others need not
-                # copy a longer prefix for it then. A short one: it takes memory, too.
+                # What stands before documents, if it is short: nobody need cut it off.
                 is_shared = number == 1 and sequence.length in ends[:1]
                 if keep and (number == len(parts) or is_shared):
                     self._prefixes.put(heads[:number], sequence.save())
             return sequence, heads[n_known - 1].length if n_known else 0
 
     def _parted(
-        self, prefix: Tokens[int], part: int, ends: Tokens[int]
-    ) -> list[Tokens[int]]:
+        self, prefix: Tokens[int], part: int, ends: Tokens[int], namespace: str | None
+    ) -> tuple[list[Tokens[int]], list[Head]]:
         controls = self.weights.controls if ends else ()
-        return parted(tuple(prefix), part or self.n_batch, ends, controls)
+        parts = parted(tuple(prefix), part or self.n_batch, ends, controls)
+        return parts, self._prefixes.heads(parts, namespace)
 
     def _begin(self, heads: Tokens[Head]) -> tuple[Sequence, int]:
         """A sequence of the first parts whose KV is kept, and their number."""
@@ -350,13 +348,10 @@ class Model(Live):
     ) -> int:
         """Have the KV of ``prefix`` kept, in the folder if there is one.
 
-        Its parts and its namespace are those of :meth:`find_or_open`.
-
-        Returns:
-            Number of tokens that were read for it; 0 where it was kept already.
+        Its parts and its namespace are those of :meth:`find_or_open`. Returns the
+        number of tokens that were read for it; 0 where it was kept already.
         """
-        parts = self._parted(prefix, part, ends)
-        heads = self._prefixes.heads(parts, namespace)
+        _, heads = self._parted(prefix, part, ends, namespace)
         if not heads or self._prefixes.keeps(heads):
             return 0
         sequence, n_known = self.find_or_open(
@@ -376,8 +371,7 @@ class Model(Live):
         namespace: str | None = None,
     ) -> bool:
         """Whether :meth:`keep` would find the KV of ``prefix`` kept."""
-        parts = self._parted(prefix, part, ends)
-        heads = self._prefixes.heads(parts, namespace)
+        _, heads = self._parted(prefix, part, ends, namespace)
         return bool(heads) and self._prefixes.keeps(heads)
 
     @property
@@ -387,8 +381,7 @@ class Model(Live):
 
     def kv_bytes(self, n_tokens: int) -> int:
         """Bytes that the KV of so many tokens takes where it is kept."""
-        least, most = _MEASURED
-        small, large = self._kv_sizes
+        (least, most), (small, large) = _MEASURED, self._kv_sizes
         return round(small + (n_tokens - least) * (large - small) / (most - least))
 
     @cached_property
