@@ -146,15 +146,8 @@ def read_ahead(
         InvalidValueError: nothing is kept here at all.
     """
     prefixes = passages.prefixes
-    kept: list[dict[str, Any]] = [
-        {
-            "prefix": prefix,
-            "part": BLOCK,
-            "ends": ends,
-            "namespace": passages.namespace,
-        }
-        for prefix, ends in zip(prefixes, passages.ends, strict=True)
-    ]
+    where: Any = {"part": BLOCK, "namespace": passages.namespace}
+    pairs = [*zip(prefixes, passages.ends, strict=True)]
     room = model.room_for_prefixes
     if not room:
         msg = "nothing is kept with kv_cache_bytes=0; raise it, or set kv_cache_dir"
@@ -162,7 +155,7 @@ def read_ahead(
     n_read = n_tokens = 0
     # What stands before all documents is kept once more, alone.
     n_bytes = bytes_of(prefixes[0][: passages.ends[0][0]], model) if prefixes else 0
-    for done, prefix in enumerate(prefixes, 1):
+    for done, (prefix, ends) in enumerate(pairs, 1):
         n_bytes += bytes_of(prefix, model)
         if n_bytes > room:
             warnings.warn(
@@ -172,7 +165,7 @@ def read_ahead(
                 stacklevel=3,
             )
             break
-        read = model.keep(**kept[done - 1])
+        read = model.keep(prefix, ends=ends, **where)
         n_read += bool(read)
         n_tokens += read
         if progress is not None:
@@ -185,5 +178,5 @@ def read_ahead(
             RuntimeWarning,
             stacklevel=3,
         )
-    n_kept = sum(model.keeps(**each) for each in kept)
+    n_kept = sum(model.keeps(prefix, ends=ends, **where) for prefix, ends in pairs)
     return Warmed(n_kept, n_read, n_tokens)

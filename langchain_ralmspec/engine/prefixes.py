@@ -101,15 +101,18 @@ class PrefixCache:
         with self._lock:
             for n in range(len(heads), 0, -1):
                 own = heads[n - 1].key
-                longer = {} if whole else self._by_head.get(own, {})
-                # Of one that is not longer, nothing has to be copied in vain.
-                if keys := {own: None} if own in self._kept else longer:
-                    key = next(reversed(keys))
-                    kept = self._kept[key]
-                    self._kept.move_to_end(key)
-                    kept.n_uses += 1
-                    kept.rank = self._age + kept.n_uses
-                    return n, kept.snapshot
+                longer = self._by_head.get(own)
+                if own in self._kept:  # nothing is copied in vain
+                    key = own
+                elif longer and not whole:
+                    key = next(reversed(longer))
+                else:
+                    continue
+                kept = self._kept[key]
+                self._kept.move_to_end(key)
+                kept.n_uses += 1
+                kept.rank = self._age + kept.n_uses
+                return n, kept.snapshot
         return 0, None
 
     def _can_be_restored(self, snapshot: Snapshot) -> bool:

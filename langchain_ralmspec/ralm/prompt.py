@@ -107,7 +107,7 @@ class InlineLayout(DocumentLayout):
         texts = [self._cut(vocabulary, self.text_of(hit)) for hit in hits]
         text = self.lead + self.separator.join(texts) + self.trail
         pieces = [*map(vocabulary.piece, tokens := vocabulary.tokenize(text))]
-        is_indented = pieces[:1] == [b" "] or b"".join(pieces[:1]).startswith(b" ")
+        is_indented = b"".join(pieces[:1]).startswith(b" ")
         end = int(is_indented and not text.startswith(" ")) + _size(self.lead)
         ends = [end]
         for number, each in enumerate(texts):
