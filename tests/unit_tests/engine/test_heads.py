@@ -183,6 +183,7 @@ def test_what_cannot_be_cut_is_found_as_a_whole(cache: PrefixCache) -> None:
     n, snapshot = cache.longest(wanted, whole=True)
     assert n == 1
     assert same(snapshot, a_snapshot((1, 2)))
+    keep(cache, (1, 2), (0,))
     n, snapshot = cache.longest(heads(cache, (1, 2), (9,)))
     assert n == 1
     assert same(snapshot, a_snapshot((1, 2)))
