@@ -6,7 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from langchain_ralmspec.speculation.costs import Line
-from langchain_ralmspec.speculation.plan import STRIDES, GuessChances, call_seconds
+from langchain_ralmspec.speculation.plan import (
+    STRIDES,
+    GuessChances,
+    StepSeconds,
+    call_seconds,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,7 @@ class Bounds:
             chances,
             stride,
             in_flight,
-            step=step,
+            step=StepSeconds(step),
             verification=call + waited,
             computing=self._computing(call),
         )

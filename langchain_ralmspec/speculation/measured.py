@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from threading import RLock
 
@@ -12,6 +13,7 @@ from langchain_ralmspec.speculation.plan import (
     EXPLORING,
     LONGEST_DRAFT,
     GuessChances,
+    StepSeconds,
 )
 
 # Share of its time that a local call waits, for threads that compute for it.
@@ -188,7 +190,7 @@ class Estimates:
             proven,
         )
 
-    def step(self, policy: str | None, *, overlapped: bool) -> float | None:
+    def step(self, policy: str | None, *, overlapped: bool) -> StepSeconds | None:
         """*a*: seconds of a step, its guess included; None before any was written.
 
         Steps under new documents cost more than others, and how many there are
@@ -198,9 +200,18 @@ class Estimates:
         unchanged = self._generating(changed=False, overlapped=overlapped)
         if changed is None or unchanged is None:
             return None
+        if (
+            policy == "same"
+        ):  # new documents come behind a wrong guess, with no call out
+            alone = self._generating(changed=True, overlapped=False) or changed
+            correction = max(0.0, alone - unchanged)
+            return StepSeconds(unchanged + self._guessing(policy), 0.0, correction)
         stays = self.accuracy("same")
-        generation = stays * unchanged + (1 - stays) * changed
-        return generation + (self._guessing(policy) if policy else 0.0)
+        mean = stays * unchanged + (1 - stays) * changed
+        deviation = math.sqrt(stays * (1 - stays)) * abs(changed - unchanged)
+        return StepSeconds(
+            mean + (self._guessing(policy) if policy else 0.0), deviation
+        )
 
     def _generating(self, *, changed: bool, overlapped: bool) -> float | None:
         """Seconds of such a step, or else of the most similar kind of step known."""

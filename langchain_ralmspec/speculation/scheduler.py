@@ -17,6 +17,7 @@ from langchain_ralmspec.speculation.plan import (
     STRIDES,
     GuessChances,
     Plan,
+    StepSeconds,
     call_seconds,
     gain,
 )
@@ -48,9 +49,10 @@ class Scheduler:
         if self.stride is None:
             if step is None or retrieval is None:
                 return SEQUENTIAL  # which measures both
-            if step + retrieval == 0:
+            once = step.mean + retrieval
+            if once == 0:
                 return SEQUENTIAL
-            best_rate = (1 + EXPLORING) / (step + retrieval)
+            best_rate = (1 + EXPLORING) / once
         for overlapped in self._modes:
             for policy in self.policies:
                 for plan in self._plans(policy, overlapped=overlapped):
@@ -71,7 +73,7 @@ class Scheduler:
         Of equally good plans the simplest comes first.
         """
         estimates = self.estimates
-        step = estimates.step(policy, overlapped=overlapped) or 0.0
+        step = estimates.step(policy, overlapped=overlapped) or StepSeconds(0.0)
         chances = estimates.chances(policy, can_prove=self.can_prove)
         # Doubling from what was measured, so that no guess at b(s) is far off.
         strides = [s for s in STRIDES if s <= 2 * estimates.largest]

@@ -15,7 +15,7 @@ from langchain_ralmspec.speculation import (
     Scheduler,
 )
 from langchain_ralmspec.speculation.costs import Spent, fitted
-from langchain_ralmspec.speculation.plan import GuessChances, call_seconds
+from langchain_ralmspec.speculation.plan import GuessChances, StepSeconds, call_seconds
 
 STEPS = 16
 """Steps of an answer: 64 tokens, four at a time."""
@@ -156,7 +156,7 @@ class Rehearsal:
             chances,
             n_sent,
             plan.in_flight,
-            step=step + guess,
+            step=StepSeconds(step + guess),
             verification=call,
             computing=self._estimates.computing(policy, call),
         )

@@ -24,7 +24,7 @@ from langchain_ralmspec.knnlm import (
 )
 from langchain_ralmspec.speculation import Estimates, Plan, Scheduler
 from langchain_ralmspec.speculation.costs import Spent
-from langchain_ralmspec.speculation.plan import SEQUENTIAL
+from langchain_ralmspec.speculation.plan import SEQUENTIAL, StepSeconds
 from tests.unit_tests.fakes import END, follow, samplers
 from tests.unit_tests.knnlm.fakes import (
     FakeDatastore,
@@ -260,7 +260,7 @@ def test_what_is_paid_once_is_not_taken_for_the_cost_of_a_guess(
     text = Text(case, SlowStore(case.n_entries)).write(scheduler)
     assert text.request.stats.guesses
     assert now > 12 + 600, "the clock has seen what was paid once"
-    assert scheduler.estimates.step("lookup", overlapped=False) == 0
+    assert scheduler.estimates.step("lookup", overlapped=False) == StepSeconds(0.0)
     assert all(seconds < 60 for _, seconds in text.request.stats.verifications)
 
 

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_ralmspec.speculation.plan import GuessChances
+from langchain_ralmspec.speculation import Estimates
+from langchain_ralmspec.speculation.plan import (
+    GuessChances,
+    StepSeconds,
+    call_seconds,
+)
+from tests.unit_tests.speculation.simulated_loop import SimulatedLoop
 
 
 @given(st.floats(0, 0.9), st.floats(0, 1), st.integers(1, 12))
@@ -57,3 +63,44 @@ def test_chances_are_those_of_all_that_may_happen(
             sum(accuracy**i for i in range(stride)), rel=1e-6
         )
         assert chances.written(stride) == stride
+
+
+@pytest.mark.parametrize("in_flight", [0, 1, 2, 4])
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+@pytest.mark.parametrize("policy", ["lookup", "same"])
+@pytest.mark.parametrize(
+    ("verification", "guess"), [(0.2, 0.2), (0.2, 0.03), (0.4, 0.03)]
+)
+def test_predicted_rates_are_those_of_a_loop_whose_documents_change(
+    verification: float, guess: float, policy: str, stride: int, in_flight: int
+) -> None:
+    loop = SimulatedLoop(
+        policy, stride, in_flight, 0.07, 0.35, verification, guess, 0.93, 0.79
+    )
+    estimates = Estimates()
+    for n in range(2000):
+        estimates.judged("same", right=(79 * n) % 100 < 79)
+        estimates.judged("lookup", right=(93 * n) % 100 < 93)
+    for overlapped, changed in itertools.product((False, True), repeat=2):
+        seconds = loop.changed if changed else loop.unchanged
+        estimates.generated(seconds, changed=changed, overlapped=overlapped)
+    estimates.guessed("lookup", guess)
+    step = estimates.step(policy, overlapped=in_flight > 0)
+    assert step is not None
+    chances = GuessChances(0.79 if policy == "same" else 0.93)
+    seconds = call_seconds(
+        chances, stride, in_flight, step=step, verification=verification
+    )
+    predicted = chances.kept(stride) / seconds
+    assert predicted == pytest.approx(loop.rate(10_000), rel=0.07)
+
+
+@given(st.floats(0.01, 1), st.floats(0, 1), st.integers(1, 16), st.floats(0, 4))
+def test_the_longer_of_two_is_no_shorter_on_average_than_either(
+    mean: float, deviation: float, n_steps: int, least: float
+) -> None:
+    step = StepSeconds(mean, deviation)
+    longer = step.or_longer(n_steps, least)
+    assert longer >= max(n_steps * mean, least) * (1 - 1e-9)
+    assert longer <= max(n_steps * mean, least) + deviation * n_steps**0.5
+    assert StepSeconds(mean).or_longer(n_steps, least) == max(n_steps * mean, least)

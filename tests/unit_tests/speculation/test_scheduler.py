@@ -14,6 +14,7 @@ from langchain_ralmspec.speculation.plan import (
     EXPLORING,
     SEQUENTIAL,
     STRIDES,
+    StepSeconds,
     call_seconds,
 )
 from tests.unit_tests.speculation.threads import at_once
@@ -115,7 +116,7 @@ def test_no_plan_is_predicted_to_be_slower_than_the_sequential_loop(
         if step is None or retrieval is None:
             assert plan == SEQUENTIAL, "nothing is guessed while costs are unknown"
         elif plan.policy:
-            assert plan.rate > (1 + EXPLORING) / (step + retrieval)
+            assert plan.rate > (1 + EXPLORING) / (step.mean + retrieval)
         world.tell(estimates, plan)
 
 
@@ -263,7 +264,7 @@ def test_proven_guesses_make_no_call_dearer() -> None:
         chances,
         plan.stride,
         0,
-        step=0.1,
+        step=StepSeconds(0.1),
         verification=estimates.verification("lookup", plan.stride, overlapped=False),
     )
     assert plan.rate == pytest.approx(chances.kept(plan.stride) / seconds)

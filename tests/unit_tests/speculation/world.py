@@ -12,6 +12,7 @@ from langchain_ralmspec.speculation.plan import (
     SEQUENTIAL,
     STRIDES,
     GuessChances,
+    StepSeconds,
     call_seconds,
 )
 
@@ -82,7 +83,7 @@ class World:
             chances,
             plan.stride,
             plan.in_flight,
-            step=self.writing(plan) + self.guess(plan.policy),
+            step=StepSeconds(self.writing(plan) + self.guess(plan.policy)),
             verification=self.verification(plan.policy, sent),
             computing=self.computing(plan.policy, sent),
         )
