@@ -35,7 +35,7 @@ class SimulatedLoop:
     _changes: bool = True  # whether the next step is written under other documents
     _group: list[Guessed] = field(default_factory=list)
     _calls: deque[tuple[float, list[Guessed]]] = field(default_factory=deque)
-    _rng: random.Random = field(default_factory=lambda: random.Random(0))
+    _rng: random.Random = field(default_factory=lambda: random.Random(0))  # noqa: S311
 
     def rate(self, n_steps: int) -> float:
         """Verified steps a second."""
