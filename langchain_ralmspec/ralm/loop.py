@@ -176,7 +176,7 @@ class _Speculation:
             if not (self.flights or self.group):
                 raise
             error = failure
-        if step is not None:
+        if step is not None and self._n_written:  # the first reads the whole prompt
             seconds = time.perf_counter() - start
             self.scheduler.estimates.generated(
                 seconds, changed=changed, overlapped=overlapped

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from threading import RLock
 
@@ -101,7 +100,8 @@ class Estimates:
         """Add the cost of a step.
 
         It is ``changed`` when its documents are others than those of the step before,
-        and ``overlapped`` when a call was in flight meanwhile.
+        and ``overlapped`` when a call was in flight meanwhile. An answer's first step,
+        which reads the whole prompt, tells nothing of others.
         """
         with self.lock:
             self._steps.setdefault((changed, overlapped), Cost()).add(1, seconds)
@@ -191,26 +191,25 @@ class Estimates:
         )
 
     def step(self, policy: str | None, *, overlapped: bool) -> StepSeconds | None:
-        """*a*: seconds of a step, its guess included; None before any was written.
+        """*a*: seconds of a step; None before any was written.
 
-        Steps under new documents cost more than others, and how many there are
-        depends on the text, not on the plan: so the two are averaged apart.
+        How many steps have new documents depends on the text, not on the plan: so how
+        long the two kinds take is measured apart.
+
+        Args:
+            policy: whose guess is in it; None for a step without one.
+            overlapped: whether a call is in flight meanwhile.
         """
         changed = self._generating(changed=True, overlapped=overlapped)
         unchanged = self._generating(changed=False, overlapped=overlapped)
         if changed is None or unchanged is None:
             return None
-        if (
-            policy == "same"
-        ):  # new documents come behind a wrong guess, with no call out
-            alone = self._generating(changed=True, overlapped=False) or changed
-            correction = max(0.0, alone - unchanged)
-            return StepSeconds(unchanged + self._guessing(policy), 0.0, correction)
-        stays = self.accuracy("same")
-        mean = stays * unchanged + (1 - stays) * changed
-        deviation = math.sqrt(stays * (1 - stays)) * abs(changed - unchanged)
-        return StepSeconds(
-            mean + (self._guessing(policy) if policy else 0.0), deviation
+        return StepSeconds.of(
+            unchanged,
+            changed,
+            self.accuracy("same"),
+            guess=self._guessing(policy) if policy else 0.0,
+            repeats=policy == "same",
         )
 
     def _generating(self, *, changed: bool, overlapped: bool) -> float | None:

@@ -15,12 +15,21 @@ takes the plan of the greatest E / T, or the sequential loop, 1 / (a + b(1)), wh
 is no slower: *s* = 0. The paper's asynchronous objective writes one stride while a call
 is out; here writing goes on until *d* calls are.
 
-Three further things are ours. A step under new documents takes several times as long as
-one under the same, and the mean of a maximum is more than the maximum of the means: see
-:class:`StepSeconds`. Where the evidence for guesses tells which are unsure (see
-:mod:`langchain_ralmspec.speculation.calibration`), a call may leave at the first
-unsure guess, before anything is written on it. And guesses that are proven need no
-call. :class:`GuessChances` says what that makes of E and T.
+Three further things are ours. Steps differ: one under other documents than the step
+before takes longer, and the mean of the longer of two is more than the longer mean. So
+with *S(n)* the seconds of n steps, *m* what the step behind a wrong guess takes more
+than others, where guesses repeat the documents before, and *Γ* = γ^s,
+
+    T(s, 0) = s·a + b(s) + (1 - Γ)·m
+    T(s, d) = max(W, Γ·E[max(S(s), c(s))]) + (1 - Γ)·(s·a + b(s) + m)
+    W = Γ·s·a + Γ^d·(1 - Γ) / (1 - Γ^d)·(E[max(S(d·s), b(s))] - d·s·a)
+
+where *W* has no call wait until *d* are out, as none is behind a wrong guess; without
+differences, and where Γ is 1, that is the formula above (:class:`StepSeconds`). Where
+the evidence for guesses tells which are unsure (see
+:mod:`langchain_ralmspec.speculation.calibration`), a call may leave at the first unsure
+guess, before anything is written on it. And guesses that are proven need no call:
+:class:`GuessChances` says what these two make of E and T.
 
 A draft of RAPID is verified together with the token before it, in one pass of the
 target: with *v(n)* the seconds of a pass of n tokens, *P_i* the chance that the first
@@ -81,6 +90,8 @@ IN_FLIGHT = _sizes(8)
 
 LONGEST_DRAFT = STRIDES[-1] // 2 - 1
 """Tokens of the longest draft: with the token before them they make one pass of 32."""
+
+_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,30 +178,53 @@ def _geometric(ratio: float, n: int) -> float:
 class StepSeconds:
     """What a step takes, its guess included.
 
-    While *d* calls are out, *d* times the steps of a call are written. Their seconds
-    are a sum of many, taken for normally distributed; so the longer of writing and
-    waiting has a mean in closed form (Clark 1961, "The greatest of a finite set of
-    random variables"). In simulated loops E / T is then 1.5 % off on average, and was
-    7 % off by the means alone: too good above all where one call is out.
+    A step under other documents than the step before takes longer than one under the
+    same, by the reading; how long each kind takes is not taken to vary.
     """
 
-    mean: float  # a
-    deviation: float = 0.0  # standard deviation from one step to another
-    # What the first step behind a wrong guess takes more than the mean: where guesses
-    # repeat the documents before, only such a step has new ones.
-    correction: float = 0.0
+    mean: float  # a, of steps under right guesses
+    deviation: float = 0.0  # standard deviation from one of them to another
+    # What the first step behind a wrong guess takes more: where guesses repeat the
+    # documents before, only that one is under others.
+    behind_wrong: float = 0.0
 
-    def or_longer(self, n_steps: float, least: float) -> float:
-        """Mean of what ``n_steps`` steps take, or ``least`` where that is longer."""
+    @classmethod
+    def of(
+        cls,
+        unchanged: float,
+        changed: float,
+        stays: float,
+        *,
+        guess: float = 0.0,
+        repeats: bool = False,
+    ) -> StepSeconds:
+        """Mix steps of both kinds.
+
+        Args:
+            unchanged: seconds of a step under the documents of the step before.
+            changed: seconds of one under others.
+            stays: how often documents are those of the step before.
+            guess: seconds of a guess.
+            repeats: whether guesses repeat the documents of the step before.
+        """
+        reading = max(0.0, changed - unchanged)
+        if repeats:
+            return cls(unchanged + guess, behind_wrong=reading)
+        deviation = math.sqrt(stays * (1 - stays)) * reading
+        return cls(unchanged + (1 - stays) * reading + guess, deviation)
+
+    def expected_longer(self, n_steps: float, other: float) -> float:
+        """Mean of the longer one of writing ``n_steps`` steps and ``other`` seconds.
+
+        The seconds of the steps are taken for normally distributed: see Clark 1961,
+        "The greatest of a finite set of random variables".
+        """
         writing, deviation = n_steps * self.mean, math.sqrt(n_steps) * self.deviation
         if not deviation:
-            return max(writing, least)
-        normal, surplus = NormalDist(), (writing - least) / deviation
-        return (
-            least
-            + (writing - least) * normal.cdf(surplus)
-            + deviation * normal.pdf(surplus)
-        )
+            return max(writing, other)
+        surplus = (writing - other) / deviation
+        share, density = _NORMAL.cdf(surplus), _NORMAL.pdf(surplus)
+        return other + (writing - other) * share + deviation * density
 
 
 def call_seconds(
@@ -213,14 +247,17 @@ def call_seconds(
         computing: *c(s)*, seconds of a call that no two calls can spend at once.
     """
     n_steps, all_right = chances.written(stride), chances.all_right(stride)
-    serial = n_steps * step.mean + verification
-    wrong = (1 - all_right) * (serial + step.correction)
+    writing = n_steps * step.mean
+    serial = writing + verification
+    wrong = (1 - all_right) * (serial + step.behind_wrong)
     if in_flight == 0:
         return all_right * serial + wrong
-    all_calls = max(verification, in_flight * computing)
-    return (
-        all_right * step.or_longer(in_flight * n_steps, all_calls) / in_flight + wrong
-    )
+    # Behind a wrong guess no call is out: the next d are sent without a wait.
+    n_out, full = in_flight * n_steps, all_right**in_flight
+    waiting = step.expected_longer(n_out, verification) - n_out * step.mean
+    shared = all_right * writing + waiting * full / _geometric(all_right, in_flight)
+    busy = all_right * step.expected_longer(n_steps, computing)
+    return max(shared, busy) + wrong
 
 
 def gain(

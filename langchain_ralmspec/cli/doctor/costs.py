@@ -79,6 +79,8 @@ class Costs:
         decode: seconds of one token.
         step: *a*, seconds of a step, its share of new documents included.
         writing: of these, seconds in which the step's tokens are decoded.
+        unchanged: seconds of a step under the documents of the step before.
+        changed: seconds of one under others.
         calls: one and ``BATCH`` queries, without and with vectors.
         overlap: how many times as long writing takes while a call is out, for each
             policy: one that has looked its queries up has embedded them.
@@ -90,6 +92,8 @@ class Costs:
     decode: float
     step: float
     writing: float
+    unchanged: float
+    changed: float
     calls: tuple[Call, ...]
     overlap: dict[str, float]
     guesses: dict[str, Judged]
@@ -165,6 +169,7 @@ def measure(target: Target, question: str) -> Costs:
         with _asking(new_session, embedded):
             beside[policy] = _median(write)
     step = run.stats.seconds_generating / run.stats.steps
+    unchanged, changed = _by_documents(run, step)
     decode = alone / _STEP_TOKENS
     guesses = {"same": _repeated(run)}
     if any(NEEDS_VECTOR[policy] for policy in policies):  # a replica's is one as well
@@ -174,6 +179,8 @@ def measure(target: Target, question: str) -> Costs:
         decode=decode,
         step=step,
         writing=min(step, decode * len(run.tokens) / run.stats.steps),
+        unchanged=unchanged,
+        changed=changed,
         calls=tuple(
             _measure_call(new_session, texts[:n], with_vectors=with_vectors)
             for n in (1, BATCH)
@@ -213,9 +220,28 @@ def _looked_up(target: Target, question: str) -> Judged:
 
 def _repeated(run: RetrievalRun) -> Judged:
     """How often a step had the documents of the one before it."""
+    stayed = _stayed(run)
+    return Judged(right=sum(stayed), n=len(stayed))
+
+
+def _by_documents(run: RetrievalRun, usual: float) -> tuple[float, float]:
+    """Seconds of a step under the documents of the one before, and under others.
+
+    Without the first, which reads the whole prompt; ``usual`` where none was of a kind.
+    """
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for stayed, step in zip(_stayed(run), run.steps[1:], strict=True):
+        if step.written:
+            start, end = step.written
+            seconds[stayed].append(end - start)
+    unchanged = statistics.fmean(seconds[True] or [usual])
+    return unchanged, max(unchanged, statistics.fmean(seconds[False] or [usual]))
+
+
+def _stayed(run: RetrievalRun) -> list[bool]:
+    """Whether each step but the first had the documents of the one before it."""
     documents = [[hit.id for hit in step.hits] for step in run.steps]
-    repeated = [one == other for one, other in pairwise(documents)]
-    return Judged(right=sum(repeated), n=len(repeated))
+    return [one == other for one, other in pairwise(documents)]
 
 
 def _queries(run: RetrievalRun, question: str) -> list[str]:

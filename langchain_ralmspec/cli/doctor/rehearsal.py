@@ -105,7 +105,7 @@ class Rehearsal:
             self._answer(Counter())
         plans: Counter[str] = Counter()
         seconds = sum(self._answer(plans) for _ in range(_N_TIMED))
-        slow = _N_TIMED * STEPS * (self.costs.step + self.costs.retrieval)
+        slow = _N_TIMED * STEPS * (self._step(None).mean + self.costs.retrieval)
         return Rehearsed(slow / seconds, plans.most_common(1)[0][0])
 
     def _answer(self, plans: Counter[str]) -> float:
@@ -117,8 +117,8 @@ class Rehearsal:
             asynchronous=self.asynchronous,
             can_prove=self.costs.can_prove,
         )
-        seconds = self.costs.retrieval + self.costs.step
-        self._generated(self.costs.step, overlapped=False)
+        seconds = self.costs.retrieval + self._step(None).mean
+        self._generated(overlapped=False)
         n_steps, last = 1, 0.0
         while n_steps < STEPS:
             plan = scheduler.plan()
@@ -137,8 +137,8 @@ class Rehearsal:
         self._retrieved()
         self._estimates.decay()
         self._estimates.judged("same", right=self._right["same"]())
-        self._generated(self.costs.step, overlapped=False)
-        return self.costs.retrieval + self.costs.step
+        self._generated(overlapped=False)
+        return self.costs.retrieval + self._step(None).mean
 
     def _speculate(
         self, plan: Plan, policy: str, most: int
@@ -146,23 +146,26 @@ class Rehearsal:
         """One call's guesses: steps kept, seconds, and what the last call may add."""
         overlapped, chances = plan.in_flight > 0, self._chances[policy]
         guess, line = guess_seconds(self.costs, policy), self._lines[policy]
-        step = self.costs.step * (self.costs.overlap[policy] if overlapped else 1.0)
+        slowed = self.costs.overlap[policy] if overlapped else 1.0
+        step = self._step(policy, slowed)
         n_right, n_sent, n_proven = self._guesses(policy, min(plan.stride, most))
         call = line(n_sent)
-        self._generated(step, overlapped=overlapped)
+        self._generated(slowed, overlapped=overlapped)
         self._estimates.guessed(policy, guess)
         self._estimates.verified(policy, n_sent, call, overlapped=overlapped)
         seconds = call_seconds(
             chances,
             n_sent,
             plan.in_flight,
-            step=StepSeconds(step + guess),
+            step=step,
             verification=call,
             computing=self._estimates.computing(policy, call),
         )
         kept = min(n_right + 1, n_sent) + n_proven
         seconds *= kept / chances.kept(n_sent)
-        last = max(0.0, call - n_sent * (step + guess)) if overlapped else 0.0
+        written, last = n_sent * step.mean, 0.0
+        if overlapped:
+            last = step.expected_longer(n_sent, call) - written
         return min(kept, most), seconds * min(1.0, most / kept), last
 
     def _guesses(self, policy: str, n_sent: int) -> tuple[int, int, int]:
@@ -179,10 +182,23 @@ class Rehearsal:
             n_right += 1
         return n_right, n_sent, n_proven
 
-    def _generated(self, seconds: float, *, overlapped: bool) -> None:
-        # The share of new documents is in the mean.
-        for changed in (False, True):
-            self._estimates.generated(seconds, changed=changed, overlapped=overlapped)
+    def _step(self, policy: str | None, slowed: float = 1.0) -> StepSeconds:
+        """What a step takes here, a policy's guess included, or without a guess."""
+        return StepSeconds.of(
+            slowed * self.costs.unchanged,
+            slowed * self.costs.changed,
+            self._chances["same"].accuracy,
+            guess=guess_seconds(self.costs, policy) if policy else 0.0,
+            repeats=policy == "same",
+        )
+
+    def _generated(self, slowed: float = 1.0, *, overlapped: bool) -> None:
+        """Tell the scheduler of a step of each kind."""
+        kinds = {False: self.costs.unchanged, True: self.costs.changed}
+        for changed, seconds in kinds.items():
+            self._estimates.generated(
+                slowed * seconds, changed=changed, overlapped=overlapped
+            )
 
     def _retrieved(self) -> None:
         once = self.costs.call(1)

@@ -1,7 +1,6 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +8,7 @@ from hypothesis import strategies as st
 from langchain_ralmspec.bench.bounds import Bounds
 from langchain_ralmspec.speculation import Line
 from langchain_ralmspec.speculation.costs import fitted
+from tests.unit_tests.speculation.simulated_loop import SimulatedLoop
 
 seconds = st.floats(0.001, 1.0)
 
@@ -48,34 +48,16 @@ def test_calls_in_flight_hide_what_does_not_fit_under_writing() -> None:
     ("stride", "in_flight"), [(7, 0), (1, 1), (4, 1), (1, 8), (3, 2)]
 )
 def test_attainable_agrees_with_a_simulated_run(stride: int, in_flight: int) -> None:
-    """Event by event: groups are written while up to ``in_flight`` calls are out.
-
-    Where too few of them are for the latency, (1, 4) say, the formula is a few
-    per cent low: it has the first of them wait as the later ones do.
-    """
     a, line, accuracy = 0.05, Line(0.3, 0.02), 0.9
-    rng = np.random.default_rng(0)
-    steps, clock = 0, 0.0
-    while steps < 100_000:
-        # From a verified document: write groups until one of them is wrong.
-        landings: list[float] = []
-        while True:
-            clock += stride * a
-            if len(landings) >= in_flight > 0:
-                clock = max(clock, landings[-in_flight])
-            # Calls are answered in turn, none sooner than its share of the latency.
-            landings.append(clock + line(stride))
-            if not in_flight:
-                clock = landings[-1]
-            right = 0
-            while right < stride and rng.random() < accuracy:
-                right += 1
-            if right < stride:
-                steps += right + 1
-                clock = landings[-1]
-                break
-            steps += stride
-    simulated = steps * (a + 0.3) / clock
+    loop = SimulatedLoop(
+        stride=stride,
+        in_flight=in_flight,
+        unchanged=a,
+        changed=a,
+        verification=line(stride),
+        accuracy=accuracy,
+    )
+    simulated = loop.rate(100_000) * (a + 0.3)
     bounds = Bounds(a, 0.3, 0.0, line, accuracy, in_flight)
     rel = 0.03 if in_flight else 0.01
     seconds, _ = bounds._seconds(stride, in_flight)

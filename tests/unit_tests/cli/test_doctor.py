@@ -103,6 +103,8 @@ HEALTHY = Facts(
         decode=0.008,
         step=0.05,
         writing=0.032,
+        unchanged=0.04,
+        changed=0.075,
         calls=calls(0.1, 0.15),
         overlap={"lookup": 1.1, "same": 1.2},
         guesses={"lookup": Judged(right=7, n=7), "same": Judged(right=5, n=7)},
@@ -308,6 +310,8 @@ def test_the_scheduler_follows_in_a_world_of_these_costs_what_was_promised(
                     embedding_waiting=embedding * waits,
                 ),
                 "overlap": {"lookup": 1.0, "same": 1.0},
+                "unchanged": step,
+                "changed": step,
                 "guesses": {
                     "lookup": Judged(right=29, n=n),
                     "same": Judged(right=25, n=n),

@@ -20,15 +20,15 @@ class SimulatedLoop:
     Calls only wait: any number of them may be out at once.
     """
 
-    policy: str
     stride: int
     in_flight: int
     unchanged: float  # seconds of a step under the documents of the step before
     changed: float  # and under others
     verification: float  # seconds of a call
-    guess: float  # seconds of a look-up
-    accuracy: float  # of look-ups
-    stays: float  # share of steps whose documents are those of the step before
+    accuracy: float = 1.0  # of look-ups
+    guess: float = 0.0  # seconds of a look-up
+    stays: float = 1.0  # share of steps whose documents are those of the step before
+    policy: str = "lookup"
     clock: float = 0.0
     n_final: int = 0
     _n_open: int = 0  # steps under guesses that are not verified yet
