@@ -178,6 +178,18 @@ def test_a_round_is_one_store_call_for_all_its_guesses() -> None:
     assert store.searches == [1, 3, 3, 1]
 
 
+def test_the_first_step_which_reads_the_whole_prompt_is_no_measure_of_others() -> None:
+    class Telling(Estimates):
+        def generated(self, seconds: float, *, changed: bool, overlapped: bool) -> None:
+            changes.append(changed)
+
+    changes: list[bool] = []
+    store = FakeStore(n_documents=1)  # whose documents never change
+    request = make_request(store, max_tokens=32, stride=4, end_bias=-9)
+    list(speculative(request, Scheduler(Telling(), stride=2)))
+    assert changes == [False] * 7, "of 8"
+
+
 class NearQueries(FakeStore):
     """Its queries lie near one another, some of them very near."""
 
