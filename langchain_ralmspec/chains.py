@@ -232,7 +232,7 @@ class RapidChain(
             ContextOverflowError: it does not fit.
             InvalidValueError: it is empty, or no text.
         """
-        return self._preload(context)
+        return self._preload(self._asking("?"), context)
 
     def start(self, question: str, context: Any) -> Run[DraftStats]:
         """Prepare an answer that can be watched: iterate over it for its text.

@@ -185,9 +185,9 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             ChatTemplateError: the model has no usable chat template.
             InvalidValueError: the question is empty.
         """
-        model = self.engine
+        model, (retriever, _) = self.engine, self._restricted_by({})
         prompt = self._prompt(model, self._convert_input(question).to_messages())
-        return self._run(model, prompt, self._sampling({}))
+        return self._run(model, prompt, self._sampling({}), retriever=retriever)
 
     def _answer(
         self,
@@ -304,7 +304,8 @@ class ChatRapid(LongContextGeneration, LocalChat):
         """Load all that the first answer would load; a bound text is read as well."""
         super().warm_up()
         if not isinstance(self.context, Runnable | None):
-            self._preload(self.context)
+            turns = [{"role": "user", "content": "?"}]
+            self._preload(*self._split(turns, self.context, NO_TOOLS))
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
@@ -376,11 +377,10 @@ class ChatRapid(LongContextGeneration, LocalChat):
         """Part the long context from the conversation about it."""
         if context is None:
             context, turns = part(turns)
-        question = question_of(turns)
         conversation = Conversation(
             tuple(turns),
             self.system_prompt,
-            question,
+            question_of(turns),
             tools=use.tools,
             variables=self._variables(use),
         )

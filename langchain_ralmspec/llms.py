@@ -64,8 +64,9 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
             ContextOverflowError: the longest possible answer does not fit ``n_ctx``.
             InvalidValueError: the prompt is empty, or no string.
         """
-        model = self.engine
-        return self._run(model, self._prompt(model, prompt), self._sampling({}))
+        model, (retriever, _) = self.engine, self._restricted_by({})
+        asked = self._prompt(model, prompt)
+        return self._run(model, asked, self._sampling({}), retriever=retriever)
 
     def _asked(self, question: str) -> str:
         return question

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import itertools
 import sysconfig
 import warnings
 from collections.abc import Iterator
@@ -219,12 +220,13 @@ def _units(text: str) -> Iterator[tuple[str, str]]:
 def _passage(record: dict[str, Any], default_id: str, where: str) -> Passage:
     fields = {"id": default_id, "title": "", **record}
     for key in ("text", "id", "title"):
-        if _string(fields, key, where).strip() == "" and key != "title":
+        if string_of(fields, key, where).strip() == "" and key != "title":
             raise InvalidValueError(f"{where}: {key!r} is empty")
     return Passage(fields["id"], fields["title"], fields["text"])
 
 
-def _string(fields: dict[str, Any], key: str, where: str) -> str:
+def string_of(fields: dict[str, Any], key: str, where: str) -> str:
+    """A string of a record; raises InvalidValueError where it is none."""
     if key not in fields:
         raise InvalidValueError(f"{where}: there is no {key!r}")
     value = fields[key]
@@ -234,8 +236,22 @@ def _string(fields: dict[str, Any], key: str, where: str) -> str:
 
 
 def load_questions(path: str | Path) -> list[str]:
-    """Read questions from JSON lines, an object with a ``question`` each."""
-    return [
-        _string(record, "question", f"{path}, line {number}")
+    """Read questions from JSON lines, an object with a ``question`` each.
+
+    Raises:
+        InvalidValueError: there is none.
+    """
+    questions = [
+        string_of(record, "question", f"{path}, line {number}")
         for number, record in read_json_lines(Path(path))
     ]
+    if not questions:
+        msg = f"{path} has no question; give JSON lines with a 'question' each"
+        raise InvalidValueError(msg)
+    return questions
+
+
+def many_questions(n: int) -> list[str]:
+    """So many different ones of ``QUESTIONS``: numbered, round and round."""
+    some = itertools.islice(itertools.cycle(QUESTIONS), n)
+    return [f"{question} ({number})" for number, question in enumerate(some)]

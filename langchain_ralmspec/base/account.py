@@ -25,8 +25,8 @@ _ADDRESSES = ("url", "link", "source")
 def account_of(run: RetrievalRun, model: Model) -> dict[str, Any]:
     """What is told about a finished answer."""
     steps = []
-    # One that is told in pieces has the very same hits in all of them.
-    for _, pieces in groupby(run.steps, key=lambda step: id(step.hits)):
+    # One that is told in pieces, not written as a whole, has the same hits in all.
+    for _, pieces in groupby(run.steps, key=lambda s: s.written or id(s.hits)):
         first, *rest = pieces
         tokens = [*first.tokens, *(token for piece in rest for token in piece.tokens)]
         steps.append(

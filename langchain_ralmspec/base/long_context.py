@@ -20,7 +20,6 @@ from langchain_ralmspec.base.drafting import can_draft, longest_exact_draft
 from langchain_ralmspec.base.identity import name_of, stamp_at
 from langchain_ralmspec.base.local import Form, LocalGeneration, in_range, usage_of
 from langchain_ralmspec.engine import Model
-from langchain_ralmspec.engine.templates import NO_VARIABLES
 from langchain_ralmspec.errors import UnknownArgumentError
 from langchain_ralmspec.files import absolute
 from langchain_ralmspec.rapid import (
@@ -192,16 +191,9 @@ class LongContextGeneration(LocalGeneration):
         if self.embeddings is not None:
             encode_queries(self.embeddings, ["?"])
 
-    def _preload(self, context: Any) -> int:
+    def _preload(self, asked: Conversation, context: Any) -> int:
         """Read a context ahead of the first question; returns its number of tokens."""
         model, text = self.engine, GivenContext.of(context).text
-        asked = Conversation.of(
-            "?",
-            self.system_prompt,
-            getattr(self, "prompt_template", None),
-            parse_special=getattr(self, "parse_special", True),
-            variables=getattr(self, "chat_template_kwargs", NO_VARIABLES),
-        )
         head, read, _ = self._read(model, asked, text, self)
         model.find_or_open((*head, *read.tokens), namespace=self.kv_namespace)
         model.flush()

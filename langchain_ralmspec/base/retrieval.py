@@ -20,7 +20,11 @@ from langchain_ralmspec.base.local import (
 )
 from langchain_ralmspec.base.messages import question_by
 from langchain_ralmspec.base.rendering import rendered
-from langchain_ralmspec.base.restricted import RestrictedRetrievers, is_cached
+from langchain_ralmspec.base.restricted import (
+    RESTRICTIONS,
+    RestrictedRetrievers,
+    is_cached,
+)
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.base.tracing import trace
 from langchain_ralmspec.errors import (
@@ -51,7 +55,7 @@ from langchain_ralmspec.retrievers import (
     adopt,
     documents_wanted,
 )
-from langchain_ralmspec.speculation import GUESS_POLICIES, Estimates
+from langchain_ralmspec.speculation import GUESS_POLICIES
 from langchain_ralmspec.stores import RetrieverStore
 from langchain_ralmspec.stores.waiting import Seconds, shorter
 
@@ -77,7 +81,7 @@ and MiniLM, by which many stores find passages, has read no more."""
 class RetrievalGeneration(SpeculativeGeneration):
     """Settings of generation with retrieval inside, and one request made of them."""
 
-    _of_calls = ("filter", "search_kwargs")
+    _of_calls = RESTRICTIONS
     retriever: Any
     """A ``VectorStore``, or any retriever: a ``Runnable`` from a string to a list of
     documents. One that is changed later is asked as it is when a request begins."""
@@ -126,8 +130,6 @@ class RetrievalGeneration(SpeculativeGeneration):
     """``"lookup"`` in the session's cache, the ``"same"`` document again, or
     ``"auto"``, whichever is measured to be sooner."""
 
-    # What requests cost, for the plans of the next ones.
-    _estimates: Estimates = PrivateAttr(default_factory=Estimates)
     _restricted: RestrictedRetrievers = PrivateAttr(
         default_factory=RestrictedRetrievers
     )
@@ -250,7 +252,7 @@ class RetrievalGeneration(SpeculativeGeneration):
         stop: Sequence[str] | None = None,
         *,
         form: Form | None = None,
-        retriever: RaLMSpecRetriever | None = None,
+        retriever: RaLMSpecRetriever,
     ) -> RetrievalRun:
         """Prepare an answer, which has a form if one is given.
 
@@ -260,8 +262,6 @@ class RetrievalGeneration(SpeculativeGeneration):
         """
         if not prompt.tail:
             raise InvalidValueError("the prompt is empty; ask something")
-        # As it is now, whatever is done to it.
-        retriever = retriever or self._current_retriever
         depth = self._depth(retriever)
         layout = self._layout(model, prompt)
         require = partial(

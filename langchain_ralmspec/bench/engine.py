@@ -22,6 +22,30 @@ Timing = dict[str, float]
 """Seconds for one ``prompt``, and to ``decode`` the tokens after it."""
 
 
+def rival_of(gguf: str, n_ctx: int) -> Any:
+    """A ``llama_cpp.Llama`` with all that makes it fast.
+
+    Our threads, large batches, flash attention.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import llama_cpp
+    except ImportError as error:
+        raise MissingExtraError.of("llama_cpp", "llama") from error
+    single, batch = default_threads()
+    return llama_cpp.Llama(
+        gguf,
+        n_ctx=n_ctx,
+        n_batch=512,
+        n_threads=single,
+        n_threads_batch=batch,
+        flash_attn=True,
+        verbose=False,
+    )
+
+
 def engine(
     *,
     model: ModelOption = "smollm2-135m",
@@ -34,23 +58,10 @@ def engine(
     # Greedy, the same tokens, threads, context and batch size for both, in turn
     # first; neither stops at EOS. The ratios are the rival's seconds ÷ ours, pair by
     # pair.
-    try:
-        import llama_cpp
-    except ImportError as error:
-        raise MissingExtraError.of("llama_cpp", "llama") from error
     check_file(json)
     gguf = find_gguf(model)
-    single, batch = default_threads()
+    rival = rival_of(gguf, 2048)
     own = Model.load(gguf, n_ctx=2048, n_batch=512)
-    rival = llama_cpp.Llama(
-        gguf,
-        n_ctx=2048,
-        n_batch=512,
-        n_threads=single,
-        n_threads_batch=batch,
-        flash_attn=True,
-        verbose=False,
-    )
     text = " ".join(f"{number} is a number." for number in range(n_prompt))
     prompt = own.weights.tokenize(text)[:n_prompt]
     pairs = []

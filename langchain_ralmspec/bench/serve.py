@@ -22,7 +22,7 @@ import typer
 from langchain_core.documents import Document
 from rich.console import Console
 
-from langchain_ralmspec.assets.corpus import QUESTIONS, stdlib_passages
+from langchain_ralmspec.assets.corpus import many_questions, stdlib_passages
 from langchain_ralmspec.assets.progress import bar
 from langchain_ralmspec.assets.targets import find_gguf
 from langchain_ralmspec.bench.figures import check_file, say, write_figures
@@ -64,12 +64,7 @@ class Benchmark:
     def run(self) -> dict[str, Any]:
         """Answer each question alone, then all from the replicas; compare."""
         check_file(self.json)
-        questions = [
-            f"{question} ({number})"
-            for number, question in enumerate(
-                itertools.islice(itertools.cycle(QUESTIONS), self.requests)
-            )
-        ]
+        questions = many_questions(self.requests)
         path = find_gguf(self.model)
         with chat_of(path, self.max_tokens) as alone, bar("alone") as advance:
             wanted = []

@@ -17,6 +17,7 @@ from rich.console import Console
 from langchain_ralmspec.assets.corpus import QUESTIONS, load_questions
 from langchain_ralmspec.assets.targets import find_gguf
 from langchain_ralmspec.base.plain import documents_of
+from langchain_ralmspec.bench.engine import rival_of
 from langchain_ralmspec.bench.figures import check_file, say, write_figures
 from langchain_ralmspec.bench.options import (
     CorpusOption,
@@ -29,8 +30,6 @@ from langchain_ralmspec.bench.options import (
 from langchain_ralmspec.bench.ralm.workload import Corpus, Workload
 from langchain_ralmspec.bench.table import new_table
 from langchain_ralmspec.chat_models import ChatRaLMSpec
-from langchain_ralmspec.engine.threads import default_threads
-from langchain_ralmspec.errors import MissingExtraError
 from langchain_ralmspec.retrievers import RaLMSpecRetriever
 
 PROMPT = ChatPromptTemplate.from_template(
@@ -109,22 +108,8 @@ class _Chain:
     """Retriever, prompt and llama_cpp.Llama, as LangChain's ChatLlamaCpp calls it."""
 
     def __init__(self, retriever: Any, gguf: str, n_ctx: int, max_tokens: int) -> None:
-        try:
-            import llama_cpp
-        except ImportError as error:
-            raise MissingExtraError.of("llama_cpp", "llama") from error
-        single, batch = default_threads()
         self._retriever, self._max_tokens = retriever, max_tokens
-        # Everything that makes it fast: our threads, large batches, flash attention.
-        self._llama = llama_cpp.Llama(
-            gguf,
-            n_ctx=n_ctx,
-            n_batch=512,
-            n_threads=single,
-            n_threads_batch=batch,
-            flash_attn=True,
-            verbose=False,
-        )
+        self._llama = rival_of(gguf, n_ctx)
 
     def found(self, question: str) -> list[str | None]:
         return [document.id for document in self._retriever.invoke(question)]

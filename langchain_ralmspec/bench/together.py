@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import typer
 from langchain_core.documents import Document
 from rich.console import Console
 
-from langchain_ralmspec.assets.corpus import QUESTIONS, stdlib_passages
+from langchain_ralmspec.assets.corpus import many_questions, stdlib_passages
 from langchain_ralmspec.assets.targets import find_gguf
 from langchain_ralmspec.bench.figures import check_file, say, write_figures
 from langchain_ralmspec.bench.options import (
@@ -40,8 +39,9 @@ class Benchmark:
     # as many tokens of as many sequences in each call, without retrieval, chat or
     # sampling: what a machine can do. "one by one" is joint_decoding=False.
     requests: Annotated[
-        str, typer.Option(help="Numbers of requests, with commas between.")
-    ] = "1,8,16"
+        tuple[int, ...] | None,
+        typer.Option(help="How many at once; may be repeated. [default: 1, 8, 16]"),
+    ] = None
     model: ModelOption = "smollm2-135m"
     max_tokens: LengthOption = 64
     rounds: Annotated[int, typer.Option(help="Timings of each.", min=1)] = 3
@@ -65,7 +65,7 @@ class Benchmark:
             )
             for name, joint in (("together", None), ("one by one", False))
         }
-        numbers = [int(n) for n in self.requests.split(",")]
+        numbers = self.requests or (1, 8, 16)
         rows = [_row(chats, n, self.rounds) for n in numbers]
         figures = {
             "rows": {f"{row['requests']}": row for row in rows},
@@ -79,12 +79,7 @@ class Benchmark:
 
 def _row(chats: dict[str, ChatRaLMSpec], n: int, rounds: int) -> dict[str, Any]:
     """Seconds of ``n`` requests in each way, of each round; the first warms up."""
-    questions = [
-        f"{question} ({number})"
-        for number, question in enumerate(
-            itertools.islice(itertools.cycle(QUESTIONS), n)
-        )
-    ]
+    questions = many_questions(n)
     lone = [_asked(chats["one by one"], question) for question in questions]
     sizes = [size for _, size in lone]
     seconds: dict[str, list[float]] = {name: [] for name in (*chats, "bare")}

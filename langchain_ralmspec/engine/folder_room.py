@@ -20,12 +20,12 @@ MOST_OF_A_LINE = 2**24
 STALE_SECONDS = 24 * 3600
 """Age from which a temporary file is taken to be left over from a crash."""
 
-ENTRY = re.compile(r"([0-9a-f]{64})\.(?:kv|head|json)")
-"""Names of files that are ours; ``.json`` stood beside ``.kv`` in earlier versions."""
+ENTRY = re.compile(r"([0-9a-f]{64})\.(?:kv|head)")
+"""Names of files that are ours."""
 
 _DATA = re.compile(r"([0-9a-f]{64})\.kv")
 # As replacing_file names what it writes to.
-_TEMPORARY = re.compile(r"\.[0-9a-f]{64}\.(?:kv|head|json)\.[0-9a-f]{16}\.tmp")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{64}\.(?:kv|head)\.[0-9a-f]{16}\.tmp")
 
 
 class FolderRoom:
@@ -119,4 +119,3 @@ class FolderRoom:
                 if ENTRY.fullmatch(name.name) and name.read_text("ascii") == key:
                     name.unlink(missing_ok=True)
         file.unlink(missing_ok=True)
-        file.with_suffix(".json").unlink(missing_ok=True)

@@ -97,7 +97,8 @@ class Slots(Live):
             return self._decode_one(kv, token)
         except BaseException:
             if kv.length > start:  # others were faster than Ctrl-C
-                self.truncate(kv, start)
+                with self._locked():
+                    self._take_back(kv, start)
             raise
 
     def _most_together(self) -> int:
@@ -286,9 +287,7 @@ class Slots(Live):
             except BaseException:
                 # What has been forgotten does not come back, and the rest is not
                 # rotated to where it belongs: nothing of it is of use.
-                kv.length = back_to if kv.length >= back_to else 0
-                if kv.slot is not None:
-                    self._context.remove(kv.slot, kv.length)
+                self._take_back(kv, back_to if kv.length >= back_to else 0)
                 raise
 
     def _make_resident(self, kv: KV) -> int:

@@ -153,7 +153,7 @@ class Memory:
     ) -> tuple[str, ...]:
         """The ids that a policy guesses."""
         if policy != REPLICA:
-            return GUESS_POLICIES[policy].guess(self.cache, query.vector, current)
+            return GUESS_POLICIES[policy](self.cache, query.vector, current)
         if query.vector is None or (near.ids and near.vectors is None):
             return tuple(near.ids[:n])  # there is nothing to compare them by
         vectors = () if near.vectors is None else near.vectors

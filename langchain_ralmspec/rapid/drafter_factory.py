@@ -127,6 +127,7 @@ class DrafterFactory:
         held = self._models.get(path)
         if held is None or held[0] != n_ctx:
             held = self._models[path] = n_ctx, self.load(path, n_ctx)
+            self._fitting.discard(path)  # the file may be another one now
         return held[1]
 
 

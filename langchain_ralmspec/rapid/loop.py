@@ -185,9 +185,8 @@ class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):
         sampler, acceptance = self._request.sampler, self._request.acceptance
         generated, qs = self.transcript.tokens, proposal.draft.probabilities
         if qs is None or acceptance.is_lossless or number == len(proposal.tokens):
-            # Keeping a drafted token exactly where it is the one that plain decoding
-            # draws is the rule without distributions (see Acceptance.judge). Without
-            # transfer it is as well: an answer depends on its seed, not on drafts.
+            # A drafted token is kept exactly where it is the one that plain decoding
+            # draws: so an answer depends on its seed, not on drafts.
             return sampler.sample(truth, generated)
         q = qs[number]
         if sampler.temperature == 0:

@@ -37,7 +37,7 @@ def require_same_vocabulary(target: Weights, drafter: Weights) -> None:
         InvalidValueError: they differ; quotes the first id that does.
     """
     # Sizes say nothing, for some vocabularies are padded: the pieces are compared.
-    if target.path == drafter.path:
+    if (target.path, target.stamp) == (drafter.path, drafter.stamp):
         return
     for token in range(min(target.n_vocab, drafter.n_vocab)):
         ours, theirs = target.token_text(token), drafter.token_text(token)
@@ -126,12 +126,13 @@ class RagDrafter(_ModelDrafter):
             tokens.append(token)
             # Not the token's own: what is drawn must not decide whether it is judged.
             confidences.append(float(row.max()))
-            rows.append(self._fit(row))
+            if self.sampler:
+                rows.append(self._fit(row))
             is_last = len(tokens) == n or self.model.weights.is_end(token)
             if is_last or self.is_enough(confidences):
                 break
             logits = self._written.extend([token])
-        probabilities = np.stack(rows) if self.sampler and rows else None
+        probabilities = np.stack(rows) if rows else None
         return Draft(tuple(tokens), probabilities, tuple(confidences))
 
     def _draw(

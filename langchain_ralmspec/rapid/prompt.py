@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.engine.calls import spelt_out
 from langchain_ralmspec.engine.markers import Disguise
-from langchain_ralmspec.engine.templates import NO_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,27 +40,6 @@ class Conversation:
     parse_special: bool = True
     tools: tuple[Mapping[str, Any], ...] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls,
-        question: str,
-        instructions: str,
-        template: str | None = None,
-        *,
-        parse_special: bool = True,
-        variables: Mapping[str, Any] = NO_VARIABLES,
-    ) -> Conversation:
-        """A single question."""
-        turns = ({"role": "user", "content": question},)
-        return cls(
-            turns,
-            instructions,
-            question,
-            template,
-            parse_special,
-            variables=variables,
-        )
 
     def around(self, model: Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Tokens before and behind the context, by a chat template or a plain text."""

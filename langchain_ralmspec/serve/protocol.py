@@ -138,7 +138,7 @@ def _messages_of(given: Any) -> list[BaseMessage]:
     """
     for at, message in enumerate(several("messages", given or (), "messages")):
         role = message.get("role") if isinstance(message, Mapping) else None
-        if role not in _ROLES:
+        if not isinstance(role, str) or role not in _ROLES:
             msg = (
                 f"messages[{at}] is {message!r:.80}; give an object with a 'role' of "
                 f"{', '.join(sorted(_ROLES))}, and a 'content'"

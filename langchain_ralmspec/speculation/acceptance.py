@@ -13,8 +13,10 @@ is drawn from a residual. The tokens that come out then follow
                       is Σ max(min(q, p̂) - p, 0)
     exact   p̂         residual ∝ max(p̂ - q, 0)
 
-so only "off" may be called lossless. After a draft that was kept whole, one more
-token is due, from the target alone: ``draw(p, uniform)``, or ``choice(logits)``.
+so only "off" may be called lossless. (It is not done by this rule: a drafted token is
+kept where it is the very one that plain decoding draws. That has the same law, and the
+answer depends on its seed, not on drafts.) After a draft that was kept whole, one more
+token is due, from the target alone.
 """
 
 from __future__ import annotations
@@ -36,6 +38,12 @@ if TYPE_CHECKING:
 
 Transfer = Literal["off", "paper", "exact"]
 TRANSFERS: tuple[Transfer, ...] = get_args(Transfer)
+
+TAIL = 0.1
+"""Tokens less probable than this share of the most probable one are not enriched.
+
+The paper's.
+"""
 
 
 def softmax(logits: Logits, temperature: float = 1.0) -> Probabilities:
@@ -71,13 +79,10 @@ class Acceptance:
         eta: *η*, the strength of the transfer. The paper uses 5 to 20 for a drafter
             of the target's size, 40 to 50 for a larger one. It depends on the
             temperature.
-        tail: tokens less probable than this share of the most probable one are not
-            enriched; 0 enriches all, the paper takes 0.1.
     """
 
     transfer: Transfer = "off"
     eta: float = 0.0
-    tail: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be served, by an InvalidValueError."""
@@ -88,16 +93,13 @@ class Acceptance:
         if not 0 <= self.eta < math.inf:
             msg = f"eta={self.eta!r} must be finite and at least 0; 0 is no transfer"
             raise InvalidValueError(msg)
-        if not 0 <= self.tail <= 1:
-            msg = f"tail={self.tail!r} is a share: give a number from 0 to 1"
-            raise InvalidValueError(msg)
 
     @property
     def is_lossless(self) -> bool:
         """Whether the output follows the target itself."""
         return self.transfer == "off" or self.eta == 0
 
-    def choice(self, logits: Logits, q: Probabilities | None = None) -> int:
+    def choice(self, logits: Logits, q: Probabilities) -> int:
         """The greedy choice; a drafted token is kept if it is this token.
 
         That is *argmax z*, or with transfer the argmax of *z + η·(q - p)*, where *p*
@@ -106,64 +108,49 @@ class Acceptance:
 
         Args:
             logits: *z*, shape ``(n_vocab,)``.
-            q: the drafter's probabilities at temperature 1; None where it has none.
+            q: the drafter's probabilities at temperature 1.
         """
-        if q is None or self.is_lossless:
-            return int(np.argmax(logits))
         return int(np.argmax(logits + self.eta * (q - softmax(logits))))
 
     def enriched(
-        self, p: Probabilities, q: Probabilities | None, scaled_logits: Logits
+        self, p: Probabilities, q: Probabilities, scaled_logits: Logits
     ) -> Probabilities:
         """*p̂*: the target's probabilities with the drafter's knowledge.
 
-        The tail guard resets *p̂* to *p* where it is below ``tail · max p̂``. Then it
+        The tail guard resets *p̂* to *p* where it is below ``TAIL · max p̂``. Then it
         no longer sums to 1, about which the paper says nothing. It is normalised
         here: "exact" promises that tokens follow *p̂*, which takes a distribution.
 
         Args:
             p: the target's probabilities, the softmax of ``scaled_logits``.
-            q: the drafter's; None where it has none, which leaves *p*.
+            q: the drafter's.
             scaled_logits: *z/T*; -inf for tokens that top-k or top-p took out: they
                 stay out.
         """
-        if q is None or self.is_lossless:
-            return p
         p_hat = softmax(scaled_logits + self.eta * (q - p))
-        guarded = np.where(p_hat < self.tail * p_hat.max(), p, p_hat)
+        guarded = np.where(p_hat < TAIL * p_hat.max(), p, p_hat)
         return _normalized(guarded)
 
     def judge(
         self,
         token: int,
         p: Probabilities,
-        q: Probabilities | None,
+        q: Probabilities,
         p_hat: Probabilities,
         uniforms: tuple[float, float],
     ) -> tuple[bool, int]:
         """Keep a drafted token, or draw another in its place.
 
-        Without ``q`` the drafter counts as certain: all its probability is on this
-        token, and nothing is transferred. Then this has the same law as drawing from
-        *p* and keeping the drafted token if it is drawn, which is done instead. So the
-        outcome depends on the random number alone and not on the draft: a seed gives
-        the same tokens with every such drafter, and with none.
-
         Args:
             token: drafted from *q*.
             p: the target's probabilities.
-            q: the drafter's; None if it proposed the token without any.
-            p_hat: from :meth:`enriched`; ignored where nothing is transferred.
+            q: the drafter's.
+            p_hat: from :meth:`enriched`; *p* where nothing is transferred.
             uniforms: two random numbers in [0, 1).
 
         Returns:
             Whether the drafted token is kept, and the token that comes out.
         """
-        if q is None:
-            drawn = draw(p, uniforms[0])
-            return drawn == token, drawn
-        if self.is_lossless:
-            p_hat = p
         if uniforms[0] * q[token] < p_hat[token]:  # u < p̂/q
             return True, token
         return False, draw(self._residual(p, q, p_hat), uniforms[1])

@@ -234,7 +234,8 @@ def find_again(store: Any) -> None:
     own = (
         "_chroma_collection" if hasattr(store, "_chroma_collection") else "_collection"
     )
-    name = getattr(store, own).name
+    # One that LangChain has deleted it knows by name alone.
+    name = getattr(store, "_collection_name", None) or getattr(store, own).name
     with reported_as_store_error(f"Chroma collection {name!r}", "be found again"):
         found = store._client.get_collection(name, embedding_function=None)  # noqa: SLF001 (no public name)
         setattr(store, own, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from contextlib import nullcontext, suppress
 from types import ModuleType
@@ -109,6 +110,17 @@ class FaissIndex:
         return self._index
 
     @property
+    def _most_alike(self) -> int | None:
+        """How many queries one call may answer as it answers each alone; None for all.
+
+        For more, FAISS finds the lists of an inverted index by a product of matrices,
+        with other bits.
+        """
+        if not isinstance(self._index, self.faiss.IndexIVF):
+            return None
+        return max(1, int(self.faiss.cvar.distance_compute_blas_threshold) - 1)
+
+    @property
     def n_rows(self) -> int:
         """Number of stored vectors."""
         return int(self._index.ntotal)
@@ -151,6 +163,12 @@ class FaissIndex:
             ``width`` rows per query. Exact for a flat index, filtered or not; an
             approximate one may find fewer (row -1) than there are.
         """
+        most = self._most_alike
+        if most and len(vectors) > most:
+            parts = np.array_split(vectors, math.ceil(len(vectors) / most))
+            found = [self.candidates(part, width, allowed, layout) for part in parts]
+            rows = np.concatenate([each.rows for each in found])
+            return NearestRows(rows, np.concatenate([each.vectors for each in found]))
         is_small = len(vectors) * self.n_rows * self.dimension < SMALL_SCAN
         is_lone = is_small or len(vectors) == 1
         if allowed is None and not is_lone:

@@ -31,10 +31,6 @@ class Rows(Protocol):
         """The document with that id."""
         ...
 
-    def documents(self) -> Sequence[Document]:
-        """The documents of all rows, in their order, as they are now."""
-        ...
-
 
 class FixedRows:
     """Documents given once, in the order of the rows.
@@ -78,10 +74,6 @@ class FixedRows:
             document = document.model_copy(update={"id": id_})
         return _complete(document, id_)
 
-    def documents(self) -> Sequence[Document]:
-        """The documents of all rows, in their order."""
-        return list(self._documents.values())
-
 
 class LangChainRows:
     """The rows of a LangChain FAISS store, read anew at every search.
@@ -115,11 +107,6 @@ class LangChainRows:
                 f"the FAISS document store has no document {id_!r}: {found}"
             )
         return _complete(found, id_)
-
-    def documents(self) -> Sequence[Document]:
-        """The documents of all rows, in their order, as they are now."""
-        ids = self.ids()
-        return [self.document(ids[row]) for row in range(len(ids))]
 
     def _named_by(self, name: str) -> list[object]:
         others = {key for key in self.ids().values() if not isinstance(key, str)}
@@ -343,9 +330,10 @@ class Passing:
 
     def all_rows(self) -> NDArray[np.bool_]:
         """Which of all rows pass."""
-        documents, accepts = self._rows.documents(), self._accepts
-        verdicts = (is_accepted(accepts, document) for document in documents)
-        return np.fromiter(verdicts, np.bool_, len(documents))
+        ids = self._rows.ids()
+        found = (self._rows.document(ids[row]) for row in range(len(ids)))
+        verdicts = (is_accepted(self._accepts, document) for document in found)
+        return np.fromiter(verdicts, np.bool_, len(ids))
 
     def _passes(self, id_: str) -> bool:
         verdict = self._known.get(id_)

@@ -152,6 +152,7 @@ def test_where_nothing_passes_the_answer_has_no_documents(
         text, steps, _ = check(chat, 0)
         assert text
         assert not any(step["documents"] for step in steps)
+        assert [len(step["tokens"]) for step in steps[:-1]] == [4] * (len(steps) - 1)
         refusing = chat.model_copy(update={"on_empty": "error"})
         with pytest.raises(EmptyStoreError, match="How do I run"):
             refusing.invoke(QUESTIONS[0])

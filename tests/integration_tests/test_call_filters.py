@@ -234,6 +234,24 @@ def test_a_config_cannot_add_what_a_store_swallows(gguf: str) -> None:
             chat.invoke("Why?", CONFIG)
 
 
+@pytest.mark.parametrize("kind", [ChatRaLMSpec, RaLMSpecLLM])
+def test_start_within_a_call_minds_its_config(gguf: str, kind: Any) -> None:
+    def started(retriever: Any) -> Any:
+        run = kind(model_path=gguf, max_tokens=8, retriever=retriever).start("Why?")
+        assert "".join(run)
+        return run.documents
+
+    within = RunnableLambda(started)
+    for own in (True, False):
+        assert tenants_in(within.invoke(configurable(own), CONFIG)) == {"red"}
+    swallowing = SKLearnVectorStore(EMBEDDINGS)
+    swallowing.add_documents(DOCUMENTS)
+    field = ConfigurableField(id="words")
+    found = swallowing.as_retriever().configurable_fields(search_kwargs=field)
+    with pytest.raises(ValueError, match="'filter', and would find documents"):
+        within.invoke(found, CONFIG)
+
+
 class Verdict(BaseModel):
     """A verdict."""
 

@@ -291,10 +291,7 @@ def test_a_disguise_costs_ordinary_text_nothing(
 
 def test_a_template_of_its_own_language(weights: Weights, model: Model) -> None:
     """Scaffolding that is no chat template is tokenised in one piece with its text."""
-    conversation = Conversation.of(
-        "Why < that [",
-        "",
-        "{context} a<{question}b ]",
-    )
+    turns, template = ({"role": "user", "content": "?"},), "{context} a<{question}b ]"
+    conversation = Conversation(turns, "", "Why < that [", template)
     _, tail = conversation.around(model)
     assert list(tail) == weights._encode(" a<Why < that [b ]", special=True)

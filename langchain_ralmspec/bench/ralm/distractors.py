@@ -47,10 +47,6 @@ class DistractedRows:
             return Document(id=id_, page_content="distractor")
         return self._real.document(id_)
 
-    def documents(self) -> Sequence[Document]:
-        """The documents of all rows, in their order; made for filters alone."""
-        return [self.document(id_) for id_ in self._ids.values()]
-
 
 class _Ids(Mapping[int, str]):
     """Ids of real rows, and after them those of distractors."""

@@ -20,7 +20,7 @@ from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.bench.contest import rotated
 from langchain_ralmspec.bench.rapid.answers import quoted_share
 from langchain_ralmspec.bench.rapid.documents import Sample
-from langchain_ralmspec.bench.rapid.policies import PassCosts
+from langchain_ralmspec.bench.rapid.policies import PassCosts, n_agreeing
 from langchain_ralmspec.chains import RapidChain
 from langchain_ralmspec.rapid import Conversation, DraftStats, LongRequest
 from langchain_ralmspec.rapid.documents import ContextIndex, budget, chunk, join
@@ -242,7 +242,12 @@ class LongContest:
     def _context(self, request: LongRequest) -> tuple[int, ...]:
         """The context's own tokens, as far as the target sees them."""
         chain = self._plain
-        conversation = Conversation.of("?", chain.system_prompt, chain.prompt_template)
+        conversation = Conversation(
+            ({"role": "user", "content": "?"},),
+            chain.system_prompt,
+            "?",
+            chain.prompt_template,
+        )
         head, _ = conversation.around(chain.engine)
         return request.document[len(head) :]
 
@@ -270,7 +275,7 @@ class LongContest:
     def _divergences(self, asked: Asked, request: LongRequest) -> list[Divergence]:
         plain = asked.answers[PLAIN]
         places = {
-            row: first_difference(plain.tokens, answer.tokens)
+            row: n_agreeing(plain.tokens, answer.tokens)
             for row, answer in asked.answers.items()
             if row != RAG and answer.tokens != plain.tokens
         }
@@ -342,13 +347,6 @@ _WARM_TOKENS = 32
 def length_class(prompt: Sequence[int]) -> int:
     """Prompts of about one length, for which passes cost about the same."""
     return round(2 * math.log2(max(1, len(prompt))))
-
-
-def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
-    """Where two answers part; the end of the shorter one if it begins the other."""
-    pairs = enumerate(zip(one, other, strict=False))
-    parted = (number for number, (ours, theirs) in pairs if ours != theirs)
-    return next(parted, min(len(one), len(other)))
 
 
 def _at(pieces: Sequence[str], place: int) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from langchain_ralmspec.assets.corpus import stdlib_passages
+from langchain_ralmspec.assets.corpus import stdlib_passages, string_of
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import read_json_lines
 
@@ -100,10 +100,8 @@ def _sample(record: dict[str, Any], where: str, *, with_questions: bool) -> Samp
 
 
 def _text(record: dict[str, Any], key: str, where: str) -> str:
-    if key not in record:
-        raise InvalidValueError(f"{where}: there is no {key!r}")
-    value = record[key]
-    if not isinstance(value, str) or not value.strip():
+    value = string_of(record, key, where)
+    if not value.strip():
         raise InvalidValueError(f"{where}: {key!r} is {value!r}, no text")
     return value
 

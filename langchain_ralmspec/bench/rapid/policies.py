@@ -154,13 +154,13 @@ def lookup_places(prompt: Sequence[int], answer: Sequence[int]) -> tuple[Place, 
     for position in range(1, len(answer)):
         draft = drafter.propose(prefix, LENGTHS[-1])
         evidence = int(draft.evidence[0]) if draft.tokens else 0
-        right = _n_agreeing(draft.tokens, answer[position:])
+        right = n_agreeing(draft.tokens, answer[position:])
         places.append(Place(evidence, len(draft.tokens), right))
         prefix.append(answer[position])
     return tuple(places)
 
 
-def _n_agreeing(one: Sequence[int], other: Sequence[int]) -> int:
+def n_agreeing(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens at the beginning are the same."""
     pairs = zip(one, other, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

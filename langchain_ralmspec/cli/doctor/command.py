@@ -66,9 +66,11 @@ def doctor(
     gains = expect(facts)
     found = findings(facts, gains)
     model, store = facts.model, facts.store
+    is_known = store.n_documents >= 0
+    documents = f"{store.n_documents if is_known else 'some'} documents"
     about = (
-        f"{Path(model.file).name}, {model.size / 1e6:.0f} MB; {store.n_documents} "
-        f"documents in {store.name}{f' ({store.index})' if store.index else ''}"
+        f"{Path(model.file).name}, {model.size / 1e6:.0f} MB; {documents} in "
+        f"{store.name}{f' ({store.index})' if store.index else ''}"
     )
     console.print(Text(about))
     _print_costs(facts.costs, console)

@@ -24,6 +24,7 @@ from langchain_ralmspec.stores import (
     GenericStore,
     Store,
 )
+from langchain_ralmspec.stores.one_call import OneCallStore
 
 _OPENMP_USERS = {"torch": "torch", "faiss": "FAISS", "llama_cpp": "llama.cpp"}
 
@@ -199,7 +200,7 @@ def inspect_store(store: Store) -> StoreFacts:
     """Look at a store; counts its documents."""
     # No public name. How a store of the user's own embeds is not known.
     embeddings, batch = None, None
-    if isinstance(store, FaissStore | ChromaStore | GenericStore):
+    if isinstance(store, FaissStore | ChromaStore | GenericStore | OneCallStore):
         embeddings = store._embeddings  # noqa: SLF001
         if embeddings is not None:
             batch = store._encoding.batch(embeddings)  # noqa: SLF001
@@ -213,7 +214,7 @@ def inspect_store(store: Store) -> StoreFacts:
     return StoreFacts(
         name=type(store).__name__,
         n_documents=store.count(),
-        one_by_one=isinstance(store, GenericStore),
+        one_by_one=getattr(store, "one_call_a_query", False),
         embeddings=None if embeddings is None else type(embeddings).__name__,
         embeds_in_batches=batch is not None,
         **facts,

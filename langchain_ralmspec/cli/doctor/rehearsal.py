@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from langchain_ralmspec.cli.doctor.costs import BATCH, Costs
 from langchain_ralmspec.speculation import (
     GUESS_POLICIES,
+    NEEDS_VECTOR,
     Estimates,
     Line,
     Plan,
@@ -210,12 +211,12 @@ class Rehearsal:
 
 def guess_seconds(costs: Costs, policy: str) -> float:
     """Seconds of embedding the query, for a policy that looks at its vector."""
-    needed = GUESS_POLICIES[policy].needs_vector
+    needed = NEEDS_VECTOR[policy]
     return costs.call(1).embedding if needed else 0.0
 
 
 def verification(costs: Costs, policy: str) -> Line:
     """*b(s)*; a guess that has embedded its query spares that."""
-    looks_up = GUESS_POLICIES[policy].needs_vector
+    looks_up = NEEDS_VECTOR[policy]
     calls = (costs.call(n, with_vectors=looks_up) for n in (1, BATCH))
     return fitted((c.n_queries, c.searching if looks_up else c.seconds) for c in calls)

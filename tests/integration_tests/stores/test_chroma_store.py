@@ -323,6 +323,9 @@ def test_a_collection_made_anew_by_another_client_is_found_again(
     anew.add(ids=["new"], embeddings=table(1), documents=["new"])
     retriever.invalidate()
     assert [d.id for d in retriever.invoke("v0")] == ["new"]
+    vectorstore.delete_collection()
+    with pytest.raises(StoreError, match=f"'{name}' failed to be found again"):
+        retriever.invalidate()
 
 
 @pytest.mark.parametrize("policy", ["lookup", "same"])

@@ -268,3 +268,6 @@ def test_a_bad_question_is_named(tmp_path: Path, line: str, wrong: str) -> None:
         load_questions(path)
     path.write_text('{"question": "Why?"}\n')
     assert load_questions(path) == ["Why?"]
+    path.write_text("\n")
+    with pytest.raises(InvalidValueError, match=r"some\.jsonl has no question"):
+        load_questions(path)

@@ -206,3 +206,23 @@ def test_an_interruption_leaves_what_others_have_as_it_was() -> None:
     assert given == [True, False]
     assert [kv.length for kv in kvs] == [1, 0]
     assert sorted(context.slots) == [[], [7]]
+
+
+@pytest.mark.parametrize("is_long", [True, False])
+def test_what_broke_off_is_told_where_nothing_can_be_taken_back(is_long: bool) -> None:
+    """As in a recurrent memory."""
+
+    class Recurrent(FakeContext):
+        def remove(self, slot: int, position: int) -> None:
+            msg = f"slot {slot} cannot be rolled back to {position}"
+            raise DecodeError(msg)
+
+    def broken_off() -> None:
+        if len(context.decoded) > 1 or not is_long:
+            raise KeyboardInterrupt
+
+    context = Recurrent()
+    sequence = Sequence(Slots(context))  # type: ignore[arg-type]  # as good as
+    context.on_decode = broken_off
+    with pytest.raises(KeyboardInterrupt):
+        sequence.extend(range(6 if is_long else 1))

@@ -70,6 +70,7 @@ class FakeWeights:
     pieces: tuple[bytes, ...] = PIECES
     ends: tuple[int, ...] = ENDS
     path: Path = Path("target.gguf")
+    stamp: tuple[int, int] = (0, 0)
 
     @property
     def n_vocab(self) -> int:

@@ -28,7 +28,7 @@ def test_a_held_model_needs_its_file_no_more(kind: str, tmp_path: Path) -> None:
             wanted,
             n_prompt=1,
             n_beside=8,
-            conversation=Conversation.of("?", ""),
+            conversation=Conversation(({"role": "user", "content": "?"},), "", "?"),
             chunks=[Chunk(0, (2,) * n_tokens, (b"a",) * n_tokens)],
             is_enough=lambda *_: False,
             **given,
@@ -41,3 +41,36 @@ def test_a_held_model_needs_its_file_no_more(kind: str, tmp_path: Path) -> None:
     assert loads == [(path, 1024), (path, 2048)]
     with pytest.raises(InvalidValueError, match=r"'other\.gguf' is neither"):
         opened(10, "other.gguf")
+
+
+@pytest.mark.parametrize("kind", ["self", "path"])
+def test_a_file_that_was_replaced_is_looked_at_again(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.gguf"
+    file.touch()
+    target = FakeWeights(path=file if kind == "self" else Path("target.gguf"))
+    pieces, stamp = target.pieces, 0
+
+    def load(path: str, n_ctx: int) -> Any:
+        weights = FakeWeights(pieces=pieces, path=Path(path), stamp=(stamp, 0))
+        model = FakeModel(n_ctx=n_ctx)
+        model.weights = weights
+        return model
+
+    factory = DrafterFactory(load)
+
+    def opened(n_tokens: int) -> Any:
+        given: dict[str, Any] = {"target": target, "sampler": None}
+        return factory.open(
+            "self" if kind == "self" else str(file),
+            n_prompt=1,
+            n_beside=8,
+            conversation=Conversation(({"role": "user", "content": "?"},), "", "?"),
+            chunks=[Chunk(0, (2,) * n_tokens, (b"a",) * n_tokens)],
+            is_enough=lambda *_: False,
+            **given,
+        )
+
+    opened(10)
+    pieces, stamp = tuple(reversed(pieces)), 1
+    with pytest.raises(InvalidValueError, match="has another vocabulary"):
+        opened(600)

@@ -102,6 +102,7 @@ def test_a_conversation_with_calls_is_read() -> None:
         ({"messages": ["Who?"]}, r"messages\[0\] is 'Who\?'"),
         ({"messages": [{"role": "remove", "id": "1"}]}, r"messages\[0\]"),
         ({"messages": [{"role": "user"}]}, r"messages\[0\]"),
+        ({"messages": [{"role": [], "content": "Why?"}]}, r"messages\[0\]"),
     ],
 )
 def test_what_would_change_the_answer_is_refused(

@@ -302,3 +302,23 @@ def test_a_copy_takes_three_quarters_of_the_free_memory_at_most(
     assert not faiss_index.has_room(301)
     monkeypatch.setattr(machine, "free_memory", lambda: None)
     assert faiss_index.has_room(1 << 60), "who knows"
+
+
+@pytest.mark.parametrize("is_filtered", [False, True])
+def test_an_inverted_index_answers_many_as_it_answers_each(is_filtered: bool) -> None:
+    rng, size, n = np.random.default_rng(7), 16, 3000
+    # Far from nothing, so that rounding shows in what is not done one by one.
+    rows = 600 + rng.integers(-9, 10, (n, size)).astype(np.float32) / 8
+    queries = rows[: 41 * 70 : 70] + rng.standard_normal((41, size), np.float32) / 9
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(size), size, 54)
+    index.train(rows)
+    index.add(rows)
+    index.nprobe = 2
+    ours = faiss_index.FaissIndex(index)
+    allowed = rng.random(n) < 0.8 if is_filtered else None
+    alone = [ours.candidates(query[np.newaxis], 9, allowed) for query in queries]
+    for many in (2, 19, 20, 21, 41):
+        found = ours.candidates(queries[:many], 9, allowed)
+        assert found.rows.tolist() == [one.rows[0].tolist() for one in alone[:many]]
+        vectors = np.concatenate([one.vectors for one in alone[:many]])
+        assert found.vectors.tobytes() == vectors.tobytes()

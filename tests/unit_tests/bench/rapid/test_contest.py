@@ -9,9 +9,9 @@ from langchain_ralmspec.bench.rapid.contest import (
     Library,
     LongContest,
     _costs,
-    first_difference,
 )
 from langchain_ralmspec.bench.rapid.documents import Sample
+from langchain_ralmspec.bench.rapid.policies import n_agreeing
 from tests.unit_tests.bench.rapid.fakes import FakeChain, FakeEngine, Letters
 
 CONTEXT = "eeeeeee.iiiiiii.ooooooo.aaaaaaa."
@@ -129,8 +129,8 @@ def test_a_divergence_is_placed_and_its_margin_measured() -> None:
     ("one", "other", "at"),
     [("abc", "abd", 2), ("abc", "ab", 2), ("", "a", 0), ("xbc", "abc", 0)],
 )
-def test_first_difference(one: str, other: str, at: int) -> None:
-    assert first_difference([*map(ord, one)], [*map(ord, other)]) == at
+def test_where_answers_part(one: str, other: str, at: int) -> None:
+    assert n_agreeing([*map(ord, one)], [*map(ord, other)]) == at
 
 
 def test_the_token_that_ends_an_answer_was_decoded_too() -> None:
