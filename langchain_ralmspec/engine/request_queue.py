@@ -118,7 +118,7 @@ class Place:
         self._queue, self.n_tokens = queue, n_tokens
         self.came = self.seconds = 0.0
         self._left_alone: float | None = None  # since when, by time.monotonic()
-        self.is_left: Callable[[], bool]  # whether nobody waits for the answer
+        self.is_left = is_abandoned.get()  # whether nobody waits for the answer
 
     def __enter__(self) -> Self:
         self.is_left = is_abandoned.get()

@@ -213,17 +213,34 @@ class Estimates:
         )
 
     def _generating(self, *, changed: bool, overlapped: bool) -> float | None:
-        """Seconds of such a step, or else of the most similar kind of step known."""
-        for key in (
+        """Seconds of such a step, or those of the most similar kind that is known.
+
+        But nothing is gained by reading documents beside a call that computes until it
+        is seen to be: both are taken to be half as fast until one of them is done.
+        """
+        kinds = {
+            kind: seconds
+            for kind, cost in self._steps.items()
+            if (seconds := cost(1)) is not None
+        }
+        alone = kinds.get((True, False))
+        if changed and overlapped and (True, True) not in kinds and alone is not None:
+            return alone + min(alone, self._busy_seconds)
+        for kind in (
             (changed, overlapped),
             (changed, not overlapped),
             (not changed, overlapped),
             (not changed, not overlapped),
         ):
-            known = self._steps[key](1) if key in self._steps else None
-            if known is not None:
-                return known
+            if kind in kinds:
+                return kinds[kind]
         return None
+
+    @property
+    def _busy_seconds(self) -> float:
+        """Seconds of one retrieval in which this machine has something to do."""
+        parts = self._embedding, self._searching
+        return sum((part(1) or 0.0) * busy_share(part.waiting) for part in parts)
 
     def _guessing(self, policy: str) -> float:
         embedding = self._embedding(1) if NEEDS_VECTOR[policy] else 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +10,15 @@ from langchain_core.documents import Document
 
 from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.stores.arguments import check_k, query_matrix
-from langchain_ralmspec.stores.base import Hit, Metric, Query
-from langchain_ralmspec.stores.embedding import make_queries
-from langchain_ralmspec.stores.encoding import Encoding
+from langchain_ralmspec.stores.base import Hit, Metric
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.filters import require_where
-from langchain_ralmspec.stores.one_call import MARGIN, ranked
+from langchain_ralmspec.stores.one_call import MARGIN, OneCallStore, ranked
 
 if TYPE_CHECKING:
-    from langchain_core.embeddings import Embeddings
     from numpy.typing import NDArray
+
+    from langchain_ralmspec.stores.encoding import Encoder, Encoding
 
 # SQLite, under a Chroma of one machine, refuses more than 32766 results at once.
 MAX_RESULTS = 32_000
@@ -32,11 +29,12 @@ _METRICS: dict[str, Metric] = {
 }
 
 
-class ChromaStore:
+class ChromaStore(OneCallStore):
     """A LangChain Chroma store, asked many queries in one request.
 
-    The order is Chroma's own, by distance, equal distances by the smaller id.
-    As in LangChain, records without a document text are left out of the hits.
+    Or in several, where SQLite does not take so many results at once. The order is
+    Chroma's own, by distance, equal distances by the smaller id. As in LangChain,
+    records without a document text are left out of the hits.
 
     Args:
         store: a ``langchain_chroma.Chroma``.
@@ -57,6 +55,7 @@ class ChromaStore:
     """
 
     top_k_is_stable = False
+    is_remote = False  # vectors of hits cost next to nothing beside the request
 
     def __init__(
         self,
@@ -64,25 +63,24 @@ class ChromaStore:
         filter: dict[str, Any] | None = None,  # noqa: A002  (LangChain's name)
         encoding: Encoding | None = None,
     ) -> None:
-        if store._embedding_function is None:  # noqa: SLF001 (no public name)
+        embeddings: Encoder | None = store._embedding_function  # noqa: SLF001 (no public name)
+        self._store = store
+        name = self._collection.name
+        if embeddings is None:
             raise InvalidValueError(
-                f"the Chroma store {store._collection.name!r} has no embedding "  # noqa: SLF001
-                "function; construct it with embedding_function=…"
+                f"the Chroma store {name!r} has no embedding function; construct it "
+                "with embedding_function=…"
             )
+        super().__init__(f"Chroma collection {name!r}", embeddings, encoding)
         if filter is not None:
             require_where(filter)
-        self._store = store
         self._filter = owned(filter)
-        self._encoding = encoding or Encoding()
-        self._embeddings: Embeddings = store._embedding_function  # noqa: SLF001
-        self._name = f"Chroma collection {self._collection.name!r}"
         # The raw form: reading the parsed one warns about collections that, as
         # LangChain's, were made without an embedding function of Chroma's.
         configuration = self._collection.configuration_json or {}
         hnsw, spann = configuration.get("hnsw"), configuration.get("spann")
         space = (hnsw or spann or {}).get("space") or "l2"
         self.metric: Metric = _METRICS[space]
-        self._seen: tuple[object, int] | None = None
 
     @property
     def _collection(self) -> Any:
@@ -91,27 +89,7 @@ class ChromaStore:
             return self._store._collection  # noqa: SLF001 (no public name)
 
     @property
-    def dimension(self) -> int | None:
-        """Length of the stored vectors; None while the collection is empty.
-
-        The first reading asks the collection for one record.
-        """
-        if self._seen_dimension is None:
-            collection = self._collection
-            with reported_as_store_error(self._name, "give its dimension"):
-                record = collection.get(limit=1, include=["embeddings"])
-            if len(record["embeddings"]) == 0:
-                return None
-            self._seen = (collection.id, len(record["embeddings"][0]))
-        return self._seen_dimension
-
-    @property
-    def _seen_dimension(self) -> int | None:
-        seen = self._seen
-        return seen[1] if seen and seen[0] == self._collection.id else None
-
-    @property
-    def embeddings(self) -> Embeddings:
+    def embeddings(self) -> Encoder:
         """What embeds queries."""
         return self._embeddings
 
@@ -139,59 +117,31 @@ class ChromaStore:
         matrix = np.asarray(vectors, np.float32)
         return len(ids), documents, matrix[there] if there else matrix[:0]
 
-    def encode(self, texts: Sequence[str]) -> list[Query]:
-        """Turn query texts into queries, in one batch.
-
-        Raises:
-            StoreError: the encoder fails, or gives what is no direction.
-            DimensionMismatchError: a vector does not fit the collection.
-        """
-        return make_queries(
-            self._embeddings,
-            texts,
-            dimension=self._seen_dimension,
-            store=self._name,
-            encoding=self._encoding,
-        )
-
-    def search(
-        self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
+    def _ask(
+        self, vectors: NDArray[np.float32], k: int, *, with_vectors: bool
     ) -> list[list[Hit]]:
-        """Find the ``k`` best documents for every query, as :meth:`Store.search` does.
-
-        In one request, unless SQLite does not take so many results at once. A server
-        sends vectors as text, so ask for them only when they are needed.
-
-        Raises:
-            InvalidValueError: ``k`` is below 1, or a query has no vector.
-            DimensionMismatchError: a query vector does not fit the collection.
-            StoreError: Chroma raised, e.g. because the server is gone.
-        """
-        check_k(k)
-        if not queries:
-            return []
-        vectors = query_matrix(queries, self.dimension, self._name)
-        n_results = k + MARGIN
+        n_results = int(k) + MARGIN
         per_request = max(1, MAX_RESULTS // n_results)
         include = ["documents", "metadatas", "distances"]
         include += ["embeddings"] * with_vectors
         hits: list[list[Hit]] = []
-        for start in range(0, len(queries), per_request):
+        for start in range(0, len(vectors), per_request):
             chunk = vectors[start : start + per_request]
-            with reported_as_store_error(self._name, "search"):
-                found = self._collection.query(
-                    query_embeddings=chunk,
-                    n_results=n_results,
-                    include=include,
-                    where=self._filter,
-                )
+            found = self._collection.query(
+                query_embeddings=chunk,
+                n_results=n_results,
+                include=include,
+                where=self._filter,
+            )
             hits += [self._hits(found, number)[:k] for number in range(len(chunk))]
         return hits
 
-    def count(self) -> int:
-        """Number of stored documents, those that a filter hides included."""
-        with reported_as_store_error(self._name, "count"):
-            return int(self._collection.count())
+    def _read_dimension(self) -> int | None:
+        record = self._collection.get(limit=1, include=["embeddings"])
+        return len(record["embeddings"][0]) if len(record["embeddings"]) else None
+
+    def _count(self) -> int:
+        return int(self._collection.count())
 
     def _hits(self, found: Any, number: int) -> list[Hit]:
         """Hits of one query, nearest first, equal distances by the smaller id."""

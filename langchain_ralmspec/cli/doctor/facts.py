@@ -200,7 +200,7 @@ def inspect_store(store: Store) -> StoreFacts:
     """Look at a store; counts its documents."""
     # No public name. How a store of the user's own embeds is not known.
     embeddings, batch = None, None
-    if isinstance(store, FaissStore | ChromaStore | GenericStore | OneCallStore):
+    if isinstance(store, FaissStore | GenericStore | OneCallStore):
         embeddings = store._embeddings  # noqa: SLF001
         if embeddings is not None:
             batch = store._encoding.batch(embeddings)  # noqa: SLF001

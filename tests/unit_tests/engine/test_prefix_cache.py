@@ -215,7 +215,7 @@ def test_other_files_are_never_removed(tmp_path: Path) -> None:
 
 
 def test_only_stale_temporary_files_are_removed(tmp_path: Path) -> None:
-    for suffix in (".kv", ".json"):
+    for suffix in (".kv", ".head"):
         for number, hours in enumerate((0, 23, 25)):
             file = tmp_path / f".{ABSENT}{suffix}.{number:016x}.tmp"
             file.write_bytes(b"half")

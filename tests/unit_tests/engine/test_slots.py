@@ -214,8 +214,9 @@ def test_what_broke_off_is_told_where_nothing_can_be_taken_back(is_long: bool) -
 
     class Recurrent(FakeContext):
         def remove(self, slot: int, position: int) -> None:
-            msg = f"slot {slot} cannot be rolled back to {position}"
-            raise DecodeError(msg)
+            if position < len(self.slots[slot]):
+                msg = f"slot {slot} cannot be rolled back to {position}"
+                raise DecodeError(msg)
 
     def broken_off() -> None:
         if len(context.decoded) > 1 or not is_long:

@@ -155,6 +155,25 @@ def test_of_a_search_that_waits_and_computes_calls_share_the_waiting() -> None:
     assert computing == pytest.approx([1.0, 1.0, 0.4, 0.0])
 
 
+@pytest.mark.parametrize(("waiting", "expected"), [(0.0, 0.4), (0.1, 0.3)])
+def test_reading_beside_a_call_that_computes_is_not_taken_to_be_free(
+    waiting: float, expected: float
+) -> None:
+    estimates = measured(0.1, 0.05, waiting=waiting)
+    for _ in range(400):  # all documents change
+        estimates.judged("same", right=False)
+
+    def beside() -> float:
+        step = estimates.step("lookup", overlapped=True)
+        assert step is not None
+        return step.mean
+
+    estimates.generated(0.3, changed=True, overlapped=False)
+    assert beside() == pytest.approx(expected, rel=0.05)
+    estimates.generated(0.33, changed=True, overlapped=True)
+    assert beside() == pytest.approx(0.33, rel=0.05), "what is measured is believed"
+
+
 def test_the_cheaper_policy_wins() -> None:
     accuracy = {"lookup": 0.95, "same": 0.93}
     dear = World(0.05, 0.05, Line(0.3, 0.0), accuracy)
