@@ -389,6 +389,20 @@ TABLES = GAINS | {
         },
         tuple(Row((k,), "knnlm-500k", k) for k in ("1", "16", "1024")),
     ),
+    "serve": Table(
+        ("model",),
+        {
+            "requests": number("requests", "{:.0f}"),
+            "clients": number("clients", "{:.0f}"),
+            "wrong": number("wrong", "{:.0f}"),
+            "unanswered": number("unanswered", "{:.0f}"),
+            "told that a replica is lost": number("errors/replica_lost", "{:.0f}"),
+            "tokens/s, first": number("tokens_per_second/first", "{:.0f}"),
+            "steady": number("tokens_per_second/steady", "{:.0f}"),
+            "after the kill": number("tokens_per_second/after_the_kill", "{:.0f}"),
+        },
+        (Row(("SmolLM2-135M",), "serve-smollm2"),),
+    ),
     "together": Table(
         ("model", "requests at once"),
         {

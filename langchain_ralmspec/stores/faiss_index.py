@@ -166,9 +166,9 @@ class FaissIndex:
         most = self._most_alike
         if most and len(vectors) > most:
             parts = np.array_split(vectors, math.ceil(len(vectors) / most))
-            found = [self.candidates(part, width, allowed, layout) for part in parts]
-            rows = np.concatenate([each.rows for each in found])
-            return NearestRows(rows, np.concatenate([each.vectors for each in found]))
+            each = [self.candidates(part, width, allowed, layout) for part in parts]
+            rows = np.concatenate([one.rows for one in each])
+            return NearestRows(rows, np.concatenate([one.vectors for one in each]))
         is_small = len(vectors) * self.n_rows * self.dimension < SMALL_SCAN
         is_lone = is_small or len(vectors) == 1
         if allowed is None and not is_lone:

@@ -308,8 +308,9 @@ def test_a_copy_takes_three_quarters_of_the_free_memory_at_most(
 def test_an_inverted_index_answers_many_as_it_answers_each(is_filtered: bool) -> None:
     rng, size, n = np.random.default_rng(7), 16, 3000
     # Far from nothing, so that rounding shows in what is not done one by one.
-    rows = 600 + rng.integers(-9, 10, (n, size)).astype(np.float32) / 8
-    queries = rows[: 41 * 70 : 70] + rng.standard_normal((41, size), np.float32) / 9
+    rows = np.asarray(600 + rng.integers(-9, 10, (n, size)) / 8, np.float32)
+    near = rows[: 41 * 70 : 70] + rng.standard_normal((41, size)) / 9
+    queries = np.asarray(near, np.float32)
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(size), size, 54)
     index.train(rows)
     index.add(rows)
