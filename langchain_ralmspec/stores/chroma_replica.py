@@ -102,6 +102,8 @@ class ChromaReplica(Replica):
     def _read(self) -> None:
         """Copy the collection, and have an index over the copy."""
         me = threading.current_thread()
+        with self._beginning:
+            pass  # until prepare() has noted whose thread this is
         try:
             faiss, is_l2 = self._faiss, self._store.metric == "squared_l2"
             metric = faiss.METRIC_L2 if is_l2 else faiss.METRIC_INNER_PRODUCT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -191,6 +192,22 @@ def test_a_copied_collection_finds_what_chroma_finds(
             assert hit.document == found.get(hit.id, hit.document)
             assert hit.document.metadata["tenant"] == "a"
     assert n_same > 0.9 * 5 * len(queries)
+
+
+def test_a_copy_is_made_however_soon_its_thread_runs(
+    collection: Callable[[str], Chroma], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica: Any = open_replica("auto", ChromaStore(collection("l2")))
+    started = replica._started
+
+    def begun(build: Callable[[], None]) -> threading.Thread:
+        thread: threading.Thread = started(build)
+        thread.join(0.2)  # it is as far as it gets before anybody knows of it
+        return thread
+
+    monkeypatch.setattr(replica, "_started", begun)
+    replica.prepare()
+    assert replica.wait(60)
 
 
 def test_a_collection_that_cannot_be_read_is_warned_of(
