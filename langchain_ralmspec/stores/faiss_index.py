@@ -114,11 +114,12 @@ class FaissIndex:
         """How many queries one call may answer as it answers each alone; None for all.
 
         For more, FAISS finds the lists of an inverted index by a product of matrices,
-        with other bits.
+        with other bits: from so many numbers on, or so many queries in older releases.
         """
         if not isinstance(self._index, self.faiss.IndexIVF):
             return None
-        return max(1, int(self.faiss.cvar.distance_compute_blas_threshold) - 1)
+        threshold = int(self.faiss.cvar.distance_compute_blas_threshold)
+        return max(1, (threshold - 1) // self.dimension)
 
     @property
     def n_rows(self) -> int:

@@ -1,5 +1,6 @@
 """Speculative against sequential over retrievers of every kind, with a real model."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -152,7 +153,8 @@ def test_where_nothing_passes_the_answer_has_no_documents(
         text, steps, _ = check(chat, 0)
         assert text
         assert not any(step["documents"] for step in steps)
-        assert [len(step["tokens"]) for step in steps[:-1]] == [4] * (len(steps) - 1)
+        n_tokens = [len(step["tokens"]) for step in steps]
+        assert len(n_tokens) == math.ceil(sum(n_tokens) / 4), "each stride is a step"
         refusing = chat.model_copy(update={"on_empty": "error"})
         with pytest.raises(EmptyStoreError, match="How do I run"):
             refusing.invoke(QUESTIONS[0])

@@ -236,20 +236,23 @@ def test_a_config_cannot_add_what_a_store_swallows(gguf: str) -> None:
 
 @pytest.mark.parametrize("kind", [ChatRaLMSpec, RaLMSpecLLM])
 def test_start_within_a_call_minds_its_config(gguf: str, kind: Any) -> None:
-    def started(retriever: Any) -> Any:
-        run = kind(model_path=gguf, max_tokens=8, retriever=retriever).start("Why?")
+    def started(model: Any) -> Any:
+        run = model.start("Passage 1?")
         assert "".join(run)
         return run.documents
 
-    within = RunnableLambda(started)
+    def found_within(retriever: Any) -> Any:
+        model = kind(model_path=gguf, max_tokens=8, retriever=retriever)
+        return RunnableLambda(lambda _: started(model)).invoke("", CONFIG)
+
     for own in (True, False):
-        assert tenants_in(within.invoke(configurable(own), CONFIG)) == {"red"}
+        assert tenants_in(found_within(configurable(own))) == {"red"}
     swallowing = SKLearnVectorStore(EMBEDDINGS)
     swallowing.add_documents(DOCUMENTS)
     field = ConfigurableField(id="words")
     found = swallowing.as_retriever().configurable_fields(search_kwargs=field)
     with pytest.raises(ValueError, match="'filter', and would find documents"):
-        within.invoke(found, CONFIG)
+        found_within(found)
 
 
 class Verdict(BaseModel):

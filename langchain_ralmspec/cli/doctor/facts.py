@@ -89,8 +89,8 @@ class StoreFacts:
         one_by_one: whether each query is a search of its own.
         embeddings: class that embeds queries; None also without one.
         embeds_in_batches: whether several queries are known to be embedded in one call.
-        blas_threshold: queries from which on FAISS itself scans with one matrix
-            product; None also for other stores.
+        blas_threshold: numbers of all queries, in older releases queries, from which on
+            FAISS itself scans with one matrix product; None also for other stores.
         scans_by_product: whether batches are scanned with one matrix product of
             ours, where a trial found that faster than FAISS's own scan.
     """

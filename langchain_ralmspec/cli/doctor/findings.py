@@ -265,7 +265,8 @@ def _scan(facts: Facts) -> Finding | None:
     if store.blas_threshold is None or not store.is_exact:
         return None
     itself = (
-        f"FAISS itself scans query by query under {store.blas_threshold} queries "
+        f"FAISS itself scans query by query under {store.blas_threshold} numbers of "
+        "all queries, or queries in older releases "
         "(faiss.cvar.distance_compute_blas_threshold)"
     )
     if store.scans_by_product:

@@ -298,6 +298,13 @@ def test_a_subclass_that_keeps_documents_back_is_asked_by_itself(local: Any) -> 
     assert {d.metadata["group"] for d in retriever.invoke(QUERY_TEXTS[0])} == {1}
 
 
+def test_k_may_be_a_number_of_numpy(local: Any) -> None:
+    store = ChromaStore(make(local))
+    queries = store.encode(QUERY_TEXTS[:2])
+    found = store.search(queries, np.int64(3))  # type: ignore[arg-type]
+    assert [len(hits) for hits in found] == [3, 3]
+
+
 def test_words_of_chromas_own_search(local: Any) -> None:
     words = {"where_document": {"$contains": "v7"}}
     retriever = RaLMSpecRetriever(vectorstore=make(local), search_kwargs=words)

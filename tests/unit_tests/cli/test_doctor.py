@@ -3,6 +3,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import faiss
@@ -11,7 +12,13 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from rich.console import Console
 
 from langchain_ralmspec.cli.doctor import command
-from langchain_ralmspec.cli.doctor.costs import BATCH, Call, Costs, Judged
+from langchain_ralmspec.cli.doctor.costs import (
+    BATCH,
+    Call,
+    Costs,
+    Judged,
+    _by_documents,
+)
 from langchain_ralmspec.cli.doctor.facts import (
     Facts,
     ModelFacts,
@@ -412,6 +419,19 @@ def test_a_faiss_store_is_looked_into(
     assert (seen.n_documents, seen.embeds_in_batches) == (3, True)
     assert seen.blas_threshold == faiss.cvar.distance_compute_blas_threshold
     assert not seen.scans_by_product  # too small
+
+
+def test_steps_are_timed_by_whether_their_documents_are_others() -> None:
+    def run_of(*steps: tuple[str, float]) -> Any:
+        hits = {id_: (SimpleNamespace(id=id_),) for id_, _ in steps}
+        told = [SimpleNamespace(hits=hits[i], written=(1.0, 1 + s)) for i, s in steps]
+        return SimpleNamespace(steps=told)
+
+    # The first one reads the prompt, too.
+    mixed = run_of(("a", 9.0), ("a", 0.1), ("b", 0.5), ("b", 0.3), ("a", 0.7))
+    assert _by_documents(mixed, 2.0) == pytest.approx((0.2, 0.6))
+    assert _by_documents(run_of(("a", 9.0), ("a", 0.1)), 2.0) == pytest.approx((0.1, 2))
+    assert _by_documents(run_of(("a", 9.0)), 2.0) == (2.0, 2.0)
 
 
 def test_of_a_store_of_another_kind_little_is_known() -> None:

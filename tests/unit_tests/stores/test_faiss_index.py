@@ -305,8 +305,12 @@ def test_a_copy_takes_three_quarters_of_the_free_memory_at_most(
 
 
 @pytest.mark.parametrize("is_filtered", [False, True])
-def test_an_inverted_index_answers_many_as_it_answers_each(is_filtered: bool) -> None:
+def test_an_inverted_index_answers_many_as_it_answers_each(
+    is_filtered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng, size, n = np.random.default_rng(7), 16, 3000
+    # So that FAISS multiplies matrices for 20 queries and more.
+    monkeypatch.setattr(faiss.cvar, "distance_compute_blas_threshold", 20 * size)
     # Far from nothing, so that rounding shows in what is not done one by one.
     rows = np.asarray(600 + rng.integers(-9, 10, (n, size)) / 8, np.float32)
     near = rows[: 41 * 70 : 70] + rng.standard_normal((41, size)) / 9
