@@ -39,8 +39,8 @@ class Benchmark:
     # as many tokens of as many sequences in each call, without retrieval, chat or
     # sampling: what a machine can do. "one by one" is joint_decoding=False.
     requests: Annotated[
-        tuple[int, ...] | None,
-        typer.Option(help="How many at once; may be repeated. [default: 1, 8, 16]"),
+        list[int] | None,
+        typer.Option(help="May be repeated. 1, 8 and 16 by default.", min=1),
     ] = None
     model: ModelOption = "smollm2-135m"
     max_tokens: LengthOption = 64

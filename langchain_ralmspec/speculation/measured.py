@@ -204,12 +204,15 @@ class Estimates:
         unchanged = self._generating(changed=False, overlapped=overlapped)
         if changed is None or unchanged is None:
             return None
+        repeats = policy == "same"
+        if repeats:  # only a step behind a wrong guess is changed, and no call is out
+            changed = self._generating(changed=True, overlapped=False) or changed
         return StepSeconds.of(
             unchanged,
             changed,
             self.accuracy("same"),
             guess=self._guessing(policy) if policy else 0.0,
-            repeats=policy == "same",
+            repeats=repeats,
         )
 
     def _generating(self, *, changed: bool, overlapped: bool) -> float | None:

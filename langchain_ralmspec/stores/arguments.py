@@ -37,7 +37,7 @@ def query_matrix(
 
     Raises:
         InvalidValueError: a query has no vector.
-        DimensionMismatchError: a vector is not as long as the stored ones.
+        DimensionMismatchError: a vector is not as long as the stored ones, or others.
     """
     vectors: list[NDArray[np.float32]] = []
     for query in queries:
@@ -45,6 +45,11 @@ def query_matrix(
             raise InvalidValueError(
                 f"query {query.text!r} has no vector that {store} can compare; "
                 "make it with its encode()"
+            )
+        if vectors and query.vector.shape != vectors[0].shape:
+            raise DimensionMismatchError(
+                f"query vectors of {store} have shapes {vectors[0].shape} and "
+                f"{query.vector.shape}; make them all with the same embeddings"
             )
         if dimension is not None and query.vector.shape != (dimension,):
             raise DimensionMismatchError(

@@ -123,10 +123,12 @@ class ChromaReplica(Replica):
                     return
                 documents += page
                 index.add(self._comparable(vectors))
-            if documents and self._thread is me:
+            if documents:
                 self._open(index, documents)
         except Exception as failure:  # noqa: BLE001  told by the next prepare()
-            self._failed(failure)
+            with self._beginning:
+                if self._thread is me:
+                    self._failed(failure)
 
     def _comparable(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Vectors whose inner products are in the order of the store's scores."""
@@ -143,7 +145,9 @@ class ChromaReplica(Replica):
         is_small = index.ntotal * index.d < FEWEST_NUMBERS
         built = StoreReplica(copy) if is_small else FaissReplica(copy)
         built.prepare()
-        self._copy, self._index = copy, built
+        with self._beginning:
+            if self._thread is threading.current_thread():  # not renewed meanwhile
+                self._copy, self._index = copy, built
 
     def _pages(self) -> Iterator[tuple[list[Document], NDArray[np.float32]]]:
         """Documents of a page, and their vectors."""

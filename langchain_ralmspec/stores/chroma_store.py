@@ -55,7 +55,7 @@ class ChromaStore(OneCallStore):
     """
 
     top_k_is_stable = False
-    is_remote = False  # vectors of hits cost next to nothing beside the request
+    is_remote = False  # a replica's dimension is compared with what it tells at once
 
     def __init__(
         self,

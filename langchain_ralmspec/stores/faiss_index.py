@@ -36,6 +36,9 @@ _MEMORY_SHARE = 0.75  # of the free memory that a copy may take
 _ROWS_MEASURED = 1 << 16
 
 
+_MANY_LISTS = 10_000  # FAISS's own, in utils/distances.cpp
+
+
 class NearestRows(NamedTuple):
     """Rows per query and their vectors; row -1 means there were no more."""
 
@@ -115,11 +118,23 @@ class FaissIndex:
 
         For more, FAISS finds the lists of an inverted index by a product of matrices,
         with other bits: from so many numbers on, or so many queries in older releases.
+        What transforms its vectors first always multiplies.
         """
+        if isinstance(self._index, self.faiss.IndexPreTransform):
+            return 1
         if not isinstance(self._index, self.faiss.IndexIVF):
             return None
         threshold = int(self.faiss.cvar.distance_compute_blas_threshold)
         return max(1, (threshold - 1) // self.dimension)
+
+    @property
+    def _has_many_lists(self) -> bool:
+        """Whether FAISS would find the lists of fewer queries than threads otherwise.
+
+        It does so from ``_MANY_LISTS`` lists on, with other bits, where it has threads.
+        """
+        is_inverted = isinstance(self._index, self.faiss.IndexIVF)
+        return is_inverted and self._index.nlist >= _MANY_LISTS
 
     @property
     def n_rows(self) -> int:
@@ -179,11 +194,12 @@ class FaissIndex:
         params = None if allowed is None else self._restricted_to(allowed)
         if params is not None and isinstance(self._index, self.faiss.IndexIVF):
             # FAISS refuses to give the vectors during such a search.
-            _, rows = self._index.search(vectors, width, params=params)
+            with one_thread(self.faiss) if self._has_many_lists else nullcontext():
+                _, rows = self._index.search(vectors, width, params=params)
             return NearestRows(rows, self._vectors_of(rows))
         # FAISS 1.15 splits the rows over the threads for a lone query and is then 4
         # times slower than on one thread (500k x 384: 160 against 34 ms).
-        is_single = self._is_flat and is_lone
+        is_single = self._has_many_lists or (self._is_flat and is_lone)
         with one_thread(self.faiss) if is_single else nullcontext():
             _, rows, stored = self._index.search_and_reconstruct(
                 vectors, width, params=params

@@ -93,8 +93,8 @@ class OneCallStore(ABC):
     ) -> list[list[Hit]]:
         """Find the ``k`` best documents for every query, as :meth:`Store.search` does.
 
-        In one call. The service sends vectors too, so ask for them only when they are
-        needed.
+        In one call, unless the service does not take so many results at once. It sends
+        vectors too, so ask for them only when they are needed.
 
         Raises:
             InvalidValueError: ``k`` is below 1, or a query has no vector.

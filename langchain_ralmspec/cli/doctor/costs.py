@@ -168,7 +168,7 @@ def measure(target: Target, question: str) -> Costs:
     for policy, embedded in (("lookup", queries), ("same", list(map(Query, texts)))):
         with _asking(new_session, embedded):
             beside[policy] = _median(write)
-    step = run.stats.seconds_generating / run.stats.steps
+    step = _usual_step(run)
     unchanged, changed = _by_documents(run, step)
     decode = alone / _STEP_TOKENS
     guesses = {"same": _repeated(run)}
@@ -222,6 +222,12 @@ def _repeated(run: RetrievalRun) -> Judged:
     """How often a step had the documents of the one before it."""
     stayed = _stayed(run)
     return Judged(right=sum(stayed), n=len(stayed))
+
+
+def _usual_step(run: RetrievalRun) -> float:
+    """Seconds of a step; the first, which reads the whole prompt, where it is alone."""
+    written = [step.written for step in run.steps if step.written]
+    return statistics.fmean(end - start for start, end in written[1:] or written)
 
 
 def _by_documents(run: RetrievalRun, usual: float) -> tuple[float, float]:

@@ -209,7 +209,9 @@ def test_an_interruption_leaves_what_others_have_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("is_long", [True, False])
-def test_what_broke_off_is_told_where_nothing_can_be_taken_back(is_long: bool) -> None:
+def test_what_broke_off_is_told_where_nothing_can_be_taken_back(
+    is_long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As in a recurrent memory."""
 
     class Recurrent(FakeContext):
@@ -219,11 +221,19 @@ def test_what_broke_off_is_told_where_nothing_can_be_taken_back(is_long: bool) -
                 raise DecodeError(msg)
 
     def broken_off() -> None:
-        if len(context.decoded) > 1 or not is_long:
+        if len(context.decoded) > 1:
             raise KeyboardInterrupt
 
     context = Recurrent()
-    sequence = Sequence(Slots(context))  # type: ignore[arg-type]  # as good as
-    context.on_decode = broken_off
+    slots = Slots(context)  # type: ignore[arg-type]  # as good as
+    decode_one = slots._decode_one
+
+    def interrupted(kv: Any, token: int) -> Any:  # others were faster than Ctrl-C
+        decode_one(kv, token)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(slots, "_decode_one", interrupted)
+    if is_long:
+        context.on_decode = broken_off
     with pytest.raises(KeyboardInterrupt):
-        sequence.extend(range(6 if is_long else 1))
+        Sequence(slots).extend(range(6 if is_long else 1))

@@ -135,6 +135,7 @@ def test_no_plan_is_better_than_the_one_that_is_taken(
         return loop_of(plan, verification, guess).rate(10_000)
 
     taken = Scheduler(knowing(verification, guess)).plan()
+    assert taken.policy, "it speculates"
     others = itertools.product(("lookup", "same"), (1, 2, 3, 4, 8), (0, 1, 2, 3, 4, 8))
     best = max(rate(Plan(*other)) for other in others)
     assert rate(taken) > 0.97 * best

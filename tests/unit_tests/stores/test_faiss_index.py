@@ -327,3 +327,30 @@ def test_an_inverted_index_answers_many_as_it_answers_each(
         assert found.rows.tolist() == [one.rows[0].tolist() for one in alone[:many]]
         vectors = np.concatenate([one.vectors for one in alone[:many]])
         assert found.vectors.tobytes() == vectors.tobytes()
+
+
+@pytest.mark.parametrize("is_filtered", [False, True])
+def test_an_index_of_many_lists_answers_some_as_it_answers_each(
+    is_filtered: bool,
+) -> None:
+    """Where there are threads, FAISS finds many lists otherwise for few queries."""
+    rng, size, n = np.random.default_rng(7), 16, 12_000
+    rows = np.asarray(600 + rng.standard_normal((n, size)), np.float32)
+    near = rows[:80:2] + rng.standard_normal((40, size)) / 2
+    queries = np.asarray(near, np.float32)
+    centres = faiss.IndexFlatL2(size)
+    centres.add(rows)
+    index = faiss.IndexIVFFlat(centres, size, n)
+    index.is_trained = True
+    index.add(rows)
+    index.nprobe = 3
+    ours = faiss_index.FaissIndex(index)
+    allowed = np.ones(n, np.bool_) if is_filtered else None
+    n_threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+    try:
+        alone = [ours.candidates(query[np.newaxis], 3, allowed) for query in queries]
+        together = ours.candidates(queries, 3, allowed)
+    finally:
+        faiss.omp_set_num_threads(n_threads)
+    assert together.rows.tolist() == [one.rows[0].tolist() for one in alone]
