@@ -89,8 +89,8 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         That is one after the other where they would take turns; ``max_concurrency`` of
         the config bounds it. All are refused where one is, before any is answered,
         unless a config bounds how many are asked at once, or says what one is answered
-        from; with ``return_exceptions``, only
-        the places of those that fail are exceptions.
+        from; with ``return_exceptions``, only the places of those that fail are
+        exceptions.
         """
         configs = get_config_list(config, len(inputs))
         if not (return_exceptions or any(map(is_configured, configs))):

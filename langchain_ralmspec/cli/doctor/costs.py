@@ -225,9 +225,14 @@ def _repeated(run: RetrievalRun) -> Judged:
 
 
 def _usual_step(run: RetrievalRun) -> float:
-    """Seconds of a step; the first, which reads the whole prompt, where it is alone."""
-    written = [step.written for step in run.steps if step.written]
-    return statistics.fmean(end - start for start, end in written[1:] or written)
+    """Seconds of a step without the first, which reads the whole prompt.
+
+    Of all where there is no other, as in an answer from one retrieval.
+    """
+    written = [step.written for step in run.steps[1:] if step.written]
+    if not written:
+        return run.stats.seconds_generating / run.stats.steps
+    return statistics.fmean(end - start for start, end in written)
 
 
 def _by_documents(run: RetrievalRun, usual: float) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from langchain_ralmspec.cli.doctor.costs import (
     Costs,
     Judged,
     _by_documents,
+    _usual_step,
 )
 from langchain_ralmspec.cli.doctor.facts import (
     Facts,
@@ -432,6 +433,11 @@ def test_steps_are_timed_by_whether_their_documents_are_others() -> None:
     assert _by_documents(mixed, 2.0) == pytest.approx((0.2, 0.6))
     assert _by_documents(run_of(("a", 9.0), ("a", 0.1)), 2.0) == pytest.approx((0.1, 2))
     assert _by_documents(run_of(("a", 9.0)), 2.0) == (2.0, 2.0)
+    assert _usual_step(mixed) == pytest.approx(0.4)
+    once = SimpleNamespace(hits=(), written=None)  # one step, told in pieces
+    stats = SimpleNamespace(seconds_generating=3.0, steps=1)
+    whole: Any = SimpleNamespace(steps=[once, once], stats=stats)
+    assert _usual_step(whole) == 3.0
 
 
 def test_of_a_store_of_another_kind_little_is_known() -> None:
