@@ -200,13 +200,14 @@ class Estimates:
             policy: whose guess is in it; None for a step without one.
             overlapped: whether a call is in flight meanwhile.
         """
-        changed = self._generating(changed=True, overlapped=overlapped)
+        repeats = policy == "same"
+        # Where guesses repeat documents, others come behind a wrong guess alone, when
+        # no call is out.
+        beside = overlapped and not repeats
+        changed = self._generating(changed=True, overlapped=beside)
         unchanged = self._generating(changed=False, overlapped=overlapped)
         if changed is None or unchanged is None:
             return None
-        repeats = policy == "same"
-        if repeats:  # only a step behind a wrong guess is changed, and no call is out
-            changed = self._generating(changed=True, overlapped=False) or changed
         return StepSeconds.of(
             unchanged,
             changed,

@@ -82,6 +82,7 @@ class FaissIndex:
         self.faiss = faiss = installed_faiss()
         self._index = index
         self._is_flat = isinstance(index, faiss.IndexFlat)
+        self._is_inverted = isinstance(index, faiss.IndexIVF)
         self.metric: Metric = _metric_of(faiss, index)
         self.dimension = int(index.d)
         # Of these types only: a subclass may lay its vectors out in another way, as
@@ -122,7 +123,7 @@ class FaissIndex:
         """
         if isinstance(self._index, self.faiss.IndexPreTransform):
             return 1
-        if not isinstance(self._index, self.faiss.IndexIVF):
+        if not self._is_inverted:
             return None
         threshold = int(self.faiss.cvar.distance_compute_blas_threshold)
         return max(1, (threshold - 1) // self.dimension)
@@ -133,8 +134,7 @@ class FaissIndex:
 
         It does so from ``_MANY_LISTS`` lists on, with other bits, where it has threads.
         """
-        is_inverted = isinstance(self._index, self.faiss.IndexIVF)
-        return is_inverted and self._index.nlist >= _MANY_LISTS
+        return self._is_inverted and self._index.nlist >= _MANY_LISTS
 
     @property
     def n_rows(self) -> int:
@@ -192,7 +192,7 @@ class FaissIndex:
             if found is not None:
                 return found
         params = None if allowed is None else self._restricted_to(allowed)
-        if params is not None and isinstance(self._index, self.faiss.IndexIVF):
+        if params is not None and self._is_inverted:
             # FAISS refuses to give the vectors during such a search.
             with one_thread(self.faiss) if self._has_many_lists else nullcontext():
                 _, rows = self._index.search(vectors, width, params=params)
