@@ -192,12 +192,7 @@ def test_the_first_document_is_guessed_whatever_later_ones_are_guessed_by() -> N
     copy = FakeStore(40, jitter=0.2)
     replica = StoreReplica(copy)
     request = text_request(FakeStore(40, jitter=0.2), **LONG, replica=replica)
-    scheduler = Scheduler(
-        Estimates(), policies=("lookup", "same"), stride=2, asynchronous=True
-    )
-    scheduler.estimates.generated(0.1, changed=False, overlapped=False)
-    scheduler.estimates.guessed(REPLICA, 60.0)
-    events = list(speculative(request, scheduler))
+    events = list(speculative(request, always(2, "same", in_flight=1)))
     assert len(copy.searches) == 1, "before the first guess"
     assert {*request.stats.plans} == {"same 2×1"}
     (first, *_) = [event for event in events if isinstance(event, Verified)]
