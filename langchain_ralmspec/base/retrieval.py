@@ -107,7 +107,8 @@ class RetrievalGeneration(SpeculativeGeneration):
     documents_per_step: int | None = Field(default=None, ge=1, le=MOST_HITS)
     """Most documents in front of the prompt; the whole ordered list must match. None
     takes the ``k`` in the ``search_kwargs`` of a LangChain retriever, else 1; under
-    ``"once"`` all that a retriever finds, 4 from a store as ``as_retriever()`` does."""
+    ``"once"`` all that a retriever finds, the ``k`` of a ``RaLMSpecRetriever``, 4 from
+    a store as ``as_retriever()`` does."""
     on_empty: Literal["answer", "error"] = "answer"
     """Where a query finds nothing: ``"answer"`` that step without documents, or raise
     an ``EmptyStoreError``."""

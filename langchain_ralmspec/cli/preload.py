@@ -38,6 +38,9 @@ def preload(
     n_threads: Annotated[
         int | None, typer.Option(help="As RapidChain is given.", min=1)
     ] = None,
+    n_gpu_layers: Annotated[
+        int, typer.Option(help="As RapidChain is given.", min=-1)
+    ] = 0,
     kv_type: Annotated[str, typer.Option(help="As RapidChain is given.")] = "f16",
     exact_batches: Annotated[
         bool, typer.Option("--exact-batches", help="As RapidChain is given.")
@@ -56,6 +59,7 @@ def preload(
         n_ctx=n_ctx,
         n_batch=n_batch,
         n_threads=n_threads,
+        n_gpu_layers=n_gpu_layers,
         kv_type=known_kv_type(kv_type),
         exact_batches=exact_batches,
         kv_cache_dir=str(folder),

@@ -61,6 +61,9 @@ def warm(
     n_threads: Annotated[
         int | None, typer.Option(help="As the model is given.", min=1)
     ] = None,
+    n_gpu_layers: Annotated[
+        int, typer.Option(help="As the model is given.", min=-1)
+    ] = 0,
     kv_type: Annotated[str, typer.Option(help="As the model is given.")] = "f16",
     max_document_tokens: Annotated[
         int | None, typer.Option(help="As the model is given.", min=1)
@@ -81,6 +84,7 @@ def warm(
         n_ctx=n_ctx,
         n_batch=n_batch,
         n_threads=n_threads,
+        n_gpu_layers=n_gpu_layers,
         kv_type=known_kv_type(kv_type),
         max_document_tokens=max_document_tokens,
         kv_cache_dir=str(folder),

@@ -49,7 +49,8 @@ class KNNDatastore:
 
     A key is the model's final hidden state at a token of the corpus, its value the
     token behind (arXiv 1911.00172, section 2). Entries are in corpus order. They
-    take about ``tokens · dimension · 2`` bytes on disk, and an index as much memory.
+    take about ``tokens · dimension · 2`` bytes on disk; an exact index takes twice that
+    in memory, and as much again for the scan of batches.
 
     Example:
         ```python

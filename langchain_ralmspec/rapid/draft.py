@@ -21,8 +21,8 @@ class Draft:
         probabilities: *q*, the drafter's distribution that each token was drawn
             from, shape ``(len(tokens), n_vocab)``; None where it has none, which
             rules out knowledge transfer.
-        evidence: for each token how sure the drafter is of it, in a measure of its
-            own that is larger when surer; empty where it cannot tell.
+        evidence: for each token how sure the drafter is of it, from 0 to 1 as a
+            probability; empty where it cannot tell. (Of look-up: the tokens matched.)
     """
 
     tokens: tuple[int, ...] = ()

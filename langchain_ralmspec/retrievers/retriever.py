@@ -65,7 +65,8 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     filter takes another retriever (``model_copy``), or ``invoke(…, filter=…)``."""
     search_kwargs: dict[str, Any] = Field(default_factory=dict, frozen=True)
     """Other arguments of the store's ``similarity_search``: ``expr``, ``namespace``,
-    …. With these it is asked query by query. They are copied as ``filter`` is."""
+    …. With these it is asked query by query, but for those that one call of Milvus or
+    Qdrant takes. They are copied as ``filter`` is."""
     max_concurrency: int = Field(default=MAX_CONCURRENCY, ge=1, frozen=True)
     """Requests for one query each that may be out at once, to the embeddings and to a
     store without a call for many; 1 makes them one after the other."""

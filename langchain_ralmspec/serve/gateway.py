@@ -21,12 +21,12 @@ from langchain_ralmspec.serve.protocol import (
     BAD_REQUEST,
     CROWDED,
     DONE,
+    FAILED,
     OK,
     TOO_MANY,
     UNAVAILABLE,
     error_of,
     event,
-    failure_of,
     refusal,
 )
 
@@ -120,9 +120,9 @@ class Gateway:
             restriction = await self._restriction(request)
         except PermissionError:
             return _told(FORBIDDEN, refusal("not for you", "forbidden"))
-        except Exception as error:  # noqa: BLE001  a stranger's function
+        except Exception:  # noqa: BLE001  a stranger's function
             _log.exception("tenant_filter failed")
-            return _told(*failure_of(error))
+            return _told(*FAILED)
         session = request.headers.get(SESSION_HEADER) or body.get("user")
         parts = self._parts(body, restriction, str(session or ""))
         status, first = await anext(parts)

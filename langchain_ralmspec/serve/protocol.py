@@ -281,7 +281,7 @@ def failure_of(error: Exception) -> tuple[int, dict[str, Any]]:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         return BAD_REQUEST, refusal(f"{place}: {first['msg']}".lstrip(": "))
-    return _FAILED
+    return FAILED
 
 
 CROWDED = error_of(
@@ -291,13 +291,14 @@ CROWDED = error_of(
 )
 """What is told where more wait than may."""
 
-_FAILED = (
+FAILED = (
     BROKEN,
     error_of("the answer failed", "server_error", "internal_error"),
 )
+"""What is told of a fault of the application, and of ours."""
 
 _TOLD = (
-    (SetupError, *_FAILED),
+    (SetupError, *FAILED),
     (
         ChatTemplateError,
         BAD_REQUEST,

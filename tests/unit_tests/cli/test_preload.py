@@ -31,6 +31,7 @@ def test_preload_says_what_it_did(
     def chain(**given: Any) -> Any:
         def read(text: str) -> int:
             assert text == "some text"
+            assert given["n_gpu_layers"] == -1
             (Path(given["kv_cache_dir"]) / "a.kv").write_bytes(bytes(3_000_000))
             return 1234
 
@@ -38,7 +39,8 @@ def test_preload_says_what_it_did(
 
     monkeypatch.setattr(preload, "RapidChain", chain)
     monkeypatch.setattr(preload, "find_gguf", lambda name: name)
-    assert not run("preload", str(file), "--kv-cache-dir", str(folder))
+    words = ("--kv-cache-dir", str(folder), "--n-gpu-layers", "-1")
+    assert not run("preload", str(file), *words)
     said = capsys.readouterr().out
     assert said.startswith("1,234 tokens read in ")
     assert said.endswith("kv holds 3 MB\n")

@@ -12,7 +12,7 @@ from ray.serve.exceptions import BackPressureError
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from langchain_ralmspec.errors import QueueFullError
+from langchain_ralmspec.errors import InvalidValueError, QueueFullError
 from langchain_ralmspec.serve import app
 from langchain_ralmspec.serve import gateway as module
 from langchain_ralmspec.serve.gateway import Gateway
@@ -219,6 +219,8 @@ def test_a_tenant_is_known_by_its_headers_alone() -> None:
             raise PermissionError
         if name == "fault":
             raise KeyError(name)
+        if name == "no answer of ours":  # who asks learns nothing of the function
+            raise InvalidValueError(name)
         empty: dict[str, Any] = {"empty": {}, "no pair": ()}
         return name and empty.get(name, {"tenant": name})
 
@@ -234,13 +236,14 @@ def test_a_tenant_is_known_by_its_headers_alone() -> None:
             "nobody": {},
             "thief": {"x-tenant": "thief"},
             "fault": {"x-tenant": "fault"},
+            "no answer of ours": {"x-tenant": "no answer of ours"},
             "empty": {"x-tenant": "empty"},
             "no pair": {"x-tenant": "no pair"},
         }.items()
     }
     assert statuses == {
-        "red": 200, "nobody": 403, "thief": 403, "fault": 500, "empty": 403,
-        "no pair": 403,
+        "red": 200, "nobody": 403, "thief": 403, "fault": 500, "no answer of ours": 500,
+        "empty": 403, "no pair": 403,
     }  # fmt: skip
     assert handle.given == [({}, {"filter": {"tenant": "red"}})]
     handle = Handle(answered)
