@@ -13,6 +13,7 @@ from langchain_core.runnables.config import get_config_list
 from langchain_core.runnables.utils import AddableDict
 from pydantic import field_validator
 
+from langchain_ralmspec.base.configured import KeptFields, keeping
 from langchain_ralmspec.base.local import info_of
 from langchain_ralmspec.base.long_context import LongContextGeneration, long_usage_of
 from langchain_ralmspec.base.messages import messages_of, turns_of
@@ -218,6 +219,10 @@ class RapidChain(
         """Do what ``stream`` does, in a thread."""
         pieces = self.stream(input, config, **kwargs)
         return from_threads(pieces, may_wait=self._may_wait)
+
+    def configurable_fields(self, **kwargs: Any) -> KeptFields:
+        """Let configs set fields."""
+        return keeping(super().configurable_fields(**kwargs))
 
     def preload(self, context: Any) -> int:
         """Read a context ahead of the first question about it.

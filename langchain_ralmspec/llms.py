@@ -19,6 +19,7 @@ from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
 from langchain_ralmspec.knnlm import KNNDatastore, Mixture, NeighbourRequest, generate
 from langchain_ralmspec.ralm import Prompt
+from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
     from langchain_ralmspec.base.call_settings import CallSettings
@@ -44,8 +45,7 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
     def _llm_type(self) -> str:
         return "ralmspec"
 
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         return self._fingerprint() | {"parse_special": self.parse_special}
 
     def start(self, prompt: str) -> RetrievalRun:
@@ -73,7 +73,7 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
 
     def _prompt(self, model: Model, asked: str) -> Prompt:
         require_text("the prompt", asked)
-        model.require_size(asked)
+        model.require_size(asked := well_formed(asked))
         head, question = model.weights.tokenize_prompt(
             asked, special=self.parse_special
         )
@@ -143,8 +143,7 @@ class KNNLMSpecLLM(SpeculativeGeneration, LocalCompletion):
     def _llm_type(self) -> str:
         return "ralmspec-knnlm"
 
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         store, names = self.datastore, type(self).model_fields
         hidden = ("datastore", "streaming", *BaseLLM.model_fields)
         settings = self._values_of(names, *hidden)

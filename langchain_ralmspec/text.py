@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 # Those of `str.splitlines`. What ends a page or a paragraph ends more than a line.
@@ -28,6 +30,9 @@ _BLANK = f"[{re.escape(_BLANKS)}]"
 _MORE = rf"{_BLANK}*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]"
 _BLANK_LINES = re.compile(rf"{_LINE_END}{_MORE}|{_PART_END}")
 _SEEN = re.compile(rf"(?!{_BLANK}).", re.DOTALL)
+
+SENTENCE_ENDS = tuple(mark.encode() for mark in ".!?。！？．｡।॥۔؟؛።၊။។៕")
+"""Characters that end a sentence, in UTF-8."""
 
 LONGEST_RUN = 10_000
 """Characters without, or of nothing but, whitespace that a tokeniser is given at most:
@@ -83,6 +88,21 @@ def sha256_of(text: str) -> str:
     """SHA-256 of a text, in hexadecimal digits; halves of characters count as well."""
     # Not "replace", by which two texts could have one checksum.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def told_in(metadata: Mapping[str, Any] | None, names: Iterable[str]) -> Iterator[str]:
+    """What metadata says under some names, where that is words, a number or a path.
+
+    What else may stand there says nothing, or cannot be asked whether it is empty, as
+    ``pandas.NA`` cannot.
+    """
+    for name in names:
+        value = (metadata or {}).get(name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, str | PurePath) or (is_number and math.isfinite(value)):
+            text = well_formed(str(value))
+            if not is_blank(text):
+                yield text
 
 
 def is_blank(text: str) -> bool:

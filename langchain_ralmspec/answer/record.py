@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.report import Call, Passage, Record, RollBack, Step
 from langchain_ralmspec.report.record import Span
+from langchain_ralmspec.text import told_in
 
 if TYPE_CHECKING:
     from langchain_ralmspec.answer.run import Run
@@ -121,11 +122,10 @@ class _Recorder:
         key = (hit.id, hit.text)
         if key not in self._numbers:
             self._numbers[key] = len(self.documents)
-            metadata = hit.document.metadata or {}
-            title = metadata.get("title") or metadata.get("source") or ""
+            title = next(told_in(hit.document.metadata, ("title", "source")), "")
             text = hit.document.page_content if hit.text is None else hit.text
             words = " ".join(text[: 4 * _FIRST_WORDS].split())
             words = words[:_FIRST_WORDS] + "…" * (len(words) > _FIRST_WORDS)
-            passage = Passage(id=str(hit.id), title=str(title), text=words)
+            passage = Passage(id=str(hit.id), title=title, text=words)
             self.documents.append(passage)
         return self._numbers[key]

@@ -182,9 +182,8 @@ def _name(token: int) -> bytes:
 
 def stops_of(given: str | Sequence[str] | None) -> list[str]:
     """Stop strings as a list; a single string is one of them, not its letters."""
-    stops = (
-        [given] if isinstance(given, str) else several("stop", given or (), "strings")
-    )
+    is_one = isinstance(given, str)
+    stops = [given] if is_one else list(several("stop", given or (), "strings"))
     for stop in stops:
         if not isinstance(stop, str) or not stop:
             msg = f"a stop string must be a string that is not empty, got {stop!r}"

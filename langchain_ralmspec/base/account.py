@@ -9,6 +9,7 @@ from langchain_ralmspec.base.local import info_of
 from langchain_ralmspec.base.plain import plain, plain_documents
 from langchain_ralmspec.base.thoughts import place_of
 from langchain_ralmspec.ralm.writer import texts_of
+from langchain_ralmspec.text import told_in
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
@@ -64,11 +65,9 @@ def citations_of(run: RetrievalRun, said: str) -> list[Citation]:
 
 def _named(document: Document, citation: Citation) -> Citation:
     """A citation with what the document is called, and its address, as it tells."""
-    told: dict[str, Any] = document.metadata or {}
-    titles = (told[name] for name in _TITLES if told.get(name))
-    if title := next(titles, None):
-        citation["title"] = str(plain(title))
-    known = (str(plain(told[name])) for name in _ADDRESSES if told.get(name))
+    if title := next(told_in(document.metadata, _TITLES), None):
+        citation["title"] = title
+    known = told_in(document.metadata, _ADDRESSES)
     addresses = (url for url in known if url.startswith(("http://", "https://")))
     if url := next(addresses, None):
         citation["url"] = url

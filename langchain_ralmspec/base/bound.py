@@ -18,7 +18,7 @@ from langchain_core.runnables.configurable import (
     RunnableConfigurableFields,
 )
 
-from langchain_ralmspec.base.configured import is_configured
+from langchain_ralmspec.base.configured import KeptFields, is_configured
 from langchain_ralmspec.base.restricted import RESTRICTIONS
 from langchain_ralmspec.base.tools import OF_CALLS
 from langchain_ralmspec.errors import InvalidValueError
@@ -130,7 +130,7 @@ class BindableChat:
 
 
 # Not of LanguageModelInput and AIMessage: pydantic would take no model for that then.
-class ConfigurableChat(BindableChat, RunnableConfigurableFields):  # type: ignore[type-arg]
+class ConfigurableChat(BindableChat, KeptFields):
     """What ``configurable_fields()`` gives of a chat model."""
 
 

@@ -101,7 +101,8 @@ class LocalChat(LocalGeneration, TracedChat):
         that ends with calls with empty results; what the template cannot show, or what
         is surely too long, as LangChain does it.
         """
-        for message in several("messages", messages, "messages"):
+        messages = list(several("messages", messages, "messages"))
+        for message in messages:
             if not isinstance(message, BaseMessage):
                 msg = f"a message must be a BaseMessage, got {message!r:.80}"
                 raise InvalidValueError(msg)

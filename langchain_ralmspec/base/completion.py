@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,9 +16,14 @@ from langchain_core.runnables.config import get_config_list, run_in_executor
 
 from langchain_ralmspec.arguments import require_text
 from langchain_ralmspec.base.bound import BoundCompletion
-from langchain_ralmspec.base.configured import configured_by, is_configured
+from langchain_ralmspec.base.configured import (
+    KeptFields,
+    configured_by,
+    is_configured,
+    keeping,
+)
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
-from langchain_ralmspec.base.restricted import is_cached, require_cacheable
+from langchain_ralmspec.base.restricted import cacheable, is_cached
 from langchain_ralmspec.base.threads import from_threads
 from langchain_ralmspec.base.together import (
     at_once,
@@ -41,6 +47,12 @@ if TYPE_CHECKING:
     )
     from langchain_core.language_models import LanguageModelInput
     from langchain_core.runnables import RunnableConfig
+
+
+_OF_TRACES = frozenset({"callbacks", "tags", "metadata", "run_name", "run_id"})
+"""Arguments of ``generate`` that change no answer."""
+
+_called: ContextVar[dict[str, Any]] = ContextVar("arguments of a call", default={})  # noqa: B039  never changed
 
 
 class LocalCompletion(LocalGeneration, BaseLLM):
@@ -69,6 +81,10 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         """Bind a config."""
         own = cast("RunnableConfig", {**(config or {}), **kwargs})
         return BoundCompletion(bound=self, config=own)
+
+    def configurable_fields(self, **kwargs: Any) -> KeptFields:
+        """Let configs set fields."""
+        return keeping(super().configurable_fields(**kwargs))
 
     @abstractmethod
     def _answer(
@@ -184,17 +200,37 @@ class LocalCompletion(LocalGeneration, BaseLLM):
 
     def generate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
         """Answer prompts, or serve what a cache has; see LangChain's ``generate``."""
-        if is_cached(self):
-            require_cacheable(kwargs)
-        return super().generate(prompts, *args, **kwargs)
+        with self._called_with(kwargs):
+            return super().generate(prompts, *args, **kwargs)
 
     async def agenerate(
         self, prompts: list[str], *args: Any, **kwargs: Any
     ) -> LLMResult:
         """Do what ``generate`` does, beside other tasks."""
-        if is_cached(self):
-            require_cacheable(kwargs)
-        return await super().agenerate(prompts, *args, **kwargs)
+        with self._called_with(kwargs):
+            return await super().agenerate(prompts, *args, **kwargs)
+
+    @contextmanager
+    def _called_with(self, arguments: dict[str, Any]) -> Iterator[None]:
+        """Have a cache tell answers of such a call from others; LangChain does not.
+
+        Raises as ``cacheable`` does.
+        """
+        told = {k: v for k, v in arguments.items() if k not in _OF_TRACES}
+        before = _called.set(cacheable(told) if is_cached(self) else {})
+        try:
+            yield
+        finally:
+            _called.reset(before)
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        called = _called.get()
+        return self._settings() | ({"call": called} if called else {})
+
+    @abstractmethod
+    def _settings(self) -> dict[str, Any]:
+        """What tells this model, and what it answers from, from others."""
 
     def _generate_helper(
         self,

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.runnables.config import ensure_config, var_child_runnable_config
+from langchain_core.runnables.configurable import RunnableConfigurableFields
+
+from langchain_ralmspec.arguments import owned
+from langchain_ralmspec.registry import Registry
+from langchain_ralmspec.retrievers.snapshot import is_same
+
+_MOST = 4
+"""Configured objects that are kept: each may hold a model of its own."""
 
 
 @contextmanager
@@ -32,3 +42,37 @@ def configured_by(config: RunnableConfig | None) -> Iterator[None]:
 def is_configured(config: RunnableConfig | None) -> bool:
     """Whether a call configures anything."""
     return bool((config or {}).get("configurable"))
+
+
+def keeping(made: Any) -> KeptFields:
+    """What ``configurable_fields()`` gave, with the latest objects kept."""
+    return KeptFields(**{name: getattr(made, name) for name in type(made).model_fields})
+
+
+class KeptFields(RunnableConfigurableFields):  # type: ignore[type-arg]  # as LangChain has it
+    """Fields that configs set, and the latest objects that have them set so.
+
+    LangChain makes an object anew for each call, which would load its model anew.
+    """
+
+    def _prepare(self, config: RunnableConfig | None = None) -> Any:
+        config = ensure_config(config)
+        names = {field.id for field in self.fields.values()}
+        given = config.get("configurable", {})
+        settings = {
+            "given": {name: given[name] for name in names & given.keys()},
+            "fields": self.fields,
+            "others": dict(self.default),  # may be set since
+        }
+        latest = _latest.of(self.default)  # with_config() makes another of these
+        for kept, made in tuple(latest):
+            if is_same(kept, settings):
+                return made, config
+        made, config = super()._prepare(config)
+        if made is not self.default:
+            latest.appendleft((owned(settings), made))
+        return made, config
+
+
+_latest: Registry[deque[tuple[dict[str, Any], Any]]]
+_latest = Registry(lambda: deque(maxlen=_MOST))

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from langchain_core.messages.ai import UsageMetadata
 
     from langchain_ralmspec.base.call_settings import CallSettings
+    from langchain_ralmspec.engine.weights import Weights
 
 LONG_KV_BYTES = 2 * 2**30
 """Host memory for the KV of documents, per model."""
@@ -356,9 +357,9 @@ class LongContextGeneration(LocalGeneration):
         on_gpu = self.n_gpu_layers != 0 and self.embeddings is not None
         return [LOOKUP, SELF] if on_gpu else [LOOKUP]
 
-    def _load_drafter(self, path: str, n_ctx: int) -> Model:
+    def _load_drafter(self, path: str, n_ctx: int, weights: Weights | None) -> Model:
         # Nothing that a drafter reads is kept.
-        own = {"path": path, "n_ctx": n_ctx, "n_slots": _N_SLOTS}
+        own = {"path": path, "n_ctx": n_ctx, "n_slots": _N_SLOTS, "weights": weights}
         own |= {"kv_cache_bytes": 0, "kv_cache_dir": None, "max_queue": None}
         if absolute(path) != absolute(self.model_path):  # another's positions
             own |= {"rope_freq_base": 0.0, "rope_freq_scale": 0.0}

@@ -108,8 +108,10 @@ def messages_of(history: Any, name: str = "history") -> list[BaseMessage]:
                 msg = "a text without a role"
                 raise TypeError(msg)  # noqa: TRY301  reported with the others
             messages += convert_to_messages([one])
-        except (NotImplementedError, TypeError, ValueError) as error:
+        except (LookupError, NotImplementedError, TypeError, ValueError) as error:
             why = str(error).partition("\n")[0]
+            if isinstance(error, LookupError):  # of calls of tools, for example
+                why = f"it lacks {why}"
             msg = f"{name}[{at}] is {one!r:.60}: {why}; {wanted}"
             raise InvalidValueError(msg) from error
     return messages

@@ -9,6 +9,7 @@ from langchain_core.globals import get_llm_cache
 from pydantic import ValidationError
 
 from langchain_ralmspec.arguments import owned
+from langchain_ralmspec.base.identity import name_of
 from langchain_ralmspec.errors import InvalidValueError, SetupError
 from langchain_ralmspec.retrievers import adopt
 from langchain_ralmspec.retrievers.snapshot import is_same
@@ -96,11 +97,11 @@ def is_cached(face: Any) -> bool:
     return cache is not False and bool(cache or get_llm_cache() is not None)
 
 
-def require_cacheable(overrides: dict[str, Any]) -> None:
-    """Refuse, where answers are cached, a filter that another one may look like.
+def cacheable(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a call as a cache may tell them from others; objects by a name.
 
     Raises:
-        SetupError: it is more than plain values.
+        SetupError: a filter is more than plain values, and another may look like it.
     """
     for name in RESTRICTIONS:
         if not _is_plain(given := overrides.get(name)):
@@ -109,6 +110,7 @@ def require_cacheable(overrides: dict[str, Any]) -> None:
                 "plain values, or cache=False when the model is made"
             )
             raise SetupError(msg)
+    return {name: _named(value) for name, value in overrides.items()}
 
 
 def _is_plain(value: Any) -> bool:
@@ -117,3 +119,12 @@ def _is_plain(value: Any) -> bool:
     if type(value) in {list, tuple}:
         return all(map(_is_plain, value))
     return value is None or type(value) in {str, int, float, bool}
+
+
+def _named(value: Any) -> Any:
+    """A value whose ``repr`` no other one has had or will have."""
+    if type(value) is dict:
+        return {key: _named(each) for key, each in value.items()}
+    if type(value) in {list, tuple}:
+        return [_named(each) for each in value]
+    return value if _is_plain(value) else name_of(value)

@@ -60,7 +60,14 @@ def as_tool(tool: Mapping[str, Any] | type | Callable[..., Any] | BaseTool) -> A
         raise InvalidValueError(msg) from error
     function = definition["function"]
     if "$ref" in str(parameters := function.get("parameters", {})):
-        parameters = dereference_refs(parameters)
+        try:
+            parameters = dereference_refs(parameters)
+        except (LookupError, RecursionError, TypeError, ValueError) as error:
+            msg = (
+                f"the parameters of the tool {name!r} refer to what is not there: "
+                f"{error}; define it under '$defs'"
+            )
+            raise InvalidValueError(msg) from error
         function = {**function, "parameters": parameters}
     return {**definition, "function": function}
 

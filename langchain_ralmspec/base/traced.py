@@ -14,7 +14,7 @@ from langchain_core.language_models.chat_models import (
 from langchain_ralmspec.base.bound import BindableChat, choosing
 from langchain_ralmspec.base.chunks import whole
 from langchain_ralmspec.base.configured import configured_by
-from langchain_ralmspec.base.restricted import require_cacheable
+from langchain_ralmspec.base.restricted import cacheable
 from langchain_ralmspec.base.tracing import identified, in_sync, runs_of_answers
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class TracedChat(BindableChat, BaseChatModel):
     """
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        require_cacheable(kwargs)  # LangChain asks for it where it has a cache
-        return super()._get_llm_string(stop=stop, **kwargs)
+        # LangChain asks for it where it has a cache.
+        return super()._get_llm_string(stop=stop, **cacheable(kwargs))
 
     def configurable_fields(self, **kwargs: Any) -> Any:
         """Let configs set fields; what is bound to that is kept."""

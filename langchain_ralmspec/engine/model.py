@@ -115,6 +115,7 @@ class Model(Live):
         max_queue: int | None = None,
         kv_cache_bytes: int = PREFIX_CACHE_BYTES,
         kv_cache_dir: str | os.PathLike[str] | None = None,
+        weights: Weights | None = None,
     ) -> Model:
         """Load a model, or share the one that is loaded with the same settings.
 
@@ -143,6 +144,8 @@ class Model(Live):
                 holds; None lets all be answered at once, by turns.
             kv_cache_bytes: host memory for the KV of prefixes.
             kv_cache_dir: a folder that keeps it as well, for other processes.
+            weights: loaded from that file by the same arguments, to be shared even
+                where the file was replaced since.
 
         Raises:
             ModelFileError: the file is missing, corrupt or not a GGUF.
@@ -188,24 +191,27 @@ class Model(Live):
             "kv_cache_dir": None if kv_cache_dir is None else absolute(kv_cache_dir),
         }
         with _sharing:
-            return cls._shared_with(absolute_file(path), loading, settings, own)
+            file = absolute_file(path)
+            return cls._shared_with(file, weights, loading, settings, own)
 
     @classmethod
     def _shared_with(
         cls,
         path: Path,
+        weights: Weights | None,
         loading: dict[str, Any],
         settings: dict[str, Any],
         own: dict[str, Any],
     ) -> Model:
         """The one model that all have who give the same arguments."""
         require_no_forked_gpu()
-        weights_key = (*find_file(path), *loading.values())
+        file = (weights.path, weights.stamp) if weights else find_file(path)
+        weights_key = (*file, *loading.values())
         # A forked process shares the weights, which nobody changes, and no context.
         key = (*weights_key, *settings.values(), *own.values(), os.getpid())
         model = _shared.get(key)
         if model is None:
-            weights = _shared_weights.get(weights_key)
+            weights = weights or _shared_weights.get(weights_key)
             if weights is None:
                 weights = Weights(check_file(path), **loading)
                 _shared_weights[weights_key] = weights

@@ -255,8 +255,10 @@ class _Rendering:
         )
         dropped = [
             f"what {part.role!r} says"
-            for part, content in zip(layout, said, strict=True)
-            if part.role not in _UNCHECKED and content.strip() not in text
+            for at, (part, content) in enumerate(zip(layout, said, strict=True))
+            if part.role not in _UNCHECKED
+            and content.strip() not in text
+            and not self._shows(layout, messages, at)
         ]
         if is_begun:  # nothing of what ends a turn
             text, found, _ = text.rpartition(self._end)
@@ -267,6 +269,22 @@ class _Rendering:
             msg = f"the chat template drops {dropped[0]}, of {roles}"
             raise ChatTemplateError(msg)
         return text
+
+    def _shows(
+        self, layout: Sequence[Part], messages: Sequence[dict[str, Any]], at: int
+    ) -> bool:
+        """Whether the template has a turn there, though not word for word.
+
+        It may heed, and take out, a switch such as ``/no_think``.
+        """
+        word = self._disguise.stand_in()
+        others = [*messages[:at], self._message(layout[at], word), *messages[at + 1 :]]
+        with suppress(ChatTemplateError):
+            shown = self._template.render(
+                others, self._tools, opens_answer=True, variables=self._variables
+            )
+            return word in shown
+        return False
 
     def _said(self, part: Part) -> str:
         hide = partial(self._disguise.hide, is_answer=part.role == "assistant")

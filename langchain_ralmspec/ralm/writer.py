@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from langchain_ralmspec.text import SENTENCE_ENDS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -170,6 +172,7 @@ class Writer:
     ) -> tuple[FinishReason | None, float]:
         """Generate tokens; returns why the answer ended, and the least probability."""
         answer, least = self.transcript, 1.0
+        begun = len(answer)
         text = (*branch.behind, *self.prompt.tail, *answer.tokens)
         pending: Sequence[int] = text[branch.n_decoded :]
         for _ in range(n_tokens):
@@ -179,8 +182,7 @@ class Writer:
                 least = min(least, _probability(logits, token))
             if reason := answer.append(token):
                 return reason, least
-            piece = answer.text_bytes(len(answer) - 1, len(answer))
-            if sentence and _ends_sentence(piece):
+            if sentence and _ends_sentence(answer, begun):
                 break
             if self.is_superseded():
                 raise Superseded
@@ -204,8 +206,13 @@ def _probability(logits: NDArray[np.float32], token: int) -> float:
     return float(exponentials[token] / exponentials.sum())
 
 
-def _ends_sentence(piece: bytes) -> bool:
-    return b"\n" in piece or piece.rstrip().endswith((b".", b"!", b"?"))
+def _ends_sentence(answer: Transcript, begun: int) -> bool:
+    """Whether the last token ends a sentence that was begun at some token."""
+    end = len(answer)
+    if b"\n" in answer.text_bytes(end - 1, end):
+        return True
+    # A character of four bytes may take four tokens.
+    return answer.text_bytes(max(begun, end - 4), end).rstrip().endswith(SENTENCE_ENDS)
 
 
 def ids_of(hits: Sequence[Hit]) -> tuple[str, ...]:

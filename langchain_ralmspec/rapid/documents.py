@@ -27,6 +27,7 @@ from langchain_ralmspec.stores.embedding import (
 )
 from langchain_ralmspec.stores.encoding import embed_documents
 from langchain_ralmspec.stores.failures import reported_as_store_error
+from langchain_ralmspec.text import SENTENCE_ENDS
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -48,8 +49,6 @@ LEAST_SIMILARITY = 0.3
 """A chunk less similar to the question than this is dropped, as in the paper."""
 
 _LEAST_TRIED = 32  # tokens; every encoder reads as many
-
-_SENTENCE_ENDS = tuple(mark.encode() for mark in ".!?。！？")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ def _chunk_end(pieces: Sequence[bytes], start: int, size: int) -> int:
     ends = range(latest, latest - size // 4, -1)
     for end in ends:
         last = pieces[end - 1]
-        if b"\n" in last or last.endswith(_SENTENCE_ENDS):
+        if b"\n" in last or last.endswith(SENTENCE_ENDS):
             return end
     for end in ends:
         # Rare characters take several tokens: better not to part them.
@@ -230,7 +229,7 @@ def _readable(chunks: Sequence[Chunk], embeddings: Embeddings) -> Sequence[Chunk
     """
     # LangChain's CacheBackedEmbeddings asks another one.
     embeddings = getattr(embeddings, "underlying_embeddings", embeddings)
-    count: Callable[[list[str]], tuple[list[int], int | None]] | None = None
+    count: Callable[[list[str]], tuple[list[int], int | None] | None] | None = None
     if isinstance(embeddings, SentenceTransformerEmbeddings):
         count = embeddings.count_tokens
     # Of langchain-huggingface, and of langchain-community.
@@ -240,9 +239,10 @@ def _readable(chunks: Sequence[Chunk], embeddings: Embeddings) -> Sequence[Chunk
             count = partial(count_tokens, cast("SentenceTransformer", model))
     if not chunks:
         return chunks
-    if count is None:
+    counted = count([chunk.text for chunk in chunks]) if count else None
+    if counted is None:
         return _read_to_the_end(chunks, embeddings)
-    lengths, most = count([chunk.text for chunk in chunks])
+    lengths, most = counted
     if most is None or max(lengths) <= most:
         return chunks
     parts: list[Chunk] = []

@@ -60,9 +60,10 @@ class _Count:
         self.right += right
         self.n += 1
 
-    def fade(self) -> None:
-        self.right *= 1 - FORGET
-        self.n *= 1 - FORGET
+    def fade(self, n_events: int = 1) -> None:
+        kept = (1 - FORGET) ** n_events
+        self.right *= kept
+        self.n *= kept
 
     def chance(self, prior: float) -> float:
         right = self.right + PRIOR_WEIGHT * prior
@@ -127,11 +128,11 @@ class Calibration:
             self._latest.append((evidence, right))
             self._is_drawn = False
 
-    def fade(self) -> None:
-        """Age by an event without a guess, so that bad luck is forgotten in the end."""
-        self._all.fade()
+    def fade(self, n_events: int = 1) -> None:
+        """Age by events without a guess, so that bad luck is forgotten in the end."""
+        self._all.fade(n_events)
         if self._latest:
-            self._latest.append(None)
+            self._latest.extend([None] * n_events)
             self._is_drawn = False
 
     @property

@@ -153,8 +153,6 @@ class Estimates:
         So bad luck is forgotten in the end, and a policy tried again.
         """
         with self.lock:
-            for source in self.sources.values():
-                source.right.fade()
             self._proven.fade()
             self._age(1)
 
@@ -169,8 +167,11 @@ class Estimates:
             if beside and not overlapped:
                 cost.fade(n_steps)
         for name, source in self.sources.items():
-            if name != policy:  # one slow guess must not be the last one
-                source.asking.fade(n_steps)
+            if name == policy:
+                continue
+            source.asking.fade(n_steps)  # one slow guess must not be the last one
+            if NEEDS_VECTOR[name]:  # others are judged whoever guesses
+                source.right.fade(n_steps)
 
     def accuracy(self, policy: str) -> float:
         """*γ*: share of a policy's guesses that are right."""

@@ -285,8 +285,11 @@ class SentenceTransformerEmbeddings(Embeddings):
                 )
         return cast("list[list[float]]", vectors.tolist())
 
-    def count_tokens(self, texts: list[str]) -> tuple[list[int], int | None]:
-        """How long texts are in the model's tokens, and how many of these it reads."""
+    def count_tokens(self, texts: list[str]) -> tuple[list[int], int | None] | None:
+        """How long texts are in the model's tokens, and how many of these it reads.
+
+        None where it does not tell.
+        """
         with self._lock:
             return count_tokens(self._loaded(), texts)
 
@@ -325,8 +328,14 @@ def _is_folder(path: str) -> bool:
 
 def count_tokens(
     model: SentenceTransformer, texts: list[str]
-) -> tuple[list[int], int | None]:
-    """Numbers of a model's tokens in documents, and how many it reads of each."""
+) -> tuple[list[int], int | None] | None:
+    """Numbers of a model's tokens in documents, and how many it reads of each.
+
+    None of a model of another kind than transformers, such as static embeddings, whose
+    tokenizer counts otherwise.
+    """
+    if not callable(model.tokenizer):
+        return None
     prompt = _prompt_of_documents(model)
     texts = [prompt + text for text in texts]
     read = model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]

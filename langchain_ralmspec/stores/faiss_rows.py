@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import isawaitable, iscoroutine
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -236,11 +237,12 @@ def condition(store: Any, filter_: Filter) -> Callable[[dict[str, Any]], bool]:
         if len(filter_) == 1:
             ((key, value),) = filter_.items()
             # What the store makes of it, and ten times as fast.
-            if not key.startswith("$") and not isinstance(value, dict | list):
+            is_name = isinstance(key, str) and not key.startswith("$")
+            if is_name and not isinstance(value, dict | list):
                 return lambda metadata: bool(metadata.get(key) == value)
     try:
         accepts: Callable[[dict[str, Any]], bool] = store._create_filter_func(filter_)  # noqa: SLF001
-    except (AttributeError, ValueError) as cause:
+    except (AttributeError, TypeError, ValueError) as cause:
         raise SetupError(
             f"{type(store).__name__} cannot use the filter {filter_!r}: {cause}"
         ) from cause
@@ -265,9 +267,23 @@ def _refuse_half_heeded(filter_: dict[str, Any]) -> None:
 def is_accepted(accepts: Callable[[dict[str, Any]], bool], document: Document) -> bool:
     """Whether a filter lets a document through; StoreError where it fails on it."""
     try:
-        return bool(accepts(document.metadata))
+        return verdict(accepts(document.metadata))
     except Exception as error:
         raise failed_on(document, error) from error
+
+
+def verdict(given: Any) -> bool:
+    """What a function has decided as a filter.
+
+    Raises:
+        TypeError: it gave something to wait for, which is true of every document.
+    """
+    if isawaitable(given):
+        if iscoroutine(given):
+            given.close()
+        msg = "it gives no verdict, but something to await; give one without async"
+        raise TypeError(msg)
+    return bool(given)
 
 
 def failed_on(argument: object, error: Exception | None) -> StoreError:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from langchain_ralmspec.errors import SetupError, StoreError
-from langchain_ralmspec.stores.faiss_rows import condition, failed_on
+from langchain_ralmspec.stores.faiss_rows import condition, failed_on, verdict
 from langchain_ralmspec.stores.searches import is_plain
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
 
 _SCALARS = (str, int, float, bool)
+# What Databricks has behind a name, or between two: "price <", "city OR state".
+_WORDED = re.compile(r"\s(?:[<>]=?|NOT|LIKE|OR)(?:\s|$)")
 _ORDERS = {
     "$gt": operator.gt,
     "$gte": operator.ge,
@@ -109,7 +114,7 @@ def _may_hold(condition: Mapping[Any, Any], metadata: Mapping[str, Any]) -> bool
     """Whether metadata may be what a dict asks for; what is not known may always be."""
     return all(
         _may_have(metadata.get(key), value)
-        if _is_plain_key(key)
+        if key in metadata or _is_plain_key(key)
         else _may_be_joined(key, value, metadata)
         for key, value in condition.items()
     )
@@ -164,17 +169,27 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_plain_key(key: Any) -> bool:
-    """No operator (``$and``), and no path into something (``metadata.tenant``)."""
-    return isinstance(key, str) and not key.startswith("$") and "." not in key
+    """No operator (``$and``, ``price <``), and no path (``metadata.tenant``)."""
+    if not isinstance(key, str) or key.startswith("$") or "." in key:
+        return False
+    return _WORDED.search(key) is None
 
 
 def _is(found: Any, value: Any) -> bool:
     """Whether metadata says so: itself, as text, or as one of several values."""
+    if isinstance(found, np.ndarray | np.generic):
+        found = found.tolist()
     if isinstance(found, list | tuple | set | frozenset):
         return any(_is(each, value) for each in found)
     if isinstance(value, bool):  # which some stores write in lower case
         return str(found).lower() in {str(value).lower(), str(int(value))}
-    return found is not None and (found == value or str(found) == str(value))
+    if found is None:
+        return False
+    try:
+        is_equal = bool(found == value)
+    except Exception:  # noqa: BLE001  pandas.NA is not to be asked, for example
+        is_equal = False
+    return is_equal or str(found) == str(value)
 
 
 def telling(filter: Any) -> Any:  # noqa: A002
@@ -184,7 +199,7 @@ def telling(filter: Any) -> Any:  # noqa: A002
 
     def told(argument: Any) -> Any:
         try:
-            return filter(argument)
+            return verdict(filter(argument))
         except Exception as error:
             raise failed_on(argument, error) from error
 
@@ -197,7 +212,7 @@ def _accepts(function: Any, document: Document) -> bool:
     verdicts = []
     for argument in (document, document.metadata):
         try:
-            verdicts.append(bool(function(argument)))
+            verdicts.append(verdict(function(argument)))
         except Exception as error:  # noqa: BLE001  it takes the other kind
             failure = error
     if not verdicts:

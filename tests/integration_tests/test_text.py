@@ -246,6 +246,9 @@ def test_halves_of_characters_are_replaced(make: Any, weights: Weights) -> None:
         chat.engine, [HumanMessage("Why 😀 \ufffd?")]
     )
     assert chat.invoke(given, stop=["\udc00"]).text
+    llm = make(RaLMSpecLLM)
+    whole = llm._prompt(llm.engine, "Why \ufffd?")
+    assert llm._prompt(llm.engine, "Why \ud83d?") == whole, "the query, too"
 
 
 @pytest.mark.parametrize("role", ["user|>", "<|im_end|>", "", "a\nb"])

@@ -272,3 +272,19 @@ def make_request(
         replica=replica,
     )
     return Request(writer, session, policies[retrieval])
+
+
+class _NotAvailable:
+    """A missing value as pandas has it: of nothing it says whether it is true."""
+
+    def __bool__(self) -> bool:
+        msg = "boolean value of NA is ambiguous"
+        raise TypeError(msg)
+
+    def __eq__(self, other: object) -> Any:
+        return self
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+NOT_AVAILABLE = _NotAvailable()

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import math
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,9 +18,11 @@ from langchain_ralmspec.text import (
     is_blank,
     part_at_first_blank_line,
     part_at_last_blank_line,
+    told_in,
     well_formed,
     well_formed_json,
 )
+from tests.unit_tests.fakes import NOT_AVAILABLE
 
 
 @pytest.mark.parametrize(
@@ -104,3 +110,21 @@ def test_a_line_of_what_is_not_seen_is_blank(mark: str) -> None:
     assert part_at_last_blank_line(f"a\n{mark} \r\nb") == ("a", "b")
     assert part_at_first_blank_line(f"a\n \n{mark}b") == ("a", f"{mark}b")
     assert part_at_last_blank_line("a\nb \u2764\ufe0f") == ("", "a\nb \u2764\ufe0f")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "told"),
+    [
+        (None, []),
+        ({}, []),
+        ({"title": "Heaps", "source": "a.txt"}, ["Heaps", "a.txt"]),
+        ({"title": " \u200b", "source": Path("a.txt")}, ["a.txt"]),
+        ({"title": 7, "source": 0}, ["7", "0"]),
+        ({"title": NOT_AVAILABLE, "source": math.nan}, []),
+        ({"title": np.array(["a", "b"]), "source": ["a"]}, []),
+        ({"title": False, "source": True}, []),
+        ({"title": "a\ud83d", "source": object()}, ["a\ufffd"]),
+    ],
+)
+def test_what_metadata_says_in_words(metadata: Any, told: list[str]) -> None:
+    assert [*told_in(metadata, ("title", "source"))] == told

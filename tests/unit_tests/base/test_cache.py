@@ -114,6 +114,52 @@ def test_the_context_of_a_call_is_not_in_traces() -> None:
 
 
 @pytest.mark.parametrize("kind", FACES)
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"filter": {"tenant": "red"}},
+        {"search_kwargs": {"score_threshold": 0.5}},
+        {"max_tokens": 3},
+        {"temperature": 0.5},
+        {"grammar": 'root ::= "a"'},
+    ],
+)
+def test_what_a_call_gives_is_part_of_the_key(
+    kind: Any, given: dict[str, Any], found: list[str]
+) -> None:
+    face = kind(model_path="m.gguf", retriever=store_of("red"))
+    face.invoke("who?")
+    face.invoke("who?", **given)
+    assert len(found) == 2
+    face.bind(**given).invoke("who?")
+    assert len(found) == 2, "the second time it is known"
+    face.invoke("who?", config={"tags": ["x"], "metadata": {"y": 1}, "run_name": "z"})
+    assert len(found) == 2
+
+
+async def test_and_so_it_is_beside_other_tasks(found: list[str]) -> None:
+    llm = RaLMSpecLLM(model_path="m.gguf", retriever=store_of("red"))
+    for given in ({}, {"filter": {"tenant": "red"}}, {"filter": {"tenant": "blue"}}):
+        for _ in range(2):
+            await llm.agenerate(["who?"], **given)
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("kind", FACES)
+def test_an_object_that_a_call_gives_is_told_from_its_likes(
+    kind: Any, found: list[str]
+) -> None:
+    class Grammar:
+        def __repr__(self) -> str:
+            return "a grammar"
+
+    face = kind(model_path="m.gguf", retriever=store_of("red"))
+    for n_answers in (1, 2):
+        face.invoke("who?", grammar=Grammar())
+        assert len(found) == n_answers
+
+
+@pytest.mark.parametrize("kind", FACES)
 def test_a_filter_that_reads_the_context_is_asked_each_time(kind: Any) -> None:
     retriever = RaLMSpecRetriever(
         vectorstore=store_of("red", "blue"),

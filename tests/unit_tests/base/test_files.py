@@ -85,9 +85,37 @@ def test_a_configured_model_is_looked_for_when_it_is_configured(file: Path) -> N
     )
     other = chat.with_config(configurable={"tokens": 5, "path": str(file)})
     assert other.prepare()[0].max_tokens == 5
+    assert other.prepare()[0] is other.prepare()[0], "with the model that it loads"
     missing = chat.with_config(configurable={"path": "/no/such.gguf"})
     with pytest.raises(ModelFileError, match=r"/no/such\.gguf"):
         missing.invoke("Who?", context="Ahab.")
+
+
+@pytest.mark.parametrize("kind", [ChatRapid, RapidChain])
+def test_what_is_configured_alike_is_made_once(kind: Any, file: Path) -> None:
+    model = kind(model_path=str(file), stop=["x"])
+    fields = {"max_tokens": ConfigurableField("tokens"), "stop": ConfigurableField("s")}
+
+    def made(**configurable: Any) -> Any:
+        # A binding of a chat knows itself what it configures.
+        bound = model.configurable_fields(**fields).with_config(
+            configurable=configurable
+        )
+        return bound.prepare({"configurable": configurable})[0]
+
+    assert made() is model
+    first, stop = made(tokens=5), ["y"]
+    assert made(tokens=5) is first
+    assert made(tokens=6).max_tokens == 6
+    assert made(tokens=5, s=stop) is made(tokens=5, s=["y"])
+    stop.append("z")
+    assert made(tokens=5, s=stop).stop == ["y", "z"]
+    model.max_tokens, model.temperature = 7, 0.5
+    assert made(tokens=5) is not first
+    assert made(tokens=5).temperature == 0.5
+    for n in range(10, 14):
+        made(tokens=n)
+    assert made(tokens=5) is not first, "the latest are kept"
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,10 @@ def test_a_history_is_messages_or_roles_and_texts() -> None:
     assert messages_of(()) == []
 
 
+# Without an id.
+OLLAMAS = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
 @pytest.mark.parametrize(
     ("history", "message"),
     [
@@ -36,6 +40,10 @@ def test_a_history_is_messages_or_roles_and_texts() -> None:
         ([("user",)], r"history\[0\] is .*'user',"),
         ([3], r"history\[0\] is 3: .*int"),
         ([{"role": "user"}], "content"),
+        (
+            [{"role": "assistant", "content": "", "tool_calls": [OLLAMAS]}],
+            r"history\[0\] is .*: it lacks 'id'",
+        ),
     ],
 )
 def test_what_is_no_history_is_refused(history: Any, message: str) -> None:

@@ -161,6 +161,18 @@ def test_calls_of_programs_are_told_as_json(given: Any, told: Any) -> None:
         called({"a": {(1, 2): 3}})
 
 
+@pytest.mark.parametrize("ref", ["#/$defs/Missing", "https://x.org/a.json", "#/$defs"])
+def test_parameters_that_refer_to_nothing_are_refused(ref: str) -> None:
+    parameters = {"type": "object", "properties": {"x": {"$ref": ref}}}
+    function = {"name": "f", "description": "d", "parameters": parameters}
+    with pytest.raises(InvalidValueError, match="the tool 'f' refer to what is not"):
+        CHAT.bind_tools([{"type": "function", "function": function}])
+
+
+def test_stop_strings_may_come_from_a_generator() -> None:
+    assert stops_of(word for word in ["\n", "END"]) == ["\n", "END"]
+
+
 @pytest.mark.parametrize("given", [3, {"name": "f"}, "abc", b"x"])
 def test_one_thing_is_no_list(given: Any) -> None:
     one: Any = 3 if isinstance(given, str) else given

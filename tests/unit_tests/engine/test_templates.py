@@ -287,3 +287,36 @@ def test_a_template_that_does_not_compile_says_so(source: str) -> None:
 def test_a_template_that_drops_the_context_says_so() -> None:
     with pytest.raises(ChatTemplateError, match="drops the turn with the context"):
         template_of("nothing").around([turn("user", "x")], "i")
+
+
+# Takes a switch out of what the system says, as SmolLM3's does.
+SWITCHED = """
+{%- set mode = "/think" -%}
+{%- if messages[0].role == "system" -%}
+{%- set said = messages[0].content -%}
+{%- if "/no_think" in said -%}{%- set mode = "/no_think" -%}{%- endif -%}
+{%- set said = said.replace("/no_think", "").rstrip() -%}
+{%- endif -%}
+{{- "Mode: " + mode + " " -}}
+{%- if said -%}{{- "System: " + said + " " -}}{%- endif -%}
+{%- for message in messages if message.role == "user" -%}
+{{ "User: " + message.content }}
+{%- endfor -%}
+"""
+
+
+def test_a_switch_that_a_template_takes_out_is_heeded() -> None:
+    turns = [turn("system", "You are a pirate. /no_think"), turn("user", "Hi")]
+    for source in (SWITCHED, SWITCHED.replace("Mode", "[a]")):
+        before, after = template_of(source).around(turns, None)
+        text = told(before) + told(after)
+        assert "/no_think System: You are a pirate. User: Hi" in text
+        assert text.replace(" ", "") == reference(source, turns).replace(" ", "")
+
+
+def test_a_system_turn_that_is_dropped_is_said_by_the_user() -> None:
+    users = "{% for m in messages if m.role == 'user' %}"
+    source = users + "User: {{ m.content }}{% endfor %}"
+    turns = [turn("system", "You are a pirate."), turn("user", "Hi")]
+    before, after = template_of(source).around(turns, None)
+    assert "You are a pirate." in told(before) + told(after)

@@ -13,9 +13,11 @@ from tests.unit_tests.rapid.fakes import FakeModel, FakeWeights
 def test_a_held_model_needs_its_file_no_more(kind: str, tmp_path: Path) -> None:
     loads: list[tuple[str, int]] = []
 
-    def load(path: str, n_ctx: int) -> Any:
+    def load(path: str, n_ctx: int, weights: Any) -> Any:
         loads.append((path, n_ctx))
-        return FakeModel(n_ctx=n_ctx)
+        model = FakeModel(n_ctx=n_ctx)
+        model.weights = weights or model.weights
+        return model
 
     factory, target, file = DrafterFactory(load), FakeWeights(), tmp_path / "x.gguf"
     file.touch()
@@ -50,10 +52,11 @@ def test_a_file_that_was_replaced_is_looked_at_again(kind: str, tmp_path: Path) 
     target = FakeWeights(path=file if kind == "self" else Path("target.gguf"))
     pieces, stamp = target.pieces, 0
 
-    def load(path: str, n_ctx: int) -> Any:
-        weights = FakeWeights(pieces=pieces, path=Path(path), stamp=(stamp, 0))
+    def load(path: str, n_ctx: int, weights: Any) -> Any:
         model = FakeModel(n_ctx=n_ctx)
-        model.weights = weights
+        model.weights = weights or FakeWeights(
+            pieces=pieces, path=Path(path), stamp=(stamp, 0)
+        )
         return model
 
     factory = DrafterFactory(load)
@@ -72,5 +75,10 @@ def test_a_file_that_was_replaced_is_looked_at_again(kind: str, tmp_path: Path) 
 
     opened(10)
     pieces, stamp = tuple(reversed(pieces)), 1
+    if kind == "self":  # the loaded target needs its file no more
+        assert opened(600).model.weights is target
+        target = FakeWeights(path=file)  # until it is loaded anew
+        assert opened(600).model.weights is target
+        return
     with pytest.raises(InvalidValueError, match="has another vocabulary"):
         opened(600)

@@ -67,6 +67,15 @@ def test_an_encoder_that_does_not_tell_is_tried() -> None:
     assert len(part.text) <= Silent.most
 
 
+def test_one_whose_tokenizer_is_no_transformers_is_tried() -> None:
+    encoder = ShortSighted(16, "client")
+    encoder.client.tokenizer = SimpleNamespace(encode_batch=None)  # type: ignore[attr-defined]
+    text = "blue " * 60 + "red " + "blue " * 60
+    (part,) = ContextIndex(split(f"green|{text}"), encoder).retrieve("red", 99, 0.1)
+    assert "red" in part.text
+    assert len(part.text.split()) <= 16
+
+
 @pytest.mark.parametrize(
     ("prompts", "default"),
     [({"passage": "passage: of "}, None), ({"own": "a text: "}, "own")],

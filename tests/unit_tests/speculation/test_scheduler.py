@@ -206,6 +206,20 @@ def test_a_batch_may_take_another_route_than_a_lone_query() -> None:
     assert run(world, 400, asynchronous=False).plan().stride >= best / 2
 
 
+def test_bad_luck_of_look_ups_is_forgotten_while_others_guess() -> None:
+    world = World(0.1, 0.02, Line(0.4, 0.01), {"lookup": 0.97, "same": 0.6})
+    scheduler = run(world, 1, asynchronous=False)
+    estimates = scheduler.estimates
+    for _ in range(12):
+        estimates.judged("lookup", right=False)
+    unlucky = scheduler.plan()
+    assert unlucky.policy == "same"
+    steps = 0
+    while steps < 400:
+        steps += world.tell(estimates, scheduler.plan())
+    assert scheduler.plan().policy == "lookup"
+
+
 def test_threads_may_share_what_is_known() -> None:
     world = World(0.05, 0.02, Line(0.3, 0.01), {"lookup": 0.9, "same": 0.7})
     world.unsure, world.accuracy_unsure = 0.1, 0.3

@@ -1,0 +1,78 @@
+"""What a filter lets through, whatever it is and whatever metadata holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.vectorstores import InMemoryVectorStore
+
+from langchain_ralmspec import RaLMSpecRetriever, StoreError
+from langchain_ralmspec.errors import SetupError
+from langchain_ralmspec.stores import open_store
+from langchain_ralmspec.stores.filters import require_passing
+from tests.unit_tests.fakes import NOT_AVAILABLE
+from tests.unit_tests.stores.test_open_store import langchain_faiss
+
+
+async def _allowed(_: object) -> bool:
+    return False
+
+
+def awaited(document: object) -> Any:
+    """Looks like a function that decides."""
+    return _allowed(document)
+
+
+def in_memory() -> InMemoryVectorStore:
+    store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
+    store.add_documents([Document("red secret"), Document("blue")])
+    return store
+
+
+@pytest.mark.parametrize("make", [in_memory, lambda: langchain_faiss(n_rows=3)])
+@pytest.mark.filterwarnings("ignore:coroutine '_allowed' was never awaited")
+def test_a_verdict_that_is_to_be_awaited_is_none(make: Callable[[], Any]) -> None:
+    retriever = RaLMSpecRetriever(vectorstore=make(), filter=awaited)
+    with pytest.raises(StoreError, match="something to await"):
+        retriever.invoke("x")
+    words = {"filter": awaited}
+    found = open_store(make().as_retriever(search_type="mmr", search_kwargs=words))
+    with pytest.raises(StoreError, match="something to await"):
+        found.search(found.encode(["x"]), 1)
+
+
+@pytest.mark.parametrize(
+    ("filter_", "metadata", "passes"),
+    [
+        ({"price <": 200}, {"price": 100}, True),  # as Databricks writes it
+        ({"make NOT": "Ford"}, {"make": "Audi"}, True),
+        ({"color LIKE": "red"}, {"color": "dark red"}, True),
+        ({"city OR state": ["red", "blue"]}, {"city": "red"}, True),
+        ({"price <": 200}, {"price <": 100}, False),  # a name, as it turns out
+        ({"some name": "red"}, {"some name": "blue"}, False),
+        ({"tenants": "red"}, {"tenants": np.array(["red", "blue"])}, True),
+        ({"tenants": "red"}, {"tenants": np.array(["green", "blue"])}, False),
+        ({"tenant": "red"}, {"tenant": NOT_AVAILABLE}, False),
+        ({"tenant": 3}, {"tenant": np.int64(3)}, True),
+    ],
+)
+def test_what_is_found_is_tested_as_far_as_it_can_be(
+    filter_: dict[str, Any], metadata: dict[str, Any], passes: bool
+) -> None:
+    found = [Document("x", metadata=metadata)]
+    if passes:
+        require_passing(filter_, found, "Databricks")
+        return
+    with pytest.raises(StoreError, match=r"which the filter .* keeps back"):
+        require_passing(filter_, found, "Databricks")
+
+
+@pytest.mark.parametrize("filter_", [{1: "a"}, {"$and": [5]}, {"$not": 3}])
+def test_a_filter_that_faiss_cannot_read_is_refused(filter_: Any) -> None:
+    with pytest.raises(SetupError, match="cannot use the filter"):
+        open_store(langchain_faiss(n_rows=3), filter=filter_)
