@@ -21,7 +21,7 @@ from langchain_ralmspec.errors import StoreTimeoutError
 from langchain_ralmspec.ralm.events import Asked, Event, Found, RolledBack, Verified
 from langchain_ralmspec.ralm.flights import Flights
 from langchain_ralmspec.ralm.tentative import TentativeStep
-from langchain_ralmspec.ralm.writer import texts_of
+from langchain_ralmspec.ralm.writer import ids_of, texts_of
 from langchain_ralmspec.speculation import REPLICA
 from langchain_ralmspec.speculation.plan import MAX_STEPS_PER_GUESS
 from langchain_ralmspec.stores.base import Query
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from langchain_ralmspec.ralm.flights import Flight
-    from langchain_ralmspec.ralm.memory import Guess, Hits
+    from langchain_ralmspec.ralm.memory import Guess, Hits, LookUp
     from langchain_ralmspec.ralm.policies import Step
     from langchain_ralmspec.ralm.request import Request
+    from langchain_ralmspec.ralm.session import Verification
     from langchain_ralmspec.ralm.writer import Texts
     from langchain_ralmspec.speculation import Plan, Scheduler
 
@@ -115,9 +116,10 @@ class _Speculation:
         return corrected
 
     def _replan(self) -> None:
-        """Choose how to go on; the guess policy, once for the whole answer.
+        """Choose how to go on; who guesses, once for the whole answer.
 
-        A cache that was not filled under another policy would make look-up seem wrong.
+        A cache that was not filled under another policy would make look-up seem wrong,
+        so where filling it always costs next to nothing, that may change at any time.
         """
         session = self.request.session
         # Now, so that their seconds are not counted as those of guesses and calls.
@@ -126,7 +128,7 @@ class _Speculation:
         self.plan = self.scheduler.plan()
         if self.plan.stride > 1:
             session.prepare()
-        if self.plan.policy and len(self.scheduler.policies) > 1:
+        if self.plan.policy and not session.fills_freely:
             self.scheduler = replace(self.scheduler, policies=(self.plan.policy,))
 
     def _first(self) -> Generator[Event, None, Hits]:
@@ -264,7 +266,7 @@ class _Speculation:
             if corrected is not None:
                 return corrected
             assert self.plan.policy is not None  # noqa: S101  else nothing was guessed
-            with_vectors = self.request.session.fills_cache([self.plan.policy])
+            with_vectors = self.request.session.fills_cache(self.scheduler.policies)
             plan = replace(self.plan, in_flight=self._in_flight)
             yield Asked(tuple(guess.query.text for guess in self.group), verifies=True)
             self.flights.send(self.group, plan, with_vectors=with_vectors)
@@ -356,6 +358,7 @@ class _Speculation:
         """Cache what a verification found, and add to the estimates what it shows."""
         answer = flight.future.result()
         session, estimates = self.request.session, self.scheduler.estimates
+        look_ups = self._look_ups(flight, answer)
         session.learn(answer)
         n_guesses, policy = len(flight.guesses), flight.plan.policy
         assert policy is not None  # noqa: S101  else nothing was guessed
@@ -377,3 +380,21 @@ class _Speculation:
             if guess.policy != "same" and guess.current:  # none before the first
                 stayed = texts_of(hits) == texts_of(guess.current)
                 estimates.judged("same", right=stayed)
+        for look_up, hits in zip(look_ups, answer.truth[:n_judged], strict=False):
+            if look_up is None:
+                continue
+            ids, margin = look_up
+            if self.scheduler.can_prove and margin > 0:
+                estimates.proved()
+            else:
+                estimates.judged("lookup", right=ids == ids_of(hits), margin=margin)
+
+    def _look_ups(self, flight: Flight, answer: Verification) -> list[LookUp | None]:
+        """What look-ups would have guessed where documents were repeated.
+
+        So bad luck is not the end of them.
+        """
+        if flight.plan.policy != "same" or "lookup" not in self.scheduler.policies:
+            return []
+        pairs = zip(answer.queries, flight.guesses, strict=False)
+        return [self.request.session.look_up(q, guess.current) for q, guess in pairs]

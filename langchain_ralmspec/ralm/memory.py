@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from langchain_ralmspec.stores.replica import Replica
 
 Hits = tuple["Hit", ...]
+LookUp = tuple[tuple[str, ...], float]
+"""Ids of the nearest documents in the cache, and how well it covers them."""
 
 _CAPACITY = 2048  # documents in a session's cache
 # Hits of a replica beyond those wanted, as it ranks by rounded vectors, and may know
@@ -131,6 +133,15 @@ class Memory:
                 is_proven = is_top and self.cache.proves(query.vector, ids, longest)
         is_new = policy == REPLICA and not is_known
         return Guess(policy, query, hits, current, margin, is_proven, is_new)
+
+    def look_up(self, query: Query, current: Hits) -> LookUp | None:
+        """What a look-up would guess; None where the cache was not filled lately."""
+        is_filled = current and all(hit.id in self.cache for hit in current)
+        if query.vector is None or not is_filled:
+            return None
+        ids = self.cache.top(query.vector, len(current))
+        margin = self.cache.margin(query.vector, ids[-1]) if ids else None
+        return None if margin is None else (ids, margin)
 
     def _near(self, query: Query, n: int) -> Found:
         """What the replica finds; of documents that the store has, if it can tell."""

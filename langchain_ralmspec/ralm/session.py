@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.errors import EmptyStoreError
-from langchain_ralmspec.ralm.memory import Guess, Hits, Memory
+from langchain_ralmspec.ralm.memory import Guess, Hits, LookUp, Memory
 from langchain_ralmspec.ralm.queries import Queries, require_one_each
 from langchain_ralmspec.speculation import NEEDS_VECTOR, REPLICA
 from langchain_ralmspec.speculation.costs import Spent, spending
@@ -63,6 +63,7 @@ class Session(Live):
 
     Attributes:
         depth: documents per step; the whole ordered list must match.
+        fills_freely: whether the cache can be filled whether or not guesses need it.
         waiting: how long its store is waited for.
         stats: where calls and seconds are counted.
     """
@@ -96,12 +97,14 @@ class Session(Live):
         self._store = store
         self._queries = Queries(store)
         self.waiting = Waiting(store, store_timeout)
+        is_near = not getattr(store, "is_remote", False)
+        is_cheap = is_near and store.top_k_is_stable  # however many hits a search gives
         if prefetch_k is None:
-            is_near = not getattr(store, "is_remote", False)
-            prefetch_k = 200 if is_near and store.top_k_is_stable else 20
+            prefetch_k = 200 if is_cheap else 20
         if store.metric is None:  # there is no cache to be filled
             prefetch_k = 0
         self._prefetch_k = max(prefetch_k, depth) if prefetch_k else 0
+        self.fills_freely = is_cheap and prefetch_k > 0
         self._arrays = as_array_store(store)
         self._memory = Memory(store, self._prefetch_k, render, replica)
 
@@ -150,6 +153,10 @@ class Session(Live):
                 self.stats.spend(embedding.waiting, "embedding_idle")
             n = self.depth if current is None else len(current)
             return self._memory.guess(policy, query, current or (), n)
+
+    def look_up(self, query: Query, current: Hits) -> LookUp | None:
+        """What a look-up would guess for a query; None where it cannot tell."""
+        return self._memory.look_up(query, current)
 
     def judged(self, guess: Guess, *, right: bool) -> None:
         """Tell the replica what became of a guess that only it could make."""
