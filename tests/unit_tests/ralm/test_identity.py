@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from unittest.mock import Mock
 
@@ -28,7 +28,14 @@ from langchain_ralmspec.ralm import (
 from langchain_ralmspec.speculation import Estimates, Plan, Scheduler
 from langchain_ralmspec.speculation.cache import SessionCache
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
-from tests.unit_tests.fakes import FakeStore, always, follow, make_request, samplers
+from tests.unit_tests.fakes import (
+    FakeStore,
+    Plans,
+    always,
+    follow,
+    make_request,
+    samplers,
+)
 
 
 def story(request: Request, events: Iterable[Event]) -> list[Any]:
@@ -188,6 +195,60 @@ def test_the_first_step_which_reads_the_whole_prompt_is_no_measure_of_others() -
     request = make_request(store, max_tokens=32, stride=4, end_bias=-9)
     list(speculative(request, Scheduler(Telling(), stride=2)))
     assert changes == [False] * 7, "of 8"
+
+
+@pytest.mark.parametrize("in_flight", [0, 2])
+@pytest.mark.parametrize("is_near", [True, False])
+def test_look_ups_are_judged_while_documents_are_repeated(
+    is_near: bool, in_flight: int
+) -> None:
+    judged: list[bool] = []
+
+    class Telling(Estimates):
+        def judged(
+            self, policy: str, *, right: bool, margin: float | None = None
+        ) -> None:
+            if policy == "lookup":
+                assert margin is not None
+                judged.append(right)
+
+    store = FakeStore(9, metric="squared_l2", jitter=0.2)
+    if not is_near:  # filling a cache that nobody may use would cost
+        store.is_remote = True  # type: ignore[attr-defined]
+    request = make_request(
+        store, max_tokens=80, stride=4, end_bias=-9, prefetch_k=9, on_empty="error"
+    )
+    plans = Plans(Telling(), given=(Plan("same", 2, in_flight),))
+    list(speculative(request, plans))
+    stats = request.stats
+    assert {*stats.plans} == {Plan("same", 2, in_flight).label}
+    if is_near:  # all documents are in the cache
+        assert judged == [True] * stats.guesses
+        assert 0 < stats.right_guesses < stats.guesses
+    else:
+        assert not judged
+
+
+@pytest.mark.parametrize("is_near", [True, False])
+def test_who_guesses_changes_within_an_answer_where_the_cache_fills_freely(
+    is_near: bool,
+) -> None:
+    noted: list[Sequence[str]] = []
+
+    class Noting(Plans):
+        def plan(self) -> Plan:
+            noted.append(self.policies)
+            return super().plan()
+
+    store = FakeStore(9)
+    if not is_near:
+        store.is_remote = True  # type: ignore[attr-defined]
+    request = make_request(store, max_tokens=40, stride=4, end_bias=-9)
+    given = Plan("same", 2), Plan("lookup", 2)
+    list(speculative(request, Noting(Estimates(), given=given)))
+    first, *others = noted
+    assert first == ("lookup", "same")
+    assert {len(policies) for policies in others} == {2 if is_near else 1}
 
 
 class NearQueries(FakeStore):
