@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
@@ -90,6 +89,9 @@ def sha256_of(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+_TOLD = (str, int, float, PurePath)
+
+
 def told_in(metadata: Mapping[str, Any] | None, names: Iterable[str]) -> Iterator[str]:
     """What metadata says under some names, where that is words, a number or a path.
 
@@ -98,11 +100,11 @@ def told_in(metadata: Mapping[str, Any] | None, names: Iterable[str]) -> Iterato
     """
     for name in names:
         value = (metadata or {}).get(name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if isinstance(value, str | PurePath) or (is_number and math.isfinite(value)):
-            text = well_formed(str(value))
-            if not is_blank(text):
-                yield text
+        if isinstance(value, bool) or not isinstance(value, _TOLD):
+            continue
+        text = well_formed(str(value))
+        if not is_blank(text) and text != "nan":  # as pandas has what is missing
+            yield text
 
 
 def is_blank(text: str) -> bool:

@@ -12,7 +12,7 @@ from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from langchain_ralmspec.answer.events import FinishReason
     from langchain_ralmspec.answer.vocabulary import Vocabulary
@@ -180,10 +180,11 @@ def _name(token: int) -> bytes:
     return b"\xff%d\xfe" % token
 
 
-def stops_of(given: str | Sequence[str] | None) -> list[str]:
+def stops_of(given: str | Iterable[str] | None) -> list[str]:
     """Stop strings as a list; a single string is one of them, not its letters."""
-    is_one = isinstance(given, str)
-    stops = [given] if is_one else list(several("stop", given or (), "strings"))
+    if isinstance(given, str):
+        given = [given]
+    stops = list(several("stop", given or (), "strings"))
     for stop in stops:
         if not isinstance(stop, str) or not stop:
             msg = f"a stop string must be a string that is not empty, got {stop!r}"

@@ -153,7 +153,9 @@ def test_a_fact_behind_what_the_encoder_reads_is_found(
     result = chain.invoke({"question": question, "context": text})
     parts = result["source_documents"]
     assert any(fact in part.page_content for part in parts)
-    (lengths, most) = corpus.embeddings.count_tokens([p.page_content for p in parts])
+    counted = corpus.embeddings.count_tokens([p.page_content for p in parts])
+    assert counted is not None
+    lengths, most = counted
     assert max(lengths) <= (most or 0) == 256
 
 

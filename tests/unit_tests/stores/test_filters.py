@@ -16,7 +16,7 @@ from langchain_ralmspec.errors import SetupError
 from langchain_ralmspec.stores import open_store
 from langchain_ralmspec.stores.filters import require_passing
 from tests.unit_tests.fakes import NOT_AVAILABLE
-from tests.unit_tests.stores.test_open_store import langchain_faiss
+from tests.unit_tests.stores.faiss_toys import langchain_faiss
 
 
 async def _allowed(_: object) -> bool:
