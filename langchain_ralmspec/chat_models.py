@@ -309,31 +309,21 @@ class ChatRapid(LongContextGeneration, LocalChat):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        # A cached answer is about one context only.
-        return self._fingerprint() | {
-            "context": _name_of(self.context),
-            "chat_template_kwargs": self.chat_template_kwargs,
-        }
+        own = {"chat_template_kwargs": self.chat_template_kwargs}
+        return self._fingerprint() | {"context": _name_of(self.context), **own}
 
     def _get_invocation_params(
         self, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        # For traces, which are not to show the text, and for LangChain's cache.
-        if "context" in kwargs:
-            own = kwargs["context"]
-            is_found = isinstance(own, Runnable)
-            # What it finds may change, so nothing is found under this name.
-            name = uuid.uuid4().hex if is_found else _name_of(own)
-            kwargs = {**kwargs, "context": name}
-        return super()._get_invocation_params(stop=stop, **kwargs)
+        # For traces, which are not to show the text.
+        return super()._get_invocation_params(stop=stop, **_named(kwargs))
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        params = self._get_invocation_params(stop=stop, **kwargs)
-        return str(sorted(params.items()))
+        return super()._get_llm_string(stop=stop, **_named(kwargs))
 
     def _uncacheable(self) -> str | None:
-        is_found = isinstance(self.context, Runnable)
-        return "what a retriever finds as context may change" if is_found else None
+        why = "what a retriever finds as context may change"
+        return why if isinstance(self.context, Runnable) else None
 
     def _n_tokens(self, asked: Sequence[BaseMessage], use: ToolUse) -> int:
         model, given = self.engine, self.context
@@ -385,6 +375,15 @@ class ChatRapid(LongContextGeneration, LocalChat):
             variables=self._variables(use),
         )
         return conversation, context
+
+
+def _named(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a call, with a name for the context."""
+    if (own := arguments.get("context")) is None:
+        return arguments
+    # What a retriever finds may change, so nothing is found under its name.
+    name = uuid.uuid4().hex if isinstance(own, Runnable) else _name_of(own)
+    return {**arguments, "context": name}
 
 
 def _name_of(context: Any) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import PurePath
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from enum import Enum
 from typing import Any
 
 # Those of `str.splitlines`. What ends a page or a paragraph ends more than a line.
@@ -30,7 +31,7 @@ _MORE = rf"{_BLANK}*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]"
 _BLANK_LINES = re.compile(rf"{_LINE_END}{_MORE}|{_PART_END}")
 _SEEN = re.compile(rf"(?!{_BLANK}).", re.DOTALL)
 
-SENTENCE_ENDS = tuple(mark.encode() for mark in ".!?。！？．｡।॥۔؟؛።၊။។៕")
+SENTENCE_ENDS = tuple(mark.encode() for mark in ".!?。！？．｡।॥۔؟։።။។៕")
 """Characters that end a sentence, in UTF-8."""
 
 LONGEST_RUN = 10_000
@@ -89,22 +90,24 @@ def sha256_of(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-_TOLD = (str, int, float, PurePath)
-
-
 def told_in(metadata: Mapping[str, Any] | None, names: Iterable[str]) -> Iterator[str]:
-    """What metadata says under some names, where that is words, a number or a path.
+    """What metadata says under some names, where that is one thing, in words.
 
-    What else may stand there says nothing, or cannot be asked whether it is empty, as
-    ``pandas.NA`` cannot.
+    What is missing says nothing, and cannot even be asked whether it is empty where it
+    is ``pandas.NA``; nor do an array, or an object that has no words for itself.
     """
     for name in names:
         value = (metadata or {}).get(name)
-        if isinstance(value, bool) or not isinstance(value, _TOLD):
+        value = value.value if isinstance(value, Enum) else value
+        is_single = isinstance(value, str) or not isinstance(value, Collection)
+        kind: Any = type(value)
+        has_words = isinstance(value, int) or kind.__str__ is not object.__str__
+        if value is None or isinstance(value, bool) or not (is_single and has_words):
             continue
-        text = well_formed(str(value))
-        if not is_blank(text) and text != "nan":  # as pandas has what is missing
-            yield text
+        with suppress(Exception):  # a stranger's class may do anything
+            text = well_formed(str(value))
+            if value == value and not is_blank(text):  # noqa: PLR0124  no NaN is
+                yield text
 
 
 def is_blank(text: str) -> bool:

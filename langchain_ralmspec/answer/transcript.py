@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from bisect import bisect_right
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from langchain_ralmspec.answer.events import FinishReason
     from langchain_ralmspec.answer.vocabulary import Vocabulary
@@ -180,11 +181,14 @@ def _name(token: int) -> bytes:
     return b"\xff%d\xfe" % token
 
 
-def stops_of(given: str | Iterable[str] | None) -> list[str]:
+def stops_of(given: str | Sequence[str] | None) -> list[str]:
     """Stop strings as a list; a single string is one of them, not its letters."""
-    if isinstance(given, str):
-        given = [given]
-    stops = list(several("stop", given or (), "strings"))
+    if isinstance(given, Iterator):  # each answer would take some of them
+        msg = f"stop must be a list of strings, got {given!r:.60}, which is read once"
+        raise InvalidValueError(msg)
+    stops = (
+        [given] if isinstance(given, str) else several("stop", given or (), "strings")
+    )
     for stop in stops:
         if not isinstance(stop, str) or not stop:
             msg = f"a stop string must be a string that is not empty, got {stop!r}"

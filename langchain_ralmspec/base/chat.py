@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         CallbackManagerForLLMRun,
     )
     from langchain_core.messages.tool import ToolCallChunk
+    from langchain_core.prompt_values import PromptValue
 
     from langchain_ralmspec.base.bound import BoundChat
     from langchain_ralmspec.base.call_settings import Sampling
@@ -85,6 +86,13 @@ class LocalChat(LocalGeneration, TracedChat):
     def _check_variables(cls, value: dict[str, Any]) -> dict[str, Any]:
         variables_of(value)
         return value
+
+    def _convert_input(self, model_input: Any) -> PromptValue:
+        try:
+            return super()._convert_input(model_input)
+        except LookupError as error:  # of a tool's call, for example
+            msg = f"a message lacks {error}, got {model_input!r:.200}"
+            raise InvalidValueError(msg) from error
 
     @abstractmethod
     def _n_tokens(self, asked: Sequence[BaseMessage], use: ToolUse) -> int:

@@ -216,7 +216,8 @@ class LocalCompletion(LocalGeneration, BaseLLM):
 
         Raises as ``cacheable`` does.
         """
-        told = {k: v for k, v in arguments.items() if k not in _OF_TRACES}
+        given = {k: v for k, v in arguments.items() if v is not None}
+        told = {k: v for k, v in given.items() if k not in _OF_TRACES}
         before = _called.set(cacheable(told) if is_cached(self) else {})
         try:
             yield
@@ -226,7 +227,7 @@ class LocalCompletion(LocalGeneration, BaseLLM):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         called = _called.get()
-        return self._settings() | ({"call": called} if called else {})
+        return self._settings() | ({"arguments": called} if called else {})
 
     @abstractmethod
     def _settings(self) -> dict[str, Any]:

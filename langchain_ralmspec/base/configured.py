@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -65,14 +64,31 @@ class KeptFields(RunnableConfigurableFields):  # type: ignore[type-arg]  # as La
             "others": dict(self.default),  # may be set since
         }
         latest = _latest.of(self.default)  # with_config() makes another of these
-        for kept, made in tuple(latest):
-            if is_same(kept, settings):
+        found = (each for each in latest.kept if is_same(each[0], settings))
+        known = next(found, None)
+        if known is None:
+            made, config = super()._prepare(config)
+            if made is self.default:
                 return made, config
-        made, config = super()._prepare(config)
-        if made is not self.default:
-            latest.appendleft((owned(settings), made))
-        return made, config
+            known = owned(settings), made
+        others = (each for each in latest.kept if each is not known)
+        latest.kept = (known, *others)[:_MOST]
+        return known[1], config
 
 
-_latest: Registry[deque[tuple[dict[str, Any], Any]]]
-_latest = Registry(lambda: deque(maxlen=_MOST))
+class _Latest:
+    """Configured objects, the latest first, and what they were configured by."""
+
+    # Replaced as a whole, so that no thread sees it half changed.
+    kept: tuple[tuple[dict[str, Any], Any], ...] = ()
+
+
+_latest = Registry(_Latest)
+
+
+def close_configured(model: object) -> None:
+    """Close what was configured of a model, and forget it."""
+    latest = _latest.of(model)
+    closing, latest.kept = latest.kept, ()
+    for _, made in closing:
+        made.close()

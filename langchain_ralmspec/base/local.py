@@ -16,6 +16,7 @@ from langchain_ralmspec.answer.transcript import Transcript, stops_of
 from langchain_ralmspec.answer.vocabulary import Spoken, Vocabulary
 from langchain_ralmspec.arguments import is_remade, require_text
 from langchain_ralmspec.base.call_settings import CallSettings
+from langchain_ralmspec.base.configured import close_configured
 from langchain_ralmspec.base.identity import stamp_at
 from langchain_ralmspec.base.llama_cpp import refuse
 from langchain_ralmspec.engine import Model
@@ -230,12 +231,14 @@ class LocalGeneration(CallSettings):
         Its memory is free once no other object shares it, and no answer is being
         written; what was read is in the ``kv_cache_dir`` by then. Closing twice does no
         harm, and an answer that is asked for afterwards loads the model again. Stores
-        are yours, and stay as they are.
+        are yours, and stay as they are. What was configured of this one
+        (``configurable_fields``) is closed as well.
         """
         if self._loaded is not None and self._loaded[0] == os.getpid():
             self._loaded[2].flush()
         self._loaded = None
         self._forget()
+        close_configured(self)
 
     def __enter__(self) -> Self:
         return self

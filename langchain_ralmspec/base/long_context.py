@@ -357,11 +357,12 @@ class LongContextGeneration(LocalGeneration):
         on_gpu = self.n_gpu_layers != 0 and self.embeddings is not None
         return [LOOKUP, SELF] if on_gpu else [LOOKUP]
 
-    def _load_drafter(self, path: str, n_ctx: int, weights: Weights | None) -> Model:
+    def _load_drafter(self, source: str | Weights, n_ctx: int) -> Model:
         # Nothing that a drafter reads is kept.
-        own = {"path": path, "n_ctx": n_ctx, "n_slots": _N_SLOTS, "weights": weights}
+        own: dict[str, Any] = {"path": source, "n_ctx": n_ctx, "n_slots": _N_SLOTS}
         own |= {"kv_cache_bytes": 0, "kv_cache_dir": None, "max_queue": None}
-        if absolute(path) != absolute(self.model_path):  # another's positions
+        # Another's positions.
+        if isinstance(source, str) and absolute(source) != absolute(self.model_path):
             own |= {"rope_freq_base": 0.0, "rope_freq_scale": 0.0}
         return Model.load(**super()._engine_settings() | own)
 

@@ -47,6 +47,7 @@ N_SLOTS = 4
 PREFIX_CACHE_BYTES = 512 * 2**20
 """Host memory for the KV of document prefixes, per model."""
 
+Source = str | os.PathLike[str] | Weights
 _MEASURED = (4, 12)  # tokens of two prefixes, whose sizes tell that of any
 
 _shared = weakref.WeakValueDictionary[tuple[object, ...], "Model"]()
@@ -64,12 +65,14 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
     os.register_at_fork(before=stop_idle_openmp_threads, after_in_child=_renew_lock)
 
 
-def find_file(path: str | os.PathLike[str]) -> tuple[Path, tuple[int, int]]:
+def find_file(path: Source) -> tuple[Path, tuple[int, int]]:
     """A GGUF and its stamp; of one that is gone, what is loaded of it will do.
 
     Raises:
         ModelFileError: it is none, or it is not there and is not loaded either.
     """
+    if isinstance(path, Weights):
+        return path.path, path.stamp
     given = absolute_file(path)
     weights = _last_weights.get(given)
     if weights is not None and not os.path.exists(given):  # noqa: PTH110  may be barred
@@ -96,7 +99,7 @@ class Model(Live):
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike[str],
+        path: Source,
         *,
         n_ctx: int = 2048,
         n_batch: int = 512,
@@ -115,12 +118,11 @@ class Model(Live):
         max_queue: int | None = None,
         kv_cache_bytes: int = PREFIX_CACHE_BYTES,
         kv_cache_dir: str | os.PathLike[str] | None = None,
-        weights: Weights | None = None,
     ) -> Model:
         """Load a model, or share the one that is loaded with the same settings.
 
         Args:
-            path: a GGUF file.
+            path: a GGUF file, or weights that were loaded from one by these arguments.
             n_ctx: tokens per sequence; 0 takes the length the model was trained on.
             n_batch: tokens decoded in one call at most.
             n_threads: threads of every decode; None takes :func:`default_threads`.
@@ -144,8 +146,6 @@ class Model(Live):
                 holds; None lets all be answered at once, by turns.
             kv_cache_bytes: host memory for the KV of prefixes.
             kv_cache_dir: a folder that keeps it as well, for other processes.
-            weights: loaded from that file by the same arguments, to be shared even
-                where the file was replaced since.
 
         Raises:
             ModelFileError: the file is missing, corrupt or not a GGUF.
@@ -191,27 +191,25 @@ class Model(Live):
             "kv_cache_dir": None if kv_cache_dir is None else absolute(kv_cache_dir),
         }
         with _sharing:
-            file = absolute_file(path)
-            return cls._shared_with(file, weights, loading, settings, own)
+            return cls._shared_with(path, loading, settings, own)
 
     @classmethod
     def _shared_with(
         cls,
-        path: Path,
-        weights: Weights | None,
+        given: Source,
         loading: dict[str, Any],
         settings: dict[str, Any],
         own: dict[str, Any],
     ) -> Model:
-        """The one model that all have who give the same arguments."""
+        """The one model of all who give the same arguments."""
         require_no_forked_gpu()
-        file = (weights.path, weights.stamp) if weights else find_file(path)
-        weights_key = (*file, *loading.values())
+        path, stamp = find_file(given)
+        weights_key = (path, stamp, *loading.values())
         # A forked process shares the weights, which nobody changes, and no context.
         key = (*weights_key, *settings.values(), *own.values(), os.getpid())
         model = _shared.get(key)
         if model is None:
-            weights = weights or _shared_weights.get(weights_key)
+            weights = _shared_weights.get(weights_key)
             if weights is None:
                 weights = Weights(check_file(path), **loading)
                 _shared_weights[weights_key] = weights
@@ -238,8 +236,7 @@ class Model(Live):
         self.flash_attention = context.flash_attention
         self._slots = slots = Slots(context, joint_decoding=joint_decoding)
         self.queue = RequestQueue(lambda: slots.n_places, max_queue)
-        self._rope = context.rope
-        self._kv_type = context.kv_type
+        self._rope, self._kv_type = context.rope, context.kv_type
         self._opening = threading.Lock()
         folder = None
         if kv_cache_dir is not None:
@@ -393,8 +390,7 @@ class Model(Live):
     @cached_property
     def _kv_sizes(self) -> list[int]:
         token = self.weights.tokenize("a")[:1]
-        opened = (self.open(token * n, keep=False) for n in _MEASURED)
-        return [sequence.save().state.nbytes for sequence in opened]
+        return [self.open(token * n, keep=False).save().state.nbytes for n in _MEASURED]
 
     def flush(self) -> None:
         """Wait until the folder has the KV of all that was read."""

@@ -156,7 +156,8 @@ class _Speculation:
             answer = request.session.ask([Query(text)], with_vectors=fills_cache)
             request.session.require(text, answer.truth[0])
         request.session.learn(answer)
-        if not fills_cache:  # else it was a wider search than the sequential loop's
+        # Else it was a wider search than the sequential loop's.
+        if request.session.fills_freely or not fills_cache:
             estimates.retrieved(answer.embedding, answer.searching)
         yield Found(text, answer.truth[0])
         return answer.truth[0]
@@ -390,10 +391,8 @@ class _Speculation:
                 estimates.judged("lookup", right=ids == ids_of(hits), margin=margin)
 
     def _look_ups(self, flight: Flight, answer: Verification) -> list[LookUp | None]:
-        """What look-ups would have guessed where documents were repeated.
-
-        So bad luck is not the end of them.
-        """
+        """What look-ups would have guessed where documents were repeated."""
+        # Else a few wrong ones would be the end of them.
         if flight.plan.policy != "same" or "lookup" not in self.scheduler.policies:
             return []
         pairs = zip(answer.queries, flight.guesses, strict=False)

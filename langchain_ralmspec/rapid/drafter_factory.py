@@ -48,11 +48,11 @@ class DrafterFactory:
     A held model needs its file no more, as long as it has the context that is needed.
 
     Attributes:
-        load: loads the model at a path with a number of tokens of context, of weights
-            that are loaded already, if some are given.
+        load: loads the model at a path, or of weights that are loaded already, with a
+            number of tokens of context.
     """
 
-    load: Callable[[str, int, Weights | None], Model]
+    load: Callable[[str | Weights, int], Model]
     _models: dict[str, tuple[int, Model]] = field(default_factory=dict)  # with n_ctx
     _fitting: set[str] = field(default_factory=set)  # that have the target's vocabulary
 
@@ -97,8 +97,8 @@ class DrafterFactory:
                 "which takes embeddings; give embeddings=…, or drafter='lookup'"
             )
             raise InvalidValueError(msg)
-        own_weights = target if wanted == SELF else None
-        model = self._load(path, n_beside, chunks, own_weights)
+        source = target if wanted == SELF else path
+        model = self._load(path, source, n_beside, chunks)
 
         is_text = str(wanted).startswith(TEXT)
         if not is_text and path not in self._fitting:
@@ -122,21 +122,16 @@ class DrafterFactory:
         )
 
     def _load(
-        self,
-        path: str,
-        n_beside: int,
-        chunks: Sequence[Chunk],
-        weights: Weights | None,
+        self, path: str, source: str | Weights, n_beside: int, chunks: Sequence[Chunk]
     ) -> Model:
         """The drafter's model, with a context of its own and no longer than needed."""
         # Another vocabulary may need more tokens for the same text.
         n_chunks = 2 * sum(len(chunk.tokens) for chunk in chunks)
         n_ctx = math.ceil((n_chunks + n_beside + _ROOM // 2) / _ROOM) * _ROOM
         held = self._models.get(path)
-        if held and weights is not None and held[1].weights is not weights:
-            held = None
-        if held is None or held[0] != n_ctx:
-            held = self._models[path] = n_ctx, self.load(path, n_ctx, weights)
+        is_same = held and source in {path, held[1].weights}
+        if held is None or held[0] != n_ctx or not is_same:
+            held = self._models[path] = n_ctx, self.load(source, n_ctx)
             self._fitting.discard(path)  # the file may be another one now
         return held[1]
 

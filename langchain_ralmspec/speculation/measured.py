@@ -166,6 +166,9 @@ class Estimates:
         for (_, beside), cost in self._steps.items():
             if beside and not overlapped:
                 cost.fade(n_steps)
+        if policy is not None:
+            self._embedding.fade(n_steps)
+            self._searching.fade(n_steps)
         for name, source in self.sources.items():
             if name == policy:
                 continue

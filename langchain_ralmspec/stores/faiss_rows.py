@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from inspect import isawaitable, iscoroutine
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from concurrent.futures import Future
+from inspect import iscoroutine
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +27,7 @@ from langchain_ralmspec.text import sha256_of, well_formed, well_formed_json
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_UNDECIDED = (Awaitable, Iterator, AsyncIterator, Future)
 Filter = dict[str, Any] | Callable[[dict[str, Any]], bool]
 
 
@@ -276,12 +286,14 @@ def verdict(given: Any) -> bool:
     """What a function has decided as a filter.
 
     Raises:
-        TypeError: it gave something to wait for, which is true of every document.
+        TypeError: it gave something that is to be awaited, called or iterated over,
+            which is true of every document.
     """
-    if isawaitable(given):
+    if isinstance(given, _UNDECIDED) or callable(given):
         if iscoroutine(given):
             given.close()
-        msg = "it gives no verdict, but something to await; give one without async"
+        kind = type(given).__name__
+        msg = f"it gives no verdict, but a {kind}, which is true of every document"
         raise TypeError(msg)
     return bool(given)
 

@@ -183,3 +183,14 @@ def test_a_history_that_is_not_optional_is_asked_for() -> None:
     for prompt, values in ((optional, question), (needed, question | {"past": []})):
         asked = ChainPrompt.of(prompt).messages(values)
         assert [message.text for message in asked] == ["Why?"]
+
+
+@pytest.mark.parametrize("kind", [ChatRaLMSpec, ChatRapid])
+def test_a_call_without_an_id_is_named(kind: Any) -> None:
+    store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
+    own = {"retriever": store} if kind is ChatRaLMSpec else {"context": "A heap."}
+    chat = kind(model_path="m.gguf", **own)
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    said = {"role": "assistant", "content": "", "tool_calls": [call]}
+    with pytest.raises(InvalidValueError, match="a message lacks 'id'"):
+        chat.invoke([{"role": "user", "content": "?"}, said])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from enum import Enum
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import AnyUrl
 
 from langchain_ralmspec.text import (
     LONGEST_RUN,
@@ -112,6 +114,10 @@ def test_a_line_of_what_is_not_seen_is_blank(mark: str) -> None:
     assert part_at_last_blank_line("a\nb \u2764\ufe0f") == ("", "a\nb \u2764\ufe0f")
 
 
+class Kind(str, Enum):  # noqa: UP042  whose own words are others
+    ONE = "one"
+
+
 @pytest.mark.parametrize(
     ("metadata", "told"),
     [
@@ -123,6 +129,9 @@ def test_a_line_of_what_is_not_seen_is_blank(mark: str) -> None:
         ({"title": NOT_AVAILABLE, "source": math.nan}, []),
         ({"title": np.array(["a", "b"]), "source": ["a"]}, []),
         ({"title": False, "source": True}, []),
+        ({"title": Kind.ONE, "source": np.int64(1984)}, ["one", "1984"]),
+        ({"source": AnyUrl("https://x.org/a")}, ["https://x.org/a"]),
+        ({"title": 10**5000, "source": "nan"}, ["nan"]),
         ({"title": "a\ud83d", "source": object()}, ["a\ufffd"]),
     ],
 )

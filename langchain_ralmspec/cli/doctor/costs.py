@@ -86,6 +86,7 @@ class Costs:
             policy: one that has looked its queries up has embedded them.
         guesses: of each policy that suits the store, in a short answer.
         can_prove: whether the store's answers to look-ups may be proven.
+        fills_freely: whether look-ups have a cache whoever guesses.
     """
 
     prefill_rate: float
@@ -98,6 +99,7 @@ class Costs:
     overlap: dict[str, float]
     guesses: dict[str, Judged]
     can_prove: bool = False
+    fills_freely: bool = False
 
     def call(self, n_queries: int, *, with_vectors: bool = False) -> Call:
         """The call of that kind."""
@@ -190,6 +192,7 @@ def measure(target: Target, question: str) -> Costs:
         overlap={policy: max(1.0, s / alone) for policy, s in beside.items()},
         guesses=guesses,
         can_prove=session.measure(),
+        fills_freely=session.fills_freely,
     )
 
 

@@ -123,8 +123,9 @@ class Rehearsal:
         n_steps, last = 1, 0.0
         while n_steps < STEPS:
             plan = scheduler.plan()
-            if plan.policy:  # once for the whole answer
-                scheduler = replace(scheduler, policies=(plan.policy,))
+            if plan.policy:
+                if not self.costs.fills_freely:  # then once for the whole answer
+                    scheduler = replace(scheduler, policies=(plan.policy,))
                 kept, took, last = self._speculate(plan, plan.policy, STEPS - n_steps)
             else:
                 kept, took, last = 1, self._wait(), 0.0
@@ -172,12 +173,17 @@ class Rehearsal:
     def _guesses(self, policy: str, n_sent: int) -> tuple[int, int, int]:
         """Judge a call's guesses: those before a wrong one, all, and the proven."""
         n_right = n_proven = 0
+        # Who is judged in hindsight; look-ups only where they have a cache then.
+        beside = "same" if policy != "same" else "lookup"
+        is_judged = beside == "same" or self.costs.fills_freely
         for _ in range(n_sent):
             while policy == "lookup" and n_proven < n_sent and self._proven():
                 self._estimates.proved()
                 n_proven += 1
             is_right = self._right[policy]()
             self._estimates.judged(policy, right=is_right)
+            if is_judged and beside in self.costs.guesses:
+                self._estimates.judged(beside, right=self._right[beside]())
             if not is_right:
                 break
             n_right += 1

@@ -159,6 +159,30 @@ def test_an_object_that_a_call_gives_is_told_from_its_likes(
         assert len(found) == n_answers
 
 
+def test_tools_of_a_call_are_told_apart_though_they_are_freed() -> None:
+    def tool(name: str) -> Any:
+        def look() -> None:
+            """Look."""
+
+        look.__name__ = name
+        return look
+
+    chat = ChatRapid(model_path="m.gguf", context="text")
+    keys = {chat._get_llm_string(tools=[tool(f"f{n}")]) for n in range(20)}
+    assert len(keys) == 20
+    assert chat._get_llm_string(max_tokens=3) == chat._get_llm_string(max_tokens=3)
+
+
+def test_a_filter_that_comes_later_is_asked_each_time() -> None:
+    retriever = store_of("red", "blue").as_retriever()
+    llm = RaLMSpecLLM(model_path="m.gguf", retriever=retriever)
+    retriever.search_kwargs["filter"] = lambda d: d.metadata["tenant"] == TENANT.get()
+    for tenant in ("red", "blue"):
+        token = TENANT.set(tenant)
+        assert asked(llm) == tenant
+        TENANT.reset(token)
+
+
 @pytest.mark.parametrize("kind", FACES)
 def test_a_filter_that_reads_the_context_is_asked_each_time(kind: Any) -> None:
     retriever = RaLMSpecRetriever(
@@ -293,6 +317,9 @@ def test_what_may_change_is_not_cached(kind: Any, make: Any, why: str) -> None:
     kind(model_path="m.gguf", cache=False, **make())
     face.cache = None  # by assignment, which nobody checks
     assert face._identifying_params != face._identifying_params
+    if kind is RaLMSpecLLM:  # whose calls are part of these
+        with face._called_with({"max_tokens": 3}):
+            assert face._identifying_params != face._identifying_params
 
 
 def test_what_is_known_may_be_cached() -> None:

@@ -92,9 +92,15 @@ def test_a_configured_model_is_looked_for_when_it_is_configured(file: Path) -> N
 
 
 @pytest.mark.parametrize("kind", [ChatRapid, RapidChain])
-def test_what_is_configured_alike_is_made_once(kind: Any, file: Path) -> None:
+def test_what_is_configured_alike_is_made_once(
+    kind: Any, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = kind(model_path=str(file), stop=["x"])
-    fields = {"max_tokens": ConfigurableField("tokens"), "stop": ConfigurableField("s")}
+    fields = {
+        "max_tokens": ConfigurableField("tokens"),
+        "stop": ConfigurableField("s"),
+        "model_path": ConfigurableField("path"),
+    }
 
     def made(**configurable: Any) -> Any:
         # A binding of a chat knows itself what it configures.
@@ -110,12 +116,24 @@ def test_what_is_configured_alike_is_made_once(kind: Any, file: Path) -> None:
     assert made(tokens=5, s=stop) is made(tokens=5, s=["y"])
     stop.append("z")
     assert made(tokens=5, s=stop).stop == ["y", "z"]
+    assert made(path=Path(file)) is made(path=Path(file))
     model.max_tokens, model.temperature = 7, 0.5
     assert made(tokens=5) is not first
     assert made(tokens=5).temperature == 0.5
-    for n in range(10, 14):
+    first = made(tokens=5)
+    for n in range(10, 13):
+        made(tokens=n)
+        assert made(tokens=5) is first
+    for n in range(20, 24):
         made(tokens=n)
     assert made(tokens=5) is not first, "the latest are kept"
+    first = made(tokens=5)
+    closed: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "_forget", lambda self: closed.append(id(self)))
+        model.close()
+    assert id(first) in closed
+    assert made(tokens=5) is not first, "it was closed with the model"
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,10 @@ def test_a_sentence_ends_in_every_script(text: str) -> None:
     assert not ended([bytes([byte]) for byte in text.encode()[:-1]])
 
 
+def test_a_semicolon_ends_none() -> None:
+    assert not any(ended([text.encode()]) for text in ("so;", "لذا؛", "所以；"))
+
+
 def test_the_sentence_before_does_not_count() -> None:
     assert not ended([b"Yes.", b" "], begun=1)
     assert not ended([b"Yes.", b" ", b"But"], begun=1)

@@ -11,12 +11,13 @@ from tests.unit_tests.rapid.fakes import FakeModel, FakeWeights
 
 @pytest.mark.parametrize("kind", ["self", "path", "text"])
 def test_a_held_model_needs_its_file_no_more(kind: str, tmp_path: Path) -> None:
-    loads: list[tuple[str, int]] = []
+    loads: list[tuple[Any, int]] = []
 
-    def load(path: str, n_ctx: int, weights: Any) -> Any:
-        loads.append((path, n_ctx))
+    def load(source: Any, n_ctx: int) -> Any:
+        loads.append((source, n_ctx))
         model = FakeModel(n_ctx=n_ctx)
-        model.weights = weights or model.weights
+        if kind == "self":
+            model.weights = source
         return model
 
     factory, target, file = DrafterFactory(load), FakeWeights(), tmp_path / "x.gguf"
@@ -40,7 +41,8 @@ def test_a_held_model_needs_its_file_no_more(kind: str, tmp_path: Path) -> None:
     file.unlink()
     assert opened(20).model is first.model
     assert opened(600).model is not first.model, "it needs a longer context"
-    assert loads == [(path, 1024), (path, 2048)]
+    source = target if kind == "self" else path
+    assert loads == [(source, 1024), (source, 2048)]
     with pytest.raises(InvalidValueError, match=r"'other\.gguf' is neither"):
         opened(10, "other.gguf")
 
@@ -52,11 +54,11 @@ def test_a_file_that_was_replaced_is_looked_at_again(kind: str, tmp_path: Path) 
     target = FakeWeights(path=file if kind == "self" else Path("target.gguf"))
     pieces, stamp = target.pieces, 0
 
-    def load(path: str, n_ctx: int, weights: Any) -> Any:
+    def load(source: Any, n_ctx: int) -> Any:
         model = FakeModel(n_ctx=n_ctx)
-        model.weights = weights or FakeWeights(
-            pieces=pieces, path=Path(path), stamp=(stamp, 0)
-        )
+        model.weights = source
+        if kind == "path":
+            model.weights = FakeWeights(pieces=pieces, path=file, stamp=(stamp, 0))
         return model
 
     factory = DrafterFactory(load)
@@ -77,7 +79,7 @@ def test_a_file_that_was_replaced_is_looked_at_again(kind: str, tmp_path: Path) 
     pieces, stamp = tuple(reversed(pieces)), 1
     if kind == "self":  # the loaded target needs its file no more
         assert opened(600).model.weights is target
-        target = FakeWeights(path=file)  # until it is loaded anew
+        target = FakeWeights(path=file, stamp=(1, 0))  # until it is loaded anew
         assert opened(600).model.weights is target
         return
     with pytest.raises(InvalidValueError, match="has another vocabulary"):

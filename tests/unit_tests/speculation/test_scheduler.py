@@ -315,7 +315,8 @@ def test_what_margins_tell_is_worth_something() -> None:
         start, steps = world.clock, 0
         while steps < 1000:
             plan = scheduler.plan()
-            assert (plan.trusted is not None) == bool(unsure)
+            if plan.policy:  # now and then retrieving is timed anew
+                assert (plan.trusted is not None) == bool(unsure)
             steps += world.tell(scheduler.estimates, plan)
         seconds[unsure] = (world.clock - start) / steps
     assert seconds[0.06] < 0.9 * seconds[0.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -34,15 +35,37 @@ def in_memory() -> InMemoryVectorStore:
     return store
 
 
+def generated(_: object) -> Any:
+    yield False
+
+
+async def generated_later(_: object) -> Any:
+    yield False
+
+
+UNDECIDED = {
+    "a coroutine": awaited,
+    "a generator": generated,
+    "an async generator": generated_later,
+    "a filter": lambda document: filter(None, [document]),
+    "a method": lambda document: document.__str__,
+    "a future": lambda _: Future(),
+}
+
+
+@pytest.mark.parametrize("undecided", [*UNDECIDED])
 @pytest.mark.parametrize("make", [in_memory, lambda: langchain_faiss(n_rows=3)])
 @pytest.mark.filterwarnings("ignore:coroutine '_allowed' was never awaited")
-def test_a_verdict_that_is_to_be_awaited_is_none(make: Callable[[], Any]) -> None:
-    retriever = RaLMSpecRetriever(vectorstore=make(), filter=awaited)
-    with pytest.raises(StoreError, match="something to await"):
+def test_what_is_true_of_every_document_is_no_verdict(
+    make: Callable[[], Any], undecided: str
+) -> None:
+    condition: Any = UNDECIDED[undecided]
+    retriever = RaLMSpecRetriever(vectorstore=make(), filter=condition)
+    with pytest.raises(StoreError, match="which is true of every document"):
         retriever.invoke("x")
-    words = {"filter": awaited}
+    words = {"filter": condition}
     found = open_store(make().as_retriever(search_type="mmr", search_kwargs=words))
-    with pytest.raises(StoreError, match="something to await"):
+    with pytest.raises(StoreError, match="which is true of every document"):
         found.search(found.encode(["x"]), 1)
 
 
