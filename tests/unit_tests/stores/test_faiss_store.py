@@ -106,7 +106,7 @@ def test_asking_an_ivf_index_for_more_keeps_the_first() -> None:
 
 
 def test_where_ranking_is_by_codes_the_top_k_is_not_stable() -> None:
-    index = faiss.IndexPQ(DIMENSION, 4, 4)
+    index = faiss.index_factory(DIMENSION, "IVF1,PQ4x4")
     index.train(table(N_ROWS))
     store = store_over(index, table(N_ROWS))
     assert not store.top_k_is_stable
