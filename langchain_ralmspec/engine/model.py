@@ -231,9 +231,8 @@ class Model(Live):
     ) -> None:
         """Take over a context, as :meth:`load` does."""
         self.weights, self.path = context.weights, context.weights.path
-        self.n_ctx, self.n_batch = context.n_ctx, context.n_batch
-        self.n_threads = context.n_threads
-        self.flash_attention = context.flash_attention
+        self.n_ctx, self.flash_attention = context.n_ctx, context.flash_attention
+        self.n_batch, self.n_threads = context.n_batch, context.n_threads
         self._slots = slots = Slots(context, joint_decoding=joint_decoding)
         self.queue = RequestQueue(lambda: slots.n_places, max_queue)
         self._rope, self._kv_type = context.rope, context.kv_type
@@ -280,8 +279,7 @@ class Model(Live):
 
     def new_sequence(self, snapshot: Snapshot | None = None) -> Sequence:
         """Start an empty sequence, or one that continues from a snapshot."""
-        # It keeps the model alive, so that the next load shares this context.
-        return Sequence(self._slots, snapshot, owner=self)
+        return Sequence(self._slots, snapshot, owner=self)  # which the next load shares
 
     def open(self, prefix: Tokens[int], *, keep: bool = True) -> Sequence:
         """Start a sequence that holds ``prefix``, which must fit the context.

@@ -281,13 +281,14 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
 
     def _change(self, method: str, *args: Any, **kwargs: Any) -> Any:
         name = type(self.vectorstore).__name__
+        store = getattr(self.vectorstore, "vectorstore", self.vectorstore)
         change = getattr(watched(self.vectorstore), method, None)
         if change is None:
             msg = f"a {name} has no {method}(); build it anew from its documents"
             raise InvalidValueError(msg)
         with (
             reported_as_store_error(name, method.replace("_", " ")),
-            lock_of(self.vectorstore).changing(),
+            lock_of(store).changing(),
         ):
             changed = change(*args, **kwargs)
         opened = self._kept_up()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.scans.candidates import (
     Candidates,
     distance_reach,
@@ -93,6 +94,13 @@ class Scan:
         self._sample = vectors[_places(len(vectors))]
         self.failures = 0
         self._lock = threading.Lock()  # a scan takes all cores
+        renewed_in_children(self)
+
+    def renew_locks(self) -> None:
+        """Have a free lock; what a thread was working at in a forked process goes."""
+        if self._lock.locked():
+            self._exact, self._rounded, self.chosen = Rows(), None, {}
+        self._lock = threading.Lock()
 
     def growth(self, n_rows: int) -> int:
         """Bytes that more rows take in the copy in bfloat16, if there is one."""

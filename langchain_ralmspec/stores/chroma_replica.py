@@ -74,7 +74,7 @@ class ChromaReplica(Replica):
         with self._beginning:
             if self._fault or self._index is not None or self._thread is not None:
                 return
-            self._thread = self._started(self._read)
+            self._thread = self._started(self._read, may_hang=True)
 
     def renew(self) -> None:
         """Have it read again: by the next session."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from langchain_ralmspec import machine
+from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.scans import (
     BATCHES,
     Metric,
@@ -100,10 +101,15 @@ class FaissIndex:
         )
         # One attribute, so that no thread takes one scan for another.
         self._known: _Known | None = None
-        self._making = threading.Lock()  # held for seconds, which no search waits for
-        self._publishing = threading.Lock()
         # The bound of the norms of the first rows of a layout.
         self._measured: tuple[MaxNorm, int, object] = MaxNorm(0.0), 0, None
+        self.renew_locks()
+        renewed_in_children(self)
+
+    def renew_locks(self) -> None:
+        """Have free locks: threads that held them are not in a forked process."""
+        self._making = threading.Lock()  # held for seconds, which no search waits for
+        self._publishing = threading.Lock()
         self._measuring = threading.Lock()
         # Making a direct map rebuilds shared state of the index.
         self._direct_map_lock = threading.Lock()

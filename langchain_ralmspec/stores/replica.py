@@ -97,9 +97,14 @@ class Replica(ABC):
                     "same encoder"
                 )
 
-    def _started(self, build: Callable[[], None]) -> threading.Thread | None:
-        """A thread that builds it; None where there are no more threads."""
-        thread = threading.Thread(target=build, name=THREADS)
+    def _started(
+        self, build: Callable[[], None], *, may_hang: bool = False
+    ) -> threading.Thread | None:
+        """A thread that builds it; None where there are no more threads.
+
+        Python does not wait for one that may hang when it ends.
+        """
+        thread = threading.Thread(target=build, name=THREADS, daemon=may_hang)
         try:
             thread.start()
         except RuntimeError as error:  # it is only a guess

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from reprlib import repr as shortened
 from typing import Any
 
@@ -23,8 +22,10 @@ from langchain_ralmspec.stores.searches import (
     filter_of,
     refuse_awaited_alone,
     refuse_swallowed_words,
+    searched_by,
     unbound,
 )
+from langchain_ralmspec.stores.sharing import SharedLock, lock_of
 from langchain_ralmspec.stores.waiting import Waiting
 
 
@@ -73,6 +74,7 @@ class RetrieverStore:
         refuse_swallowed_words(retriever)
         self._retriever = retriever
         self._calls = Calls(max_concurrency)
+        self._locks = [lock_of(store) for store in searched_by(retriever)]
         self._name = retriever.get_name()
 
     def encode(self, texts: Sequence[str]) -> list[Query]:
@@ -103,7 +105,8 @@ class RetrieverStore:
     def _ask(self, text: str) -> Sequence[Document]:
         with reported_as_store_error(self._name, "search"):
             try:
-                found: Any = self._retriever.invoke(text)
+                with _searching(self._locks):
+                    found: Any = self._retriever.invoke(text)
             except (NotImplementedError, TypeError) as error:
                 if isinstance(error, TypeError) and "synchronously" not in str(error):
                     raise
@@ -161,7 +164,22 @@ def found_by(
         reported_as_store_error(retriever.get_name(), "search"),
         closing(Waiting(inner, store_timeout)) as waiting,
     ):
-        found = waiting.call(partial(retriever.invoke, query, config))
+        locks = [lock_of(store) for store in searched_by(retriever)]
+
+        def search() -> Any:
+            with _searching(locks):
+                return retriever.invoke(query, config)
+
+        found = waiting.call(search)
     if filter_of(retriever) is not None and isinstance(found, list):
         require_passing(filter_of(retriever), found, retriever.get_name())
     return found
+
+
+@contextmanager
+def _searching(locks: Sequence[SharedLock]) -> Iterator[None]:
+    """Search stores in this block, while no retriever of this package changes them."""
+    with ExitStack() as stack:
+        for lock in locks:
+            stack.enter_context(lock.searching())
+        yield

@@ -163,6 +163,22 @@ def unbound(retriever: Any) -> tuple[Any, dict[str, Any]]:
     return retriever, given
 
 
+def searched_by(retriever: Runnable[Any, Any]) -> list[VectorStore]:
+    """Stores that a retriever searches by itself, as far as that can be told.
+
+    None where one of this package is within, which lets its searches in by itself.
+    """
+    within = list(_within(retriever))
+    if any("RaLMSpecRetriever" in map(_name, type(each).__mro__) for each in within):
+        return []
+    stores = (getattr(each, "vectorstore", None) for each in within)
+    return [store for store in stores if isinstance(store, VectorStore)]
+
+
+def _name(kind: type) -> str:
+    return kind.__name__
+
+
 def _within(value: Any) -> Iterator[Runnable[Any, Any]]:
     """A runnable, and those that it holds or that its functions name, and theirs."""
     seen: dict[int, Any] = {}

@@ -5,18 +5,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from langchain_classic.retrievers import EnsembleRetriever
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
 
+from langchain_ralmspec import RaLMSpecRetriever
 from langchain_ralmspec.errors import (
     InvalidValueError,
     StoreError,
     UnknownArgumentError,
 )
 from langchain_ralmspec.ralm import Session
-from langchain_ralmspec.stores import Query, RetrieverStore, open_store
+from langchain_ralmspec.stores import Query, RetrieverStore, lock_of, open_store
+from langchain_ralmspec.stores.retriever_store import found_by
+from langchain_ralmspec.stores.searches import searched_by
+from tests.unit_tests.stores.faiss_toys import langchain_faiss
 
 TEXTS = ["a", "b", "c", "d"]
 
@@ -184,3 +189,57 @@ def test_every_call_is_a_run_to_callbacks() -> None:
     RetrieverStore(retriever).search(asking(*TEXTS), 1)
     assert sorted(notes.began) == TEXTS
     assert notes.n_ended == len(TEXTS)
+
+
+@pytest.mark.parametrize("asked", ["store", "context"])
+@pytest.mark.parametrize(
+    "wrap", [lambda found: found, lambda found: found.with_retry()]
+)
+def test_a_change_waits_for_searches_of_as_retriever_too(
+    asked: str, wrap: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = langchain_faiss(n_rows=3)
+    found = wrap(store.as_retriever(search_type="mmr"))
+    inside, may_end, said = threading.Event(), threading.Event(), []
+    search = type(store).max_marginal_relevance_search
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        inside.set()
+        assert may_end.wait(30)
+        said.append("searched")
+        return search(*args, **kwargs)
+
+    monkeypatch.setattr(type(store), "max_marginal_relevance_search", slow)
+    opened = open_store(found)
+
+    def add() -> None:
+        retriever = RaLMSpecRetriever(vectorstore=store.as_retriever())
+        retriever.add_documents([Document("v0", id="new")])
+        said.append("added")
+
+    def look() -> None:
+        _ = (
+            opened.search(asking("v1"), 1)
+            if asked == "store"
+            else found_by(found, "v1")
+        )
+
+    searching, adding = threading.Thread(target=look), threading.Thread(target=add)
+    searching.start()
+    assert inside.wait(30)
+    adding.start()
+    while not lock_of(store)._n_changes:  # it waits by now
+        assert adding.is_alive(), "it did not wait"
+    may_end.set()
+    searching.join(30)
+    adding.join(30)
+    assert said == ["searched", "added"]
+
+
+def test_one_of_this_package_inside_lets_itself_in() -> None:
+    store = langchain_faiss(n_rows=3)
+    plain, own = store.as_retriever(), RaLMSpecRetriever(vectorstore=store)
+    both = EnsembleRetriever(retrievers=[plain, store.as_retriever()])
+    assert searched_by(both) == [store, store]
+    # Its searches run in other threads, which a change that waits keeps out.
+    assert searched_by(EnsembleRetriever(retrievers=[plain, own])) == []

@@ -9,7 +9,10 @@ import pytest
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.scans import BATCHES, Scan
+from langchain_ralmspec.stores.faiss_index import FaissIndex
 from langchain_ralmspec.stores.sharing import SharedLock, lock_of
+from tests.unit_tests.stores.faiss_toys import N_ROWS, make_flat_l2
 from tests.unit_tests.stores.toys import BatchTableEmbeddings, table
 
 
@@ -70,6 +73,27 @@ def test_a_search_may_search_but_not_change_what_it_looks_through() -> None:
         with pytest.raises(InvalidValueError, match="cannot change"), lock.changing():
             pass
     assert waiting.wait(20)
+
+
+def test_a_forked_process_may_use_an_index_that_another_thread_was_at() -> None:
+    index = FaissIndex(make_flat_l2())
+    index.raw.add(table(N_ROWS))
+    with index._measuring, index._making, index._direct_map_lock:
+        index.renew_locks()  # as after a fork
+        assert index.max_norm(None) is not None
+        index.prepare(None)
+    assert not index._making.locked()
+
+
+def test_a_forked_process_drops_a_scan_that_another_thread_was_at() -> None:
+    scan = Scan(table(N_ROWS), "squared_l2", None)
+    scan.chosen = dict.fromkeys(BATCHES, "numpy")
+    scan.renew_locks()
+    assert scan.chosen, "nobody was at it"
+    with scan._lock:
+        scan.renew_locks()
+        assert not scan.chosen
+        assert scan.follow(table(N_ROWS))
 
 
 def test_a_forked_process_starts_free() -> None:
