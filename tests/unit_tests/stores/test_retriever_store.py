@@ -239,7 +239,12 @@ def test_a_change_waits_for_searches_of_as_retriever_too(
 def test_one_of_this_package_inside_lets_itself_in() -> None:
     store = langchain_faiss(n_rows=3)
     plain, own = store.as_retriever(), RaLMSpecRetriever(vectorstore=store)
-    both = EnsembleRetriever(retrievers=[plain, store.as_retriever()])
+    both = EnsembleRetriever(
+        retrievers=[plain, store.as_retriever()], weights=[0.5, 0.5]
+    )
     assert searched_by(both) == [store, store]
     # Its searches run in other threads, which a change that waits keeps out.
-    assert searched_by(EnsembleRetriever(retrievers=[plain, own])) == []
+    assert (
+        searched_by(EnsembleRetriever(retrievers=[plain, own], weights=[0.5, 0.5]))
+        == []
+    )
