@@ -27,7 +27,7 @@ _KNOWN = {"type", "const", "enum", "anyOf", "oneOf", "allOf", "$ref"}.union(
 )
 _TYPES = {*_WORDS, "number", "integer", "boolean", "null"}
 _ANYTHING = {"type": "value"}  # the converter's word for any JSON
-_MOST_STEPS = 10_000  # a few lines of references can take any number
+_MOST_STEPS = 20_000  # a few lines of references can take any number
 _DEFINED = {"$defs", "definitions"}
 _NAMED = {"properties", "patternProperties"}  # by names that are no words
 _DATA = {"const", "enum", "default", "example", "examples"}
