@@ -50,6 +50,7 @@ from langchain_ralmspec.base.tracing import (
 )
 from langchain_ralmspec.base.variables import variables_of
 from langchain_ralmspec.engine.binding import gbnf_of
+from langchain_ralmspec.engine.calls import PLAIN
 from langchain_ralmspec.errors import (
     ChatTemplateError,
     ContextOverflowError,
@@ -149,7 +150,7 @@ class LocalChat(LocalGeneration, TracedChat):
         made = list(map(as_tool, several("tools", tools, "tools")))
         choice_of(tool_choice, [tool["function"]["name"] for tool in made])
         for tool in made:  # now, and not when it is called
-            gbnf_of(tool["function"].get("parameters") or {"type": "object"})
+            PLAIN.gbnf([tool], several=False)
         bound: BoundChat = self.bind(tools=made, tool_choice=tool_choice, **kwargs)
         return bound
 

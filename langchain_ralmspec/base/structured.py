@@ -17,10 +17,10 @@ from langchain_core.output_parsers.openai_tools import (
 from langchain_core.runnables import RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import (
     convert_to_json_schema,
-    convert_to_openai_tool,
 )
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
+from langchain_ralmspec.base.tools import as_tool
 from langchain_ralmspec.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def parser_of(schema: Any, method: str) -> Any:
     if method == "function_calling":
         if is_class:
             return _PydanticTool(tools=[schema], first_tool_only=True)
-        name = convert_to_openai_tool(schema)["function"]["name"]
+        name = as_tool(schema)["function"]["name"]
         return _JsonTool(key_name=name, first_tool_only=True)
     return _Pydantic(pydantic_object=schema) if is_class else _Json()
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from langchain_core.tools import create_schema_from_function
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from langchain_core.utils.json_schema import dereference_refs
 
 from langchain_ralmspec.arguments import several
 from langchain_ralmspec.base.local import Form
 from langchain_ralmspec.base.variables import VARIABLES, variables_of
 from langchain_ralmspec.engine.binding import gbnf_of
 from langchain_ralmspec.engine.calls import CALLS, PLAIN, CallFormat
+from langchain_ralmspec.engine.schemas import inlined, opened
 from langchain_ralmspec.engine.templates import THOUGHT
 from langchain_ralmspec.errors import InvalidValueError
 
@@ -39,7 +41,9 @@ def as_tool(tool: Mapping[str, Any] | type | Callable[..., Any] | BaseTool) -> A
         InvalidValueError: it is none, or has no name.
     """
     try:
-        definition = convert_to_openai_tool(tool)
+        definition = convert_to_openai_tool(
+            opened(tool) if isinstance(tool, Mapping) else tool
+        )
         function = definition["function"]
         name = function["name"]
     except Exception as error:  # whatever somebody's class does
@@ -54,22 +58,51 @@ def as_tool(tool: Mapping[str, Any] | type | Callable[..., Any] | BaseTool) -> A
         msg = f"a tool needs a name, got {name!r} in {tool!r:.80}"
         raise InvalidValueError(msg)
     try:
-        definition = json.loads(json.dumps(definition))
+        if given := function.get("parameters"):
+            function = {**function, "parameters": _with_its_parts(tool, given)}
+        made = json.loads(json.dumps({**definition, "function": function}))
+    except ReferenceError as error:
+        msg = (
+            f"the parameters of the tool {name!r} refer to what is not there: {error}; "
+            "define it under '$defs'"
+        )
+        raise InvalidValueError(msg) from error
     except (TypeError, ValueError, RecursionError) as error:
         msg = f"the tool {name!r} is no JSON: {error}; got {tool!r:.80}"
         raise InvalidValueError(msg) from error
-    function = definition["function"]
-    if "$ref" in str(parameters := function.get("parameters", {})):
-        try:
-            parameters = dereference_refs(parameters)
-        except (LookupError, RecursionError, TypeError, ValueError) as error:
-            msg = (
-                f"the parameters of the tool {name!r} refer to what is not there: "
-                f"{error}; define it under '$defs'"
-            )
-            raise InvalidValueError(msg) from error
-        function = {**function, "parameters": parameters}
-    return {**definition, "function": function}
+    return made
+
+
+def _with_its_parts(tool: Any, converted: Any) -> dict[str, Any]:
+    """Parameters with what they refer to in its place, but for what is in itself.
+
+    LangChain leaves that out of classes, and anything might stand there.
+    """
+    own = _schema_of_class(tool)
+    is_lost = own is not None and inlined(own) is own
+    schema = own if is_lost else converted
+    if not isinstance(schema, Mapping):
+        raise TypeError(f"its parameters are {schema!r:.60}")
+    parameters = opened(inlined(schema))  # templates look for its properties
+    said = {"title", "description"} if is_lost else set()
+    return {key: value for key, value in parameters.items() if key not in said}
+
+
+def _schema_of_class(tool: Any) -> Any:
+    """The schema of a class, function or ``BaseTool``; None of a dict."""
+    if inspect.isroutine(tool):
+        tool = create_schema_from_function(
+            tool.__name__,
+            tool,
+            filter_args=(),
+            parse_docstring=True,
+            include_injected=False,
+        )
+    args = getattr(tool, "tool_call_schema", tool)
+    make = getattr(args, "model_json_schema", getattr(args, "schema", None))
+    if make is not None:
+        return make()
+    return None if args is tool else args
 
 
 def choice_of(given: Any, names: Sequence[str]) -> str:

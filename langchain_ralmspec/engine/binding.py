@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from langchain_ralmspec.engine.schemas import Reader
 from langchain_ralmspec.errors import (
     DecodeError,
     GrammarError,
@@ -85,11 +86,6 @@ _REPETITIONS = frozenset({"minLength", "maxLength", "minItems", "maxItems"})
 _MOST_REPETITIONS = 10_000
 """More than a context holds tokens, mostly; each takes a few bytes of the grammar."""
 
-_BESIDE_REF = frozenset(
-    {"$ref", "$defs", "definitions", "title", "description", "$schema", "$id"}
-)
-"""What may stand beside a reference, as it allows and forbids nothing."""
-
 
 def gbnf_of(schema: Mapping[str, Any]) -> str:
     """The grammar of a JSON schema, by llama-cpp-python's converter.
@@ -102,11 +98,10 @@ def gbnf_of(schema: Mapping[str, Any]) -> str:
         converter = _converter()
         plain = json.loads(json.dumps(schema))
         _require_moderate(plain)
-        if "$ref" in plain:  # it would not look for those in the schemas beside it
-            if others := plain.keys() - _BESIDE_REF:
-                raise ValueError(f"beside $ref stands {min(others)!r}")  # noqa: TRY301
-            plain["anyOf"] = [{"$ref": plain.pop("$ref")}]
-        converter.visit(converter.resolve_refs(plain, "stdin"), "")
+        reader = Reader(plain)
+        said = reader.plain(plain, plain)
+        converter._refs = reader.parts  # noqa: SLF001  its own search takes all for refs
+        converter.visit(said, "")
         converted: str = converter.format_grammar()
     except Exception as error:  # whatever it stumbles over
         shown = reprlib.repr(schema)

@@ -103,7 +103,9 @@ class CallFormat:
         return f"{CALLS} ::= {rule.strip()}\n{text}"
 
     def _schema(self, function: Mapping[str, Any]) -> dict[str, Any]:
-        parameters = function.get("parameters") or {"type": "object", "properties": {}}
+        parameters = function.get("parameters") or {"properties": {}}
+        # By its name what they refer to is sought in themselves.
+        parameters = {"type": "object", **parameters, "$id": "parameters"}
         return {
             "type": "object",
             "properties": {

@@ -17,7 +17,7 @@ from langchain_ralmspec import ChatRapid, GrammarError, InvalidValueError
 from langchain_ralmspec.answer.transcript import stops_of
 from langchain_ralmspec.base.messages import asked_at, question_of, turns_of
 from langchain_ralmspec.base.structured import parser_of, schema_of
-from langchain_ralmspec.base.tools import ToolUse
+from langchain_ralmspec.base.tools import ToolUse, as_tool
 from langchain_ralmspec.base.warming import as_documents
 from langchain_ralmspec.stores.faiss_rows import checked_documents
 
@@ -167,6 +167,68 @@ def test_parameters_that_refer_to_nothing_are_refused(ref: str) -> None:
     function = {"name": "f", "description": "d", "parameters": parameters}
     with pytest.raises(InvalidValueError, match="the tool 'f' refer to what is not"):
         CHAT.bind_tools([{"type": "function", "function": function}])
+
+
+class City(BaseModel):
+    name: str
+
+
+class Address(BaseModel):
+    city: City
+
+
+class Person(BaseModel):
+    """A person."""
+
+    home: Address
+
+
+class Tree(BaseModel):
+    """A tree."""
+
+    rest: list["Tree"]
+
+
+def planted(tree: Tree) -> str:
+    """Plant a tree."""
+    return str(tree)
+
+
+@pytest.mark.parametrize("given", [["a"], "x", 3])
+def test_parameters_that_are_no_schema_are_refused(given: Any) -> None:
+    with pytest.raises(InvalidValueError, match="the tool 'f' is no JSON: its para"):
+        CHAT.bind_tools([{"name": "f", "parameters": given}])
+    assert CHAT.bind_tools([{"name": "f", "parameters": None}])
+
+
+@pytest.mark.parametrize("named", [{}, {"$ref": {"type": "string"}}])
+def test_parameters_are_shown_with_what_they_refer_to(named: dict[str, Any]) -> None:
+    schema = Person.model_json_schema()
+    schema["properties"] |= named
+    made = as_tool({"name": "f", "description": "d", "input_schema": schema})
+    parameters = made["function"]["parameters"]
+    assert "$defs" not in parameters
+    city = parameters["properties"]["home"]["properties"]["city"]
+    assert city["properties"]["name"]["type"] == "string"
+    assert parameters["properties"].keys() == {"home", *named}
+    assert as_tool(made) == made
+    assert CHAT.bind_tools([made])
+    assert CHAT.with_structured_output(schema, method="function_calling")
+
+
+@pytest.mark.parametrize(
+    "given", [Tree, tool(Tree), planted, tool(planted), Tree.model_json_schema()]
+)
+def test_parameters_that_are_within_themselves_are_shown_as_they_are(
+    given: Any,
+) -> None:
+    made = as_tool(given)
+    parameters = made["function"]["parameters"]
+    rest = parameters["$defs"]["Tree"]["properties"]["rest"]
+    assert rest["items"] == {"$ref": "#/$defs/Tree"}
+    assert parameters["properties"]
+    assert as_tool(made) == made
+    assert CHAT.bind_tools([given])
 
 
 def test_stop_strings_that_can_be_read_once_are_refused() -> None:
