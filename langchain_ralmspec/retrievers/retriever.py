@@ -60,9 +60,10 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     k: int = Field(default=4, ge=1, le=MOST_HITS)
     """Documents returned for a query, if the store finds as many."""
     filter: Any = Field(default=None, frozen=True)
-    """Metadata filter in the vector store's own language. A dict is copied when the
-    retriever is made, over every store: what is done to it later has no effect. Another
-    filter takes another retriever (``model_copy``), or ``invoke(…, filter=…)``."""
+    """Metadata filter in the vector store's own language. A dict, or a ``Filter`` of
+    Qdrant's, is copied when the retriever is made: what is done to it later has no
+    effect. Another filter takes another retriever (``model_copy``), or
+    ``invoke(…, filter=…)``."""
     search_kwargs: dict[str, Any] = Field(default_factory=dict, frozen=True)
     """Other arguments of the store's ``similarity_search``: ``expr``, ``namespace``,
     …. With these it is asked query by query, but for those that one call of Milvus or
