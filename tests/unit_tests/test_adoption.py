@@ -258,8 +258,9 @@ class Asked(Where):
 
 
 def test_a_filter_that_is_a_model_is_compared_by_what_it_says() -> None:
-    given = Where(must=[Match(value=["red"])], should=[Match(value=["blue"])])
-    for condition in (given.must[0], given.should[0]):  # type: ignore[attr-defined]
+    other: Any = {"should": [Match(value=["blue"])]}
+    given: Any = Where(must=[Match(value=["red"])], **other)
+    for condition in (given.must[0], given.should[0]):
         settings = owned({"filter": given})
         assert is_same(settings, {"filter": given.model_copy(deep=True)})
         condition.value[0] = "green"

@@ -322,6 +322,10 @@ def test_sparse_and_hybrid_stores_are_asked_query_by_query(mode: RetrievalMode) 
     assert isinstance(store, GenericStore)
     (hits,) = store.search(store.encode(["v8"]), 1)
     assert hits[0].document.metadata["row"] == 1
+    for text in QUERY_TEXTS:  # the words count as well as the dense vectors
+        (hits,) = store.search(store.encode([text]), 5)
+        theirs = langchains.similarity_search(text, 5, filter=GROUP_1)
+        assert [hit.document for hit in hits] == theirs
     langchains.client.close()
 
 
