@@ -81,7 +81,7 @@ def refuse_async_alone(store: VectorStore) -> None:
     """
     lowest = 1 + type(store).__mro__.index(VectorStore)  # where no search is one yet
     for name in SEARCHES:
-        if _depth(store, f"a{name}") < _depth(store, name) < lowest:
+        if depth_of(store, f"a{name}") < depth_of(store, name) < lowest:
             raise _async_alone(store, f"a{name}", name)
 
 
@@ -99,7 +99,7 @@ def refuse_awaited_alone(retriever: Runnable[Any, Any]) -> None:
         ("ainvoke", "invoke"),
         ("_aget_relevant_documents", "_get_relevant_documents"),
     ):
-        if _depth(retriever, awaited) < _depth(retriever, name):
+        if depth_of(retriever, awaited) < depth_of(retriever, name):
             raise _async_alone(retriever, awaited, name)
 
 
@@ -306,7 +306,7 @@ def _dropped(retriever: object, word: str) -> UnknownArgumentError:
     )
 
 
-def _depth(store: object, name: str) -> int:
+def depth_of(store: object, name: str) -> int:
     """How far from the object a name is defined; 0 is the object itself."""
     layers = definitions(store)
     return next((n for n, names in enumerate(layers) if name in names), len(layers))

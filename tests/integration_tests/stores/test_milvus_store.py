@@ -253,22 +253,13 @@ def searched(metric: str) -> dict[str, Any]:
             "embedding_function": [embeddings(), embeddings()],
             "vector_field": ["one", "other"],
         },
-        {
-            "builtin_function": BM25BuiltInFunction(output_field_names="terms"),
-            "vector_field": ["one", "terms"],
-            "index_params": [
-                {"index_type": "FLAT", "metric_type": "L2"},
-                inverted("BM25"),
-            ],
-            "search_params": [searched("L2"), searched("BM25")],
-        },
     ],
 )
 def test_other_vectors_than_one_dense_one_are_asked_query_by_query(
     uri: str, settings: dict[str, Any]
 ) -> None:
     langchains = Milvus(
-        **{"embedding_function": embeddings()} | settings,
+        **settings,
         collection_name=f"test_{uuid.uuid4().hex}",
         connection_args={"uri": uri},
     )

@@ -146,7 +146,7 @@ def test_searches_are_out_at_once_unless_they_compute_here() -> None:
 def test_nothing_is_embedded_that_nobody_needs() -> None:
     embeddings = BatchTableEmbeddings(table(8))
     by_text = open_store(TextOnlyStore(documents(3), embeddings))
-    stores = ((by_text, []), (by_vector(embeddings), [["v7"]]))
+    stores: Any = ((by_text, []), (by_vector(embeddings), [["v7"]]))
     for store, embedded in stores:
         embeddings.calls.clear()
         session = Session(store)
