@@ -152,7 +152,9 @@ class Session(Live):
                 self.stats.spend(embedding.seconds, "embedding")
                 self.stats.spend(embedding.waiting, "embedding_idle")
             n = self.depth if current is None else len(current)
-            return self._memory.guess(policy, query, current or (), n)
+            guess = partial(self._memory.guess, policy, query, current or (), n)
+            # Documents that are looked up are tested against the filter.
+            return guess() if self._arrays is None else self.waiting.call(guess)
 
     def look_up(self, query: Query, current: Hits) -> LookUp | None:
         """What a look-up would guess for a query; None where it cannot tell."""

@@ -79,7 +79,8 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     guesses can be looked up. It takes embeddings that are local and cost nothing."""
     store_timeout: Seconds | None = 30.0
     """Seconds after which a search, embedding included, is a ``StoreTimeoutError``. It
-    runs in another thread unless store and embeddings compute here. None: never."""
+    runs in another thread unless store and embeddings compute here, and no filter is a
+    function. None: never."""
     replica: Any = Field(default=None, frozen=True)
     """What guesses are looked up in, beside the session's cache: a copy that is fast to
     search, such as a local FAISS of the same documents (anything that ``vectorstore``

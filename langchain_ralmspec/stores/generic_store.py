@@ -133,7 +133,7 @@ class GenericStore:
         self._calls = Calls(self._encoding.max_concurrency)
         kinds = {kind.__name__ for kind in type(vectorstore).__mro__}
         self._is_local = not LOCAL_STORES.isdisjoint(kinds)
-        self.stays_in_process = stays_in_process(vectorstore)
+        self.stays_in_process = stays_in_process(vectorstore, filter)
         self._dimension: int | None = None
         self._widest = 1  # k that the store did not refuse when it refused another
         self._refused: int | None = None  # the one above it, once there is

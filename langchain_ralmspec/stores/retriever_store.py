@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
 from reprlib import repr as shortened
 from typing import Any
 
@@ -23,7 +22,6 @@ from langchain_ralmspec.stores.searches import (
     filter_of,
     refuse_awaited_alone,
     refuse_swallowed_words,
-    unbound,
 )
 from langchain_ralmspec.stores.waiting import Waiting
 
@@ -156,12 +154,16 @@ def found_by(
     if values := configuration_of(retriever):
         retriever = configured(retriever, values)
     refuse_swallowed_words(retriever)
-    inner, _ = unbound(retriever)
+    name, filter_ = retriever.get_name(), filter_of(retriever)
+
+    def find() -> Any:
+        found = retriever.invoke(query, config)
+        if filter_ is not None and isinstance(found, list):
+            require_passing(filter_, found, name)
+        return found
+
     with (
-        reported_as_store_error(retriever.get_name(), "search"),
-        closing(Waiting(inner, store_timeout)) as waiting,
+        reported_as_store_error(name, "search"),
+        closing(Waiting(retriever, store_timeout)) as waiting,
     ):
-        found = waiting.call(partial(retriever.invoke, query, config))
-    if filter_of(retriever) is not None and isinstance(found, list):
-        require_passing(filter_of(retriever), found, retriever.get_name())
-    return found
+        return waiting.call(find)
