@@ -121,8 +121,9 @@ def test_a_filter_that_fails_far_away_keeps_no_near_document_back(
     is_loose: bool,
 ) -> None:
     vectorstore = langchain_faiss(n_rows=N_ROWS)
-    near = [found.id for found in vectorstore.similarity_search("v0", k=N_ROWS)]
-    del vectorstore.docstore.search(near[-1]).metadata["group"]
+    found = vectorstore.similarity_search("v0", k=N_ROWS)
+    near = [str(each.id) for each in found]
+    del document_of(vectorstore, near[-1]).metadata["group"]
     store = FaissStore.from_langchain(vectorstore, lambda m: m["group"] >= 0)
     store._is_loose = is_loose  # as earlier searches have left it
     queries = store.encode(["v0"])
