@@ -44,8 +44,8 @@ def _remade(kind: Callable[..., T], arguments: Mapping[str, Any]) -> T:
 def owned(value: Any) -> Any:
     """A value whose dicts, lists, tuples and sets the caller cannot change any more.
 
-    Such containers are copied, at every depth. What else is in them is kept: functions,
-    documents, and filter objects of a store's own package.
+    Such containers are copied, at every depth, and pydantic models of data alone. What
+    else is in them is kept: functions, documents, and filter objects of other kinds.
 
     Raises:
         InvalidValueError: a container holds itself, or thousands of others.
@@ -65,7 +65,24 @@ def _copied(value: Any) -> Any:
         elif isinstance(value, list):
             copied[:] = map(_copied, value)
         return copied
+    if is_data(value):
+        copied = copy.copy(value)
+        for own in (vars(copied), copied.model_extra or {}):
+            own.update(_copied(own))
+        return copied
     return tuple(map(_copied, value)) if type(value) is tuple else value
+
+
+def is_data(value: Any) -> bool:
+    """Whether it is a pydantic model of data alone, such as a filter of Qdrant's.
+
+    What can do more than any model can, as documents, retrievers and stores, is not.
+    """
+    if not isinstance(value, BaseModel) or callable(value):
+        return False
+    kind = type(value)
+    can = {name for name in dir(kind) if not name.startswith("_")}
+    return can <= {*dir(BaseModel)} and not kind.__private_attributes__
 
 
 class Live:

@@ -148,7 +148,7 @@ class Flights:
         """Ask the store query by query, up to the first wrong guess."""
         whole: Verification | None = None
         for guess in flight.guesses:
-            part = self._session.ask([guess.query], with_vectors=flight.with_vectors)
+            part = self._session.ask_one(guess.query, with_vectors=flight.with_vectors)
             whole = part if whole is None else whole.joined(part)
             if not _is_right(guess, part.truth[0]):
                 break

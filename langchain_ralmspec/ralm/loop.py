@@ -153,7 +153,7 @@ class _Speculation:
         fills_cache = request.session.fills_cache(self.scheduler.policies)
         yield Asked((text,))
         with request.stats.timing("waiting"):
-            answer = request.session.ask([Query(text)], with_vectors=fills_cache)
+            answer = request.session.ask_one(Query(text), with_vectors=fills_cache)
             request.session.require(text, answer.truth[0])
         request.session.learn(answer)
         # Else it was a wider search than the sequential loop's.

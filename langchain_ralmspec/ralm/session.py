@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.arguments import Live
-from langchain_ralmspec.errors import EmptyStoreError
+from langchain_ralmspec.errors import EmptyStoreError, StoreError, StoreTimeoutError
 from langchain_ralmspec.ralm.memory import Guess, Hits, LookUp, Memory
 from langchain_ralmspec.ralm.queries import Queries, require_one_each
 from langchain_ralmspec.speculation import NEEDS_VECTOR, REPLICA
@@ -152,7 +152,9 @@ class Session(Live):
                 self.stats.spend(embedding.seconds, "embedding")
                 self.stats.spend(embedding.waiting, "embedding_idle")
             n = self.depth if current is None else len(current)
-            return self._memory.guess(policy, query, current or (), n)
+            guess = partial(self._memory.guess, policy, query, current or (), n)
+            # Documents that are looked up are tested against the filter.
+            return guess() if self._arrays is None else self.waiting.call(guess)
 
     def look_up(self, query: Query, current: Hits) -> LookUp | None:
         """What a look-up would guess for a query; None where it cannot tell."""
@@ -169,7 +171,7 @@ class Session(Live):
         Raises EmptyStoreError as :meth:`require` does, StoreError where a store fails,
         StoreTimeoutError where it does not answer in time.
         """
-        answer = self.waiting.call(partial(self._ask_alone, text))
+        answer = self._asked_alone(text)
         self.count(answer)
         self.stats.spend(answer.seconds, "waiting")
         self.require(text, answer.truth[0])
@@ -209,6 +211,22 @@ class Session(Live):
         """
         ask = partial(self.asked, queries, with_vectors=with_vectors)
         return self.waiting.call(ask)
+
+    def ask_one(self, query: Query, *, with_vectors: bool) -> Verification:
+        """:meth:`ask` for one query; where that fails, as :meth:`retrieve` does.
+
+        A wider search may fail on what the sequential loop never comes to, such as a
+        document far away that a filter fails on.
+        """
+        try:
+            return self.ask([query], with_vectors=with_vectors)
+        except StoreTimeoutError:
+            raise  # whoever asks once more waits as long once more
+        except StoreError:
+            return self._asked_alone(query.text)
+
+    def _asked_alone(self, text: str) -> Verification:
+        return self.waiting.call(partial(self._ask_alone, text))
 
     def asked(self, queries: Sequence[Query], *, with_vectors: bool) -> Verification:
         """Do as :meth:`ask`, however long it takes."""

@@ -60,9 +60,10 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     k: int = Field(default=4, ge=1, le=MOST_HITS)
     """Documents returned for a query, if the store finds as many."""
     filter: Any = Field(default=None, frozen=True)
-    """Metadata filter in the vector store's own language. A dict is copied when the
-    retriever is made, over every store: what is done to it later has no effect. Another
-    filter takes another retriever (``model_copy``), or ``invoke(…, filter=…)``."""
+    """Metadata filter in the vector store's own language. A dict, or a ``Filter`` of
+    Qdrant's, is copied when the retriever is made: what is done to it later has no
+    effect. Another filter takes another retriever (``model_copy``), or
+    ``invoke(…, filter=…)``."""
     search_kwargs: dict[str, Any] = Field(default_factory=dict, frozen=True)
     """Other arguments of the store's ``similarity_search``: ``expr``, ``namespace``,
     …. With these it is asked query by query, but for those that one call of Milvus or
@@ -78,7 +79,8 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
     guesses can be looked up. It takes embeddings that are local and cost nothing."""
     store_timeout: Seconds | None = 30.0
     """Seconds after which a search, embedding included, is a ``StoreTimeoutError``. It
-    runs in another thread unless store and embeddings compute here. None: never."""
+    runs in another thread unless store and embeddings compute here, and no filter is a
+    function. None: never."""
     replica: Any = Field(default=None, frozen=True)
     """What guesses are looked up in, beside the session's cache: a copy that is fast to
     search, such as a local FAISS of the same documents (anything that ``vectorstore``

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from langchain_ralmspec.arguments import is_data
+
 _SCALARS = (str, bytes, int, float, complex, bool, type(None), PurePath)
 
 
@@ -25,7 +27,8 @@ class Origin:
 def is_same(one: Any, other: Any) -> bool:
     """Whether a snapshot still tells what is; objects are compared by identity.
 
-    Their own ``==`` may say anything, as that of an array does.
+    Their own ``==`` may say anything, as that of an array does. Of data, which
+    :func:`owned` copies, the fields are compared.
     """
     if one is other:
         return True
@@ -34,6 +37,10 @@ def is_same(one: Any, other: Any) -> bool:
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(
             is_same(each, other[key]) for key, each in one.items()
+        )
+    if is_data(one):
+        return is_same(vars(one), vars(other)) and is_same(
+            one.model_extra, other.model_extra
         )
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(is_same, one, other))

@@ -10,7 +10,7 @@ from langchain_core.embeddings import Embeddings
 
 from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY, Calls
 from langchain_ralmspec.stores.failures import reported_as_store_error
-from langchain_ralmspec.stores.searches import definitions
+from langchain_ralmspec.stores.searches import definitions, depth_of
 
 BatchEncoder = Callable[[list[str]], Sequence[Sequence[float]]]
 Encoder = Embeddings | Callable[[str], list[float]]
@@ -156,17 +156,26 @@ def _failure_on(embeddings: Embeddings, texts: list[str]) -> Exception | None:
 
 
 def _own_batch(embeddings: Encoder) -> BatchEncoder | None:
-    """The encoder's own method for many queries."""
-    own = getattr(embeddings, "embed_queries", None)
+    """The encoder's own method for many queries.
+
+    None where its ``embed_query`` is overridden, to write words in front, say.
+    """
+    own = _as_near(embeddings, "embed_queries")
     if callable(own):
         return cast("BatchEncoder", own)
     # The shape of langchain-huggingface's HuggingFaceEmbeddings.
-    embed = getattr(embeddings, "_embed", None)
+    embed = _as_near(embeddings, "_embed")
     settings = getattr(embeddings, "query_encode_kwargs", None)
     if callable(embed) and isinstance(settings, dict):
         chosen = settings or getattr(embeddings, "encode_kwargs", {})
         return lambda texts: cast("list[list[float]]", embed(texts, chosen))
     return None
+
+
+def _as_near(embeddings: Encoder, name: str) -> Any:
+    """A method of an encoder, unless ``embed_query`` is defined nearer to it."""
+    is_passed_by = depth_of(embeddings, "embed_query") < depth_of(embeddings, name)
+    return None if is_passed_by else getattr(embeddings, name, None)
 
 
 def _embeds_alike(embeddings: Encoder) -> bool:

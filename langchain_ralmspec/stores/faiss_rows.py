@@ -357,11 +357,16 @@ class Passing:
         )
 
     def all_rows(self) -> NDArray[np.bool_]:
-        """Which of all rows pass."""
+        """Which of all rows pass, or have the filter fail: if they come to be found."""
         ids = self._rows.ids()
         found = (self._rows.document(ids[row]) for row in range(len(ids)))
-        verdicts = (is_accepted(self._accepts, document) for document in found)
-        return np.fromiter(verdicts, np.bool_, len(ids))
+        return np.fromiter(map(self._may_pass, found), np.bool_, len(ids))
+
+    def _may_pass(self, document: Document) -> bool:
+        try:
+            return is_accepted(self._accepts, document)
+        except StoreError:
+            return True
 
     def _passes(self, id_: str) -> bool:
         verdict = self._known.get(id_)

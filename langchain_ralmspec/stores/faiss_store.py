@@ -169,8 +169,8 @@ class FaissStore:
 
     @property
     def stays_in_process(self) -> bool:
-        """Whether nothing that a search does waits for a service."""
-        return computes_here(self._embeddings)
+        """Whether nothing that a search does waits for a service, as a filter may."""
+        return self._is_pure and computes_here(self._embeddings)
 
     @property
     def parts(self) -> tuple[FaissIndex, Rows, SharedLock]:

@@ -55,9 +55,6 @@ _NAMES_OF_K = re.compile(
 # What was asked is in these, and says nothing of why it failed.
 _ADDRESSES = re.compile(r"\w+://\S+|\burl: \S+", re.IGNORECASE)
 
-# So late a store that has grown is found out, for two more searches in sixteen.
-_ASKED_AGAIN_EVERY = 16
-
 
 class _Refused(Exception):  # noqa: N818  read as what the store has done
     """A store would not find so many."""
@@ -136,11 +133,10 @@ class GenericStore:
         self._calls = Calls(self._encoding.max_concurrency)
         kinds = {kind.__name__ for kind in type(vectorstore).__mro__}
         self._is_local = not LOCAL_STORES.isdisjoint(kinds)
-        self.stays_in_process = stays_in_process(vectorstore)
+        self.stays_in_process = stays_in_process(vectorstore, filter)
         self._dimension: int | None = None
         self._widest = 1  # k that the store did not refuse when it refused another
         self._refused: int | None = None  # the one above it, once there is
-        self._n_spared = 0  # searches since then that asked for no more
         self._vectors: OrderedDict[tuple[str, str], Vector] = OrderedDict()
         self.renew_locks()
         renewed_in_children(self)
@@ -252,22 +248,21 @@ class GenericStore:
         """What the store finds; fewer than ``k`` where it refuses to find so many.
 
         So does one of four documents that is asked for five. What it granted is
-        remembered, and asked for in place of more, by all but every
-        ``_ASKED_AGAIN_EVERY``-th query.
+        remembered, and asked for in place of more, once one more is refused again.
         """
         refused = self._refused
         if refused is not None and k >= refused:
-            self._n_spared += 1
-            if self._n_spared < _ASKED_AGAIN_EVERY:
+            try:
+                self._ask(query, refused)
+            except _Refused:
                 with suppress(_Refused):  # it holds fewer now
                     return self._ask(query, self._widest)
-            self._refused, self._n_spared = None, 0
+            self._refused = None
         try:
             return self._ask(query, k)
-        except _Refused as refusal:
-            if isinstance(refusal.why, _REFUSALS):
-                return self._narrower(query, k, refusal.why)
-        try:  # what quotes a number may have failed for another reason, once
+        except _Refused:
+            pass  # it may have failed for another reason, once
+        try:
             return self._ask(query, k)
         except _Refused as refusal:
             return self._narrower(query, k, refusal.why)

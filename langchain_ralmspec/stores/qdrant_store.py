@@ -85,9 +85,7 @@ class QdrantStore(OneCallStore):
         super().__init__(name, store.embeddings, encoding)
         if filter is not None:
             require_qdrant_filter(filter)
-            # What is done to it later has no effect.
-            filter = filter.model_copy(deep=True)  # noqa: A001
-        options: dict[str, Any] = owned(dict(words or {}))
+        filter, options = owned((filter, dict(words or {})))  # noqa: A001
         self._consistency = options.pop("consistency", None)
         self._options = {_OF_A_QUERY[word]: given for word, given in options.items()}
         self._options |= {"filter": filter, "using": store.vector_name}

@@ -23,7 +23,6 @@ from langchain_ralmspec.stores.searches import (
     refuse_awaited_alone,
     refuse_swallowed_words,
     searched_by,
-    unbound,
 )
 from langchain_ralmspec.stores.sharing import SharedLock, lock_of
 from langchain_ralmspec.stores.waiting import Waiting
@@ -159,21 +158,22 @@ def found_by(
     if values := configuration_of(retriever):
         retriever = configured(retriever, values)
     refuse_swallowed_words(retriever)
-    inner, _ = unbound(retriever)
+    name, filter_ = retriever.get_name(), filter_of(retriever)
+
+    locks = [lock_of(store) for store in searched_by(retriever)]
+
+    def find() -> Any:
+        with _searching(locks):
+            found = retriever.invoke(query, config)
+        if filter_ is not None and isinstance(found, list):
+            require_passing(filter_, found, name)
+        return found
+
     with (
-        reported_as_store_error(retriever.get_name(), "search"),
-        closing(Waiting(inner, store_timeout)) as waiting,
+        reported_as_store_error(name, "search"),
+        closing(Waiting(retriever, store_timeout)) as waiting,
     ):
-        locks = [lock_of(store) for store in searched_by(retriever)]
-
-        def search() -> Any:
-            with _searching(locks):
-                return retriever.invoke(query, config)
-
-        found = waiting.call(search)
-    if filter_of(retriever) is not None and isinstance(found, list):
-        require_passing(filter_of(retriever), found, retriever.get_name())
-    return found
+        return waiting.call(find)
 
 
 @contextmanager

@@ -33,6 +33,11 @@ SEARCHES = (
 
 _BY_TEXT, _BY_VECTOR = SEARCHES[:2]
 
+# By the libraries' sources: they embed a text, and then do what they do by its vector.
+# Hybrid stores are searched by its words as well, and some embed it in several ways.
+_EMBEDDING_FIRST = ("Chroma", "FAISS", "InMemoryVectorStore", "PGVector")
+_EMBEDDED_BY = ("_embed_query", "embeddings", "__getattribute__")
+
 _OVER_A_STORE = ("vectorstore", "search_kwargs")  # fields of what searches one
 _OF_RETRIEVERS = {"k", "score_threshold", "fetch_k", "lambda_mult"}
 
@@ -76,7 +81,7 @@ def refuse_async_alone(store: VectorStore) -> None:
     """
     lowest = 1 + type(store).__mro__.index(VectorStore)  # where no search is one yet
     for name in SEARCHES:
-        if _depth(store, f"a{name}") < _depth(store, name) < lowest:
+        if depth_of(store, f"a{name}") < depth_of(store, name) < lowest:
             raise _async_alone(store, f"a{name}", name)
 
 
@@ -94,7 +99,7 @@ def refuse_awaited_alone(retriever: Runnable[Any, Any]) -> None:
         ("ainvoke", "invoke"),
         ("_aget_relevant_documents", "_get_relevant_documents"),
     ):
-        if _depth(retriever, awaited) < _depth(retriever, name):
+        if depth_of(retriever, awaited) < depth_of(retriever, name):
             raise _async_alone(retriever, awaited, name)
 
 
@@ -269,10 +274,10 @@ def _async_alone(owner: object, awaited: str, name: str) -> InvalidValueError:
 
 
 def search_for(store: object, words: Collection[str], *, may_embed: bool) -> str:
-    """The public method to search with: by vector where that is as good as by text.
+    """The public method to search with: by vector where that is known to be the same.
 
-    A subclass may override one of the searches alone; then it is asked by text, which
-    is what LangChain's retrievers do.
+    Else a store is asked by text, which is what LangChain's retrievers do: it may heed
+    more than one vector, and a subclass may override one of the searches alone.
 
     Args:
         store: a LangChain vector store.
@@ -287,8 +292,7 @@ def search_for(store: object, words: Collection[str], *, may_embed: bool) -> str
     named = {name: _words(store, name) for name in SEARCHES}
     known = {word for words_, _ in named.values() for word in words_}
     usable = [_BY_TEXT]
-    depths = [_depth(store, name) for name in SEARCHES]
-    if may_embed and depths[1] == min(depths):
+    if may_embed and any(is_plain(store, k, _EMBEDDED_BY) for k in _EMBEDDING_FIRST):
         usable.insert(0, _BY_VECTOR)
     usable = [name for name in usable if named[name][1] or named[name][0] >= {*words}]
     for word in words:
@@ -318,7 +322,7 @@ def _dropped(retriever: object, word: str) -> UnknownArgumentError:
     )
 
 
-def _depth(store: object, name: str) -> int:
+def depth_of(store: object, name: str) -> int:
     """How far from the object a name is defined; 0 is the object itself."""
     layers = definitions(store)
     return next((n for n, names in enumerate(layers) if name in names), len(layers))

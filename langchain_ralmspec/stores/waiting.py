@@ -16,6 +16,7 @@ from langchain_ralmspec.speculation.plan import IN_FLIGHT
 from langchain_ralmspec.stores.call_threads import Call, CallThreads
 from langchain_ralmspec.stores.concurrency import LOCAL_STORES, ONE_THREAD
 from langchain_ralmspec.stores.encoding import computes_here
+from langchain_ralmspec.stores.searches import filter_of, unbound
 
 T = TypeVar("T")
 
@@ -80,21 +81,28 @@ class Waiting:
         self._threads.close()
 
 
-def stays_in_process(vectorstore: object) -> bool:
-    """Whether a LangChain store is known to wait for nobody, or wants one thread."""
+def stays_in_process(vectorstore: object, filter: object) -> bool:  # noqa: A002
+    """Whether a LangChain store is known to wait for nobody, or wants one thread.
+
+    A filter that is a function may ask a service.
+    """
     kinds = {kind.__name__ for kind in type(vectorstore).__mro__}
     embeddings = getattr(vectorstore, "embeddings", None)
     is_quick = type(vectorstore).__name__ in LOCAL_STORES and computes_here(embeddings)
+    is_quick = is_quick and not callable(filter)
     return is_quick or not ONE_THREAD.isdisjoint(kinds)
 
 
 def _stays_here(store: object) -> bool:
     """Whether a store, or what a retriever searches, is known to be in this process."""
+    inner, given = unbound(store)
     # What a subclass of somebody's does is not known.
-    if type(store).__module__.partition(".")[0] not in _KNOWN:
+    if type(inner).__module__.partition(".")[0] not in _KNOWN:
         return False
-    within = stays_in_process(getattr(store, "vectorstore", None))
-    return within or getattr(store, "stays_in_process", False)
+    own = getattr(inner, "filter", None) or filter_of(inner)
+    filter_ = given.get("filter", own)
+    within = stays_in_process(getattr(inner, "vectorstore", None), filter_)
+    return within or getattr(inner, "stays_in_process", False)
 
 
 def shorter(one: float | None, other: float | None) -> float | None:

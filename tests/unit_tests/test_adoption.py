@@ -11,11 +11,13 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.runnables import RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStoreRetriever
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from langchain_ralmspec import ChatRaLMSpec, RaLMSpecRetriever
+from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.retrievers import adopt, documents_wanted
+from langchain_ralmspec.retrievers.snapshot import is_same
 from langchain_ralmspec.stores import FaissStore, GenericStore, RetrieverStore
 from tests.unit_tests.stores.faiss_toys import langchain_faiss
 
@@ -239,3 +241,42 @@ def test_a_filter_of_a_class_of_its_own_is_the_same_as_long_as_it_is() -> None:
     assert adopted.store is adopted.store
     words["filter"]["group"] = 2
     assert adopt(adopted) is not adopted
+
+
+class Match(BaseModel):
+    value: list[str]
+
+
+class Where(BaseModel, extra="allow"):
+    """As filters of Qdrant's are: a model of data, and of models."""
+
+    must: list[Match]
+
+
+class Asked(Where):
+    def search(self) -> None: ...
+
+
+def test_a_filter_that_is_a_model_is_compared_by_what_it_says() -> None:
+    other: Any = {"should": [Match(value=["blue"])]}
+    given: Any = Where(must=[Match(value=["red"])], **other)
+    for condition in (given.must[0], given.should[0]):
+        settings = owned({"filter": given})
+        assert is_same(settings, {"filter": given.model_copy(deep=True)})
+        condition.value[0] = "green"
+        assert not is_same(settings, {"filter": given})
+    assert not is_same(given, Asked(**dict(given)))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Document("x"),
+        DeterministicFakeEmbedding(size=8),
+        RunnableLambda(str).bind(),
+        Asked(must=[]),
+    ],
+)
+def test_a_model_that_can_do_something_is_what_it_is(model: Any) -> None:
+    assert owned([model])[0] is model
+    assert not is_same(model, model.model_copy())

@@ -223,14 +223,31 @@ class Sparse(BaseSparseEmbedding):
         return [self.embed_query(text) for text in texts]
 
 
+def inverted(metric: str) -> dict[str, Any]:
+    """An index of sparse vectors, which Milvus Lite has too."""
+    return {"index_type": "SPARSE_INVERTED_INDEX", "metric_type": metric}
+
+
+def searched(metric: str) -> dict[str, Any]:
+    """Search parameters that are no others than Milvus Lite knows."""
+    return {"metric_type": metric, "params": {}}
+
+
+@pytest.mark.filterwarnings("ignore:The 'ranker_type':DeprecationWarning")
 @pytest.mark.parametrize(
     "settings",
     [
-        {"embedding_function": Sparse()},
+        {
+            "embedding_function": Sparse(),
+            "index_params": inverted("IP"),
+            "search_params": searched("IP"),
+        },
         {
             "embedding_function": None,
             "builtin_function": BM25BuiltInFunction(output_field_names="terms"),
             "vector_field": "terms",
+            "index_params": inverted("BM25"),
+            "search_params": searched("BM25"),
         },
         {
             "embedding_function": [embeddings(), embeddings()],
@@ -246,7 +263,13 @@ def test_other_vectors_than_one_dense_one_are_asked_query_by_query(
         collection_name=f"test_{uuid.uuid4().hex}",
         connection_args={"uri": uri},
     )
-    assert isinstance(open_store(langchains), GenericStore)
+    rows = documents(20)
+    langchains.add_documents(rows, ids=[row.id for row in rows])
+    store = open_store(langchains)
+    assert isinstance(store, GenericStore)
+    for text in QUERY_TEXTS:
+        (hits,) = store.search(store.encode([text]), 5)
+        assert [hit.document for hit in hits] == langchains.similarity_search(text, 5)
 
 
 class Tenants(Milvus):

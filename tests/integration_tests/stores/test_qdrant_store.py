@@ -14,11 +14,14 @@ from langchain_qdrant.qdrant import RetrievalMode
 from langchain_qdrant.sparse_embeddings import SparseVector
 from qdrant_client import QdrantClient, models
 
+from langchain_ralmspec import RaLMSpecRetriever
+from langchain_ralmspec.base.restricted import RestrictedRetrievers
 from langchain_ralmspec.errors import (
     InvalidValueError,
     StoreError,
     UnknownArgumentError,
 )
+from langchain_ralmspec.retrievers import adopt
 from langchain_ralmspec.stores import GenericStore, QdrantStore, lock_of, open_store
 from tests.integration_tests.stores.one_call import (
     N_ROWS,
@@ -117,6 +120,30 @@ def test_filters_mean_what_they_mean_to_langchain(
         store, langchains, float, k=N_ROWS, filter=filter_
     )
     assert len(found[0]) == n_found
+
+
+@pytest.mark.parametrize("words", [{}, {"hybrid_fusion": None}])
+def test_a_filter_changed_in_place_counts_from_the_next_request_on(
+    local: QdrantClient, words: dict[str, Any]
+) -> None:
+    langchains, filter_ = make(local), GROUP_1.model_copy(deep=True)
+    whole = RaLMSpecRetriever(vectorstore=langchains, search_kwargs=words)
+    own = RaLMSpecRetriever(vectorstore=langchains, filter=filter_, search_kwargs=words)
+    given = langchains.as_retriever(search_kwargs={"filter": filter_, **words})
+    restricted, adopted = RestrictedRetrievers(), adopt(given)
+    before = restricted.of(whole, {"filter": filter_})
+
+    def groups(retriever: RaLMSpecRetriever) -> set[int]:
+        return {each.metadata["group"] for each in retriever.invoke("v0")}
+
+    for group in (1, 2):
+        filter_.must[0].match.value = group  # type: ignore[index, union-attr]
+        now = restricted.of(whole, {"filter": filter_})
+        assert now is restricted.of(whole, {"filter": filter_.model_copy(deep=True)})
+        assert groups(now) == groups(adopt(adopted)) == {group}
+        assert groups(before) == groups(own) == {1}, "copies, as of a dict"
+    own.filter.must[0].match.value = 2
+    assert groups(own) == {2}
 
 
 @pytest.mark.parametrize("condition", [{"group": 1}, {"must": []}, callable])
@@ -295,6 +322,10 @@ def test_sparse_and_hybrid_stores_are_asked_query_by_query(mode: RetrievalMode) 
     assert isinstance(store, GenericStore)
     (hits,) = store.search(store.encode(["v8"]), 1)
     assert hits[0].document.metadata["row"] == 1
+    for text in QUERY_TEXTS:  # the words count as well as the dense vectors
+        (hits,) = store.search(store.encode([text]), 5)
+        theirs = langchains.similarity_search(text, 5, filter=GROUP_1)
+        assert [hit.document for hit in hits] == theirs
     langchains.client.close()
 
 

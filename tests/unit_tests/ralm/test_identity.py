@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from unittest.mock import Mock
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.answer.sampling import Sampler
+from langchain_ralmspec.errors import StoreError
 from langchain_ralmspec.ralm import (
     Asked,
     Event,
@@ -28,6 +29,7 @@ from langchain_ralmspec.ralm import (
 from langchain_ralmspec.speculation import Estimates, Plan, Scheduler
 from langchain_ralmspec.speculation.cache import SessionCache
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
+from langchain_ralmspec.stores.base import Hit, Query
 from tests.unit_tests.fakes import (
     FakeStore,
     Plans,
@@ -125,6 +127,41 @@ def test_and_does_so_whenever_the_answers_come(
     given_plans: list[Plan],
 ) -> None:
     check(store, request, follow(*given_plans), sampler=sampler, seconds=0.002)
+
+
+class Unreadable(FakeStore):
+    """One of its documents fails every search that comes to it, as a filter may."""
+
+    def _search(self, query: Query, k: int, *, with_vectors: bool) -> list[Hit]:
+        hits = super()._search(query, k, with_vectors=with_vectors)
+        if any(int(hit.id) == self.seed % self.n_documents for hit in hits):
+            raise ValueError(self.seed)
+        return hits
+
+
+@settings(max_examples=1000)
+@given(stores, requests, plans)
+def test_what_only_a_wider_search_comes_to_changes_nothing(
+    store: dict[str, Any], request: dict[str, Any], given_plans: list[Plan]
+) -> None:
+    def told(loop: Callable[[Request], Iterable[Event]]) -> tuple[list[Any], Any]:
+        failures: list[str] = []
+        built = make_request(Unreadable(**store), **request)
+
+        def events() -> Iterator[Event]:
+            try:
+                yield from loop(built)
+            except StoreError as error:
+                failures.append(str(error))
+
+        *seen, end = story(built, events())
+        return seen, failures or end
+
+    slow, slow_end = told(sequential)
+    fast, fast_end = told(lambda built: speculative(built, follow(*given_plans)))
+    assert fast_end == slow_end
+    # A failure ends those steps as well that were to be verified in the same call.
+    assert fast == (slow[: len(fast)] if isinstance(fast_end, list) else slow)
 
 
 @settings(max_examples=200)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,7 +22,12 @@ from langchain_ralmspec.stores import Encoding, encode_queries, open_store
 from langchain_ralmspec.stores.concurrency import THREADS, Calls
 from langchain_ralmspec.stores.encoding import embed_documents
 from tests.unit_tests.stores.faiss_toys import langchain_faiss
-from tests.unit_tests.stores.toys import TableEmbeddings, documents, table
+from tests.unit_tests.stores.toys import (
+    BatchTableEmbeddings,
+    TableEmbeddings,
+    documents,
+    table,
+)
 
 PATIENCE = 30.0  # seconds; only a broken call waits so long
 TEXTS = ["v0", "v1", "v2", "v3"]
@@ -142,6 +147,53 @@ def test_one_request_serves_all_where_queries_are_embedded_as_documents(
         assert [query.batched for query in queries] == [at_once] * len(TEXTS)
         (alone,) = retriever.store.encode(["v5"])
         assert not alone.batched
+
+
+class LikeHuggingFace(TableEmbeddings):
+    query_encode_kwargs: ClassVar[dict[str, Any]] = {"normalize": True}
+
+    def _embed(self, texts: list[str], _: dict[str, Any]) -> list[list[float]]:
+        return self._look_up(texts)
+
+    def embed_query(self, text: str) -> list[float]:
+        return self._embed([text], {})[0]
+
+
+class Wrapper(Embeddings):
+    """Another encoder in this one's clothes."""
+
+    def __init__(self, table: Any) -> None:
+        self._wrapped = BatchTableEmbeddings(table)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapped, name)
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return self._wrapped.embed_documents(texts)
+
+    def embed_query(self, text: str) -> list[float]:
+        return self._wrapped.embed_query(text)
+
+
+@pytest.mark.parametrize("kind", [BatchTableEmbeddings, LikeHuggingFace, Wrapper])
+@pytest.mark.parametrize("over", [faiss_over, in_memory_over])
+def test_an_encoders_own_embed_query_is_not_passed_by(kind: Any, over: Any) -> None:
+    class Instructed(kind):  # type: ignore[misc]
+        def embed_query(self, text: str) -> list[float]:
+            vector: list[float] = super().embed_query(text)
+            return [-number for number in vector]
+
+    embeddings = Instructed(table(8))
+    store = RaLMSpecRetriever(vectorstore=over(embeddings)).store
+    for texts in (TEXTS, TEXTS[:1]):
+        embeddings.calls.clear()
+        found = [query.vector for query in store.encode(texts)]
+        assert sorted(embeddings.calls) == [[text] for text in texts]
+        np.testing.assert_array_equal(found, [-table(8)[int(t[1:])] for t in texts])
+    plain = kind(table(8))
+    together = [[text] for text in TEXTS] if kind is Wrapper else [TEXTS]
+    encode_queries(plain, TEXTS)
+    assert sorted(plain.calls) == together
 
 
 def test_a_class_of_langchains_that_is_said_to_be_alike_is() -> None:

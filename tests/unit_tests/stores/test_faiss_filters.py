@@ -117,6 +117,22 @@ def test_what_a_function_decided_is_asked_again_and_proves_nothing() -> None:
     assert pure.max_norm() is not None
 
 
+@pytest.mark.parametrize("is_loose", [True, False])
+def test_a_filter_that_fails_far_away_keeps_no_near_document_back(
+    is_loose: bool,
+) -> None:
+    vectorstore = langchain_faiss(n_rows=N_ROWS)
+    found = vectorstore.similarity_search("v0", k=N_ROWS)
+    near = [str(each.id) for each in found]
+    del document_of(vectorstore, near[-1]).metadata["group"]
+    store = FaissStore.from_langchain(vectorstore, lambda m: m["group"] >= 0)
+    store._is_loose = is_loose  # as earlier searches have left it
+    queries = store.encode(["v0"])
+    assert [hit.id for hit in store.search(queries, 5)[0]] == near[:5]
+    with pytest.raises(StoreError, match=f"fails on the document {near[-1]!r}"):
+        store.search(queries, N_ROWS)
+
+
 def test_a_pickled_store_keeps_its_filter() -> None:
     vectorstore = langchain_faiss(n_rows=9)
     store = open_store(vectorstore, filter={"group": 1})

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from langchain_community.vectorstores import FAISS
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
@@ -61,13 +62,12 @@ class TextOnlyStore(VectorStore):
         raise NotImplementedError
 
 
-class ByVectorStore(TextOnlyStore):
-    """Searches by vector as well, and tells no scores."""
-
-    def similarity_search_by_vector(
-        self, embedding: list[float], k: int = 4, **kwargs: Any
-    ) -> list[Document]:
-        return self.docs[:k]
+def by_vector(embeddings: Embeddings) -> GenericStore:
+    """A store that is asked by vector, and tells none."""
+    langchains = FAISS.from_documents(documents(3), embeddings)
+    store = open_store(langchains, search_kwargs={"fetch_k": 9})
+    assert isinstance(store, GenericStore)
+    return store
 
 
 def in_memory() -> InMemoryVectorStore:
@@ -108,7 +108,8 @@ def test_queries_are_embedded_together_where_hits_have_scores() -> None:
         assert hits[0].score == pytest.approx(1)
         assert 1 > hits[1].score > hits[2].score > 0
     embeddings = BatchTableEmbeddings(table(4))
-    unscored = open_store(ByVectorStore(documents(2), embeddings))
+    unscored = by_vector(embeddings)
+    embeddings.calls.clear()
     assert not any(query.batched for query in unscored.encode(["v1", "v2", "v3"]))
     assert sorted(embeddings.calls) == [["v1"], ["v2"], ["v3"]]
 
@@ -145,8 +146,8 @@ def test_searches_are_out_at_once_unless_they_compute_here() -> None:
 def test_nothing_is_embedded_that_nobody_needs() -> None:
     embeddings = BatchTableEmbeddings(table(8))
     by_text = open_store(TextOnlyStore(documents(3), embeddings))
-    by_vector = open_store(ByVectorStore(documents(3), embeddings))
-    for store, embedded in ((by_text, []), (by_vector, [["v7"]])):
+    stores: Any = ((by_text, []), (by_vector(embeddings), [["v7"]]))
+    for store, embedded in stores:
         embeddings.calls.clear()
         session = Session(store)
         assert session.usable(["lookup", "same"]) == ("same",)

@@ -29,9 +29,14 @@ from langchain_ralmspec.speculation import Plan
 from langchain_ralmspec.speculation.costs import spending
 from langchain_ralmspec.speculation.plan import IN_FLIGHT
 from langchain_ralmspec.stores.call_threads import CallThreads
-from langchain_ralmspec.stores.concurrency import Calls
+from langchain_ralmspec.stores.concurrency import ONE_THREAD, Calls
 from langchain_ralmspec.stores.retriever_store import found_by
-from langchain_ralmspec.stores.waiting import THREADS, Waiting, shorter
+from langchain_ralmspec.stores.waiting import (
+    THREADS,
+    Waiting,
+    shorter,
+    stays_in_process,
+)
 from tests.unit_tests.fakes import FakeStore
 
 SHORT = 0.05  # seconds after which what never answers is given up
@@ -267,6 +272,44 @@ def test_what_somebody_else_has_written_may_hang() -> None:
             found_by(retriever, "one", store_timeout=5.0)
         in_this_thread = retriever.model_copy(update={"store_timeout": None})
         assert in_this_thread.invoke("one")
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["FAISS", "in memory"])
+def test_a_filter_may_hang_wherever_it_is_called(
+    number: int, never: threading.Event
+) -> None:
+    store, is_up = near_stores()[number], threading.Event()
+    is_up.set()
+
+    def allows(_: Any) -> bool:
+        return is_up.is_set() or never.wait()
+
+    words: dict[str, Any] = {"search_kwargs": {"filter": allows}}
+    ours = RaLMSpecRetriever(vectorstore=store, filter=allows, store_timeout=SHORT, k=1)
+    session = ours.session(prefetch_k=3)
+    session.verify(["one"])
+    is_up.clear()
+    for ask in (
+        lambda: ours.invoke("one"),
+        lambda: session.verify(["two"]),
+        lambda: found_by(store.as_retriever(**words), "one", store_timeout=SHORT),
+        lambda: found_by(
+            store.as_retriever().bind(filter=allows), "one", store_timeout=SHORT
+        ),
+    ):
+        with pytest.raises(StoreTimeoutError):
+            ask()
+    if number == 1:  # where guessed documents are looked up
+        with pytest.raises(StoreTimeoutError):
+            session.speculate("one")
+
+
+@pytest.mark.parametrize("kind", sorted(ONE_THREAD))
+def test_a_store_that_refuses_threads_is_asked_by_the_caller_all_the_same(
+    kind: str,
+) -> None:
+    store = type(kind, (InMemoryVectorStore,), {})(_Here(size=8))
+    assert stays_in_process(store, lambda _: True)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e300, "soon"])
