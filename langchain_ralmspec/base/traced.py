@@ -11,7 +11,7 @@ from langchain_core.language_models.chat_models import (
     generate_from_stream,
 )
 
-from langchain_ralmspec.base.bound import BindableChat, choosing
+from langchain_ralmspec.base.bound import BindableChat
 from langchain_ralmspec.base.chunks import whole
 from langchain_ralmspec.base.configured import configured_by
 from langchain_ralmspec.base.restricted import cacheable
@@ -39,18 +39,6 @@ class TracedChat(BindableChat, BaseChatModel):
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         # LangChain asks for it where it has a cache.
         return super()._get_llm_string(stop=stop, **cacheable(kwargs))
-
-    def configurable_fields(self, **kwargs: Any) -> Any:
-        """Let configs set fields; what is bound to that is kept."""
-        return choosing(super().configurable_fields(**kwargs))
-
-    def configurable_alternatives(self, *args: Any, **kwargs: Any) -> Any:
-        """Let configs choose among models; what is bound to that is kept."""
-        return choosing(super().configurable_alternatives(*args, **kwargs))
-
-    def with_fallbacks(self, *args: Any, **kwargs: Any) -> Any:
-        """Have other models answer where this one fails; what is bound is kept."""
-        return choosing(super().with_fallbacks(*args, **kwargs))
 
     def invoke(
         self,

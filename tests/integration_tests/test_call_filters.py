@@ -288,7 +288,8 @@ def test_what_does_not_know_what_is_bound_is_refused(
     gguf: str, kind: Any, name: str
 ) -> None:
     model = kind(model_path=gguf, retriever=configurable(own=False), max_tokens=8)
-    for bound in (model.bind(filter=RED), model.with_config(CONFIG)):
+    chosen = [choice(model).bind(filter=RED) for choice in CHOICES.values()]
+    for bound in (model.bind(filter=RED), model.with_config(CONFIG), *chosen):
         with pytest.raises(InvalidValueError, match=rf"{name}\(\) does not know of"):
             getattr(bound, name)
     assert callable(getattr(model.bind(stop=["."]), name))
@@ -302,7 +303,19 @@ CHOICES: dict[str, Callable[[Any], Any]] = {
         ConfigurableField(id="model"), other=chat
     ),
     "fallbacks": lambda chat: chat.with_fallbacks([chat]),
+    "fallbacks of fallbacks": lambda chat: chat.with_fallbacks([]).with_fallbacks([]),
+    "fields and alternatives": lambda chat: CHOICES["alternatives"](
+        CHOICES["fields"](chat)
+    ),
+    "fallbacks of a bound one": lambda chat: chat.bind(stop=["~"]).with_fallbacks([]),
+    "listeners": lambda chat: chat.with_listeners(on_end=told_of),
+    "async listeners": lambda chat: chat.with_alisteners(on_end=told_of),
+    "types": lambda chat: chat.with_types(input_type=str),
 }
+
+
+def told_of(run: Any) -> None:
+    assert run.outputs
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -318,3 +331,29 @@ def test_what_is_bound_to_a_choice_stays_bound(gguf: str, choice: str) -> None:
         answer = called.invoke(question)
         assert answer.tool_calls
         assert tenants_in(documents_of(answer)) == {"red"}
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_listeners_hear_of_what_is_made_of_a_bound_model(
+    gguf: str, awaited: bool
+) -> None:
+    heard: list[str] = []
+
+    async def hear(run: Any) -> None:
+        heard.append(run.name)
+
+    store = FAISS.from_documents(DOCUMENTS, EMBEDDINGS)
+    chat = ChatRaLMSpec(model_path=gguf, retriever=store, max_tokens=40)
+    if awaited:
+        bound = chat.bind(filter=RED).with_alisteners(on_end=hear)
+    else:
+        bound = chat.bind(filter=RED).with_listeners(
+            on_end=lambda run: heard.append(run.name)
+        )
+    for made in (
+        bound.bind_tools([look]),
+        bound.with_structured_output(Verdict, include_raw=True),
+    ):
+        heard.clear()
+        asyncio.run(made.ainvoke("Passage 1?"))
+        assert len(heard) == 1
