@@ -175,6 +175,10 @@ async def last_of(chunks: Any) -> Any:
     return [chunk async for chunk in chunks][-1]
 
 
+async def events_of(chat: Any, asked: str) -> Any:
+    return await (await chat.astream_events(asked, CONFIG, version="v3"))
+
+
 DOORS: dict[str, Any] = {
     "invoke": lambda chat, asked: chat.invoke(asked, CONFIG),
     "with_config": lambda chat, asked: chat.with_config(CONFIG).invoke(asked),
@@ -182,6 +186,15 @@ DOORS: dict[str, Any] = {
     "stream": lambda chat, asked: list(chat.stream(asked, CONFIG))[-1],
     "astream": lambda chat, asked: asyncio.run(last_of(chat.astream(asked, CONFIG))),
     "batch": lambda chat, asked: chat.batch([asked], [CONFIG])[0],
+    "stream_events": lambda chat, asked: (
+        chat.stream_events(asked, CONFIG, version="v3").output
+    ),
+    "astream_events": lambda chat, asked: asyncio.run(events_of(chat, asked)),
+    "events of a chain": lambda chat, asked: (
+        RunnableLambda(lambda text: [chat.stream_events(text, version="v3")])
+        .invoke(asked, CONFIG)[0]
+        .output
+    ),
     "chain": lambda chat, asked: (RunnableLambda(str) | chat).invoke(asked, CONFIG),
 }
 
