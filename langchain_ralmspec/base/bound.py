@@ -145,7 +145,10 @@ class BoundChat(_OfChats, _Restricting, RunnableBinding[LanguageModelInput, AIMe
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Let the model call tools; see the chat model's ``bind_tools``."""
         made = self._bound.bind_tools(tools, **self._kept_beside(kwargs))
-        return self.model_copy(update={"kwargs": made.kwargs})
+        if isinstance(made, BoundChat):
+            return self.model_copy(update={"kwargs": made.kwargs})
+        # Several, each with the tools as it takes them, and with what is bound here.
+        return self.model_copy(update={"bound": made, "kwargs": {}})
 
     def with_structured_output(
         self, schema: dict[str, Any] | type, **kwargs: Any

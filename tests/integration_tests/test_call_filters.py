@@ -21,7 +21,8 @@ from langchain_core.globals import set_llm_cache
 from langchain_core.language_models.fake import FakeListLLM
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore
-from pydantic import BaseModel
+from langchain_openai import ChatOpenAI
+from pydantic import BaseModel, SecretStr
 
 from langchain_ralmspec import (
     ChatRaLMSpec,
@@ -370,3 +371,26 @@ def test_listeners_hear_of_what_is_made_of_a_bound_model(
         heard.clear()
         asyncio.run(made.ainvoke("Passage 1?"))
         assert len(heard) == 1
+
+
+def test_fallbacks_of_another_provider_have_the_tools_as_they_take_them(
+    gguf: str,
+) -> None:
+    store = FAISS.from_documents(DOCUMENTS, EMBEDDINGS)
+    chat = ChatRaLMSpec(model_path=gguf, retriever=store, max_tokens=40)
+    other = ChatOpenAI(model="none", api_key=SecretStr("none"))
+    both = chat.with_fallbacks([other]).with_config(run_name="both")
+    made: Any = both.bind(filter=RED).bind_tools([look], tool_choice="any")
+    (fallback,) = made.bound.fallbacks
+    assert fallback.bound is other
+    assert fallback.kwargs["tool_choice"] == "required"
+    assert fallback.kwargs["filter"] == RED
+    assert made.config["run_name"] == "both"
+    answer = made.invoke("Passage 1?")
+    assert answer.tool_calls
+    assert tenants_in(documents_of(answer)) == {"red"}
+    with pytest.raises(InvalidValueError, match=r"start\(\) does not know of"):
+        made.start("Passage 1?")
+    again = made.bind_tools([Verdict])
+    assert again.bound.runnable.kwargs["filter"] == RED
+    assert again.bound.runnable.kwargs["tools"][0]["function"]["name"] == "Verdict"
