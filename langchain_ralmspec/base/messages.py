@@ -149,7 +149,8 @@ def question_by(query_source: Callable[[Any], str], asked: Any) -> str:
 def begun_in(turns: Sequence[Mapping[str, Any]]) -> str | None:
     """What the last turn says of an answer that is to be continued; else None."""
     last = turns[-1]
-    return str(last["content"]) if last["role"] == "assistant" else None
+    # Documents may stand in it, between two parts.
+    return "".join(last["content"]) if last["role"] == "assistant" else None
 
 
 def question_of(turns: Sequence[dict[str, Any]]) -> str:
