@@ -27,6 +27,9 @@ _WITHIN_A_LINE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+_INNER = ("messages", "prompt", "example_prompt", "prefix", "suffix")
+"""Where a template holds others."""
+
 CONTEXT = "context"
 """The variable of a prompt that stands for the documents, in LangChain's chains."""
 
@@ -203,11 +206,16 @@ def is_plain(template: Any) -> bool:
     """Whether a template gives the same text for the same values, whenever it is asked.
 
     Classes of others may do anything, and so may functions among the given values.
+    What selects examples is given others at any time.
     """
-    parts = [template, *getattr(template, "messages", ())]
-    for part in parts[1:]:
-        inner = getattr(part, "prompt", ())
-        parts += inner if isinstance(inner, list | tuple) else [inner]
+    parts = [template]
+    for part in parts:  # which grow
+        for name in _INNER:
+            inner = getattr(part, name, None)
+            several = inner if isinstance(inner, list | tuple) else [inner]
+            parts += [each for each in several if not isinstance(each, str | None)]
+    if any(getattr(part, "example_selector", None) is not None for part in parts):
+        return False
     values = [v for p in parts for v in getattr(p, "partial_variables", {}).values()]
     return not any(map(callable, values)) and all(
         type(part).__module__.startswith("langchain_core.") for part in parts

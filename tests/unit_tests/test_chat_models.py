@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.example_selectors import LengthBasedExampleSelector
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.prompts import (
     ChatPromptTemplate,
+    FewShotChatMessagePromptTemplate,
+    FewShotPromptTemplate,
     MessagesPlaceholder,
     PromptTemplate,
 )
@@ -20,7 +23,7 @@ from langchain_ralmspec import (
     InvalidValueError,
     UnknownArgumentError,
 )
-from langchain_ralmspec.base.chain_prompt import ChainPrompt
+from langchain_ralmspec.base.chain_prompt import ChainPrompt, is_plain
 from langchain_ralmspec.base.messages import begun_in
 from langchain_ralmspec.base.parting import part
 
@@ -225,6 +228,29 @@ def test_history_stands_before_the_question_of_a_prompt_that_begins_the_answer(
     assert turns[at]["content"] == ("", " Q?")
     assert at == (3 if len(asked) > 2 and asked[0] is PAST[0] else 1)
     assert begun_in(turns) == begun
+
+
+def test_a_prompt_with_selected_examples_is_not_plain() -> None:
+    pair = ChatPromptTemplate.from_messages([("human", "{asked}"), ("ai", "{said}")])
+    one = PromptTemplate.from_template("{asked} {said}")
+    selector = LengthBasedExampleSelector(examples=[], example_prompt=one)
+    rows = [{"asked": "1?", "said": "1"}]
+    last = ("human", "{context} {q}")
+    text: dict[str, Any] = {"example_prompt": one, "suffix": "{context} {q}"}
+
+    def prompts(**given: Any) -> list[Any]:
+        shots = FewShotChatMessagePromptTemplate(example_prompt=pair, **given)
+        inner = ChatPromptTemplate.from_messages([shots, last])
+        return [
+            inner,
+            ChatPromptTemplate.from_messages([inner]),
+            FewShotPromptTemplate(input_variables=["context", "q"], **text, **given),
+        ]
+
+    for prompt in prompts(example_selector=selector):
+        assert not is_plain(prompt)
+    for prompt in prompts(examples=rows):
+        assert is_plain(prompt)
 
 
 def test_an_answer_may_begin_with_the_documents() -> None:
