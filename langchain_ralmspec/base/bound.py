@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
@@ -144,7 +144,10 @@ class BoundChat(_OfChats, _Restricting, RunnableBinding[LanguageModelInput, AIMe
         self, tools: Sequence[Any], **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Let the model call tools; see the chat model's ``bind_tools``."""
-        made = self._bound.bind_tools(tools, **self._kept_beside(kwargs))
+        own = self._bound
+        if isinstance(own, _ConfiguredChat):  # which stays what is bound
+            own = own.default
+        made = own.bind_tools(tools, **self._kept_beside(kwargs))
         if isinstance(made, BoundChat):
             return self.model_copy(update={"kwargs": made.kwargs})
         # Several, each with the tools as it takes them, and with what is bound here.
@@ -205,12 +208,26 @@ class BindableCompletion(_Bindable, _OfCompletions):
     """A completion model, or a choice of some."""
 
 
+class _ConfiguredChat(BindableChat):
+    """What LangChain's own would give tools to as if no config could change it."""
+
+    if TYPE_CHECKING:
+        default: Any
+
+    def bind_tools(
+        self, tools: Sequence[Any], **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Let the model call tools, whatever the config of a call makes of it."""
+        bound: BoundChat = self.bind()
+        return bound.bind_tools(tools, **kwargs)
+
+
 # Not of LanguageModelInput and AIMessage: pydantic would take no model for that then.
-class ConfigurableChat(BindableChat, KeptFields):
+class ConfigurableChat(_ConfiguredChat, KeptFields):
     """What ``configurable_fields()`` gives of a chat model."""
 
 
-class AlternativeChats(BindableChat, RunnableConfigurableAlternatives):  # type: ignore[type-arg]
+class AlternativeChats(_ConfiguredChat, RunnableConfigurableAlternatives):  # type: ignore[type-arg]
     """What ``configurable_alternatives()`` gives of a chat model."""
 
 

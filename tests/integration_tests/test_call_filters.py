@@ -394,3 +394,27 @@ def test_fallbacks_of_another_provider_have_the_tools_as_they_take_them(
     again = made.bind_tools([Verdict])
     assert again.bound.runnable.kwargs["filter"] == RED
     assert again.bound.runnable.kwargs["tools"][0]["function"]["name"] == "Verdict"
+
+
+@pytest.mark.parametrize("choice", ["fields", "alternatives", "both"])
+def test_a_config_chooses_what_calls_tools(gguf: str, choice: str) -> None:
+    store = FAISS.from_documents(DOCUMENTS, EMBEDDINGS)
+    red = store.as_retriever(search_kwargs={"filter": RED})
+    chat: Any = ChatRaLMSpec(model_path=gguf, retriever=store, max_tokens=40)
+    config: Any = {"configurable": {"found": red, "model": "red"}}
+    made = chat
+    if choice != "alternatives":
+        made = made.configurable_fields(retriever=ConfigurableField(id="found"))
+    if choice != "fields":
+        other = chat.model_copy(update={"retriever": red})
+        field = ConfigurableField(id="model")
+        made = made.configurable_alternatives(field, red=other)
+    several = [made]
+    if choice == "fields":  # LangChain's own warns of fallbacks with alternatives
+        several.append(made.with_fallbacks([made]))
+    for each in several:
+        called = each.bind_tools([look], tool_choice="any")
+        for question in ("Passage 1?", "Passage 2?"):
+            answer = called.invoke(question, config)
+            assert answer.tool_calls
+            assert tenants_in(documents_of(answer)) == {"red"}
