@@ -66,7 +66,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
     """The prompt template of a chain: ``{context}`` is where the documents stand, its
     one other variable is the question, the last message's text. Messages before that
     are history: in the place of a ``MessagesPlaceholder``, else before the template's
-    last message."""
+    last message of the user."""
     system_prompt: str = "Answer the question with the help of the text above."
     """System turn for conversations that bring none, where there is no ``prompt``."""
     document_position: Literal["auto", "head", "question"] = "auto"
@@ -233,6 +233,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         self._warn_of_filled(turns[0], text, len(question))
         if begun := begun_in(turns):  # of the answer so far
             question += tuple(model.weights.tokenize(begun))
+        begun = begun_in(parted)  # by the prompt, too
         return Prompt(tuple(before), tuple(after), question, text, beside, begun)
 
     def _parted(self, model: Model, turns: Sequence[Turn]) -> list[Turn]:

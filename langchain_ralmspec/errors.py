@@ -13,6 +13,14 @@ from collections.abc import Iterable
 from langchain_core.exceptions import ContextOverflowError as CoreContextOverflowError
 
 
+def stops_a_graph(error: BaseException) -> bool:
+    """Whether it is no failure, but how LangGraph's ``interrupt()`` pauses a graph.
+
+    Told by its name: LangGraph may not be installed.
+    """
+    return any(kind.__name__ == "GraphBubbleUp" for kind in type(error).__mro__)
+
+
 class RaLMSpecError(Exception):
     """Base class of all errors of this package.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
@@ -13,10 +13,7 @@ from langchain_core.runnables import (
     RunnableConfig,
     RunnableWithFallbacks,
 )
-from langchain_core.runnables.configurable import (
-    RunnableConfigurableAlternatives,
-    RunnableConfigurableFields,
-)
+from langchain_core.runnables.configurable import RunnableConfigurableAlternatives
 
 from langchain_ralmspec.base.configured import KeptFields, is_configured
 from langchain_ralmspec.base.restricted import RESTRICTIONS
@@ -41,6 +38,53 @@ _INSTEAD = dict.fromkeys(RESTRICTIONS, _TO_THE_RETRIEVER) | {
 """Arguments of a call that keep users apart, and what to do where none is heeded."""
 
 
+class _Made:
+    """What is made of a model, a choice or a binding keeps what is bound to that."""
+
+    @property
+    def _kinds(self) -> tuple[Any, ...]:
+        """The binding, and the choices, of what it is."""
+        raise NotImplementedError
+
+    def configurable_fields(self, **kwargs: Any) -> Any:
+        """Let configs set fields; what is bound to that is kept."""
+        inherited: Any = super()
+        return self._choosing(inherited.configurable_fields(**kwargs))
+
+    def configurable_alternatives(self, *args: Any, **kwargs: Any) -> Any:
+        """Let configs choose among models; what is bound to that is kept."""
+        inherited: Any = super()
+        return self._choosing(inherited.configurable_alternatives(*args, **kwargs))
+
+    def with_fallbacks(self, *args: Any, **kwargs: Any) -> Any:
+        """Have other models answer where this one fails; what is bound is kept."""
+        inherited: Any = super()
+        return self._choosing(inherited.with_fallbacks(*args, **kwargs))
+
+    def _choosing(self, made: Any) -> Any:
+        """The same choice as LangChain's own, that keeps what is bound to it."""
+        own = type(made)
+        kind = next(each for each in self._kinds if issubclass(each, own))
+        return kind(**{name: getattr(made, name) for name in own.model_fields})
+
+
+class _OfChats(_Made):
+    @property
+    def _kinds(self) -> tuple[Any, ...]:
+        return BoundChat, ConfigurableChat, AlternativeChats, FallbackChats
+
+
+class _OfCompletions(_Made):
+    @property
+    def _kinds(self) -> tuple[Any, ...]:
+        return (
+            BoundCompletion,
+            ConfigurableCompletion,
+            AlternativeCompletions,
+            FallbackCompletions,
+        )
+
+
 class _Restricting:
     """A binding without the methods of its model that would not heed what is bound.
 
@@ -49,6 +93,7 @@ class _Restricting:
 
     kwargs: Mapping[str, Any]
     config: RunnableConfig
+    config_factories: list[Callable[[RunnableConfig], RunnableConfig]]
 
     @classmethod
     def lc_id(cls) -> list[str]:
@@ -74,12 +119,21 @@ class _Restricting:
         inherited: Any = super()
         return inherited.__getattr__(name)
 
+    def with_alisteners(self, **listeners: Any) -> Any:
+        """Bind listeners that are awaited; LangChain's own binds them to a binding."""
+        inherited: Any = super()
+        made = inherited.with_alisteners(**listeners)
+        both = [*made.config_factories, *self.config_factories]
+        return inherited.model_copy(update={"config_factories": both})
 
-class BoundCompletion(_Restricting, RunnableBinding[LanguageModelInput, str]):
+
+class BoundCompletion(
+    _OfCompletions, _Restricting, RunnableBinding[LanguageModelInput, str]
+):
     """A completion model with arguments bound."""
 
 
-class BoundChat(_Restricting, RunnableBinding[LanguageModelInput, AIMessage]):
+class BoundChat(_OfChats, _Restricting, RunnableBinding[LanguageModelInput, AIMessage]):
     """A chat model with arguments bound, which its tools and schemas come to.
 
     Else tools bound behind a ``filter`` would be called by answers from anybody's
@@ -90,8 +144,14 @@ class BoundChat(_Restricting, RunnableBinding[LanguageModelInput, AIMessage]):
         self, tools: Sequence[Any], **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Let the model call tools; see the chat model's ``bind_tools``."""
-        made = self._bound.bind_tools(tools, **self._kept_beside(kwargs))
-        return self.model_copy(update={"kwargs": made.kwargs})
+        own = self._bound
+        if isinstance(own, _ConfiguredChat):  # which stays what is bound
+            own = own.default
+        made = own.bind_tools(tools, **self._kept_beside(kwargs))
+        if isinstance(made, BoundChat):
+            return self.model_copy(update={"kwargs": made.kwargs})
+        # Several, each with the tools as it takes them, and with what is bound here.
+        return self.model_copy(update={"bound": made, "kwargs": {}})
 
     def with_structured_output(
         self, schema: dict[str, Any] | type, **kwargs: Any
@@ -100,7 +160,11 @@ class BoundChat(_Restricting, RunnableBinding[LanguageModelInput, AIMessage]):
         words = self._kept_beside(kwargs)
         made: Runnable[LanguageModelInput, Any]
         made = self._bound.with_structured_output(schema, **words)
-        return made.with_config(self.config) if self.config else made
+        if not (self.config or self.config_factories):
+            return made
+        return RunnableBinding(
+            bound=made, config=self.config, config_factories=self.config_factories
+        )
 
     @property
     def _bound(self) -> Any:
@@ -112,29 +176,58 @@ class BoundChat(_Restricting, RunnableBinding[LanguageModelInput, AIMessage]):
         return {**own, **given}
 
 
-class BindableChat:
+class _Bindable(_Made):
+    """A model, or a choice of some, whose bindings are of our own kind."""
+
+    def bind(self, **kwargs: Any) -> Any:  # LangChain's own is private
+        """Bind arguments of calls, which whatever is made of that keeps."""
+        return self._kinds[0](bound=self, kwargs=kwargs)
+
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Bind a config, which whatever is made of that keeps."""
+        return self.bind().with_config(config, **kwargs)
+
+    def with_listeners(self, **listeners: Any) -> Any:
+        """Bind listeners; what is bound to that is kept."""
+        return self.bind().with_listeners(**listeners)
+
+    def with_alisteners(self, **listeners: Any) -> Any:
+        """Bind listeners that are awaited; what is bound to that is kept."""
+        return self.bind().with_alisteners(**listeners)
+
+    def with_types(self, **types: Any) -> Any:
+        """Say what goes in and comes out; what is bound to that is kept."""
+        return self.bind().with_types(**types)
+
+
+class BindableChat(_Bindable, _OfChats):
     """A chat model, or a choice of some: what is bound to it comes to its tools too."""
 
-    def bind(self, **kwargs: Any) -> Any:  # a BoundChat; LangChain's own is private
-        """Bind arguments of calls, which tools and schemas that are bound keep."""
-        bound: Any = self
-        return BoundChat(bound=bound, kwargs=kwargs)
 
-    def with_config(
-        self, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> BoundChat:
-        """Bind a config, which tools and schemas that are bound keep."""
-        bound: Any = self
-        own = cast("RunnableConfig", {**(config or {}), **kwargs})
-        return BoundChat(bound=bound, config=own)
+class BindableCompletion(_Bindable, _OfCompletions):
+    """A completion model, or a choice of some."""
+
+
+class _ConfiguredChat(BindableChat):
+    """What LangChain's own would give tools to as if no config could change it."""
+
+    if TYPE_CHECKING:
+        default: Any
+
+    def bind_tools(
+        self, tools: Sequence[Any], **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Let the model call tools, whatever the config of a call makes of it."""
+        bound: BoundChat = self.bind()
+        return bound.bind_tools(tools, **kwargs)
 
 
 # Not of LanguageModelInput and AIMessage: pydantic would take no model for that then.
-class ConfigurableChat(BindableChat, KeptFields):
+class ConfigurableChat(_ConfiguredChat, KeptFields):
     """What ``configurable_fields()`` gives of a chat model."""
 
 
-class AlternativeChats(BindableChat, RunnableConfigurableAlternatives):  # type: ignore[type-arg]
+class AlternativeChats(_ConfiguredChat, RunnableConfigurableAlternatives):  # type: ignore[type-arg]
     """What ``configurable_alternatives()`` gives of a chat model."""
 
 
@@ -142,16 +235,13 @@ class FallbackChats(BindableChat, RunnableWithFallbacks):  # type: ignore[type-a
     """What ``with_fallbacks()`` gives of a chat model."""
 
 
-_CHOOSING: tuple[tuple[Any, Any], ...] = (
-    (RunnableConfigurableFields, ConfigurableChat),
-    (RunnableConfigurableAlternatives, AlternativeChats),
-    (RunnableWithFallbacks, FallbackChats),
-)
+class ConfigurableCompletion(BindableCompletion, KeptFields):
+    """What ``configurable_fields()`` gives of a completion model."""
 
 
-def choosing(made: Any) -> Any:
-    """The same choice as LangChain's own, that keeps what is bound to it."""
-    for own, kind in _CHOOSING:
-        if isinstance(made, own):
-            return kind(**{name: getattr(made, name) for name in own.model_fields})
-    return made
+class AlternativeCompletions(BindableCompletion, RunnableConfigurableAlternatives):  # type: ignore[type-arg]
+    """What ``configurable_alternatives()`` gives of a completion model."""
+
+
+class FallbackCompletions(BindableCompletion, RunnableWithFallbacks):  # type: ignore[type-arg]
+    """What ``with_fallbacks()`` gives of a completion model."""

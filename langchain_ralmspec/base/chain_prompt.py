@@ -7,7 +7,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.prompts import BasePromptTemplate
 from langchain_core.prompts.chat import MessagesPlaceholder
 
@@ -26,6 +26,9 @@ _WITHIN_A_LINE = re.compile(
     r"\bcontext: .*\bquestion: |\bfollowing (?:pieces of )?(?:retrieved )?context\b",
     re.IGNORECASE | re.DOTALL,
 )
+
+_INNER = ("messages", "prompt", "example_prompt", "prefix", "suffix")
+"""Where a template holds others."""
 
 CONTEXT = "context"
 """The variable of a prompt that stands for the documents, in LangChain's chains."""
@@ -142,8 +145,9 @@ class ChainPrompt:
         """The filled template: turns, the content of one parted at the documents.
 
         What stands before the question is history. It takes the place of the messages
-        placeholder, or that before the template's last turn. What tools were called for
-        it, and found, stands behind the template.
+        placeholder, or that before the template's last turn of the user. What tools
+        were called for it, and found, stands behind the template, but before an answer
+        that the template begins.
 
         Args:
             messages: a conversation; its last message that is no call of a tool, nor a
@@ -165,12 +169,10 @@ class ChainPrompt:
         except Exception as error:
             msg = f"the prompt cannot be filled: {type(error).__name__}: {error}"
             raise InvalidValueError(msg) from error
-        if self.history is None:
-            filled = [*filled[:-1], *history, filled[-1]]
-        filled = [*filled, *called]
+        placed = [] if self.history else history
         turns: list[Turn] = []
         n_slots = 0
-        for turn in turns_of(filled):
+        for turn in turns_of(_placed(filled, placed, called)):
             parts = turn["content"].split(slot)
             n_slots += len(parts) - 1
             parted = (parts[0], parts[-1]) if len(parts) > 1 else parts[0]
@@ -184,15 +186,36 @@ class ChainPrompt:
         return turns
 
 
+def _placed(
+    filled: Sequence[BaseMessage],
+    history: Sequence[BaseMessage],
+    called: Sequence[BaseMessage],
+) -> list[BaseMessage]:
+    """A filled template with what stands before its question, and behind it."""
+    at = asked_at(filled)
+    end = len(filled)
+    while end > at + 1 and isinstance(filled[end - 1], AIMessage):
+        end -= 1
+    # What the conversation itself has begun goes on behind what the template begins.
+    n_called = len(called) - (bool(called) and isinstance(called[-1], AIMessage))
+    asked, begun = [*filled[at:end], *called[:n_called]], called[n_called:]
+    return [*filled[:at], *history, *asked, *filled[end:], *begun]
+
+
 def is_plain(template: Any) -> bool:
     """Whether a template gives the same text for the same values, whenever it is asked.
 
     Classes of others may do anything, and so may functions among the given values.
+    What selects examples is given others at any time.
     """
-    parts = [template, *getattr(template, "messages", ())]
-    for part in parts[1:]:
-        inner = getattr(part, "prompt", ())
-        parts += inner if isinstance(inner, list | tuple) else [inner]
+    parts = [template]
+    for part in parts:  # which grow
+        for name in _INNER:
+            inner = getattr(part, name, None)
+            several = inner if isinstance(inner, list | tuple) else [inner]
+            parts += [each for each in several if not isinstance(each, str | None)]
+    if any(getattr(part, "example_selector", None) is not None for part in parts):
+        return False
     values = [v for p in parts for v in getattr(p, "partial_variables", {}).values()]
     return not any(map(callable, values)) and all(
         type(part).__module__.startswith("langchain_core.") for part in parts

@@ -8,20 +8,15 @@ from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.runnables.config import get_config_list, run_in_executor
 
 from langchain_ralmspec.arguments import require_text
-from langchain_ralmspec.base.bound import BoundCompletion
-from langchain_ralmspec.base.configured import (
-    KeptFields,
-    configured_by,
-    is_configured,
-    keeping,
-)
+from langchain_ralmspec.base.bound import BindableCompletion
+from langchain_ralmspec.base.configured import configured_by, is_configured
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
 from langchain_ralmspec.base.restricted import cacheable, is_cached
 from langchain_ralmspec.base.threads import from_threads
@@ -55,7 +50,7 @@ _OF_TRACES = frozenset({"callbacks", "tags", "metadata", "run_name", "run_id"})
 _called: ContextVar[dict[str, Any]] = ContextVar("arguments of a call", default={})  # noqa: B039  never changed
 
 
-class LocalCompletion(LocalGeneration, BaseLLM):
+class LocalCompletion(LocalGeneration, BindableCompletion, BaseLLM):
     """A completion model; a subclass prepares the answers."""
 
     streaming: bool = False
@@ -70,21 +65,6 @@ class LocalCompletion(LocalGeneration, BaseLLM):
         weights, special = self.engine.weights, self.parse_special
         start, rest = weights.tokenize_prompt(text, special=special)
         return [*start, *rest]
-
-    def bind(self, **kwargs: Any) -> BoundCompletion:
-        """Bind arguments of calls."""
-        return BoundCompletion(bound=self, kwargs=kwargs)
-
-    def with_config(
-        self, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> BoundCompletion:
-        """Bind a config."""
-        own = cast("RunnableConfig", {**(config or {}), **kwargs})
-        return BoundCompletion(bound=self, config=own)
-
-    def configurable_fields(self, **kwargs: Any) -> KeptFields:
-        """Let configs set fields."""
-        return keeping(super().configurable_fields(**kwargs))
 
     @abstractmethod
     def _answer(

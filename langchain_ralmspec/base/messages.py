@@ -21,7 +21,7 @@ from langchain_core.messages import (
 
 from langchain_ralmspec.base.content import text_of
 from langchain_ralmspec.base.plain import plain
-from langchain_ralmspec.errors import InvalidValueError, SetupError
+from langchain_ralmspec.errors import InvalidValueError, SetupError, stops_a_graph
 from langchain_ralmspec.text import sha256_of, well_formed
 
 _ROLES: list[tuple[type[BaseMessage], str]] = [
@@ -138,6 +138,8 @@ def question_by(query_source: Callable[[Any], str], asked: Any) -> str:
     try:
         question = query_source(asked)
     except Exception as error:
+        if stops_a_graph(error):
+            raise
         msg = f"query_source failed: {type(error).__name__}: {error}"
         raise SetupError(msg) from error
     if not isinstance(question, str) or not question.strip():
@@ -149,7 +151,8 @@ def question_by(query_source: Callable[[Any], str], asked: Any) -> str:
 def begun_in(turns: Sequence[Mapping[str, Any]]) -> str | None:
     """What the last turn says of an answer that is to be continued; else None."""
     last = turns[-1]
-    return str(last["content"]) if last["role"] == "assistant" else None
+    # Documents may stand in it, between two parts.
+    return "".join(last["content"]) if last["role"] == "assistant" else None
 
 
 def question_of(turns: Sequence[dict[str, Any]]) -> str:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing
+from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage
+from langchain_core.messages.ai import add_ai_message_chunks
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import (
     JsonOutputKeyToolsParser,
     PydanticToolsParser,
 )
-from langchain_core.runnables import RunnableMap, RunnablePassthrough
+from langchain_core.outputs import ChatGeneration
+from langchain_core.runnables import (
+    RunnableConfig,
+    RunnableLambda,
+    RunnableMap,
+    RunnablePassthrough,
+)
 from langchain_core.utils.function_calling import (
     convert_to_json_schema,
 )
@@ -42,6 +51,35 @@ class _Whole:
         if not partial and isinstance(message, AIMessage):
             _require_whole(message)
         return super().parse_result(result, partial=partial)  # type: ignore[misc]
+
+    # LangChain's own parse what has come so far, and never ask whether it was all.
+
+    def _transform(self, chunks: Iterator[Any]) -> Iterator[Any]:
+        inherited: Any = super()
+        come: list[Any] = []
+        yield from inherited._transform(map(partial(_noted, come), chunks))  # noqa: SLF001
+        self.parse_result(_sum_of(come))
+
+    async def _atransform(self, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        inherited: Any = super()
+        come: list[Any] = []
+        noted = (_noted(come, chunk) async for chunk in chunks)
+        async with aclosing(inherited._atransform(noted)) as parsed:  # noqa: SLF001
+            async for each in parsed:
+                yield each
+        self.parse_result(_sum_of(come))
+
+
+def _noted(come: list[Any], chunk: Any) -> Any:
+    come.append(chunk)
+    return chunk
+
+
+def _sum_of(chunks: list[Any]) -> list[Generation]:
+    """The answer that was given in chunks, or in one message."""
+    first, *others = chunks
+    message = add_ai_message_chunks(first, *others) if others else first
+    return [ChatGeneration(message=message)]
 
 
 class _Pydantic(_Whole, PydanticOutputParser[Any]):
@@ -129,7 +167,12 @@ def parsed_by(
         parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
     )
     nothing = RunnablePassthrough.assign(parsed=lambda _: None)
-    told: Runnable[LanguageModelInput, Any] = RunnableMap(
-        raw=llm
-    ) | parsed.with_fallbacks([nothing], exception_key="parsing_error")
+    either = parsed.with_fallbacks([nothing], exception_key="parsing_error")
+
+    def read_whole(raw: Any, config: RunnableConfig) -> Any:
+        # Streams fall back on nothing once they have given something.
+        return either.invoke(raw, config)
+
+    told: Runnable[LanguageModelInput, Any]
+    told = RunnableMap(raw=llm) | RunnableLambda(read_whole)
     return told

@@ -10,12 +10,15 @@ from langchain_core.language_models.chat_models import (
     agenerate_from_stream,
     generate_from_stream,
 )
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import ensure_config
 
-from langchain_ralmspec.base.bound import BindableChat, choosing
+from langchain_ralmspec.base.bound import BindableChat
 from langchain_ralmspec.base.chunks import whole
 from langchain_ralmspec.base.configured import configured_by
 from langchain_ralmspec.base.restricted import cacheable
 from langchain_ralmspec.base.tracing import identified, in_sync, runs_of_answers
+from langchain_ralmspec.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -27,7 +30,16 @@ if TYPE_CHECKING:
     from langchain_core.language_models import LanguageModelInput
     from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
     from langchain_core.outputs import ChatResult
-    from langchain_core.runnables import RunnableConfig
+
+
+_configs = Registry(RunnableConfig)
+"""Of the calls that streams of events are read of later."""
+
+
+def _noted(stream: Any, config: RunnableConfig | None) -> Any:
+    """A stream whose call configures what it was asked with, whoever reads it."""
+    _configs.of(stream)["configurable"] = ensure_config(config).get("configurable", {})
+    return stream
 
 
 class TracedChat(BindableChat, BaseChatModel):
@@ -39,18 +51,6 @@ class TracedChat(BindableChat, BaseChatModel):
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         # LangChain asks for it where it has a cache.
         return super()._get_llm_string(stop=stop, **cacheable(kwargs))
-
-    def configurable_fields(self, **kwargs: Any) -> Any:
-        """Let configs set fields; what is bound to that is kept."""
-        return choosing(super().configurable_fields(**kwargs))
-
-    def configurable_alternatives(self, *args: Any, **kwargs: Any) -> Any:
-        """Let configs choose among models; what is bound to that is kept."""
-        return choosing(super().configurable_alternatives(*args, **kwargs))
-
-    def with_fallbacks(self, *args: Any, **kwargs: Any) -> Any:
-        """Have other models answer where this one fails; what is bound is kept."""
-        return choosing(super().with_fallbacks(*args, **kwargs))
 
     def invoke(
         self,
@@ -109,6 +109,52 @@ class TracedChat(BindableChat, BaseChatModel):
             yield first
             async for chunk in chunks:
                 yield chunk
+
+    def stream_events(
+        self,
+        input: LanguageModelInput,  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Answer in events; LangChain's own, which forgets what the call configures."""
+        return _noted(super().stream_events(input, config, **kwargs), config)
+
+    def astream_events(
+        self,
+        input: LanguageModelInput,  # noqa: A002  LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Do what ``stream_events`` does, beside other tasks."""
+        made: Any = super().astream_events(input, config, **kwargs)
+        if kwargs.get("version") != "v3":
+            return made
+
+        async def noted() -> Any:
+            return _noted(await made, config)
+
+        return noted()
+
+    def _iter_v2_events(
+        self, messages: list[BaseMessage], *, stream: Any, **kwargs: Any
+    ) -> Iterator[Any]:
+        # What LangChain's streams of v3 begin with, when they are read first.
+        events = super()._iter_v2_events(messages, stream=stream, **kwargs)
+        with configured_by(_configs.of(stream)):
+            first = next(events)
+        yield first
+        yield from events
+
+    async def _aiter_v2_events(
+        self, messages: list[BaseMessage], *, stream: Any, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        events: Any = super()._aiter_v2_events(messages, stream=stream, **kwargs)
+        async with aclosing(events):
+            with configured_by(_configs.of(stream)):
+                first = await anext(events)
+            yield first
+            async for event in events:
+                yield event
 
     def _generate_with_cache(
         self,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from langchain_core.runnables.configurable import DynamicRunnable
 from langchain_core.vectorstores import VectorStoreRetriever
 
 from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.retrievers.retriever import RaLMSpecRetriever
 from langchain_ralmspec.retrievers.session import require_hits
 from langchain_ralmspec.retrievers.snapshot import Origin, is_same
+from langchain_ralmspec.stores.searches import unbound
 from langchain_ralmspec.stores.watching import watched
 
 # What a retriever overrides that searches by itself.
@@ -54,7 +55,7 @@ def adopt(value: Any) -> RaLMSpecRetriever:
 
 
 def documents_wanted(retriever: RaLMSpecRetriever) -> int | None:
-    """The ``k`` in the ``search_kwargs`` of what was adopted; None if it names none."""
+    """The ``k`` in the ``search_kwargs`` of a store's retriever; None for others."""
     origin = retriever.origin
     return None if origin is None else origin.settings["search_kwargs"].get("k")
 
@@ -80,10 +81,15 @@ def _adopted(value: Any) -> RaLMSpecRetriever:
 
 def _settings_of(retriever: Any) -> dict[str, Any]:
     """What adoption reads of a retriever, at this moment."""
-    words = getattr(retriever, "search_kwargs", None)
     if not _is_plain(retriever):
-        k = words.get("k") if isinstance(words, Mapping) else None
+        inner, _ = unbound(retriever)
+        if isinstance(inner, DynamicRunnable):
+            inner, _ = unbound(inner.default)
+        # Others count candidates in theirs, or chunks of what they give.
+        is_one = isinstance(inner, VectorStoreRetriever)
+        k = inner.search_kwargs.get("k") if is_one else None
         return {"search_kwargs": {} if k is None else {"k": k}}
+    words = retriever.search_kwargs
     return {
         "vectorstore": retriever.vectorstore,
         "search_type": retriever.search_type,

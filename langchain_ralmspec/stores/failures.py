@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable
 from types import TracebackType
 
-from langchain_ralmspec.errors import RaLMSpecError, StoreError
+from langchain_ralmspec.errors import RaLMSpecError, StoreError, stops_a_graph
 
 
 class reported_as_store_error:  # noqa: N801  read as a statement
     """Turns what a ``with`` block raises into a StoreError with the cause chained.
 
-    Errors of this package pass through as they are: they already say what to do.
+    Errors of this package pass through as they are: they already say what to do. So
+    does what pauses a graph.
 
     Args:
         store: name of the store, as the user would recognise it.
@@ -34,7 +35,9 @@ class reported_as_store_error:  # noqa: N801  read as a statement
         cause: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        if isinstance(cause, Exception) and not isinstance(cause, RaLMSpecError):
+        if not isinstance(cause, Exception) or stops_a_graph(cause):
+            return
+        if not isinstance(cause, RaLMSpecError):
             raise StoreError(
                 f"{self._failure}: {type(cause).__name__}: {cause}"
             ) from cause

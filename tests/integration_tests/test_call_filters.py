@@ -21,7 +21,8 @@ from langchain_core.globals import set_llm_cache
 from langchain_core.language_models.fake import FakeListLLM
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore
-from pydantic import BaseModel
+from langchain_openai import ChatOpenAI
+from pydantic import BaseModel, SecretStr
 
 from langchain_ralmspec import (
     ChatRaLMSpec,
@@ -175,6 +176,10 @@ async def last_of(chunks: Any) -> Any:
     return [chunk async for chunk in chunks][-1]
 
 
+async def events_of(chat: Any, asked: str) -> Any:
+    return await (await chat.astream_events(asked, CONFIG, version="v3"))
+
+
 DOORS: dict[str, Any] = {
     "invoke": lambda chat, asked: chat.invoke(asked, CONFIG),
     "with_config": lambda chat, asked: chat.with_config(CONFIG).invoke(asked),
@@ -182,6 +187,15 @@ DOORS: dict[str, Any] = {
     "stream": lambda chat, asked: list(chat.stream(asked, CONFIG))[-1],
     "astream": lambda chat, asked: asyncio.run(last_of(chat.astream(asked, CONFIG))),
     "batch": lambda chat, asked: chat.batch([asked], [CONFIG])[0],
+    "stream_events": lambda chat, asked: (
+        chat.stream_events(asked, CONFIG, version="v3").output
+    ),
+    "astream_events": lambda chat, asked: asyncio.run(events_of(chat, asked)),
+    "events of a chain": lambda chat, asked: (
+        RunnableLambda(lambda text: [chat.stream_events(text, version="v3")])
+        .invoke(asked, CONFIG)[0]
+        .output
+    ),
     "chain": lambda chat, asked: (RunnableLambda(str) | chat).invoke(asked, CONFIG),
 }
 
@@ -288,7 +302,8 @@ def test_what_does_not_know_what_is_bound_is_refused(
     gguf: str, kind: Any, name: str
 ) -> None:
     model = kind(model_path=gguf, retriever=configurable(own=False), max_tokens=8)
-    for bound in (model.bind(filter=RED), model.with_config(CONFIG)):
+    chosen = [choice(model).bind(filter=RED) for choice in CHOICES.values()]
+    for bound in (model.bind(filter=RED), model.with_config(CONFIG), *chosen):
         with pytest.raises(InvalidValueError, match=rf"{name}\(\) does not know of"):
             getattr(bound, name)
     assert callable(getattr(model.bind(stop=["."]), name))
@@ -302,7 +317,19 @@ CHOICES: dict[str, Callable[[Any], Any]] = {
         ConfigurableField(id="model"), other=chat
     ),
     "fallbacks": lambda chat: chat.with_fallbacks([chat]),
+    "fallbacks of fallbacks": lambda chat: chat.with_fallbacks([]).with_fallbacks([]),
+    "fields and alternatives": lambda chat: CHOICES["alternatives"](
+        CHOICES["fields"](chat)
+    ),
+    "fallbacks of a bound one": lambda chat: chat.bind(stop=["~"]).with_fallbacks([]),
+    "listeners": lambda chat: chat.with_listeners(on_end=told_of),
+    "async listeners": lambda chat: chat.with_alisteners(on_end=told_of),
+    "types": lambda chat: chat.with_types(input_type=str),
 }
+
+
+def told_of(run: Any) -> None:
+    assert run.outputs
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -318,3 +345,76 @@ def test_what_is_bound_to_a_choice_stays_bound(gguf: str, choice: str) -> None:
         answer = called.invoke(question)
         assert answer.tool_calls
         assert tenants_in(documents_of(answer)) == {"red"}
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_listeners_hear_of_what_is_made_of_a_bound_model(
+    gguf: str, awaited: bool
+) -> None:
+    heard: list[str] = []
+
+    async def hear(run: Any) -> None:
+        heard.append(run.name)
+
+    store = FAISS.from_documents(DOCUMENTS, EMBEDDINGS)
+    chat = ChatRaLMSpec(model_path=gguf, retriever=store, max_tokens=40)
+    if awaited:
+        bound = chat.bind(filter=RED).with_alisteners(on_end=hear)
+    else:
+        bound = chat.bind(filter=RED).with_listeners(
+            on_end=lambda run: heard.append(run.name)
+        )
+    for made in (
+        bound.bind_tools([look]),
+        bound.with_structured_output(Verdict, include_raw=True),
+    ):
+        heard.clear()
+        asyncio.run(made.ainvoke("Passage 1?"))
+        assert len(heard) == 1
+
+
+def test_fallbacks_of_another_provider_have_the_tools_as_they_take_them(
+    gguf: str,
+) -> None:
+    store = FAISS.from_documents(DOCUMENTS, EMBEDDINGS)
+    chat = ChatRaLMSpec(model_path=gguf, retriever=store, max_tokens=40)
+    other = ChatOpenAI(model="none", api_key=SecretStr("none"))
+    both = chat.with_fallbacks([other]).with_config(run_name="both")
+    made: Any = both.bind(filter=RED).bind_tools([look], tool_choice="any")
+    (fallback,) = made.bound.fallbacks
+    assert fallback.bound is other
+    assert fallback.kwargs["tool_choice"] == "required"
+    assert fallback.kwargs["filter"] == RED
+    assert made.config["run_name"] == "both"
+    answer = made.invoke("Passage 1?")
+    assert answer.tool_calls
+    assert tenants_in(documents_of(answer)) == {"red"}
+    with pytest.raises(InvalidValueError, match=r"start\(\) does not know of"):
+        made.start("Passage 1?")
+    again = made.bind_tools([Verdict])
+    assert again.bound.runnable.kwargs["filter"] == RED
+    assert again.bound.runnable.kwargs["tools"][0]["function"]["name"] == "Verdict"
+
+
+@pytest.mark.parametrize("choice", ["fields", "alternatives", "both"])
+def test_a_config_chooses_what_calls_tools(gguf: str, choice: str) -> None:
+    store = FAISS.from_documents(DOCUMENTS, EMBEDDINGS)
+    red = store.as_retriever(search_kwargs={"filter": RED})
+    chat: Any = ChatRaLMSpec(model_path=gguf, retriever=store, max_tokens=40)
+    config: Any = {"configurable": {"found": red, "model": "red"}}
+    made = chat
+    if choice != "alternatives":
+        made = made.configurable_fields(retriever=ConfigurableField(id="found"))
+    if choice != "fields":
+        other = chat.model_copy(update={"retriever": red})
+        field = ConfigurableField(id="model")
+        made = made.configurable_alternatives(field, red=other)
+    several = [made]
+    if choice == "fields":  # LangChain's own warns of fallbacks with alternatives
+        several.append(made.with_fallbacks([made]))
+    for each in several:
+        called = each.bind_tools([look], tool_choice="any")
+        for question in ("Passage 1?", "Passage 2?"):
+            answer = called.invoke(question, config)
+            assert answer.tool_calls
+            assert tenants_in(documents_of(answer)) == {"red"}

@@ -253,13 +253,12 @@ def test_structured_output(rapid: ChatRapid, method: Any) -> None:
     told = chat.invoke(ASKED)
     assert isinstance(told["parsed"], Book)
     cut = rapid.model_copy(update={"max_tokens": 20})
-    told = cut.with_structured_output(Book, method=method, include_raw=True).invoke(
-        ASKED
-    )
-    assert told["parsed"] is None
-    assert "max_tokens was reached" in str(told["parsing_error"])
-    assert told["raw"].response_metadata["finish_reason"] == "length"
-    assert not told["raw"].tool_calls
+    chat = cut.with_structured_output(Book, method=method, include_raw=True)
+    for told in (chat.invoke(ASKED), add(chat.stream(ASKED))):
+        assert told["parsed"] is None
+        assert "max_tokens was reached" in str(told["parsing_error"])
+        assert told["raw"].response_metadata["finish_reason"] == "length"
+        assert not told["raw"].tool_calls
 
 
 def test_json_mode_is_valid_json(rapid: ChatRapid) -> None:

@@ -7,9 +7,14 @@ from collections import OrderedDict
 from typing import Any
 
 import pytest
+from langchain_classic.retrievers import (
+    MultiVectorRetriever,
+    TimeWeightedVectorStoreRetriever,
+)
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import ConfigurableField, RunnableLambda
+from langchain_core.stores import InMemoryStore
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStoreRetriever
 from pydantic import BaseModel, ValidationError
 
@@ -137,6 +142,27 @@ def test_its_k_is_heeded(search_type: str) -> None:
     assert chat_over(own).n_documents == 1
     assert chat_over(own, retrieval_policy="once").n_documents == 3
     assert chat_over(store, retrieval_policy="once").n_documents == 4
+
+
+def test_what_counts_candidates_or_chunks_names_no_number_of_documents() -> None:
+    store = store_of("red", "blue")
+    recent = TimeWeightedVectorStoreRetriever(vectorstore=store)
+    assert recent.search_kwargs == {"k": 100}, "LangChain's default"
+    parents = MultiVectorRetriever(
+        vectorstore=store, docstore=InMemoryStore(), search_kwargs={"k": 20}
+    )
+    for given in (recent, parents, parents.with_config(tags=["t"])):
+        chat = chat_over(given)
+        assert documents_wanted(chat.retriever) is None
+        assert chat.n_documents == 1
+    plain = store.as_retriever(search_kwargs={"k": 3})
+    field = ConfigurableField(id="words")
+    for wrapped in (
+        plain.with_config(tags=["t"]),
+        plain.configurable_fields(search_kwargs=field),
+        plain.configurable_fields(search_kwargs=field).with_config(tags=["t"]),
+    ):
+        assert chat_over(wrapped).n_documents == 3
 
 
 @pytest.mark.parametrize("search_type", ["similarity", "mmr"])

@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 from langchain_core.embeddings import DeterministicFakeEmbedding
-from langchain_core.messages import HumanMessage
+from langchain_core.example_selectors import LengthBasedExampleSelector
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.prompts import (
     ChatPromptTemplate,
+    FewShotChatMessagePromptTemplate,
+    FewShotPromptTemplate,
     MessagesPlaceholder,
     PromptTemplate,
 )
@@ -20,7 +23,8 @@ from langchain_ralmspec import (
     InvalidValueError,
     UnknownArgumentError,
 )
-from langchain_ralmspec.base.chain_prompt import ChainPrompt
+from langchain_ralmspec.base.chain_prompt import ChainPrompt, is_plain
+from langchain_ralmspec.base.messages import begun_in
 from langchain_ralmspec.base.parting import part
 
 TEXT = "One paragraph of a long text.\n\nAnd another one."
@@ -183,6 +187,77 @@ def test_a_history_that_is_not_optional_is_asked_for() -> None:
     for prompt, values in ((optional, question), (needed, question | {"past": []})):
         asked = ChainPrompt.of(prompt).messages(values)
         assert [message.text for message in asked] == ["Why?"]
+
+
+BEGINNING = ChatPromptTemplate.from_messages(
+    [("system", "Be brief."), ("human", "{context} {q}"), ("ai", "The answer is")]
+)
+PAST = [HumanMessage("Hi"), AIMessage("Hello!")]
+ASKED = HumanMessage("Q?")
+CALL = {"name": "f", "args": {}, "id": "1"}
+CALLED = [AIMessage("", tool_calls=[CALL]), ToolMessage("x", tool_call_id="1")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "roles", "begun"),
+    [
+        ([ASKED], "system user assistant", "The answer is"),
+        (
+            [*PAST, ASKED],
+            "system user assistant user assistant",
+            "The answer is",
+        ),
+        (
+            [ASKED, *CALLED],
+            "system user assistant tool assistant",
+            "The answer is",
+        ),
+        (
+            [*PAST, ASKED, AIMessage("so")],
+            "system user assistant user assistant",
+            "The answer is\n\nso",
+        ),
+    ],
+)
+def test_history_stands_before_the_question_of_a_prompt_that_begins_the_answer(
+    asked: list[Any], roles: str, begun: str
+) -> None:
+    turns = ChainPrompt.of(BEGINNING).turns(asked, "Q?")
+    assert " ".join(turn["role"] for turn in turns) == roles
+    (at,) = (at for at, turn in enumerate(turns) if isinstance(turn["content"], tuple))
+    assert turns[at]["content"] == ("", " Q?")
+    assert at == (3 if len(asked) > 2 and asked[0] is PAST[0] else 1)
+    assert begun_in(turns) == begun
+
+
+def test_a_prompt_with_selected_examples_is_not_plain() -> None:
+    pair = ChatPromptTemplate.from_messages([("human", "{asked}"), ("ai", "{said}")])
+    one = PromptTemplate.from_template("{asked} {said}")
+    selector = LengthBasedExampleSelector(examples=[], example_prompt=one)
+    rows = [{"asked": "1?", "said": "1"}]
+    last = ("human", "{context} {q}")
+    text: dict[str, Any] = {"example_prompt": one, "suffix": "{context} {q}"}
+
+    def prompts(**given: Any) -> list[Any]:
+        shots = FewShotChatMessagePromptTemplate(example_prompt=pair, **given)
+        inner = ChatPromptTemplate.from_messages([shots, last])
+        return [
+            inner,
+            ChatPromptTemplate.from_messages([inner]),
+            FewShotPromptTemplate(input_variables=["context", "q"], **text, **given),
+        ]
+
+    for prompt in prompts(example_selector=selector):
+        assert not is_plain(prompt)
+    for prompt in prompts(examples=rows):
+        assert is_plain(prompt)
+
+
+def test_an_answer_may_begin_with_the_documents() -> None:
+    prompt = ChatPromptTemplate.from_messages(
+        [("human", "{q}"), ("ai", "See {context}:")]
+    )
+    assert begun_in(ChainPrompt.of(prompt).turns([ASKED], "Q?")) == "See :"
 
 
 @pytest.mark.parametrize("kind", [ChatRaLMSpec, ChatRapid])

@@ -51,7 +51,7 @@ def check_it_finds_what_langchain_finds(
         )
         assert [hit.document for hit in hits] == [document for document, _ in theirs]
         scores = [score(each) for _, each in theirs]
-        assert [hit.score for hit in hits] == pytest.approx(scores, abs=1e-6)
+        assert [hit.score for hit in hits] == pytest.approx(scores, rel=1e-6, abs=1e-6)
         assert scores == sorted(scores, reverse=True)
         by_text = langchains.similarity_search(query.text, k=k, **words)
         assert [hit.document for hit in hits] == by_text
@@ -65,7 +65,7 @@ def check_same(some: list[Hit], others: list[Hit]) -> None:
     assert [hit.id for hit in some] == [hit.id for hit in others]
     assert [hit.document for hit in some] == [hit.document for hit in others]
     scores = [hit.score for hit in others]
-    assert [hit.score for hit in some] == pytest.approx(scores, abs=1e-6)
+    assert [hit.score for hit in some] == pytest.approx(scores, rel=1e-6, abs=1e-6)
 
 
 def check_vectors(found: list[list[Hit]], *, normalized: bool = False) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from datetime import date
 from typing import Any, TypedDict
 
 import numpy as np
 import pytest
 from langchain_core.exceptions import OutputParserException
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    ToolMessage,
+)
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration
 from langchain_core.tools import tool
 from pydantic import BaseModel
@@ -137,6 +145,46 @@ def test_an_answer_that_is_cut_off_is_an_error(
     ended = message.model_copy(update={"response_metadata": {"finish_reason": reason}})
     with pytest.raises(OutputParserException, match=told):
         parser_of(schema, method).parse_result([ChatGeneration(message=ended)])
+
+
+CUT_CALL = tool_call_chunk(name="Book", args=f'{CUT}"]', id="1", index=0)
+
+
+@pytest.mark.parametrize("schema", [Book, Books])
+@pytest.mark.parametrize(
+    ("method", "chunk"),
+    [
+        ("json_schema", AIMessageChunk(CUT)),
+        ("function_calling", AIMessageChunk("", tool_call_chunks=[CUT_CALL])),
+    ],
+)
+def test_an_answer_that_is_cut_off_is_an_error_at_the_end_of_a_stream(
+    schema: Any, method: str, chunk: AIMessageChunk
+) -> None:
+    told = {"finish_reason": "length"}
+    last = AIMessageChunk("", response_metadata=told, chunk_position="last")
+
+    async def streamed() -> AsyncIterator[AIMessageChunk]:
+        yield chunk
+        yield last
+
+    async def read() -> None:
+        async for _ in parser_of(schema, method).atransform(streamed()):
+            pass
+
+    with pytest.raises(OutputParserException, match="max_tokens was reached"):
+        list(parser_of(schema, method).transform(iter([chunk, last])))
+    with pytest.raises(OutputParserException, match="max_tokens was reached"):
+        asyncio.run(read())
+
+
+def test_a_stream_that_is_whole_ends_with_all_of_it() -> None:
+    chunks = [AIMessageChunk(CUT), AIMessageChunk('ville"}', chunk_position="last")]
+    parsed = list(parser_of(Books, "json_schema").transform(iter(chunks)))
+    assert parsed[-1] == {"author": "Melville"}
+    whole = [AIMessage('{"author": "I"}')]
+    (book,) = parser_of(Book, "json_schema").transform(iter(whole))
+    assert book == Book(author="I")
 
 
 @pytest.mark.parametrize(
