@@ -17,6 +17,7 @@ from langchain_core.runnables.configurable import RunnableConfigurableAlternativ
 
 from langchain_ralmspec.base.configured import KeptFields, is_configured
 from langchain_ralmspec.base.restricted import RESTRICTIONS
+from langchain_ralmspec.base.structured import structured_by
 from langchain_ralmspec.base.tools import OF_CALLS
 from langchain_ralmspec.errors import InvalidValueError
 
@@ -220,6 +221,12 @@ class _ConfiguredChat(BindableChat):
         """Let the model call tools, whatever the config of a call makes of it."""
         bound: BoundChat = self.bind()
         return bound.bind_tools(tools, **kwargs)
+
+    def with_structured_output(
+        self, schema: dict[str, Any] | type, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Have answers match a schema, whatever the config makes of the model."""
+        return structured_by(self, schema, **kwargs)
 
 
 # Not of LanguageModelInput and AIMessage: pydantic would take no model for that then.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -27,12 +26,7 @@ from langchain_ralmspec.base.call_reader import CallReader
 from langchain_ralmspec.base.chunks import block_of, chunk_of
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
 from langchain_ralmspec.base.messages import calls_of
-from langchain_ralmspec.base.structured import (
-    METHODS,
-    parsed_by,
-    parser_of,
-    schema_of,
-)
+from langchain_ralmspec.base.structured import structured_by
 from langchain_ralmspec.base.thoughts import Thought, ThoughtReader, is_open_in
 from langchain_ralmspec.base.threads import from_threads
 from langchain_ralmspec.base.tools import (
@@ -49,7 +43,6 @@ from langchain_ralmspec.base.tracing import (
     runs_of_answers,
 )
 from langchain_ralmspec.base.variables import variables_of
-from langchain_ralmspec.engine.binding import gbnf_of
 from langchain_ralmspec.engine.calls import PLAIN
 from langchain_ralmspec.errors import (
     ChatTemplateError,
@@ -180,23 +173,8 @@ class LocalChat(LocalGeneration, TracedChat):
             GrammarError: the schema cannot be made a grammar.
             InvalidValueError: a schema or method that is none.
         """
-        if method not in METHODS:
-            near = difflib.get_close_matches(str(method), METHODS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"use one of {METHODS}"
-            msg = f"method={method!r} is unknown; {hint}"
-            raise InvalidValueError(msg)
-        traced = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
-        own = {"ls_structured_output_format": traced, **kwargs}
-        if method == "function_calling":
-            name = as_tool(schema)["function"]["name"]
-            llm = self.bind_tools([schema], tool_choice=name, **own)
-        else:
-            made = schema_of(schema) if method == "json_schema" else {"type": "object"}
-            gbnf_of(made)
-            wanted = {"name": "answer", "schema": made}
-            form = {"type": "json_schema", "json_schema": wanted}
-            llm = self.bind(response_format=form, **own)
-        return parsed_by(llm, parser_of(schema, method), include_raw=include_raw)
+        words: dict[str, Any] = {"method": method, "include_raw": include_raw}
+        return structured_by(self, schema, strict=strict, **words, **kwargs)
 
     def _resolve_model_profile(self) -> ModelProfile:
         return self._profile_for(self.n_ctx)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
@@ -30,6 +31,7 @@ from langchain_core.utils.function_calling import (
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from langchain_ralmspec.base.tools import as_tool
+from langchain_ralmspec.engine.binding import gbnf_of
 from langchain_ralmspec.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -154,6 +156,38 @@ def parser_of(schema: Any, method: str) -> Any:
         name = as_tool(schema)["function"]["name"]
         return _JsonTool(key_name=name, first_tool_only=True)
     return _Pydantic(pydantic_object=schema) if is_class else _Json()
+
+
+def structured_by(
+    chat: Any,
+    schema: dict[str, Any] | type,
+    *,
+    method: str = METHODS[0],
+    include_raw: bool = False,
+    strict: bool | None = None,
+    **kwargs: Any,
+) -> Runnable[LanguageModelInput, Any]:
+    """A chat model, or a choice of some, whose answers match a schema, parsed.
+
+    Raises as the chat model's ``with_structured_output`` does.
+    """
+    if method not in METHODS:
+        near = difflib.get_close_matches(str(method), METHODS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"use one of {METHODS}"
+        msg = f"method={method!r} is unknown; {hint}"
+        raise InvalidValueError(msg)
+    traced = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+    own = {"ls_structured_output_format": traced, **kwargs}
+    if method == "function_calling":
+        name = as_tool(schema)["function"]["name"]
+        llm = chat.bind_tools([schema], tool_choice=name, **own)
+    else:
+        made = schema_of(schema) if method == "json_schema" else {"type": "object"}
+        gbnf_of(made)
+        wanted = {"name": "answer", "schema": made}
+        form = {"type": "json_schema", "json_schema": wanted}
+        llm = chat.bind(response_format=form, **own)
+    return parsed_by(llm, parser_of(schema, method), include_raw=include_raw)
 
 
 def parsed_by(

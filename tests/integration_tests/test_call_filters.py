@@ -378,7 +378,7 @@ def test_fallbacks_of_another_provider_have_the_tools_as_they_take_them(
 ) -> None:
     store = FAISS.from_documents(DOCUMENTS, EMBEDDINGS)
     chat = ChatRaLMSpec(model_path=gguf, retriever=store, max_tokens=40)
-    other = ChatOpenAI(model="none", api_key=SecretStr("none"))
+    other = ChatOpenAI(model_name="none", openai_api_key=SecretStr("none"))
     both = chat.with_fallbacks([other]).with_config(run_name="both")
     made: Any = both.bind(filter=RED).bind_tools([look], tool_choice="any")
     (fallback,) = made.bound.fallbacks
@@ -418,3 +418,8 @@ def test_a_config_chooses_what_calls_tools(gguf: str, choice: str) -> None:
             answer = called.invoke(question, config)
             assert answer.tool_calls
             assert tenants_in(documents_of(answer)) == {"red"}
+        for method in ("json_schema", "function_calling"):
+            told = each.with_structured_output(
+                Verdict, method=method, include_raw=True
+            ).invoke("Passage 2?", config)
+            assert tenants_in(documents_of(told["raw"])) == {"red"}

@@ -46,7 +46,7 @@ def test_a_graph_pauses_where_documents_are_asked_for(place: str, gguf: str) -> 
     def answer(_: State) -> State:
         return {"answer": chat.invoke("Who wrote it?").text}
 
-    builder = StateGraph(State)
+    builder: Any = StateGraph(State)
     builder.add_node("answer", answer)
     builder.add_edge(START, "answer")
     graph = builder.compile(checkpointer=InMemorySaver())

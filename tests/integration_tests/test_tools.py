@@ -254,7 +254,8 @@ def test_structured_output(rapid: ChatRapid, method: Any) -> None:
     assert isinstance(told["parsed"], Book)
     cut = rapid.model_copy(update={"max_tokens": 20})
     chat = cut.with_structured_output(Book, method=method, include_raw=True)
-    for told in (chat.invoke(ASKED), add(chat.stream(ASKED))):
+    tellings: list[Any] = [chat.invoke(ASKED), add(chat.stream(ASKED))]
+    for told in tellings:
         assert told["parsed"] is None
         assert "max_tokens was reached" in str(told["parsing_error"])
         assert told["raw"].response_metadata["finish_reason"] == "length"

@@ -193,7 +193,7 @@ BEGINNING = ChatPromptTemplate.from_messages(
     [("system", "Be brief."), ("human", "{context} {q}"), ("ai", "The answer is")]
 )
 PAST = [HumanMessage("Hi"), AIMessage("Hello!")]
-ASKED = HumanMessage("Q?")
+QUESTION = HumanMessage("Q?")
 CALL = {"name": "f", "args": {}, "id": "1"}
 CALLED = [AIMessage("", tool_calls=[CALL]), ToolMessage("x", tool_call_id="1")]
 
@@ -201,19 +201,19 @@ CALLED = [AIMessage("", tool_calls=[CALL]), ToolMessage("x", tool_call_id="1")]
 @pytest.mark.parametrize(
     ("asked", "roles", "begun"),
     [
-        ([ASKED], "system user assistant", "The answer is"),
+        ([QUESTION], "system user assistant", "The answer is"),
         (
-            [*PAST, ASKED],
+            [*PAST, QUESTION],
             "system user assistant user assistant",
             "The answer is",
         ),
         (
-            [ASKED, *CALLED],
+            [QUESTION, *CALLED],
             "system user assistant tool assistant",
             "The answer is",
         ),
         (
-            [*PAST, ASKED, AIMessage("so")],
+            [*PAST, QUESTION, AIMessage("so")],
             "system user assistant user assistant",
             "The answer is\n\nso",
         ),
@@ -257,7 +257,7 @@ def test_an_answer_may_begin_with_the_documents() -> None:
     prompt = ChatPromptTemplate.from_messages(
         [("human", "{q}"), ("ai", "See {context}:")]
     )
-    assert begun_in(ChainPrompt.of(prompt).turns([ASKED], "Q?")) == "See :"
+    assert begun_in(ChainPrompt.of(prompt).turns([QUESTION], "Q?")) == "See :"
 
 
 @pytest.mark.parametrize("kind", [ChatRaLMSpec, ChatRapid])

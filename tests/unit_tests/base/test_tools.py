@@ -154,15 +154,15 @@ CUT_CALL = tool_call_chunk(name="Book", args=f'{CUT}"]', id="1", index=0)
 @pytest.mark.parametrize(
     ("method", "chunk"),
     [
-        ("json_schema", AIMessageChunk(CUT)),
-        ("function_calling", AIMessageChunk("", tool_call_chunks=[CUT_CALL])),
+        ("json_schema", AIMessageChunk(content=CUT)),
+        ("function_calling", AIMessageChunk(content="", tool_call_chunks=[CUT_CALL])),
     ],
 )
 def test_an_answer_that_is_cut_off_is_an_error_at_the_end_of_a_stream(
     schema: Any, method: str, chunk: AIMessageChunk
 ) -> None:
     told = {"finish_reason": "length"}
-    last = AIMessageChunk("", response_metadata=told, chunk_position="last")
+    last = AIMessageChunk(content="", response_metadata=told, chunk_position="last")
 
     async def streamed() -> AsyncIterator[AIMessageChunk]:
         yield chunk
@@ -179,7 +179,10 @@ def test_an_answer_that_is_cut_off_is_an_error_at_the_end_of_a_stream(
 
 
 def test_a_stream_that_is_whole_ends_with_all_of_it() -> None:
-    chunks = [AIMessageChunk(CUT), AIMessageChunk('ville"}', chunk_position="last")]
+    chunks = [
+        AIMessageChunk(content=CUT),
+        AIMessageChunk(content='ville"}', chunk_position="last"),
+    ]
     parsed = list(parser_of(Books, "json_schema").transform(iter(chunks)))
     assert parsed[-1] == {"author": "Melville"}
     whole = [AIMessage('{"author": "I"}')]
