@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
@@ -13,9 +13,12 @@ from langchain_core.runnables import (
     RunnableConfig,
     RunnableWithFallbacks,
 )
-from langchain_core.runnables.configurable import RunnableConfigurableAlternatives
+from langchain_core.runnables.configurable import (
+    DynamicRunnable,
+    RunnableConfigurableAlternatives,
+)
 
-from langchain_ralmspec.base.configured import KeptFields, is_configured
+from langchain_ralmspec.base.configured import KeptFields
 from langchain_ralmspec.base.restricted import RESTRICTIONS
 from langchain_ralmspec.base.structured import structured_by
 from langchain_ralmspec.base.tools import OF_CALLS
@@ -107,9 +110,10 @@ class _Restricting:
         Raises:
             InvalidValueError: something does, and the method would answer.
         """
+        chosen, config = self._chosen
         if name in _ANSWERING or name == "warm":
             given = [each for each in _INSTEAD if each in self.kwargs]
-            if is_configured(self.config):
+            if config:
                 given.append("config")
             if name == "warm":  # it is given the documents
                 given = [each for each in given if each == "kv_namespace"]
@@ -118,7 +122,18 @@ class _Restricting:
                 msg = f"{name}() does not know of the {given[0]} that was bound, {told}"
                 raise InvalidValueError(msg)
         inherited: Any = super()
-        return inherited.__getattr__(name)
+        return inherited.__getattr__(name) if chosen is None else getattr(chosen, name)
+
+    @property
+    def _chosen(self) -> tuple[Any, dict[str, Any]]:
+        """What a choice chooses by the config, and what in that it does not know."""
+        model: Any = self.__dict__.get("bound")
+        config = dict((self.__dict__.get("config") or {}).get("configurable") or {})
+        if not config or not isinstance(model, DynamicRunnable):
+            return None, config
+        own = {spec.id for spec in model.config_specs}
+        rest = {key: value for key, value in config.items() if key not in own}
+        return model.prepare(self.config)[0], rest
 
     def with_alisteners(self, **listeners: Any) -> Any:
         """Bind listeners that are awaited; LangChain's own binds them to a binding."""
@@ -145,10 +160,14 @@ class BoundChat(_OfChats, _Restricting, RunnableBinding[LanguageModelInput, AIMe
         self, tools: Sequence[Any], **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Let the model call tools; see the chat model's ``bind_tools``."""
-        own = self._bound
-        if isinstance(own, _ConfiguredChat):  # which stays what is bound
-            own = own.default
-        made = own.bind_tools(tools, **self._kept_beside(kwargs))
+        own, words = self._bound, self._kept_beside(kwargs)
+        if isinstance(own, ConfigurableChat):  # which stays what is bound
+            default: Any = own.default
+            made = default.bind_tools(tools, **words)
+            known = {*words, *OF_CALLS}  # not what is bound to its default alone
+            words = {k: v for k, v in made.kwargs.items() if k in known}
+            return self.model_copy(update={"kwargs": words})
+        made = own.bind_tools(tools, **words)
         if isinstance(made, BoundChat):
             return self.model_copy(update={"kwargs": made.kwargs})
         # Several, each with the tools as it takes them, and with what is bound here.
@@ -236,6 +255,25 @@ class ConfigurableChat(_ConfiguredChat, KeptFields):
 
 class AlternativeChats(_ConfiguredChat, RunnableConfigurableAlternatives):  # type: ignore[type-arg]
     """What ``configurable_alternatives()`` gives of a chat model."""
+
+    def bind_tools(
+        self, tools: Sequence[Any], **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Let each of the models call tools, as it takes them."""
+
+        def with_tools(model: Any) -> Any:
+            if isinstance(model, Runnable):
+                bound: Any = model
+                return bound.bind_tools(tools, **kwargs)
+            return lambda: with_tools(model())  # made when it is chosen
+
+        others = {name: with_tools(each) for name, each in self.alternatives.items()}
+        update = {"default": with_tools(self.default), "alternatives": others}
+        return cast("Runnable[LanguageModelInput, AIMessage]", self._with(update))
+
+    def _with(self, update: dict[str, Any]) -> Any:
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**{**own, **update})
 
 
 class FallbackChats(BindableChat, RunnableWithFallbacks):  # type: ignore[type-arg]

@@ -34,6 +34,9 @@ OF_CALLS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "s
 """What is bound for a call, beside the settings of sampling."""
 
 
+_OF_DEFINITIONS = {"name", "function", "input_schema", "toolSpec", "properties"}
+
+
 def as_tool(tool: Mapping[str, Any] | type | Callable[..., Any] | BaseTool) -> Any:
     """A tool's definition, as OpenAI and chat templates have it.
 
@@ -42,7 +45,7 @@ def as_tool(tool: Mapping[str, Any] | type | Callable[..., Any] | BaseTool) -> A
     """
     try:
         definition = convert_to_openai_tool(
-            opened(tool) if isinstance(tool, Mapping) else tool
+            _titled(opened(tool)) if isinstance(tool, Mapping) else tool
         )
         function = definition["function"]
         name = function["name"]
@@ -71,6 +74,16 @@ def as_tool(tool: Mapping[str, Any] | type | Callable[..., Any] | BaseTool) -> A
         msg = f"the tool {name!r} is no JSON: {error}; got {tool!r:.80}"
         raise InvalidValueError(msg) from error
     return made
+
+
+def _titled(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A definition; of a schema without properties LangChain keeps only the title."""
+    if "title" not in tool or tool.keys() & _OF_DEFINITIONS:
+        return tool
+    said = ("title", "description")
+    rest = {name: value for name, value in tool.items() if name not in said}
+    words = {"name": tool["title"], "description": tool.get("description", "")}
+    return {**words, "parameters": rest}
 
 
 def _with_its_parts(tool: Any, converted: Any) -> dict[str, Any]:

@@ -113,7 +113,9 @@ class Reader:
             },
             "required": required,
         }
-        if more is not None and more is not False:
+        # Behind one that may be left out the converter forgets the comma.
+        is_fixed = made["properties"].keys() <= {*required}
+        if more is not None and more is not False and is_fixed:
             made["additionalProperties"] = self.plain(more, base)
         return made
 

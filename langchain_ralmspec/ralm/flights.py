@@ -138,7 +138,9 @@ class Flights:
             try:
                 self._session.waiting.result_of(flight.future)
             except Exception as error:
-                if isinstance(error, StoreTimeoutError) and len(flight.guesses) == 1:
+                is_late = isinstance(error, StoreTimeoutError)
+                is_lone = len(flight.guesses) == 1 and not self._session.fills_freely
+                if is_late and is_lone:
                     raise
                 flight.future = Future()
                 flight.future.set_result(self._ask_one_by_one(flight))

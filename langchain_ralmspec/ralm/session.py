@@ -220,9 +220,10 @@ class Session(Live):
         """
         try:
             return self.ask([query], with_vectors=with_vectors)
-        except StoreTimeoutError:
-            raise  # whoever asks once more waits as long once more
-        except StoreError:
+        except StoreError as error:
+            # Over the network, whoever asks once more waits as long once more.
+            if isinstance(error, StoreTimeoutError) and not self.fills_freely:
+                raise
             return self._asked_alone(query.text)
 
     def _asked_alone(self, text: str) -> Verification:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from reprlib import repr as shortened
 from typing import Any
 
@@ -15,6 +15,7 @@ from langchain_ralmspec.stores.arguments import check_k
 from langchain_ralmspec.stores.base import Hit, Query
 from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY, Calls
 from langchain_ralmspec.stores.configuring import configuration_of, configured
+from langchain_ralmspec.stores.encoding import computes_here
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.filters import require_passing
 from langchain_ralmspec.stores.generic_store import distinct
@@ -24,7 +25,7 @@ from langchain_ralmspec.stores.searches import (
     refuse_swallowed_words,
     searched_by,
 )
-from langchain_ralmspec.stores.sharing import SharedLock, lock_of
+from langchain_ralmspec.stores.sharing import lock_of
 from langchain_ralmspec.stores.waiting import Waiting
 
 
@@ -73,7 +74,6 @@ class RetrieverStore:
         refuse_swallowed_words(retriever)
         self._retriever = retriever
         self._calls = Calls(max_concurrency)
-        self._locks = [lock_of(store) for store in searched_by(retriever)]
         self._name = retriever.get_name()
 
     def encode(self, texts: Sequence[str]) -> list[Query]:
@@ -104,7 +104,7 @@ class RetrieverStore:
     def _ask(self, text: str) -> Sequence[Document]:
         with reported_as_store_error(self._name, "search"):
             try:
-                with _searching(self._locks):
+                with _searching(self._retriever):
                     found: Any = self._retriever.invoke(text)
             except (NotImplementedError, TypeError) as error:
                 if isinstance(error, TypeError) and "synchronously" not in str(error):
@@ -160,10 +160,8 @@ def found_by(
     refuse_swallowed_words(retriever)
     name, filter_ = retriever.get_name(), filter_of(retriever)
 
-    locks = [lock_of(store) for store in searched_by(retriever)]
-
     def find() -> Any:
-        with _searching(locks):
+        with _searching(retriever):
             found = retriever.invoke(query, config)
         if filter_ is not None and isinstance(found, list):
             require_passing(filter_, found, name)
@@ -176,10 +174,11 @@ def found_by(
         return waiting.call(find)
 
 
-@contextmanager
-def _searching(locks: Sequence[SharedLock]) -> Iterator[None]:
-    """Search stores in this block, while no retriever of this package changes them."""
-    with ExitStack() as stack:
-        for lock in locks:
-            stack.enter_context(lock.searching())
-        yield
+def _searching(retriever: Runnable[Any, Any]) -> AbstractContextManager[None]:
+    """Search in this block, while no retriever of this package changes the store.
+
+    Not where embedding may wait: nobody else could search it meanwhile.
+    """
+    store = searched_by(retriever)
+    is_quick = store is not None and computes_here(store.embeddings)
+    return lock_of(store).searching() if is_quick else nullcontext()

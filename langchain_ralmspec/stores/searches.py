@@ -168,20 +168,10 @@ def unbound(retriever: Any) -> tuple[Any, dict[str, Any]]:
     return retriever, given
 
 
-def searched_by(retriever: Runnable[Any, Any]) -> list[VectorStore]:
-    """Stores that a retriever searches by itself, as far as that can be told.
-
-    None where one of this package is within, which lets its searches in by itself.
-    """
-    within = list(_within(retriever))
-    if any("RaLMSpecRetriever" in map(_name, type(each).__mro__) for each in within):
-        return []
-    stores = (getattr(each, "vectorstore", None) for each in within)
-    return [store for store in stores if isinstance(store, VectorStore)]
-
-
-def _name(kind: type) -> str:
-    return kind.__name__
+def searched_by(retriever: Runnable[Any, Any]) -> VectorStore | None:
+    """The store that an ``as_retriever()`` searches, and does nothing else."""
+    inner, _ = unbound(retriever)
+    return inner.vectorstore if isinstance(inner, VectorStoreRetriever) else None
 
 
 def _within(value: Any) -> Iterator[Runnable[Any, Any]]:

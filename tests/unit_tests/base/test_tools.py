@@ -337,3 +337,23 @@ def test_calls_and_results_are_turns_and_the_question_stays_the_users() -> None:
     assert question_of([asked, called, *results]) == "Is it warm?"
     assert asked_at(messages) == 0
     assert asked_at(messages[:2]) == 0
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {
+            "title": "Tags",
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+        },
+        {"title": "Pet", "anyOf": [{"type": "object", "properties": {"name": {}}}]},
+    ],
+)
+def test_a_schema_without_properties_is_a_tool_of_all_that_it_says(
+    schema: dict[str, Any],
+) -> None:
+    function = as_tool(schema)["function"]
+    said = {name: value for name, value in schema.items() if name != "title"}
+    assert function["name"] == schema["title"]
+    assert said.items() <= function["parameters"].items()

@@ -95,3 +95,12 @@ def test_what_a_few_lines_multiply_is_refused(word: str) -> None:
     with pytest.raises(GrammarError, match="more than 20,000 steps"):
         gbnf_of(schema)
     assert inlined(schema) is schema
+
+
+@pytest.mark.parametrize("more", [True, {"type": "integer"}])
+def test_no_other_property_stands_behind_one_that_may_be_left_out(more: Any) -> None:
+    """There the converter would forget the comma."""
+    names = {"a": {"type": "string"}}
+    schema = {"type": "object", "properties": names, "additionalProperties": more}
+    assert "additional" not in gbnf_of(schema)
+    assert "additional" in gbnf_of({**schema, "required": ["a"]})

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,8 +10,10 @@ import pytest
 from langchain_classic.retrievers import EnsembleRetriever
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
+from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_ralmspec import RaLMSpecRetriever
 from langchain_ralmspec.errors import (
@@ -199,6 +203,8 @@ def test_a_change_waits_for_searches_of_as_retriever_too(
     asked: str, wrap: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = langchain_faiss(n_rows=3)
+    local = type("HuggingFaceEmbeddings", (type(store.embeddings),), {})
+    store.embedding_function.__class__ = local  # it embeds here, by its name
     found = wrap(store.as_retriever(search_type="mmr"))
     inside, may_end, said = threading.Event(), threading.Event(), []
     search = type(store).max_marginal_relevance_search
@@ -236,15 +242,21 @@ def test_a_change_waits_for_searches_of_as_retriever_too(
     assert said == ["searched", "added"]
 
 
-def test_one_of_this_package_inside_lets_itself_in() -> None:
+def test_only_what_searches_a_store_and_nothing_else_keeps_changes_out() -> None:
     store = langchain_faiss(n_rows=3)
     plain, own = store.as_retriever(), RaLMSpecRetriever(vectorstore=store)
-    both = EnsembleRetriever(
-        retrievers=[plain, store.as_retriever()], weights=[0.5, 0.5]
-    )
-    assert searched_by(both) == [store, store]
-    # Its searches run in other threads, which a change that waits keeps out.
-    assert (
-        searched_by(EnsembleRetriever(retrievers=[plain, own], weights=[0.5, 0.5]))
-        == []
-    )
+    assert searched_by(plain.with_config(tags=["x"]).with_retry()) is store
+    # Others may wait for anything, or let their searches in themselves.
+    for other in (
+        own,
+        plain | RunnableLambda(lambda found: found),
+        EnsembleRetriever(retrievers=[plain, own], weights=[0.5, 0.5]),
+    ):
+        assert searched_by(other) is None
+
+
+def test_a_retriever_that_is_a_store_can_be_pickled() -> None:
+    store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
+    found = RetrieverStore(store.as_retriever(search_type="mmr"))
+    for again in (pickle.loads(pickle.dumps(found)), copy.deepcopy(found)):  # noqa: S301
+        assert again.search(asking("v1"), 1) == [[]]

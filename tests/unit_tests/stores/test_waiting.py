@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from langchain_community.vectorstores.faiss import FAISS
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.runnables import RunnableLambda
@@ -28,6 +30,7 @@ from langchain_ralmspec.retrievers.runs import search
 from langchain_ralmspec.speculation import Plan
 from langchain_ralmspec.speculation.costs import spending
 from langchain_ralmspec.speculation.plan import IN_FLIGHT
+from langchain_ralmspec.stores.base import Query
 from langchain_ralmspec.stores.call_threads import CallThreads
 from langchain_ralmspec.stores.concurrency import ONE_THREAD, Calls
 from langchain_ralmspec.stores.retriever_store import found_by
@@ -272,6 +275,26 @@ def test_what_somebody_else_has_written_may_hang() -> None:
             found_by(retriever, "one", store_timeout=5.0)
         in_this_thread = retriever.model_copy(update={"store_timeout": None})
         assert in_this_thread.invoke("one")
+
+
+def test_a_filter_may_hang_on_what_the_sequential_loop_never_comes_to(
+    never: threading.Event,
+) -> None:
+    vectors = np.eye(8, dtype=np.float32)[[0] * 30] * np.linspace(1, 2, 30)[:, None]
+    store = FAISS.from_embeddings(
+        [(f"{n}", vector.tolist()) for n, vector in enumerate(vectors)],
+        DeterministicFakeEmbedding(size=8),
+        metadatas=[{"n": n} for n in range(30)],
+    )
+    best = int(store.similarity_search("one", k=1)[0].metadata["n"])
+    retriever = RaLMSpecRetriever(
+        vectorstore=store, filter=lambda m: m["n"] == best or never.wait()
+    )
+    session = retriever.new_session(k=1, store_timeout=1.0)
+    assert session.fills_freely
+    (wanted,) = session.retrieve("one").truth
+    (found,) = session.ask_one(Query("one"), with_vectors=True).truth
+    assert [hit.id for hit in found] == [hit.id for hit in wanted]
 
 
 @pytest.mark.parametrize("number", [1, 2], ids=["FAISS", "in memory"])
