@@ -122,7 +122,9 @@ class _Restricting:
                 msg = f"{name}() does not know of the {given[0]} that was bound, {told}"
                 raise InvalidValueError(msg)
         inherited: Any = super()
-        return inherited.__getattr__(name) if chosen is None else getattr(chosen, name)
+        if chosen is None or hasattr(type(self.__dict__["bound"]), name):
+            return inherited.__getattr__(name)
+        return getattr(chosen, name)
 
     @property
     def _chosen(self) -> tuple[Any, dict[str, Any]]:
