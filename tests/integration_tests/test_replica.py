@@ -200,8 +200,8 @@ def test_a_copy_is_made_however_soon_its_thread_runs(
     replica: Any = open_replica("auto", ChromaStore(collection("l2")))
     started = replica._started
 
-    def begun(build: Callable[[], None]) -> threading.Thread:
-        thread: threading.Thread = started(build)
+    def begun(build: Callable[[], None], **words: Any) -> threading.Thread:
+        thread: threading.Thread = started(build, **words)
         thread.join(0.2)  # it is as far as it gets before anybody knows of it
         return thread
 
