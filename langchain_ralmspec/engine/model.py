@@ -203,8 +203,8 @@ class Model(Live):
     ) -> Model:
         """The one model of all who give the same arguments."""
         require_no_forked_gpu()
-        path, stamp = find_file(given)
-        weights_key = (path, stamp, *loading.values())
+        path = given.path if isinstance(given, Weights) else absolute_file(given)
+        weights_key = (*find_file(given), *loading.values())
         # A forked process shares the weights, which nobody changes, and no context.
         key = (*weights_key, *settings.values(), *own.values(), os.getpid())
         model = _shared.get(key)

@@ -77,13 +77,13 @@ async def test_a_cancelled_answer_asks_the_store_no_more(
     n_searches = 0
 
     class Watched(InMemoryVectorStore):
-        def similarity_search_by_vector(self, *args: Any, **more: Any) -> Any:
+        def similarity_search(self, *args: Any, **more: Any) -> Any:
             nonlocal n_searches
             n_searches += 1
             if n_searches == 2:
                 searched.set()
                 assert cancelled.wait(PATIENCE)
-            return super().similarity_search_by_vector(*args, **more)
+            return super().similarity_search(*args, **more)
 
     store = Watched.from_documents(corpus.documents[:20], corpus.embeddings)
     face = kind(
