@@ -13,7 +13,7 @@ from langchain_core.runnables.config import get_config_list
 from langchain_core.runnables.utils import AddableDict
 from pydantic import field_validator
 
-from langchain_ralmspec.base.configured import KeptFields, keeping
+from langchain_ralmspec.base.configured import KeptFields, remade
 from langchain_ralmspec.base.local import info_of
 from langchain_ralmspec.base.long_context import LongContextGeneration, long_usage_of
 from langchain_ralmspec.base.messages import messages_of, turns_of
@@ -222,7 +222,7 @@ class RapidChain(
 
     def configurable_fields(self, **kwargs: Any) -> KeptFields:
         """Let configs set fields."""
-        return keeping(super().configurable_fields(**kwargs))
+        return remade(super().configurable_fields(**kwargs), KeptFields)
 
     def preload(self, context: Any) -> int:
         """Read a context ahead of the first question about it.

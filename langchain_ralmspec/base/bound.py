@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
@@ -18,7 +18,7 @@ from langchain_core.runnables.configurable import (
     RunnableConfigurableAlternatives,
 )
 
-from langchain_ralmspec.base.configured import KeptFields
+from langchain_ralmspec.base.configured import KeptFields, remade
 from langchain_ralmspec.base.restricted import RESTRICTIONS
 from langchain_ralmspec.base.structured import structured_by
 from langchain_ralmspec.base.tools import OF_CALLS
@@ -67,9 +67,8 @@ class _Made:
 
     def _choosing(self, made: Any) -> Any:
         """The same choice as LangChain's own, that keeps what is bound to it."""
-        own = type(made)
-        kind = next(each for each in self._kinds if issubclass(each, own))
-        return kind(**{name: getattr(made, name) for name in own.model_fields})
+        kinds = (each for each in self._kinds if issubclass(each, type(made)))
+        return remade(made, next(kinds))
 
 
 class _OfChats(_Made):
@@ -231,17 +230,7 @@ class BindableCompletion(_Bindable, _OfCompletions):
 
 
 class _ConfiguredChat(BindableChat):
-    """What LangChain's own would give tools to as if no config could change it."""
-
-    if TYPE_CHECKING:
-        default: Any
-
-    def bind_tools(
-        self, tools: Sequence[Any], **kwargs: Any
-    ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Let the model call tools, whatever the config of a call makes of it."""
-        bound: BoundChat = self.bind()
-        return bound.bind_tools(tools, **kwargs)
+    """What LangChain's own would have answer as if no config could change it."""
 
     def with_structured_output(
         self, schema: dict[str, Any] | type, **kwargs: Any
@@ -253,6 +242,13 @@ class _ConfiguredChat(BindableChat):
 # Not of LanguageModelInput and AIMessage: pydantic would take no model for that then.
 class ConfigurableChat(_ConfiguredChat, KeptFields):
     """What ``configurable_fields()`` gives of a chat model."""
+
+    def bind_tools(
+        self, tools: Sequence[Any], **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Let the model call tools, whatever the config of a call makes of it."""
+        bound: BoundChat = self.bind()
+        return bound.bind_tools(tools, **kwargs)
 
 
 class AlternativeChats(_ConfiguredChat, RunnableConfigurableAlternatives):  # type: ignore[type-arg]
@@ -271,11 +267,7 @@ class AlternativeChats(_ConfiguredChat, RunnableConfigurableAlternatives):  # ty
 
         others = {name: with_tools(each) for name, each in self.alternatives.items()}
         update = {"default": with_tools(self.default), "alternatives": others}
-        return cast("Runnable[LanguageModelInput, AIMessage]", self._with(update))
-
-    def _with(self, update: dict[str, Any]) -> Any:
-        own = {name: getattr(self, name) for name in type(self).model_fields}
-        return type(self)(**{**own, **update})
+        return self.model_copy(update=update)
 
 
 class FallbackChats(BindableChat, RunnableWithFallbacks):  # type: ignore[type-arg]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, var_child_runnable_config
@@ -13,6 +13,8 @@ from langchain_core.runnables.configurable import RunnableConfigurableFields
 from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.registry import Registry
 from langchain_ralmspec.retrievers.snapshot import is_same
+
+T = TypeVar("T")
 
 _MOST = 4
 """Configured objects that are kept: each may hold a model of its own."""
@@ -43,9 +45,9 @@ def is_configured(config: RunnableConfig | None) -> bool:
     return bool((config or {}).get("configurable"))
 
 
-def keeping(made: Any) -> KeptFields:
-    """What ``configurable_fields()`` gave, with the latest objects kept."""
-    return KeptFields(**{name: getattr(made, name) for name in type(made).model_fields})
+def remade(made: Any, kind: Callable[..., T]) -> T:
+    """The same as an object of a kind that has its fields, such as a subclass."""
+    return kind(**{name: getattr(made, name) for name in type(made).model_fields})
 
 
 class KeptFields(RunnableConfigurableFields):  # type: ignore[type-arg]  # as LangChain has it

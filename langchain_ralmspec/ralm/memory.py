@@ -110,7 +110,7 @@ class Memory:
         was followed): then they are the better guess, unless a replica has one.
         """
         near = self._near(query, n) if policy == REPLICA and n else Found()
-        is_filled = all(hit.id in self.cache for hit in current)
+        is_filled = self._is_filled(current)
         ids: tuple[str, ...] = ()  # nothing is guessed only where nothing was found
         if n and (near.ids or is_filled):
             ids = self._best(policy, query, ids_of(current), near, n)
@@ -136,12 +136,15 @@ class Memory:
 
     def look_up(self, query: Query, current: Hits) -> LookUp | None:
         """What a look-up would guess; None where the cache was not filled lately."""
-        is_filled = current and all(hit.id in self.cache for hit in current)
-        if query.vector is None or not is_filled:
+        if query.vector is None or not (current and self._is_filled(current)):
             return None
         ids = self.cache.top(query.vector, len(current))
         margin = self.cache.margin(query.vector, ids[-1]) if ids else None
         return None if margin is None else (ids, margin)
+
+    def _is_filled(self, current: Hits) -> bool:
+        """Whether the cache knows the documents of now."""
+        return all(hit.id in self.cache for hit in current)
 
     def _near(self, query: Query, n: int) -> Found:
         """What the replica finds; of documents that the store has, if it can tell."""
