@@ -37,7 +37,8 @@ def report(figures: dict[str, Any], console: Console) -> None:
         "mean that was measured in this row, in one with fewer boosters, or of "
         "repeating documents, where that makes it more. % of it compares sums of "
         "seconds with it. First text is the median time to "
-        "what a stream gives first, sooner its ratio to the sequential loop's. "
+        "what a stream gives first, sooner the median over the questions of the "
+        "sequential loop's to it. "
         f"{workload['warm_up_questions']} untimed questions warmed up every row.",
     )
     if workload["distractors"]:

@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
-from langchain_ralmspec.bench.comparison import Answer, Comparison, Pair, ask
+from langchain_ralmspec.bench.comparison import (
+    Answer,
+    Comparison,
+    Pair,
+    ask,
+    first_text,
+)
 
 SUMMARY = {
     "speedup_median", "speedup_sums", "ceiling", "attainable", "identical",
@@ -168,6 +174,13 @@ def test_asking_starts_without_prefilled_documents_and_keeps_what_happened() -> 
         {"tokens": [3], "documents": ["b"]},
     ]
     assert 0 < said.first_text < said.seconds
+
+
+def test_first_texts_are_compared_question_by_question() -> None:
+    slow = [answer(SLOW, first_text=seconds) for seconds in (1.0, 2.0, 6.0)]
+    fast = [answer(FAST, first_text=seconds) for seconds in (2.0, 1.0, 1.5)]
+    # Not that of the medians, 2.0 and 1.5.
+    assert first_text(fast, slow) == {"seconds": 1.5, "sooner": 2.0}
 
 
 def test_a_row_that_guessed_nothing_does_not_set_its_own_bar() -> None:
