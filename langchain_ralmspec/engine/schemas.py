@@ -140,7 +140,22 @@ class Reader:
         if key not in self._names:
             name = self._names[key] = f"{self._prefix}{len(self._names)}"
             self.parts[name] = self.plain(target_of(ref, base), base)
+            if name in self._within(self.parts[name]):
+                raise ValueError(
+                    f"the $ref {ref!r} leads to itself, with nothing between"
+                )
         return self._names[key]
+
+    def _within(self, said: Schema) -> set[str]:
+        """Names of what a schema may be as a whole."""
+        names, choices = set(), [said]
+        for each in choices:
+            choices += each.get("anyOf", [])
+            name = each.get("$ref")
+            if name is not None and name not in names:
+                names.add(name)
+                choices += [self.parts[name]] if name in self.parts else []
+        return names
 
     def _merged(self, own: dict[str, Any], base: Schema) -> Schema:
         """A schema that says what others say as well."""

@@ -156,6 +156,19 @@ def lengths_of(
     return lengths
 
 
+def document_vectors(
+    made: Any, texts: Sequence[str], name: str, kind: str = "documents"
+) -> NDArray[np.float32]:
+    """:func:`as_vectors` of documents, of which one may be empty and have no direction.
+
+    Raises:
+        StoreError: it is something else, or a vector is too long, or has no length.
+    """
+    vectors = as_vectors(made, texts, name, kind)
+    lengths_of(vectors, texts, name, shortest=-1)
+    return vectors
+
+
 def make_queries(
     embeddings: Encoder,
     texts: Sequence[str],

@@ -20,7 +20,7 @@ from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
 from langchain_ralmspec.stores.base import Hit, Metric, Query
 from langchain_ralmspec.stores.concurrency import LOCAL_STORES, Calls
-from langchain_ralmspec.stores.embedding import as_vectors, lengths_of, make_queries
+from langchain_ralmspec.stores.embedding import document_vectors, make_queries
 from langchain_ralmspec.stores.encoding import (
     Encoding,
     embed_documents,
@@ -319,8 +319,7 @@ class GenericStore:
             texts = [well_formed(each.page_content) for each in missing.values()]
             encoder = type(self._embeddings).__name__
             made = embed_documents(self._embeddings, texts, "documents")
-            vectors = as_vectors(made, texts, encoder, "documents")
-            lengths_of(vectors, texts, encoder, shortest=-1)  # a text may be empty
+            vectors = document_vectors(made, texts, encoder)
             if self._dimension not in (None, vectors.shape[1]):
                 raise DimensionMismatchError(
                     f"{encoder} gave {vectors.shape[1]} numbers for a document but "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.embeddings import Embeddings
 
-from langchain_ralmspec.stores.embedding import as_vectors, lengths_of
+from langchain_ralmspec.stores.embedding import as_vectors, document_vectors, lengths_of
 
 if TYPE_CHECKING:
     from langchain_core.vectorstores import VectorStore
@@ -36,9 +36,7 @@ class WatchedEmbeddings(Embeddings):
         """Embed documents; StoreError where a vector is not finite, or too long."""
         vectors = self._watched.embed_documents(texts)
         if texts:
-            name = type(self._watched).__name__
-            rows = as_vectors(vectors, texts, name, "documents")
-            lengths_of(rows, texts, name, shortest=-1)  # a text may be empty
+            document_vectors(vectors, texts, type(self._watched).__name__)
         return vectors
 
     def embed_query(self, text: str) -> list[float]:
@@ -51,8 +49,7 @@ class WatchedEmbeddings(Embeddings):
 def _embedded(function: Callable[[str], Any], text: str) -> Any:
     """What a function makes of a text, which may be empty, or a document's."""
     vector, name = function(text), getattr(function, "__name__", "a function")
-    rows = as_vectors([vector], [text], name, "texts")
-    lengths_of(rows, [text], name, shortest=-1)
+    document_vectors([vector], [text], name, "texts")
     return vector
 
 

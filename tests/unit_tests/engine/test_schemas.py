@@ -67,6 +67,15 @@ def test_a_name_of_any_signs_is_that_of_a_rule() -> None:
         ({"items": 3}, "3 is no schema"),
         ({"$ref": "https://x.org/a"}, "nothing is at the .ref 'https://x.org/a'"),
         ({"$ref": 3}, "nothing is at the .ref 3"),
+        ({"$ref": "#"}, "the .ref '#' leads to itself"),
+        ({"anyOf": [{"$ref": "#"}, {"type": "string"}]}, "the .ref '#' leads to"),
+        (
+            {
+                "$defs": {"a": {"oneOf": [REF]}, "tree_node": {"$ref": "#/$defs/a"}},
+                **REF,
+            },
+            "the .ref '#/.defs/tree_node' leads to itself",
+        ),
         ({"pattern": "a"}, "the pattern .a. must begin with"),
         ({"pattern": r"^a\$"}, r"no grammar can say"),
         ({"pattern": "^(?=a)b$"}, r"no grammar can say '\(\?' within"),
