@@ -154,7 +154,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
             "system_prompt": self.system_prompt,
             "document_position": self.document_position,
             "prompt": None if self.prompt is None else sha256_of(dumps(self.prompt)),
-            "chat_template_kwargs": self.chat_template_kwargs,
+            **self._of_chats,
         }
 
     def _uncacheable(self) -> str | None:
@@ -310,8 +310,8 @@ class ChatRapid(LongContextGeneration, LocalChat):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        own = {"chat_template_kwargs": self.chat_template_kwargs}
-        return self._fingerprint() | {"context": _name_of(self.context), **own}
+        own = {"context": _name_of(self.context), **self._of_chats}
+        return self._fingerprint() | own
 
     def _get_invocation_params(
         self, stop: list[str] | None = None, **kwargs: Any

@@ -50,10 +50,7 @@ class UnknownArgumentError(RaLMSpecError, TypeError):
     @classmethod
     def of(cls, owner: str, given: str, known: Iterable[str]) -> UnknownArgumentError:
         """Build the error, naming the known argument nearest to ``given``."""
-        names = sorted(known)
-        near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
-        return cls(f"{owner} has no argument {given!r}; {hint}")
+        return cls(f"{owner} has no argument {given!r}; {hint(given, sorted(known))}")
 
 
 class MissingExtraError(RaLMSpecError, ImportError):
@@ -130,3 +127,12 @@ class StoreTimeoutError(StoreError, TimeoutError):
 
 class DatastoreError(RaLMSpecError, RuntimeError):
     """A kNN datastore is missing, truncated, or was made by another model."""
+
+
+def hint(given: object, known: Iterable[str]) -> str:
+    """What may have been meant: the known name nearest to a wrong one, else all."""
+    names = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(str(given).lower(), names, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {names[near[0]]!r}?"
+    return f"known: {', '.join(names.values())}"

@@ -119,13 +119,12 @@ class _Recorder:
         return "confirmed" if event.written and self._judged >= written else "known"
 
     def _number(self, hit: Hit) -> int:
-        key = (hit.id, hit.text)
-        if key not in self._numbers:
-            self._numbers[key] = len(self.documents)
+        if hit.key not in self._numbers:
+            self._numbers[hit.key] = len(self.documents)
             title = next(told_in(hit.document.metadata, ("title", "source")), "")
             text = hit.document.page_content if hit.text is None else hit.text
             words = " ".join(text[: 4 * _FIRST_WORDS].split())
             words = words[:_FIRST_WORDS] + "…" * (len(words) > _FIRST_WORDS)
             passage = Passage(id=str(hit.id), title=title, text=words)
             self.documents.append(passage)
-        return self._numbers[key]
+        return self._numbers[hit.key]

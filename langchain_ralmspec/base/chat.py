@@ -81,6 +81,12 @@ class LocalChat(LocalGeneration, TracedChat):
         variables_of(value)
         return value
 
+    @property
+    def _of_chats(self) -> dict[str, Any]:
+        """Settings of all chat models that tell one's answers from another's."""
+        names = ("chat_template_kwargs", "output_version")
+        return {name: getattr(self, name) for name in names}
+
     def _convert_input(self, model_input: Any) -> PromptValue:
         try:
             return super()._convert_input(model_input)

@@ -19,7 +19,9 @@ def chunk_of(piece: str | ToolCallChunk, *, in_blocks: bool) -> AIMessageChunk:
     if isinstance(piece, Thought):
         # As of Ollama and DeepSeek; LangChain shows a block of reasoning by it.
         told = {"reasoning_content": str(piece)}
-        return AIMessageChunk(content=nothing, additional_kwargs=told)
+        block = {"type": "reasoning", "reasoning": str(piece), "index": "lc_rs_0"}
+        content: Any = [block] if in_blocks else ""
+        return AIMessageChunk(content=content, additional_kwargs=told)
     if isinstance(piece, str):
         return AIMessageChunk(content=block_of(piece) if in_blocks and piece else piece)
     return AIMessageChunk(content=nothing, tool_call_chunks=[piece])

@@ -16,9 +16,9 @@ from langchain_core.runnables.config import get_config_list, run_in_executor
 
 from langchain_ralmspec.arguments import require_text
 from langchain_ralmspec.base.bound import BindableCompletion
-from langchain_ralmspec.base.configured import configured_by, is_configured
+from langchain_ralmspec.base.cache_keys import cacheable, is_cached
+from langchain_ralmspec.base.configured import configured_by, configured_in
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
-from langchain_ralmspec.base.restricted import cacheable, is_cached
 from langchain_ralmspec.base.threads import from_threads
 from langchain_ralmspec.base.together import (
     at_once,
@@ -89,7 +89,7 @@ class LocalCompletion(LocalGeneration, BindableCompletion, BaseLLM):
         exceptions.
         """
         configs = get_config_list(config, len(inputs))
-        if not (return_exceptions or any(map(is_configured, configs))):
+        if not (return_exceptions or any(map(configured_in, configs))):
             return super().batch(inputs, config, **kwargs)
         # LangChain's own would put the exception of one into the places of all.
         alone: Any = partial(
@@ -113,7 +113,7 @@ class LocalCompletion(LocalGeneration, BindableCompletion, BaseLLM):
     ) -> list[str]:
         """Do what ``batch`` does, beside other tasks."""
         configs = get_config_list(config, len(inputs))
-        if not (return_exceptions or any(map(is_configured, configs))):
+        if not (return_exceptions or any(map(configured_in, configs))):
             return await super().abatch(inputs, config, **kwargs)
         alone: Any = partial(
             super().abatch, return_exceptions=return_exceptions, **kwargs

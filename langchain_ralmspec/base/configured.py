@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import ensure_config, var_child_runnable_config
+from langchain_core.runnables.config import (
+    CONFIG_KEYS,
+    ensure_config,
+    var_child_runnable_config,
+)
 from langchain_core.runnables.configurable import RunnableConfigurableFields
 
 from langchain_ralmspec.arguments import owned
@@ -26,7 +30,7 @@ def configured_by(config: RunnableConfig | None) -> Iterator[None]:
 
     LangChain's models keep it from what they call.
     """
-    given = (config or {}).get("configurable")
+    given = configured_in(config)
     if not given:
         yield
         return
@@ -40,9 +44,12 @@ def configured_by(config: RunnableConfig | None) -> Iterator[None]:
         var_child_runnable_config.reset(taken)
 
 
-def is_configured(config: RunnableConfig | None) -> bool:
-    """Whether a call configures anything."""
-    return bool((config or {}).get("configurable"))
+def configured_in(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a config configures; of its own keys, too, those that LangChain lacks."""
+    config = config or {}
+    others = {key: each for key, each in config.items() if key not in CONFIG_KEYS}
+    own = {key: each for key, each in others.items() if each is not None}
+    return {**(config.get("configurable") or {}), **own}
 
 
 def remade(made: Any, kind: Callable[..., T]) -> T:

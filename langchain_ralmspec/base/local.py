@@ -15,9 +15,9 @@ from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 from langchain_ralmspec.answer.transcript import Transcript, stops_of
 from langchain_ralmspec.answer.vocabulary import Spoken, Vocabulary
 from langchain_ralmspec.arguments import is_remade, require_text
+from langchain_ralmspec.base.cache_keys import stamp_at
 from langchain_ralmspec.base.call_settings import CallSettings
 from langchain_ralmspec.base.configured import close_configured
-from langchain_ralmspec.base.identity import stamp_at
 from langchain_ralmspec.base.llama_cpp import refuse
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.engine.context import KVType

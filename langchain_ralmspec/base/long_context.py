@@ -16,8 +16,8 @@ from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_vali
 
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.arguments import is_remade
+from langchain_ralmspec.base.cache_keys import name_of, stamp_at
 from langchain_ralmspec.base.drafting import can_draft, longest_exact_draft
-from langchain_ralmspec.base.identity import name_of, stamp_at
 from langchain_ralmspec.base.local import Form, LocalGeneration, in_range, usage_of
 from langchain_ralmspec.engine import Model
 from langchain_ralmspec.errors import UnknownArgumentError
@@ -345,7 +345,7 @@ class LongContextGeneration(LocalGeneration):
             new = Source(right=Calibration(prior))
             estimates.sources.setdefault(name, new)
         length = None if self.draft_length == "auto" else self.draft_length
-        return Scheduler(estimates, drafters, length)
+        return Scheduler(estimates, stride=length)
 
     @property
     def _chosen(self) -> list[str | Drafter]:

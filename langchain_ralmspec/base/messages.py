@@ -108,7 +108,13 @@ def messages_of(history: Any, name: str = "history") -> list[BaseMessage]:
                 msg = "a text without a role"
                 raise TypeError(msg)  # noqa: TRY301  reported with the others
             messages += convert_to_messages([one])
-        except (LookupError, NotImplementedError, TypeError, ValueError) as error:
+        except (
+            LookupError,
+            NotImplementedError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
             why = str(error).partition("\n")[0]
             if isinstance(error, LookupError):  # of calls of tools, for example
                 why = f"it lacks {why}"
@@ -208,7 +214,7 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
     given = call["args"]
     try:
         arguments = given if isinstance(given, Mapping) else json.loads(given or "{}")
-    except ValueError:  # cut off: nobody knows how it would have gone on
+    except (TypeError, ValueError, RecursionError):  # cut off, or no JSON at all
         arguments = given
     if not isinstance(arguments, Mapping):  # which templates take for granted
         arguments = {"arguments": arguments}

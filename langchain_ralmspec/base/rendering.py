@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.errors import SetupError
-from langchain_ralmspec.stores.faiss_rows import checked_document
+from langchain_ralmspec.stores.documents import checked_document, known_as
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
@@ -21,7 +21,7 @@ def rendered(document: Document, prompt: BasePromptTemplate[str]) -> str:
     """
     document = checked_document(document)
     known = {**(document.metadata or {}), "page_content": document.page_content}
-    name = document.id or document.page_content[:40]
+    name = known_as(document)
     for key in prompt.input_variables:
         if key not in known:
             msg = (

@@ -5,12 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.globals import get_llm_cache
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from langchain_ralmspec.arguments import owned
-from langchain_ralmspec.base.identity import name_of
-from langchain_ralmspec.errors import InvalidValueError, SetupError
+from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.retrievers import adopt
 from langchain_ralmspec.retrievers.snapshot import is_same
 from langchain_ralmspec.stores.configuring import configuration_of, configured
@@ -62,15 +60,21 @@ class RestrictedRetrievers:
         filter_, words = own
         words = {**retriever.search_kwargs, **words}
         update = {"filter": filter_, "search_kwargs": words}
-        return self._once(retriever, own, partial(retriever.model_copy, update=update))
+
+        def made() -> RaLMSpecRetriever:
+            copy = retriever.model_copy(update=update)
+            copy.origin = retriever.origin  # which tells how many documents are wanted
+            return copy
+
+        return self._once(retriever, own, made)
 
     def _configured(
         self, retriever: RaLMSpecRetriever, values: dict[str, Any]
     ) -> RaLMSpecRetriever:
-        def made() -> RaLMSpecRetriever:
-            return adopt(configured(retriever.vectorstore, values))
-
-        return self._once(retriever, values, made)
+        chosen = configured(retriever.vectorstore, values)
+        # Its settings, too: a filter that is set later is heeded.
+        fields = dict(chosen) if isinstance(chosen, BaseModel) else chosen
+        return self._once(retriever, owned((values, fields)), partial(adopt, chosen))
 
     def _once(
         self,
@@ -89,42 +93,3 @@ class RestrictedRetrievers:
             raise InvalidValueError(said) from error
         self._kept = ((own, key, restricted), *self._kept)[:_MOST]
         return restricted
-
-
-def is_cached(face: Any) -> bool:
-    """Whether LangChain keeps the answers of a model."""
-    cache = getattr(face, "cache", None)
-    return cache is not False and bool(cache or get_llm_cache() is not None)
-
-
-def cacheable(overrides: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of a call as a cache may tell them from others; objects by a name.
-
-    Raises:
-        SetupError: a filter is more than plain values, and another may look like it.
-    """
-    for name in RESTRICTIONS:
-        if not _is_plain(given := overrides.get(name)):
-            msg = (
-                f"a cache cannot tell {name}={given!r:.60} from another one; give "
-                "plain values, or cache=False when the model is made"
-            )
-            raise SetupError(msg)
-    return {name: _named(value) for name, value in overrides.items()}
-
-
-def _is_plain(value: Any) -> bool:
-    if type(value) is dict:
-        return all(type(key) is str and _is_plain(each) for key, each in value.items())
-    if type(value) in {list, tuple}:
-        return all(map(_is_plain, value))
-    return value is None or type(value) in {str, int, float, bool}
-
-
-def _named(value: Any) -> Any:
-    """A value whose ``repr`` no other one has had or will have."""
-    if type(value) is dict:
-        return {key: _named(each) for key, each in value.items()}
-    if type(value) in {list, tuple}:
-        return [_named(each) for each in value]
-    return value if _is_plain(value) else name_of(value)

@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.base import warming
 from langchain_ralmspec.base.account import account_of, citations_of
+from langchain_ralmspec.base.cache_keys import is_cached
 from langchain_ralmspec.base.local import (
     Form,
     PreparedAnswer,
@@ -23,7 +24,6 @@ from langchain_ralmspec.base.rendering import rendered
 from langchain_ralmspec.base.restricted import (
     RESTRICTIONS,
     RestrictedRetrievers,
-    is_cached,
 )
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.base.tracing import trace
@@ -60,7 +60,7 @@ from langchain_ralmspec.stores import RetrieverStore
 from langchain_ralmspec.stores.waiting import Seconds, shorter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Generator, Iterable, Sequence
 
     from langchain_core.documents import Document
     from langchain_core.messages.ai import UsageMetadata
@@ -69,8 +69,8 @@ if TYPE_CHECKING:
     from langchain_ralmspec.base.call_settings import CallSettings
     from langchain_ralmspec.base.warming import Passages, Warmed
     from langchain_ralmspec.engine import Model
-    from langchain_ralmspec.ralm import RetrievalPolicy
-    from langchain_ralmspec.stores import Hit
+    from langchain_ralmspec.ralm import Event, RetrievalPolicy
+    from langchain_ralmspec.ralm.hits import Hits
 
 
 SHORT_DOCUMENT = 256
@@ -276,7 +276,7 @@ class RetrievalGeneration(SpeculativeGeneration):
         transcript, sampler = self._written_by(model, sampling, stop, form)
         stats = SpeculationStats(prompt_tokens=len(prompt.head) + len(prompt.tail))
 
-        def open_branch(hits: tuple[Hit, ...]) -> Branch:
+        def open_branch(hits: Hits) -> Branch:
             tokens, ends = layout.laid_out(model.weights, hits)
             require(n_documents=len(tokens))
             prefix = [*prompt.head, *tokens[: ends[-1]]]
@@ -304,17 +304,19 @@ class RetrievalGeneration(SpeculativeGeneration):
             ),
             policy=self._policy(model, prompt, transcript),
         )
-        if is_once:
-            events = once(request)
-        elif self._may_speculate(model):
-            guess = self.guess_policy
-            policies = tuple(GUESS_POLICIES) if guess == "auto" else (guess,)
-            scheduler = self._scheduler(policies, asynchronous=self.asynchronous)
-            events = speculative(request, scheduler)
-        else:
-            events = sequential(request)
         place = model.queue.place(sampling.max_tokens)
-        return RetrievalRun(events, request, prompt.text, place)
+        return RetrievalRun(self._events(request, model), request, prompt.text, place)
+
+    def _events(self, request: Request, model: Model) -> Generator[Event, None, None]:
+        """The loop that generates an answer."""
+        if self.retrieval_policy == "once":
+            return once(request)
+        if not self._may_speculate(model):
+            return sequential(request)
+        guess = self.guess_policy
+        policies = tuple(GUESS_POLICIES) if guess == "auto" else (guess,)
+        scheduler = self._scheduler(policies, asynchronous=self.asynchronous)
+        return speculative(request, scheduler)
 
     @property
     def _current_retriever(self) -> RaLMSpecRetriever:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
@@ -31,8 +30,8 @@ from langchain_core.utils.function_calling import (
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from langchain_ralmspec.base.tools import as_tool
-from langchain_ralmspec.engine.binding import gbnf_of
-from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.engine.schema_grammar import gbnf_of
+from langchain_ralmspec.errors import InvalidValueError, hint
 
 if TYPE_CHECKING:
     from langchain_core.language_models import LanguageModelInput
@@ -172,9 +171,7 @@ def structured_by(
     Raises as the chat model's ``with_structured_output`` does.
     """
     if method not in METHODS:
-        near = difflib.get_close_matches(str(method), METHODS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"use one of {METHODS}"
-        msg = f"method={method!r} is unknown; {hint}"
+        msg = f"method={method!r} is unknown; {hint(method, METHODS)}"
         raise InvalidValueError(msg)
     traced = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
     own = {"ls_structured_output_format": traced, **kwargs}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +14,11 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_ralmspec.arguments import several
 from langchain_ralmspec.base.local import Form
 from langchain_ralmspec.base.variables import VARIABLES, variables_of
-from langchain_ralmspec.engine.binding import gbnf_of
 from langchain_ralmspec.engine.calls import CALLS, PLAIN, CallFormat
+from langchain_ralmspec.engine.schema_grammar import gbnf_of
 from langchain_ralmspec.engine.schemas import inlined, opened
 from langchain_ralmspec.engine.templates import THOUGHT
-from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.errors import InvalidValueError, hint
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
@@ -136,11 +135,9 @@ def choice_of(given: Any, names: Sequence[str]) -> str:
     known = [*names, *(each for each in _CHOICES if names or each != ANY)]
     if choice in known:
         return str(choice)
-    near = difflib.get_close_matches(str(choice), [*names, *_CHOICES], n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
     msg = (
         f"tool_choice={given!r} is no tool that is bound, nor 'auto', 'any', "
-        f"'required' or 'none'; {hint}"
+        f"'required' or 'none'; {hint(choice, [*names, *_CHOICES])}"
     )
     raise InvalidValueError(msg)
 
@@ -202,9 +199,16 @@ class ToolUse:
 
         Raises:
             GrammarError: a schema cannot be made a grammar, or a grammar be parsed.
-            InvalidValueError: a grammar and a forced call exclude one another.
+            InvalidValueError: a grammar and a forced call, or a schema, exclude one
+                another.
         """
         weights = model.weights
+        if self.schema is not None and sampling.grammar is not None:
+            msg = (
+                f"a schema of the answer and grammar={sampling.grammar!r:.60} exclude "
+                "one another; leave one out"
+            )
+            raise InvalidValueError(msg)
         schema = None if self.schema is None else gbnf_of(self.schema)
         free = sampling.grammar if schema is None else schema
         shown = "".join(THOUGHT) if self.may_think(model, sampling) else ""

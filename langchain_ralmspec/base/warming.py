@@ -15,6 +15,7 @@ from langchain_ralmspec.engine.heads import FEWEST, LEAST_PART, parted
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
 from langchain_ralmspec.ralm import BLOCK
 from langchain_ralmspec.stores import Hit
+from langchain_ralmspec.stores.documents import known_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -114,7 +115,7 @@ def passages_of(
         ends = [len(head) + end for end in ends[:2]]
         prefix = array("i", [*head, *tokens][: ends[1]])
         if len(prefix) > model.n_ctx:
-            name = document.id or document.page_content[:40]
+            name = known_as(document)
             msg = (
                 f"the document {name!r} takes {len(prefix)} tokens, and n_ctx="
                 f"{model.n_ctx}; set max_document_tokens, or raise n_ctx"

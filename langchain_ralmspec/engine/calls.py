@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from langchain_ralmspec.engine.binding import gbnf_of
 from langchain_ralmspec.engine.grammar import Marker
+from langchain_ralmspec.engine.schema_grammar import gbnf_of
 
 Turn = Mapping[str, Any]
 """A turn's ``role`` and ``content``, a text or those around the context; with what it

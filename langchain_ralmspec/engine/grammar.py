@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 from collections.abc import Sequence as Tokens
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 
 from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.engine.binding import library
+from langchain_ralmspec.engine.grammar_limits import require_bounded
 from langchain_ralmspec.errors import GrammarError
 from langchain_ralmspec.text import well_formed
 
@@ -32,10 +32,6 @@ nearly all 49,000 tokens of SmolLM2 may follow, looking at all takes 55 ms, at 2
 them 0.2 ms, and hardly ever are none of these allowed."""
 
 _SHOWN = 300  # characters of a grammar that an error quotes
-# llama.cpp parses by recursion, some 500 bytes of stack for a bracket, and 100 for a
-# rule that begins with another: 8 MiB end at 20,000 brackets. Threads may have 512 KiB.
-_DEEPEST, _MOST_RULES = 500, 5_000
-_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*')
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,26 +263,6 @@ class Grammar:
             raise GrammarError(msg)
 
 
-def _require_shallow(text: str) -> None:
-    """Refuse a grammar that llama.cpp would need more than a thread's stack to parse.
-
-    Raises:
-        GrammarError: it is too deep, or has too many rules, which may be as deep.
-    """
-    n_rules = text.count("::=")
-    depth = deepest = 0
-    for bracket in re.findall(r"[()]", _QUOTED.sub("", text)):
-        depth += 1 if bracket == "(" else -1
-        deepest = max(deepest, depth)
-    if deepest > _DEEPEST or n_rules > _MOST_RULES:
-        msg = (
-            f"the grammar {text[:_SHOWN]!r}… has {n_rules:,} rules, and brackets "
-            f"{deepest:,} deep; {_MOST_RULES:,} and {_DEEPEST:,} are the most that can "
-            "be parsed safely"
-        )
-        raise GrammarError(msg)
-
-
 class _Matcher(Live):
     """A grammar sampler of llama.cpp, behind some tokens."""
 
@@ -302,7 +278,7 @@ class _Matcher(Live):
             GrammarError: llama.cpp cannot.
         """
         text = well_formed(text)
-        _require_shallow(text)
+        require_bounded(text)
         begin = root if f"{root} ::=" in text else "root"
         handle = None
         if text.strip() and "\0" not in text:  # what is empty would allow everything

@@ -15,9 +15,9 @@ Ranges = list[tuple[int, int]]
 _ONE = r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.?)|[^\\]"
 _SPAN = re.compile(rf"({_ONE})(?:-({_ONE}))?", re.DOTALL)
 _REPEATED = r"(?:[*+?]|\{\d+(?:,\d*)?\}|\{,\d+\})"
-_UNIT = re.compile(
-    rf"\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?:|\(\?|{_REPEATED}\??|{_ONE}", re.DOTALL
-)
+_CLASS = r"\[\^?\]?(?:\\.|[^\]\\])*+\]"
+# One without an end is looked through once, not again from each bracket within it.
+_UNIT = re.compile(rf"{_CLASS}?|\(\?:|\(\?|{_REPEATED}\??|{_ONE}", re.DOTALL)
 _PLAIN = re.compile(r"[A-Za-z0-9 _-]")
 
 _ALL: Ranges = [(0, 0x10FFFF)]
@@ -70,7 +70,9 @@ def _rule(unit: str, *, is_repeated: bool) -> str:
         return unit[0]
     if unit == ".":
         return _written(_without(_ALL, _BREAKS))
-    if unit.startswith("[") and unit != "[":
+    if unit.startswith("["):
+        if not re.fullmatch(_CLASS, unit, re.DOTALL):
+            raise ValueError(f"no grammar can say {unit[:9]!r}, a class without an end")
         return _written(_class(unit[1:-1]))
     return unit if _PLAIN.fullmatch(unit) else _written(_characters(unit))
 
@@ -96,7 +98,7 @@ def _characters(unit: str) -> Ranges:
         code = int(name[1:], 16)
     elif name in _CONTROLS:
         code = _CONTROLS[name]
-    elif unit in {"[", "\\"} or name.isalnum():
+    elif unit == "\\" or name.isalnum():
         raise ValueError(f"no grammar can say {unit!r} within a pattern")
     else:
         code = ord(name or unit)
@@ -104,14 +106,18 @@ def _characters(unit: str) -> Ranges:
 
 
 def _without(ranges: Ranges, others: Ranges) -> Ranges:
-    kept = ranges
-    for first, last in others:
-        parts = [
-            part
-            for low, high in kept
-            for part in ((low, min(high, first - 1)), (max(low, last + 1), high))
-        ]
-        kept = [(low, high) for low, high in parts if low <= high]
+    kept: Ranges = []
+    others = sorted(others)
+    for low, high in ranges:
+        rest = low
+        for first, last in others:
+            if first > high:
+                break
+            if first > rest:
+                kept.append((rest, first - 1))
+            rest = max(rest, last + 1)
+        if rest <= high:
+            kept.append((rest, high))
     return kept
 
 

@@ -6,6 +6,7 @@ It passes over whatever stands beside a word that it looks for first.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any
@@ -48,9 +49,8 @@ class Reader:
         self.parts: dict[str, Schema] = {}
         self._names: dict[tuple[int, str], str] = {}
         self._steps = count()
-        self._prefix = "part"
-        while self._prefix in json.dumps(schema):
-            self._prefix += "t"
+        like = re.findall("part(t*)", json.dumps(schema))
+        self._prefix = "part" + "t" * (len(max(like)) + 1 if like else 0)
 
     def plain(self, schema: Any, base: Schema) -> Schema:
         """A schema of ``base`` in the converter's words.
@@ -219,7 +219,14 @@ def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 def _common(one: Any, other: Any) -> list[Any]:
     values, others = ([v] if isinstance(v, str) else v for v in (one, other))
-    return [value for value in values if value in others]
+    known = set(map(_spelt, others))
+    return [value for value in values if _spelt(value) in known]
+
+
+def _spelt(value: Any) -> str:
+    """A value as JSON; 1.0 as 1, which is the same there."""
+    is_whole = isinstance(value, float) and value.is_integer()
+    return json.dumps(int(value) if is_whole else value, sort_keys=True)
 
 
 def _only(schema: Schema, words: set[str]) -> dict[str, Any]:

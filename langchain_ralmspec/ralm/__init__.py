@@ -8,7 +8,6 @@ from langchain_ralmspec.ralm.policies import (
     Flare,
     IterRetGen,
     RetrievalPolicy,
-    Step,
 )
 from langchain_ralmspec.ralm.prompt import (
     BLOCK,
@@ -39,7 +38,6 @@ __all__ = [
     "RetrievalPolicy",
     "RolledBack",
     "Session",
-    "Step",
     "Verified",
     "Writer",
     "once",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from langchain_ralmspec.answer.events import Committed
 
 if TYPE_CHECKING:
+    from langchain_ralmspec.ralm.hits import Hits
     from langchain_ralmspec.ralm.memory import Guess
-    from langchain_ralmspec.stores.base import Hit
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Found:
     """
 
     query: str
-    hits: tuple[Hit, ...]
+    hits: Hits
     guess: Guess | None = None  # None where the store was waited for
     is_right: bool = True  # the guess
 

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Self
 
 from langchain_ralmspec.errors import StoreTimeoutError
 from langchain_ralmspec.ralm.events import Found
-from langchain_ralmspec.ralm.writer import texts_of
 from langchain_ralmspec.stores.call_threads import Call
 from langchain_ralmspec.stores.waiting import THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from langchain_ralmspec.ralm.memory import Guess, Hits
+    from langchain_ralmspec.ralm.memory import Guess
     from langchain_ralmspec.ralm.session import Session, Verification
     from langchain_ralmspec.speculation import Plan
 
@@ -45,7 +44,7 @@ class Flight:
             return None
         # Queries that were asked one by one end at the first wrong guess.
         pairs = zip(self.guesses, self.future.result().truth, strict=False)
-        return sum(1 for _ in takewhile(lambda pair: _is_right(*pair), pairs))
+        return sum(1 for _ in takewhile(lambda pair: pair[0].is_right(pair[1]), pairs))
 
     @property
     def right(self) -> list[Found]:
@@ -53,10 +52,6 @@ class Flight:
         pairs = zip(self.guesses, self.future.result().truth, strict=False)
         found = [Found(guess.query.text, hits, guess) for guess, hits in pairs]
         return found[: self.n_right]
-
-
-def _is_right(guess: Guess, truth: Hits) -> bool:
-    return texts_of(guess.hits) == texts_of(truth)
 
 
 class Flights:
@@ -152,7 +147,7 @@ class Flights:
         for guess in flight.guesses:
             part = self._session.ask_one(guess.query, with_vectors=flight.with_vectors)
             whole = part if whole is None else whole.joined(part)
-            if not _is_right(guess, part.truth[0]):
+            if not guess.is_right(part.truth[0]):
                 break
         assert whole is not None  # noqa: S101  a flight has guesses
         return whole

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 from langchain_ralmspec.errors import StoreTimeoutError
 from langchain_ralmspec.ralm.events import Asked, Event, Found, RolledBack, Verified
 from langchain_ralmspec.ralm.flights import Flights
+from langchain_ralmspec.ralm.hits import ids_of, keys_of
 from langchain_ralmspec.ralm.tentative import TentativeStep
-from langchain_ralmspec.ralm.writer import ids_of, texts_of
 from langchain_ralmspec.speculation import REPLICA
 from langchain_ralmspec.speculation.plan import MAX_STEPS_PER_GUESS
 from langchain_ralmspec.stores.base import Query
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from langchain_ralmspec.ralm.flights import Flight
-    from langchain_ralmspec.ralm.memory import Guess, Hits, LookUp
+    from langchain_ralmspec.ralm.hits import Hits, Keys
+    from langchain_ralmspec.ralm.memory import Guess, LookUp
     from langchain_ralmspec.ralm.policies import Step
     from langchain_ralmspec.ralm.request import Request
     from langchain_ralmspec.ralm.session import Verification
-    from langchain_ralmspec.ralm.writer import Texts
     from langchain_ralmspec.speculation import Plan, Scheduler
 
 
@@ -76,7 +76,7 @@ class _Speculation:
     group: list[Guess] = field(default_factory=list)  # guesses that wait to be sent
     tentative: deque[TentativeStep] = field(default_factory=deque)
     n_committed: int = 0  # steps that are final
-    _previous: Texts = ()  # documents of the step before
+    _previous: Keys = ()  # documents of the step before
     _proven: Found | None = None  # the next step's documents, if these are proven
     _n_before_group: int = 0  # steps that were written when the group began
 
@@ -168,7 +168,7 @@ class _Speculation:
         Returns None when a guess turned out wrong meanwhile, or when writing failed
         under documents that may be wrong.
         """
-        mark, changed = self.request.writer.mark, texts_of(hits) != self._previous
+        mark, changed = self.request.writer.mark, keys_of(hits) != self._previous
         overlapped = self.flights.are_running
         step: Step | None = None
         error: Exception | None = None
@@ -184,7 +184,7 @@ class _Speculation:
             self.scheduler.estimates.generated(
                 seconds, changed=changed, overlapped=overlapped
             )
-        self._previous = texts_of(hits)
+        self._previous = keys_of(hits)
         written = TentativeStep(step, mark, start, error, self._proven)
         self._proven = None
         if self.flights or self.group:
@@ -216,7 +216,7 @@ class _Speculation:
         estimates.retrieved(answer.embedding, answer.searching)
         (hits,) = answer.truth
         estimates.decay()
-        estimates.judged("same", right=texts_of(hits) == texts_of(step.hits))
+        estimates.judged("same", right=keys_of(hits) == keys_of(step.hits))
         return hits
 
     def _guess(self, policy: str, query: str, current: Hits) -> Hits:
@@ -247,7 +247,7 @@ class _Speculation:
         stats.right_guesses += 1
         stats.proven_guesses += 1
         estimates.proved()
-        estimates.judged("same", right=texts_of(guess.hits) == texts_of(guess.current))
+        estimates.judged("same", right=keys_of(guess.hits) == keys_of(guess.current))
 
     def _count_plan(self) -> None:
         """Count a decision made by the plan."""
@@ -316,7 +316,7 @@ class _Speculation:
             wrong = None if n_right == n_guesses else flight.guesses[n_right]
             if wrong:
                 yield from self._roll_back()
-                self._previous = texts_of(wrong.current)
+                self._previous = keys_of(wrong.current)
             for written in final:
                 yield from self._commit(written)
             if wrong:
@@ -379,7 +379,7 @@ class _Speculation:
             estimates.judged(guess.policy, right=number < n_right, margin=guess.margin)
             session.judged(guess, right=number < n_right)
             if guess.policy != "same" and guess.current:  # none before the first
-                stayed = texts_of(hits) == texts_of(guess.current)
+                stayed = keys_of(hits) == keys_of(guess.current)
                 estimates.judged("same", right=stayed)
         for look_up, hits in zip(look_ups, answer.truth[:n_judged], strict=False):
             if look_up is None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.errors import StoreError
-from langchain_ralmspec.ralm.writer import ids_of
+from langchain_ralmspec.ralm.hits import Hits, ids_of, keys_of
 from langchain_ralmspec.speculation import GUESS_POLICIES, REPLICA, SessionCache
-from langchain_ralmspec.stores.base import Found, Hit, Query, as_array_store
-from langchain_ralmspec.stores.faiss_rows import checked_document
+from langchain_ralmspec.stores.base import Hit, Query, Ranked, as_array_store
+from langchain_ralmspec.stores.documents import checked_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from langchain_ralmspec.stores.base import MaxNorm, Store
     from langchain_ralmspec.stores.replica import Replica
 
-Hits = tuple["Hit", ...]
 LookUp = tuple[tuple[str, ...], float]
 """Ids of the nearest documents in the cache, and how well it covers them."""
 
@@ -42,6 +41,10 @@ class Guess:
     margin: float | None = None  # of the cache; None where it cannot tell
     is_proven: bool = False  # whether the store is bound to give these documents
     is_new: bool = False  # whether a replica alone knows of one of the documents
+
+    def is_right(self, truth: Hits) -> bool:
+        """Whether the model cannot tell its documents from those that are found."""
+        return keys_of(self.hits) == keys_of(truth)
 
     def is_unsure(self, trusted: float | None) -> bool:
         """Whether its margin is less than one that is trusted."""
@@ -79,7 +82,7 @@ class Memory:
         self.cache = SessionCache(self._metric, capacity)
         self.hits: dict[str, Hit] = {}
 
-    def remember(self, query: Query, found: Found) -> None:
+    def remember(self, query: Query, found: Ranked) -> None:
         """Take in what the store found for a query."""
         # A filter, or a search that misses rows, may leave nothing to remember.
         if found.vectors is not None and len(found.vectors):
@@ -109,7 +112,7 @@ class Memory:
         Where the cache does not know these, it was not filled lately (another policy
         was followed): then they are the better guess, unless a replica has one.
         """
-        near = self._near(query, n) if policy == REPLICA and n else Found()
+        near = self._near(query, n) if policy == REPLICA and n else Ranked()
         is_filled = self._is_filled(current)
         ids: tuple[str, ...] = ()  # nothing is guessed only where nothing was found
         if n and (near.ids or is_filled):
@@ -146,7 +149,7 @@ class Memory:
         """Whether the cache knows the documents of now."""
         return all(hit.id in self.cache for hit in current)
 
-    def _near(self, query: Query, n: int) -> Found:
+    def _near(self, query: Query, n: int) -> Ranked:
         """What the replica finds; of documents that the store has, if it can tell."""
         assert self._replica is not None  # noqa: S101  the policy is only usable then
         found = self._replica.near(query, n + _SPARE)
@@ -154,7 +157,7 @@ class Memory:
         ids = found.ids if vectors is None else found.ids[: len(vectors)]
         there = [place for place, id_ in enumerate(ids) if self._has(id_)]
         vectors = None if vectors is None else vectors[there]
-        return Found(found.hits, [ids[place] for place in there], vectors=vectors)
+        return Ranked(found.hits, [ids[place] for place in there], vectors=vectors)
 
     def _has(self, id_: str) -> bool:
         """Whether the store has a document, as far as it can be told."""
@@ -163,7 +166,12 @@ class Memory:
         return False
 
     def _best(
-        self, policy: str, query: Query, current: tuple[str, ...], near: Found, n: int
+        self,
+        policy: str,
+        query: Query,
+        current: tuple[str, ...],
+        near: Ranked,
+        n: int,
     ) -> tuple[str, ...]:
         """The ids that a policy guesses."""
         if policy != REPLICA:
@@ -176,7 +184,7 @@ class Memory:
         )
 
     def _hits_of(
-        self, ids: tuple[str, ...], current: Hits, near: Found, policy: str
+        self, ids: tuple[str, ...], current: Hits, near: Ranked, policy: str
     ) -> Hits:
         """The documents with these ids, as who is most to be believed has them."""
         known = {hit.id: hit for hit in (*near.hits, *current)}

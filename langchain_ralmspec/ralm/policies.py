@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from langchain_ralmspec.ralm.hits import Hits
     from langchain_ralmspec.ralm.writer import Stride, Writer
-    from langchain_ralmspec.stores.base import Hit
 
 MAX_SENTENCE = 64
 """Most tokens of a sentence; a longer one is cut here (as FLARE does)."""
@@ -24,7 +24,7 @@ MAX_SENTENCE = 64
 class Step:
     """What was written under one list of documents, and the next query."""
 
-    hits: tuple[Hit, ...]
+    hits: Hits
     strides: tuple[Stride, ...]  # what stays in the answer; none when all was a draft
     query: str | None  # None when the answer is complete
     # From when to when it was written, by ``time.perf_counter()``.
@@ -42,7 +42,7 @@ class RetrievalPolicy(ABC):
     query: Callable[[], str]
 
     @abstractmethod
-    def write(self, writer: Writer, hits: tuple[Hit, ...], number: int) -> Step:
+    def write(self, writer: Writer, hits: Hits, number: int) -> Step:
         """Write step ``number`` (from 0) under ``hits``, up to the next query."""
 
 
@@ -52,7 +52,7 @@ class FixedStride(RetrievalPolicy):
 
     n_tokens: int
 
-    def write(self, writer: Writer, hits: tuple[Hit, ...], number: int) -> Step:
+    def write(self, writer: Writer, hits: Hits, number: int) -> Step:
         """Write one stride."""
         stride = writer.write(hits, self.n_tokens)
         return Step(hits, (stride,), None if stride.reason else self.query())
@@ -69,7 +69,7 @@ class Flare(RetrievalPolicy):
 
     threshold: float
 
-    def write(self, writer: Writer, hits: tuple[Hit, ...], number: int) -> Step:
+    def write(self, writer: Writer, hits: Hits, number: int) -> Step:
         """Write the sentence that was looked up, and all sure sentences after it."""
         strides = [writer.write(hits, MAX_SENTENCE, sentence=True)]
         while not strides[-1].reason:
@@ -93,7 +93,7 @@ class IterRetGen(RetrievalPolicy):
 
     n_rounds: int
 
-    def write(self, writer: Writer, hits: tuple[Hit, ...], number: int) -> Step:
+    def write(self, writer: Writer, hits: Hits, number: int) -> Step:
         """Write a whole answer, which stays in the last round."""
         mark = writer.mark
         stride = writer.write(hits, writer.transcript.max_tokens)

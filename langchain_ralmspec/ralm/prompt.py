@@ -127,7 +127,9 @@ class InlineLayout(DocumentLayout):
         if len(tokens) <= self.max_tokens:
             return text
         pieces = map(vocabulary.piece, tokens[: self.max_tokens])
-        return b"".join(pieces).decode("utf-8", "ignore")
+        cut = b"".join(pieces).decode("utf-8", "ignore")
+        # Some vocabularies begin a text with a space of their own.
+        return cut if text.startswith(" ") else cut.removeprefix(" ")
 
 
 def _size(text: str) -> int:

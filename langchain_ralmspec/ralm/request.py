@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from langchain_ralmspec.answer.statistics import SpeculationStats
     from langchain_ralmspec.answer.transcript import Transcript
-    from langchain_ralmspec.ralm.memory import Hits
+    from langchain_ralmspec.ralm.hits import Hits
     from langchain_ralmspec.ralm.policies import RetrievalPolicy, Step
     from langchain_ralmspec.ralm.session import Session, Verification
     from langchain_ralmspec.ralm.writer import Writer

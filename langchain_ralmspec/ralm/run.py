@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from langchain_ralmspec.answer.run import Run
 from langchain_ralmspec.answer.statistics import SpeculationStats
-from langchain_ralmspec.ralm.writer import texts_of
+from langchain_ralmspec.ralm.hits import Hits, keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
 
     from langchain_ralmspec.ralm.events import Event
-    from langchain_ralmspec.stores.base import Hit
 
-Span = tuple[int, int, tuple["Hit", ...]]
+Span = tuple[int, int, Hits]
 """From where to where a text stands under some documents."""
 
 
@@ -62,7 +61,7 @@ class RetrievalRun(Run[SpeculationStats]):
     def documents(self) -> list[Document]:
         """The documents used, in the order of their first use."""
         hits = (hit for step in self.steps for hit in step.hits)
-        return list({(hit.id, hit.text): hit.document for hit in hits}.values())
+        return list({hit.key: hit.document for hit in hits}.values())
 
     @property
     def text(self) -> str:
@@ -82,7 +81,7 @@ class RetrievalRun(Run[SpeculationStats]):
         for step in self.steps:
             start, end = end, end + len(decoder.decode(step.text))
             start, stop = max(start, first), min(end, last)
-            if spans and texts_of(spans[-1][2]) == texts_of(step.hits):
+            if spans and keys_of(spans[-1][2]) == keys_of(step.hits):
                 start, *_ = spans.pop()
             if start < stop:
                 spans.append((start, stop, step.hits))

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.errors import EmptyStoreError, StoreError, StoreTimeoutError
-from langchain_ralmspec.ralm.memory import Guess, Hits, LookUp, Memory
+from langchain_ralmspec.ralm.memory import Guess, LookUp, Memory
 from langchain_ralmspec.ralm.queries import Queries, require_one_each
 from langchain_ralmspec.speculation import NEEDS_VECTOR, REPLICA
 from langchain_ralmspec.speculation.costs import Spent, spending
-from langchain_ralmspec.stores.base import Found, Query, as_array_store
+from langchain_ralmspec.stores.base import Query, Ranked, as_array_store
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.ties import is_near_tie
 from langchain_ralmspec.stores.waiting import Waiting
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from langchain_core.documents import Document
 
+    from langchain_ralmspec.ralm.hits import Hits
     from langchain_ralmspec.stores.base import MaxNorm, Store
     from langchain_ralmspec.stores.replica import Replica
 
@@ -35,7 +36,7 @@ class Verification:
     """What the store said to the queries of one verification."""
 
     truth: list[Hits]  # for every query what the sequential loop would get
-    found: list[Found]  # for every query all that was found, for the cache
+    found: list[Ranked]  # for every query all that was found, for the cache
     queries: list[Query]  # embedded
     n_calls: int  # to the store
     n_queries: int  # in these calls
@@ -309,14 +310,14 @@ class Session(Live):
 
     def _search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool
-    ) -> list[Found]:
+    ) -> list[Ranked]:
         with reported_as_store_error(type(self._store).__name__, "search"):
             if self._arrays is not None:
                 return self._arrays.find(
                     queries, k, depth=self.depth, with_vectors=with_vectors
                 )
             hits = self._store.search(queries, k, with_vectors=with_vectors)
-            found = [Found.of(each) for each in hits]
+            found = [Ranked.of(each) for each in hits]
             require_one_each(found, queries)
             return found
 
@@ -336,7 +337,7 @@ class Session(Live):
         seconds = time.perf_counter() - start
         return Verification(truth, found, queries, 1, 1, seconds, embedding, searching)
 
-    def _settled(self, query: Query, found: Found, answer: Verification) -> Hits:
+    def _settled(self, query: Query, found: Ranked, answer: Verification) -> Hits:
         """Top documents; a near tie is decided by the query embedded alone."""
         hits = tuple(map(self._memory.read, found.hits[: self.depth]))
         if not query.batched:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from langchain_ralmspec.ralm.hits import keys_of
 from langchain_ralmspec.text import SENTENCE_ENDS
 
 if TYPE_CHECKING:
@@ -17,13 +18,11 @@ if TYPE_CHECKING:
     from langchain_ralmspec.answer.events import FinishReason
     from langchain_ralmspec.answer.sampling import Sampler
     from langchain_ralmspec.answer.transcript import Transcript
+    from langchain_ralmspec.ralm.hits import Hits, Keys
     from langchain_ralmspec.ralm.prompt import Prompt
-    from langchain_ralmspec.stores.base import Hit
 
 N_RECENT = 4
 """Documents whose continuations are kept, in case the answer returns to them."""
-
-Texts = tuple[tuple[str, str | None], ...]
 
 
 class Path(Protocol):
@@ -80,7 +79,7 @@ class Stride:
 class _Entry:
     """A journal entry: how to take one stride back."""
 
-    under: Texts  # the documents that the stride was written under
+    under: Keys  # the documents that the stride was written under
     start: int  # length of the answer before the stride
     n_decoded: int  # what the branch had decoded before; 0 when it was opened then
     replaced: Branch | None  # the earlier branch that the stride's replaced, if any
@@ -105,9 +104,9 @@ class Writer:
     prompt: Prompt
     transcript: Transcript
     sampler: Sampler
-    open_branch: Callable[[tuple[Hit, ...]], Branch]
+    open_branch: Callable[[Hits], Branch]
     is_superseded: Callable[[], bool] = field(default=lambda: False)
-    _branches: dict[Texts, Branch] = field(default_factory=dict)
+    _branches: dict[Keys, Branch] = field(default_factory=dict)
     _journal: list[_Entry] = field(default_factory=list)  # of every stride, in order
     _n_pruned: int = 0  # entries that nobody rewinds past any more
 
@@ -116,9 +115,7 @@ class Writer:
         """The present position, for a later :meth:`rewind`."""
         return len(self._journal)
 
-    def write(
-        self, hits: tuple[Hit, ...], n_tokens: int, *, sentence: bool = False
-    ) -> Stride:
+    def write(self, hits: Hits, n_tokens: int, *, sentence: bool = False) -> Stride:
         """Write at most ``n_tokens`` tokens under ``hits``.
 
         With ``sentence``, stop after one sentence, and note the least probability.
@@ -126,7 +123,7 @@ class Writer:
         Raises:
             Superseded: the stride was given up; rewind to where it began.
         """
-        under = texts_of(hits)
+        under = keys_of(hits)
         previous = self._branches.get(under)
         branch = previous if previous and under in _last(self._journal) else None
         if branch is None:
@@ -137,7 +134,7 @@ class Writer:
         reason, least = self._generate(branch, n_tokens, sentence=sentence)
         return Stride(start, len(self.transcript), reason, least)
 
-    def write_out(self, hits: tuple[Hit, ...]) -> Iterator[Stride]:
+    def write_out(self, hits: Hits) -> Iterator[Stride]:
         """Write the whole answer under ``hits``, a token at a time, never to rewind."""
         branch = self.open_branch(hits)
         reason = None
@@ -190,9 +187,9 @@ class Writer:
         return None, least
 
 
-def _last(journal: list[_Entry]) -> set[Texts]:
+def _last(journal: list[_Entry]) -> set[Keys]:
     """The ``N_RECENT`` different lists of documents that were used last."""
-    kept: dict[Texts, None] = {}
+    kept: dict[Keys, None] = {}
     for entry in reversed(journal):
         kept[entry.under] = None
         if len(kept) == N_RECENT:
@@ -213,16 +210,3 @@ def _ends_sentence(answer: Transcript, begun: int) -> bool:
         return True
     # A character of four bytes may take four tokens.
     return answer.text_bytes(max(begun, end - 4), end).rstrip().endswith(SENTENCE_ENDS)
-
-
-def ids_of(hits: Sequence[Hit]) -> tuple[str, ...]:
-    """Ids of hits, in order."""
-    return tuple(hit.id for hit in hits)
-
-
-def texts_of(hits: Sequence[Hit]) -> Texts:
-    """What two lists of documents have in common if the model may not tell them apart.
-
-    Ids alone would not do: a document may be replaced under its id.
-    """
-    return tuple((hit.id, hit.text) for hit in hits)

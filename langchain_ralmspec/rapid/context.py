@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import warnings
 from collections import OrderedDict
@@ -80,7 +79,7 @@ class ContextCache:
         if n_tokens > n_ctx - n_other:
             # Rounded, so that questions of usual lengths see the same context.
             reserved = max(n_other, min(_RESERVE, n_ctx // 4))
-            room = n_ctx - math.ceil(reserved / _ROUND) * _ROUND
+            room = n_ctx + -reserved // _ROUND * _ROUND
             if not may_truncate or room < 1:
                 msg = (
                     f"the context has {n_tokens} tokens, and question, template and "

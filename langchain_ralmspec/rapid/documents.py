@@ -19,14 +19,16 @@ import numpy as np
 
 from langchain_ralmspec.errors import DimensionMismatchError, InvalidValueError
 from langchain_ralmspec.stores.embedding import (
-    SentenceTransformerEmbeddings,
     as_vectors,
-    count_tokens,
     encode_queries,
     lengths_of,
 )
 from langchain_ralmspec.stores.encoding import embed_documents
 from langchain_ralmspec.stores.failures import reported_as_store_error
+from langchain_ralmspec.stores.sentence_encoder import (
+    SentenceTransformerEmbeddings,
+    count_tokens,
+)
 from langchain_ralmspec.text import SENTENCE_ENDS
 
 if TYPE_CHECKING:

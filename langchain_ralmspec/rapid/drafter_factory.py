@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from contextlib import suppress
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from langchain_ralmspec.answer.token_loop import TARGET
 from langchain_ralmspec.engine.model import find_file
-from langchain_ralmspec.errors import InvalidValueError, ModelFileError
+from langchain_ralmspec.errors import InvalidValueError, ModelFileError, hint
 from langchain_ralmspec.files import absolute_file
 from langchain_ralmspec.rapid.documents import join
 from langchain_ralmspec.rapid.lookup import PromptLookupDrafter
@@ -194,10 +193,9 @@ def require_known(given: str | Path) -> None:
     with suppress(ModelFileError):  # a loaded one needs its file no more
         find_file(path_of(wanted))
         return
-    near = difflib.get_close_matches(wanted, _NAMES, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_NAMES)}"
     msg = (
-        f"drafter={wanted!r} is neither a drafter's name nor a GGUF file; {hint}, or "
+        f"drafter={wanted!r} is neither a drafter's name nor a GGUF file; "
+        f"{hint(wanted, _NAMES)}, or "
         "give the path of a file, with 'text:' before one of another vocabulary"
     )
     raise InvalidValueError(msg)

@@ -46,7 +46,7 @@ class LongRequest:
         transcript: receives the answer.
         sampler: draws tokens.
         acceptance: judges drafted ones.
-        scheduler: chooses draft lengths, and knows all drafters.
+        scheduler: chooses draft lengths.
         drafters: are asked in this order.
         longest_draft: length limit of a draft; None leaves it to the scheduler.
         stats: counts and seconds.

@@ -15,7 +15,7 @@ import numpy as np
 from langchain_core.documents import Document
 
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.stores.faiss_rows import checked_document
+from langchain_ralmspec.stores.documents import checked_document
 from langchain_ralmspec.text import sha256_of, well_formed
 
 if TYPE_CHECKING:

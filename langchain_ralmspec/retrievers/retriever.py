@@ -34,8 +34,8 @@ from langchain_ralmspec.retrievers.snapshot import Origin, is_same
 from langchain_ralmspec.speculation import GUESS_POLICIES
 from langchain_ralmspec.stores import Store, lock_of, open_replica, open_store, refresh
 from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY
+from langchain_ralmspec.stores.documents import whole_documents
 from langchain_ralmspec.stores.failures import reported_as_store_error
-from langchain_ralmspec.stores.faiss_rows import whole_documents
 from langchain_ralmspec.stores.waiting import Seconds, shorter
 from langchain_ralmspec.stores.watching import watched
 
@@ -180,7 +180,7 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
         return self._origin
 
     @origin.setter
-    def origin(self, origin: Origin) -> None:
+    def origin(self, origin: Origin | None) -> None:
         self._origin = origin
 
     def session(

@@ -9,9 +9,9 @@ from langchain_core.documents import Document
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.arguments import Live, several
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.ralm.memory import Guess, Hits
+from langchain_ralmspec.ralm.hits import Hits
+from langchain_ralmspec.ralm.memory import Guess
 from langchain_ralmspec.ralm.session import Session
-from langchain_ralmspec.ralm.writer import texts_of
 from langchain_ralmspec.stores import Hit, Query
 from langchain_ralmspec.text import well_formed
 
@@ -87,7 +87,7 @@ class RetrieverSession(Live):
         truth = self._session.verify(known, with_vectors=fills_cache)
         self._guesses.clear()
         judged = zip(guesses, truth, strict=True)
-        wrong = (t for g, t in judged if g and texts_of(g.hits) != texts_of(t))
+        wrong = (t for g, t in judged if g and not g.is_right(t))
         self._current = next(wrong, truth[-1])
         return list(map(documents_of_hits, truth))
 

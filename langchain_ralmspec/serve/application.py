@@ -53,8 +53,8 @@ def app(
             for none.
         tenant_filter: a function, or its ``"module:attribute"``, that gets a request's
             headers and gives the filter of its retriever, or a tuple of that and the
-            tenant's ``kv_namespace``. A ``PermissionError``, or None, refuses the
-            request (403).
+            tenant's ``kv_namespace``. A ``PermissionError``, None or False refuses
+            the request (403).
         max_ongoing_requests: that a replica answers at once.
         max_queued_requests: that wait for one; more are refused (429).
         graceful_shutdown_timeout_s: seconds in which a replica that is to end may

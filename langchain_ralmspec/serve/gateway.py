@@ -29,6 +29,7 @@ from langchain_ralmspec.serve.protocol import (
     event,
     refusal,
 )
+from langchain_ralmspec.text import sha256_of
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -123,8 +124,9 @@ class Gateway:
         except Exception:  # noqa: BLE001  a stranger's function
             _log.exception("tenant_filter failed")
             return _told(*FAILED)
-        session = request.headers.get(SESSION_HEADER) or body.get("user")
-        parts = self._parts(body, restriction, str(session or ""))
+        session = str(request.headers.get(SESSION_HEADER) or body.get("user") or "")
+        # By its checksum: Ray's router never answers for a half of a character.
+        parts = self._parts(body, restriction, session and sha256_of(session))
         status, first = await anext(parts)
         if status != OK or body.get("stream") is not True:
             await anext(parts, None)  # there is no more: to its end, not cancelled
@@ -155,8 +157,9 @@ class Gateway:
         namespace = None
         if isinstance(wanted, tuple) and wanted:
             wanted, namespace = wanted
-        # An empty filter is none to most stores, so all would be seen.
-        if wanted is None or (isinstance(wanted, Sized) and not wanted):
+        # An empty filter is none to most stores, so all would be seen; nor is False.
+        is_empty = isinstance(wanted, Sized) and not wanted
+        if wanted is None or wanted is False or is_empty:
             raise PermissionError
         return {"filter": wanted, **_kept_in(namespace)}
 

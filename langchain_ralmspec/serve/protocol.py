@@ -25,6 +25,7 @@ from langchain_ralmspec.errors import (
     StoreError,
     UnknownArgumentError,
 )
+from langchain_ralmspec.text import well_formed
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -61,6 +62,9 @@ _NAMES = {
     "store",
 }
 """Fields that change no answer; ``user`` is a session's name."""
+
+# Each token is compared with all beginnings of each: 1 ms for so many.
+_MOST_STOPS, _LONGEST_STOP = 64, 256
 
 _ONLY: dict[str, Any] = {
     "n": 1,
@@ -120,14 +124,31 @@ def call_of(body: Mapping[str, Any], model: str) -> Call:
     if "max_completion_tokens" in given:
         settings["max_tokens"] = given["max_completion_tokens"]
     if "stop" in given:
-        stop = given["stop"]
-        settings["stop"] = [stop] if isinstance(stop, str) else stop
+        settings["stop"] = _stops_of(given["stop"])
     return Call(
         _messages_of(given.get("messages")),
         settings,
         stream=given.get("stream") is True,
         include_usage=options.get("include_usage") is True,
     )
+
+
+def _stops_of(given: Any) -> Any:
+    """The stop strings of a request; the chat model refuses what is none.
+
+    Raises:
+        InvalidValueError: they are more or longer than is served.
+    """
+    stops = [given] if isinstance(given, str) else given
+    for stop in stops if isinstance(stops, list) else ():
+        n_stops, length = len(stops), len(stop) if isinstance(stop, str) else 0
+        if n_stops > _MOST_STOPS or length > _LONGEST_STOP:
+            msg = (
+                f"stop has {n_stops:,} strings, such as one of {length:,} characters; "
+                f"{_MOST_STOPS} of {_LONGEST_STOP} are the most that is served"
+            )
+            raise InvalidValueError(msg)
+    return stops
 
 
 def _messages_of(given: Any) -> list[BaseMessage]:
@@ -257,6 +278,7 @@ def _usage(message: AIMessage) -> dict[str, int]:
 
 def error_of(message: str, kind: str, code: str | None = None) -> dict[str, Any]:
     """An error as OpenAI tells it."""
+    message = well_formed(message)  # it may quote halves of characters
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 

@@ -21,14 +21,13 @@ token is due, from the target alone.
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.errors import InvalidValueError, hint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,9 +86,8 @@ class Acceptance:
     def __post_init__(self) -> None:
         """Refuse what cannot be served, by an InvalidValueError."""
         if self.transfer not in TRANSFERS:
-            near = difflib.get_close_matches(str(self.transfer), TRANSFERS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"use one of {TRANSFERS}"
-            raise InvalidValueError(f"transfer={self.transfer!r} is unknown; {hint}")
+            meant = hint(self.transfer, TRANSFERS)
+            raise InvalidValueError(f"transfer={self.transfer!r} is unknown; {meant}")
         if not 0 <= self.eta < math.inf:
             msg = f"eta={self.eta!r} must be finite and at least 0; 0 is no transfer"
             raise InvalidValueError(msg)

@@ -25,7 +25,7 @@ def _nearest(cache: SessionCache, vector: Vector | None, current: Ids) -> Ids:
 GUESS_POLICIES: dict[str, GuessPolicy] = {
     # The paper's: the cached documents nearest to the query (section 3).
     "lookup": _nearest,
-    # The last step's documents again: free, and right four times in five.
+    # The last step's documents again: free, and right three times in four.
     "same": lambda _cache, _vector, current: current,
 }
 """By the name that constructors take as ``guess_policy``."""

@@ -21,17 +21,13 @@ from langchain_ralmspec.stores.base import (
     Metric,
     Query,
     Store,
-    Vector,
     as_array_store,
 )
 from langchain_ralmspec.stores.bm25_store import BM25Store
 from langchain_ralmspec.stores.chroma_replica import ChromaReplica
 from langchain_ralmspec.stores.chroma_store import ChromaStore, find_again
 from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY
-from langchain_ralmspec.stores.embedding import (
-    SentenceTransformerEmbeddings,
-    encode_queries,
-)
+from langchain_ralmspec.stores.embedding import encode_queries
 from langchain_ralmspec.stores.encoding import Encoding
 from langchain_ralmspec.stores.faiss_replica import FaissReplica
 from langchain_ralmspec.stores.faiss_store import FaissStore
@@ -42,9 +38,9 @@ from langchain_ralmspec.stores.pgvector_store import PostgresStore
 from langchain_ralmspec.stores.qdrant_store import QdrantStore
 from langchain_ralmspec.stores.replica import Replica, StoreReplica
 from langchain_ralmspec.stores.retriever_store import RetrieverStore
-from langchain_ralmspec.stores.searches import refuse_awaited_filter
+from langchain_ralmspec.stores.searches import require_filter
+from langchain_ralmspec.stores.sentence_encoder import SentenceTransformerEmbeddings
 from langchain_ralmspec.stores.sharing import lock_of
-from langchain_ralmspec.stores.ties import is_near_tie
 
 __all__ = [
     "BM25Store",
@@ -62,9 +58,7 @@ __all__ = [
     "RetrieverStore",
     "SentenceTransformerEmbeddings",
     "Store",
-    "Vector",
     "encode_queries",
-    "is_near_tie",
     "lock_of",
     "open_replica",
     "open_store",
@@ -116,7 +110,7 @@ def open_store(
         MissingExtraError: the store needs a package that is not installed.
     """
     encoding = Encoding(max_concurrency, symmetric_embeddings)
-    refuse_awaited_filter(filter)
+    require_filter(filter)
     # By class for our own kind: a property such as ``dimension`` may ask a server.
     if _has(type(vectorstore), _STORE_PARTS):
         for name in _STORE_TRAITS:

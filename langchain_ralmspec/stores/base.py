@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArrayStore",
-    "Found",
     "Hit",
     "MaxNorm",
     "Metric",
     "Query",
+    "Ranked",
     "Store",
     "Vector",
     "as_array_store",
@@ -66,9 +66,14 @@ class Hit:
     vector: Vector | None = field(default=None, compare=False)
     text: str | None = field(default=None, compare=False)
 
+    @property
+    def key(self) -> tuple[str, str | None]:
+        """The same for two hits that the model cannot tell apart."""
+        return self.id, self.text
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class Ranked:
     """What a search found for one query, best first, as arrays.
 
     Attributes:
@@ -125,7 +130,11 @@ class Store(Protocol):
     * a method ``version()``, which returns another number once documents were added,
       deleted or replaced, or None where that is not known: else answers under them
       cannot be cached;
+    * a method ``changed()``: it is called when documents were added or deleted by the
+      retriever, for what the store has derived from them;
     * an attribute ``one_call_a_query``, true where many queries are as many calls;
+    * an attribute ``reads_shared_memory``, true where a search reads memory that a
+      change of the store frees: then an answer that ends waits for searches still out;
     * an attribute ``is_remote``, true where hits come from afar: then fewer of them
       enter a session's cache unless more are asked for;
     * an attribute ``stays_in_process``, true where neither ``encode`` nor ``search``
@@ -183,7 +192,7 @@ class ArrayStore(Store, Protocol):
 
     def find(
         self, queries: Sequence[Query], k: int, *, depth: int, with_vectors: bool
-    ) -> list[Found]:
+    ) -> list[Ranked]:
         """Do as ``search()``, but look up the best ``depth`` documents only."""
         ...
 

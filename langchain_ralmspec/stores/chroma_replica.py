@@ -10,7 +10,7 @@ import numpy as np
 
 from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.scans import installed_faiss
-from langchain_ralmspec.stores.base import Found, Hit
+from langchain_ralmspec.stores.base import Hit, Ranked
 from langchain_ralmspec.stores.faiss_index import has_room
 from langchain_ralmspec.stores.faiss_replica import (
     FEWEST_NUMBERS,
@@ -89,15 +89,15 @@ class ChromaReplica(Replica):
             index.wait(seconds)
         return self.is_ready
 
-    def _near(self, query: Query, k: int) -> Found:
+    def _near(self, query: Query, k: int) -> Ranked:
         copy, index = self._copy, self._index
         if copy is None or index is None:
-            return Found()
+            return Ranked()
         found = index.near(query, k)
         if found.hits or not found.ids:
             return found
         hits = [Hit(id_, copy.document(id_), math.nan) for id_ in found.ids]
-        return Found(hits, found.ids, vectors=found.vectors)
+        return Ranked(hits, found.ids, vectors=found.vectors)
 
     def _read(self) -> None:
         """Copy the collection, and have an index over the copy."""

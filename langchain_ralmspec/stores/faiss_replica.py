@@ -12,7 +12,7 @@ import numpy as np
 
 from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.scans import one_thread
-from langchain_ralmspec.stores.base import Found
+from langchain_ralmspec.stores.base import Ranked
 from langchain_ralmspec.stores.faiss_index import has_room
 from langchain_ralmspec.stores.faiss_rows import names_of
 from langchain_ralmspec.stores.replica import Replica
@@ -125,10 +125,10 @@ class FaissReplica(Replica):
         is_same = built is not None and built.ids is rows.ids()
         return is_same and built is not None and built.index.ntotal >= index.n_rows
 
-    def _near(self, query: Query, k: int) -> Found:
+    def _near(self, query: Query, k: int) -> Ranked:
         index, built = self._store.parts[0], self._built
         if built is None or query.vector is None:
-            return Found()
+            return Ranked()
         with self._using.searching(), one_thread(index.faiss):
             _, rows, vectors = built.index.search_and_reconstruct(
                 query.vector[np.newaxis], k
@@ -136,7 +136,7 @@ class FaissReplica(Replica):
         known = [place for place, row in enumerate(rows[0]) if int(row) in built.ids]
         keys = [built.ids[int(rows[0][place])] for place in known]
         ids = names_of(keys)
-        return Found(ids=ids, vectors=vectors[0][known])
+        return Ranked(ids=ids, vectors=vectors[0][known])
 
     def _follow(self) -> None:
         """Build it, or take in what was added, on one core."""

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import (
-    AsyncIterator,
-    Awaitable,
     Callable,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
-from concurrent.futures import Future
-from inspect import iscoroutine
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,13 +16,17 @@ from langchain_core.documents import Document
 
 from langchain_ralmspec.arguments import several
 from langchain_ralmspec.errors import InvalidValueError, SetupError, StoreError
-from langchain_ralmspec.stores.base import Found
-from langchain_ralmspec.text import sha256_of, well_formed, well_formed_json
+from langchain_ralmspec.stores.base import Ranked
+from langchain_ralmspec.stores.documents import (
+    checked_documents,
+    is_accepted,
+    with_whole_id,
+)
+from langchain_ralmspec.text import sha256_of, well_formed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_UNDECIDED = (Awaitable, Iterator, AsyncIterator, Future)
 Filter = dict[str, Any] | Callable[[dict[str, Any]], bool]
 
 
@@ -59,7 +58,7 @@ class FixedRows:
     def __init__(
         self, documents: Iterable[Document], ids: Iterable[str] | None = None
     ) -> None:
-        documents = list(map(_with_whole_id, checked_documents(documents)))
+        documents = list(map(with_whole_id, checked_documents(documents)))
         ids = _ids_of(documents) if ids is None else _checked_ids(ids)
         if len(ids) != len(documents):
             raise InvalidValueError(
@@ -140,73 +139,6 @@ def names_of(keys: list[Any]) -> list[str]:
     return [key if isinstance(key, str) else name_of(key) for key in keys]
 
 
-def checked_documents(documents: object) -> list[Document]:
-    """All of some documents checked; InvalidValueError where one is none."""
-    return list(map(checked_document, several("documents", documents, "Documents")))
-
-
-def checked_document(document: object) -> Document:
-    """The document, with a text that can be encoded; SetupError for no document.
-
-    Documents from JSON may hold halves of characters, which no encoder takes.
-    """
-    if not isinstance(document, Document):
-        raise SetupError(
-            f"documents must be LangChain Documents, got {document!r}; "
-            "wrap a text in Document(page_content=...)"
-        )
-    text = document.page_content
-    if not isinstance(text, str):
-        raise SetupError(
-            f"page_content must be a string, got {text!r} in the document "
-            f"{document.id!r}"
-        )
-    metadata: object = document.metadata
-    if metadata is not None and not isinstance(metadata, dict):
-        raise SetupError(
-            f"metadata must be a dict, got {metadata!r:.200} in the document "
-            f"{document.id or text[:40]!r}"
-        )
-    whole = well_formed(text)
-    if whole is text:
-        return document
-    return document.model_copy(update={"page_content": whole})
-
-
-def whole_documents(documents: object) -> list[Document]:
-    """Documents of which a store can write all to a file, or send it to a server.
-
-    Raises:
-        InvalidValueError: one is none, or its id is no string, or two names in its
-            metadata would become one.
-    """
-    whole = []
-    for document in map(_with_whole_id, checked_documents(documents)):
-        try:
-            metadata = well_formed_json(document.metadata)
-        except ValueError as error:
-            name = document.id or document.page_content[:40]
-            raise InvalidValueError(
-                f"metadata of the document {name!r}: {error}"
-            ) from error
-        whole.append(document.model_copy(update={"metadata": metadata}))
-    return whole
-
-
-def _with_whole_id(document: Document) -> Document:
-    """The document with an id that can be written to a file, as it is read again."""
-    id_: object = document.id
-    if id_ is None:
-        return document
-    if not isinstance(id_, str):
-        raise InvalidValueError(
-            f"the id of a document must be a string, got {id_!r} of the one that says "
-            f"{document.page_content[:60]!r}; make it one by str(…)"
-        )
-    whole = well_formed(id_)
-    return document if whole is id_ else document.model_copy(update={"id": whole})
-
-
 def _checked_ids(ids: Iterable[object]) -> list[str]:
     checked = []
     for row, id_ in enumerate(several("ids", ids, "strings")):
@@ -274,40 +206,6 @@ def _refuse_half_heeded(filter_: dict[str, Any]) -> None:
                     _refuse_half_heeded(part)
 
 
-def is_accepted(accepts: Callable[[dict[str, Any]], bool], document: Document) -> bool:
-    """Whether a filter lets a document through; StoreError where it fails on it."""
-    try:
-        return verdict(accepts(document.metadata))
-    except Exception as error:
-        raise failed_on(document, error) from error
-
-
-def verdict(given: Any) -> bool:
-    """What a function has decided as a filter.
-
-    Raises:
-        TypeError: it gave something that is to be awaited, called or iterated over,
-            which is true of every document.
-    """
-    if isinstance(given, _UNDECIDED) or callable(given):
-        if iscoroutine(given):
-            given.close()
-        kind = type(given).__name__
-        msg = f"it gives no verdict, but a {kind}, which is true of every document"
-        raise TypeError(msg)
-    return bool(given)
-
-
-def failed_on(argument: object, error: Exception | None) -> StoreError:
-    """What to raise where a filter fails on a document, or on metadata alone."""
-    shown = f"the metadata {argument!r:.200}"
-    if isinstance(argument, Document):
-        name = argument.id or argument.page_content[:40]
-        shown = f"the document {name!r} with the metadata {argument.metadata!r:.200}"
-    why = f"{type(error).__name__}: {error}"
-    return StoreError(f"the filter fails on {shown}: {why}")
-
-
 def require_parts(store: Any, **own: object) -> None:
     """Refuse to search a LangChain store whose parts are not those it was opened with.
 
@@ -345,12 +243,12 @@ class Passing:
         self._rows, self._accepts = rows, accepts
         self._known: dict[str, bool] = {}
 
-    def best(self, scored: Found, k: int) -> Found:
+    def best(self, scored: Ranked, k: int) -> Ranked:
         """The first ``k`` that pass."""
         passing = (place for place, id_ in enumerate(scored.ids) if self._passes(id_))
         places = list(islice(passing, k))
         assert scored.vectors is not None  # noqa: S101  they were scored
-        return Found(
+        return Ranked(
             ids=[scored.ids[place] for place in places],
             scores=[scored.scores[place] for place in places],
             vectors=scored.vectors[places],

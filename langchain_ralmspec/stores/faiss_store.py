@@ -14,7 +14,8 @@ from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.scans import ROUNDING
 from langchain_ralmspec.stores.arguments import check_k, query_matrix
-from langchain_ralmspec.stores.base import Found, Hit, MaxNorm, Metric, Query
+from langchain_ralmspec.stores.base import Hit, MaxNorm, Metric, Query, Ranked
+from langchain_ralmspec.stores.documents import is_accepted
 from langchain_ralmspec.stores.embedding import check_encoder, make_queries
 from langchain_ralmspec.stores.encoding import Encoder, Encoding, computes_here
 from langchain_ralmspec.stores.failures import (
@@ -29,7 +30,6 @@ from langchain_ralmspec.stores.faiss_rows import (
     Passing,
     Rows,
     condition,
-    is_accepted,
     names_of,
     require_parts,
 )
@@ -214,7 +214,7 @@ class FaissStore:
 
     def find(
         self, queries: Sequence[Query], k: int, *, depth: int, with_vectors: bool
-    ) -> list[Found]:
+    ) -> list[Ranked]:
         """Do as ``search()``, but look up the best ``depth`` documents only."""
         check_k(k)
         if not queries:
@@ -276,7 +276,7 @@ class FaissStore:
 
     def _found(
         self, vectors: Floats, k: int, *, depth: int, with_vectors: bool
-    ) -> list[Found]:
+    ) -> list[Ranked]:
         """What a search finds while no row is added or removed.
 
         Else a row may stand for another document when it is looked up than when it was
@@ -287,7 +287,7 @@ class FaissStore:
             failure: Exception | None = None
             try:
                 found = [
-                    self._first(k, each, depth=depth, with_vectors=with_vectors)
+                    self._top(k, each, depth=depth, with_vectors=with_vectors)
                     for each in self._ranked(vectors, k, ids, n_rows)
                 ]
             except Exception as error:  # noqa: BLE001  perhaps for rows that moved
@@ -304,22 +304,22 @@ class FaissStore:
             "a pause; use add_documents() and delete() of the retriever"
         )
 
-    def _first(self, k: int, found: Found, *, depth: int, with_vectors: bool) -> Found:
+    def _top(self, k: int, found: Ranked, *, depth: int, with_vectors: bool) -> Ranked:
         """The best ``k`` of what was found, with the documents of few of them."""
         pairs = list(zip(found.ids[: min(depth, k)], found.scores, strict=False))
         require_comparable(_NAME, pairs)
         hits = [Hit(id_, self._rows.document(id_), score) for id_, score in pairs]
         vectors = None if found.vectors is None else found.vectors[:k]
         kept = vectors if with_vectors else None
-        return Found(hits, found.ids[:k], found.scores[:k], kept)
+        return Ranked(hits, found.ids[:k], found.scores[:k], kept)
 
     def _ranked(
         self, vectors: Floats, k: int, ids: Mapping[int, str], n_rows: int
-    ) -> list[Found]:
+    ) -> list[Ranked]:
         """The best ``k`` rows of every query, and more, without their documents."""
         passing = None if self._accepts is None else Passing(self._rows, self._accepts)
         allowed: NDArray[np.bool_] | None = None
-        ranked = [Found()] * len(vectors)
+        ranked = [Ranked()] * len(vectors)
         pending = list(range(len(vectors))) if n_rows else []
         width = min(k + MARGIN, n_rows)
         if passing and self._may_try(_TRIED_PER_HIT * width):
@@ -353,7 +353,7 @@ class FaissStore:
         rows: NDArray[np.int64],
         stored: Floats,
         ids: Mapping[int, str],
-    ) -> Found:
+    ) -> Ranked:
         """Candidates of one query with their exact scores, best first."""
         missing = [row for row in rows.tolist() if row not in ids]
         if missing:
@@ -368,13 +368,13 @@ class FaissStore:
         candidates = names_of([ids[row] for row in rows.tolist()])
         keys = list(zip((-scores).tolist(), candidates, strict=True))
         order = sorted(range(len(keys)), key=keys.__getitem__)
-        return Found(
+        return Ranked(
             ids=[candidates[place] for place in order],
             scores=scores[order].tolist(),
             vectors=stored[order],
         )
 
-    def _cut_is_open(self, query: Floats, best: Found, k: int, last: float) -> bool:
+    def _cut_is_open(self, query: Floats, best: Ranked, k: int, last: float) -> bool:
         """Whether a row that was not fetched may still belong to the best ``k``.
 
         It may when there are fewer, or the last candidate scores like the k-th: many
@@ -391,7 +391,7 @@ class FaissStore:
         return best.scores[k - 1] - last <= ROUNDING * lengths
 
 
-def _with_vectors(found: Found) -> list[Hit]:
+def _with_vectors(found: Ranked) -> list[Hit]:
     """Hits that carry their vectors, where these were asked for."""
     if found.vectors is None:
         return list(found.hits)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from langchain_ralmspec.errors import SetupError, StoreError
-from langchain_ralmspec.stores.faiss_rows import condition, failed_on, verdict
+from langchain_ralmspec.stores.documents import failed_on, known_as, verdict
+from langchain_ralmspec.stores.faiss_rows import condition
 from langchain_ralmspec.stores.searches import is_plain
 
 if TYPE_CHECKING:
@@ -96,9 +97,8 @@ def require_passing(
     """
     for document in documents:
         if not _passes(filter, document):
-            name = repr(document.page_content[:40] if not document.id else document.id)
             raise StoreError(
-                f"{store} gave the document {name} with the metadata "
+                f"{store} gave the document {known_as(document)!r} with the metadata "
                 f"{document.metadata!r}, which the filter {filter!r} keeps back: the "
                 "store does not apply it so; give a filter in the store's own language"
             )

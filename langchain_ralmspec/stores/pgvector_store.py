@@ -214,7 +214,7 @@ def require_clause(store: Any, filter: Any) -> None:  # noqa: A002  (LangChain's
     Raises:
         SetupError: it cannot.
     """
-    if not filter:  # as in LangChain, nothing is filtered then
+    if filter is None or filter == {}:  # as in LangChain, nothing is filtered then
         return
     try:
         store._create_filter_clause(filter)  # noqa: SLF001 (no public name)

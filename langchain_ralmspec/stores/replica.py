@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.errors import DimensionMismatchError
-from langchain_ralmspec.stores.base import Found
+from langchain_ralmspec.stores.base import Ranked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,20 +69,20 @@ class Replica(ABC):
         del seconds
         return self.is_ready
 
-    def near(self, query: Query, k: int) -> Found:
+    def near(self, query: Query, k: int) -> Ranked:
         """About ``k`` documents near a query, best first; nothing where it fails.
 
         A replica of a store that gives documents by their ids need not have them.
         """
         if not self.is_ready:
-            return Found()
+            return Ranked()
         try:
             found = self._near(query, k)
             _require_length(found, query)
             return found  # noqa: TRY300  what is checked is what may fail
         except Exception as failure:  # noqa: BLE001  it is only a guess
             self._failed(failure)
-            return Found()
+            return Ranked()
 
     def judged(self, *, right: bool) -> None:
         """Count a guess that nothing but the replica made."""
@@ -116,11 +116,11 @@ class Replica(ABC):
         self._fault = f"the replica failed: {type(failure).__name__}: {failure}"
 
     @abstractmethod
-    def _near(self, query: Query, k: int) -> Found:
+    def _near(self, query: Query, k: int) -> Ranked:
         """What :meth:`near` gives; may raise anything."""
 
 
-def _require_length(found: Found, query: Query) -> None:
+def _require_length(found: Ranked, query: Query) -> None:
     """Refuse vectors that cannot be compared to the query's."""
     if found.vectors is None or query.vector is None or not len(found.vectors):
         return
@@ -142,7 +142,7 @@ class StoreReplica(Replica):
     _store: Store
     _dimension: int | None = None  # asked for once: that may be a request
 
-    def _near(self, query: Query, k: int) -> Found:
+    def _near(self, query: Query, k: int) -> Ranked:
         store, vector = self._store, query.vector
         self._dimension = self._dimension or store.dimension
         # The other store's vector where it fits: an embedding costs more than a search.
@@ -150,4 +150,4 @@ class StoreReplica(Replica):
             (query,) = store.encode([query.text])
         has_vectors = store.metric is not None
         (hits,) = store.search([query], k, with_vectors=has_vectors)
-        return Found.of(hits)
+        return Ranked.of(hits)

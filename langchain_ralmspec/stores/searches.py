@@ -125,21 +125,28 @@ def refuse_swallowed_words(retriever: Runnable[Any, Any]) -> None:
         store, words = (getattr(inner, name, None) for name in _OVER_A_STORE)
         if isinstance(store, VectorStore) and isinstance(words, Mapping):
             words = {**words, **given}
-            refuse_awaited_filter(words.get("filter"))
+            require_filter(words.get("filter"))
             names = [name for name in dir(type(store)) if "search" in name]
             known = {word for name in names for word in _words(store, name)[0]}
             for word in words.keys() - known - _OF_RETRIEVERS:
                 raise _unknown(store, word, known)
 
 
-def refuse_awaited_filter(filter: Any) -> None:  # noqa: A002  (LangChain's name)
-    """Refuse a function that gives no verdict, but something to wait for.
+def require_filter(filter: Any) -> None:  # noqa: A002  (LangChain's name)
+    """Refuse what is no filter, whatever the store.
 
-    That is true of every document.
+    To some stores False is none, and all may be found; what is to be waited for is true
+    of every document.
 
     Raises:
-        SetupError: it is such a function.
+        SetupError: it is a truth value, or a function to be awaited.
     """
+    if isinstance(filter, bool):
+        msg = (
+            f"a filter says which documents may be found, got {filter!r}; to find any, "
+            "give None"
+        )
+        raise SetupError(msg)
     called = getattr(filter, "__call__", None)  # noqa: B004  of an object, its method
     if iscoroutinefunction(filter) or iscoroutinefunction(called):
         msg = (

@@ -12,8 +12,8 @@ from langchain_core.messages import AIMessage
 
 from langchain_ralmspec import ChatRaLMSpec, ChatRapid, RaLMSpecRetriever, RapidChain
 from langchain_ralmspec.engine import Model
-from langchain_ralmspec.engine.binding import gbnf_of
 from langchain_ralmspec.engine.grammar import Grammar
+from langchain_ralmspec.engine.schema_grammar import gbnf_of
 from langchain_ralmspec.errors import GrammarError
 
 TEXT = "Moby Dick was written by Herman Melville in 1851. It has 635 pages."

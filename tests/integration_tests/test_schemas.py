@@ -15,8 +15,8 @@ from pydantic import BaseModel, Field
 
 from langchain_ralmspec import ChatRapid
 from langchain_ralmspec.engine import Model
-from langchain_ralmspec.engine.binding import gbnf_of
 from langchain_ralmspec.engine.grammar import Grammar
+from langchain_ralmspec.engine.schema_grammar import gbnf_of
 from langchain_ralmspec.errors import GrammarError
 
 ASKED = "Tell of Moby Dick."

@@ -28,9 +28,9 @@ from langchain_ralmspec import (
 )
 from langchain_ralmspec.answer.sampling import Sampler
 from langchain_ralmspec.engine import Model
-from langchain_ralmspec.engine.binding import gbnf_of
 from langchain_ralmspec.engine.calls import HERMES
 from langchain_ralmspec.engine.grammar import Grammar, Marker
+from langchain_ralmspec.engine.schema_grammar import gbnf_of
 
 TEXT = "Moby Dick was written by Herman Melville in 1851. It has 635 pages."
 ASKED = "Who wrote Moby Dick, and when?"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from langchain_classic.retrievers import (
@@ -13,13 +13,18 @@ from langchain_classic.retrievers import (
 )
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
-from langchain_core.runnables import ConfigurableField, RunnableLambda
+from langchain_core.runnables import (
+    ConfigurableField,
+    RunnableConfig,
+    RunnableLambda,
+)
 from langchain_core.stores import InMemoryStore
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStoreRetriever
 from pydantic import BaseModel, ValidationError
 
 from langchain_ralmspec import ChatRaLMSpec, RaLMSpecRetriever
 from langchain_ralmspec.arguments import owned
+from langchain_ralmspec.base.configured import configured_by
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.retrievers import adopt, documents_wanted
 from langchain_ralmspec.retrievers.snapshot import is_same
@@ -197,6 +202,62 @@ def test_what_changes_afterwards_counts_from_the_next_request_on(
     assert documents_wanted(chat._current_retriever) == 1
     retriever.vectorstore = store_of("green")
     assert found_by(chat) == found_by(copy) == ["green"]
+
+
+@pytest.mark.parametrize("given", [{"filter": {"group": 1}}, {"search_kwargs": {}}])
+def test_a_calls_own_filter_leaves_its_k(given: dict[str, Any]) -> None:
+    store = langchain_faiss(n_rows=N_ROWS)
+    chat = chat_over(store.as_retriever(search_kwargs={"k": 3}))
+    restricted, _ = chat._restricted_by(given)
+    assert chat._depth(restricted) == chat.n_documents == 3
+
+
+def configured(chat: ChatRaLMSpec, config: RunnableConfig) -> list[str]:
+    with configured_by(config):
+        retriever, _ = chat._restricted_by({})
+    return [document.page_content for document in retriever.invoke("v0")]
+
+
+def only(tenant: str) -> Any:
+    return lambda document: document.metadata["tenant"] == tenant
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_a_config_chooses_is_followed_like_what_was_given(number: int) -> None:
+    store = store_of("red", "blue")
+    inner = [store.as_retriever(), store.as_retriever()]
+    which = ConfigurableField(id="which")
+    given, config, chosen = [
+        (inner[0].configurable_alternatives(which, b=inner[1]), "b", inner[1]),
+        (inner[0].configurable_fields(search_type=which), "similarity", inner[0]),
+    ][number]
+    chat = chat_over(given)
+    call = RunnableConfig(configurable={"which": config})
+    assert set(configured(chat, call)) == {"red", "blue"}
+    chosen.search_kwargs["filter"] = only("red")
+    assert configured(chat, call) == ["red"]
+    chosen.search_kwargs["filter"] = only("blue")
+    assert configured(chat, call) == ["blue"]
+
+
+def test_what_a_config_says_beside_langchains_own_words_configures() -> None:
+    field = ConfigurableField(id="words")
+    retriever = store_of("red", "blue").as_retriever()
+    given = retriever.configurable_fields(search_kwargs=field)
+    chat, call = chat_over(given), cast("Any", {"words": {"filter": only("red")}})
+    assert [each.page_content for each in given.invoke("v0", call)] == ["red"]
+    assert configured(chat, call) == ["red"]
+    assert set(configured(chat, cast("Any", {"words": None}))) == {"red", "blue"}
+    bound = chat.with_config(**call)
+    with pytest.raises(InvalidValueError, match="does not know of the config"):
+        bound.start("who?")
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_truth_value_is_no_filter(given: bool) -> None:
+    store = langchain_faiss(n_rows=N_ROWS)
+    with pytest.raises(InvalidValueError, match=f"got {given}; to find any, give None"):
+        chat_over(store)._restricted_by({"filter": given})
 
 
 def test_a_filter_changed_in_place_and_another_search_type_count_too() -> None:

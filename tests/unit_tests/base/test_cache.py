@@ -29,7 +29,7 @@ from langchain_ralmspec import (
     RaLMSpecLLM,
     RaLMSpecRetriever,
 )
-from langchain_ralmspec.base.identity import name_of
+from langchain_ralmspec.base.cache_keys import name_of
 from langchain_ralmspec.base.local import PreparedAnswer
 from langchain_ralmspec.stores import ChromaStore
 from langchain_ralmspec.text import sha256_of
@@ -135,6 +135,15 @@ def test_what_a_call_gives_is_part_of_the_key(
     assert len(found) == 2, "the second time it is known"
     face.invoke("who?", config={"tags": ["x"], "metadata": {"y": 1}, "run_name": "z"})
     assert len(found) == 2
+
+
+def test_what_an_answer_is_told_in_is_part_of_the_key() -> None:
+    for chat in (
+        ChatRaLMSpec(model_path="m.gguf", retriever=store_of("red")),
+        ChatRapid(model_path="m.gguf", context="text"),
+    ):
+        other = chat.model_copy(update={"output_version": "v1"})
+        assert chat._get_llm_string() != other._get_llm_string()
 
 
 async def test_and_so_it_is_beside_other_tasks(found: list[str]) -> None:

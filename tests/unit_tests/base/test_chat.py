@@ -6,12 +6,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.runnables.utils import add
 from pydantic import ValidationError
 
 from langchain_ralmspec import ChatRapid, InvalidValueError
+from langchain_ralmspec.base.call_settings import Sampling
 from langchain_ralmspec.base.local import PreparedAnswer
+from langchain_ralmspec.base.thoughts import Thought
 from langchain_ralmspec.base.tools import ToolUse
 from langchain_ralmspec.engine.calls import LLAMA_3
 
@@ -51,6 +54,24 @@ def test_thoughts_are_blocks_of_version_1(monkeypatch: pytest.MonkeyPatch) -> No
         blocks: list[Any] = message.content  # type: ignore[union-attr, assignment]
         told = [(b["type"], b.get("reasoning") or b.get("text")) for b in blocks]
         assert told == [("reasoning", "The sum is 2."), ("text", "Two.")]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_thoughts_and_calls_are_blocks_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+    streaming: bool,
+) -> None:
+    calls = [tool_call_chunk(name="f", args="{}", id=f"{n}", index=n) for n in (0, 1)]
+    pieces = [Thought("I must "), Thought("look."), *calls]
+    monkeypatch.setattr(ChatRapid, "_pieces", lambda *_: iter(pieces))
+    chat = chat_of(monkeypatch, [], is_thinking=False)
+    chat.output_version, chat.streaming = "v1", streaming
+    for message in (chat.invoke("How much?"), add(chat.stream("How much?"))):
+        assert isinstance(message, AIMessage)
+        blocks: Any = message.content_blocks
+        assert [each["type"] for each in blocks] == ["reasoning", *["tool_call"] * 2]
+        assert blocks[0]["reasoning"] == "I must look."
+        assert [each["id"] for each in blocks[1:]] == ["0", "1"]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +136,16 @@ def test_an_answer_that_is_begun_can_call_nothing_where_calls_begin_one() -> Non
     told = r"last message, 'So', .*\['pages'\].*tool_choice='none'"
     with pytest.raises(InvalidValueError, match=told):
         chat._form(model, use, chat._sampling({}), "So")
+
+
+def test_a_schema_and_a_grammar_exclude_one_another() -> None:
+    use = ToolUse.taken_from({"response_format": {"type": "json_object"}})
+    sampling = Sampling(grammar='root ::= "a"')
+    model: Any = SimpleNamespace(weights=None)
+    with pytest.raises(
+        InvalidValueError, match=r"grammar='root .* exclude one another"
+    ):
+        use.form(model, sampling)
 
 
 def test_variables_are_part_of_a_caches_key(monkeypatch: pytest.MonkeyPatch) -> None:

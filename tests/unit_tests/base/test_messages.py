@@ -6,7 +6,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 from langchain_ralmspec import InvalidValueError, RapidChain
-from langchain_ralmspec.base.messages import messages_of
+from langchain_ralmspec.base.messages import messages_of, turns_of
 
 
 def test_a_history_is_messages_or_roles_and_texts() -> None:
@@ -29,6 +29,11 @@ def test_a_history_is_messages_or_roles_and_texts() -> None:
 OLLAMAS = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
+def calling(function: dict[str, Any]) -> dict[str, Any]:
+    call = {"id": "1", "type": "function", "function": {"name": "f", **function}}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
 @pytest.mark.parametrize(
     ("history", "message"),
     [
@@ -44,11 +49,21 @@ OLLAMAS = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
             [{"role": "assistant", "content": "", "tool_calls": [OLLAMAS]}],
             r"history\[0\] is .*: it lacks 'id'",
         ),
+        ([calling({"arguments": "[" * 100_000})], r"history\[0\] is "),
     ],
 )
 def test_what_is_no_history_is_refused(history: Any, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         messages_of(history)
+
+
+@pytest.mark.parametrize("given", [5, True, [1], "[1", "[" * 100_000])
+def test_arguments_of_any_kind_are_shown_as_they_are(given: Any) -> None:
+    older = {"function_call": {"name": "f", "arguments": given}}
+    read = messages_of([{"role": "assistant", "content": "So.", **older}])
+    (turn,) = turns_of(read)
+    (call,) = turn["tool_calls"]
+    assert call["function"]["arguments"] == {"arguments": given}
 
 
 def test_a_chain_puts_the_history_before_the_question() -> None:

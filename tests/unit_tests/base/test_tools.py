@@ -27,7 +27,7 @@ from langchain_ralmspec.base.messages import asked_at, question_of, turns_of
 from langchain_ralmspec.base.structured import parser_of, schema_of
 from langchain_ralmspec.base.tools import ToolUse, as_tool
 from langchain_ralmspec.base.warming import as_documents
-from langchain_ralmspec.stores.faiss_rows import checked_documents
+from langchain_ralmspec.stores.documents import checked_documents
 
 
 @tool

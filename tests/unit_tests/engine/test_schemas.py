@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from langchain_ralmspec.engine.binding import gbnf_of
+from langchain_ralmspec.engine.patterns import rewritten
+from langchain_ralmspec.engine.schema_grammar import gbnf_of
 from langchain_ralmspec.engine.schemas import inlined
 from langchain_ralmspec.errors import GrammarError
 
@@ -43,6 +45,28 @@ def test_nothing_is_passed_over(schema: dict[str, Any], value: str) -> None:
 @pytest.mark.parametrize("schema", [{}, {"default": None}, True, {"not": {}}])
 def test_what_says_nothing_is_anything(schema: Any) -> None:
     assert rules_of(schema)["a-kv"].endswith(' ":" space value')
+
+
+def test_values_in_common_are_told_as_json_tells_them() -> None:
+    both = {"allOf": [{"enum": [1, True, "1", 2.0, None]}, {"enum": [True, 2, "1", 0]}]}
+    assert rules_of(both)["a"] == rules_of({"enum": [True, "1", 2.0]})["a"]
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"^[^bdf\\]$", r"^[^a-cb-e\w]$", r"^[([]$", "^[]a]$"]
+)
+def test_a_class_holds_what_it_says(pattern: str) -> None:
+    signs = r"\\U([0-9A-F]{8})"  # as GBNF has them
+    made = re.sub(signs, lambda c: re.escape(chr(int(c[1], 16))), rewritten(pattern))
+    letters = [chr(code) for code in range(32, 127) if chr(code) not in '"\\']
+    kept = [letter for letter in letters if re.fullmatch(made, letter)]
+    assert kept == [letter for letter in letters if re.fullmatch(pattern, letter)]
+
+
+def test_parts_are_named_as_nothing_in_the_schema_is() -> None:
+    named = {"part" + "t" * 9000: {"const": 1}, "a": REF}
+    rules = gbnf_of({"properties": named, "$defs": {"tree_node": {"const": 3}}})
+    assert f"part{'t' * 9001}0 ::= " in rules
 
 
 def test_a_name_of_any_signs_is_that_of_a_rule() -> None:
@@ -85,7 +109,8 @@ def test_a_name_of_any_signs_is_that_of_a_rule() -> None:
         ({"pattern": "^a++$"}, r"nothing is repeated by '\+'"),
         ({"pattern": "^(a$"}, "a bracket is open at the end"),
         ({"pattern": "^a)$"}, "no bracket is open"),
-        ({"pattern": "^[a$"}, r"no grammar can say '\['"),
+        ({"pattern": "^[a$"}, r"no grammar can say '\[a', a class without an end"),
+        ({"pattern": "^[" * 100_000 + "$"}, "a class without an end"),
         ({"pattern": r"^[^\s\S]$"}, "allows nothing"),
     ],
 )

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from langchain_ralmspec.answer.events import Committed
 from langchain_ralmspec.errors import StoreError
 from langchain_ralmspec.ralm import Event, Verified, flights, sequential, speculative
-from langchain_ralmspec.ralm.writer import N_RECENT, ids_of
+from langchain_ralmspec.ralm.hits import ids_of
+from langchain_ralmspec.ralm.writer import N_RECENT
 from langchain_ralmspec.speculation import Plan
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
 from langchain_ralmspec.stores.base import Hit, Query

@@ -51,6 +51,21 @@ def test_documents_inside_a_text_are_parted_from_one_another() -> None:
         assert len(tokens) <= inside.most_tokens(LETTERS, n)
 
 
+class Spaced(Letters):
+    """Weights that begin a text with a space of their own."""
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        return super().tokenize(f" {text}")
+
+
+@pytest.mark.parametrize(("text", "read"), [("abcdef", "ab"), (" abcdef", "  a"[1:])])
+def test_a_document_that_is_cut_begins_as_it_does(text: str, read: str) -> None:
+    inside = InlineLayout(lambda d: d.page_content, 3, "|", "Read:", "?")
+    weights: Any = Spaced()
+    tokens = inside.laid_out(weights, [hit(text)]).tokens
+    assert "".join(map(chr, tokens)) == f" Read:{read}?"
+
+
 def test_where_documents_end_is_told() -> None:
     hits = [hit("abcdef"), hit("xy")]
     assert LAYOUT.laid_out(LETTERS, hits).ends == [0, 4, 7]

@@ -13,11 +13,17 @@ from langchain_ralmspec import (
 )
 from langchain_ralmspec.errors import EmptyStoreError
 from langchain_ralmspec.ralm import Session, Verified, speculative
-from langchain_ralmspec.ralm.writer import ids_of
+from langchain_ralmspec.ralm.hits import ids_of
 from langchain_ralmspec.retrievers import RetrieverSession
 from langchain_ralmspec.retrievers.session import documents_of_hits
 from langchain_ralmspec.speculation import Plan
-from langchain_ralmspec.stores.base import Found, Hit, MaxNorm, Query, as_array_store
+from langchain_ralmspec.stores.base import (
+    Hit,
+    MaxNorm,
+    Query,
+    Ranked,
+    as_array_store,
+)
 from tests.unit_tests.fakes import FakeStore, always, follow, make_request, wrap
 
 TEXTS = ["a", "b", "c", "d", "e", "f"]
@@ -308,9 +314,9 @@ class ArrayStore(FakeStore):
 
     def find(
         self, queries: Sequence[Query], k: int, *, depth: int, with_vectors: bool
-    ) -> list[Found]:
+    ) -> list[Ranked]:
         found = super().search(queries, k, with_vectors=with_vectors)
-        return [Found([Hit(h.id, h.document, 7.0) for h in hits]) for hits in found]
+        return [Ranked([Hit(h.id, h.document, 7.0) for h in hits]) for hits in found]
 
     def document(self, id_: str) -> Any:
         raise AssertionError
@@ -326,7 +332,7 @@ class Reordering(ArrayStore):
 class ReorderingArrays(Reordering):
     """Has a search of its own, and arrays to match."""
 
-    def find(self, *args: Any, **kwargs: Any) -> list[Found]:
+    def find(self, *args: Any, **kwargs: Any) -> list[Ranked]:
         return super().find(*args, **kwargs)
 
 

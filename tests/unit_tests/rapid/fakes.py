@@ -219,7 +219,7 @@ def draft_scheduler(
 ) -> Scheduler:
     """A scheduler of drafts, with what is known of drafters and of passes."""
     estimates = Estimates(sources=drafters or {}, passes=passes or Cost())
-    return Scheduler(estimates, tuple(estimates.sources), length)
+    return Scheduler(estimates, stride=length)
 
 
 @dataclass

@@ -16,7 +16,8 @@ from langchain_ralmspec.errors import InvalidValueError, QueueFullError
 from langchain_ralmspec.serve import app
 from langchain_ralmspec.serve import gateway as module
 from langchain_ralmspec.serve.gateway import Gateway
-from langchain_ralmspec.serve.protocol import failure_of
+from langchain_ralmspec.serve.protocol import error_of, failure_of
+from langchain_ralmspec.text import sha256_of
 
 Parts = Callable[[dict[str, Any], dict[str, Any]], AsyncGenerator[Any]]
 
@@ -187,7 +188,7 @@ def test_the_header_names_the_session_and_else_the_user() -> None:
     client.post(URL, json={"user": "b"}, headers={"x-session-id": "a"})
     client.post(URL, json={"user": "b"})
     client.post(URL, json={})
-    assert handle.sessions == ["a", "b"]
+    assert handle.sessions == [sha256_of("a"), sha256_of("b")]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_a_tenant_is_known_by_its_headers_alone() -> None:
             raise KeyError(name)
         if name == "no answer of ours":  # who asks learns nothing of the function
             raise InvalidValueError(name)
-        empty: dict[str, Any] = {"empty": {}, "no pair": ()}
+        empty: dict[str, Any] = {"empty": {}, "no pair": (), "false": False}
         return name and empty.get(name, {"tenant": name})
 
     async def served_elsewhere(headers: Mapping[str, str]) -> Any:
@@ -239,11 +240,12 @@ def test_a_tenant_is_known_by_its_headers_alone() -> None:
             "no answer of ours": {"x-tenant": "no answer of ours"},
             "empty": {"x-tenant": "empty"},
             "no pair": {"x-tenant": "no pair"},
+            "false": {"x-tenant": "false"},
         }.items()
     }
     assert statuses == {
         "red": 200, "nobody": 403, "thief": 403, "fault": 500, "no answer of ours": 500,
-        "empty": 403, "no pair": 403,
+        "empty": 403, "no pair": 403, "false": 403,
     }  # fmt: skip
     assert handle.given == [({}, {"filter": {"tenant": "red"}})]
     handle = Handle(answered)
@@ -267,6 +269,25 @@ def test_a_tenant_may_have_a_namespace_beside_its_filter(
     assert handle.given == (given if status == 200 else [])
     client = client_of(Handle(), tenant_filter=lambda _: ({}, namespace))
     assert client.post(URL, json={}).status_code == 403, "nothing filters"
+
+
+def test_a_session_of_any_name_is_one_that_can_be_routed() -> None:
+    names = []
+    for body in ('{"user": "\\ud800"}', '{"user": "' + "x" * 9999 + '"}', "{}"):
+        handle: Any = Handle(answered)
+        assert client_of(handle).post(URL, content=body).status_code == 200
+        names += handle.sessions
+    assert len({*names}) == len(names) == 2
+    for name in names:
+        assert len(name.encode()) == 64
+
+
+def test_what_an_error_quotes_can_be_told() -> None:
+    async def refused(*_: Any) -> AsyncGenerator[Any]:
+        yield 400, error_of("no tool \ud800", "invalid_request_error")
+
+    response = client_of(Handle(refused)).post(URL, json={})
+    assert response.json()["error"]["message"] == "no tool \ufffd"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])

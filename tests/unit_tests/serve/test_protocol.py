@@ -97,6 +97,8 @@ def test_a_conversation_with_calls_is_read() -> None:
         ({"model": "gpt"}, "model='gpt' is not served; ask 'm'"),
         ({"model": None}, "model=None"),
         ({"stream_options": 1}, "stream_options must be an object"),
+        ({"stop": ["a"] * 65}, "stop has 65 strings"),
+        ({"stop": "a" * 257}, "one of 257 characters; 64 of 256 are the most"),
         ({"messages": "Who?"}, "must be a list of messages"),
         ({"messages": []}, "give at least one"),
         ({"messages": ["Who?"]}, r"messages\[0\] is 'Who\?'"),

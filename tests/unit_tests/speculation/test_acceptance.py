@@ -247,7 +247,7 @@ def test_draw_survives_a_sum_below_1() -> None:
     ("arguments", "message"),
     [
         ({"transfer": "exakt"}, r"transfer='exakt' .* did you mean 'exact'\?"),
-        ({"transfer": "?"}, r"transfer='\?' .* use one of \('off', 'paper', 'exact'\)"),
+        ({"transfer": "?"}, r"transfer='\?' .* known: off, paper, exact"),
         ({"transfer": None}, "transfer=None is unknown"),
         ({"eta": -1.0}, r"eta=-1\.0 must be finite and at least 0"),
         ({"eta": math.inf}, "eta=inf must be finite"),

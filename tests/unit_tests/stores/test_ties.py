@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from langchain_ralmspec.stores import Metric, is_near_tie
+from langchain_ralmspec.stores import Metric
+from langchain_ralmspec.stores.ties import is_near_tie
 
 
 @pytest.mark.parametrize(

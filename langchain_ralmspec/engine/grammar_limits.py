@@ -1,0 +1,193 @@
+"""Which grammars llama.cpp can parse and follow in bounded time and memory.
+
+A few lines may ask it for hours, for all memory or for more than a thread's stack, and
+nothing ends a call of it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from langchain_ralmspec.errors import GrammarError
+
+_SHOWN = 300  # characters of a grammar that an error quotes
+# llama.cpp parses by recursion, some 500 bytes of stack for a bracket, and 100 for a
+# rule that begins with another: 8 MiB end at 20,000 brackets. Threads may have 512 KiB.
+_DEEPEST, _MOST_RULES = 500, 5_000
+# It writes out what is repeated, some 100 bytes each.
+_MOST_REPEATED = 100_000
+# Behind each character it has a stack for each part that may come next, and compares
+# each with all others.
+_MOST_SKIPPED = 1_000
+_MOST_PASSES = 50  # over all rules; more only where they name one another in circles
+
+_NAME = r"[A-Za-z0-9_-]+"
+# What has no end is looked through once, not again from each sign within it.
+_SIGN = re.compile(
+    r'"(?:\\.|[^"\\])*+"?|\[(?:\\.|[^\]\\])*+\]?|#[^\n]*|<[^>\n]*+>?|'
+    rf"::=|{_NAME}|\{{[^}}]*+\}}?|[()|?*+.]",
+    re.DOTALL,
+)
+_REPETITION = re.compile(r"\{\s*(\d*)\s*(,?)\s*(\d*)\s*\}")
+
+
+def require_bounded(text: str) -> None:
+    """Refuse a grammar that takes too much to parse or to follow.
+
+    Raises:
+        GrammarError: it has too many rules or brackets within one another, repeats
+            something too often, or fewer times than at least, or lets an answer skip
+            too many parts at one place.
+    """
+    signs = [each for each in _SIGN.findall(text) if not each.startswith("#")]
+    n_rules, deepest = signs.count("::="), _deepest(signs)
+    if deepest > _DEEPEST or n_rules > _MOST_RULES:
+        raise _refused(
+            text,
+            f"has {n_rules:,} rules, and brackets {deepest:,} deep; {_MOST_RULES:,} "
+            f"and {_DEEPEST:,} are the most that can be parsed safely",
+        )
+    n_repeated = 0
+    for least, most in map(_times, filter(_REPETITION.fullmatch, signs)):
+        if most < least:
+            raise _refused(text, f"repeats something from {least} to {most} times")
+        n_repeated += most
+    if n_repeated > _MOST_REPEATED:
+        raise _refused(
+            text,
+            f"repeats something {n_repeated:,} times; {_MOST_REPEATED:,} are the most",
+        )
+    if _Rules(signs).most_skipped() > _MOST_SKIPPED:
+        raise _refused(
+            text,
+            f"lets an answer skip more than {_MOST_SKIPPED:,} parts at one place, "
+            "which takes too long to follow; make fewer of them optional",
+        )
+
+
+def _refused(text: str, why: str) -> GrammarError:
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return GrammarError(f"the grammar {shown!r} {why}")
+
+
+def _deepest(signs: list[str]) -> int:
+    depth = deepest = 0
+    for sign in signs:
+        depth += {"(": 1, ")": -1}.get(sign, 0)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _times(sign: str) -> tuple[int, int]:
+    """How many times a part is there at least, and is written at most."""
+    said = _REPETITION.fullmatch(sign)
+    if said is None:
+        return int(sign == "+"), 1
+    # Of the first digits, as more are too many in any case, and int() refuses some.
+    least, most = (int(number.lstrip("0")[:10] or 0) for number in said.group(1, 3))
+    if said[3]:
+        return least, most
+    return least, max(least, 1) if said[2] else least
+
+
+@dataclass(slots=True)
+class _Part:
+    """One part of a sequence, by its text; it may be the name of a rule."""
+
+    name: str
+    least: int = 1  # times that it is there
+    most: int = 1
+
+
+class _Rules:
+    """The rules of a grammar, and what of them an answer may skip.
+
+    What is in brackets is a rule of its own.
+    """
+
+    def __init__(self, signs: list[str]) -> None:
+        self._rules: dict[str, list[list[_Part]]] = {'""': [[]], "": [[]]}
+        self._read(signs)
+        self._order = self._inner_first()
+        self._nullable: set[str] = set()
+        self._n_skipped: dict[str, int] = {}  # where a rule begins
+        self._most = 0
+
+    def most_skipped(self) -> int:
+        """Parts that may be skipped at one place, at most; one too many if unknown."""
+        for step in (self._find_nullable, self._count_skipped):
+            passes = ([step(name) for name in self._order] for _ in range(_MOST_PASSES))
+            if all(map(any, passes)):
+                return _MOST_SKIPPED + 1
+        return self._most
+
+    def _read(self, signs: list[str]) -> None:
+        open_ = [""]
+        for number, sign in enumerate(signs):
+            sequences = self._rules[open_[-1]]
+            if signs[number + 1 : number + 2] == ["::="]:
+                self._rules[sign] = [[]]
+                open_ = [sign]
+            elif sign == "|":
+                sequences.append([])
+            elif sign == "(":
+                name = f"({number}"
+                sequences[-1].append(_Part(name))
+                self._rules[name] = [[]]
+                open_.append(name)
+            elif sign == ")":
+                open_ = open_[:-1] or open_
+            elif sign in {"?", "*", "+"} or sign.startswith("{"):
+                for part in sequences[-1][-1:]:
+                    part.least, part.most = _times(sign)
+            elif sign != "::=":
+                sequences[-1].append(_Part(sign))
+
+    def _inner_first(self) -> list[str]:
+        """The rules, each behind those that it names, but for circles."""
+        order, seen = [], set[str]()
+        todo = [(name, False) for name in self._rules]
+        while todo:
+            name, is_left = todo.pop()
+            if is_left:
+                order.append(name)
+            elif name in self._rules and name not in seen:
+                seen.add(name)
+                todo.append((name, True))
+                parts = (part for parts in self._rules[name] for part in parts)
+                todo += [(part.name, False) for part in parts]
+        return order
+
+    def _find_nullable(self, name: str) -> bool:
+        """Whether it shows now that a rule may be nothing."""
+        if name in self._nullable:
+            return False
+        if any(all(map(self._may_lack, parts)) for parts in self._rules[name]):
+            self._nullable.add(name)
+            return True
+        return False
+
+    def _may_lack(self, part: _Part) -> bool:
+        return part.least == 0 or part.name in self._nullable
+
+    def _count_skipped(self, name: str) -> bool:
+        """Whether it shows now that more may be skipped where a rule begins."""
+        before, now = self._n_skipped.get(name, 0), 0
+        for parts in self._rules[name]:
+            now += self._skipped(parts)
+        self._n_skipped[name] = min(now, _MOST_SKIPPED + 1)
+        return self._n_skipped[name] != before
+
+    def _skipped(self, parts: list[_Part]) -> int:
+        """What may be skipped where a sequence begins."""
+        n = 0
+        for part in reversed(parts):
+            within = self._n_skipped.get(part.name, 0)
+            if self._may_lack(part):
+                # What may be nothing may be so each time.
+                n += (part.most if part.name in self._nullable else 1) * (1 + within)
+            else:
+                n = within
+            self._most = max(self._most, n)
+        return n

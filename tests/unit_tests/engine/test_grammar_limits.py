@@ -1,0 +1,73 @@
+"""A grammar of a few lines takes neither hours, nor memory, nor a thread's stack."""
+
+from __future__ import annotations
+
+import pytest
+
+from langchain_ralmspec.engine.grammar_limits import require_bounded
+from langchain_ralmspec.engine.schema_grammar import gbnf_of
+from langchain_ralmspec.errors import GrammarError
+
+
+def doubling(n: int, *, reverse: bool = False) -> str:
+    """Rules of which each may skip twice as many parts as the one before."""
+    rules = ['a0 ::= "x"?', *(f"a{i} ::= a{i - 1} a{i - 1}" for i in range(1, n + 1))]
+    return "\n".join([f"root ::= a{n}", *(rules[::-1] if reverse else rules)])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('root ::= "a"{5,2}', "repeats something from 5 to 2 times"),
+        ('root ::= "a"{0000000000005,2}', "repeats something from 5 to 2 times"),
+        ('root ::= "a"{9,' + "9" * 5000 + "}", "times; 100,000 are the most"),
+        ('root ::= "a"{2000} ' * 60, "120,000 times; 100,000 are the most"),
+        (doubling(10), "skip more than 1,000 parts"),
+        (doubling(4000), "skip more than 1,000 parts"),
+        (doubling(4000, reverse=True), "skip more than 1,000 parts"),
+        ('root ::= ("a"?){2000}', "skip more than 1,000 parts"),
+        ('root ::= ((("a"?){99}){99}){99}', "skip more than 1,000 parts"),
+        ('root ::= "b" ("" | "c") ' + '("" | "a") ' * 1000, "skip more than 1,000"),
+        (f'root ::= "y" a10\n{doubling(10)[13:]}', "skip more than 1,000 parts"),
+        ('a ::= b? a\nb ::= "x"', "skip more than 1,000 parts"),  # begins with itself
+        ("root ::= " + "(" * 600 + '"a"' + ")" * 600, "brackets 600 deep"),
+        ("\n".join(f'r{i} ::= "a"' for i in range(6000)), "has 6,000 rules"),
+    ],
+)
+def test_what_takes_too_much_is_refused(text: str, told: str) -> None:
+    with pytest.raises(GrammarError, match=told):
+        require_bounded(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        'root ::= "a"{2,5} "b"{3} "c"{2,} "d"{,4} [^"{5,2}(]* # {5,2} ((',
+        'root ::= "{5,2}" "\\"((((" "a"?',
+        'root ::= "a"{0,2000}',
+        'root ::= ws "a" ws\nws ::= | " " ws',
+        'value ::= "[" (value ("," value)*)? "]" | "1"\nroot ::= value',
+        doubling(8),
+        "root ::= " + "[" * 200_000,
+        "root ::= " + '"' + "\\" * 200_000,
+        ")))) root ::= | | ? * {3} ) ::= (",
+    ],
+)
+def test_what_is_bounded_is_left_to_llama_cpp(text: str) -> None:
+    require_bounded(text)
+
+
+def test_grammars_of_large_schemas_are_bounded() -> None:
+    properties = {f"p{n}": {"type": "string"} for n in range(400)}
+    wide = {"type": "object", "properties": properties}
+    for schema in (
+        wide,
+        {"enum": [f"value {n}" for n in range(4000)]},
+        {"type": "array", "items": wide, "maxItems": 100},
+        {"type": "object"},
+    ):
+        require_bounded(gbnf_of(schema))
+    repeated = {"type": "string", "pattern": "^((a?){2000}){2000}$"}
+    with pytest.raises(GrammarError, match="skip more than"):
+        require_bounded(gbnf_of(repeated))
