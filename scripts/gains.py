@@ -26,7 +26,7 @@ GAINS = {
                 _MEDIAN,
             ),
             Row(
-                ("a hosted encoder", "answers, a vector in 300 ms"),
+                ("a hosted encoder", "answers, encoder 300 ms away"),
                 "ralm-hosted-300",
                 "rows/+PSA/summary/speedup_median",
             ),

@@ -175,7 +175,7 @@ TABLES = GAINS | {
         _STORES,
     ),
     "hosted": Table(
-        ("a query's vector comes in",),
+        ("the network to the encoder adds",),
         {
             "*a*": number(f"{_PSA}/costs_seconds/generation", "{:.0f} ms", 1e3),
             "*b*": number(f"{_PSA}/costs_seconds/retrieval", "{:.0f} ms", 1e3),

@@ -59,9 +59,9 @@ def engine(
     # first; neither stops at EOS. The ratios are the rival's seconds ÷ ours, pair by
     # pair.
     check_file(json)
-    gguf = find_gguf(model)
-    rival = rival_of(gguf, 2048)
-    own = Model.load(gguf, n_ctx=2048, n_batch=512)
+    gguf, n_ctx = find_gguf(model), max(2048, n_prompt + n_decode)
+    rival = rival_of(gguf, n_ctx)
+    own = Model.load(gguf, n_ctx=n_ctx, n_batch=512)
     text = " ".join(f"{number} is a number." for number in range(n_prompt))
     prompt = own.weights.tokenize(text)[:n_prompt]
     pairs = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import importlib.util
 import itertools
 import os
 import signal
@@ -64,6 +65,9 @@ class Benchmark:
     def run(self) -> dict[str, Any]:
         """Answer each question alone, then all from the replicas; compare."""
         check_file(self.json)
+        for module, extra in (("openai", "bench"), ("ray", "serve")):
+            if importlib.util.find_spec(module) is None:
+                raise MissingExtraError.of(module, extra)
         questions = many_questions(self.requests)
         path = find_gguf(self.model)
         with chat_of(path, self.max_tokens) as alone, bar("alone") as advance:
@@ -154,10 +158,8 @@ class Load:
             self.outcomes = list(pool.map(ask, range(len(self.questions))))
 
     def _asked(self, at: int) -> Outcome:
-        try:
-            import openai
-        except ImportError as error:
-            raise MissingExtraError.of("openai", "bench") from error
+        import openai
+
         url = f"http://127.0.0.1:{self.server.port}/v1"
         text, tokens, name, is_typed = "", 0, None, False
         try:

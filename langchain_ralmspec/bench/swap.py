@@ -70,11 +70,13 @@ class Benchmark:
     def run(self) -> dict[str, Any]:
         """Ask every question in every round of both, in turn first; report."""
         check_file(self.json)
+        workload = Workload(store="faiss-flat")
+        workload.check()
+        gguf = find_gguf(self.model)
         given = load_questions(self.questions) if self.questions else QUESTIONS
         corpus = Corpus.load(self.corpus, self.embedding)
-        with Workload(store="faiss-flat").opened(corpus) as store:
+        with workload.opened(corpus) as store:
             retriever = RaLMSpecRetriever(vectorstore=store, k=self.k)
-            gguf = find_gguf(self.model)
             chat = ChatRaLMSpec.from_chain(
                 retriever=retriever,
                 prompt=PROMPT,

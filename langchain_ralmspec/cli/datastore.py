@@ -66,12 +66,12 @@ def datastore(
     reader = load_reader(gguf)
     texts, n_tokens = _limited(texts, reader, limit_tokens)
     n_before, n_read = 0 if before is None else len(before), 0
-    start = time.perf_counter()
+    start = read_at = time.perf_counter()
     with bar("reading") as advance:
 
         def progress(n: int) -> None:
-            nonlocal n_read
-            n_read += n
+            nonlocal n_read, read_at
+            n_read, read_at = n_read + n, time.perf_counter()
             advance(n_read, n_tokens)
 
         if before is not None:
@@ -86,15 +86,13 @@ def datastore(
                 key_type=key_type,
                 progress=progress,
             )
-    n_added, seconds = len(store) - n_before, time.perf_counter() - start
+    store.prepare()  # which build() does as well
+    n_added, seconds = len(store) - n_before, read_at - start
     typer.echo(
         f"{n_added:,} entries read in {seconds:.1f} s "
         f"({n_added / seconds:,.0f} tokens/s)"
     )
-    if index != "flat":
-        start = time.perf_counter()
-        store.prepare()
-        typer.echo(f"{index} index made in {time.perf_counter() - start:.1f} s")
+    typer.echo(f"{index} index made in {time.perf_counter() - read_at:.1f} s")
     n_bytes = sum(each.stat().st_size for each in store.path.iterdir())
     typer.echo(f"{out} holds {len(store):,} entries, {n_bytes / 1e6:.0f} MB")
 

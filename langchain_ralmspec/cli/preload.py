@@ -70,6 +70,6 @@ def preload(
     seconds = time.perf_counter() - start
     sizes = (each.stat().st_size for each in folder.rglob("*") if each.is_file())
     typer.echo(
-        f"{tokens:,} tokens read in {seconds:.1f} s; {kv_cache_dir} holds "
+        f"{tokens:,} tokens are ready after {seconds:.1f} s; {kv_cache_dir} holds "
         f"{sum(sizes) / 1e6:.0f} MB"
     )

@@ -16,7 +16,7 @@ from langchain_ralmspec.serve import app as application
 if TYPE_CHECKING:
     from ray.serve import Application
 
-_NAME = "default"  # of the application, as Ray has it
+_NAME = "ralmspec"  # of the application: others of a cluster stay as they are
 _TO_KILL, _LOOK = 10.0, 0.2  # seconds that Ray may take for that; between two looks
 _OBJECT_STORE = 100_000_000  # bytes, near the least: answers do not go through it
 
@@ -85,7 +85,8 @@ def _run(
     import ray
     from ray import serve as ray_serve
 
-    if "RAY_ADDRESS" not in os.environ:
+    is_own = "RAY_ADDRESS" not in os.environ
+    if is_own:
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, n),  # else some would wait for ever
@@ -107,7 +108,10 @@ def _run(
             typer.echo("finishing the answers that were begun")
             _finish(timeout)
     finally:
-        ray_serve.shutdown()  # type: ignore[no-untyped-call]
+        if is_own:
+            ray_serve.shutdown()  # type: ignore[no-untyped-call]
+        else:  # that would end all applications of the cluster
+            ray_serve.delete(_NAME)
         ray.shutdown()
 
 

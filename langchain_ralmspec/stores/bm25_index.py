@@ -45,6 +45,8 @@ class Analyzer:
     _letters: frozenset[str] = field(init=False, default=frozenset())
 
     def __post_init__(self) -> None:
+        if not isinstance(self.stopwords, str | None):  # the caller's own may change
+            object.__setattr__(self, "stopwords", tuple(self.stopwords))
         if self.tokenizer is not None and not callable(self.tokenizer):
             raise InvalidValueError(
                 "tokenizer must be a function from a text to its tokens, "

@@ -23,6 +23,31 @@ T = TypeVar("T")
 _SOONEST, _LATEST = 0.01, 0.5
 
 
+class Once:
+    """Something that is done once at most, by whoever is first.
+
+    Args:
+        act: does it.
+    """
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._left = [act]
+
+    def __call__(self) -> None:
+        """Do it, if it has not been done."""
+        if (act := self._take()) is not None:
+            act()
+
+    def taken_back(self) -> bool:
+        """Have it never be done; tells whether it was not."""
+        return self._take() is not None
+
+    def _take(self) -> Callable[[], None] | None:
+        with suppress(IndexError):
+            return self._left.pop()
+        return None
+
+
 class Call(Future[T], Generic[T]):
     """A call that a thread makes, and what comes of it.
 
@@ -82,6 +107,11 @@ _current: contextvars.ContextVar[Call[Any] | None] = contextvars.ContextVar(
 )
 
 
+def current_call() -> Call[Any] | None:
+    """The call that this is part of."""
+    return _current.get()
+
+
 class Places:
     """Places of calls, so many at once.
 
@@ -105,14 +135,7 @@ class Places:
                 late.give_up()
             if call is not None:
                 call.require_wanted()
-        held = [self._free]  # emptied by who is first to give it back
-
-        def give_back() -> None:
-            with suppress(IndexError):
-                held.pop().release()
-                if call is not None:
-                    self._within.remove(call)
-
+        give_back = Once(partial(self._freed, call))
         if call is not None:
             self._within.append(call)
             call.hold(give_back)
@@ -120,6 +143,11 @@ class Places:
             yield
         finally:
             give_back()
+
+    def _freed(self, call: Call[Any] | None) -> None:
+        self._free.release()
+        if call is not None:
+            self._within.remove(call)
 
     def _patience(self) -> float:
         """Seconds until the first of the calls has outlived its time."""
@@ -176,8 +204,14 @@ class CallThreads:
                 name=f"{self._name}_{number}",
                 daemon=True,
             )
-            self._threads.append(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # there are too many: another of ours makes the call
+                if not self._threads:
+                    made.cancel()
+                    raise
+            else:
+                self._threads.append(thread)
         return made
 
     def close(self) -> list[threading.Thread]:

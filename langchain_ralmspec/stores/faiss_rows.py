@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import (
     Callable,
     Iterable,
@@ -67,7 +68,7 @@ class FixedRows:
         self._ids = dict(enumerate(ids))
         self._documents = dict(zip(ids, documents, strict=True))
         if len(self._documents) != len(ids):
-            twice = next(id_ for row, id_ in self._ids.items() if id_ in ids[:row])
+            ((twice, _),) = Counter(ids).most_common(1)
             raise InvalidValueError(
                 f"document ids must be unique, got {twice!r} more than once"
             )

@@ -295,7 +295,8 @@ class GenericStore:
         except RaLMSpecError:
             raise  # of an encoder or a filter, and not of how many are wanted
         except Exception as error:
-            if isinstance(error, _REFUSALS) or _speaks_of_width(error, k):
+            says_nothing = isinstance(error, _REFUSALS) and not str(error)
+            if says_nothing or _speaks_of_width(error, k):
                 raise _Refused(error) from error
             raise
 

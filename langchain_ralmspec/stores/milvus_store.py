@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.stores.base import Hit, Metric
-from langchain_ralmspec.stores.one_call import MARGIN, OneCallStore, ranked
+from langchain_ralmspec.stores.one_call import MARGIN, OneCallStore, in_order, ranked
 from langchain_ralmspec.stores.ties import is_near_tie
 
 if TYPE_CHECKING:
@@ -23,16 +23,16 @@ _METRICS: dict[str, Metric] = {
     "COSINE": "cosine",
     "IP": "inner_product",
 }
-_WORDS = frozenset({"expr", "param", "timeout"})
+_WORDS = frozenset({"expr", "param", "timeout", "partition_names"})
 
 
-def serves(store: Any, words: Iterable[str]) -> bool:
+def serves(store: Any, words: Mapping[str, Any]) -> bool:
     """Whether one request of many queries can do what a LangChain store does.
 
     Args:
         store: a ``langchain_milvus.Milvus``. It is to have one field of dense vectors,
             and embeddings of them, and a metric that guesses can be compared by.
-        words: arguments of its search that are given.
+        words: arguments of its search that are given, by their names.
     """
     # No public names: one field of vectors, which embeddings make, dense ones.
     is_dense = (
@@ -40,16 +40,34 @@ def serves(store: Any, words: Iterable[str]) -> bool:
         and not store._is_multi_vector  # noqa: SLF001
         and not store._is_sparse  # noqa: SLF001
     )
-    return is_dense and _metric_type(store) in _METRICS and _WORDS.issuperset(words)
+    metric = _metric_type(store, words.get("param"))
+    return is_dense and metric in _METRICS and _WORDS.issuperset(words)
 
 
-def _metric_type(store: Any) -> str:
-    """Of the index, as far as the store knows it: it reads that when there is one."""
-    for given in (store.search_params, store.index_params):
-        (first, *_) = (given if isinstance(given, list) else [given]) or [None]
-        if first and first.get("metric_type"):
-            return str(first["metric_type"]).upper()
+def _metric_type(store: Any, param: Any = None) -> str:
+    """Of a search: that of its parameters, else that of the index."""
+    asked, index = store.search_params if param is None else param, None
+    if not _named_in(asked) and store.col is not None:
+        # No public name; LangChain takes L2 for one that it has not made.
+        index = _index_of(store)
+    for given in (asked, index, store.index_params):
+        if named := _named_in(given):
+            return named
     return "L2"  # LangChain's own
+
+
+def _named_in(given: Any) -> str:
+    """The metric that some parameters name; empty where they do not."""
+    (first, *_) = (given if isinstance(given, list) else [given]) or [None]
+    return str((first or {}).get("metric_type") or "").upper()
+
+
+def _index_of(store: Any) -> Any:
+    """The index of the vectors that are searched, as the collection has it."""
+    name, client = store.collection_name, store.client
+    field = store._vector_field  # noqa: SLF001 (no public name)
+    found = (client.describe_index(name, index) for index in client.list_indexes(name))
+    return next((each for each in found if each["field_name"] == field), None)
 
 
 class MilvusStore(OneCallStore):
@@ -59,8 +77,9 @@ class MilvusStore(OneCallStore):
 
     Args:
         store: a ``langchain_milvus.Milvus`` which :func:`serves` accepts.
-        words: ``expr``, ``param`` and ``timeout`` of LangChain's search. Copied: what
-            is done to them later has no effect.
+        words: ``expr``, ``param`` and ``timeout`` of LangChain's search, and
+            ``partition_names`` of its client's. Copied: what is done to them later has
+            no effect.
         encoding: how queries are embedded; None takes what is known of the class.
 
     Attributes:
@@ -88,7 +107,8 @@ class MilvusStore(OneCallStore):
             msg = f"expr of Milvus is text such as {example}, got {self._expr!r}"
             raise InvalidValueError(msg)
         self._param, self._timeout = words.get("param"), words.get("timeout")
-        self._store = store
+        self._partitions = words.get("partition_names")
+        self._store, self._metric = store, cast("Metric | None", None)
         # In matrix products, where other queries change the last bits of a score.
         uri = str(store._connection_args.get("uri", ""))  # noqa: SLF001 (no public name)
         self._is_lite = uri.endswith(".db")
@@ -98,7 +118,12 @@ class MilvusStore(OneCallStore):
         """From the index. Scores are the negated squared distance for ``L2``, the
         similarity for ``COSINE`` and ``IP``.
         """  # noqa: D205
-        return _METRICS[_metric_type(self._store)]
+        if self._metric is not None:
+            return self._metric
+        metric = _METRICS[_metric_type(self._store, self._param)]
+        if self._store.col is not None:  # whose index keeps it
+            self._metric = metric
+        return metric
 
     def _ask(
         self, vectors: NDArray[np.float32], k: int, *, with_vectors: bool
@@ -129,10 +154,12 @@ class MilvusStore(OneCallStore):
             search_params=given[0] if isinstance(given, list) else given,
             limit=int(k) + MARGIN,
             filter=self._expr,
+            partition_names=self._partitions,
             output_fields=store._get_output_fields() + [field] * with_vectors,  # noqa: SLF001
             timeout=store.timeout or self._timeout,
         )
-        return [ranked(map(self._hit, each)) for each in answer]
+        found = [list(map(self._hit, each)) for each in answer]
+        return [ranked(in_order(hits, self._name)) for hits in found]
 
     def _hit(self, given: Any) -> Hit:
         field = self._store._vector_field  # noqa: SLF001 (no public name)

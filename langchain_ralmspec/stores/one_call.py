@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from langchain_ralmspec.errors import (
@@ -148,6 +149,20 @@ class OneCallStore(ABC):
         except DimensionMismatchError:  # unless the collection was made anew since
             self._seen = None
             return query_matrix(queries, self.dimension, self._name)
+
+
+def in_order(hits: list[Hit], name: str) -> list[Hit]:
+    """Hits as a store has ranked them.
+
+    Raises:
+        StoreError: by their scores they are in another order, so the metric is another.
+    """
+    if any(nearer.score < other.score for nearer, other in pairwise(hits)):
+        raise StoreError(
+            f"{name} does not rank by the metric that its LangChain store says; make "
+            "that with the metric of the collection"
+        )
+    return hits
 
 
 def ranked(hits: Iterable[Hit]) -> list[Hit]:

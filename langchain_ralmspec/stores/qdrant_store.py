@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from langchain_ralmspec.arguments import owned
-from langchain_ralmspec.errors import StoreError
 from langchain_ralmspec.stores.base import Hit, Metric
 from langchain_ralmspec.stores.filters import require_qdrant_filter
-from langchain_ralmspec.stores.one_call import MARGIN, OneCallStore, ranked
+from langchain_ralmspec.stores.one_call import MARGIN, OneCallStore, in_order, ranked
 from langchain_ralmspec.stores.sharing import lock_of
 
 if TYPE_CHECKING:
@@ -131,12 +129,7 @@ class QdrantStore(OneCallStore):
             )
             for point in points
         ]
-        if any(nearer.score < other.score for nearer, other in pairwise(hits)):
-            raise StoreError(
-                f"{self._name} does not rank by {store.distance}, as its store says; "
-                "make the store with the distance of the collection"
-            )
-        return hits
+        return in_order(hits, self._name)
 
     def _vector(self, given: Any) -> Vector | None:
         """The vector that is searched by; None where a point has several for it."""

@@ -25,7 +25,7 @@ from langchain_ralmspec.stores.searches import (
     refuse_swallowed_words,
     searched_by,
 )
-from langchain_ralmspec.stores.sharing import lock_of
+from langchain_ralmspec.stores.sharing import lock_of, original
 from langchain_ralmspec.stores.waiting import Waiting
 
 
@@ -179,6 +179,6 @@ def _searching(retriever: Runnable[Any, Any]) -> AbstractContextManager[None]:
 
     Not where embedding may wait: nobody else could search it meanwhile.
     """
-    store = searched_by(retriever)
+    store = original(searched_by(retriever))
     is_quick = store is not None and computes_here(store.embeddings)
     return lock_of(store).searching() if is_quick else nullcontext()

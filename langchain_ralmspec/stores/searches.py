@@ -38,6 +38,18 @@ _BY_TEXT, _BY_VECTOR = SEARCHES[:2]
 _EMBEDDING_FIRST = ("Chroma", "FAISS", "InMemoryVectorStore", "PGVector")
 _EMBEDDED_BY = ("_embed_query", "embeddings", "__getattribute__")
 
+# By their whole names: "langchain_app" is somebody's own.
+_PACKAGES = frozenset(
+    {
+        "langchain_chroma",
+        "langchain_classic",
+        "langchain_community",
+        "langchain_core",
+        "langchain_milvus",
+        "langchain_postgres",
+        "langchain_qdrant",
+    }
+)
 _OVER_A_STORE = ("vectorstore", "search_kwargs")  # fields of what searches one
 _OF_RETRIEVERS = {"k", "score_threshold", "fetch_k", "lambda_mult"}
 
@@ -47,9 +59,7 @@ def definitions(owner: object) -> list[Mapping[str, Any]]:
     return [getattr(owner, "__dict__", {}), *map(vars, type(owner).__mro__)]
 
 
-def is_plain(
-    store: object, base: str, methods: Iterable[str], package: str = "langchain"
-) -> bool:
+def is_plain(store: object, base: str, methods: Iterable[str], *packages: str) -> bool:
     """Whether a store is LangChain's class, or one that searches as that does.
 
     A subclass that overrides a search, to add a tenant's filter, say, must be asked by
@@ -59,10 +69,11 @@ def is_plain(
         store: any object.
         base: name of LangChain's class; its package need not be installed.
         methods: what must be that class's own, attributes that it searches included.
-        package: how the name of its module begins, where several have such a class.
+        packages: that the class may be of; any of LangChain's where none is named.
     """
     for place, owner in enumerate(type(store).__mro__):
-        if owner.__name__ == base and owner.__module__.startswith(package):
+        package, _, _ = owner.__module__.partition(".")
+        if owner.__name__ == base and package in (packages or _PACKAGES):
             itself, *nearer = definitions(store)[: place + 1]
             searches = (*SEARCHES, *(f"a{name}" for name in SEARCHES))
             return not any(name in itself for name in searches) and not any(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.registry import Registry, renewed_in_children
+from langchain_ralmspec.stores.call_threads import Once, current_call
 
 
 class SharedLock:
@@ -39,15 +42,38 @@ class SharedLock:
         with (turn := self._turn):
             turn.wait_for(lambda: not self._n_changes)
             self._n_searches += 1
+        self._own.leave = leave = Once(partial(self._left, turn))
         self._own.searches = True
         try:
             yield
         finally:
             self._own.searches = False
-            with turn:
-                if self._turn is turn:  # else this is a forked process
-                    self._n_searches -= 1
-                    turn.notify_all()
+            leave()
+
+    def _left(self, turn: threading.Condition) -> None:
+        with turn:
+            if self._turn is turn:  # else this is a forked process
+                self._n_searches -= 1
+                turn.notify_all()
+
+    @contextmanager
+    def embedding(self) -> Iterator[None]:
+        """Wait in this block for an encoder, in a search that embeds by itself.
+
+        Should its call be given up meanwhile, changes do not wait for it any more.
+
+        Raises:
+            StoreError: it was: what it would search may be changing.
+        """
+        call = current_call()
+        if call is None or not getattr(self._own, "searches", False):
+            yield
+            return
+        give_up = Once(self._own.leave)
+        call.hold(give_up)
+        yield
+        if not give_up.taken_back():
+            call.require_wanted()
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -84,11 +110,21 @@ class SharedLock:
 _locks = Registry(SharedLock)
 
 
+SAME_AS = "_ralmspec_same_as"
+"""What a class is told by that stands for a store with another encoder."""
+
+
+def original(store: Any) -> Any:
+    """The store that another object stands for; else the store itself."""
+    return vars(type(store)).get(SAME_AS, store)
+
+
 def lock_of(vectorstore: object) -> SharedLock:
     """The one lock of a store in this process's memory, whoever asks for it.
 
     A server looks after itself: there a call that hangs must not keep others waiting.
     """
+    vectorstore = original(vectorstore)
     kinds = {base.__name__ for base in type(vectorstore).__mro__}
     memory: object = vectorstore  # that is searched and changed
     if "QdrantVectorStore" in kinds:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.embeddings import Embeddings
 
 from langchain_ralmspec.stores.embedding import as_vectors, document_vectors, lengths_of
+from langchain_ralmspec.stores.sharing import SAME_AS, SharedLock, lock_of, original
 
 if TYPE_CHECKING:
     from langchain_core.vectorstores import VectorStore
@@ -24,10 +25,11 @@ class WatchedEmbeddings(Embeddings):
 
     Args:
         embeddings: are asked; any attribute is theirs.
+        lock: of the store that embeds by them.
     """
 
-    def __init__(self, embeddings: Embeddings) -> None:
-        self._watched = embeddings
+    def __init__(self, embeddings: Embeddings, lock: SharedLock) -> None:
+        self._watched, self._lock = embeddings, lock
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._watched, name)
@@ -41,14 +43,18 @@ class WatchedEmbeddings(Embeddings):
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query; StoreError where it has no direction."""
-        vector, name = self._watched.embed_query(text), type(self._watched).__name__
+        name = type(self._watched).__name__
+        with self._lock.embedding():
+            vector = self._watched.embed_query(text)
         lengths_of(as_vectors([vector], [text], name, "query texts"), [text], name)
         return vector
 
 
-def _embedded(function: Callable[[str], Any], text: str) -> Any:
+def _embedded(function: Callable[[str], Any], lock: SharedLock, text: str) -> Any:
     """What a function makes of a text, which may be empty, or a document's."""
-    vector, name = function(text), getattr(function, "__name__", "a function")
+    name = getattr(function, "__name__", "a function")
+    with lock.embedding():
+        vector = function(text)
     document_vectors([vector], [text], name, "texts")
     return vector
 
@@ -62,8 +68,9 @@ class _Encoder:
     def __get__(self, store: Any, _: type[Any] | None = None) -> Any:
         held = vars(store)[self._name]
         if isinstance(held, Embeddings):
-            return WatchedEmbeddings(held)
-        return partial(_embedded, held) if self._name == _FUNCTION else held
+            return WatchedEmbeddings(held, lock_of(store))
+        is_function = self._name == _FUNCTION
+        return partial(_embedded, held, lock_of(store)) if is_function else held
 
     def __set__(self, store: Any, value: Any) -> None:
         vars(store)[self._name] = value
@@ -85,6 +92,7 @@ def watched(store: VectorStore) -> VectorStore:
         return store
     differs: dict[str, Any] = {name: _Encoder(name) for name in names}
     differs["__reduce__"] = lambda _: (watched, (store,))
+    differs[SAME_AS] = original(store)
     own: Any = ABCMeta(kind.__name__, (kind,), differs)
     other: VectorStore = object.__new__(own)
     object.__setattr__(other, "__dict__", held)

@@ -47,6 +47,7 @@ from langchain_ralmspec.bench.quality.scores import (
     QUALITY,
     Judged,
     difference,
+    function_words,
     interval,
     judged,
 )
@@ -98,6 +99,8 @@ class Benchmark:
         """Measure; print, write and return the figures; errors come before any work."""
         rows = chosen_rows(self.rows, list(POLICIES))
         check_file(self.json)
+        function_words()  # and what else is not installed is told now
+        Workload(store="faiss-flat").check()
         questions, passages = load(self.questions)
         paragraphs = load_paragraphs(self.text) if self.perplexity_tokens else []
         gguf = find_gguf(self.model)
@@ -105,6 +108,7 @@ class Benchmark:
         weights = Model.load(gguf).weights
         held_out = parted(paragraphs, weights, self.perplexity_tokens)
         asked = questions[: self.limit]
+        perplexity = None
         with Workload(store="faiss-flat").opened(corpus) as store:
             contest = self._contest(gguf, store, rows)
             with kept_if_interrupted(lambda: contest.questions):
@@ -113,7 +117,7 @@ class Benchmark:
                     say(f"{number}. {question.text} {list(question.answers)}")
                     for row, answers in contest.answers.items():
                         say(f"   {row}: {' '.join(answers[-1].text.split())}")
-        perplexity = _perplexity(gguf, corpus, *held_out)
+                perplexity = _perplexity(gguf, corpus, *held_out)
         measured = {
             "workload": self._workload(len(contest.questions), corpus),
             "rows": figures(contest, asked),

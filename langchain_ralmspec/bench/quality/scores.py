@@ -12,6 +12,7 @@ import numpy as np
 from langchain_ralmspec.bench.comparison import Answer
 from langchain_ralmspec.bench.quality.questions import Question
 from langchain_ralmspec.bench.rapid.answers import score
+from langchain_ralmspec.errors import MissingExtraError
 from langchain_ralmspec.stores.words import words_of
 
 QUALITY = ("exact", "f1", "contains", "faithful")
@@ -75,16 +76,19 @@ def faithful(said: str, question: Question) -> float | None:
     Function words and those of the question tell nothing of where an answer comes
     from, and are no content. None where no word is left.
     """
-    told = _function_words().union(words_of(question.text))
+    told = function_words().union(words_of(question.text))
     own = [word for word in words_of(said) if word not in told]
     known = set(words_of(question.passage))
     return sum(word in known for word in own) / len(own) if own else None
 
 
 @cache
-def _function_words() -> frozenset[str]:
-    from bm25s.stopwords import STOPWORDS_EN_PLUS
-
+def function_words() -> frozenset[str]:
+    """Words that tell nothing; a MissingExtraError where bm25s is not installed."""
+    try:
+        from bm25s.stopwords import STOPWORDS_EN_PLUS
+    except ImportError as error:
+        raise MissingExtraError.of("bm25s", "bm25") from error
     return frozenset(STOPWORDS_EN_PLUS)
 
 

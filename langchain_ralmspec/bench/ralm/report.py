@@ -24,9 +24,10 @@ def report(figures: dict[str, Any], console: Console) -> None:
     console.print(_first_text(figures))
     console.print(_seconds(figures))
     console.print(_plans(figures))
-    costs = next(reversed(figures["rows"].values()))["costs_seconds"]
+    row = figures["summary_of"]
+    costs = figures["rows"][row]["costs_seconds"]
     say(
-        f"a = {1e3 * costs['generation']:.0f} ms to generate a step, "
+        f"Of {row}: a = {1e3 * costs['generation']:.0f} ms to generate a step, "
         f"b = {1e3 * costs['retrieval']:.0f} ms to retrieve: retrieval is "
         f"{figures['retrieval_share']:.0%} of the sequential time, the ceiling 1 + b/a "
         f"is {summary['ceiling']:.2f}×.\n"
@@ -38,7 +39,7 @@ def report(figures: dict[str, Any], console: Console) -> None:
         "repeating documents, where that makes it more. % of it compares sums of "
         "seconds with it. First text is the median time to "
         "what a stream gives first, sooner the median over the questions of the "
-        "sequential loop's to it. "
+        "sequential loop's, for which nothing was read before, to it. "
         f"{workload['warm_up_questions']} untimed questions warmed up every row.",
     )
     if workload["distractors"]:

@@ -186,7 +186,7 @@ class Workload:
             return "auto"
         if self.store == "bm25":
             return None
-        return _faiss(corpus, corpus.embeddings, 0, graph=False)
+        return _faiss(corpus, corpus.embeddings, self.distractors, graph=False)
 
 
 def _faiss(

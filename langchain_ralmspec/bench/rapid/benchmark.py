@@ -56,6 +56,7 @@ from langchain_ralmspec.bench.rapid.figures import figures
 from langchain_ralmspec.bench.rapid.report import report
 from langchain_ralmspec.chains import RapidChain
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.files import absolute
 
 ROWS = (PLAIN, RAG, SD, RAPID)
 """Plain decoding; the same on retrieved passages only; drafting without transfer of
@@ -257,7 +258,7 @@ class Benchmark:
             yield None
             return
         with tempfile.TemporaryDirectory(
-            prefix="bench-rapid-", dir=self.kv_cache_dir
+            prefix="bench-rapid-", dir=absolute(self.kv_cache_dir)
         ) as folder:
             yield folder
 

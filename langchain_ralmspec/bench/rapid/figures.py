@@ -171,9 +171,7 @@ class Row:
     def first_token(self) -> dict[str, float | None]:
         """Median seconds to it: of first and second questions, and from a folder."""
         openings = {id(asked.opening): asked.opening for asked in self.asked}.values()
-        firsts = [one.first for one in openings]
-        if self.name == RAG:  # does not read the context
-            firsts = [_first_question(asked, RAG)[0] for asked in self.asked]
+        firsts = [_first_question(asked, self.name)[0] for asked in self.asked]
         disks = [one.disk for one in openings if one.disk is not None]
         seconds = [answer.stats.first_token for answer in self.answers]
         return {

@@ -204,7 +204,8 @@ def inspect_store(store: Store) -> StoreFacts:
         embeddings = store._embeddings  # noqa: SLF001
         if embeddings is not None:
             batch = store._encoding.batch(embeddings)  # noqa: SLF001
-    facts: dict[str, Any] = {"index": None, "is_exact": None, "is_remote": None}
+    told = getattr(store, "is_remote", None)  # as far as it tells
+    facts: dict[str, Any] = {"index": None, "is_exact": None, "is_remote": told}
     if isinstance(store, FaissStore):
         facts = _faiss_facts(store)
     elif isinstance(store, ChromaStore):

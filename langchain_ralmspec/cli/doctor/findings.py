@@ -219,8 +219,8 @@ def _one_by_one(facts: Facts) -> Finding | None:
         f"{store.name} searches for each query in a call of its own",
         f"{BATCH} of them cost {_ms(costs.call(BATCH).seconds)}, one "
         f"{_ms(costs.call(1).seconds)}; nothing else is known of such a store",
-        "FAISS, Chroma or BM25Store, or a class with encode, search and count over "
-        "your store's own batch call",
+        "FAISS, Chroma, PGVector, Qdrant, Milvus or BM25Store, or a class that follows "
+        "langchain_ralmspec.stores.Store over your store's own batch call",
     )
 
 

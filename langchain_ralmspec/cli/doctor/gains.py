@@ -86,7 +86,7 @@ def is_remote(facts: Facts) -> bool:
     if facts.store.is_remote is not None:
         return facts.store.is_remote
     call = facts.costs.call(1)
-    return call.searching > _NETWORK and call.waiting > _WAITING * call.seconds
+    return call.searching > _NETWORK and call.waiting > _WAITING * call.searching
 
 
 def is_hosted(facts: Facts) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from langchain_ralmspec.assets.models import MODELS
@@ -48,4 +49,5 @@ def _requantize(file: str) -> str:
         if model.file_name == path.name:
             return f"ralmspec models path {model.name} --quantization Q4_0"
     other = path.with_name(f"{path.stem}.to-Q4_0.gguf")
-    return f"llama-quantize --allow-requantize {path} {other} Q4_0"
+    paths = shlex.join([str(path), str(other)])
+    return f"llama.cpp's own tool: llama-quantize --allow-requantize {paths} Q4_0"

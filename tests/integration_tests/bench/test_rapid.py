@@ -64,7 +64,7 @@ def test_what_was_preloaded_is_there_for_a_chain(
     file.write_text(text, encoding="utf-8")
     options = ("--n-ctx", "1024", "--kv-cache-dir", str(kv))
     assert not run("preload", str(file), *options)
-    assert "tokens read in" in capsys.readouterr().out
+    assert "tokens are ready after" in capsys.readouterr().out
     chain = RapidChain(model_path=gguf, n_ctx=1024, kv_cache_dir=str(kv), max_tokens=2)
     said = chain.invoke({"question": "What is it?", "context": text})
     assert said["speculation"]["cached_tokens"] > 0

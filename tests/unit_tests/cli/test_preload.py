@@ -42,5 +42,5 @@ def test_preload_says_what_it_did(
     words = ("--kv-cache-dir", str(folder), "--n-gpu-layers", "-1")
     assert not run("preload", str(file), *words)
     said = capsys.readouterr().out
-    assert said.startswith("1,234 tokens read in ")
+    assert said.startswith("1,234 tokens are ready after ")
     assert said.endswith("kv holds 3 MB\n")

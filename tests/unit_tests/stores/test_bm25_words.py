@@ -260,3 +260,12 @@ def test_a_query_of_unknown_words_is_an_empty_store_with_a_remedy(policy: str) -
     session.verify(["aa"])
     with pytest.raises(EmptyStoreError, match="'zz': it has none"):
         session.verify(["zz"])
+
+
+def test_stop_words_are_those_that_were_given() -> None:
+    documents = [Document("the fox", id="a"), Document("a hen", id="b")]
+    words = ["the"]
+    store = BM25Store.from_documents(documents, stopwords=words)
+    words.append("fox")
+    (hits,) = store.search(store.encode(["fox"]), 1)
+    assert [hit.id for hit in hits] == ["a"]

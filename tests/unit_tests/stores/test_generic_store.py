@@ -268,6 +268,22 @@ def test_dying_store_is_a_store_error_that_names_it() -> None:
         store.search([Query("stop")], 1)
 
 
+@pytest.mark.parametrize("kind", [ValueError, IndexError])
+def test_a_document_that_is_broken_is_an_error_and_no_end(kind: Any) -> None:
+    class Broken(TextOnlyStore):
+        def similarity_search(self, query: str, k: int = 4, **_: Any) -> Any:
+            found = super().similarity_search(query, k)
+            if k >= 7:
+                msg = f"Could not find document for id {found[6].id}, got None"
+                raise kind(msg)
+            return found
+
+    store = GenericStore(Broken(documents(30)[::-1]))
+    assert len(store.search([Query("v0")], 6)[0]) == 6
+    with pytest.raises(StoreError, match="Could not find document"):
+        store.search([Query("v0")], 8)
+
+
 def test_bad_arguments() -> None:
     store = open_store(in_memory())
     with pytest.raises(InvalidValueError, match="got 0"):

@@ -82,6 +82,22 @@ def test_older_classes_of_the_same_names_are_other_stores(name: str) -> None:
     assert isinstance(open_store(older(BatchTableEmbeddings(table(1)))), GenericStore)
 
 
+@pytest.mark.parametrize("module", ["langchain_app", "langchains.stores", "app"])
+def test_a_class_of_somebody_elses_is_asked_by_its_own_search(module: str) -> None:
+    def search(store: Any, *args: Any, **words: Any) -> Any:
+        return InMemoryVectorStore.similarity_search_with_score(
+            store, *args, filter=lambda d: d.page_content == "v2", **words
+        )
+
+    words = {"__module__": module, "similarity_search_with_score": search}
+    words["similarity_search"] = lambda *a, **w: [d for d, _ in search(*a, **w)]
+    own = type("InMemoryVectorStore", (InMemoryVectorStore,), words)
+    filled = own.from_documents(documents(9), BatchTableEmbeddings(table(9)))
+    store = open_store(filled)
+    (hits,) = store.search(store.encode(["v4"]), 3)
+    assert [hit.document.page_content for hit in hits] == ["v2"]
+
+
 def test_chroma_without_embeddings_is_refused() -> None:
     with pytest.raises(InvalidValueError, match=r"'books'.*embedding_function"):
         open_store(Chroma({}, None))

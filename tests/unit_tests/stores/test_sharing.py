@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager
 import pytest
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.scans import BATCHES, Scan
+from langchain_ralmspec.stores.call_threads import CallThreads
 from langchain_ralmspec.stores.faiss_index import FaissIndex
 from langchain_ralmspec.stores.sharing import SharedLock, lock_of
 from tests.unit_tests.stores.faiss_toys import N_ROWS, make_flat_l2
@@ -44,6 +45,71 @@ def test_searches_share_and_changes_do_not() -> None:
         others = [entered(lock.searching), entered(lock.changing)]
         assert not any(other.is_set() for other in others)
     assert all(other.wait(20) for other in others)
+
+
+def test_a_search_that_is_given_up_while_it_embeds_holds_nobody_up() -> None:
+    lock, threads = SharedLock(), CallThreads(1, "test")
+    embedding, goes_on = threading.Event(), threading.Event()
+
+    def search() -> str:
+        with lock.searching():
+            with lock.embedding():
+                embedding.set()
+                goes_on.wait(20)
+            return "searched"
+
+    given_up = threads.start(search)
+    assert embedding.wait(20)
+    changed = entered(lock.changing)
+    assert not changed.is_set()
+    given_up.give_up()
+    assert changed.wait(20)
+    goes_on.set()
+    with pytest.raises(StoreError, match="nobody waits"):
+        given_up.result(20)
+    assert lock._n_searches == 0
+    assert threads.start(search).result(20) == "searched"
+    assert lock._n_searches == 0
+
+
+def test_a_search_that_is_given_up_later_is_waited_for() -> None:
+    lock, threads = SharedLock(), CallThreads(1, "test")
+    searching, goes_on = threading.Event(), threading.Event()
+
+    def search() -> None:
+        with lock.searching():
+            with lock.embedding():
+                pass
+            searching.set()
+            goes_on.wait(20)
+
+    given_up = threads.start(search)
+    assert searching.wait(20)
+    given_up.give_up()
+    changed = entered(lock.changing)
+    while not lock._n_changes:
+        pass
+    assert not changed.is_set(), "it reads what would be changed"
+    goes_on.set()
+    assert changed.wait(20)
+
+
+def test_a_thread_that_cannot_be_started_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads = CallThreads(2, "test")
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="new thread"):
+                threads.start(lambda: 1)
+    assert threads.start(lambda: 2).result(20) == 2
+    assert threads.close()
+
+
+def refused(_: threading.Thread) -> None:
+    msg = "can't start new thread"
+    raise RuntimeError(msg)
 
 
 def test_a_block_that_fails_lets_the_next_one_in() -> None:

@@ -14,6 +14,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_ralmspec import RaLMSpecRetriever
 from langchain_ralmspec.errors import StoreError
 from langchain_ralmspec.retrievers import adopt
+from langchain_ralmspec.stores.sharing import lock_of
 from tests.unit_tests.stores.toys import BatchTableEmbeddings, documents, table
 
 N_ROWS = 12
@@ -51,6 +52,24 @@ def test_a_store_that_embeds_by_itself_is_asked_nothing_that_it_cannot_compare(
         with pytest.raises(StoreError, match=r"Blind.*of length .* for 'v2'"):
             asked.invoke("v2")
     assert vectorstore.embeddings is encoder
+
+
+def test_a_search_by_itself_holds_changes_up() -> None:
+    class HuggingFaceEmbeddings(BatchTableEmbeddings):
+        """Known to compute here."""
+
+    seen: list[int] = []
+
+    class Counting(InMemoryVectorStore):
+        def max_marginal_relevance_search(self, *_: Any, **__: Any) -> list[Document]:
+            seen.append(lock_of(vectorstore)._n_searches)
+            return []
+
+    vectorstore = Counting(HuggingFaceEmbeddings(table(N_ROWS)))
+    mmr = adopt(vectorstore.as_retriever(search_type="mmr"))
+    mmr.invoke("v2")
+    mmr.model_copy().invoke("v2")
+    assert seen == [1, 1]
 
 
 def test_what_becomes_of_such_a_store_is_seen() -> None:
