@@ -16,11 +16,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from langchain_ralmspec.base.chain_prompt import ChainPrompt, is_plain, looks_filled
 from langchain_ralmspec.base.chat import LocalChat
 from langchain_ralmspec.base.llama_cpp import settings_of
-from langchain_ralmspec.base.local import (
-    LocalGeneration,
-    PreparedAnswer,
-    info_of,
-)
+from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer, info_of
 from langchain_ralmspec.base.long_context import LongContextGeneration, long_usage_of
 from langchain_ralmspec.base.messages import asked_at, begun_in, question_of, turns_of
 from langchain_ralmspec.base.parting import part
@@ -201,7 +197,9 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
         prompt = self._prompt(model, asked, use)
         form = self._form(model, use, sampling, prompt.begun)
         run = self._run(model, prompt, sampling, stop, form=form, retriever=retriever)
-        is_thinking = self._is_thinking(model, use, sampling, prompt.begun, prompt.tail)
+        is_thinking = self._is_thinking(
+            model, use, sampling, prompt.begun, tail=prompt.tail, form=form
+        )
         prepared = self._prepared(run, model, retriever)
         return replace(prepared, is_thinking=is_thinking)
 
@@ -358,7 +356,7 @@ class ChatRapid(LongContextGeneration, LocalChat):
             partial(_info, run, sources),
             partial(long_usage_of, run),
             is_thinking=self._is_thinking(
-                model, use, sampling, begun, run.request.tail
+                model, use, sampling, begun, tail=run.request.tail, form=form
             ),
         )
 

@@ -65,6 +65,14 @@ class _Object:
         return '"' * (self.in_string + (self.in_string and self.escaped)) + wrong
 
 
+def _name_in(literal: str) -> str:
+    """What a literal of JSON says, or is, where it is none: no grammar has held."""
+    try:
+        return str(json.loads(literal, strict=False))
+    except ValueError:  # such as Markdown's escapes
+        return literal[1:-1]
+
+
 class CallReader:
     """Parts the text of an answer into what it says and the calls in it."""
 
@@ -88,7 +96,7 @@ class CallReader:
                     return
                 self._waiting = self._waiting[head.end() :]
                 self._arguments = _Object()
-                yield self._chunk("", json.loads(head[1], strict=False))
+                yield self._chunk("", _name_in(head[1]))
                 self._n_calls += 1
             piece = self._waiting
             end = self._arguments.end(piece)

@@ -44,6 +44,7 @@ from langchain_ralmspec.base.tracing import (
 )
 from langchain_ralmspec.base.variables import variables_of
 from langchain_ralmspec.engine.calls import PLAIN
+from langchain_ralmspec.engine.templates import THOUGHT
 from langchain_ralmspec.errors import (
     ChatTemplateError,
     ContextOverflowError,
@@ -326,14 +327,25 @@ class LocalChat(LocalGeneration, TracedChat):
         use: ToolUse,
         sampling: Sampling,
         begun: str | None,
+        *,
         tail: Sequence[int],
+        form: Form,
     ) -> bool | None:
-        """Whether an answer begins inside a thought; None where it can have none."""
+        """Whether an answer begins inside a thought; None where it can have none.
+
+        Its form is told, too: what a thought says of calls is none.
+        """
         if not use.may_think(model, sampling):
             return None
         if begun is None or not begun.strip():
-            return model.template.opens_thought(tail)
-        return True if is_open_in(begun) else None  # a thought stands at the start
+            is_open = model.template.opens_thought(tail)
+        elif is_open_in(begun):
+            is_open = True
+        else:
+            return None  # a thought stands at the start
+        if form.grammar is not None:
+            form.grammar.expect_thought(*THOUGHT, is_open=is_open)
+        return is_open
 
     def _pieces(
         self, answer: PreparedAnswer, use: ToolUse

@@ -131,7 +131,14 @@ class Form:
         names = {token: weights.token_text(token).encode() for token in every}
         texts = [text for text in grammars if text is not None]
         grammar = (
-            Grammar(weights, *texts, root=root, marker=marker, spoken=controls)
+            Grammar(
+                weights,
+                *texts,
+                root=root,
+                marker=marker,
+                spoken=controls,
+                shown=controls_in(shown),
+            )
             if texts
             else None
         )

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from weakref import WeakMethod
 
 from langchain_core.callbacks import CallbackManager
 from langchain_core.embeddings import Embeddings
@@ -211,7 +212,8 @@ class LongContextGeneration(LocalGeneration):
     def _forget(self) -> None:
         super()._forget()
         self._contexts = ContextCache()
-        self._drafters = DrafterFactory(self._load_drafter)
+        load = WeakMethod(self._load_drafter)  # else they would keep one another alive
+        self._drafters = DrafterFactory(lambda *given: cast("Any", load())(*given))  # noqa: PLW0108  later
         self._estimates, self._costs = Estimates(), {}
 
     def _prepare(

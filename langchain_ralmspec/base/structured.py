@@ -109,10 +109,12 @@ def _require_whole(message: AIMessage) -> None:
         return
     written = [str(call["args"]) for call in message.invalid_tool_calls]
     text = written[-1] if written else str(message.text)
+    is_cut = message.response_metadata.get("finish_reason") == "length"
     try:
-        json.loads(text, strict=False)
-    except ValueError as error:
-        if message.response_metadata.get("finish_reason") == "length":
+        # A number may have gone on.
+        json.loads(text + "." * (is_cut and text[-1:].isdigit()), strict=False)
+    except (ValueError, RecursionError) as error:
+        if is_cut:
             why = "max_tokens was reached; raise it"
         else:
             why = (

@@ -6,7 +6,7 @@ import ctypes
 import os
 from collections.abc import Sequence as Tokens
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +80,35 @@ class Marker:
         return any(each.startswith(begun) for each in self.openings)
 
 
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """A thought that an answer may begin with, or is within.
+
+    Attributes:
+        begin: the tag that it begins with.
+        end: the tag behind it.
+        is_open: whether it has begun.
+    """
+
+    begin: bytes
+    end: bytes
+    is_open: bool
+
+    def read(self, said: bytes) -> tuple[bytes, Thought | None]:
+        """What is said behind it; what matters of it where it goes on, and it."""
+        if not self.is_open:
+            start = said.lstrip()
+            if len(start) < len(self.begin) and self.begin.startswith(start):
+                return said, self
+            if not start.startswith(self.begin):
+                return said, None
+            return replace(self, is_open=True).read(start.removeprefix(self.begin))
+        _, found, rest = said.partition(self.end)
+        if found:
+            return rest, None
+        return said[max(0, len(said) - len(self.end) + 1) :], self
+
+
 def without_blanks(text: bytes) -> bytes:
     """A text without what JSON calls blanks."""
     return text.translate(None, b" \t\r\n")
@@ -100,6 +129,7 @@ class Grammar:
         root: str = "root",
         marker: Marker | None = None,
         spoken: Tokens[int] = (),
+        shown: Tokens[int] = (),
     ) -> None:
         """Parse the grammars.
 
@@ -110,12 +140,15 @@ class Grammar:
             marker: from where on they hold; None for the whole answer.
             spoken: control tokens that count as the text of their names. All others
                 that have no text are forbidden.
+            shown: others that do so where the answer is free.
 
         Raises:
             GrammarError: llama.cpp cannot parse one.
         """
         self._weights, self._marker = weights, marker
         self._spoken = {t: weights.token_text(t).encode() for t in spoken}
+        self._shown = {t: weights.token_text(t).encode() for t in shown}
+        self._thought: Thought | None = None
         self._roots = [_Matcher.parse(weights, text, root) for text in texts]
         self._first_bytes = weights.first_bytes.copy()
         for token, name in self._spoken.items():
@@ -128,9 +161,18 @@ class Grammar:
         self._byte_tokens = np.array([*weights.byte_tokens.values()], np.int64)
         self._begin()
 
+    def expect_thought(self, begin: str, end: str, *, is_open: bool) -> None:
+        """Let an answer begin with a thought, in which no marker counts.
+
+        It begins and ends with these tags; where it ``is_open``, the prompt has begun
+        it.
+        """
+        self._thought = Thought(begin.encode(), end.encode(), is_open=is_open)
+
     def _begin(self) -> None:
         self._tokens: list[int] = []
         self._said = b""  # the end of the text, while the marker is missing
+        self._thinking = self._thought
         self._open: list[_Matcher] = []
         if self._marker is None:
             self._open = [root.copy() for root in self._roots]
@@ -224,8 +266,8 @@ class Grammar:
         None while it is not.
         """
         assert self._marker is not None  # noqa: S101  the answer is free
-        said = self._said + self._spelt(token)
-        at = self._marker.find(said)
+        said, thinking = self._heard(token)
+        at = -1 if thinking else self._marker.find(said)
         if at < 0:
             return None
         open_ = [root.copy() for root in self._roots]
@@ -235,8 +277,17 @@ class Grammar:
             open_ = [] if single is None else _after(open_, single)
         return open_
 
+    def _heard(self, token: int) -> tuple[bytes, Thought | None]:
+        """The text behind a thought with one more token, or the thought if it goes on.
+
+        Of the former the end, as far as it matters.
+        """
+        said = self._said + self._spelt(token)
+        return self._thinking.read(said) if self._thinking else (said, None)
+
     def _spelt(self, token: int) -> bytes:
-        return self._spoken.get(token) or self._weights.piece(token)
+        name = self._spoken.get(token) or self._shown.get(token)
+        return name or self._weights.piece(token)
 
     def _follow(self, generated: Tokens[int]) -> None:
         """Read on to the end of an answer; from its start if some was rolled back."""
@@ -255,7 +306,8 @@ class Grammar:
             self._open = begun
         else:
             assert self._marker is not None  # noqa: S101  the answer is free
-            self._said = self._marker.rest(self._said + self._spelt(token))
+            said, self._thinking = self._heard(token)
+            self._said = said if self._thinking else self._marker.rest(said)
             return
         if not self._open:
             shown = self._spelt(token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -36,6 +37,11 @@ class Flight:
     future: Future[Verification]
     with_vectors: bool  # whether the documents found are to fill the cache
     sent: float  # when, by ``time.perf_counter()``
+    ended: float = math.nan  # likewise
+
+    def end(self, _: object) -> None:
+        """Note that there is an answer, or none will be waited for."""
+        self.ended = time.perf_counter()
 
     @property
     def n_right(self) -> int | None:
@@ -118,7 +124,9 @@ class Flights:
         )
         sent = time.perf_counter()
         future = self._start(ask, in_thread=plan.in_flight > 0)
-        self._flights.append(Flight(tuple(guesses), plan, future, with_vectors, sent))
+        flight = Flight(tuple(guesses), plan, future, with_vectors, sent)
+        future.add_done_callback(flight.end)
+        self._flights.append(flight)
 
     def land(self) -> Flight:
         """Remove the oldest verification, and wait for its result.
@@ -133,12 +141,15 @@ class Flights:
             try:
                 self._session.waiting.result_of(flight.future)
             except Exception as error:
+                first, *others = (guess.query for guess in flight.guesses)
                 is_late = isinstance(error, StoreTimeoutError)
-                is_lone = len(flight.guesses) == 1 and not self._session.fills_freely
-                if is_late and is_lone:
+                if is_late and not others and not self._session.may_be_sooner(first):
                     raise
+                answer = self._ask_one_by_one(flight)
+                # Both count, or the scheduler would not know what such calls take.
+                answer.seconds += flight.ended - flight.sent
                 flight.future = Future()
-                flight.future.set_result(self._ask_one_by_one(flight))
+                flight.future.set_result(answer)
         return flight
 
     def _ask_one_by_one(self, flight: Flight) -> Verification:

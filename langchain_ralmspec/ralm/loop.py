@@ -264,9 +264,10 @@ class _Speculation:
         if self.group and (everything or self._is_due):
             # Only when fewer calls are in flight than the plan allows.
             corrected = yield from self._judge(max(self._in_flight, 1) - 1)
+            if corrected is None and self.flights.has_wrong_guess:  # this group is void
+                corrected = yield from self._judge(0)
             if corrected is not None:
                 return corrected
-            assert self.plan.policy is not None  # noqa: S101  else nothing was guessed
             with_vectors = self.request.session.fills_cache(self.scheduler.policies)
             plan = replace(self.plan, in_flight=self._in_flight)
             yield Asked(tuple(guess.query.text for guess in self.group), verifies=True)

@@ -129,7 +129,7 @@ class InlineLayout(DocumentLayout):
         pieces = map(vocabulary.piece, tokens[: self.max_tokens])
         cut = b"".join(pieces).decode("utf-8", "ignore")
         # Some vocabularies begin a text with a space of their own.
-        return cut if text.startswith(" ") else cut.removeprefix(" ")
+        return cut if well_formed(text).startswith(cut) else cut.removeprefix(" ")
 
 
 def _size(text: str) -> int:

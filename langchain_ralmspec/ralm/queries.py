@@ -47,6 +47,10 @@ class Queries:
         known = self._known.get(text)
         return self._made([text])[0] if known is None else known
 
+    def knows(self, text: str) -> bool:
+        """Whether a text has been embedded."""
+        return text in self._known
+
     def together(self, texts: Sequence[str]) -> list[Query]:
         """The queries; those that are not known are embedded in one batch."""
         known = {text: self._known.get(text) for text in texts}

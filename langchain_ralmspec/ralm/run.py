@@ -48,7 +48,12 @@ class RetrievalRun(Run[SpeculationStats]):
         """Yield the text as it becomes certain."""
         around: AbstractContextManager[object] = self.observer or nullcontext()
         # Closed at once when the caller leaves, not when it is collected.
-        with closing(self.request.session.waiting), closing(self._events), around:
+        with (
+            closing(self.request.writer),
+            closing(self.request.session.waiting),
+            closing(self._events),
+            around,
+        ):
             yield from super().__iter__()
 
     def _next(self) -> Any:

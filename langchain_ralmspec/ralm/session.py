@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Literal
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
@@ -187,7 +187,13 @@ class Session(Live):
         """
         if len(queries) > 1:
             self.prepare()
-        answer = self.ask(queries, with_vectors=with_vectors)
+        try:
+            answer = self.ask(queries, with_vectors=with_vectors)
+        except StoreTimeoutError:
+            raise
+        except StoreError:
+            parts = (self.ask_one(q, with_vectors=with_vectors) for q in queries)
+            answer = reduce(Verification.joined, parts)
         self.stats.spend(answer.seconds, "waiting")
         self.learn(answer)
         for query, hits in zip(queries, answer.truth, strict=True):
@@ -219,13 +225,25 @@ class Session(Live):
         A wider search may fail on what the sequential loop never comes to, such as a
         document far away that a filter fails on.
         """
+        start = time.perf_counter()
         try:
             return self.ask([query], with_vectors=with_vectors)
         except StoreError as error:
-            # Over the network, whoever asks once more waits as long once more.
-            if isinstance(error, StoreTimeoutError) and not self.fills_freely:
+            if isinstance(error, StoreTimeoutError) and not self.may_be_sooner(query):
                 raise
-            return self._asked_alone(query.text)
+            lost = time.perf_counter() - start
+            answer = self._asked_alone(query.text)
+            answer.seconds += lost
+            return answer
+
+    def may_be_sooner(self, query: Query) -> bool:
+        """Whether a query that was late may be in time in a narrower search.
+
+        Over the network, and where an encoder hangs, whoever asks once more waits as
+        long once more.
+        """
+        is_embedded = query.vector is not None or self._queries.knows(query.text)
+        return self.fills_freely and is_embedded
 
     def _asked_alone(self, text: str) -> Verification:
         return self.waiting.call(partial(self._ask_alone, text))
@@ -264,7 +282,7 @@ class Session(Live):
         prepare = getattr(self._store, "prepare", None)
         if prepare is not None:
             with reported_as_store_error(type(self._store).__name__, "prepare"):
-                prepare()
+                self.waiting.call(prepare)
 
     def measure(self) -> bool:
         """Learn what it takes to prove guesses; tells whether any may be proven.
@@ -275,7 +293,7 @@ class Session(Live):
         if max_norm is None or not self._store.top_k_is_stable:
             return False
         with reported_as_store_error(type(self._store).__name__, "max_norm"):
-            known = max_norm()
+            known = self.waiting.call(max_norm)  # a change may hold it up
         if known is not self._memory.max_norm:
             self._memory.max_norm = known
             self._memory.forget()

@@ -164,6 +164,10 @@ class Writer:
         kept = _last(settled) | {entry.under for entry in open_}
         self._branches = {k: b for k, b in self._branches.items() if k in kept}
 
+    def close(self) -> None:
+        """Free all KV; nothing is written any more."""
+        self._branches.clear()
+
     def _generate(
         self, branch: Branch, n_tokens: int, *, sentence: bool
     ) -> tuple[FinishReason | None, float]:

@@ -80,8 +80,12 @@ class _Proposal:
 def generate(request: LongRequest) -> Generator[Committed, None, None]:
     """Write the answer, round by round."""
     loop = DraftLoop(request)
-    yield loop.first_token()
-    yield from loop.run()
+    try:
+        yield loop.first_token()
+        yield from loop.run()
+    finally:  # who keeps the request does not keep its KV
+        for drafter in request.drafters:
+            getattr(drafter, "forget", lambda: None)()
 
 
 class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):

@@ -100,6 +100,10 @@ class _ModelDrafter:
         # Nobody asks the same question twice, so its KV is not kept.
         return _Written(self.model.open(prompt, keep=False), len(prompt))
 
+    def forget(self) -> None:
+        """Free the KV of what was read and written."""
+        self.__dict__.pop("_written", None)
+
 
 @dataclass(kw_only=True, eq=False)
 class RagDrafter(_ModelDrafter):

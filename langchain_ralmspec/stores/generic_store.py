@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 # Vectors of documents that had to be embedded again; 384 floats each are 1.5 KB.
 MAX_CACHED_VECTORS = 4096
-# How stores say that they hold fewer documents than were asked for; others say how many
-# that was, or name the argument. A server that is gone does neither, and is not asked
-# again.
+# How stores say that they hold fewer documents than were asked for: how many that was,
+# or the argument, is in the message, if there is one. A server that is gone raises none
+# of these, and is not asked again.
 _REFUSALS = (ValueError, IndexError, AssertionError)
 _NAMES_OF_K = re.compile(
     r"\bk\b|\b(?:top|n)[ _-]?k\b|\bn_results\b|\bcontiguous 2D array\b"  # of hnswlib
@@ -258,10 +258,8 @@ class GenericStore:
                 with suppress(_Refused):  # it holds fewer now
                     return self._ask(query, self._widest)
             self._refused = None
-        try:
+        with suppress(_Refused, *_REFUSALS):  # it may fail for another reason, once
             return self._ask(query, k)
-        except _Refused:
-            pass  # it may have failed for another reason, once
         try:
             return self._ask(query, k)
         except _Refused as refusal:

@@ -61,7 +61,7 @@ def test_what_is_no_history_is_refused(history: Any, message: str) -> None:
 def test_arguments_of_any_kind_are_shown_as_they_are(given: Any) -> None:
     older = {"function_call": {"name": "f", "arguments": given}}
     read = messages_of([{"role": "assistant", "content": "So.", **older}])
-    (turn,) = turns_of(read)
+    _, turn, _ = turns_of([HumanMessage("So?"), *read, HumanMessage("And?")])
     (call,) = turn["tool_calls"]
     assert call["function"]["arguments"] == {"arguments": given}
 

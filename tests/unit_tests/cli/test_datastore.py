@@ -61,7 +61,8 @@ def test_every_file_is_a_text(
     assert reading.texts == ["one two three four", "five six seven"]
     expected = {"index": "flat", "key_type": "float32"}
     assert reading.settings == {"model_path": "smollm2-135m.gguf", **expected}
-    read, holds = capsys.readouterr().out.splitlines()
+    read, made, holds = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"flat index made in \d\.\d s", made)
     assert re.fullmatch(r"5 entries read in \d\.\d s \([\d,]+ tokens/s\)", read)
     n_bytes = sum(file.stat().st_size for file in out.iterdir())
     assert holds == f"{out} holds 5 entries, {n_bytes / 1e6:.0f} MB"

@@ -58,12 +58,14 @@ class Spaced(Letters):
         return super().tokenize(f" {text}")
 
 
-@pytest.mark.parametrize(("text", "read"), [("abcdef", "ab"), (" abcdef", "  a"[1:])])
-def test_a_document_that_is_cut_begins_as_it_does(text: str, read: str) -> None:
-    inside = InlineLayout(lambda d: d.page_content, 3, "|", "Read:", "?")
+@pytest.mark.parametrize("text", ["abcdef", " abcdef"])
+def test_a_document_that_is_cut_begins_as_it_does(text: str) -> None:
+    inside = InlineLayout(lambda d: d.page_content, 5, "|", "Read:", "?")
     weights: Any = Spaced()
     tokens = inside.laid_out(weights, [hit(text)]).tokens
-    assert "".join(map(chr, tokens)) == f" Read:{read}?"
+    (read,) = re.findall(r" Read:(.*)\?", "".join(map(chr, tokens)))
+    assert len(read) > 2
+    assert text.startswith(read)
 
 
 def test_where_documents_end_is_told() -> None:

@@ -24,8 +24,8 @@ from langchain_ralmspec.errors import (
 )
 from langchain_ralmspec.stores import (
     SentenceTransformerEmbeddings,
-    embedding,
     encode_queries,
+    sentence_encoder,
 )
 from langchain_ralmspec.stores.embedding import make_queries
 from tests.unit_tests.stores.faiss_toys import langchain_faiss
@@ -241,8 +241,10 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[FakeModel]:
     module = SimpleNamespace(SentenceTransformer=FakeModel)
     monkeypatch.setitem(sys.modules, "sentence_transformers", module)
     monkeypatch.setitem(sys.modules, "torch", TORCH)
-    monkeypatch.setattr(embedding, "_no_progress_bar", nullcontext)  # transformers'
-    monkeypatch.setattr(embedding, "cores", lambda: 6)
+    monkeypatch.setattr(
+        sentence_encoder, "_no_progress_bar", nullcontext
+    )  # transformers'
+    monkeypatch.setattr(sentence_encoder, "cores", lambda: 6)
     TORCH.reset()
     MODELS.clear()
     return MODELS
@@ -297,7 +299,7 @@ def test_queries_leave_half_of_the_cores_to_the_model(
     models: list[FakeModel],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(embedding, "cores", lambda: n_cores)
+    monkeypatch.setattr(sentence_encoder, "cores", lambda: n_cores)
     TORCH.n_threads = torchs
     embeddings = SentenceTransformerEmbeddings("m", n_threads=given)
     embeddings.embed_query("a")

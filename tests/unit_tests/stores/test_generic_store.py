@@ -271,7 +271,7 @@ def test_dying_store_is_a_store_error_that_names_it() -> None:
 @pytest.mark.parametrize("kind", [ValueError, IndexError])
 def test_a_document_that_is_broken_is_an_error_and_no_end(kind: Any) -> None:
     class Broken(TextOnlyStore):
-        def similarity_search(self, query: str, k: int = 4, **_: Any) -> Any:
+        def similarity_search(self, query: str, k: int = 4, *_: Any, **__: Any) -> Any:
             found = super().similarity_search(query, k)
             if k >= 7:
                 msg = f"Could not find document for id {found[6].id}, got None"

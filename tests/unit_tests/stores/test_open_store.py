@@ -91,7 +91,7 @@ def test_a_class_of_somebody_elses_is_asked_by_its_own_search(module: str) -> No
 
     words = {"__module__": module, "similarity_search_with_score": search}
     words["similarity_search"] = lambda *a, **w: [d for d, _ in search(*a, **w)]
-    own = type("InMemoryVectorStore", (InMemoryVectorStore,), words)
+    own: Any = type("InMemoryVectorStore", (InMemoryVectorStore,), words)
     filled = own.from_documents(documents(9), BatchTableEmbeddings(table(9)))
     store = open_store(filled)
     (hits,) = store.search(store.encode(["v4"]), 3)

@@ -635,7 +635,7 @@ def test_a_refusal_of_any_class_quotes_the_width_and_holds_until_documents_come(
 @pytest.mark.parametrize(
     ("error", "n_calls"),
     [
-        (ValueError("no such query"), 3),
+        (ValueError("no such query"), 2),
         (TimeoutError("gone"), 1),
         (ConnectionError("no answer of 10.0.0.20"), 1),
         (RuntimeError("gone"), 1),
