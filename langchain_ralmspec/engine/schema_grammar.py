@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.engine.binding import schema_converter
+from langchain_ralmspec.engine.grammar_limits import require_bounded
 from langchain_ralmspec.engine.schemas import Reader
 from langchain_ralmspec.errors import GrammarError
 from langchain_ralmspec.text import well_formed
@@ -26,7 +27,7 @@ def gbnf_of(schema: Mapping[str, Any]) -> str:
     """The grammar of a JSON schema, by llama-cpp-python's converter.
 
     Raises:
-        GrammarError: it cannot convert the schema.
+        GrammarError: it cannot convert the schema, or the grammar takes too much.
     """
     converter = schema_converter(_literal)
     try:
@@ -45,7 +46,9 @@ def gbnf_of(schema: Mapping[str, Any]) -> str:
         )
         raise GrammarError(msg) from error
     # As llama.cpp's own converter has it: no JSON string holds a line break as such.
-    return converted.replace(_ANY_LETTER, _ANY_LETTER[:-1] + "\\x7F\\x00-\\x1F]")
+    converted = converted.replace(_ANY_LETTER, _ANY_LETTER[:-1] + "\\x7F\\x00-\\x1F]")
+    require_bounded(converted)
+    return converted
 
 
 def _require_moderate(schema: Any) -> None:

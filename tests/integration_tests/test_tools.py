@@ -137,6 +137,29 @@ def test_a_lazy_grammar_holds_from_its_marker_on(model: Model) -> None:
     assert all((b">{" + b"z" * 9).startswith(piece[:2]) for piece in closing)
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+def test_no_marker_counts_in_a_thought(model: Model, is_open: bool) -> None:
+    weights = model.weights
+    text, marker = 'root ::= "<tool_call>{" [a-z]+ "}"', Marker("<tool_call>")
+    lazy = Grammar(weights, text, marker=marker)
+    lazy.expect_thought("<think>", "</think>", is_open=is_open)
+    free = np.zeros(weights.n_vocab, np.float32)
+
+    def n_allowed(said: str) -> int:
+        begun = said if is_open else f" \n<think>{said}"
+        return int((lazy.restrict(free, weights.tokenize(begun), 0) == 0).sum())
+
+    everything = n_allowed("hm")
+    assert everything > 200
+    for said in ("I use <tool_call>", "<tool_call>{}", "a <tool_call></think>\nSo", ""):
+        assert n_allowed(said) > everything / 2, said
+    assert n_allowed("<tool_call> it is.</think>\n<tool_call>") < 5
+    assert n_allowed("hm</think>So: <tool_call>{ab") < everything / 2
+    if not is_open:  # nothing but a thought at the start is one
+        said = weights.tokenize("So <think> <tool_call>")
+        assert (lazy.restrict(free, said, 0) == 0).sum() < 5
+
+
 HEAD = '{"name": "pages", "arguments":'
 
 

@@ -35,6 +35,13 @@ def read(calls: CallFormat, *texts: str) -> AIMessageChunk:
     return message
 
 
+def test_a_name_that_is_no_json_is_what_it_is() -> None:
+    for name in (r"get\_weather", r"\u12"):
+        text = f'<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>'
+        (call,) = read(HERMES, text).tool_calls
+        assert call["name"] == name
+
+
 @given(st.data())
 @pytest.mark.parametrize(
     ("calls", "text", "said", "names"),

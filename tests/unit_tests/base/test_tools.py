@@ -147,6 +147,21 @@ def test_an_answer_that_is_cut_off_is_an_error(
         parser_of(schema, method).parse_result([ChatGeneration(message=ended)])
 
 
+@pytest.mark.parametrize("text", ["12", "-3.5", "1e5", '{"a": ' + "[" * 100_000])
+def test_a_number_may_have_gone_on(text: str) -> None:
+    schema = {"title": "N", "type": "number"}
+
+    def parsed(reason: str) -> Any:
+        message = AIMessage(text, response_metadata={"finish_reason": reason})
+        generation = ChatGeneration(message=message)
+        return parser_of(schema, "json_schema").parse_result([generation])
+
+    with pytest.raises(OutputParserException, match="max_tokens was reached"):
+        parsed("length")
+    if not text.startswith("{"):
+        assert parsed("stop") == float(text)
+
+
 CUT_CALL = tool_call_chunk(name="Book", args=f'{CUT}"]', id="1", index=0)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from langchain_ralmspec import (
 )
 from langchain_ralmspec.errors import EmptyStoreError
 from langchain_ralmspec.ralm import Session, Verified, speculative
+from langchain_ralmspec.ralm.flights import Flights
 from langchain_ralmspec.ralm.hits import ids_of
 from langchain_ralmspec.retrievers import RetrieverSession
 from langchain_ralmspec.retrievers.session import documents_of_hits
@@ -349,6 +351,39 @@ def test_arrays_are_asked_for_where_they_are_what_a_search_gives() -> None:
         assert as_array_store(store) is (store if has_arrays else None)
         ((hit,),) = Session(store).retrieve("a").truth
         assert (hit.score == 7) == has_arrays
+
+
+class Narrow(FakeStore):
+    """Fails where a search is wide, after a while."""
+
+    clock = 0.0
+
+    def search(
+        self, queries: Sequence[Query], k: int, *, with_vectors: bool = False
+    ) -> list[list[Hit]]:
+        self.clock += 1.0
+        if k > 1:
+            self.clock += 9.0
+            raise ConnectionError
+        return super().search(queries, k, with_vectors=with_vectors)
+
+
+def test_what_fails_in_a_wide_search_is_asked_narrowly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = Narrow(9)
+    monkeypatch.setattr(time, "perf_counter", lambda: store.clock)
+    session = Session(store, prefetch_k=4)
+    truth = Session(FakeStore(9)).verify(asking("a", "b"))
+    assert list(map(ids_of, session.verify(asking("a", "b")))) == [*map(ids_of, truth)]
+    store.clock = 0.0
+    assert session.ask_one(Query("a"), with_vectors=True).seconds == 11.0, "all of it"
+    with Flights(session) as flights:
+        guess = session.guess("same", "a", truth[1])
+        flights.send([guess, guess], Plan("same", 2), with_vectors=True)
+        answer = flights.land().future.result()
+    # The call itself, and one or two queries alone, each first widely.
+    assert answer.seconds == 10.0 + 11.0 * len(answer.truth)
 
 
 def test_positional_counts_begin_with_the_steps() -> None:

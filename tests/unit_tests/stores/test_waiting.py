@@ -97,6 +97,42 @@ def test_many_queries_that_take_too_long_are_asked_one_by_one(
     opened.waiting.close()
 
 
+def test_an_encoder_that_hangs_is_asked_once(never: threading.Event) -> None:
+    class Hanging(FakeStore):
+        n_asked = 0
+
+        def encode(self, texts: Any) -> Any:
+            if self.n_asked:
+                self.n_asked += 1
+                never.wait()
+            return super().encode(texts)
+
+    store = Hanging(4)
+    opened = Session(store, store_timeout=SHORT)
+    (hits,) = opened.verify([Query("a")])
+    store.n_asked = 1
+    with pytest.raises(StoreTimeoutError):
+        opened.ask_one(Query("b"), with_vectors=True)
+    assert store.n_asked == 2
+    with Flights(opened) as flights:
+        guess = opened.guess("same", "c", hits)
+        flights.send([guess], Plan("same", 1), with_vectors=True)
+        with pytest.raises(StoreTimeoutError):
+            flights.land()
+    assert store.n_asked == 3
+    opened.waiting.close()
+
+
+@pytest.mark.parametrize("name", ["max_norm", "prepare"])
+def test_what_waits_for_a_change_is_given_up(never: threading.Event, name: str) -> None:
+    store = FakeStore(4, tells_max_norm=True)
+    setattr(store, name, never.wait)
+    opened = Session(store, store_timeout=SHORT)
+    with pytest.raises(StoreTimeoutError):
+        opened.measure() if name == "max_norm" else opened.prepare()
+    opened.waiting.close()
+
+
 def test_what_a_call_raises_is_raised() -> None:
     def fail() -> None:
         msg = "of the client"
