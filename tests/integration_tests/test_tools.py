@@ -156,8 +156,8 @@ def test_no_marker_counts_in_a_thought(model: Model, is_open: bool) -> None:
     assert n_allowed("<tool_call> it is.</think>\n<tool_call>") < 5
     assert n_allowed("hm</think>So: <tool_call>{ab") < everything / 2
     if not is_open:  # nothing but a thought at the start is one
-        said = weights.tokenize("So <think> <tool_call>")
-        assert (lazy.restrict(free, said, 0) == 0).sum() < 5
+        behind = weights.tokenize("So <think> <tool_call>")
+        assert (lazy.restrict(free, behind, 0) == 0).sum() < 5
 
 
 HEAD = '{"name": "pages", "arguments":'
