@@ -6,6 +6,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.files import absolute
+
 Progress = Callable[[int, int], None]
 """Called with how much is done and how much there is in all."""
 
@@ -18,9 +21,13 @@ def cache_dir() -> Path:
     """
     chosen = os.environ.get("RALMSPEC_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        return absolute(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
     # The XDG specification tells programs to ignore a relative path here.
     if base and Path(base).is_absolute():
         return Path(base) / "langchain-ralmspec"
-    return Path.home() / ".cache" / "langchain-ralmspec"
+    try:
+        return Path.home() / ".cache" / "langchain-ralmspec"
+    except RuntimeError as error:
+        msg = f"there is no place for derived files: {error}; set RALMSPEC_CACHE to one"
+        raise InvalidValueError(msg) from error

@@ -87,7 +87,8 @@ def load_passages(path: str | Path) -> list[Passage]:
     """Read passages from JSON lines, a ``.jsonl`` or ``.jsonl.gz`` file in UTF-8.
 
     Every line is an object with a ``text`` and, if wanted, an ``id`` and a
-    ``title``. A passage without an id is called after its line number.
+    ``title``. A passage without an id is called after its line number,
+    behind as many ``#`` as keep all of those from being some passage's own.
 
     Raises:
         InvalidValueError: the file cannot be read, holds nothing, has a bad line
@@ -100,8 +101,13 @@ def load_passages(path: str | Path) -> list[Passage]:
         raise InvalidValueError(
             f"passages are read from .jsonl or .jsonl.gz, not from {path.name!r}"
         )
-    for number, record in read_json_lines(path):
-        passage = _passage(record, str(number), f"{path}, line {number}")
+    records = list(read_json_lines(path))
+    given = {str(record.get("id")) for _, record in records}
+    mark = ""  # of names that are made: they are nobody's id
+    while any(f"{mark}{n}" in given for n, record in records if "id" not in record):
+        mark += "#"
+    for number, record in records:
+        passage = _passage(record, f"{mark}{number}", f"{path}, line {number}")
         first = lines_by_id.setdefault(passage.id, number)
         if first != number:
             raise InvalidValueError(

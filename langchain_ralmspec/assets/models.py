@@ -63,10 +63,12 @@ class PackagedModel:
 
     def in_cache(self, quantization: str) -> Path | None:
         """Return where the cache holds the model, or None where it never does."""
+        if quantization == ORIGINAL and len(self.parts) == 1:
+            return None
         folder = cache_dir() / "models"
         if quantization != ORIGINAL:
             return folder / f"{Path(self.file_name).stem}.to-{quantization}.gguf"
-        return folder / self.file_name if len(self.parts) > 1 else None
+        return folder / self.file_name
 
     @property
     def is_installed(self) -> bool:

@@ -44,6 +44,7 @@ from langchain_ralmspec.rapid.drafter_factory import (
     path_of,
     require_known,
 )
+from langchain_ralmspec.rapid.sources import require_found
 from langchain_ralmspec.speculation import (
     Acceptance,
     Calibration,
@@ -238,9 +239,11 @@ class LongContextGeneration(LocalGeneration):
             # Without listeners of its own it has those of the chain that runs, if any.
             config = RunnableConfig(callbacks=listeners) if listeners else None
             if is_found:
-                context = found_by(
+                found = found_by(
                     context, question, config, store_timeout=self.store_timeout
                 )
+                require_found(found, context.get_name())
+                context = found
             given = GivenContext.of(context)
             head, document, tail = self._read(
                 target, conversation, given.text, sampling

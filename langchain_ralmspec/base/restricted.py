@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from langchain_core.runnables.configurable import RunnableConfigurableFields
+from pydantic import ValidationError
 
 from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.errors import InvalidValueError
@@ -71,10 +71,19 @@ class RestrictedRetrievers:
     def _configured(
         self, retriever: RaLMSpecRetriever, values: dict[str, Any]
     ) -> RaLMSpecRetriever:
-        chosen = configured(retriever.vectorstore, values)
-        # Its settings, too: a filter that is set later is heeded.
-        fields = dict(chosen) if isinstance(chosen, BaseModel) else chosen
-        return self._once(retriever, owned((values, fields)), partial(adopt, chosen))
+        def made() -> RaLMSpecRetriever:
+            return adopt(configured(given, values))
+
+        given = retriever.vectorstore
+        # What is made of it by fields is made anew where its own have changed.
+        has_fields = isinstance(given, RunnableConfigurableFields)
+        own = owned((values, dict(given.default) if has_fields else None))
+        known = self._once(retriever, own, made)
+        chosen = adopt(known)  # as it is now: a filter that is set later is heeded
+        if chosen is not known:
+            pairs = ((s, key, r) for s, key, r in self._kept if r is not known)
+            self._kept = ((own, retriever.key, chosen), *pairs)
+        return chosen
 
     def _once(
         self,

@@ -16,7 +16,7 @@ from langchain_ralmspec.assets.targets import find_gguf
 from langchain_ralmspec.bench.figures import check_folder
 from langchain_ralmspec.chains import RapidChain
 from langchain_ralmspec.engine.limits import known_kv_type
-from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.files import absolute, read_text
 
 
@@ -68,8 +68,10 @@ def preload(
     start = time.perf_counter()
     tokens = chain.preload(text)
     seconds = time.perf_counter() - start
-    sizes = (each.stat().st_size for each in folder.rglob("*") if each.is_file())
+    n_bytes = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+    if not n_bytes:
+        raise StoreError(f"{str(kv_cache_dir)!r} has kept nothing; a warning says why")
     typer.echo(
         f"{tokens:,} tokens are ready after {seconds:.1f} s; {kv_cache_dir} holds "
-        f"{sum(sizes) / 1e6:.0f} MB"
+        f"{n_bytes / 1e6:.0f} MB"
     )

@@ -168,6 +168,7 @@ class Grammar:
         it.
         """
         self._thought = Thought(begin.encode(), end.encode(), is_open=is_open)
+        self._begin()
 
     def _begin(self) -> None:
         self._tokens: list[int] = []

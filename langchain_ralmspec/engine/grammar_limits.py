@@ -1,7 +1,7 @@
-"""Which grammars llama.cpp can parse and follow in bounded time and memory.
+"""Which grammars llama.cpp can parse, and begin to follow, in bounded time and memory.
 
 A few lines may ask it for hours, for all memory or for more than a thread's stack, and
-nothing ends a call of it.
+nothing ends a call of it. What grows with an answer alone is not looked for.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ _SHOWN = 300  # characters of a grammar that an error quotes
 # llama.cpp parses by recursion, some 500 bytes of stack for a bracket, and 100 for a
 # rule that begins with another: 8 MiB end at 20,000 brackets. Threads may have 512 KiB.
 _DEEPEST, _MOST_RULES = 500, 5_000
-# It writes out what is repeated, some 100 bytes each.
-_MOST_REPEATED = 100_000
+# It writes out what is repeated, some 100 bytes each, up to 2,000 times.
+_MOST_REPEATED, _WRITTEN = 100_000, 2_000
+# It has a stack for each way in which an answer may begin: 5,000 values of an enum take
+# 0.2 s, and what is twice a choice of what is twice a choice … doubles.
+_MOST_BEGINNINGS = 20_000
 # Behind each character it has a stack for each part that may come next, and compares
 # each with all others: of ("a"?){n}, which counts 2 n, a token takes 0.2 s with 200,
 # 2 s with 400 and 48 s with 1,000. A schema has two for each optional property.
@@ -26,7 +29,7 @@ _MOST_PASSES = 50  # over all rules; more only where they name one another in ci
 _NAME = r"[A-Za-z0-9_-]+"
 # What has no end is looked through once, not again from each sign within it.
 _SIGN = re.compile(
-    r'"(?:\\.|[^"\\])*+"?|\[(?:\\.|[^\]\\])*+\]?|#[^\n]*|<[^>\n]*+>?|'
+    r'"(?:\\.|[^"\\])*+"?|\[(?:\\.|[^\]\\])*+\]?|#[^\r\n]*|<[^>\n]*+>?|'
     rf"::=|{_NAME}|\{{[^}}]*+\}}?|[()|?*+.]",
     re.DOTALL,
 )
@@ -49,21 +52,32 @@ def require_bounded(text: str) -> None:
             f"has {n_rules:,} rules, and brackets {deepest:,} deep; {_MOST_RULES:,} "
             f"and {_DEEPEST:,} are the most that can be parsed safely",
         )
+    for sign in signs:
+        if sign.startswith("{") and not _REPETITION.fullmatch(sign):
+            raise _refused(text, f"has {sign[:20]!r}; write {{2}}, {{2,}} or {{2,5}}")
     n_repeated = 0
     for least, most in map(_times, filter(_REPETITION.fullmatch, signs)):
         if most < least:
             raise _refused(text, f"repeats something from {least} to {most} times")
-        n_repeated += most
+        n_repeated += min(most, _WRITTEN)
     if n_repeated > _MOST_REPEATED:
         raise _refused(
             text,
             f"repeats something {n_repeated:,} times; {_MOST_REPEATED:,} are the most",
         )
-    if _Rules(signs).most_skipped() > _MOST_SKIPPED:
+    rules = _Rules(signs)
+    if rules.most_skipped() > _MOST_SKIPPED:
         raise _refused(
             text,
             f"lets an answer skip more than {_MOST_SKIPPED:,} parts at one place, "
             "which takes too long to follow; make fewer of them optional",
+        )
+
+    if rules.most_beginnings > _MOST_BEGINNINGS:
+        raise _refused(
+            text,
+            f"has more than {_MOST_BEGINNINGS:,} ways to begin a part, which takes too "
+            "long; give fewer choices",
         )
 
 
@@ -113,7 +127,13 @@ class _Rules:
         self._order = self._inner_first()
         self._nullable: set[str] = set()
         self._n_skipped: dict[str, int] = {}  # where a rule begins
+        self._n_beginnings: dict[str, int] = {}
         self._most = 0
+
+    @property
+    def most_beginnings(self) -> int:
+        """Ways in which a rule may begin, at most; as far as they were counted."""
+        return max(self._n_beginnings.values(), default=0)
 
     def most_skipped(self) -> int:
         """Parts that may be skipped at one place, at most; one too many if unknown."""
@@ -174,11 +194,22 @@ class _Rules:
 
     def _count_skipped(self, name: str) -> bool:
         """Whether it shows now that more may be skipped where a rule begins."""
-        before, now = self._n_skipped.get(name, 0), 0
-        for parts in self._rules[name]:
-            now += self._skipped(parts)
-        self._n_skipped[name] = min(now, _MOST_SKIPPED + 1)
-        return self._n_skipped[name] != before
+        before = self._n_skipped.get(name, 0), self._n_beginnings.get(name, 0)
+        sequences = self._rules[name]
+        n_skipped = min(sum(map(self._skipped, sequences)), _MOST_SKIPPED + 1)
+        n_begun = min(sum(map(self._beginnings, sequences)), _MOST_BEGINNINGS + 1)
+        self._n_skipped[name], self._n_beginnings[name] = n_skipped, n_begun
+        return (n_skipped, n_begun) != before
+
+    def _beginnings(self, parts: list[_Part]) -> int:
+        """Ways in which a sequence may begin."""
+        n = 0
+        for part in parts:
+            known = part.name in self._rules
+            n += self._n_beginnings.get(part.name, 0) if known else 1
+            if not self._may_lack(part):
+                break
+        return n
 
     def _skipped(self, parts: list[_Part]) -> int:
         """What may be skipped where a sequence begins."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -42,6 +43,7 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 _PRIVATE = 0o600
 _WRITERS = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_NO_ROOM = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS}
 _HAS_OWNERS = os.name == "posix"  # elsewhere modes say nothing
 
 
@@ -101,18 +103,19 @@ class PrefixFolder:
     ) -> None:
         if max_bytes < 1:
             raise InvalidValueError(f"max_bytes must be at least 1, got {max_bytes}")
+        self.max_bytes = max_bytes
+        wanted = "name a folder, or a place where one may be made"
         try:
             self.path = absolute(path)
             # What was read is nobody else's business.
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.is_used = self._is_guarded()
         except (OSError, InvalidValueError) as error:
-            msg = (
-                f"cannot keep prefixes in {os.fspath(path)!r}: {error}; "
-                "name a folder, or a place where one may be made"
-            )
-            raise InvalidValueError(msg) from error
-        self.max_bytes = max_bytes
-        self.is_used = self._is_guarded()
+            msg = f"cannot keep prefixes in {os.fspath(path)!r}: {error}; {wanted}"
+            if getattr(error, "errno", None) not in _NO_ROOM:
+                raise InvalidValueError(msg) from error
+            self.is_used = False
+            self._warn(msg)
         self._fingerprint = dict(fingerprint)
         canonical = json.dumps(self._fingerprint, sort_keys=True, separators=(",", ":"))
         self.start = hashlib.sha256(canonical.encode()).digest()

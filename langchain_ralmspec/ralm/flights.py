@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -37,11 +36,16 @@ class Flight:
     future: Future[Verification]
     with_vectors: bool  # whether the documents found are to fill the cache
     sent: float  # when, by ``time.perf_counter()``
-    ended: float = math.nan  # likewise
+    ended: float | None = None  # likewise, where it did by itself
 
     def end(self, _: object) -> None:
-        """Note that there is an answer, or none will be waited for."""
+        """Note that there is an answer, or that there will be none."""
         self.ended = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """How long it was out, or has been until now."""
+        return (self.ended or time.perf_counter()) - self.sent
 
     @property
     def n_right(self) -> int | None:
@@ -147,7 +151,7 @@ class Flights:
                     raise
                 answer = self._ask_one_by_one(flight)
                 # Both count, or the scheduler would not know what such calls take.
-                answer.seconds += flight.ended - flight.sent
+                answer.seconds += flight.seconds
                 flight.future = Future()
                 flight.future.set_result(answer)
         return flight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Literal
@@ -281,7 +282,10 @@ class Session(Live):
         """Tell a store that wants to know that calls of many queries are to come."""
         prepare = getattr(self._store, "prepare", None)
         if prepare is not None:
-            with reported_as_store_error(type(self._store).__name__, "prepare"):
+            with (
+                reported_as_store_error(type(self._store).__name__, "prepare"),
+                suppress(StoreTimeoutError),  # a search will tell
+            ):
                 self.waiting.call(prepare)
 
     def measure(self) -> bool:
@@ -293,7 +297,10 @@ class Session(Live):
         if max_norm is None or not self._store.top_k_is_stable:
             return False
         with reported_as_store_error(type(self._store).__name__, "max_norm"):
-            known = self.waiting.call(max_norm)  # a change may hold it up
+            try:
+                known = self.waiting.call(max_norm)
+            except StoreTimeoutError:  # a change holds it up; a search will tell
+                return False
         if known is not self._memory.max_norm:
             self._memory.max_norm = known
             self._memory.forget()

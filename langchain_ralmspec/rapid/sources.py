@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from langchain_core.documents import Document
 
-from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.stores.documents import checked_document
 from langchain_ralmspec.text import sha256_of, well_formed
 
@@ -54,7 +54,10 @@ class GivenContext:
         no_sequence = (str, bytes, bytearray, memoryview)
         is_one = isinstance(context, no_sequence) or not isinstance(context, Sequence)
         parts: Sequence[object] = [context] if is_one else context  # type: ignore[assignment]
-        documents = tuple(map(_as_document, parts))
+        name = "context" if is_one else "context[{}]"
+        documents = tuple(
+            _as_document(part, name.format(at)) for at, part in enumerate(parts)
+        )
         text = _BETWEEN.join(document.page_content for document in documents)
         if not text.strip():
             msg = "the context is empty; give the text that the answer is to come from"
@@ -86,13 +89,28 @@ class GivenContext:
                 yield Document(piece, id=document.id, metadata=metadata)
 
 
-def _as_document(part: object) -> Document:
+def require_found(found: object, name: str) -> None:
+    """Refuse what a retriever gave in place of documents, or texts.
+
+    Raises:
+        StoreError: it did; says what, and where.
+    """
+    for at, part in enumerate(found if isinstance(found, list | tuple) else [found]):
+        if not isinstance(part, str | Document):
+            raise StoreError(
+                f"{name} must give documents, or texts, but gave {part!r:.60} as "
+                f"number {at}"
+            )
+
+
+def _as_document(part: object, name: str) -> Document:
     if isinstance(part, str):
         return Document(well_formed(part))
     if isinstance(part, Document):
         return checked_document(part)  # or its halves of characters shift all places
     msg = (
-        f"{type(part).__name__} is no context; give a str, a Document, a sequence of "
+        f"{name} is {part!r:.60}, of type {type(part).__name__}, which is no context; "
+        "give a str, a Document, a sequence of "
         "them, or a retriever (of a vector store: store.as_retriever())"
     )
     raise InvalidValueError(msg)

@@ -53,15 +53,15 @@ class Analyzer:
                 f"got {self.tokenizer!r}"
             )
         try:
-            kept = self._tokens_of(ascii_lowercase)
+            left_out = () if self.tokenizer else self._left_out()
+            letters = {*ascii_lowercase, *(each for each in left_out if len(each) == 1)}
+            kept = self._tokens_of(letters)
         except (KeyError, TypeError, ValueError) as cause:
             raise InvalidValueError(
                 f"stopwords={self.stopwords!r} with stemmer={self.stemmer!r} cannot "
                 f"be used: {cause}; give names such as 'english' and 'porter', or None"
             ) from cause
-        object.__setattr__(
-            self, "_letters", frozenset(ascii_lowercase).difference(kept)
-        )
+        object.__setattr__(self, "_letters", frozenset(letters).difference(kept))
 
     def tokenize(
         self, texts: Sequence[str], *, singly: bool = False

@@ -13,7 +13,7 @@ from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.stores.base import Hit, Metric
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.filters import require_where
-from langchain_ralmspec.stores.one_call import MARGIN, OneCallStore, ranked
+from langchain_ralmspec.stores.one_call import OneCallStore, ranked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -120,7 +120,7 @@ class ChromaStore(OneCallStore):
     def _ask(
         self, vectors: NDArray[np.float32], k: int, *, with_vectors: bool
     ) -> list[list[Hit]]:
-        n_results = int(k) + MARGIN
+        n_results = int(k) + self._margin
         per_request = max(1, MAX_RESULTS // n_results)
         include = ["documents", "metadatas", "distances"]
         include += ["embeddings"] * with_vectors

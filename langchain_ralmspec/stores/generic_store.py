@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +31,7 @@ from langchain_ralmspec.stores.sharing import lock_of
 from langchain_ralmspec.stores.versions import Version
 from langchain_ralmspec.stores.waiting import stays_in_process
 from langchain_ralmspec.stores.watching import watched
+from langchain_ralmspec.stores.widths import speaks_of_width
 from langchain_ralmspec.text import sha256_of, well_formed
 
 if TYPE_CHECKING:
@@ -45,15 +45,6 @@ MAX_CACHED_VECTORS = 4096
 # or the argument, is in the message, if there is one. A server that is gone raises none
 # of these, and is not asked again.
 _REFUSALS = (ValueError, IndexError, AssertionError)
-_NAMES_OF_K = re.compile(
-    r"\bk\b|\b(?:top|n)[ _-]?k\b|\bn_results\b|\bcontiguous 2D array\b"  # of hnswlib
-    r"|\b(?:n_?|number of |nearest )neighbou?rs\b|\bnum_?candidates\b"
-    r"|\b(?:number of|maximum|up to \d+) (?:\w+ )?(?:results|hits|matches)\b"
-    r"|\b(?:limit|(?:page_?)?size|count|top)(?:[`'\"\]]| must\b| should\b)",
-    re.IGNORECASE,
-)
-# What was asked is in these, and says nothing of why it failed.
-_ADDRESSES = re.compile(r"\w+://\S+|\burl: \S+", re.IGNORECASE)
 
 
 class _Refused(Exception):  # noqa: N818  read as what the store has done
@@ -294,7 +285,7 @@ class GenericStore:
             raise  # of an encoder or a filter, and not of how many are wanted
         except Exception as error:
             says_nothing = isinstance(error, _REFUSALS) and not str(error)
-            if says_nothing or _speaks_of_width(error, k):
+            if says_nothing or speaks_of_width(error, k):
                 raise _Refused(error) from error
             raise
 
@@ -334,18 +325,6 @@ class GenericStore:
             while len(self._vectors) > MAX_CACHED_VECTORS:
                 self._vectors.popitem(last=False)
         return known
-
-
-def _speaks_of_width(error: Exception, k: int) -> bool:
-    """Whether a store says that ``k`` is too many; one that is not there does not."""
-    # The errors of HTTP are an OSError too, where a server did answer.
-    has_answered = getattr(error, "response", None) is not None
-    if isinstance(error, OSError) and not (has_answered or hasattr(error, "code")):
-        return False
-    said = _ADDRESSES.sub("", str(error))
-    # No part of an address, a version or a code.
-    quotes_k = re.search(rf"(?<![.:])(?<!code = )\b{k}\b(?![.:]\d)", said)
-    return bool(quotes_k or _NAMES_OF_K.search(said))
 
 
 def _floats(entry: Mapping[str, Any]) -> Vector:

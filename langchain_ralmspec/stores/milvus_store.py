@@ -9,8 +9,10 @@ import numpy as np
 
 from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.registry import Registry
 from langchain_ralmspec.stores.base import Hit, Metric
-from langchain_ralmspec.stores.one_call import MARGIN, OneCallStore, in_order, ranked
+from langchain_ralmspec.stores.failures import reported_as_store_error
+from langchain_ralmspec.stores.one_call import OneCallStore, in_order, ranked
 from langchain_ralmspec.stores.ties import is_near_tie
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ _METRICS: dict[str, Metric] = {
     "COSINE": "cosine",
     "IP": "inner_product",
 }
+_indexes: Registry[dict[tuple[str, str], Any]] = Registry(dict)
 _WORDS = frozenset({"expr", "param", "timeout", "partition_names"})
 
 
@@ -66,8 +69,13 @@ def _index_of(store: Any) -> Any:
     """The index of the vectors that are searched, as the collection has it."""
     name, client = store.collection_name, store.client
     field = store._vector_field  # noqa: SLF001 (no public name)
-    found = (client.describe_index(name, index) for index in client.list_indexes(name))
-    return next((each for each in found if each["field_name"] == field), None)
+    known = _indexes.of(store)  # it is opened anew for each call with words of its own
+    if (name, field) not in known:
+        with reported_as_store_error(f"Milvus collection {name!r}", "tell its index"):
+            every = (client.describe_index(name, i) for i in client.list_indexes(name))
+            found = [each for each in every if each["field_name"] == field]
+        known[name, field] = found[0] if found else None
+    return known[name, field]
 
 
 class MilvusStore(OneCallStore):
@@ -152,7 +160,7 @@ class MilvusStore(OneCallStore):
             data=vectors.tolist(),
             anns_field=field,
             search_params=given[0] if isinstance(given, list) else given,
-            limit=int(k) + MARGIN,
+            limit=int(k) + self._margin,
             filter=self._expr,
             partition_names=self._partitions,
             output_fields=store._get_output_fields() + [field] * with_vectors,  # noqa: SLF001

@@ -20,6 +20,7 @@ from langchain_ralmspec.stores.failures import (
     reported_as_store_error,
     require_comparable,
 )
+from langchain_ralmspec.stores.widths import speaks_of_width
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +64,7 @@ class OneCallStore(ABC):
             raise InvalidValueError(f"{msg}; construct it with some")
         self._name, self._embeddings = name, embeddings
         self._encoding = encoding or Encoding()
+        self._margin = MARGIN
         self._seen: int | None = None  # how long vectors were in a search that found
 
     @property
@@ -109,7 +111,7 @@ class OneCallStore(ABC):
         vectors = self._matrix(queries)
         try:
             with reported_as_store_error(self._name, "search"):
-                found = self._ask(vectors, k, with_vectors=with_vectors)
+                found = self._asked(vectors, k, with_vectors=with_vectors)
         except StoreError:
             with suppress(StoreError):  # a server that is gone: the first error says it
                 query_matrix(queries, self.dimension, self._name)
@@ -128,6 +130,18 @@ class OneCallStore(ABC):
         """
         with reported_as_store_error(self._name, "count"):
             return self._count()
+
+    def _asked(
+        self, vectors: NDArray[np.float32], k: int, *, with_vectors: bool
+    ) -> list[list[Hit]]:
+        """What is found; a limit of the service may be just what was asked for."""
+        try:
+            return self._ask(vectors, k, with_vectors=with_vectors)
+        except Exception as error:
+            if not (self._margin and speaks_of_width(error, k + self._margin)):
+                raise
+            self._margin = 0
+            return self._ask(vectors, k, with_vectors=with_vectors)
 
     @abstractmethod
     def _ask(

@@ -10,7 +10,7 @@ import numpy as np
 from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.stores.base import Hit, Metric
 from langchain_ralmspec.stores.filters import require_qdrant_filter
-from langchain_ralmspec.stores.one_call import MARGIN, OneCallStore, in_order, ranked
+from langchain_ralmspec.stores.one_call import OneCallStore, in_order, ranked
 from langchain_ralmspec.stores.sharing import lock_of
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class QdrantStore(OneCallStore):
         requests = [
             models.QueryRequest(
                 query=vector.tolist(),
-                limit=int(k) + MARGIN,
+                limit=int(k) + self._margin,
                 with_payload=True,
                 with_vector=wanted if with_vectors else False,
                 **self._options,

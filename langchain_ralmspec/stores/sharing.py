@@ -71,8 +71,12 @@ class SharedLock:
             return
         give_up = Once(self._own.leave)
         call.hold(give_up)
-        yield
-        if not give_up.taken_back():
+        is_wanted = False
+        try:
+            yield
+        finally:
+            is_wanted = give_up.taken_back()
+        if not is_wanted:
             call.require_wanted()
 
     @contextmanager

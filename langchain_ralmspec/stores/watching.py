@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.embeddings import Embeddings
 
 from langchain_ralmspec.stores.embedding import as_vectors, document_vectors, lengths_of
+from langchain_ralmspec.stores.encoding import embed_documents
 from langchain_ralmspec.stores.sharing import SAME_AS, SharedLock, lock_of, original
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class WatchedEmbeddings(Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents; StoreError where a vector is not finite, or too long."""
-        vectors = self._watched.embed_documents(texts)
+        vectors: list[list[float]] = embed_documents(self._watched, texts, "documents")
         if texts:
             document_vectors(vectors, texts, type(self._watched).__name__)
         return vectors

@@ -29,7 +29,8 @@ _BROKEN = re.compile(
 _RUNS = re.compile(f"[{_UNSPACED}]+|[^{_UNSPACED}]+")
 # Emoji, each of them a word, as in Lucene's StandardTokenizer.
 _PICTURES = (
-    "\u2300-\u23ff\u25a0-\u27bf\u2b00-\u2bff\U0001f000-\U0001f3fa\U0001f400-\U0001faff"
+    "\u2194-\u2199\u21a9\u21aa\u2300-\u23ff\u25a0-\u27bf\u2934\u2935\u2b00-\u2bff"
+    "\U0001f000-\U0001f3fa\U0001f400-\U0001faff"
 )
 # What stands behind a word, or before one, and is none of its letters: signs of trade,
 # numbers in circles, and those of footnotes, but not the exponent of a unit.
@@ -58,7 +59,11 @@ _ALIKE = str.maketrans(
 _NASAL = re.compile("[ङञणनम]्(?=[क-ह])|ँ")
 _AROUND = 0x20D0, 0x2100  # frames and the like, as of keys
 _GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]+")
-_LONE_CAPITAL = re.compile(r"(?<=\w[ -])[A-Z]\b")
+# Behind a word, or beside a script without spaces.
+_LONE_CAPITAL = re.compile(
+    rf"(?:(?<=\w[ \u00a0\u202f\u2010\u2011-])|(?<=[{_UNSPACED}]))[^\W\d_]"
+    rf"(?![^\W{_UNSPACED}])|(?<!\w)[^\W\d_](?=[{_UNSPACED}])"
+)
 
 
 def words_of(text: str, *, singly: bool = False) -> list[str]:
@@ -79,11 +84,13 @@ def words_of(text: str, *, singly: bool = False) -> list[str]:
     if singly and not text.isascii():  # what a query has apart is sought apart
         text = _BROKEN.sub("", text)
     small = _folded(text)
-    words: list[str] = _words().findall(_ELIDED.sub(" ", small))
+    small = _ELIDED.sub(" ", small)
     if not _SOME_UNSPACED.search(small):
-        return words
-    runs = (run for word in words for run in _RUNS.findall(word))
-    return [part for run in runs for part in _cut(run, singly=singly)]
+        found: list[str] = _words().findall(small)
+        return found
+    # Scripts apart first: a letter of one is no part of a word of another.
+    words = (word for run in _RUNS.findall(small) for word in _words().findall(run))
+    return [part for word in words for part in _cut(word, singly=singly)]
 
 
 def lone_capitals_kept(text: str, letters: frozenset[str]) -> str:
@@ -99,7 +106,8 @@ def lone_capitals_kept(text: str, letters: frozenset[str]) -> str:
         return text
 
     def kept(match: re.Match[str]) -> str:
-        return match[0] + "_" * (match[0].lower() in letters)
+        is_name = match[0].isupper() and match[0].lower() in letters
+        return match[0] + "_" * is_name
 
     return _LONE_CAPITAL.sub(kept, text)
 
@@ -167,5 +175,6 @@ def _words() -> re.Pattern[str]:
     every = map(chr, range(0x300, 0x1E950))
     marks = "".join(char for char in every if unicodedata.category(char)[0] == "M")
     return re.compile(
-        rf"(?<!\w)[a-z](?:\+\+|#)(?![^\W\d])|\w[\w{marks}]*|[{_PICTURES}]"
+        rf"(?<!\w)[a-z](?:\+\+|#)(?![^\W\d])|\w[\w{marks}]*"
+        rf"|[\U0001f1e6-\U0001f1ff]{{2}}|[{_PICTURES}]"  # flags are two
     )

@@ -155,6 +155,12 @@ def test_no_marker_counts_in_a_thought(model: Model, is_open: bool) -> None:
         assert n_allowed(said) > everything / 2, said
     assert n_allowed("<tool_call> it is.</think>\n<tool_call>") < 5
     assert n_allowed("hm</think>So: <tool_call>{ab") < everything / 2
+    tokens = weights.tokenize("<think>" * (not is_open) + "I use <tool_call>, so")
+    fresh = Grammar(weights, text, marker=marker)
+    fresh.expect_thought("<think>", "</think>", is_open=is_open)
+    for n in range(len(tokens) + 1):  # as it is written, and after a roll-back
+        assert (fresh.restrict(free, tokens[:n], 0) == 0).sum() > everything / 2
+        assert (lazy.restrict(free, tokens[:n], 0) == 0).sum() > everything / 2
     if not is_open:  # nothing but a thought at the start is one
         behind = weights.tokenize("So <think> <tool_call>")
         assert (lazy.restrict(free, behind, 0) == 0).sum() < 5

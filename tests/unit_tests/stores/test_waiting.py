@@ -93,7 +93,9 @@ def test_many_queries_that_take_too_long_are_asked_one_by_one(
     with Flights(opened) as flights:
         guesses = [opened.guess("same", text, None) for text in ("a", "b")]
         flights.send(guesses, Plan("same", 2, 1), with_vectors=False)
-        assert flights.land().future.result().n_calls == 1
+        answer = flights.land().future.result()
+    assert answer.n_calls == 1
+    assert 1.0 <= answer.seconds < PATIENCE, "those that were lost count"
     opened.waiting.close()
 
 
@@ -128,8 +130,9 @@ def test_what_waits_for_a_change_is_given_up(never: threading.Event, name: str) 
     store = FakeStore(4, tells_max_norm=True)
     setattr(store, name, never.wait)
     opened = Session(store, store_timeout=SHORT)
-    with pytest.raises(StoreTimeoutError):
-        opened.measure() if name == "max_norm" else opened.prepare()
+    # What would make answers sooner is done without.
+    assert name == "prepare" or not opened.measure()
+    opened.prepare()
     opened.waiting.close()
 
 
