@@ -109,8 +109,8 @@ def _as_document(part: object, name: str) -> Document:
     if isinstance(part, Document):
         return checked_document(part)  # or its halves of characters shift all places
     msg = (
-        f"{name} is {part!r:.60}, of type {type(part).__name__}, which is no context; "
-        "give a str, a Document, a sequence of "
+        f"{name} is {part!r:.60}; {type(part).__name__} is no context; give a str, a "
+        "Document, a sequence of "
         "them, or a retriever (of a vector store: store.as_retriever())"
     )
     raise InvalidValueError(msg)

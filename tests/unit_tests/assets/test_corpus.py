@@ -237,10 +237,9 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, wrong: str) -> None:
         ("some.jsonl", b"\n \n", "has no passage"),
         ("some.jsonl.gz", b"not gzip", "cannot be read: Not a gzipped file"),
         ("some.csv", b"a,b", "not from 'some.csv'"),
-        # A line's number is no free id where a passage has it.
         (
             "some.jsonl",
-            b'{"text": "a", "id": "2"}\n{"text": "b"}\n',
+            b'{"text": "a", "id": "2"}\n{"text": "b", "id": "2"}\n',
             "line 2: id '2' was used on line 1",
         ),
         ("some.jsonl", None, "cannot be read: .*No such file"),
@@ -271,3 +270,9 @@ def test_a_bad_question_is_named(tmp_path: Path, line: str, wrong: str) -> None:
     path.write_text("\n")
     with pytest.raises(InvalidValueError, match=r"some\.jsonl has no question"):
         load_questions(path)
+
+
+def test_no_passage_is_called_as_another_one_is(tmp_path: Path) -> None:
+    file = tmp_path / "some.jsonl"
+    file.write_text('{"text": "a", "id": "2"}\n{"text": "b"}\n{"text": "c"}\n')
+    assert [passage.id for passage in load_passages(file)] == ["2", "#2", "#3"]

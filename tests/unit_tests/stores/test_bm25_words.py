@@ -269,3 +269,25 @@ def test_stop_words_are_those_that_were_given() -> None:
     words.append("fox")
     (hits,) = store.search(store.encode(["fox"]), 1)
     assert [hit.id for hit in hits] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "query", "words"),
+    [
+        (["我用C语言写程序", "我用C++写程序"], "C++", {}),
+        (["written in C", "written in C++"], "C++で書かれた", {}),
+        (["维生素C", "维生素A是脂溶性的，对眼睛好"], "维生素A", {}),
+        (["비타민C", "비타민A는 좋다"], "비타민A", {}),
+        (["vitamin C", "vitamin\u00a0A is good"], "vitamin A", {}),
+        (["витамин С", "витамин К"], "витамин К", {"stopwords": "russian"}),
+        (["🇧🇬 Sofia", "🇬🇧 London"], "🇬🇧", {}),
+        (["up", "↩️ back"], "↩️", {}),
+    ],
+)
+def test_letters_beside_other_scripts_are_names(
+    texts: list[str], query: str, words: dict[str, Any]
+) -> None:
+    documents = [Document(text) for text in texts]
+    store = BM25Store.from_documents(documents, **words)
+    (hits,) = store.search(store.encode([query]), 1)
+    assert [hit.document.page_content for hit in hits] == texts[1:]
