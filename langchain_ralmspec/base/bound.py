@@ -18,11 +18,12 @@ from langchain_core.runnables.configurable import (
     RunnableConfigurableAlternatives,
 )
 
-from langchain_ralmspec.base.configured import KeptFields, configured_in, remade
+from langchain_ralmspec.base.configured import KeptFields, remade
 from langchain_ralmspec.base.restricted import RESTRICTIONS
 from langchain_ralmspec.base.structured import structured_by
 from langchain_ralmspec.base.tools import OF_CALLS
 from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.stores.configuring import configured_in
 
 _ANSWERING = frozenset(
     {"start", "generate", "agenerate", "generate_prompt", "agenerate_prompt"}

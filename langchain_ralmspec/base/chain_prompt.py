@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 
     from langchain_ralmspec.engine.calls import Turn
 
+CONTEXT = "context"
+"""The variable of a prompt that stands for the documents, in LangChain's chains."""
+
 _LONGER_THAN_INSTRUCTIONS = 600  # characters
-_WITHIN_A_LINE = re.compile(
-    r"\bcontext: .*\bquestion: |\bfollowing (?:pieces of )?(?:retrieved )?context\b",
-    re.IGNORECASE | re.DOTALL,
+_FOLLOWING = re.compile(
+    r"\bfollowing (?:pieces of )?(?:retrieved )?context\b", re.IGNORECASE
 )
+# One after the other: a pattern of both would begin anew at each of the former.
+_BOTH = [re.compile(rf"\b{name}: ", re.IGNORECASE) for name in (CONTEXT, "question")]
 
 _INNER = ("messages", "prompt", "example_prompt", "prefix", "suffix")
 """Where a template holds others."""
-
-CONTEXT = "context"
-"""The variable of a prompt that stands for the documents, in LangChain's chains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +223,16 @@ def is_plain(template: Any) -> bool:
     )
 
 
+def _in_turn(text: str, patterns: Sequence[re.Pattern[str]]) -> bool:
+    """Whether a text has all of these, one behind the other."""
+    at = 0
+    for pattern in patterns:
+        if (found := pattern.search(text, at)) is None:
+            return False
+        at = found.end()
+    return True
+
+
 def looks_filled(text: str, *, is_told: bool = False) -> bool:
     """Whether a message looks like a prompt template with documents in it.
 
@@ -236,5 +247,6 @@ def looks_filled(text: str, *, is_told: bool = False) -> bool:
     return (
         last.rstrip().endswith(":")
         or any(line.startswith(begins) for line in lines)
-        or _WITHIN_A_LINE.search(text) is not None
+        or _FOLLOWING.search(text) is not None
+        or _in_turn(text, _BOTH)
     )

@@ -17,7 +17,6 @@ from langchain_core.runnables.config import get_config_list, run_in_executor
 from langchain_ralmspec.arguments import require_text
 from langchain_ralmspec.base.bound import BindableCompletion
 from langchain_ralmspec.base.cache_keys import cacheable, is_cached
-from langchain_ralmspec.base.configured import configured_by, configured_in
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
 from langchain_ralmspec.base.threads import from_threads
 from langchain_ralmspec.base.together import (
@@ -32,6 +31,7 @@ from langchain_ralmspec.base.tracing import (
     run_begun,
     runs_of_answers,
 )
+from langchain_ralmspec.stores.configuring import configured_by, configured_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator

@@ -1,55 +1,24 @@
-"""What the config of a call says of the retriever that it is answered from."""
+"""Models whose fields the config of a call sets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import (
-    CONFIG_KEYS,
-    ensure_config,
-    var_child_runnable_config,
-)
+from langchain_core.runnables.config import ensure_config
 from langchain_core.runnables.configurable import RunnableConfigurableFields
 
 from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.registry import Registry
 from langchain_ralmspec.retrievers.snapshot import is_same
 
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
 T = TypeVar("T")
 
 _MOST = 4
 """Configured objects that are kept: each may hold a model of its own."""
-
-
-@contextmanager
-def configured_by(config: RunnableConfig | None) -> Iterator[None]:
-    """Let what is called here find what a call configures, as in LangChain's chains.
-
-    LangChain's models keep it from what they call.
-    """
-    given = configured_in(config)
-    if not given:
-        yield
-        return
-    outer = var_child_runnable_config.get() or RunnableConfig()
-    both = {**outer.get("configurable", {}), **given}
-    inner = RunnableConfig(**{**outer, "configurable": both})
-    taken = var_child_runnable_config.set(inner)
-    try:
-        yield
-    finally:
-        var_child_runnable_config.reset(taken)
-
-
-def configured_in(config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a config configures; of its own keys, too, those that LangChain lacks."""
-    config = config or {}
-    others = {key: each for key, each in config.items() if key not in CONFIG_KEYS}
-    own = {key: each for key, each in others.items() if each is not None}
-    return {**(config.get("configurable") or {}), **own}
 
 
 def remade(made: Any, kind: Callable[..., T]) -> T:

@@ -8,7 +8,7 @@ from langchain_core.runnables.configurable import RunnableConfigurableFields
 from pydantic import ValidationError
 
 from langchain_ralmspec.arguments import owned
-from langchain_ralmspec.errors import InvalidValueError
+from langchain_ralmspec.errors import InvalidValueError, SetupError
 from langchain_ralmspec.retrievers import adopt
 from langchain_ralmspec.retrievers.snapshot import is_same
 from langchain_ralmspec.stores.configuring import configuration_of, configured
@@ -98,7 +98,26 @@ class RestrictedRetrievers:
         try:
             restricted = make()
         except ValidationError as error:  # of an object that the caller never made
-            said = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise InvalidValueError(said) from error
+            raise SetupError(_said_by(error)) from error
         self._kept = ((own, key, restricted), *self._kept)[:_MOST]
         return restricted
+
+
+def adopted(retriever: Any) -> RaLMSpecRetriever:
+    """The retriever as it is now.
+
+    Raises:
+        SetupError: its user has made it one that cannot be asked, which is not to be
+            told to whoever asks.
+    """
+    try:
+        return adopt(retriever)
+    except ValueError as error:
+        raise SetupError(_said_by(error)) from error
+
+
+def _said_by(error: ValueError) -> str:
+    """What an error says, without what pydantic says around it."""
+    if isinstance(error, ValidationError):
+        return error.errors()[0]["msg"].removeprefix("Value error, ")
+    return str(error)

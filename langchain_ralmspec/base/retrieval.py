@@ -24,6 +24,7 @@ from langchain_ralmspec.base.rendering import rendered
 from langchain_ralmspec.base.restricted import (
     RESTRICTIONS,
     RestrictedRetrievers,
+    adopted,
 )
 from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.base.tracing import trace
@@ -321,7 +322,7 @@ class RetrievalGeneration(SpeculativeGeneration):
     @property
     def _current_retriever(self) -> RaLMSpecRetriever:
         """The retriever, adopted anew where its user has changed it since."""
-        self.retriever = adopt(self.retriever)
+        self.retriever = adopted(self.retriever)
         return cast("RaLMSpecRetriever", self.retriever)
 
     def _policy(

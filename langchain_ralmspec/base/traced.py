@@ -16,9 +16,9 @@ from langchain_core.runnables.config import ensure_config
 from langchain_ralmspec.base.bound import BindableChat
 from langchain_ralmspec.base.cache_keys import cacheable
 from langchain_ralmspec.base.chunks import whole
-from langchain_ralmspec.base.configured import configured_by
 from langchain_ralmspec.base.tracing import identified, in_sync, runs_of_answers
 from langchain_ralmspec.registry import Registry
+from langchain_ralmspec.stores.configuring import configured_by
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

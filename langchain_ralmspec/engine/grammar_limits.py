@@ -21,9 +21,9 @@ _MOST_REPEATED, _WRITTEN = 100_000, 2_000
 # 0.2 s, and what is twice a choice of what is twice a choice … doubles.
 _MOST_BEGINNINGS = 20_000
 # Behind each character it has a stack for each part that may come next, and compares
-# each with all others: of ("a"?){n}, which counts 2 n, a token takes 0.2 s with 200,
-# 2 s with 400 and 48 s with 1,000. A schema has two for each optional property.
-_MOST_SKIPPED = 400
+# each with all others: of ("a"?){n} a token takes 0.2 s with n = 100, 2 s with 200 and
+# 48 s with 500. A schema has one for each property that may be left out.
+_MOST_SKIPPED = 128
 _MOST_PASSES = 50  # over all rules; more only where they name one another in circles
 
 _NAME = r"[A-Za-z0-9_-]+"
@@ -65,19 +65,18 @@ def require_bounded(text: str) -> None:
             text,
             f"repeats something {n_repeated:,} times; {_MOST_REPEATED:,} are the most",
         )
-    rules = _Rules(signs)
-    if rules.most_skipped() > _MOST_SKIPPED:
+    n_beginnings, n_skipped = _Rules(signs).count()
+    if n_skipped > _MOST_SKIPPED:
         raise _refused(
             text,
-            f"lets an answer skip more than {_MOST_SKIPPED:,} parts at one place, "
-            "which takes too long to follow; make fewer of them optional",
+            f"may go on in more than {_MOST_SKIPPED:,} ways where parts may be left "
+            "out, which takes too long to follow; make fewer of them optional",
         )
-
-    if rules.most_beginnings > _MOST_BEGINNINGS:
+    if n_beginnings > _MOST_BEGINNINGS:
         raise _refused(
             text,
             f"has more than {_MOST_BEGINNINGS:,} ways to begin a part, which takes too "
-            "long; give fewer choices",
+            "long to follow; give fewer choices",
         )
 
 
@@ -113,6 +112,7 @@ class _Part:
     name: str
     least: int = 1  # times that it is there
     most: int = 1
+    goes_on: bool = False  # or as often as one likes
 
 
 class _Rules:
@@ -126,22 +126,19 @@ class _Rules:
         self._read(signs)
         self._order = self._inner_first()
         self._nullable: set[str] = set()
-        self._n_skipped: dict[str, int] = {}  # where a rule begins
         self._n_beginnings: dict[str, int] = {}
-        self._most = 0
+        self._most_skipped = 0
 
-    @property
-    def most_beginnings(self) -> int:
-        """Ways in which a rule may begin, at most; as far as they were counted."""
-        return max(self._n_beginnings.values(), default=0)
+    def count(self) -> tuple[int, int]:
+        """Ways in which a rule may begin at most; ways where something may be skipped.
 
-    def most_skipped(self) -> int:
-        """Parts that may be skipped at one place, at most; one too many if unknown."""
-        for step in (self._find_nullable, self._count_skipped):
+        More than may be, where the rules name one another in too many circles.
+        """
+        for step in (self._find_nullable, self._count_beginnings):
             passes = ([step(name) for name in self._order] for _ in range(_MOST_PASSES))
             if all(map(any, passes)):
-                return _MOST_SKIPPED + 1
-        return self._most
+                return _MOST_BEGINNINGS + 1, _MOST_SKIPPED + 1
+        return max(self._n_beginnings.values()), self._most_skipped
 
     def _read(self, signs: list[str]) -> None:
         open_ = [""]
@@ -162,6 +159,7 @@ class _Rules:
             elif sign in {"?", "*", "+"} or sign.startswith("{"):
                 for part in sequences[-1][-1:]:
                     part.least, part.most = _times(sign)
+                    part.goes_on = sign == "*"
             elif sign != "::=":
                 sequences[-1].append(_Part(sign))
 
@@ -192,34 +190,28 @@ class _Rules:
     def _may_lack(self, part: _Part) -> bool:
         return part.least == 0 or part.name in self._nullable
 
-    def _count_skipped(self, name: str) -> bool:
-        """Whether it shows now that more may be skipped where a rule begins."""
-        before = self._n_skipped.get(name, 0), self._n_beginnings.get(name, 0)
-        sequences = self._rules[name]
-        n_skipped = min(sum(map(self._skipped, sequences)), _MOST_SKIPPED + 1)
-        n_begun = min(sum(map(self._beginnings, sequences)), _MOST_BEGINNINGS + 1)
-        self._n_skipped[name], self._n_beginnings[name] = n_skipped, n_begun
-        return (n_skipped, n_begun) != before
+    def _count_beginnings(self, name: str) -> bool:
+        """Whether it shows now that a rule may begin in more ways."""
+        before = self._n_beginnings.get(name, 0)
+        now = min(sum(map(self._beginnings, self._rules[name])), _MOST_BEGINNINGS + 1)
+        self._n_beginnings[name] = now
+        return now != before
 
     def _beginnings(self, parts: list[_Part]) -> int:
-        """Ways in which a sequence may begin."""
-        n = 0
-        for part in parts:
-            known = part.name in self._rules
-            n += self._n_beginnings.get(part.name, 0) if known else 1
-            if not self._may_lack(part):
-                break
-        return n
-
-    def _skipped(self, parts: list[_Part]) -> int:
-        """What may be skipped where a sequence begins."""
+        """Ways in which a sequence may begin; what of it may be skipped is noted."""
         n = 0
         for part in reversed(parts):
-            within = self._n_skipped.get(part.name, 0)
+            is_rule = part.name in self._rules
+            own = self._n_beginnings.get(part.name, 0) if is_rule else 1
             if self._may_lack(part):
-                # What may be nothing may be so each time.
-                n += (part.most if part.name in self._nullable else 1) * (1 + within)
+                n += own * self._written(part)
+                self._most_skipped = max(self._most_skipped, n)
             else:
-                n = within
-            self._most = max(self._most, n)
+                n = own
         return n
+
+    def _written(self, part: _Part) -> int:
+        """How many times one stands where it may lack; of what goes on, twice."""
+        if part.name in self._nullable:
+            return part.most
+        return 2 if part.goes_on else 1

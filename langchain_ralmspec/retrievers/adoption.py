@@ -10,19 +10,9 @@ from langchain_core.vectorstores import VectorStoreRetriever
 from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.retrievers.retriever import RaLMSpecRetriever
 from langchain_ralmspec.retrievers.session import require_hits
-from langchain_ralmspec.retrievers.snapshot import Origin, is_same
+from langchain_ralmspec.retrievers.snapshot import Origin, is_same, searches_itself
 from langchain_ralmspec.stores.searches import unbound
 from langchain_ralmspec.stores.watching import watched
-
-# What a retriever overrides that searches by itself.
-_SEARCHES = (
-    "invoke",
-    "ainvoke",
-    "batch",
-    "abatch",
-    "_get_relevant_documents",
-    "_aget_relevant_documents",
-)
 
 
 def adopt(value: Any) -> RaLMSpecRetriever:
@@ -46,7 +36,7 @@ def adopt(value: Any) -> RaLMSpecRetriever:
     """
     if not isinstance(value, RaLMSpecRetriever):
         return _adopted(value)
-    if _searches_itself(value, RaLMSpecRetriever):
+    if searches_itself(value, RaLMSpecRetriever):
         return _adopted(value)
     origin = value.origin
     if origin is None or is_same(origin.settings, _settings_of(origin.retriever)):
@@ -100,11 +90,4 @@ def _settings_of(retriever: Any) -> dict[str, Any]:
 def _is_plain(value: Any) -> bool:
     """Whether it is what ``as_retriever()`` gives, and searches as that does."""
     is_one = isinstance(value, VectorStoreRetriever)
-    return is_one and not _searches_itself(value, VectorStoreRetriever)
-
-
-def _searches_itself(value: Any, kind: type[Any]) -> bool:
-    return any(
-        name in vars(value) or getattr(type(value), name) is not getattr(kind, name)
-        for name in _SEARCHES
-    )
+    return is_one and not searches_itself(value, VectorStoreRetriever)

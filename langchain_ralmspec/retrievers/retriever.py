@@ -12,7 +12,6 @@ from langchain_core.callbacks import (
     CallbackManagerForRetrieverRun,
 )
 from langchain_core.documents import Document
-from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list, run_in_executor
 from pydantic import Field, PrivateAttr
@@ -22,15 +21,16 @@ from langchain_ralmspec.arguments import StrictArguments, owned, several
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.ralm.session import OnEmpty, Session, text_of
 from langchain_ralmspec.retrievers.caching import why_uncacheable
+from langchain_ralmspec.retrievers.configured import ConfiguredRetriever
 from langchain_ralmspec.retrievers.opening import Opened, built_store
-from langchain_ralmspec.retrievers.runs import outcome_of, search, start_run
+from langchain_ralmspec.retrievers.runs import retrieved, search
 from langchain_ralmspec.retrievers.session import (
     MOST_HITS,
     RetrieverSession,
     checked_queries,
     require_hits,
 )
-from langchain_ralmspec.retrievers.snapshot import Origin, is_same
+from langchain_ralmspec.retrievers.snapshot import Origin, is_same, searches_itself
 from langchain_ralmspec.speculation import GUESS_POLICIES
 from langchain_ralmspec.stores import Store, lock_of, open_replica, open_store, refresh
 from langchain_ralmspec.stores.concurrency import MAX_CONCURRENCY
@@ -40,7 +40,7 @@ from langchain_ralmspec.stores.waiting import Seconds, shorter
 from langchain_ralmspec.stores.watching import watched
 
 
-class RaLMSpecRetriever(StrictArguments, BaseRetriever):
+class RaLMSpecRetriever(StrictArguments, ConfiguredRetriever):
     """Retrieves from Chroma, FAISS, any LangChain ``VectorStore`` or retriever.
 
     ``batch`` sends all queries to the store in one call, and ``session()`` gives
@@ -202,6 +202,10 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             known = list(GUESS_POLICIES)
             msg = f"guess_policy must be one of {known}, got {guess_policy!r}"
             raise InvalidValueError(msg)
+        if searches_itself(self, RaLMSpecRetriever):
+            name = type(self).__name__
+            msg = f"{name} searches by itself, which a session does not; call batch()"
+            raise InvalidValueError(msg)
         if prefetch_k is not None:
             require_hits("prefetch_k", prefetch_k)
         session = self.new_session(k=self.k if k is None else k, prefetch_k=prefetch_k)
@@ -354,28 +358,18 @@ class RaLMSpecRetriever(StrictArguments, BaseRetriever):
             InvalidValueError: a query is no string.
             StoreError: the store failed.
         """
+        if searches_itself(self, RaLMSpecRetriever):
+            own: Any = super()
+            found = own.batch(
+                inputs, config, return_exceptions=return_exceptions, **kwargs
+            )
+            return cast("list[list[Document]]", found)
         inputs = list(several("queries", inputs, "strings"))
         configs = get_config_list(config, len(inputs))
-        runs = list(map(partial(start_run, self), inputs, configs))
-
-        def retrieve(queries: Sequence[str]) -> list[list[Document]]:
-            return self._retrieve(queries, **kwargs)
-
-        found: list[list[Document] | Exception] = []
-        try:
-            found += retrieve(inputs)
-        except Exception as error:
-            if not return_exceptions:
-                for run in runs:
-                    run.on_retriever_error(error)
-                raise
-            found += [outcome_of(retrieve, query) for query in inputs]
-        for run, outcome in zip(runs, found, strict=True):
-            if isinstance(outcome, Exception):
-                run.on_retriever_error(outcome)
-            else:
-                run.on_retriever_end(outcome)
-        return cast("list[list[Document]]", found)
+        retrieve = partial(self._retrieve, **kwargs)
+        return retrieved(
+            self, retrieve, inputs, configs, return_exceptions=return_exceptions
+        )
 
     async def abatch(
         self,

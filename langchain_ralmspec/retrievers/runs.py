@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from langchain_core.callbacks import CallbackManager, CallbackManagerForRetrieverRun
 
 from langchain_ralmspec.errors import StoreTimeoutError
 from langchain_ralmspec.retrievers.session import documents_of_hits
+from langchain_ralmspec.stores.configuring import configured_by, configured_in
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.waiting import Waiting
 
@@ -38,15 +39,61 @@ def start_run(
     return manager.on_retriever_start(None, query, name=name, run_id=run_id)
 
 
-def outcome_of(
-    retrieve: Callable[[list[str]], list[list[Document]]], query: str
+def retrieved(
+    retriever: BaseRetriever,
+    retrieve: Callable[[list[str]], list[list[Document]]],
+    queries: list[str],
+    configs: list[RunnableConfig],
+    *,
+    return_exceptions: bool,
+) -> list[list[Document]]:
+    """Retrieve for many queries at once, each of them a run.
+
+    One by one where a config says something of the retriever, and where failures are
+    returned.
+    """
+    runs = list(map(partial(start_run, retriever), queries, configs))
+    pairs = list(zip(queries, configs, strict=True))
+    found: list[list[Document] | Exception] = []
+    try:
+        if any(map(configured_in, configs)):
+            found += [_alone(retrieve, *pair) for pair in pairs]
+        else:
+            found += retrieve(queries)
+    except Exception as error:
+        if not return_exceptions:
+            for run in runs:
+                run.on_retriever_error(error)
+            raise
+        found = [_outcome(retrieve, *pair) for pair in pairs]
+    for run, outcome in zip(runs, found, strict=True):
+        if isinstance(outcome, Exception):
+            run.on_retriever_error(outcome)
+        else:
+            run.on_retriever_end(outcome)
+    return cast("list[list[Document]]", found)
+
+
+def _alone(
+    retrieve: Callable[[list[str]], list[list[Document]]],
+    query: str,
+    config: RunnableConfig,
+) -> list[Document]:
+    with configured_by(config):
+        (documents,) = retrieve([query])
+    return documents
+
+
+def _outcome(
+    retrieve: Callable[[list[str]], list[list[Document]]],
+    query: str,
+    config: RunnableConfig,
 ) -> list[Document] | Exception:
     """What a query finds, or what its retrieval raises."""
     try:
-        (documents,) = retrieve([query])
+        return _alone(retrieve, query, config)
     except Exception as error:  # noqa: BLE001  it is what was asked for
         return error
-    return documents
 
 
 def search(

@@ -11,6 +11,17 @@ from langchain_ralmspec.arguments import is_data
 _SCALARS = (str, bytes, int, float, complex, bool, type(None), PurePath)
 
 
+# What a retriever overrides that searches by itself.
+_SEARCHES = (
+    "invoke",
+    "ainvoke",
+    "batch",
+    "abatch",
+    "_get_relevant_documents",
+    "_aget_relevant_documents",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """The retriever that another was made of.
@@ -45,3 +56,11 @@ def is_same(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(is_same, one, other))
     return isinstance(one, (set, *_SCALARS)) and bool(one == other)
+
+
+def searches_itself(value: Any, kind: type[Any]) -> bool:
+    """Whether an object of a kind of retrievers searches otherwise than these do."""
+    return any(
+        name in vars(value) or getattr(type(value), name) is not getattr(kind, name)
+        for name in _SEARCHES
+    )

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sized
 from typing import TYPE_CHECKING, Any, cast
 
+from pydantic import BaseModel
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
@@ -157,9 +158,8 @@ class Gateway:
         namespace = None
         if isinstance(wanted, tuple) and wanted:
             wanted, namespace = wanted
-        # An empty filter is none to most stores, so all would be seen; nor is False.
-        is_empty = isinstance(wanted, Sized) and not wanted
-        if wanted is None or wanted is False or is_empty:
+        # To most stores it is no filter, so all would be seen.
+        if wanted is None or wanted is False or _says_nothing(wanted):
             raise PermissionError
         return {"filter": wanted, **_kept_in(namespace)}
 
@@ -182,6 +182,21 @@ class Gateway:
         except BaseException:  # whoever asked has left
             parts.cancel()
             raise
+
+
+def _says_nothing(wanted: Any) -> bool:
+    """Whether a filter, or a part of one, keeps nothing back.
+
+    But one that is ``$in`` nothing, which keeps all back.
+    """
+    if isinstance(wanted, BaseModel):  # Qdrant's, for example
+        return all(_says_nothing(each) for _, each in wanted if each is not None)
+    if isinstance(wanted, Mapping):
+        keeps_all_back = not wanted.keys().isdisjoint({"$in", "$or"})
+        return not keeps_all_back and all(map(_says_nothing, wanted.values()))
+    if isinstance(wanted, list | tuple | set | frozenset):
+        return all(map(_says_nothing, wanted))
+    return isinstance(wanted, Sized) and not wanted
 
 
 def _kept_in(namespace: str | None) -> dict[str, str]:

@@ -6,7 +6,11 @@ import math
 import operator
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date
+from decimal import Decimal
+from enum import Enum
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import numpy as np
 
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
 
 _SCALARS = (str, int, float, bool)
+# Of which it is known, too, what is the same: by themselves, or as text.
+_VALUES = (*_SCALARS, bytes, date, Decimal, Enum, UUID, np.generic)
 # What Databricks has behind a name, or between two: "price <", "city OR state".
 _WORDED = re.compile(r"\s(?:[<>]=?|NOT|LIKE|OR)(?:\s|$)")
 _ORDERS = {
@@ -133,9 +139,11 @@ def _may_have(found: Any, value: Any) -> bool:
     if isinstance(value, dict):
         return all(_may_compare(found, *each) for each in value.items())
     if isinstance(value, list | tuple | set | frozenset):  # one of these
-        known = all(isinstance(each, _SCALARS) for each in value)
+        known = all(isinstance(each, _VALUES) for each in value)
         return not value or not known or any(_is(found, each) for each in value)
-    return not isinstance(value, _SCALARS) or _is(found, value)
+    if value is None:  # to some stores that is no condition, where it is not there
+        return found is None
+    return not isinstance(value, _VALUES) or _is(found, value)
 
 
 def _may_compare(found: Any, name: Any, value: Any) -> bool:
@@ -179,6 +187,10 @@ def _is(found: Any, value: Any) -> bool:
     """Whether metadata says so: itself, as text, or as one of several values."""
     if isinstance(found, np.ndarray | np.generic):
         found = found.tolist()
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Enum) and found != value:
+        value = value.value
     if isinstance(found, list | tuple | set | frozenset):
         return any(_is(each, value) for each in found)
     if isinstance(value, bool):  # which some stores write in lower case

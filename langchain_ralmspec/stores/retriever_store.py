@@ -102,10 +102,13 @@ class RetrieverStore:
         return -1
 
     def _ask(self, text: str) -> Sequence[Document]:
+        retriever = self._retriever
+        if values := configuration_of(retriever):
+            retriever = configured(retriever, values)
         with reported_as_store_error(self._name, "search"):
             try:
-                with _searching(self._retriever):
-                    found: Any = self._retriever.invoke(text)
+                with _searching(retriever):
+                    found: Any = retriever.invoke(text)
             except (NotImplementedError, TypeError) as error:
                 if isinstance(error, TypeError) and "synchronously" not in str(error):
                     raise
@@ -123,7 +126,7 @@ class RetrieverStore:
                 f"{shortened(text)}; leave out what makes a text of documents: how one "
                 "is shown is said by document_prompt"
             )
-        require_passing(filter_of(self._retriever), found, self._name)
+        require_passing(filter_of(retriever), found, self._name)
         return found
 
     def _hits(self, found: Sequence[Document], k: int) -> list[Hit]:

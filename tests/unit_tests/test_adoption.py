@@ -24,11 +24,16 @@ from pydantic import BaseModel, ValidationError
 
 from langchain_ralmspec import ChatRaLMSpec, RaLMSpecRetriever
 from langchain_ralmspec.arguments import owned
-from langchain_ralmspec.base.configured import configured_by
-from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
+from langchain_ralmspec.errors import (
+    InvalidValueError,
+    SetupError,
+    UnknownArgumentError,
+)
 from langchain_ralmspec.retrievers import adopt, documents_wanted
 from langchain_ralmspec.retrievers.snapshot import is_same
+from langchain_ralmspec.serve.protocol import failure_of
 from langchain_ralmspec.stores import FaissStore, GenericStore, RetrieverStore
+from langchain_ralmspec.stores.configuring import configured_by
 from tests.unit_tests.stores.faiss_toys import langchain_faiss
 
 N_ROWS = 12
@@ -253,6 +258,81 @@ def test_what_a_config_says_beside_langchains_own_words_configures() -> None:
         bound.start("who?")
 
 
+def test_an_unusable_filter_is_the_applications_fault() -> None:
+    store = langchain_faiss(n_rows=N_ROWS)
+    wrong = {"group": {"$nope": "board"}}
+    chat = chat_over(store)
+    with pytest.raises(SetupError, match="board"):
+        chat._restricted_by({"filter": wrong})
+    retriever = store.as_retriever()
+    chat = chat_over(retriever)
+    for words in ({"filter": wrong}, {"k": 0}):
+        retriever.search_kwargs = words
+        with pytest.raises(SetupError):
+            chat._current_retriever  # noqa: B018  it looks
+    assert failure_of(SetupError("board"))[0] == 500
+
+
+async def test_a_retriever_heeds_what_a_call_configures() -> None:
+    field = ConfigurableField(id="words")
+    base = (
+        store_of("red", "blue").as_retriever().configurable_fields(search_kwargs=field)
+    )
+    red: Any = {"configurable": {"words": {"filter": only("red")}}}
+    for retriever in (
+        RaLMSpecRetriever(vectorstore=base),
+        RaLMSpecRetriever(vectorstore=base.with_config(tags=["t"])),
+    ):
+        passed_on = RunnableLambda(str) | retriever
+        every = [
+            retriever.invoke("v0", red),
+            await retriever.ainvoke("v0", red),
+            *retriever.batch(["v0", "v0"], red),
+            *retriever.batch(["v0"], [red], return_exceptions=True),
+            *await retriever.abatch(["v0"], [red]),
+            next(retriever.stream("v0", red)),
+            passed_on.invoke("v0", red),
+            *passed_on.batch(["v0"], red),
+        ]
+        assert [[d.page_content for d in found] for found in every] == [["red"]] * 9
+        assert len(retriever.invoke("v0")) == 2
+        one, both = retriever.batch(["v0", "v0"], [red, {}])
+        assert (len(one), len(both)) == (1, 2)
+
+
+class Invoking(RaLMSpecRetriever):
+    """Keeps other tenants' documents back."""
+
+    def invoke(self, *args: Any, **words: Any) -> list[Document]:
+        found = super().invoke(*args, **words)
+        return [each for each in found if each.metadata["tenant"] == "red"]
+
+
+class Searching(RaLMSpecRetriever):
+    """Does so as LangChain's own retrievers are made."""
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: Any, **words: Any
+    ) -> list[Document]:
+        search: Any = super()._get_relevant_documents
+        found = search(query, run_manager=run_manager, **words)
+        return [each for each in found if each.metadata["tenant"] == "red"]
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: Any, **words: Any
+    ) -> list[Document]:
+        return self._get_relevant_documents(query, run_manager=None, **words)
+
+
+@pytest.mark.parametrize("own", [Invoking, Searching])
+async def test_a_subclass_that_searches_otherwise_does_so_in_batches(own: Any) -> None:
+    retriever = own(vectorstore=store_of("red", "blue"))
+    found = [*retriever.batch(["v0", "v1"]), *await retriever.abatch(["v0"])]
+    assert [[d.page_content for d in each] for each in found] == [["red"]] * 3
+    with pytest.raises(InvalidValueError, match="searches by itself"):
+        retriever.session()
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_a_truth_value_is_no_filter(given: bool) -> None:
     store = langchain_faiss(n_rows=N_ROWS)
@@ -340,7 +420,7 @@ class Where(BaseModel, extra="allow"):
     must: list[Match]
 
 
-class Asked(Where):
+class Invoking(Where):
     def search(self) -> None: ...
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import pytest
+from qdrant_client import models
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError
 from starlette.testclient import TestClient
@@ -288,6 +289,29 @@ def test_what_an_error_quotes_can_be_told() -> None:
 
     response = client_of(Handle(refused)).post(URL, json={})
     assert response.json()["error"]["message"] == "no tool \ufffd"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status"),
+    [
+        (models.Filter(must=[]), 403),
+        (models.Filter(), 403),
+        (models.Filter(must=[models.Filter(should=[], must_not=[])]), 403),
+        ({"$and": []}, 403),
+        ({"$and": [{}, {"tenant": {}}]}, 403),
+        ({"tenant": {"$nin": []}}, 403),
+        ("", 403),
+        ({"tenant": {"$in": []}}, 200),  # which finds nothing
+        ({"tenant": None}, 200),
+        ({"tenant": 0}, 200),
+        ({"$and": [{"tenant": "red"}, {}]}, 200),
+        (models.Filter(must=[models.HasIdCondition(has_id=[1])]), 200),
+        (print, 200),
+    ],
+)
+def test_a_filter_that_says_nothing_is_none(wanted: Any, status: int) -> None:
+    client = client_of(Handle(answered), tenant_filter=lambda _: (wanted, None))
+    assert client.post(URL, json={}).status_code == status
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from datetime import date
+from decimal import Decimal
+from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -99,3 +103,33 @@ def test_what_is_found_is_tested_as_far_as_it_can_be(
 def test_a_filter_that_faiss_cannot_read_is_refused(filter_: Any) -> None:
     with pytest.raises(SetupError, match="cannot use the filter"):
         open_store(langchain_faiss(n_rows=3), filter=filter_)
+
+
+class Colour(Enum):
+    """Of a tenant."""
+
+    RED = "red"
+
+
+ONE = UUID(int=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "same", "other"),
+    [
+        (ONE, str(ONE), str(UUID(int=2))),
+        (ONE, ONE, UUID(int=2)),
+        (date(2026, 1, 2), "2026-01-02", "2026-01-03"),
+        (Decimal("1.5"), 1.5, 2.5),
+        (Colour.RED, "red", "blue"),
+        (Colour.RED, Colour.RED, "blue"),
+        (np.int64(3), 3, 4),
+        (b"red", b"red", b"blue"),
+        (None, None, "blue"),
+    ],
+)
+def test_values_of_other_kinds_are_compared(value: Any, same: Any, other: Any) -> None:
+    for condition in ({"tenant": value}, {"tenant": {"$eq": value}}):
+        require_passing(condition, [Document("x", metadata={"tenant": same})], "S")
+        with pytest.raises(StoreError, match="keeps back"):
+            require_passing(condition, [Document("x", metadata={"tenant": other})], "S")
