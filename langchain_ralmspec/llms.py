@@ -80,6 +80,9 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
         tail, text = tuple(question), self._question(asked, asked)
         if text != asked:
             question = model.weights.tokenize(text)
+        elif not model.weights.controls.isdisjoint(question):  # are no words to look up
+            pieces = b"".join(map(model.weights.piece, question))
+            text = pieces.decode("utf-8", "ignore").strip()
         return Prompt(head, tail, tuple(question), text)
 
 

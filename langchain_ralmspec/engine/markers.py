@@ -11,6 +11,11 @@ from typing import Any
 
 _N_DIGITS = 40  # of a rendering's secret: nobody guesses 130 bits
 
+_OF_A_ROLE = re.compile(
+    r"(\W+)(?:system|developer|user|human|assistant|model|bot|tool|observation)(\W+)"
+)
+"""A marker of somebody's turn."""
+
 
 class Markers:
     """The texts that a vocabulary reads as tokens of their own, not as text.
@@ -165,3 +170,12 @@ class Disguise:
             else:
                 runs += [(text, False), (following, True)]
         return runs
+
+
+def is_composed(name: str, source: str) -> bool:
+    """Whether a template makes a name of a role, as of ``'<|' + role + '|>'``."""
+    if (found := _OF_A_ROLE.fullmatch(name)) is None or "role" not in source:
+        return False
+    before, behind = map(re.escape, found.groups())
+    texts = rf"{before}['\"]", rf"['\"]{behind}"  # where one ends, and one begins
+    return all(re.search(text, source) for text in texts)

@@ -18,7 +18,7 @@ import numpy as np
 
 from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.engine.binding import library
-from langchain_ralmspec.engine.markers import Markers
+from langchain_ralmspec.engine.markers import Markers, is_composed
 from langchain_ralmspec.errors import DecodeError, InvalidValueError, ModelFileError
 from langchain_ralmspec.text import cuts_of_long_numbers, cuts_of_long_runs, well_formed
 
@@ -259,7 +259,8 @@ class Weights(Live):
         source = self.metadata("tokenizer.chat_template") or ""
         kind = self._lib.LLAMA_TOKEN_ATTR_USER_DEFINED
         defined = (token for token, own in self._special.items() if own == kind)
-        names = [name for name in map(self.token_text, defined) if name in source]
+        names = list(map(self.token_text, defined))
+        names = [n for n in names if n in source or is_composed(n, source)]
         names = [name for name in names if len(name) > 1 and name[0] in "<["]
         sought = r"(['\"]){0}\1\s+(not\s+)?in\b|\.\w+\(\s*['\"]{0}"
         found = [n for n in names if re.search(sought.format(re.escape(n)), source)]

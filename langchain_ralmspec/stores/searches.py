@@ -90,6 +90,9 @@ def refuse_async_alone(store: VectorStore) -> None:
     Raises:
         InvalidValueError: it is such a store.
     """
+    if not issubclass(type(store), VectorStore):
+        msg = f"a {type(store).__name__} stands for a vector store; give that itself"
+        raise InvalidValueError(msg)
     lowest = 1 + type(store).__mro__.index(VectorStore)  # where no search is one yet
     for name in SEARCHES:
         if depth_of(store, f"a{name}") < depth_of(store, name) < lowest:

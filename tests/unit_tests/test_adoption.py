@@ -420,7 +420,7 @@ class Where(BaseModel, extra="allow"):
     must: list[Match]
 
 
-class Invoking(Where):
+class Asked(Where):
     def search(self) -> None: ...
 
 
