@@ -109,6 +109,7 @@ def messages_of(history: Any, name: str = "history") -> list[BaseMessage]:
                 raise TypeError(msg)  # noqa: TRY301  reported with the others
             messages += convert_to_messages([one])
         except (
+            AttributeError,
             LookupError,
             NotImplementedError,
             RecursionError,

@@ -112,7 +112,8 @@ def _documents(corpus: Path) -> list[Document]:
             Document(passage.text, id=passage.id, metadata={"title": passage.title})
             for passage in load_passages(corpus)
         ]
-    files = sorted(each for each in corpus.rglob("*") if each.suffix.lower() in _TEXTS)
+    texts = (each for each in corpus.rglob("*") if each.suffix.lower() in _TEXTS)
+    files = sorted(filter(Path.is_file, texts))
     if not files:
         msg = f"{str(corpus)!r} holds no text; put files in it that end in .txt or .md"
         raise InvalidValueError(msg)

@@ -65,7 +65,10 @@ def check_file(path: str | os.PathLike[str]) -> Path:
             raise ModelFileError(msg)
         with file.open("rb") as stream:
             magic = stream.read(len(_GGUF_MAGIC))
-    except PermissionError as error:
+    except OSError as error:
+        if isinstance(error, ModelFileError):
+            raise
+        # There is no right to read it, or its name is too long.
         msg = f"the model file {str(file)!r} may not be read: {error.strerror}"
         raise ModelFileError(msg) from error
     if magic != _GGUF_MAGIC:

@@ -199,15 +199,16 @@ class _Rules:
 
     def _beginnings(self, parts: list[_Part]) -> int:
         """Ways in which a sequence may begin; what of it may be skipped is noted."""
-        n = 0
+        n = n_skipped = 0
         for part in reversed(parts):
             is_rule = part.name in self._rules
             own = self._n_beginnings.get(part.name, 0) if is_rule else 1
             if self._may_lack(part):
-                n += own * self._written(part)
-                self._most_skipped = max(self._most_skipped, n)
+                own *= self._written(part)
+                n, n_skipped = n + own, n_skipped + own
+                self._most_skipped = max(self._most_skipped, n_skipped)
             else:
-                n = own
+                n, n_skipped = own, 0
         return n
 
     def _written(self, part: _Part) -> int:

@@ -237,6 +237,8 @@ class PrefixFolder:
                 raise _UnusableError(
                     f"it is for {name} {said.get(name)!r}, not {value!r}"
                 )
+        if is_longer and not said["n_tokens"] > heads[-1].length:
+            raise _UnusableError("it is shorter than what it begins with")
         size = status.st_size - file.tell()
         if size != said.get("bytes"):
             raise _UnusableError(f"has {size} bytes instead of {said.get('bytes')!r}")

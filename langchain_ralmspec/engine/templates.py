@@ -41,8 +41,21 @@ Runs = list[tuple[str, bool]]
 """Pieces of rendered text, and whether the markers in them count."""
 
 
-_WORD_BEFORE = re.compile(r"(?:\w+|[^\w\s]+)?\s*$")
 _WORD_BEHIND = re.compile(r"\s*(?:\w+|[^\w\s]+)?")
+
+
+def _size_of_last_word(text: str) -> int:
+    """How much of a text's end is a word, or some signs, and the blanks behind it."""
+    # Backwards: a pattern would begin anew at each letter of a long word.
+    at = len(text.rstrip())
+    is_word = at > 0 and _is_of_words(text[at - 1])
+    while at and not text[at - 1].isspace() and _is_of_words(text[at - 1]) == is_word:
+        at -= 1
+    return len(text) - at
+
+
+def _is_of_words(letter: str) -> bool:
+    return letter.isalnum() or letter == "_"
 
 
 class Split(NamedTuple):
@@ -161,8 +174,7 @@ class ChatTemplate(Live):
         """
         before, after = self._around(turns, instructions, tools, variables)
         *rest, (text, counts) = before
-        lead = _WORD_BEFORE.search(self._outside_markers(text)[-1])
-        at = len(text) - (len(lead[0]) if lead else 0)
+        at = len(text) - _size_of_last_word(self._outside_markers(text)[-1])
         before = [*rest, (text[:at], counts)]
         (first, counts), *rest = after
         trail = _WORD_BEHIND.match(self._outside_markers(first)[0])

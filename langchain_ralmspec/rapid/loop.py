@@ -155,6 +155,8 @@ class DraftLoop(TokenLoop[_Proposal, NDArray[np.float32]]):
         try:
             draft = drafter.propose(self._prefix, limit)
             _check(draft, limit, self._request.target.weights.n_vocab)
+            # As numbers of Python's own: numpy's are none of JSON.
+            draft = replace(draft, tokens=tuple(map(operator.index, draft.tokens)))
         except Exception as error:  # noqa: BLE001  whatever it is: the target goes on
             self._drafters.remove(drafter)
             warnings.warn(

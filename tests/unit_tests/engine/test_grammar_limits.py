@@ -83,6 +83,8 @@ def test_grammars_of_large_schemas_are_bounded() -> None:
     for schema in (
         wide,
         {"enum": [f"value {n}" for n in range(4000)]},
+        {"properties": {"a": {"enum": [f"{n}" for n in range(400)]}}},
+        {"properties": {"a": {"enum": [*range(400)]}}, "required": ["a"]},
         {"type": "array", "items": wide, "maxItems": 100},
         {"type": "object"},
     ):
