@@ -167,7 +167,7 @@ class MilvusStore(OneCallStore):
             timeout=store.timeout or self._timeout,
         )
         found = [list(map(self._hit, each)) for each in answer]
-        return [ranked(in_order(hits, self._name)) for hits in found]
+        return [ranked(in_order(hits, self._name, self.metric)) for hits in found]
 
     def _hit(self, given: Any) -> Hit:
         field = self._store._vector_field  # noqa: SLF001 (no public name)

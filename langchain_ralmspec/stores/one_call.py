@@ -165,7 +165,7 @@ class OneCallStore(ABC):
             return query_matrix(queries, self.dimension, self._name)
 
 
-def in_order(hits: list[Hit], name: str) -> list[Hit]:
+def in_order(hits: list[Hit], name: str, metric: object) -> list[Hit]:
     """Hits as a store has ranked them.
 
     Raises:
@@ -173,8 +173,8 @@ def in_order(hits: list[Hit], name: str) -> list[Hit]:
     """
     if any(nearer.score < other.score for nearer, other in pairwise(hits)):
         raise StoreError(
-            f"{name} does not rank by the metric that its LangChain store says; make "
-            "that with the metric of the collection"
+            f"{name} does not rank by {metric}, as its LangChain store says; make that "
+            "with the metric of the collection"
         )
     return hits
 

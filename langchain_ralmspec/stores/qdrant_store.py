@@ -129,7 +129,7 @@ class QdrantStore(OneCallStore):
             )
             for point in points
         ]
-        return in_order(hits, self._name)
+        return in_order(hits, self._name, store.distance)
 
     def _vector(self, given: Any) -> Vector | None:
         """The vector that is searched by; None where a point has several for it."""

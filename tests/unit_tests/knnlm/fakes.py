@@ -195,6 +195,7 @@ class FakeReader:
             n_embd=DIMENSION,
             text_start=(),
             tokenize=lambda text: [*text.encode()],
+            controls=frozenset(),
             tokenize_prompt=lambda text, **_: ((), [*text.encode()]),
         )
         self.can_forget = True
