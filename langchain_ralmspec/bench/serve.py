@@ -36,7 +36,7 @@ from langchain_ralmspec.stores.bm25_store import BM25Store
 
 START_SECONDS = 600.0
 
-_TITLE = b"ray::ServeReplica:default:Replica"
+_TITLE = b"ray::ServeReplica:ralmspec:Replica"
 """What Ray calls the process of a replica."""
 
 

@@ -34,7 +34,7 @@ def test_wrong_unanswered_and_typed_errors_are_told_apart() -> None:
 @pytest.mark.skipif(not Path("/proc").exists(), reason="only Linux has it")
 def test_only_a_replica_of_the_server_is_killed() -> None:
     code = "import sys; sys.stdin.read()"
-    title = "ray::ServeReplica:default:Replica"
+    title = "ray::ServeReplica:ralmspec:Replica"
     child = subprocess.Popen(  # noqa: S603  a Python that waits, by a replica's title
         [title, "-c", code], executable=sys.executable, stdin=subprocess.PIPE
     )
