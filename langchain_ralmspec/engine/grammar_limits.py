@@ -41,8 +41,8 @@ def require_bounded(text: str) -> None:
 
     Raises:
         GrammarError: it has too many rules or brackets within one another, repeats
-            something too often, or fewer times than at least, or lets an answer skip
-            too many parts at one place.
+            something too often, or fewer times than at least, or not as GBNF writes
+            it, or may begin, or go on where parts are left out, in too many ways.
     """
     signs = [each for each in _SIGN.findall(text) if not each.startswith("#")]
     n_rules, deepest = signs.count("::="), _deepest(signs)

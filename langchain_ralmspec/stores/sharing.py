@@ -71,7 +71,6 @@ class SharedLock:
             return
         give_up = Once(self._own.leave)
         call.hold(give_up)
-        is_wanted = False
         try:
             yield
         finally:
