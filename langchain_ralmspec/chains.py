@@ -22,7 +22,7 @@ from langchain_ralmspec.base.together import as_done, at_once, exhausted, in_ord
 from langchain_ralmspec.errors import InvalidValueError, UnknownArgumentError
 from langchain_ralmspec.rapid import Conversation
 from langchain_ralmspec.rapid.prompt import CONTEXT, QUESTION
-from langchain_ralmspec.text import well_formed
+from langchain_ralmspec.text import is_blank, well_formed
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import CallbackManagerForChainRun
@@ -262,7 +262,7 @@ class RapidChain(
         if not isinstance(question, str):
             msg = f"the question must be a string, got {question!r:.80}"
             raise InvalidValueError(msg)
-        if not question.strip():
+        if is_blank(question):
             msg = f"the question is empty, got {question!r:.60}; ask something"
             raise InvalidValueError(msg)
         told = messages_of(history)

@@ -91,7 +91,7 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
     @classmethod
     def _check_prompt(cls, value: Any) -> Any:
         if value is not None:
-            ChainPrompt.of(value).turns([HumanMessage("question")], "question")
+            ChainPrompt.of(value).try_out()
         return value
 
     @classmethod

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.text import is_blank, well_formed_json
@@ -128,21 +128,33 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 @contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
     """A file of text; whatever keeps it from being read is an InvalidValueError."""
+    target = absolute(path)
+    opened: Any = gzip.open if path.suffix.lower() == ".gz" else open
     try:
         # Some editors put a byte order mark in front, which is no text.
-        opened = gzip.open if path.suffix.lower() == ".gz" else open
-        with opened(path, "rt", encoding="utf-8-sig") as file:
-            yield cast("TextIO", file)
+        with opened(target, "rt", encoding="utf-8-sig") as file:
+            yield file
     except UnicodeDecodeError as error:
         bad = error.object[error.start : error.start + 1]
+        with opened(target, "rb") as file:
+            bad_lines = (n for n, line in enumerate(file, 1) if not _is_utf8(line))
+            number = next(bad_lines, "?")
         msg = (
-            f"{str(path)!r} cannot be read: it is not in UTF-8, as {bad!r} in it "
-            "shows; convert it (iconv -t UTF-8)"
+            f"{str(path)!r} cannot be read: it is not in UTF-8, as {bad!r} in line "
+            f"{number} shows; convert it (iconv -t UTF-8)"
         )
         raise InvalidValueError(msg) from error
     except (OSError, EOFError, zlib.error) as error:
         msg = f"{str(path)!r} cannot be read: {error}"
         raise InvalidValueError(msg) from error
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _json_object(line: str, where: str) -> dict[str, Any]:

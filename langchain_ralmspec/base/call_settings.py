@@ -26,7 +26,8 @@ class Sampling(StrictArguments):
     """Keep this many most probable tokens; 0 and -1 keep all."""
     min_p: float = Field(default=0.0, ge=0, le=1)
     """Keep tokens of this share of the most probable one's probability; 0 keeps all."""
-    repeat_penalty: float = Field(default=1.0, gt=0)
+    # What is divided by less overflows.
+    repeat_penalty: float = Field(default=1.0, ge=1e-6)
     """Penalty on the answer's last tokens; 1 is off."""
     last_n_tokens_size: int = Field(default=PENALTY_WINDOW, ge=-1)
     """Tokens of the answer that ``repeat_penalty`` looks back at; 0 is none, -1 all."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,6 +31,12 @@ _FOLLOWING = re.compile(
 )
 # One after the other: a pattern of both would begin anew at each of the former.
 _BOTH = [re.compile(rf"\b{name}: ", re.IGNORECASE) for name in (CONTEXT, "question")]
+
+# By which the commonest chat templates part turns.
+_MARKUP = re.compile(
+    r"<\|(?:im_start|im_end|start_header_id|eot_id|user|assistant|system|end)\|>"
+    r"|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>"
+)
 
 _INNER = ("messages", "prompt", "example_prompt", "prefix", "suffix")
 """Where a template holds others."""
@@ -141,6 +148,23 @@ class ChainPrompt:
             *messages_of(history or []),
             HumanMessage(values[self.question]),
         ]
+
+    def try_out(self) -> None:
+        """Fill it once, and warn of a chat template's markup that it spells out.
+
+        Raises:
+            InvalidValueError: as :meth:`turns` does.
+        """
+        turns = self.turns([HumanMessage("question")], "question")
+        for text in ("".join(turn["content"]) for turn in turns):
+            if found := _MARKUP.search(text):
+                msg = (
+                    f"the prompt spells {found[0]!r}, which is read as text: the "
+                    "model's own chat template puts such markup around each turn; "
+                    "leave it out, or give the prompt to RaLMSpecLLM"
+                )
+                warnings.warn(msg, UserWarning, stacklevel=2)
+                return
 
     def turns(self, messages: Sequence[BaseMessage], question: str) -> list[Turn]:
         """The filled template: turns, the content of one parted at the documents.

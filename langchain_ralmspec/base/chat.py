@@ -25,7 +25,7 @@ from langchain_ralmspec.arguments import several
 from langchain_ralmspec.base.call_reader import CallReader
 from langchain_ralmspec.base.chunks import block_of, chunk_of
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
-from langchain_ralmspec.base.messages import calls_of
+from langchain_ralmspec.base.messages import calls_of, prompt_of
 from langchain_ralmspec.base.structured import structured_by
 from langchain_ralmspec.base.thoughts import Thought, ThoughtReader, is_open_in
 from langchain_ralmspec.base.threads import from_threads
@@ -89,11 +89,7 @@ class LocalChat(LocalGeneration, TracedChat):
         return {name: getattr(self, name) for name in names}
 
     def _convert_input(self, model_input: Any) -> PromptValue:
-        try:
-            return super()._convert_input(model_input)
-        except LookupError as error:  # of a tool's call, for example
-            msg = f"a message lacks {error}, got {model_input!r:.200}"
-            raise InvalidValueError(msg) from error
+        return prompt_of(super()._convert_input, model_input)
 
     @abstractmethod
     def _n_tokens(self, asked: Sequence[BaseMessage], use: ToolUse) -> int:

@@ -18,6 +18,7 @@ from langchain_ralmspec.arguments import require_text
 from langchain_ralmspec.base.bound import BindableCompletion
 from langchain_ralmspec.base.cache_keys import cacheable, is_cached
 from langchain_ralmspec.base.local import LocalGeneration, PreparedAnswer
+from langchain_ralmspec.base.messages import prompt_of
 from langchain_ralmspec.base.threads import from_threads
 from langchain_ralmspec.base.together import (
     at_once,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         CallbackManagerForLLMRun,
     )
     from langchain_core.language_models import LanguageModelInput
+    from langchain_core.prompt_values import PromptValue
     from langchain_core.runnables import RunnableConfig
 
 
@@ -174,6 +176,9 @@ class LocalCompletion(LocalGeneration, BindableCompletion, BaseLLM):
             yield first
             async for piece in pieces:
                 yield piece
+
+    def _convert_input(self, model_input: Any) -> PromptValue:
+        return prompt_of(super()._convert_input, model_input)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
         return super()._get_ls_params(stop=stop, **kwargs) | self._tracing_params()

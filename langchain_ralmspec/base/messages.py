@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import (
     AIMessage,
@@ -22,7 +22,10 @@ from langchain_core.messages import (
 from langchain_ralmspec.base.content import text_of
 from langchain_ralmspec.base.plain import plain
 from langchain_ralmspec.errors import InvalidValueError, SetupError, stops_a_graph
-from langchain_ralmspec.text import sha256_of, well_formed
+from langchain_ralmspec.text import is_blank, sha256_of, well_formed
+
+if TYPE_CHECKING:
+    from langchain_core.prompt_values import PromptValue
 
 _ROLES: list[tuple[type[BaseMessage], str]] = [
     (SystemMessage, "system"),
@@ -32,6 +35,15 @@ _ROLES: list[tuple[type[BaseMessage], str]] = [
     (FunctionMessage, "tool"),
 ]
 
+# What LangChain raises for what is no message.
+_UNCONVERTED = (
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _ALIASES = {"developer": "system", "human": "user", "ai": "assistant"}
 """Roles of OpenAI and of LangChain under other names than chat templates know."""
 
@@ -106,22 +118,31 @@ def messages_of(history: Any, name: str = "history") -> list[BaseMessage]:
         try:
             if isinstance(one, str):  # LangChain takes it for the user's
                 msg = "a text without a role"
-                raise TypeError(msg)  # noqa: TRY301  reported with the others
+                raise TypeError(msg)
             messages += convert_to_messages([one])
-        except (
-            AttributeError,
-            LookupError,
-            NotImplementedError,
-            RecursionError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except _UNCONVERTED as error:
             why = str(error).partition("\n")[0]
             if isinstance(error, LookupError):  # of calls of tools, for example
                 why = f"it lacks {why}"
             msg = f"{name}[{at}] is {one!r:.60}: {why}; {wanted}"
             raise InvalidValueError(msg) from error
     return messages
+
+
+def prompt_of(convert: Callable[[Any], PromptValue], given: Any) -> PromptValue:
+    """The input of a model, converted as LangChain does it.
+
+    Raises:
+        InvalidValueError: LangChain cannot.
+    """
+    try:
+        return convert(given)
+    except _UNCONVERTED as error:
+        why = str(error).partition("\n")[0]
+        if isinstance(error, LookupError):  # of a tool's call, for example
+            why = f"a message lacks {why}"
+        msg = f"{why}; got {given!r:.200}, give a string, or a list of messages"
+        raise InvalidValueError(msg) from error
 
 
 def asked_at(messages: Sequence[BaseMessage]) -> int:
@@ -149,7 +170,7 @@ def question_by(query_source: Callable[[Any], str], asked: Any) -> str:
             raise
         msg = f"query_source failed: {type(error).__name__}: {error}"
         raise SetupError(msg) from error
-    if not isinstance(question, str) or not question.strip():
+    if not isinstance(question, str) or is_blank(question):
         msg = f"query_source must give a string that is not blank, got {question!r}"
         raise InvalidValueError(msg)
     return well_formed(question)
@@ -171,7 +192,7 @@ def question_of(turns: Sequence[dict[str, Any]]) -> str:
     said: str = next(
         turn["content"] for turn in reversed(turns) if turn["role"] == "user"
     )
-    if not said.strip():
+    if is_blank(said):
         msg = f"the user's last message is empty, got {said!r:.60}; ask something"
         raise InvalidValueError(msg)
     return said

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.text import (
+    is_blank,
     part_at_first_blank_line,
     part_at_last_blank_line,
 )
@@ -41,7 +42,7 @@ def part(turns: Sequence[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
     if role == "system":
         return content, [*before, *after]
     context, question = _part_question(content, is_last=is_last)
-    if is_last and not context.strip():
+    if is_last and is_blank(context):
         msg = (
             f"no context in {content[:60]!r}; bind one with context=…, send it "
             "as the system message, or put a blank line between it and the question"

@@ -19,6 +19,7 @@ from langchain_ralmspec.engine.schema_grammar import gbnf_of
 from langchain_ralmspec.engine.schemas import inlined, opened
 from langchain_ralmspec.engine.templates import THOUGHT
 from langchain_ralmspec.errors import InvalidValueError, hint
+from langchain_ralmspec.text import is_blank
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
@@ -56,7 +57,7 @@ def as_tool(tool: Mapping[str, Any] | type | Callable[..., Any] | BaseTool) -> A
             "function's 'name' and 'parameters'"
         )
         raise InvalidValueError(msg) from error
-    if not isinstance(name, str) or not name.strip():
+    if not isinstance(name, str) or is_blank(name):
         msg = f"a tool needs a name, got {name!r} in {tool!r:.80}"
         raise InvalidValueError(msg)
     try:

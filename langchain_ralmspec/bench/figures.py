@@ -20,8 +20,9 @@ def check_file(path: Path | None) -> None:
     """Raise ``InvalidValueError`` if a file cannot be written; None is no file."""
     if path is None:
         return
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    target = absolute(path)
+    folder = target.parent
+    if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InvalidValueError(
             f"{str(path)!r} cannot be written; name a file in a folder that exists "
             "and may be written to"
@@ -50,7 +51,7 @@ def write_figures(path: Path, figures: dict[str, Any]) -> None:
     """Write figures and where they come from, whole or not at all."""
     told = json.dumps(figures | {"provenance": provenance()}, indent=2)
     try:
-        with replacing_file(path) as temporary:
+        with replacing_file(absolute(path)) as temporary:
             temporary.write_text(f"{told}\n", encoding="utf-8")
     except OSError as error:
         say(told)  # what took hours is not lost

@@ -107,17 +107,21 @@ def _nothing(_: str) -> list[Document]:
 
 def _documents(corpus: Path) -> list[Document]:
     """The passages of a file, or those of a folder, in the order of their names."""
-    if not corpus.is_dir():
+    folder = absolute(corpus)
+    if not folder.is_dir():
         return [
             Document(passage.text, id=passage.id, metadata={"title": passage.title})
             for passage in load_passages(corpus)
         ]
-    texts = (each for each in corpus.rglob("*") if each.suffix.lower() in _TEXTS)
+    texts = (each for each in folder.rglob("*") if each.suffix.lower() in _TEXTS)
     files = sorted(filter(Path.is_file, texts))
     if not files:
         msg = f"{str(corpus)!r} holds no text; put files in it that end in .txt or .md"
         raise InvalidValueError(msg)
-    return [Document(read_text(file), id=str(file)) for file in files]
+    return [
+        Document(read_text(file), id=str(corpus / file.relative_to(folder)))
+        for file in files
+    ]
 
 
 def _tell(face: RaLMSpecLLM | ChatRaLMSpec, prefixes: Sequence[array[int]]) -> None:

@@ -272,10 +272,10 @@ class KNNDatastore:
 
     def require(self, k: int) -> None:
         """Raise an ``InvalidValueError`` unless there are ``k`` entries."""
-        if not 1 <= k <= len(self):
+        if not isinstance(k, int | np.integer) or not 1 <= k <= len(self):
             msg = (
                 f"k must be from 1 to the {len(self)} entries of the datastore "
-                f"{str(self.path)!r}, got {k}"
+                f"{str(self.path)!r}, got {k!r}"
             )
             raise InvalidValueError(msg)
 

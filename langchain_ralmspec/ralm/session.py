@@ -12,7 +12,11 @@ from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.errors import EmptyStoreError, StoreError, StoreTimeoutError
 from langchain_ralmspec.ralm.memory import Guess, LookUp, Memory
-from langchain_ralmspec.ralm.queries import Queries, require_one_each
+from langchain_ralmspec.ralm.queries import (
+    Queries,
+    require_hits,
+    require_one_each,
+)
 from langchain_ralmspec.speculation import NEEDS_VECTOR, REPLICA
 from langchain_ralmspec.speculation.costs import Spent, spending
 from langchain_ralmspec.stores.base import Query, Ranked, as_array_store
@@ -342,9 +346,10 @@ class Session(Live):
                     queries, k, depth=self.depth, with_vectors=with_vectors
                 )
             hits = self._store.search(queries, k, with_vectors=with_vectors)
-            found = [Ranked.of(each) for each in hits]
-            require_one_each(found, queries)
-            return found
+            require_one_each(hits, queries)
+            for each in hits:
+                require_hits(each)
+            return [Ranked.of(each) for each in hits]
 
     def _embedded(self, text: str) -> tuple[Query, Spent]:
         with spending() as embedding:  # of the thread that it is called by

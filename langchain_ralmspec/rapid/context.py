@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from langchain_ralmspec.answer.vocabulary import whole_characters
 from langchain_ralmspec.errors import ContextOverflowError
 from langchain_ralmspec.rapid.documents import ContextIndex, chunk
 from langchain_ralmspec.rapid.sources import places_of
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
 
     from langchain_ralmspec.engine import Model
+
+T = TypeVar("T")
 
 _N_KEPT = 16  # contexts whose chunks and vectors are kept
 _RESERVE, _ROUND = 1024, 256  # tokens for question and answer beside a cut context
@@ -39,12 +43,33 @@ class LongContext:
     index: ContextIndex | None
 
 
+class _Lately(Generic[T]):
+    """What was made lately, so that it is not made again."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Hashable, T] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What was made under a key, or is now."""
+        with self._lock:
+            found = self._kept.pop(key, None)
+        if found is None:
+            found = make()
+        with self._lock:
+            self._kept[key] = found
+            while len(self._kept) > _N_KEPT:
+                self._kept.popitem(last=False)
+        return found
+
+
 class ContextCache:
     """The contexts that one model has read lately, for further questions."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[object, ...], LongContext] = OrderedDict()
-        self._lock = threading.Lock()
+        # The number of a text's tokens, and of these as many as any prompt holds.
+        self._tokenized = _Lately[tuple[int, list[int]]]()
+        self._contexts = _Lately[LongContext]()
 
     def read(
         self,
@@ -74,8 +99,13 @@ class ContextCache:
         """
         if not may_truncate:
             model.require_size(text)
-        tokens = model.weights.tokenize(text)
-        n_tokens, n_ctx = len(tokens), model.n_ctx
+        n_ctx, sha256 = model.n_ctx, sha256_of(text)
+
+        def tokenized() -> tuple[int, list[int]]:
+            tokens = model.weights.tokenize(text)
+            return len(tokens), tokens[:n_ctx]
+
+        n_tokens, tokens = self._tokenized.get((namespace, sha256), tokenized)
         if n_tokens > n_ctx - n_other:
             # Rounded, so that questions of usual lengths see the same context.
             reserved = max(n_other, min(_RESERVE, n_ctx // 4))
@@ -87,26 +117,22 @@ class ContextCache:
                     "shorten the context, or let truncation='end' drop its end"
                 )
                 raise ContextOverflowError(msg)
+            tokens = [*whole_characters(model.weights, tokens[:room])]
             warnings.warn(
-                f"the last {n_tokens - room} of the context's {n_tokens} tokens were "
-                f"dropped: n_ctx={n_ctx} has room for {room}",
+                f"the last {n_tokens - len(tokens)} of the context's {n_tokens} tokens "
+                f"were dropped: n_ctx={n_ctx} has room for {room}",
                 RuntimeWarning,
                 stacklevel=2,
             )
-            tokens = tokens[:room]
-        key = (namespace, sha256_of(text), len(tokens), chunk_tokens, id(embeddings))
-        with self._lock:
-            found = self._kept.pop(key, None)
-        if found is None:
+
+        def indexed() -> LongContext:
             index = None
             if embeddings is not None:
                 chunks = chunk(tokens, model.weights.piece, chunk_tokens)
                 index = ContextIndex(chunks, embeddings)
             places = places_of(map(model.weights.piece, tokens), text)
             n_dropped = n_tokens - len(tokens)
-            found = LongContext(tuple(tokens), places, n_dropped, index)
-        with self._lock:
-            self._kept[key] = found
-            while len(self._kept) > _N_KEPT:
-                self._kept.popitem(last=False)
-        return found
+            return LongContext(tuple(tokens), places, n_dropped, index)
+
+        key = (namespace, sha256, len(tokens), chunk_tokens, id(embeddings))
+        return self._contexts.get(key, indexed)

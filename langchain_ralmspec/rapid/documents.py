@@ -17,7 +17,11 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from langchain_ralmspec.errors import DimensionMismatchError, InvalidValueError
+from langchain_ralmspec.errors import (
+    DimensionMismatchError,
+    InvalidValueError,
+    StoreError,
+)
 from langchain_ralmspec.stores.embedding import (
     as_vectors,
     encode_queries,
@@ -29,7 +33,7 @@ from langchain_ralmspec.stores.sentence_encoder import (
     SentenceTransformerEmbeddings,
     count_tokens,
 )
-from langchain_ralmspec.text import SENTENCE_ENDS
+from langchain_ralmspec.text import SENTENCE_ENDS, is_blank
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -163,7 +167,7 @@ class ContextIndex:
         with reported_as_store_error(name, "embed the chunks"):
             chunks = _readable(chunks, embeddings)
         # In blank ones is nothing to read, and some encoders refuse an empty text.
-        self._chunks = [chunk for chunk in chunks if chunk.text.strip()]
+        self._chunks = [chunk for chunk in chunks if not is_blank(chunk.text)]
         texts = [chunk.text for chunk in self._chunks]
         if not texts:
             msg = f"none of the {len(chunks)} chunks has any text; give a longer one"
@@ -261,18 +265,23 @@ def _read_to_the_end(
 ) -> Sequence[Chunk]:
     """The chunks, cut until an encoder that does not tell its reach reads all of one.
 
-    It gives one vector for a text and for the beginning of it, if it reads no more.
+    It refuses a text that is too long, or gives one vector for it and its beginning.
     """
     longest = max(chunks, key=lambda each: len(each.tokens))
     size = len(longest.tokens) // 2
     texts = [longest.text, longest.first(len(longest.tokens) - size // 2).text]
-    if len(longest.tokens) < _LEAST_TRIED or not all(text.strip() for text in texts):
+    if len(longest.tokens) < _LEAST_TRIED or any(map(is_blank, texts)):
         return chunks
-    name = type(embeddings).__name__
-    made = embed_documents(embeddings, texts, "chunks")
-    whole, beginning = as_vectors(made, texts, name, "chunks")
-    if not np.allclose(whole, beginning, rtol=0, atol=1e-6 * np.abs(whole).max()):
-        return chunks
+    try:
+        made = embed_documents(embeddings, texts, "chunks")
+    except StoreError:
+        # It is not for the length that it fails, if it fails on a short text as well.
+        embed_documents(embeddings, [longest.first(_LEAST_TRIED).text], "chunks")
+    else:
+        name = type(embeddings).__name__
+        whole, beginning = as_vectors(made, texts, name, "chunks")
+        if not np.allclose(whole, beginning, rtol=0, atol=1e-6 * np.abs(whole).max()):
+            return chunks
     parts = [part for each in chunks for part in each.parts(size)]
     return _read_to_the_end(parts, embeddings)
 

@@ -16,7 +16,7 @@ from langchain_core.documents import Document
 
 from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.stores.documents import checked_document
-from langchain_ralmspec.text import sha256_of, well_formed
+from langchain_ralmspec.text import is_blank, sha256_of, well_formed
 
 if TYPE_CHECKING:
     from langchain_ralmspec.rapid.context import LongContext
@@ -59,7 +59,7 @@ class GivenContext:
             _as_document(part, name.format(at)) for at, part in enumerate(parts)
         )
         text = _BETWEEN.join(document.page_content for document in documents)
-        if not text.strip():
+        if is_blank(text):
             msg = "the context is empty; give the text that the answer is to come from"
             raise InvalidValueError(msg)
         return cls(documents, text)
@@ -83,7 +83,7 @@ class GivenContext:
             piece = text[start:end] if start < end else ""
             start += len(piece) - len(piece.lstrip())
             piece = piece.strip()
-            if piece:
+            if not is_blank(piece):
                 place = {"start_index": start, "end_index": start + len(piece)}
                 metadata = {**(document.metadata or {}), **place}
                 yield Document(piece, id=document.id, metadata=metadata)

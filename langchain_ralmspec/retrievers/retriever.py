@@ -198,8 +198,8 @@ class RaLMSpecRetriever(StrictArguments, ConfiguredRetriever):
                 200 for exact local search and 20 elsewhere.
             guess_policy: ``"lookup"`` or ``"same"``.
         """
-        if guess_policy not in GUESS_POLICIES:
-            known = list(GUESS_POLICIES)
+        known = list(GUESS_POLICIES)
+        if guess_policy not in known:
             msg = f"guess_policy must be one of {known}, got {guess_policy!r}"
             raise InvalidValueError(msg)
         if searches_itself(self, RaLMSpecRetriever):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +25,29 @@ def check_k(k: int) -> None:
     """
     if not isinstance(k, int | np.integer) or k < 1:
         raise InvalidValueError(f"k must be at least 1, a whole number, got {k!r}")
+
+
+def check_number(
+    name: str,
+    given: float,
+    least: float,
+    most: float = math.inf,
+    *,
+    is_whole: bool = False,
+) -> None:
+    """Refuse what is no finite number, or no whole one, or out of bounds.
+
+    Raises:
+        InvalidValueError: it is so; names the argument.
+    """
+    kind = Integral if is_whole else Real
+    is_number = isinstance(given, kind) and not isinstance(given, bool)
+    if not (is_number and least <= given <= most and math.isfinite(given)):
+        a = "a whole number" if is_whole else "a number"
+        bounds = (
+            f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+        )
+        raise InvalidValueError(f"{name} must be {a} {bounds}, got {given!r}")
 
 
 def query_matrix(

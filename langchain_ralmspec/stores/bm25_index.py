@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from langchain_ralmspec.arguments import require_text, several
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError
 from langchain_ralmspec.stores.failures import reported_as_store_error
-from langchain_ralmspec.stores.words import lone_capitals_kept, words_of
+from langchain_ralmspec.stores.words import (
+    lone_capitals_kept,
+    spelt_alike,
+    words_of,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Tokenizer = Callable[[str], Iterable[str]]
-_WHOLE = "(?s).+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,10 @@ class Analyzer:
 
     def __post_init__(self) -> None:
         if not isinstance(self.stopwords, str | None):  # the caller's own may change
-            object.__setattr__(self, "stopwords", tuple(self.stopwords))
+            words = tuple(several("stopwords", self.stopwords, "words"))
+            for word in words:
+                require_text("each of stopwords", word)
+            object.__setattr__(self, "stopwords", words)
         if self.tokenizer is not None and not callable(self.tokenizer):
             raise InvalidValueError(
                 "tokenizer must be a function from a text to its tokens, "
@@ -56,7 +63,7 @@ class Analyzer:
             left_out = () if self.tokenizer else self._left_out()
             letters = {*ascii_lowercase, *(each for each in left_out if len(each) == 1)}
             kept = self._tokens_of(letters)
-        except (KeyError, TypeError, ValueError) as cause:
+        except (AttributeError, KeyError, TypeError, ValueError) as cause:
             raise InvalidValueError(
                 f"stopwords={self.stopwords!r} with stemmer={self.stemmer!r} cannot "
                 f"be used: {cause}; give names such as 'english' and 'porter', or None"
@@ -87,6 +94,8 @@ class Analyzer:
 
     def _words(self, text: str, *, singly: bool) -> list[str]:
         if self.tokenizer is None:
+            if self.stemmer == "turkish":
+                text = text.replace("I", "ı")
             return words_of(lone_capitals_kept(text, self._letters), singly=singly)
         with reported_as_store_error("the tokenizer", f"cut up {text[:40]!r}"):
             made = self.tokenizer(text)
@@ -108,20 +117,12 @@ class Analyzer:
         words = sorted(words)
         if self.tokenizer is not None:
             return dict(zip(words, words, strict=True))
-        # As a text each, so that bm25s gives every word its token.
-        found = _bm25s().tokenize(
-            words,
-            lower=False,
-            token_pattern=_WHOLE,
-            stopwords=self._left_out(),
-            stemmer=None if self.stemmer is None else _stemmer(self.stemmer),
-            show_progress=False,
-        )
-        tokens = {number: token for token, number in found.vocab.items()}
-        pairs = zip(words, found.ids, strict=True)
-        return {word: tokens[numbers[0]] for word, numbers in pairs if numbers}
+        left_out = self._left_out()
+        kept = [word for word in words if spelt_alike(word) not in left_out]
+        stems = kept if self.stemmer is None else _stemmer(self.stemmer).stemWords(kept)
+        return dict(zip(kept, map(spelt_alike, stems), strict=True))
 
-    def _left_out(self) -> list[str]:
+    def _left_out(self) -> frozenset[str]:
         """Stop words, spelt as words of texts are."""
         given, listed = self.stopwords, isinstance(self.stopwords, str)
         if listed:
@@ -129,7 +130,7 @@ class Analyzer:
         found = [words_of(each) for each in given or ()]
         if listed:  # what is no one word here is not left out in parts
             found = [words for words in found if len(words) == 1]
-        return [word for words in found for word in words]
+        return frozenset(spelt_alike(word) for words in found for word in words)
 
 
 class BM25Index:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,14 +13,14 @@ from langchain_core.documents import Document
 
 from langchain_ralmspec.errors import InvalidValueError, MissingExtraError, StoreError
 from langchain_ralmspec.files import absolute, read_json_lines, replacing_folder
-from langchain_ralmspec.stores.arguments import check_k
+from langchain_ralmspec.stores.arguments import check_k, check_number
 from langchain_ralmspec.stores.base import Hit, Metric, Query
 from langchain_ralmspec.stores.bm25_index import Analyzer, BM25Index, Tokenizer
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import FixedRows
 from langchain_ralmspec.text import well_formed_json
 
-_FORMAT = "langchain-ralmspec BM25Store 7"
+_FORMAT = "langchain-ralmspec BM25Store 8"
 _MANIFEST = "bm25_store.json"
 _DOCUMENTS = "documents.jsonl"
 
@@ -95,10 +94,8 @@ class BM25Store:
             InvalidValueError: there is no document, or none with a word, or ids are
                 not unique, or an argument is none of the above.
         """
-        if not (k1 >= 0 and math.isfinite(k1)):
-            raise InvalidValueError(f"k1 must be a number of at least 0, got {k1!r}")
-        if not 0 <= b <= 1:
-            raise InvalidValueError(f"b must be from 0 to 1, got {b!r}")
+        check_number("k1", k1, 0)
+        check_number("b", b, 0, 1)
         rows = FixedRows(documents)
         ids = sorted(rows.ids().values())
         if not ids:

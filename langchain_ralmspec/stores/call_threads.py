@@ -195,7 +195,6 @@ class CallThreads:
         made: Call[T] = Call(seconds)
         context = contextvars.copy_context()
         context.run(_current.set, made)
-        self._jobs.put((made, partial(context.run, call)))
         if not self._idle.acquire(blocking=False) and len(self._threads) < self._most:
             number = len(self._threads)
             thread = threading.Thread(
@@ -212,6 +211,7 @@ class CallThreads:
                     raise
             else:
                 self._threads.append(thread)
+        self._jobs.put((made, partial(context.run, call)))
         return made
 
     def close(self) -> list[threading.Thread]:

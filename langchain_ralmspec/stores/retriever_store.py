@@ -27,6 +27,7 @@ from langchain_ralmspec.stores.searches import (
 )
 from langchain_ralmspec.stores.sharing import lock_of, original
 from langchain_ralmspec.stores.waiting import Waiting
+from langchain_ralmspec.stores.watching import watched_within
 
 
 class RetrieverStore:
@@ -105,6 +106,7 @@ class RetrieverStore:
         retriever = self._retriever
         if values := configuration_of(retriever):
             retriever = configured(retriever, values)
+        retriever = watched_within(retriever)
         with reported_as_store_error(self._name, "search"):
             try:
                 with _searching(retriever):
@@ -162,6 +164,7 @@ def found_by(
         retriever = configured(retriever, values)
     refuse_swallowed_words(retriever)
     name, filter_ = retriever.get_name(), filter_of(retriever)
+    retriever = watched_within(retriever)
 
     def find() -> Any:
         with _searching(retriever):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import Parameter, getclosurevars, iscoroutinefunction, signature
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 from langchain_core.retrievers import BaseRetriever
@@ -38,8 +38,7 @@ _BY_TEXT, _BY_VECTOR = SEARCHES[:2]
 _EMBEDDING_FIRST = ("Chroma", "FAISS", "InMemoryVectorStore", "PGVector")
 _EMBEDDED_BY = ("_embed_query", "embeddings", "__getattribute__")
 
-# By their whole names: "langchain_app" is somebody's own.
-_PACKAGES = frozenset(
+PACKAGES = frozenset(
     {
         "langchain_chroma",
         "langchain_classic",
@@ -50,6 +49,7 @@ _PACKAGES = frozenset(
         "langchain_qdrant",
     }
 )
+"""LangChain's, by their whole names: "langchain_app" is somebody's own."""
 _OVER_A_STORE = ("vectorstore", "search_kwargs")  # fields of what searches one
 _OF_RETRIEVERS = {"k", "score_threshold", "fetch_k", "lambda_mult"}
 
@@ -73,7 +73,7 @@ def is_plain(store: object, base: str, methods: Iterable[str], *packages: str) -
     """
     for place, owner in enumerate(type(store).__mro__):
         package, _, _ = owner.__module__.partition(".")
-        if owner.__name__ == base and package in (packages or _PACKAGES):
+        if owner.__name__ == base and package in (packages or PACKAGES):
             itself, *nearer = definitions(store)[: place + 1]
             searches = (*SEARCHES, *(f"a{name}" for name in SEARCHES))
             return not any(name in itself for name in searches) and not any(
@@ -210,7 +210,7 @@ def _within(value: Any) -> Iterator[Runnable[Any, Any]]:
 
 def _leads_on(value: Any) -> bool:
     """Whether a value can lead to a runnable: neither vectors nor texts do."""
-    if type(value) in {dict, list, tuple}:
+    if _is(value, dict, list, tuple, set, frozenset):
         return True
     return _is(value, Runnable) or (callable(value) and not _is(value, type))
 
@@ -222,10 +222,11 @@ def _is(value: Any, *kinds: type[Any]) -> bool:
 
 def _held_by(value: Any) -> Iterable[Any]:
     """What is one step from a runnable, a function or a container."""
-    if type(value) is dict:
-        return value.values()
-    if type(value) in {list, tuple}:
-        return [*value]
+    if _is(value, dict):
+        return dict.values(value)
+    for kind in (list, tuple, set, frozenset):
+        if _is(value, kind):
+            return [*kind.__iter__(value)]  # not a subclass's own, which may do more
     if _is(value, partial):
         return value.func, *value.args, *value.keywords.values()
     if _is(value, MethodType):
@@ -265,10 +266,18 @@ def _parts_of(value: Any) -> Iterable[Any]:
 
 
 def _attributes_of(value: Any) -> Sequence[Any]:
+    """What an object holds, in its slots too, and what its classes hold."""
     own = getattr(value, "__dict__", {})
     is_model = _is(value, BaseModel)
     private = (getattr(value, "__pydantic_private__", None) or {}) if is_model else {}
-    return [*own.values(), *private.values()]
+    found = [*own.values(), *private.values()]
+    for kind in type(value).__mro__:
+        for name, each in vars(kind).items():
+            if _is(each, MemberDescriptorType):
+                found.append(getattr(value, name, None))
+            elif _is(each, Runnable, VectorStore):
+                found.append(each)
+    return found
 
 
 def _parts(retriever: Runnable[Any, Any]) -> Sequence[Runnable[Any, Any]]:

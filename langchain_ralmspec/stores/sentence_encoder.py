@@ -21,6 +21,7 @@ from langchain_ralmspec.errors import (
 from langchain_ralmspec.files import absolute
 from langchain_ralmspec.machine import MAX_THREADS, cores
 from langchain_ralmspec.registry import renewed_in_children
+from langchain_ralmspec.stores.arguments import check_number
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -48,7 +49,8 @@ class SentenceTransformerEmbeddings(Embeddings):
         device: torch device, e.g. ``"cpu"`` or ``"cuda"``.
 
     Raises:
-        InvalidValueError: ``batch_size`` or ``n_threads`` is out of range.
+        InvalidValueError: ``batch_size`` or ``n_threads`` is out of range, or
+            ``model_path`` is none.
     """
 
     def __init__(
@@ -64,10 +66,11 @@ class SentenceTransformerEmbeddings(Embeddings):
             ("batch_size", batch_size, MAX_BATCH),
             ("n_threads", n_threads, MAX_THREADS),
         ):
-            if value is not None and not 1 <= value <= most:
-                raise InvalidValueError(
-                    f"{argument} must be from 1 to {most}, got {value!r}"
-                )
+            if value is not None:
+                check_number(argument, value, 1, most, is_whole=True)
+        if not isinstance(model_path, str | os.PathLike):
+            msg = f"model_path must be a folder or a name, got {model_path!r:.80}"
+            raise InvalidValueError(msg)
         self.model_path = os.path.expanduser(model_path)  # noqa: PTH111  or a hub name
         if _is_folder(self.model_path):  # which it still is after a chdir
             self.model_path = str(absolute(model_path))
@@ -146,7 +149,7 @@ class SentenceTransformerEmbeddings(Embeddings):
                     device=self.device,
                     local_files_only=_is_folder(self.model_path),
                 )
-        except OSError as cause:
+        except (OSError, ValueError) as cause:  # it is not there, or is no model
             reason = str(cause).strip().partition("\n")[0].rstrip(".")
             msg = f"cannot load the embedding model {self.model_path!r}: {reason}"
             if not _is_folder(self.model_path):

@@ -5,17 +5,16 @@ from __future__ import annotations
 from abc import ABCMeta
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from langchain_core.embeddings import Embeddings
+from langchain_core.runnables import RunnableSerializable
+from langchain_core.vectorstores import VectorStore
 
 from langchain_ralmspec.stores.embedding import as_vectors, document_vectors, lengths_of
 from langchain_ralmspec.stores.encoding import embed_documents
+from langchain_ralmspec.stores.searches import PACKAGES
 from langchain_ralmspec.stores.sharing import SAME_AS, SharedLock, lock_of, original
-
-if TYPE_CHECKING:
-    from langchain_core.vectorstores import VectorStore
-
 
 # Where LangChain's FAISS has its encoder, that may still be a function of one text.
 _FUNCTION = "embedding_function"
@@ -98,6 +97,32 @@ def watched(store: VectorStore) -> VectorStore:
     other: VectorStore = object.__new__(own)
     object.__setattr__(other, "__dict__", held)
     return other
+
+
+def watched_within(value: Any) -> Any:
+    """The same retriever, whose stores raise as those that are :func:`watched` do.
+
+    What LangChain's own retrievers, pipes and bindings hold is looked at. Others are
+    kept as they are: what they note of a call would be noted in a copy.
+    """
+    if isinstance(value, VectorStore):
+        return watched(value)
+    if type(value) in {list, tuple}:
+        parts = [*map(watched_within, value)]
+        is_same = all(new is old for new, old in zip(parts, value, strict=True))
+        return value if is_same else type(value)(parts)
+    package = type(value).__module__.partition(".")[0]
+    is_langchains = isinstance(value, RunnableSerializable) and package in PACKAGES
+    if type(value) is not dict and not is_langchains:
+        return value
+    held = value if type(value) is dict else vars(value)
+    pairs = [(name, old, watched_within(old)) for name, old in held.items()]
+    changed = {name: new for name, old, new in pairs if new is not old}
+    if not changed:
+        return value
+    if type(value) is dict:
+        return {**value, **changed}
+    return value.model_copy(update=changed)
 
 
 def _is_special(kind: type[Any]) -> bool:

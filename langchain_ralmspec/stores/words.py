@@ -39,7 +39,6 @@ _DIGITS = re.compile(r"[^\W\D0-9]")  # of other scripts
 _SOME_UNSPACED = re.compile(f"[{_UNSPACED}]")
 # The s of "it's", the t of "don't", the l of "l'eau": no words.
 _ELIDED = re.compile(r"(?<=\w)'\w\b|\b\w'(?=\w\w)")
-_ONE_I = {ord("İ"): "i", ord("ı"): "i"}
 # What is written in more ways than one: in Arabic, Persian and Urdu, as Lucene's
 # ArabicNormalizer and PersianNormalizer have it; in Romanian, whose commas were
 # cedillas for long; in Russian, whose dots most leave out; in Yiddish, Bengali and
@@ -47,14 +46,15 @@ _ONE_I = {ord("İ"): "i", ord("ı"): "i"}
 _ALIKE = str.maketrans(
     dict(
         zip(
-            "أإآٱىةیےکۀہۂەھșțё’‘ʼʻʹ′׳",
-            "ااااي\u0647يي\u0643" + 5 * "\u0647" + "şţе" + 7 * "'",
+            "أإآٱىیےکۀہۂەھșțё’‘ʼʻʹ′׳",
+            "ااااييي\u0643" + 5 * "\u0647" + "şţе" + 7 * "'",
             strict=True,
         )
     )
     | dict(zip("װױײৎ", ("וו", "וי", "יי", "ত্"), strict=True))
     | dict(zip("ൺൻർൽൾൿ", ("ണ്", "ന്", "ര്", "ല്", "ള്", "ക്"), strict=True))
 )
+_ALIKE_BUT_IN_STEMS = str.maketrans("ıة", "i\u0647")
 # A nasal of Devanagari before another letter is a dot as well, with a moon or without.
 _NASAL = re.compile("[ङञणनम]्(?=[क-ह])|ँ")
 _AROUND = 0x20D0, 0x2100  # frames and the like, as of keys
@@ -93,6 +93,15 @@ def words_of(text: str, *, singly: bool = False) -> list[str]:
     return [part for word in words for part in _cut(word, singly=singly)]
 
 
+def spelt_alike(stem: str) -> str:
+    """A word, or its stem, in one spelling.
+
+    Turkish has two letters i, of which others know one, and many write the one at the
+    end of Arabic words as another. Endings are told by them, so stems come first.
+    """
+    return stem.translate(_ALIKE_BUT_IN_STEMS)
+
+
 def lone_capitals_kept(text: str, letters: frozenset[str]) -> str:
     """The text, in which capitals that are names do not pass for stop words.
 
@@ -118,14 +127,13 @@ def _folded(text: str) -> str:
     Letters and their marks are one where there is one, and all of one width. The
     vowels of Arabic and Hebrew, and the dots of Hindi, are marks that most leave out,
     as they do with marks that make no letter of their own, of stress and tones.
-    Some letters are written in more ways than one. Turkish has two letters i, of which
-    others know one. Greek has no accents in capitals, and most scripts have digits of
-    their own.
+    Some letters are written in more ways than one. Greek has no accents in capitals,
+    and most scripts have digits of their own.
     """
     if text.isascii():
         return text.lower()
     apart = _BESIDE.sub(r" \g<0> ", text)
-    composed = unicodedata.normalize("NFKC", apart).translate(_ONE_I)
+    composed = unicodedata.normalize("NFKC", apart)
     small = unicodedata.normalize("NFKC", composed.casefold())
     small = _GREEK.sub(lambda word: _bare(word[0]), small.translate(_ALIKE))
     small = _DIGITS.sub(lambda digit: str(unicodedata.decimal(digit[0])), small)

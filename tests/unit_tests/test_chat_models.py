@@ -269,3 +269,11 @@ def test_a_call_without_an_id_is_named(kind: Any) -> None:
     said = {"role": "assistant", "content": "", "tool_calls": [call]}
     with pytest.raises(InvalidValueError, match="a message lacks 'id'"):
         chat.invoke([{"role": "user", "content": "?"}, said])
+
+
+@pytest.mark.parametrize("markup", ["<|im_start|>user", "[INST]", "<start_of_turn>"])
+def test_a_prompt_that_spells_a_chat_templates_markup_is_told(markup: str) -> None:
+    prompt = PromptTemplate.from_template(markup + " {context} {question}")
+    store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
+    with pytest.warns(UserWarning, match=r"which is read as text.*RaLMSpecLLM"):
+        ChatRaLMSpec(model_path="m.gguf", retriever=store, prompt=prompt)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from langchain_ralmspec.bench.figures import check_file, write_figures
 from langchain_ralmspec.engine import folder_room
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import (
@@ -119,7 +120,9 @@ def test_a_bad_line_is_named(data: bytes, wrong: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "wrong"),
     [
-        ("a", "é".encode("latin-1"), r"not in UTF-8, as b'\\xe9' .*iconv"),
+        ("a", "é".encode("latin-1"), r"not in UTF-8, as b'\\xe9' in line 1 .*iconv"),
+        ("a", b"{}\n" * 3 + b"caf\xe9", "in line 4 shows"),
+        ("a.gz", gzip.compress(b"{}\n" * 4 + b"caf\xe9"), "in line 5 shows"),
         ("a", "é".encode("utf-16"), "not in UTF-8"),
         ("a", None, "No such file"),
         (".", None, "Is a directory"),
@@ -152,6 +155,15 @@ def test_a_path_is_absolute_without_links_and_may_begin_at_home(
     (tmp_path / "link").symlink_to(tmp_path / "folder")
     for path in ("~/folder", "folder", Path("link"), tmp_path / "a" / ".." / "folder"):
         assert absolute(path) == tmp_path / "folder"
+
+
+def test_files_are_read_and_written_under_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    check_file(Path("~/figures.json"))
+    write_figures(Path("~/figures.json"), {"a": 1})
+    assert '"a": 1' in read_text(Path("~/figures.json"))
 
 
 @pytest.mark.parametrize("path", ["nu\0ll", "~nobody-of-this-name/a", 7])

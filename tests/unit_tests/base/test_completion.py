@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,8 +76,14 @@ def test_only_the_failing_place_of_a_batch_is_an_exception(
     asked = ["one", "refused", 7, "it fails", "five"]
     found = batch(asked, return_exceptions=True)
     kinds = [type(each) for each in found[1:4]]
-    assert kinds == [InvalidValueError, ValueError, ConnectionError]
+    assert kinds == [InvalidValueError, InvalidValueError, ConnectionError]
     assert [getattr(found[at], "text", found[at]) for at in (0, 4)] == ["one", "five"]
     assert batch([], return_exceptions=True) == []
     with pytest.raises(InvalidValueError, match="refused"):
         batch(asked[:2])
+
+
+@pytest.mark.parametrize("given", [None, b"bytes", 7, {"a": 1}, [b"bytes"]])
+def test_what_is_no_input_is_quoted(face: Any, given: Any) -> None:
+    with pytest.raises(InvalidValueError, match=re.escape(repr(given))):
+        face.invoke(given)

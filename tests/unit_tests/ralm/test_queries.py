@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 from langchain_core.documents import Document
 
@@ -127,3 +128,29 @@ def test_a_found_document_without_metadata_of_its_kind_is_named(metadata: Any) -
     for loop in (sequential, partial(speculative, scheduler=always(3))):
         with pytest.raises(InvalidValueError, match="in the document 'id7'"):
             list(loop(make_request(store)))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [[1.0, 2.0], Query("a", [1.0, 2.0]), Query("a", np.zeros((1, 2), np.float32))],
+)
+def test_what_is_no_query_is_an_error_of_the_store(made: Any) -> None:
+    store = FakeStore(n_documents=3)
+    store.encode = lambda texts: [made for _ in texts]  # type: ignore[method-assign]
+    with pytest.raises(StoreError, match=r"FakeStore failed to encode.*one dimension"):
+        Session(store).retrieve("a")
+
+
+@pytest.mark.parametrize(
+    "hit",
+    [
+        Hit(7, Document("x"), 1.0),  # type: ignore[arg-type]
+        Hit("7", "x", 1.0),  # type: ignore[arg-type]
+        Hit("7", Document("x"), None),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_hit_is_an_error_of_the_store(hit: Hit) -> None:
+    store = FakeStore(n_documents=3)
+    store.search = lambda queries, *_, **__: [[hit] for _ in queries]  # type: ignore[method-assign]
+    with pytest.raises(StoreError, match=r"FakeStore failed to search.*as score"):
+        Session(store).retrieve("a")

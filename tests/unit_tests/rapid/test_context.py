@@ -58,6 +58,27 @@ def test_what_does_not_fit_is_dropped_with_a_warning_or_refused() -> None:
         read(cache, text, n_other=2000)
 
 
+def test_a_context_is_cut_between_two_characters() -> None:
+    with pytest.warns(RuntimeWarning, match=r"last 1722 of .* 3000 .* room for 1280"):
+        cut = read(ContextCache(), "文字書類字" * 200, n_other=547)
+    assert bytes(cut.tokens).decode() == ("文字書類字" * 200)[:426]
+
+
+def test_a_long_text_is_made_tokens_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def tokenize(text: str) -> list[int]:
+        asked.append(text)
+        return [*text.encode()]
+
+    monkeypatch.setattr(WEIGHTS, "tokenize", tokenize)
+    cache, text = ContextCache(), "word " * 500
+    for n_other in (100, 600, 100):
+        with pytest.warns(RuntimeWarning, match="dropped"):
+            read(cache, text, n_other=n_other)
+    assert asked == [text]
+
+
 def test_there_is_an_index_where_there_are_embeddings() -> None:
     cache, text = ContextCache(), "One sentence. " * 30
     index = read(cache, text).index

@@ -10,6 +10,7 @@ import pytest
 from langchain_classic.embeddings import CacheBackedEmbeddings
 from langchain_core.stores import InMemoryStore
 
+from langchain_ralmspec.errors import StoreError
 from langchain_ralmspec.rapid.documents import ContextIndex
 from tests.unit_tests.rapid.test_documents import Words, split
 
@@ -65,6 +66,32 @@ def test_an_encoder_that_does_not_tell_is_tried() -> None:
     (part,) = ContextIndex(split(f"green|{text}"), Silent()).retrieve("red", 99, 0.1)
     assert "red" in part.text
     assert len(part.text) <= Silent.most
+
+
+class Strict(Words):
+    """Refuses what is longer than it reads, as servers of encoders do."""
+
+    most = 200
+
+    def _vector(self, text: str) -> list[float]:
+        if len(text) > self.most:
+            msg = f"inputs must have less than {self.most} letters, given: {len(text)}"
+            raise ValueError(msg)
+        return super()._vector(text)
+
+
+def test_chunks_are_cut_to_what_an_encoder_does_not_refuse() -> None:
+    text = "blue " * 60 + "red " + "blue " * 60
+    (part,) = ContextIndex(split(f"green|{text}"), Strict()).retrieve("red", 99, 0.1)
+    assert "red" in part.text
+    assert len(part.text) <= Strict.most
+
+
+def test_an_encoder_that_is_down_is_not_asked_for_ever_shorter_texts() -> None:
+    encoder = Strict()
+    encoder.most = 0
+    with pytest.raises(StoreError, match="must have less than 0 letters"):
+        ContextIndex(split(f"green|{FACT}"), encoder)
 
 
 def test_one_whose_tokenizer_is_no_transformers_is_tried() -> None:

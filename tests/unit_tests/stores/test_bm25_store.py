@@ -170,7 +170,12 @@ REFUSED: list[tuple[list[Any], dict[str, Any], str]] = [
     ([Document(id="a", page_content="x")] * 2, {}, "unique, got 'a'"),
     (documents_of(["aa"]), {"k1": -1}, "k1 .* got -1"),
     (documents_of(["aa"]), {"k1": math.nan}, "k1 .* got nan"),
-    (documents_of(["aa"]), {"b": 1.5}, "b must be from 0 to 1, got 1.5"),
+    (documents_of(["aa"]), {"b": 1.5}, "b must be a number from 0 to 1, got 1.5"),
+    (documents_of(["aa"]), {"b": "0.4"}, "b must be a number .* got '0.4'"),
+    (documents_of(["aa"]), {"k1": None}, "k1 must be a number .* got None"),
+    (documents_of(["aa"]), {"stopwords": 7}, "stopwords .* got 7"),
+    (documents_of(["aa"]), {"stopwords": ["the", 7]}, "stopwords .* got 7"),
+    (documents_of(["aa"]), {"stemmer": 7}, "stemmer=7 cannot"),
     (documents_of(["aa"]), {"stopwords": "klingon"}, "'klingon'"),
     (documents_of(["aa"]), {"stemmer": "klingon"}, "'klingon'"),
     (documents_of(["aa"]), {"tokenizer": "mecab"}, "tokenizer .* got 'mecab'"),
@@ -287,7 +292,7 @@ def test_a_foreign_folder_is_refused(tmp_path: Path, manifest: str) -> None:
 def test_another_format_is_refused(saved: Path) -> None:
     manifest = saved / "bm25_store.json"
     text = manifest.read_text(encoding="utf-8")
-    manifest.write_text(text.replace("BM25Store 7", "BM25Store 5"), encoding="utf-8")
+    manifest.write_text(text.replace("BM25Store 8", "BM25Store 5"), encoding="utf-8")
     with pytest.raises(StoreError, match=r"BM25Store 5', not .*; build it with"):
         BM25Store.load(saved)
 

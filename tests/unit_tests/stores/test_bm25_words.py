@@ -153,6 +153,18 @@ def test_stop_words_of_a_language_are_spelt_as_words_are() -> None:
     assert found_ids(store, "kitap", 1) == ["0"]
 
 
+@pytest.mark.parametrize("query", ["ışık", "IŞIK", "ışığın", "IŞIKLAR"])
+def test_turkish_endings_are_known_by_turkish_letters(query: str) -> None:
+    store = over("ışıklar yandı", "iş arıyor", stopwords=None, stemmer="turkish")
+    assert found_ids(store, query, 2) == ["0"]
+
+
+@pytest.mark.parametrize("query", ["مدرسة", "مدرسه", "المدرسة"])
+def test_arabic_words_are_found_in_either_spelling_of_their_end(query: str) -> None:
+    store = over("المدرسة كبيرة", "قلم", stopwords=None, stemmer="arabic")
+    assert found_ids(store, query, 2) == ["0"]
+
+
 # A tokenizer of one's own
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 from langchain_community.vectorstores import SKLearnVectorStore
@@ -227,6 +227,52 @@ def test_a_filter_is_not_swallowed_behind_a_retriever(
         found_by(found, "v0")
     with pytest.raises(StoreError, match=r"failed to search: StopIteration"):
         found_by(RunnableLambda(lambda _: next(iter(()))), "v0")
+
+
+class Slotted:
+    __slots__ = ("inner",)
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __call__(self, query: str) -> Any:
+        return self.inner.invoke(query)
+
+
+class Pair(NamedTuple):
+    inner: Any
+
+
+def _of(pair: Pair, query: str) -> Any:
+    return pair.inner.invoke(query)
+
+
+def of_class(inner: Any) -> Any:
+    class Own(BaseRetriever):
+        asked: ClassVar[Any] = inner
+
+        def _get_relevant_documents(self, query: str, **_: Any) -> list[Document]:
+            found: list[Document] = self.asked.invoke(query)
+            return found
+
+    return Own()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda r: RunnableLambda(Slotted(r)),
+        lambda r: RunnableLambda(partial(_of, Pair(r))),
+        of_class,
+    ],
+)
+def test_a_filter_is_not_swallowed_in_whatever_holds_a_retriever(
+    wrap: Callable[[Any], Any],
+) -> None:
+    found = wrap(sklearn().as_retriever(search_kwargs={"filter": {"group": 1}}))
+    for ask in (open_store, lambda each: found_by(each, "v0")):
+        with pytest.raises(InvalidValueError, match=r"SKLearnVectorStore.*keep back"):
+            ask(found)
 
 
 def test_what_a_store_holds_is_not_looked_through_for_retrievers(

@@ -4,6 +4,7 @@ import pickle
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 import pytest
 from langchain_core.vectorstores import InMemoryVectorStore
@@ -104,6 +105,10 @@ def test_a_thread_that_cannot_be_started_is_none(
             with pytest.raises(RuntimeError, match="new thread"):
                 threads.start(lambda: 1)
     assert threads.start(lambda: 2).result(20) == 2
+    # Each of two calls that are made at once has a thread, and none waits for another.
+    barrier = threading.Barrier(2)
+    calls = [threads.start(partial(barrier.wait, 20)) for _ in "ab"]
+    assert sorted(call.result(20) for call in calls) == [0, 1]
     assert threads.close()
 
 

@@ -7,13 +7,17 @@ import pickle
 from typing import Any
 
 import pytest
+from langchain_classic.retrievers import EnsembleRetriever
 from langchain_community.vectorstores import SKLearnVectorStore
 from langchain_core.documents import Document
+from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_ralmspec import RaLMSpecRetriever
 from langchain_ralmspec.errors import StoreError
 from langchain_ralmspec.retrievers import adopt
+from langchain_ralmspec.stores import open_store
+from langchain_ralmspec.stores.retriever_store import found_by
 from langchain_ralmspec.stores.sharing import lock_of
 from tests.unit_tests.stores.toys import BatchTableEmbeddings, documents, table
 
@@ -52,6 +56,32 @@ def test_a_store_that_embeds_by_itself_is_asked_nothing_that_it_cannot_compare(
         with pytest.raises(StoreError, match=r"Blind.*of length .* for 'v2'"):
             asked.invoke("v2")
     assert vectorstore.embeddings is encoder
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda r: r.with_config(tags=["x"]),
+        lambda r: r | RunnableLambda(lambda found: found[:1]),
+        lambda r: r.with_fallbacks([]),
+        lambda r: EnsembleRetriever(retrievers=[r, r]),
+        lambda r: RunnableParallel(found=r) | RunnableLambda(lambda d: d["found"]),
+    ],
+)
+def test_a_store_is_asked_nothing_that_it_cannot_compare_behind_any_retriever(
+    wrap: Any,
+) -> None:
+    vectorstore = InMemoryVectorStore(Blind(table(N_ROWS)))
+    vectorstore.add_documents(documents(4))
+    vectorstore.embeddings.vector = (math.nan,)
+    retriever = wrap(vectorstore.as_retriever())
+    store = open_store(retriever)
+    for ask in (
+        lambda: store.search(store.encode(["v2"]), 1),
+        lambda: found_by(retriever, "v2"),
+    ):
+        with pytest.raises(StoreError, match=r"Blind.*of length nan for 'v2'"):
+            ask()
 
 
 def test_a_search_by_itself_holds_changes_up() -> None:
