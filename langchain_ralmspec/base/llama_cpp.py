@@ -36,7 +36,7 @@ NO_COUNTERPART = {
     "lora_path": "merge the adapter into the GGUF (llama-export-lora) and load that",
     "model_kwargs": "give what is in it as arguments, such as min_p=…",
     "n_parts": "a model file tells its parts itself; leave it out",
-    "streaming": "stream() tells all pieces; invoke() of other models by streaming=…",
+    "streaming": "stream() gives all pieces, to callbacks too; leave it out",
     "suffix": "there is no counterpart: an answer ends without a text behind it",
     "vocab_only": "the whole model is loaded; a tokenizer alone can be had elsewhere",
 }
