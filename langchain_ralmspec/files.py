@@ -9,7 +9,7 @@ import secrets
 import shutil
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -128,7 +128,8 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 @contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
     """A file of text; whatever keeps it from being read is an InvalidValueError."""
-    target = absolute(path)
+    absolute(path)  # or it is no path
+    target = path.expanduser()  # of which links are not followed: it may be a pipe
     opened: Any = gzip.open if path.suffix.lower() == ".gz" else open
     try:
         # Some editors put a byte order mark in front, which is no text.
@@ -136,12 +137,9 @@ def _opened(path: Path) -> Iterator[TextIO]:
             yield file
     except UnicodeDecodeError as error:
         bad = error.object[error.start : error.start + 1]
-        with opened(target, "rb") as file:
-            bad_lines = (n for n, line in enumerate(file, 1) if not _is_utf8(line))
-            number = next(bad_lines, "?")
         msg = (
-            f"{str(path)!r} cannot be read: it is not in UTF-8, as {bad!r} in line "
-            f"{number} shows; convert it (iconv -t UTF-8)"
+            f"{str(path)!r} cannot be read: it is not in UTF-8, as {bad!r} in "
+            f"{_bad_line(opened, target)} shows; convert it (iconv -t UTF-8)"
         )
         raise InvalidValueError(msg) from error
     except (OSError, EOFError, zlib.error) as error:
@@ -149,12 +147,15 @@ def _opened(path: Path) -> Iterator[TextIO]:
         raise InvalidValueError(msg) from error
 
 
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _bad_line(opened: Any, path: Path) -> str:
+    """Which line of a file is not in UTF-8, as far as it can be read again."""
+    with suppress(OSError, EOFError, zlib.error), opened(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return f"line {number}"
+    return "it"
 
 
 def _json_object(line: str, where: str) -> dict[str, Any]:

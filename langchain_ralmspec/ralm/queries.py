@@ -3,48 +3,16 @@
 from __future__ import annotations
 
 import threading
-from numbers import Real
 from typing import TYPE_CHECKING
 
-from langchain_core.documents import Document
-
-from langchain_ralmspec.stores.base import Query
-from langchain_ralmspec.stores.failures import reported_as_store_error
+from langchain_ralmspec.stores.asking import queries_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from langchain_ralmspec.stores.base import Hit, Store
+    from langchain_ralmspec.stores.base import Query, Store
 
 _CAPACITY = 2048  # queries that are remembered; an answer asks fewer
-
-
-def require_one_each(made: Sequence[object], given: Sequence[object]) -> None:
-    """Raise what becomes a ``StoreError`` where a store gives too much, or too little.
-
-    Stores of one's own may.
-    """
-    if len(made) != len(given) or any(each is None for each in made):
-        msg = f"{len(given)} were asked for, it gave {made!r:.80}"
-        raise ValueError(msg)
-
-
-def require_queries(made: Sequence[Query]) -> None:
-    """Raise what becomes a ``StoreError`` where a store makes no queries of texts."""
-    for each in made:
-        vector = each.vector if isinstance(each, Query) else ()
-        if vector is not None and getattr(vector, "ndim", 0) != 1:
-            msg = f"a Query has a vector, an array of one dimension, or None; {each!r}"
-            raise TypeError(f"{msg:.200} is none")
-
-
-def require_hits(found: Sequence[Hit]) -> None:
-    """Raise what becomes a ``StoreError`` where a store finds something else."""
-    for hit in found:
-        kinds = (hit.id, str), (hit.document, Document), (hit.score, Real)
-        if not all(isinstance(*each) for each in kinds):
-            msg = f"a Hit has a string, a Document and a number as score; {hit!r}"
-            raise TypeError(f"{msg:.200} has not")
 
 
 class Queries:
@@ -82,10 +50,7 @@ class Queries:
         return [query for text in texts if (query := known[text]) is not None]
 
     def _made(self, texts: Sequence[str]) -> list[Query]:
-        with reported_as_store_error(type(self._store).__name__, "encode"):
-            made = self._store.encode(texts)
-            require_one_each(made, texts)
-            require_queries(made)
+        made = queries_of(self._store, texts)
         self._remember(zip(texts, made, strict=True))
         return made
 

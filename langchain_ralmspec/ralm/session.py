@@ -12,13 +12,10 @@ from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.errors import EmptyStoreError, StoreError, StoreTimeoutError
 from langchain_ralmspec.ralm.memory import Guess, LookUp, Memory
-from langchain_ralmspec.ralm.queries import (
-    Queries,
-    require_hits,
-    require_one_each,
-)
+from langchain_ralmspec.ralm.queries import Queries
 from langchain_ralmspec.speculation import NEEDS_VECTOR, REPLICA
 from langchain_ralmspec.speculation.costs import Spent, spending
+from langchain_ralmspec.stores.asking import hits_of
 from langchain_ralmspec.stores.base import Query, Ranked, as_array_store
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.ties import is_near_tie
@@ -340,16 +337,13 @@ class Session(Live):
     def _search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool
     ) -> list[Ranked]:
+        if self._arrays is None:
+            found = hits_of(self._store, queries, k, with_vectors=with_vectors)
+            return [Ranked.of(each) for each in found]
         with reported_as_store_error(type(self._store).__name__, "search"):
-            if self._arrays is not None:
-                return self._arrays.find(
-                    queries, k, depth=self.depth, with_vectors=with_vectors
-                )
-            hits = self._store.search(queries, k, with_vectors=with_vectors)
-            require_one_each(hits, queries)
-            for each in hits:
-                require_hits(each)
-            return [Ranked.of(each) for each in hits]
+            return self._arrays.find(
+                queries, k, depth=self.depth, with_vectors=with_vectors
+            )
 
     def _embedded(self, text: str) -> tuple[Query, Spent]:
         with spending() as embedding:  # of the thread that it is called by

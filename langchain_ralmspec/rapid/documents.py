@@ -168,13 +168,23 @@ class ContextIndex:
             chunks = _readable(chunks, embeddings)
         # In blank ones is nothing to read, and some encoders refuse an empty text.
         self._chunks = [chunk for chunk in chunks if not is_blank(chunk.text)]
-        texts = [chunk.text for chunk in self._chunks]
-        if not texts:
+        if not self._chunks:
             msg = f"none of the {len(chunks)} chunks has any text; give a longer one"
             raise InvalidValueError(msg)
-        made = embed_documents(embeddings, texts, "chunks")
+        self._units = self._embedded()
+
+    def _embedded(self) -> NDArray[np.float32]:
+        """The chunks' vectors, of length 1; chunks that are refused are cut before."""
+        texts = [chunk.text for chunk in self._chunks]
+        try:
+            made = embed_documents(self._embeddings, texts, "chunks")
+        except StoreError as failure:
+            halves = _halves(self._chunks, self._embeddings, failure)
+            self._chunks = [half for half in halves if not is_blank(half.text)]
+            return self._embedded()
+        name = type(self._embeddings).__name__
         vectors = as_vectors(made, texts, name, "chunks")
-        self._units = _normalized(vectors, texts, name)
+        return _normalized(vectors, texts, name)
 
     def retrieve(
         self,
@@ -268,22 +278,39 @@ def _read_to_the_end(
     It refuses a text that is too long, or gives one vector for it and its beginning.
     """
     longest = max(chunks, key=lambda each: len(each.tokens))
-    size = len(longest.tokens) // 2
-    texts = [longest.text, longest.first(len(longest.tokens) - size // 2).text]
-    if len(longest.tokens) < _LEAST_TRIED or any(map(is_blank, texts)):
+    n_tokens = len(longest.tokens)
+    texts = [longest.text, longest.first(n_tokens - n_tokens // 4).text]
+    if n_tokens < _LEAST_TRIED or any(map(is_blank, texts)):
         return chunks
     try:
         made = embed_documents(embeddings, texts, "chunks")
-    except StoreError:
-        # It is not for the length that it fails, if it fails on a short text as well.
-        embed_documents(embeddings, [longest.first(_LEAST_TRIED).text], "chunks")
-    else:
-        name = type(embeddings).__name__
-        whole, beginning = as_vectors(made, texts, name, "chunks")
-        if not np.allclose(whole, beginning, rtol=0, atol=1e-6 * np.abs(whole).max()):
-            return chunks
-    parts = [part for each in chunks for part in each.parts(size)]
-    return _read_to_the_end(parts, embeddings)
+    except StoreError as failure:
+        halves = _halves(chunks, embeddings, failure)
+        return _read_to_the_end(halves, embeddings)
+    name = type(embeddings).__name__
+    whole, beginning = as_vectors(made, texts, name, "chunks")
+    if not np.allclose(whole, beginning, rtol=0, atol=1e-6 * np.abs(whole).max()):
+        return chunks
+    return _read_to_the_end(_cut(chunks, n_tokens // 2), embeddings)
+
+
+def _halves(
+    chunks: Sequence[Chunk], embeddings: Embeddings, failure: StoreError
+) -> list[Chunk]:
+    """The chunks, cut to half of the longest, where they fail for their length.
+
+    Raises:
+        StoreError: they do not: a short text fails as well.
+    """
+    longest = max(chunks, key=lambda each: len(each.tokens))
+    if len(longest.tokens) <= _LEAST_TRIED:
+        raise failure
+    embed_documents(embeddings, [longest.first(_LEAST_TRIED).text], "chunks")
+    return _cut(chunks, len(longest.tokens) // 2)
+
+
+def _cut(chunks: Sequence[Chunk], size: int) -> list[Chunk]:
+    return [part for each in chunks for part in each.parts(size)]
 
 
 def _normalized(

@@ -11,8 +11,8 @@ from langchain_core.callbacks import CallbackManager, CallbackManagerForRetrieve
 
 from langchain_ralmspec.errors import StoreTimeoutError
 from langchain_ralmspec.retrievers.session import documents_of_hits
+from langchain_ralmspec.stores.asking import hits_of, queries_of
 from langchain_ralmspec.stores.configuring import configured_by, configured_in
-from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ def search(
     """
 
     def ask() -> list[list[Hit]]:
-        with reported_as_store_error(type(store).__name__, "search"):
-            return store.search(store.encode(queries), k)
+        return hits_of(store, queries_of(store, queries), k)
 
     try:
         with closing(Waiting(store, store_timeout)) as waiting:

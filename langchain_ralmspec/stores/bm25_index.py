@@ -18,6 +18,7 @@ from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.words import (
     lone_capitals_kept,
     spelt_alike,
+    with_turkish_i,
     words_of,
 )
 
@@ -95,7 +96,9 @@ class Analyzer:
     def _words(self, text: str, *, singly: bool) -> list[str]:
         if self.tokenizer is None:
             if self.stemmer == "turkish":
-                text = text.replace("I", "ı")
+                text = with_turkish_i(text)
+            elif self.stemmer != "arabic":
+                text = spelt_alike(text)
             return words_of(lone_capitals_kept(text, self._letters), singly=singly)
         with reported_as_store_error("the tokenizer", f"cut up {text[:40]!r}"):
             made = self.tokenizer(text)

@@ -207,7 +207,6 @@ class CallThreads:
                 thread.start()
             except RuntimeError:  # there are too many: another of ours makes the call
                 if not self._threads:
-                    made.cancel()
                     raise
             else:
                 self._threads.append(thread)

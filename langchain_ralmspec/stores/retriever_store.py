@@ -106,8 +106,8 @@ class RetrieverStore:
         retriever = self._retriever
         if values := configuration_of(retriever):
             retriever = configured(retriever, values)
-        retriever = watched_within(retriever)
         with reported_as_store_error(self._name, "search"):
+            retriever = watched_within(retriever)
             try:
                 with _searching(retriever):
                     found: Any = retriever.invoke(text)
@@ -164,11 +164,11 @@ def found_by(
         retriever = configured(retriever, values)
     refuse_swallowed_words(retriever)
     name, filter_ = retriever.get_name(), filter_of(retriever)
-    retriever = watched_within(retriever)
 
     def find() -> Any:
+        watched = watched_within(retriever)
         with _searching(retriever):
-            found = retriever.invoke(query, config)
+            found = watched.invoke(query, config)
         if filter_ is not None and isinstance(found, list):
             require_passing(filter_, found, name)
         return found

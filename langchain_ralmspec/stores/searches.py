@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections import UserDict, UserList, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import Parameter, getclosurevars, iscoroutinefunction, signature
-from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
+from sys import stdlib_module_names
+from types import (
+    FunctionType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 from langchain_core.retrievers import BaseRetriever
@@ -50,6 +58,21 @@ PACKAGES = frozenset(
     }
 )
 """LangChain's, by their whole names: "langchain_app" is somebody's own."""
+# Whose classes hold no retriever of somebody's.
+_LIBRARIES = {*PACKAGES, *stdlib_module_names, "langchain_ralmspec", "pydantic"} - {
+    "__main__"
+}
+_CONTAINERS = (
+    dict,
+    list,
+    tuple,
+    set,
+    frozenset,
+    deque,
+    UserDict,
+    UserList,
+    MappingProxyType,
+)
 _OVER_A_STORE = ("vectorstore", "search_kwargs")  # fields of what searches one
 _OF_RETRIEVERS = {"k", "score_threshold", "fetch_k", "lambda_mult"}
 
@@ -210,7 +233,7 @@ def _within(value: Any) -> Iterator[Runnable[Any, Any]]:
 
 def _leads_on(value: Any) -> bool:
     """Whether a value can lead to a runnable: neither vectors nor texts do."""
-    if _is(value, dict, list, tuple, set, frozenset):
+    if _is(value, *_CONTAINERS):
         return True
     return _is(value, Runnable) or (callable(value) and not _is(value, type))
 
@@ -222,11 +245,8 @@ def _is(value: Any, *kinds: type[Any]) -> bool:
 
 def _held_by(value: Any) -> Iterable[Any]:
     """What is one step from a runnable, a function or a container."""
-    if _is(value, dict):
-        return dict.values(value)
-    for kind in (list, tuple, set, frozenset):
-        if _is(value, kind):
-            return [*kind.__iter__(value)]  # not a subclass's own, which may do more
+    if _is(value, *_CONTAINERS):
+        return [*value.values()] if _is(value, Mapping) else [*value]
     if _is(value, partial):
         return value.func, *value.args, *value.keywords.values()
     if _is(value, MethodType):
@@ -234,7 +254,8 @@ def _held_by(value: Any) -> Iterable[Any]:
     if _is(value, FunctionType):
         named = _named_in(value)
         return *named, *(part for each in named for part in _parts_of(each))
-    return _attributes_of(value)
+    held = _attributes_of(value)
+    return *held, *(part for each in held for part in _parts_of(each))
 
 
 def _named_in(function: FunctionType) -> Sequence[Any]:
@@ -250,34 +271,38 @@ def _named_in(function: FunctionType) -> Sequence[Any]:
 
 
 def _is_own(named: Any, function: FunctionType) -> bool:
-    if _is(named, ModuleType, type):
+    if _is(named, ModuleType):
         return False
-    if not _is(named, FunctionType):
-        return True
-    roots = {(each.__module__ or "").partition(".")[0] for each in (named, function)}
-    return len(roots) == 1
+    return not _is(named, FunctionType, type) or _root(named) == _root(function)
+
+
+def _root(defined: Any) -> str:
+    """The package that something is defined in."""
+    return (defined.__module__ or "").partition(".")[0]
 
 
 def _parts_of(value: Any) -> Iterable[Any]:
     """Of an object that is no runnable, what it holds itself, and no container's."""
-    if _is(value, Runnable, FunctionType, ModuleType, type):
+    if _is(value, Runnable, FunctionType, ModuleType):
         return ()
-    return [each for each in _attributes_of(value) if not _is(each, Collection)]
+    held = _shared_by(value) if _is(value, type) else _attributes_of(value)
+    return [each for each in held if not _is(each, Collection)]
 
 
 def _attributes_of(value: Any) -> Sequence[Any]:
-    """What an object holds, in its slots too, and what its classes hold."""
+    """What an object holds, in slots too, and what its classes do."""
     own = getattr(value, "__dict__", {})
     is_model = _is(value, BaseModel)
     private = (getattr(value, "__pydantic_private__", None) or {}) if is_model else {}
-    found = [*own.values(), *private.values()]
-    for kind in type(value).__mro__:
-        for name, each in vars(kind).items():
-            if _is(each, MemberDescriptorType):
-                found.append(getattr(value, name, None))
-            elif _is(each, Runnable, VectorStore):
-                found.append(each)
-    return found
+    shared = _shared_by(type(value))
+    slots = [each.__get__(value) for each in shared if _is(each, MemberDescriptorType)]
+    return [*own.values(), *private.values(), *slots, *shared]
+
+
+def _shared_by(kind: type[Any]) -> Sequence[Any]:
+    """What a class defines, its methods included, and those that it is made of."""
+    kinds = [each for each in kind.__mro__ if _root(each) not in _LIBRARIES]
+    return [value for each in kinds for value in vars(each).values()]
 
 
 def _parts(retriever: Runnable[Any, Any]) -> Sequence[Runnable[Any, Any]]:

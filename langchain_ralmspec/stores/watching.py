@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABCMeta
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
@@ -18,6 +18,8 @@ from langchain_ralmspec.stores.sharing import SAME_AS, SharedLock, lock_of, orig
 
 # Where LangChain's FAISS has its encoder, that may still be a function of one text.
 _FUNCTION = "embedding_function"
+# How far retrievers hold one another, and how many: more is data.
+_DEEPEST, _MOST_HELD = 20, 100
 
 
 class WatchedEmbeddings(Embeddings):
@@ -50,6 +52,12 @@ class WatchedEmbeddings(Embeddings):
         return vector
 
 
+@cache
+def _named_as(name: str) -> type[WatchedEmbeddings]:
+    """The class under another name, which traces show."""
+    return type(name, (WatchedEmbeddings,), {})
+
+
 def _embedded(function: Callable[[str], Any], lock: SharedLock, text: str) -> Any:
     """What a function makes of a text, which may be empty, or a document's."""
     name = getattr(function, "__name__", "a function")
@@ -68,7 +76,7 @@ class _Encoder:
     def __get__(self, store: Any, _: type[Any] | None = None) -> Any:
         held = vars(store)[self._name]
         if isinstance(held, Embeddings):
-            return WatchedEmbeddings(held, lock_of(store))
+            return _named_as(type(held).__name__)(held, lock_of(store))
         is_function = self._name == _FUNCTION
         return partial(_embedded, held, lock_of(store)) if is_function else held
 
@@ -99,7 +107,7 @@ def watched(store: VectorStore) -> VectorStore:
     return other
 
 
-def watched_within(value: Any) -> Any:
+def watched_within(value: Any, depth: int = _DEEPEST) -> Any:
     """The same retriever, whose stores raise as those that are :func:`watched` do.
 
     What LangChain's own retrievers, pipes and bindings hold is looked at. Others are
@@ -107,22 +115,24 @@ def watched_within(value: Any) -> Any:
     """
     if isinstance(value, VectorStore):
         return watched(value)
-    if type(value) in {list, tuple}:
-        parts = [*map(watched_within, value)]
-        is_same = all(new is old for new, old in zip(parts, value, strict=True))
-        return value if is_same else type(value)(parts)
     package = type(value).__module__.partition(".")[0]
-    is_langchains = isinstance(value, RunnableSerializable) and package in PACKAGES
-    if type(value) is not dict and not is_langchains:
+    if type(value) in {list, tuple}:
+        held = dict(enumerate(value))
+    elif type(value) is dict:
+        held = {**value}
+    elif isinstance(value, RunnableSerializable) and package in PACKAGES:
+        held = {**vars(value)}
+    else:
         return value
-    held = value if type(value) is dict else vars(value)
-    pairs = [(name, old, watched_within(old)) for name, old in held.items()]
-    changed = {name: new for name, old, new in pairs if new is not old}
+    if not depth or len(held) > _MOST_HELD:
+        return value
+    inner = {name: watched_within(old, depth - 1) for name, old in held.items()}
+    changed = {name: new for name, new in inner.items() if new is not held[name]}
     if not changed:
         return value
-    if type(value) is dict:
-        return {**value, **changed}
-    return value.model_copy(update=changed)
+    if type(value) in {list, tuple}:
+        return type(value)(inner.values())
+    return inner if type(value) is dict else value.model_copy(update=changed)
 
 
 def _is_special(kind: type[Any]) -> bool:

@@ -93,13 +93,19 @@ def words_of(text: str, *, singly: bool = False) -> list[str]:
     return [part for word in words for part in _cut(word, singly=singly)]
 
 
-def spelt_alike(stem: str) -> str:
-    """A word, or its stem, in one spelling.
+def spelt_alike(text: str) -> str:
+    """A text, or the stem of a word, in one spelling.
 
     Turkish has two letters i, of which others know one, and many write the one at the
-    end of Arabic words as another. Endings are told by them, so stems come first.
+    end of Arabic words as another. Stemmers of these languages tell endings by them,
+    and come first; others would take one for a vowel, and one for none.
     """
-    return stem.translate(_ALIKE_BUT_IN_STEMS)
+    return text.translate(_ALIKE_BUT_IN_STEMS)
+
+
+def with_turkish_i(text: str) -> str:
+    """A Turkish text whose capital I, without a dot, has become the small one."""
+    return unicodedata.normalize("NFC", text).replace("I", "ı")
 
 
 def lone_capitals_kept(text: str, letters: frozenset[str]) -> str:

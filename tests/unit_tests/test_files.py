@@ -1,4 +1,5 @@
 import gzip
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -180,3 +181,19 @@ def test_marks_of_byte_orders_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "some.jsonl").write_bytes(line + line)
     records = [record for _, record in read_json_lines(tmp_path / "some.jsonl")]
     assert records == [{"text": "a"}] * 2
+
+
+def test_a_pipe_is_read(tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    os.write(writes, b'{"a": 1}\n')
+    os.close(writes)
+    try:
+        assert [*read_json_lines(Path(f"/dev/fd/{reads}"))] == [(1, {"a": 1})]
+    finally:
+        os.close(reads)
+
+
+def test_what_is_no_text_may_end_early_as_well(tmp_path: Path) -> None:
+    data = gzip.compress(b"{}\ncaf\xe9 " + os.urandom(60_000))[:-9]
+    with pytest.raises(InvalidValueError, match="cannot be read: it is not in UTF-8"):
+        list(read_json_lines(written(tmp_path / "a.gz", data)))

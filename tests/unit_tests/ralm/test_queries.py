@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from langchain_core.documents import Document
 
+from langchain_ralmspec import RaLMSpecRetriever
 from langchain_ralmspec.errors import InvalidValueError, StoreError
 from langchain_ralmspec.ralm import Session, queries, sequential, speculative
 from langchain_ralmspec.ralm.queries import Queries
@@ -152,5 +153,7 @@ def test_what_is_no_query_is_an_error_of_the_store(made: Any) -> None:
 def test_what_is_no_hit_is_an_error_of_the_store(hit: Hit) -> None:
     store = FakeStore(n_documents=3)
     store.search = lambda queries, *_, **__: [[hit] for _ in queries]  # type: ignore[method-assign]
-    with pytest.raises(StoreError, match=r"FakeStore failed to search.*as score"):
-        Session(store).retrieve("a")
+    retriever = RaLMSpecRetriever(vectorstore=store)
+    for ask in (Session(store).retrieve, retriever.invoke):
+        with pytest.raises(StoreError, match=r"FakeStore failed to search.*no Hit"):
+            ask("a")

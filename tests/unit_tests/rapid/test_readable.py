@@ -87,6 +87,14 @@ def test_chunks_are_cut_to_what_an_encoder_does_not_refuse() -> None:
     assert len(part.text) <= Strict.most
 
 
+def test_whichever_chunk_it_is_that_an_encoder_refuses() -> None:
+    encoder, chunks = Strict(), split(f"{'b ' * 150}|{'bluered ' * 100}")
+    encoder.most = 600
+    parts = ContextIndex(chunks, encoder)._chunks
+    assert all(len(part.text) <= encoder.most for part in parts)
+    assert sum(len(part.tokens) for part in parts) == 250
+
+
 def test_an_encoder_that_is_down_is_not_asked_for_ever_shorter_texts() -> None:
     encoder = Strict()
     encoder.most = 0

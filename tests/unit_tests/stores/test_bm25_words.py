@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -153,9 +154,21 @@ def test_stop_words_of_a_language_are_spelt_as_words_are() -> None:
     assert found_ids(store, "kitap", 1) == ["0"]
 
 
-@pytest.mark.parametrize("query", ["ışık", "IŞIK", "ışığın", "IŞIKLAR"])
+@pytest.mark.parametrize("query", ["ışık", "IŞIK", "ışığın", "IŞIKLAR", "IŞIĞA"])
 def test_turkish_endings_are_known_by_turkish_letters(query: str) -> None:
     store = over("ışıklar yandı", "iş arıyor", stopwords=None, stemmer="turkish")
+    assert found_ids(store, query, 2) == ["0"]
+
+
+def test_a_composed_capital_with_a_dot_is_one_letter_as_a_decomposed_one() -> None:
+    store = over("EVLERİ", "iş", stopwords=None, stemmer="turkish")
+    assert found_ids(store, unicodedata.normalize("NFD", "EVLERİ"), 2) == ["0"]
+
+
+@pytest.mark.parametrize("query", ["SINIFSAL", "sinifsal", "sınıfsal", "Sınıfsal"])
+@pytest.mark.parametrize("stemmer", ["porter", "english", None])
+def test_elsewhere_both_letters_i_are_one(query: str, stemmer: str | None) -> None:
+    store = over("sınıfsal ayrım", "iş", stemmer=stemmer)
     assert found_ids(store, query, 2) == ["0"]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import cache, partial
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
@@ -243,19 +245,50 @@ class Pair(NamedTuple):
     inner: Any
 
 
-def _of(pair: Pair, query: str) -> Any:
-    return pair.inner.invoke(query)
+def _of(holder: Any, query: str) -> Any:
+    return holder.inner.invoke(query)
+
+
+class Asking(BaseRetriever):
+    """Asks another one, however it comes by it."""
+
+    def inner(self) -> Any: ...
+
+    def _get_relevant_documents(self, query: str, **_: Any) -> list[Document]:
+        found: list[Document] = self.inner().invoke(query)
+        return found
 
 
 def of_class(inner: Any) -> Any:
-    class Own(BaseRetriever):
-        asked: ClassVar[Any] = inner
-
-        def _get_relevant_documents(self, query: str, **_: Any) -> list[Document]:
-            found: list[Document] = self.asked.invoke(query)
-            return found
+    class Own(Asking):
+        asked: ClassVar[Any] = {"one": [inner]}
 
     return Own()
+
+
+def by_closure(inner: Any) -> Any:
+    class Own(Asking):
+        def inner(self) -> Any:
+            return inner
+
+    return Own()
+
+
+def by_field(inner: Any) -> Any:
+    class Own(Asking):
+        holder: Any
+
+    return Own(holder=Pair(Slotted(inner)))
+
+
+def by_a_class(inner: Any) -> Any:
+    class Holder:
+        asked = inner
+
+    def ask(query: str) -> Any:
+        return Holder.asked.invoke(query)
+
+    return RunnableLambda(ask)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +296,12 @@ def of_class(inner: Any) -> Any:
     [
         lambda r: RunnableLambda(Slotted(r)),
         lambda r: RunnableLambda(partial(_of, Pair(r))),
+        lambda r: RunnableLambda(partial(_of, deque([r]))),
+        lambda r: RunnableLambda(partial(_of, MappingProxyType({"one": r}))),
         of_class,
+        by_closure,
+        by_field,
+        by_a_class,
     ],
 )
 def test_a_filter_is_not_swallowed_in_whatever_holds_a_retriever(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import threading
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from langchain_ralmspec.retrievers import adopt
 from langchain_ralmspec.stores import open_store
 from langchain_ralmspec.stores.retriever_store import found_by
 from langchain_ralmspec.stores.sharing import lock_of
+from langchain_ralmspec.stores.watching import watched_within
 from tests.unit_tests.stores.toys import BatchTableEmbeddings, documents, table
 
 N_ROWS = 12
@@ -82,6 +84,45 @@ def test_a_store_is_asked_nothing_that_it_cannot_compare_behind_any_retriever(
     ):
         with pytest.raises(StoreError, match=r"Blind.*of length nan for 'v2'"):
             ask()
+
+
+def test_a_store_that_computes_here_is_searched_by_the_thread_that_asks() -> None:
+    class HuggingFaceEmbeddings(Blind):
+        """Known to compute here."""
+
+    seen: list[threading.Thread] = []
+
+    class Embeddings(HuggingFaceEmbeddings):
+        pass
+
+    Embeddings.__name__ = "HuggingFaceEmbeddings"
+    vectorstore = InMemoryVectorStore(Embeddings(table(N_ROWS)))
+    vectorstore.add_documents(documents(4))
+    vectorstore.embeddings.embed_query = lambda _: (
+        seen.append(threading.current_thread()) or [1.0] * len(table(N_ROWS)[0])
+    )
+    found = found_by(vectorstore.as_retriever(), "v2", store_timeout=20)
+    assert len(found) == 4
+    assert seen == [threading.current_thread()]
+
+
+def test_what_a_retriever_holds_in_numbers_is_data() -> None:
+    store = InMemoryVectorStore(Blind(table(N_ROWS)))
+    found = RunnableLambda(lambda found: found)
+    few, many = ([store.as_retriever()] * n for n in (2, 200))
+    assert watched_within(few) is not few
+    assert watched_within(many) is many
+    circle: dict[str, Any] = {}
+    circle["itself"] = circle
+    assert watched_within(circle) is circle
+    assert watched_within(found) is found
+
+
+def test_traces_show_the_encoder_itself() -> None:
+    store = InMemoryVectorStore(Blind(table(N_ROWS)))
+    shown = watched_within(store.as_retriever())._get_ls_params()
+    assert shown == store.as_retriever()._get_ls_params()
+    assert shown["ls_embedding_provider"] == "Blind"
 
 
 def test_a_search_by_itself_holds_changes_up() -> None:
