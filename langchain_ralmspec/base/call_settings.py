@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from langchain_ralmspec.answer.sampling import PENALTY_WINDOW, Sampler
 from langchain_ralmspec.arguments import StrictArguments
@@ -35,6 +35,11 @@ class Sampling(StrictArguments):
     """Seed of the random numbers; None and -1 draw a fresh one for every call."""
     grammar: str | None = None
     """What an answer may be, in llama.cpp's GBNF; None leaves it free."""
+
+    @field_validator("grammar", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return getattr(value, "_grammar", value)  # of a llama_cpp.LlamaGrammar
 
     def sampler(self, constraint: Constraint | None) -> Sampler:
         """What chooses tokens by these settings."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _MAX_BITS = 4096  # of an integer
 # For web pages, and slow: they take time by the square of a text's length.
 _FOR_PAGES = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
+_PAGE = 2_000  # characters that these take
 _meter: ContextVar[Meter] = ContextVar("meter of this rendering")
 
 
@@ -138,7 +139,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         )
         self.filters["tojson"] = _to_json
         for name in _FOR_PAGES:
-            del self.filters[name]
+            self.filters[name] = _of_a_page(name, self.filters[name])
         del self.globals["lipsum"]
         self.globals["namespace"] = _Names
         self.globals["raise_exception"] = _refuse
@@ -235,6 +236,20 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return _meter.get().run(call, name, value, (*others, *kwargs.values()))
 
     return asking
+
+
+def _of_a_page(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that refuses long texts."""
+
+    @wraps(function)
+    def short(*args: Any, **kwargs: Any) -> Any:
+        size = _meter.get().size([*args[hasattr(function, "jinja_pass_arg") :]])
+        if size > _PAGE:
+            msg = f"{name!r} takes {_PAGE:,} characters at most, not {size:,}"
+            raise TemplateError(msg)
+        return function(*args, **kwargs)
+
+    return short
 
 
 def _refuse(message: str) -> None:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import groupby, takewhile
 from operator import itemgetter
 from typing import Any
 
 _N_DIGITS = 40  # of a rendering's secret: nobody guesses 130 bits
 
-_OF_A_ROLE = re.compile(
-    r"(\W+)(?:system|developer|user|human|assistant|model|bot|tool|observation)(\W+)"
-)
+_ROLES = "system|developer|user|human|assistant|model|bot|tool|observation"
+_ROLE = re.compile(_ROLES)
+_OF_A_ROLE = re.compile(rf"(\W+)(?:{_ROLES})(\W+)")
 """A marker of somebody's turn."""
+_INNER = re.compile(r"\W+(\w(?:.*\w)?)\W+")
+# By these a template may make one text of what stood apart, or another of its letters.
+_EDITING = re.compile(
+    r"\b(?:replace|join|format|lower|upper|title|capitalize|swapcase|reverse)\b"
+)
 
 
 class Markers:
@@ -42,8 +48,20 @@ class Markers:
         self.in_answers = _any_of({*controls, *others} - {*sought})
         texts = {*controls, *others, *sought} - {""}
         self.pattern = _any_of(texts)
+        # Signs that markers begin with; in answers, not where one is sought.
+        signs = {text[0] for text in texts if re.match(r"[^\w\s]", text)}
+        self.heads = _any_of(signs)
+        self.heads_in_answers = re.compile(
+            f"(?!{_any_of(sought).pattern}){self.heads.pattern}"
+        )
+        inner = (_INNER.fullmatch(text) for text in texts)
+        self._words = {found[1]: found[0] for found in inner if found}
         self.longest = max(map(len, texts), default=0)
         self._beginnings = {text[:end] for text in texts for end in range(1, len(text))}
+
+    def named(self, role: str) -> str | None:
+        """The marker that a template would make of a role, if that is nobody's turn."""
+        return None if _ROLE.fullmatch(role) else self._words.get(role)
 
     def begun_at(self, text: str) -> int:
         """Where a marker begins that the end of ``text`` breaks off; else its end."""
@@ -98,11 +116,17 @@ class Disguise:
     """Hides foreign markers from one rendering, so that they come out as plain text.
 
     In its place stands a number that nobody can know, which templates may move,
-    strip around and compare, as they may do with text.
+    strip around and compare, as they may do with text. Where one edits what is said,
+    it could make a marker of parts: then no sign is left that one begins with.
+
+    Args:
+        markers: those of the vocabulary.
+        source: the template's, as far as it is known.
     """
 
-    def __init__(self, markers: Markers) -> None:
+    def __init__(self, markers: Markers, source: str = "") -> None:
         self._markers = markers
+        self._is_edited = _EDITING.search(source) is not None
         lowest = 10 ** (_N_DIGITS - 1)
         self._secret = str(lowest + secrets.randbelow(9 * lowest))
         self._hidden: list[tuple[str, bool]] = []
@@ -120,6 +144,10 @@ class Disguise:
         markers = self._markers
         pattern = markers.in_answers if is_answer else markers.pattern
         hidden = self._without(pattern, text)
+        if self._is_edited:
+            heads = markers.heads_in_answers if is_answer else markers.heads
+            begun = partial(self.stand_in, is_begun=True)
+            return heads.sub(lambda found: begun(found[0]), hidden)
         begun_at = self._markers.begun_at(hidden)
         if begun_at == len(hidden):
             return hidden
@@ -145,10 +173,10 @@ class Disguise:
     def _without(self, pattern: re.Pattern[str], text: str) -> str:
         return pattern.sub(lambda found: self.stand_in(found[0]), text)
 
-    def _marks(self, before: tuple[str, bool], text: str, following: str) -> bool:
+    def _marks(self, before: Sequence[str], text: str, following: str) -> bool:
         """Whether some of ``text`` would be in a marker, put back into its place."""
         longest = self._markers.longest
-        head = before[0][-longest:] if before[1] else ""
+        head = "".join(before[-longest:])[-longest:]  # parts may be empty
         whole, end = head + text + following[:longest], len(head) + len(text)
         return any(
             found.start() < end and found.end() > len(head)
@@ -162,14 +190,14 @@ class Disguise:
         rendered text would complete one.
         """
         first, *others = re.split(rf"{self._secret}(\d{{8}})", rendered)
-        runs = [(first, True)]
+        runs: list[tuple[list[str], bool]] = [([first], True)]
         for number, following in zip(others[::2], others[1::2], strict=True):
             text, is_begun = self._hidden[int(number)]
-            if is_begun and not self._marks(runs[-1], text, following):
-                runs[-1] = (runs[-1][0] + text + following, True)
+            if is_begun and not self._marks(runs[-1][0], text, following):
+                runs[-1][0].extend([text, following])
             else:
-                runs += [(text, False), (following, True)]
-        return runs
+                runs += [([text], False), ([following], True)]
+        return [("".join(parts), counts) for parts, counts in runs]
 
 
 def is_composed(name: str, source: str) -> bool:

@@ -43,7 +43,8 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 _PRIVATE = 0o600
 _WRITERS = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_NO_ROOM = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS}
+# What is wrong with a path; all else is with what it lies on, and may pass.
+_MISNAMED = {errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR}
 _HAS_OWNERS = os.name == "posix"  # elsewhere modes say nothing
 
 
@@ -112,7 +113,7 @@ class PrefixFolder:
             self.is_used = self._is_guarded()
         except (OSError, InvalidValueError) as error:
             msg = f"cannot keep prefixes in {os.fspath(path)!r}: {error}; {wanted}"
-            if getattr(error, "errno", None) not in _NO_ROOM:
+            if getattr(error, "errno", errno.ENOENT) in _MISNAMED:
                 raise InvalidValueError(msg) from error
             self.is_used = False
             self._warn(msg)

@@ -13,7 +13,11 @@ from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.engine.calls import format_of, spelt_out
 from langchain_ralmspec.engine.layouts import layout_of, layouts_of
 from langchain_ralmspec.engine.markers import Disguise
-from langchain_ralmspec.errors import ChatTemplateError, MissingExtraError
+from langchain_ralmspec.errors import (
+    ChatTemplateError,
+    InvalidValueError,
+    MissingExtraError,
+)
 
 if TYPE_CHECKING:
     from langchain_ralmspec.engine.calls import Turn
@@ -95,6 +99,7 @@ class ChatTemplate(Live):
         except ImportError as error:
             raise MissingExtraError.of("jinja2", "llama") from error
         self._weights, self._name = weights, weights.path.name
+        self._source = source
         self.calls = format_of(source)
         self.has_thoughts = any(tag in source for tag in THOUGHT)
         self._tokens = weights.named_tokens
@@ -203,10 +208,18 @@ class ChatTemplate(Live):
         variables: Mapping[str, Any],
     ) -> tuple[Runs, Runs]:
         """What is rendered before and behind the context."""
+        for role in (turn["role"] for turn in turns):
+            if marker := self._weights.markers.named(role):
+                msg = (
+                    f"the role {role!r} names the control token {marker!r}, which a "
+                    "template may make of it; call it 'user', 'assistant', 'system' or "
+                    "'tool'"
+                )
+                raise InvalidValueError(msg)
         if not self.calls.is_native:
             turns, instructions = spelt_out(turns, instructions, tools)
             tools = ()
-        disguise = Disguise(self._weights.markers)
+        disguise = Disguise(self._weights.markers, self._source)
         rendering = _Rendering(
             self,
             disguise,

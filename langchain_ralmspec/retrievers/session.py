@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 from langchain_core.documents import Document
 
@@ -120,7 +121,7 @@ def checked_queries(queries: object) -> list[str]:
 
 def require_hits(name: str, value: int) -> None:
     """Refuse a number of hits that no search can be asked for."""
-    is_number = isinstance(value, int) and not isinstance(value, bool)
+    is_number = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_number or not 1 <= value <= MOST_HITS:
         msg = f"{name} must be a whole number from 1 to {MOST_HITS:,}, got {value!r}"
         raise InvalidValueError(msg)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Tokenizer = Callable[[str], Iterable[str]]
+_SHORT = 3  # letters of names in capitals that look like stop words: IT, OR, AND
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,8 @@ class Analyzer:
     stopwords: str | Sequence[str] | None
     stemmer: str | None
     tokenizer: Tokenizer | None = None
-    # Letters that are stop words, such as the article "a".
-    _letters: frozenset[str] = field(init=False, default=frozenset())
+    # Those of up to three letters that are stop words, such as the article "a".
+    _short: frozenset[str] = field(init=False, default=frozenset())
 
     def __post_init__(self) -> None:
         if not isinstance(self.stopwords, str | None):  # the caller's own may change
@@ -62,14 +63,14 @@ class Analyzer:
             )
         try:
             left_out = () if self.tokenizer else self._left_out()
-            letters = {*ascii_lowercase, *(each for each in left_out if len(each) == 1)}
-            kept = self._tokens_of(letters)
+            short = {each for each in left_out if len(each) <= _SHORT}
+            self._tokens_of(ascii_lowercase)  # or the stemmer is none
         except (AttributeError, KeyError, TypeError, ValueError) as cause:
             raise InvalidValueError(
                 f"stopwords={self.stopwords!r} with stemmer={self.stemmer!r} cannot "
                 f"be used: {cause}; give names such as 'english' and 'porter', or None"
             ) from cause
-        object.__setattr__(self, "_letters", frozenset(letters).difference(kept))
+        object.__setattr__(self, "_short", frozenset(short))
 
     def tokenize(
         self, texts: Sequence[str], *, singly: bool = False
@@ -99,7 +100,7 @@ class Analyzer:
                 text = with_turkish_i(text)
             elif self.stemmer != "arabic":
                 text = spelt_alike(text)
-            return words_of(lone_capitals_kept(text, self._letters), singly=singly)
+            return words_of(lone_capitals_kept(text, self._short), singly=singly)
         with reported_as_store_error("the tokenizer", f"cut up {text[:40]!r}"):
             made = self.tokenizer(text)
             if isinstance(made, str):  # a list of its letters, if one likes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from inspect import iscoroutine
 from typing import Any
 
@@ -14,6 +15,18 @@ from langchain_ralmspec.errors import InvalidValueError, SetupError, StoreError
 from langchain_ralmspec.text import well_formed, well_formed_json
 
 _UNDECIDED = (Awaitable, Iterator, AsyncIterator, Future)
+
+
+@contextmanager
+def record_named(id_: object, store: str) -> Iterator[None]:
+    """Make a document of what a store has; StoreError where that is none."""
+    try:
+        yield
+    except Exception as error:
+        raise StoreError(
+            f"{store} has the record {str(id_)!r}, which is no document: "
+            f"{type(error).__name__}: {error}; give it a text, and a dict as metadata"
+        ) from error
 
 
 def known_as(document: Document) -> str:

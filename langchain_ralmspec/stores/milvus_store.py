@@ -11,6 +11,7 @@ from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.registry import Registry
 from langchain_ralmspec.stores.base import Hit, Metric
+from langchain_ralmspec.stores.documents import record_named
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.one_call import OneCallStore, in_order, ranked
 from langchain_ralmspec.stores.ties import is_near_tie
@@ -174,9 +175,11 @@ class MilvusStore(OneCallStore):
         fields = dict(given["entity"])
         vector = fields.pop(field, None)
         distance = float(given["distance"])
+        with record_named(given.id, self._name):
+            document = self._store._parse_document(fields)  # noqa: SLF001 (no public name)
         return Hit(
             str(given.id),
-            self._store._parse_document(fields),  # noqa: SLF001 (no public name)
+            document,
             -distance if self.metric == "squared_l2" else distance,
             None if vector is None else np.asarray(vector, np.float32),
         )

@@ -12,6 +12,7 @@ from langchain_core.documents import Document
 from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.errors import InvalidValueError, SetupError, StoreError
 from langchain_ralmspec.stores.base import Hit, Metric
+from langchain_ralmspec.stores.documents import record_named
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.one_call import OneCallStore, ranked
 
@@ -159,9 +160,9 @@ class PostgresStore(OneCallStore):
         )
 
     def _hit(self, row: Any, *, with_vectors: bool) -> Hit:
-        document = Document(
-            id=str(row.id), page_content=row.document, metadata=row.cmetadata or {}
-        )
+        id_, metadata = str(row.id), row.cmetadata or {}
+        with record_named(id_, self._name):
+            document = Document(id=id_, page_content=row.document, metadata=metadata)
         vector = row.embedding if with_vectors else None
         return Hit(
             str(row.id),

@@ -9,6 +9,7 @@ import numpy as np
 
 from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.stores.base import Hit, Metric
+from langchain_ralmspec.stores.documents import record_named
 from langchain_ralmspec.stores.filters import require_qdrant_filter
 from langchain_ralmspec.stores.one_call import OneCallStore, in_order, ranked
 from langchain_ralmspec.stores.sharing import lock_of
@@ -114,22 +115,24 @@ class QdrantStore(OneCallStore):
         return [ranked(self._hits(each.points))[:k] for each in found]
 
     def _hits(self, points: Any) -> list[Hit]:
+        hits = [self._hit(point) for point in points]
+        return in_order(hits, self._name, self._store.distance)
+
+    def _hit(self, point: Any) -> Hit:
         store = self._store
-        hits = [
-            Hit(
-                str(point.id),
-                store._document_from_point(  # noqa: SLF001 (no public name)
-                    point,
-                    store.collection_name,
-                    store.content_payload_key,
-                    store.metadata_payload_key,
-                ),
-                -(point.score**2) if self.metric == "squared_l2" else point.score,
-                self._vector(point.vector),
+        with record_named(point.id, self._name):
+            document = store._document_from_point(  # noqa: SLF001 (no public name)
+                point,
+                store.collection_name,
+                store.content_payload_key,
+                store.metadata_payload_key,
             )
-            for point in points
-        ]
-        return in_order(hits, self._name, store.distance)
+        return Hit(
+            str(point.id),
+            document,
+            -(point.score**2) if self.metric == "squared_l2" else point.score,
+            self._vector(point.vector),
+        )
 
     def _vector(self, given: Any) -> Vector | None:
         """The vector that is searched by; None where a point has several for it."""

@@ -73,6 +73,21 @@ _CONTAINERS = (
     UserList,
     MappingProxyType,
 )
+# By the libraries' sources: words that their searches take among others, and heed.
+# OpenSearch heeds other filters than this one in some searches alone.
+_HEEDED = {
+    "Dingo": {"score_threshold"},
+    "FAISS": {"score_threshold"},
+    "MomentoVectorIndex": {"filter_expression"},
+    "OpenSearchVectorSearch": {
+        "filter",
+        "index_name",
+        "metadata_field",
+        "text_field",
+        "vector_field",
+    },
+    "ScaNN": {"score_threshold"},
+}
 _OVER_A_STORE = ("vectorstore", "search_kwargs")  # fields of what searches one
 _OF_RETRIEVERS = {"k", "score_threshold", "fetch_k", "lambda_mult"}
 
@@ -382,4 +397,7 @@ def _words(store: object, name: str) -> tuple[set[str], bool]:
     is_open = any(each.kind is Parameter.VAR_KEYWORD for each in parameters)
     by_name = {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}
     words = {each.name for each in parameters if each.kind in by_name}
+    if is_open:
+        heeding = (kind for kind in _HEEDED if is_plain(store, kind, ()))
+        words = words.union(*(_HEEDED[kind] for kind in heeding))
     return words - {"query", "embedding", "k"}, is_open

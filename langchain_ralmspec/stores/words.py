@@ -59,11 +59,14 @@ _ALIKE_BUT_IN_STEMS = str.maketrans("ıة", "i\u0647")
 _NASAL = re.compile("[ङञणनम]्(?=[क-ह])|ँ")
 _AROUND = 0x20D0, 0x2100  # frames and the like, as of keys
 _GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]+")
-# Behind a word, or beside a script without spaces.
-_LONE_CAPITAL = re.compile(
+# Behind a word, or beside a script without spaces; or several, anywhere.
+_LONE_CAPITALS = re.compile(
     rf"(?:(?<=\w[ \u00a0\u202f\u2010\u2011-])|(?<=[{_UNSPACED}]))[^\W\d_]"
     rf"(?![^\W{_UNSPACED}])|(?<!\w)[^\W\d_](?=[{_UNSPACED}])"
+    rf"|(?<![^\W{_UNSPACED}])[^\W\d_a-z{_UNSPACED}]{{2,3}}(?![^\W{_UNSPACED}])"
 )
+_CAPITALS = re.compile(r"[^\W\d_a-z]{2}\w*")
+_BESIDE_NAMES = 40  # letters in which the word beside one is looked for
 
 
 def words_of(text: str, *, singly: bool = False) -> list[str]:
@@ -108,23 +111,30 @@ def with_turkish_i(text: str) -> str:
     return unicodedata.normalize("NFC", text).replace("I", "ı")
 
 
-def lone_capitals_kept(text: str, letters: frozenset[str]) -> str:
+def lone_capitals_kept(text: str, short: frozenset[str]) -> str:
     """The text, in which capitals that are names do not pass for stop words.
 
-    The A of "vitamin A" is no article. An underscore makes it another word.
+    The A of "vitamin A" is no article, and IT none of "it". An underscore makes another
+    word of it. Among words in capitals, as in titles, two or three are no name.
 
     Args:
         text: any text.
-        letters: small letters that are stop words.
+        short: stop words of up to three letters, in small ones.
     """
-    if not letters:
+    if not short:
         return text
 
     def kept(match: re.Match[str]) -> str:
-        is_name = match[0].isupper() and match[0].lower() in letters
-        return match[0] + "_" * is_name
+        word = match[0]
+        is_name = word.isupper() and word.lower() in short
+        if is_name and len(word) > 1:
+            start, end = match.span()
+            before = text[max(0, start - _BESIDE_NAMES) : start].split()[-1:]
+            behind = text[end : end + _BESIDE_NAMES].split()[:1]
+            is_name = not any(map(_CAPITALS.match, before + behind))
+        return word + "_" * is_name
 
-    return _LONE_CAPITAL.sub(kept, text)
+    return _LONE_CAPITALS.sub(kept, text)
 
 
 def _folded(text: str) -> str:

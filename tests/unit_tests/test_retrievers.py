@@ -7,6 +7,7 @@ import math
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 from langchain_community.vectorstores import SKLearnVectorStore
 from langchain_community.vectorstores.faiss import FAISS
@@ -254,3 +255,10 @@ def test_all_of_a_document_that_is_added_is_made_of_characters() -> None:
     same = dict.fromkeys(["\ud83d", "\ufffd"], 1)
     with pytest.raises(InvalidValueError, match="metadata of the document 'c'"):
         retriever.add_documents([Document("a", id="c", metadata=same)])
+
+
+def test_numpys_whole_numbers_are_numbers_of_documents() -> None:
+    retriever = RaLMSpecRetriever(vectorstore=langchain_faiss(n_rows=9))
+    assert len(retriever.invoke("v2", k=np.int64(2))) == 2  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError, match="got True"):
+        retriever.invoke("v2", k=True)

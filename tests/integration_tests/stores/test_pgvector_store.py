@@ -282,3 +282,15 @@ def test_a_subclass_that_keeps_documents_back_is_asked_by_itself(
     assert isinstance(store, GenericStore)
     (hits,) = store.search(store.encode(QUERY_TEXTS[:1]), 9)
     assert {hit.document.metadata["group"] for hit in hits} == {1}
+
+
+def test_a_record_without_a_text_is_named(engine: sqlalchemy.Engine) -> None:
+    langchains = make(engine, n_rows=3)
+    own = langchains.EmbeddingStore
+    with langchains._make_sync_session() as session:
+        of_collection = own.collection_id == langchains.get_collection(session).uuid
+        session.query(own).filter(of_collection).update({"document": None})
+        session.commit()
+    store = open_store(langchains)
+    with pytest.raises(StoreError, match=r"has the record '.*', which is no document"):
+        store.search(store.encode(QUERY_TEXTS[:1]), 1)

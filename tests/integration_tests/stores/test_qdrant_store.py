@@ -369,3 +369,16 @@ def test_a_subclass_that_keeps_documents_back_is_asked_by_itself(
     assert isinstance(store, GenericStore)
     (hits,) = store.search(store.encode(QUERY_TEXTS[:1]), 9)
     assert {hit.document.metadata["group"] for hit in hits} == {1}
+
+
+@pytest.mark.parametrize("payload", [{"page_content": None}, {"metadata": ["a"]}])
+def test_a_record_that_is_no_document_is_named(
+    local: QdrantClient, payload: dict[str, Any]
+) -> None:
+    langchains = make(local, n_rows=0)
+    vector = embeddings().embed_query(QUERY_TEXTS[0])
+    record = models.PointStruct(id=77, vector=vector, payload=payload)
+    local.upsert(langchains.collection_name, [record])
+    store = open_store(langchains)
+    with pytest.raises(StoreError, match="has the record '77', which is no document"):
+        store.search(store.encode(QUERY_TEXTS[:1]), 1)

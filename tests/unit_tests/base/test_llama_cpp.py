@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.language_models import BaseChatModel, BaseLLM
+from langchain_core.prompts import PromptTemplate
+from langchain_core.vectorstores import InMemoryVectorStore
+from llama_cpp import LlamaGrammar
 
 from langchain_ralmspec import (
     ChatRaLMSpec,
@@ -80,3 +84,15 @@ def test_the_page_has_the_defaults_of_both() -> None:
                 assert shown == f"`{default!r}`", name
             else:
                 assert shown == ""
+
+
+def test_a_grammar_is_taken_as_it_is_held_there() -> None:
+    gbnf = 'root ::= "a"'
+    there = ChatLlamaCpp.model_construct(
+        model_path="m.gguf", grammar=LlamaGrammar.from_string(gbnf)
+    )
+    store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
+    prompt = PromptTemplate.from_template("{context} {question}")
+    taken = ChatRaLMSpec.from_chain(retriever=store, prompt=prompt, llm=there)
+    own = ChatRaLMSpec(model_path="m.gguf", retriever=store, grammar=there.grammar)
+    assert taken.grammar == own.grammar == gbnf

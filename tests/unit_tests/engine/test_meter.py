@@ -117,3 +117,41 @@ def test_steps_are_counted_for_each_rendering() -> None:
     n = MAX_STEPS * 2 // 3
     render = compiled("{% for i in items %}{% endfor %}x")
     assert [render(items=range(n)) for _ in range(2)] == ["x", "x"]
+
+
+ADDED_UP = (
+    "{% set ns = namespace(t='') %}{% for m in messages %}"
+    "{% set ns.t = ns.t + '<|' + m.role + m.content %}{% endfor %}{{ ns.t }}"
+)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ said | truncate(1000) }}",
+        "{{ (said | truncate(200, true, '…')).center(80) }}",
+        "{{ said | center(80) ~ said.ljust(80) ~ said.zfill(9) }}",
+        "{{ [said, said] | join('\n' * 100) }}{{ ', '.join([said, said]) }}",
+        "{{ tools | tojson(indent=4, separators=(',', ': ')) }}",
+        ADDED_UP,
+    ],
+)
+def test_what_adds_little_to_long_texts_is_rendered(source: str) -> None:
+    parameters = {f"parameter {n}": {"type": "string", "a": ["b"]} for n in range(9)}
+    tools = [
+        {"function": {"name": f"f{n}", "parameters": parameters}} for n in "ab" * 9
+    ]
+    template = template_of(f"{{% set said = messages[0].content %}}{source}")
+    assert template.render([turn("user", "some words " * 20)] * 150, tools)
+    assert template.render([turn("user", "some words " * 9_999)], tools)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["{{ s | wordwrap(5) }}", "{{ s | striptags }}", "{{ {'a': s} | xmlattr }}"],
+)
+def test_filters_for_pages_take_short_texts(source: str) -> None:
+    template = template_of(f"{{% set s = messages[0].content %}}{source}")
+    assert "word" in template.render([turn("user", "a word")])
+    with pytest.raises(ChatTemplateError, match="takes 2,000 characters at most"):
+        template.render([turn("user", "a word " * 999)])

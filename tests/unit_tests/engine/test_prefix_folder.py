@@ -219,6 +219,18 @@ def test_a_folder_that_may_only_be_read_serves(
     assert get(a_folder(tmp_path), TOKENS)
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_a_mount_that_is_gone_does_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    gone = OSError(number, os.strerror(number))
+    monkeypatch.setattr(Path, "mkdir", refusing(gone))
+    with pytest.warns(RuntimeWarning, match=os.strerror(number)):
+        cache = PrefixCache(10 * SIZE, a_folder(tmp_path))
+    keep(cache, TOKENS)
+    assert get(cache, TOKENS)
+
+
 # --- the folder: writing
 
 

@@ -316,3 +316,25 @@ def test_letters_beside_other_scripts_are_names(
     store = BM25Store.from_documents(documents, **words)
     (hits,) = store.search(store.encode([query]), 1)
     assert [hit.document.page_content for hit in hits] == texts[1:]
+
+
+@pytest.mark.parametrize(
+    ("texts", "query"),
+    [
+        (["What to wear", "The IT department handbook"], "Who leads IT?"),
+        (["What to wear", "The IT department handbook"], "IT"),
+        (["A logic gate", "An OR gate gives one"], "OR gate"),
+        (["An AND gate", "A NOT gate inverts"], "What is a NOT gate?"),
+    ],
+)
+def test_short_names_in_capitals_are_no_stop_words(
+    texts: list[str], query: str
+) -> None:
+    store = over(*texts)
+    assert found_ids(store, query, 1) == ["1"]
+
+
+def test_short_words_among_capitals_are_no_names() -> None:
+    store = over("WHAT TO DO IF IT BURNS", "IT", stemmer=None)
+    assert found_ids(store, "what to do if it burns", 2) == ["0"]
+    assert found_ids(store, "DO NOT BURN IT", 2) == ["0"]

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
-from langchain_community.vectorstores import SKLearnVectorStore
+from langchain_community.vectorstores import OpenSearchVectorSearch, SKLearnVectorStore
 from langchain_community.vectorstores.faiss import FAISS
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
@@ -24,6 +24,7 @@ from langchain_ralmspec.errors import (
     StoreError,
     UnknownArgumentError,
 )
+from langchain_ralmspec.retrievers import adopt
 from langchain_ralmspec.stores import FaissStore, GenericStore, open_store, searches
 from langchain_ralmspec.stores.retriever_store import found_by
 from langchain_ralmspec.stores.searches import SEARCHES
@@ -738,3 +739,27 @@ def test_a_store_that_fails_otherwise_says_why(error: Exception, n_calls: int) -
     with pytest.raises(StoreError, match=str(error)):
         store.search(store.encode(["v0"]), 20)
     assert vectorstore.calls == n_calls
+
+
+def test_words_that_a_search_heeds_without_naming_them_are_taken() -> None:
+    store = langchain_faiss(n_rows=9)
+    words = {"score_threshold": 1e-6}  # a distance: the same text alone
+    for retriever in (
+        RaLMSpecRetriever(vectorstore=store, k=3, search_kwargs=words),
+        adopt(store.as_retriever(search_kwargs={"k": 3, **words})),
+    ):
+        found = [each.page_content for each in retriever.invoke("v2")]
+        assert found == [
+            each.page_content
+            for each in store.similarity_search("v2", k=3, score_threshold=1e-6)
+        ]
+        assert len(found) == 1
+
+
+def test_opensearch_is_given_its_filter_and_no_filter_that_it_may_ignore() -> None:
+    store = object.__new__(OpenSearchVectorSearch)
+    where = {"term": {"metadata.tenant": "red"}}
+    assert searches.search_for(store, {"filter": where}, may_embed=True) == TEXT
+    for word in ("pre_filter", "efficient_filter", "search_type"):
+        with pytest.raises(UnknownArgumentError, match=word):
+            searches.search_for(store, {word: where}, may_embed=True)
