@@ -116,6 +116,7 @@ def watched_within(value: Any, depth: int = _DEEPEST) -> Any:
     if isinstance(value, VectorStore):
         return watched(value)
     package = type(value).__module__.partition(".")[0]
+    held: dict[Any, Any]
     if type(value) in {list, tuple}:
         held = dict(enumerate(value))
     elif type(value) is dict:

@@ -341,14 +341,14 @@ def test_another_model_has_read_no_context_and_timed_no_drafts(gguf: str) -> Non
     chat = ChatRapid(model_path=gguf, context=text, n_ctx=512, max_tokens=8)
     chat.invoke(QUESTIONS[0])
     contexts = chat._contexts
-    assert contexts._kept
+    assert contexts._contexts._kept
     assert chat._costs
     assert chat._estimates.sources
     chat.invoke(QUESTIONS[1])
     assert chat._contexts is contexts
     chat.n_ctx = 384
     assert chat.engine.n_ctx == 384
-    assert not chat._contexts._kept
+    assert not chat._contexts._contexts._kept
     assert not chat._costs
     assert not chat._estimates.sources
 

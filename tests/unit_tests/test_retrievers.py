@@ -259,6 +259,6 @@ def test_all_of_a_document_that_is_added_is_made_of_characters() -> None:
 
 def test_numpys_whole_numbers_are_numbers_of_documents() -> None:
     retriever = RaLMSpecRetriever(vectorstore=langchain_faiss(n_rows=9))
-    assert len(retriever.invoke("v2", k=np.int64(2))) == 2  # type: ignore[arg-type]
+    assert len(retriever.invoke("v2", k=np.int64(2))) == 2
     with pytest.raises(InvalidValueError, match="got True"):
         retriever.invoke("v2", k=True)

@@ -23,6 +23,7 @@ from langchain_ralmspec.ralm.writer import N_RECENT
 from langchain_ralmspec.speculation import Plan
 from langchain_ralmspec.speculation.plan import SEQUENTIAL
 from langchain_ralmspec.stores.base import Hit, Query
+from langchain_ralmspec.stores.call_threads import CallThreads
 from tests.unit_tests.fakes import (
     FakePath,
     FakeStore,
@@ -93,18 +94,27 @@ def test_the_model_writes_while_a_verification_is_out(
 ) -> None:
     store = GatedStore(n_documents=1)
     request = make_request(store, max_tokens=32, end_bias=-9)
-    extend, written = FakePath.extend, []
+    extend, start = FakePath.extend, CallThreads.start
+    sent: list[CallThreads] = []
+    written: list[int] = []
+
+    def sending(threads: CallThreads, *args: Any) -> Any:
+        sent.append(threads)
+        return start(threads, *args)
 
     def watched(path: FakePath, tokens: Sequence[int]) -> NDArray[np.float32]:
-        if len(store.searches) > 1 and store.n_inside:
-            written.append(len(store.searches))  # while the store is being asked
+        if sent and not written:
+            for _ in range(2):  # the first retrieval, and what was sent
+                assert store.asked.acquire(timeout=PATIENCE)
+            written.append(store.n_inside)  # while the store is being asked
             store.gate.set()
         return extend(path, tokens)
 
+    monkeypatch.setattr(CallThreads, "start", sending)
     monkeypatch.setattr(FakePath, "extend", watched)
     # Synchronously this would wait for the gate that only writing opens.
     events = list(speculative(request, always(2, in_flight=1)))
-    assert written
+    assert written == [1]
     assert any(isinstance(event, Verified) for event in events)
     assert none_left()
 

@@ -133,7 +133,11 @@ def test_a_found_document_without_metadata_of_its_kind_is_named(metadata: Any) -
 
 @pytest.mark.parametrize(
     "made",
-    [[1.0, 2.0], Query("a", [1.0, 2.0]), Query("a", np.zeros((1, 2), np.float32))],
+    [
+        [1.0, 2.0],
+        Query("a", [1.0, 2.0]),  # type: ignore[arg-type]
+        Query("a", np.zeros((1, 2), np.float32)),
+    ],
 )
 def test_what_is_no_query_is_an_error_of_the_store(made: Any) -> None:
     store = FakeStore(n_documents=3)

@@ -66,16 +66,17 @@ def test_a_store_that_embeds_by_itself_is_asked_nothing_that_it_cannot_compare(
         lambda r: r.with_config(tags=["x"]),
         lambda r: r | RunnableLambda(lambda found: found[:1]),
         lambda r: r.with_fallbacks([]),
-        lambda r: EnsembleRetriever(retrievers=[r, r]),
+        lambda r: EnsembleRetriever(retrievers=[r, r], weights=[0.5, 0.5]),
         lambda r: RunnableParallel(found=r) | RunnableLambda(lambda d: d["found"]),
     ],
 )
 def test_a_store_is_asked_nothing_that_it_cannot_compare_behind_any_retriever(
     wrap: Any,
 ) -> None:
-    vectorstore = InMemoryVectorStore(Blind(table(N_ROWS)))
+    encoder = Blind(table(N_ROWS))
+    vectorstore = InMemoryVectorStore(encoder)
     vectorstore.add_documents(documents(4))
-    vectorstore.embeddings.vector = (math.nan,)
+    encoder.vector = (math.nan,)
     retriever = wrap(vectorstore.as_retriever())
     store = open_store(retriever)
     for ask in (
@@ -87,20 +88,17 @@ def test_a_store_is_asked_nothing_that_it_cannot_compare_behind_any_retriever(
 
 
 def test_a_store_that_computes_here_is_searched_by_the_thread_that_asks() -> None:
-    class HuggingFaceEmbeddings(Blind):
-        """Known to compute here."""
-
     seen: list[threading.Thread] = []
 
-    class Embeddings(HuggingFaceEmbeddings):
-        pass
+    class HuggingFaceEmbeddings(BatchTableEmbeddings):
+        """Known to compute here."""
 
-    Embeddings.__name__ = "HuggingFaceEmbeddings"
-    vectorstore = InMemoryVectorStore(Embeddings(table(N_ROWS)))
+        def embed_query(self, text: str) -> list[float]:
+            seen.append(threading.current_thread())
+            return super().embed_query(text)
+
+    vectorstore = InMemoryVectorStore(HuggingFaceEmbeddings(table(N_ROWS)))
     vectorstore.add_documents(documents(4))
-    vectorstore.embeddings.embed_query = lambda _: (
-        seen.append(threading.current_thread()) or [1.0] * len(table(N_ROWS)[0])
-    )
     found = found_by(vectorstore.as_retriever(), "v2", store_timeout=20)
     assert len(found) == 4
     assert seen == [threading.current_thread()]
