@@ -149,6 +149,8 @@ def _opened(path: Path) -> Iterator[TextIO]:
 
 def _bad_line(opened: Any, path: Path) -> str:
     """Which line of a file is not in UTF-8, as far as it can be read again."""
+    if not path.is_file():  # what a pipe has given is gone
+        return "it"
     with suppress(OSError, EOFError, zlib.error), opened(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:

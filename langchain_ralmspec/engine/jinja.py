@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 _MAX_BITS = 4096  # of an integer
 # For web pages, and slow: they take time by the square of a text's length.
 _FOR_PAGES = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
-_PAGE = 2_000  # characters that these take
+_PAGE = 2_000  # characters that these take, each as slowly as so many:
+_SLOWLY = 50
+# They make signs of entities, and so control tokens of what is said.
+_UNESCAPING = {"striptags", "unescape"}
 _meter: ContextVar[Meter] = ContextVar("meter of this rendering")
 
 
@@ -151,6 +154,10 @@ class _Environment(ImmutableSandboxedEnvironment):
         for name, test in self.tests.items():
             self.tests[name] = _guarded("in", test)  # looks, and makes nothing
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Whether a template may have an attribute of a value."""
+        return attr not in _UNESCAPING and super().is_safe_attribute(obj, attr, value)
+
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         call = partial(super().call, context, obj, *args, **kwargs)
         if isinstance(obj, Macro | LoopContext | BlockReference):  # the template's own
@@ -243,7 +250,11 @@ def _of_a_page(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def short(*args: Any, **kwargs: Any) -> Any:
-        size = _meter.get().size([*args[hasattr(function, "jinja_pass_arg") :]])
+        if name in _UNESCAPING:
+            msg = f"{name!r} is not served"
+            raise TemplateError(msg)
+        size = len(str(args[hasattr(function, "jinja_pass_arg")]))
+        _meter.get().handle(_SLOWLY * size)
         if size > _PAGE:
             msg = f"{name!r} takes {_PAGE:,} characters at most, not {size:,}"
             raise TemplateError(msg)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from itertools import groupby, takewhile
 from operator import itemgetter
 from typing import Any
@@ -16,11 +15,7 @@ _ROLES = "system|developer|user|human|assistant|model|bot|tool|observation"
 _ROLE = re.compile(_ROLES)
 _OF_A_ROLE = re.compile(rf"(\W+)(?:{_ROLES})(\W+)")
 """A marker of somebody's turn."""
-_INNER = re.compile(r"\W+(\w(?:.*\w)?)\W+")
-# By these a template may make one text of what stood apart, or another of its letters.
-_EDITING = re.compile(
-    r"\b(?:replace|join|format|lower|upper|title|capitalize|swapcase|reverse)\b"
-)
+_LITERAL = re.compile(r"'([^'\\\n]+)'|\"([^\"\\\n]+)\"")
 
 
 class Markers:
@@ -48,27 +43,34 @@ class Markers:
         self.in_answers = _any_of({*controls, *others} - {*sought})
         texts = {*controls, *others, *sought} - {""}
         self.pattern = _any_of(texts)
-        # Signs that markers begin with; in answers, not where one is sought.
-        signs = {text[0] for text in texts if re.match(r"[^\w\s]", text)}
-        self.heads = _any_of(signs)
-        self.heads_in_answers = re.compile(
-            f"(?!{_any_of(sought).pattern}){self.heads.pattern}"
-        )
-        inner = (_INNER.fullmatch(text) for text in texts)
-        self._words = {found[1]: found[0] for found in inner if found}
         self.longest = max(map(len, texts), default=0)
         self._beginnings = {text[:end] for text in texts for end in range(1, len(text))}
+        folded = [text.casefold() for text in texts]
+        self._ends = {text[at:] for text in folded for at in range(1, len(text))}
+        self._all = "\0".join(folded)
+        # Letters and blanks begin none that anybody would want to forge.
+        self._signs = {text[0] for text in texts if re.match(r"[^\w\s]", text)}
+        self._heads: dict[str, re.Pattern[str]] = {}
 
-    def named(self, role: str) -> str | None:
-        """The marker that a template would make of a role, if that is nobody's turn."""
-        return None if _ROLE.fullmatch(role) else self._words.get(role)
+    def heads_in(self, source: str) -> re.Pattern[str]:
+        """Signs that markers begin with, but where a template looks for a text."""
+        if source not in self._heads:
+            told = {each for pair in _LITERAL.findall(source) for each in pair if each}
+            signs = self._signs
+            sought = {t for t in told - self._beginnings if t[0] in signs}
+            rest = f"(?!{_any_of(sought).pattern}){_any_of(signs).pattern}"
+            self._heads[source] = re.compile(rest)
+        return self._heads[source]
 
-    def begun_at(self, text: str) -> int:
-        """Where a marker begins that the end of ``text`` breaks off; else its end."""
-        for start in range(max(0, len(text) - self.longest + 1), len(text)):
-            if text[start:] in self._beginnings:
-                return start
-        return len(text)
+    def ended_by(self, text: str) -> int:
+        """How much of a text's beginning may be the end of a marker, in any case."""
+        folded = text[: self.longest].casefold()
+        sizes = range(len(folded), 0, -1)
+        return next((size for size in sizes if folded[:size] in self._ends), 0)
+
+    def may_hold(self, text: str) -> bool:
+        """Whether a whole text, in any case, may be a part of a marker."""
+        return 0 < len(text) < self.longest and text.casefold() in self._all
 
     def start_of(self, text: str, at: int) -> int:
         """The place ``at``, or the start of the marker around it."""
@@ -116,17 +118,19 @@ class Disguise:
     """Hides foreign markers from one rendering, so that they come out as plain text.
 
     In its place stands a number that nobody can know, which templates may move,
-    strip around and compare, as they may do with text. Where one edits what is said,
-    it could make a marker of parts: then no sign is left that one begins with.
+    strip around and compare, as they may do with text. A template may put a marker
+    together of what stood apart, or around a word; so numbers stand for signs that one
+    begins with, too, for what may end one, and for a text that may be part of one. They
+    come out as they were where no marker has come of it.
 
     Args:
         markers: those of the vocabulary.
-        source: the template's, as far as it is known.
+        source: the template's: what it looks for, or names, is left to be found.
     """
 
     def __init__(self, markers: Markers, source: str = "") -> None:
-        self._markers = markers
-        self._is_edited = _EDITING.search(source) is not None
+        self._markers, self._source = markers, source
+        self._heads = markers.heads_in(source)
         lowest = 10 ** (_N_DIGITS - 1)
         self._secret = str(lowest + secrets.randbelow(9 * lowest))
         self._hidden: list[tuple[str, bool]] = []
@@ -137,21 +141,29 @@ class Disguise:
         return f"{self._secret}{len(self._hidden) - 1:08}"
 
     def hide(self, text: str, *, is_answer: bool = False) -> str:
-        """The text with stand-ins for its markers, and for one that it breaks off.
+        """The text with stand-ins for its markers, and for what may become one.
 
         In an answer those stay that the template looks for.
         """
+        if self._is_inside(text):
+            return self.stand_in(text, is_begun=True)
         markers = self._markers
         pattern = markers.in_answers if is_answer else markers.pattern
-        hidden = self._without(pattern, text)
-        if self._is_edited:
-            heads = markers.heads_in_answers if is_answer else markers.heads
-            begun = partial(self.stand_in, is_begun=True)
-            return heads.sub(lambda found: begun(found[0]), hidden)
-        begun_at = self._markers.begun_at(hidden)
-        if begun_at == len(hidden):
+        hidden = self._heads.sub(self._begun, self._without(pattern, text))
+        at = len(hidden) - len(hidden.lstrip())
+        end = at + markers.ended_by(hidden[at:])
+        if end == at:
             return hidden
-        return hidden[:begun_at] + self.stand_in(hidden[begun_at:], is_begun=True)
+        return hidden[:at] + self.stand_in(hidden[at:end], is_begun=True) + hidden[end:]
+
+    def _begun(self, found: re.Match[str]) -> str:
+        return self.stand_in(found[0], is_begun=True)
+
+    def _is_inside(self, text: str) -> bool:
+        """Whether a text may be put into a marker; not a name that the template has."""
+        named = (f"'{text}'", f'"{text}"', f".{text}")
+        is_named = any(each in self._source for each in named)
+        return self._markers.may_hold(text) and not is_named
 
     def hide_all(self, value: Any) -> Any:
         """A value as JSON has it, every text in which is hidden, keys included.
@@ -167,7 +179,9 @@ class Disguise:
         return value if is_bare else self.hide(str(value))
 
     def name(self, text: str) -> str:
-        """The text with stand-ins for its whole markers."""
+        """A role with stand-ins for whole markers, or one for all that is nobody's."""
+        if self._is_inside(text) and not _ROLE.fullmatch(text):
+            return self.stand_in(text, is_begun=True)
         return self._without(self._markers.pattern, text)
 
     def _without(self, pattern: re.Pattern[str], text: str) -> str:

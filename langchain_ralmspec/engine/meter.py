@@ -254,16 +254,27 @@ def _joined(parts: Any, others: Sequence[Any], total: int) -> int:
     if isinstance(parts, str | bytes) and others:
         parts, others = others[0], (parts,)
     n = len(parts) if isinstance(parts, Collection) else 1
-    return total + n * max((len(each) for each in others if _is_text(each)), default=0)
+    between = [len(each) if _is_text(each) else total for each in others if each]
+    return total + n * max(between, default=0)
 
 
 def _as_json(value: Any, others: Sequence[Any], total: int) -> int:
     """Length of a value in JSON, each part of which may have a line of its own."""
-    return total * (1 + max(_widths(others), default=0) * _depth(value))
+    for each in others:
+        if not (each is None or isinstance(each, int) or _are_signs(each)):
+            msg = "it gives something else than a number, and two signs, to 'tojson'"
+            raise TemplateError(msg)
+    return total * (2 + max(_widths(others), default=0) * _depth(value))
 
 
 def _widths(others: Sequence[Any]) -> Iterator[int]:
     return (_extent(each, 0) for each in others if isinstance(each, int))
+
+
+def _are_signs(value: Any) -> bool:
+    """Whether it is what may stand between the parts of JSON."""
+    is_pair = isinstance(value, list | tuple) and len(value) == len(",:")
+    return is_pair and all(_is_text(each) and len(each) <= _PART // 2 for each in value)
 
 
 def _depth(value: Any) -> int:

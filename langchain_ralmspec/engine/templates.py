@@ -13,11 +13,7 @@ from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.engine.calls import format_of, spelt_out
 from langchain_ralmspec.engine.layouts import layout_of, layouts_of
 from langchain_ralmspec.engine.markers import Disguise
-from langchain_ralmspec.errors import (
-    ChatTemplateError,
-    InvalidValueError,
-    MissingExtraError,
-)
+from langchain_ralmspec.errors import ChatTemplateError, MissingExtraError
 
 if TYPE_CHECKING:
     from langchain_ralmspec.engine.calls import Turn
@@ -208,14 +204,6 @@ class ChatTemplate(Live):
         variables: Mapping[str, Any],
     ) -> tuple[Runs, Runs]:
         """What is rendered before and behind the context."""
-        for role in (turn["role"] for turn in turns):
-            if marker := self._weights.markers.named(role):
-                msg = (
-                    f"the role {role!r} names the control token {marker!r}, which a "
-                    "template may make of it; call it 'user', 'assistant', 'system' or "
-                    "'tool'"
-                )
-                raise InvalidValueError(msg)
         if not self.calls.is_native:
             turns, instructions = spelt_out(turns, instructions, tools)
             tools = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import UserDict, UserList, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from inspect import Parameter, getclosurevars, iscoroutinefunction, signature
 from sys import stdlib_module_names
@@ -241,7 +242,9 @@ def _within(value: Any) -> Iterator[Runnable[Any, Any]]:
         each = waiting.pop()
         if id(each) not in seen:
             seen[id(each)] = each
-            waiting += filter(_leads_on, _held_by(each))
+            # Methods last: they may lead through all of somebody's program.
+            found = filter(_leads_on, _held_by(each))
+            waiting += sorted(found, key=lambda held: not _is(held, FunctionType))
             if _is(each, Runnable):
                 yield each
 
@@ -261,7 +264,7 @@ def _is(value: Any, *kinds: type[Any]) -> bool:
 def _held_by(value: Any) -> Iterable[Any]:
     """What is one step from a runnable, a function or a container."""
     if _is(value, *_CONTAINERS):
-        return [*value.values()] if _is(value, Mapping) else [*value]
+        return _items_of(value)
     if _is(value, partial):
         return value.func, *value.args, *value.keywords.values()
     if _is(value, MethodType):
@@ -271,6 +274,18 @@ def _held_by(value: Any) -> Iterable[Any]:
         return *named, *(part for each in named for part in _parts_of(each))
     held = _attributes_of(value)
     return *held, *(part for each in held for part in _parts_of(each))
+
+
+def _items_of(value: Any) -> Sequence[Any]:
+    """What a container holds; a subclass's own methods may do anything."""
+    if _is(value, UserDict, UserList):
+        return [vars(value).get("data")]
+    if _is(value, MappingProxyType):  # over whatever it is
+        return list(value.values()) if type(value | {}) is dict else []
+    if _is(value, dict):
+        return [*dict.values(value)]
+    kind = next(kind for kind in _CONTAINERS if _is(value, kind))
+    return [*kind.__iter__(value)]
 
 
 def _named_in(function: FunctionType) -> Sequence[Any]:
@@ -310,14 +325,25 @@ def _attributes_of(value: Any) -> Sequence[Any]:
     is_model = _is(value, BaseModel)
     private = (getattr(value, "__pydantic_private__", None) or {}) if is_model else {}
     shared = _shared_by(type(value))
-    slots = [each.__get__(value) for each in shared if _is(each, MemberDescriptorType)]
-    return [*own.values(), *private.values(), *slots, *shared]
+    if not _is(value, Runnable):  # whose methods may lead anywhere
+        shared = [each for each in shared if _is(each, Runnable, *_CONTAINERS)]
+    return [*own.values(), *private.values(), *_slots_of(value), *shared]
+
+
+def _slots_of(value: Any) -> Iterator[Any]:
+    for kind in type(value).__mro__:
+        for each in vars(kind).values():
+            if _is(each, MemberDescriptorType):
+                with suppress(AttributeError):  # it is not set
+                    yield each.__get__(value)
 
 
 def _shared_by(kind: type[Any]) -> Sequence[Any]:
     """What a class defines, its methods included, and those that it is made of."""
     kinds = [each for each in kind.__mro__ if _root(each) not in _LIBRARIES]
-    return [value for each in kinds for value in vars(each).values()]
+    pairs = [pair for each in kinds for pair in vars(each).items()]
+    # Pydantic keeps large schemas under such names.
+    return [value for name, value in pairs if not name.startswith("__")]
 
 
 def _parts(retriever: Runnable[Any, Any]) -> Sequence[Runnable[Any, Any]]:

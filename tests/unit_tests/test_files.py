@@ -1,6 +1,7 @@
 import gzip
 import os
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,12 @@ def test_what_is_no_text_may_end_early_as_well(tmp_path: Path) -> None:
     data = gzip.compress(b"{}\ncaf\xe9 " + os.urandom(60_000))[:-9]
     with pytest.raises(InvalidValueError, match="cannot be read: it is not in UTF-8"):
         list(read_json_lines(written(tmp_path / "a.gz", data)))
+
+
+def test_a_pipe_that_is_no_text_is_not_waited_for_again(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[b"caf\xe9"])
+    writer.start()
+    with pytest.raises(InvalidValueError, match=r"not in UTF-8, as .* in it shows"):
+        read_text(tmp_path / "pipe")
+    writer.join()

@@ -49,6 +49,9 @@ ONE_OPERATION = [
     LONG + "{{ s.join(s) }}",
     LONG + "{{ range(9999) | join(s) }}",
     LONG + "{{ [[s] * 9999] | tojson }}",
+    LONG + "{{ range(9999) | join([s]) }}",
+    LONG + "{{ range(999) | list | tojson(indent=s) }}",
+    LONG + "{{ range(9999) | list | tojson(separators=(s, s)) }}",
     LONG + "{{ [s] * 9999 ~ '' }}",
     LONG + "{{ dict.fromkeys(range(9999), s) }}",
     LONG + "{% for x in [s] * 999 %}{{ loop | join }}{% endfor %}",
@@ -76,6 +79,7 @@ MANY_OPERATIONS = [
     LONG + "{{ (s + 'b').strip(s) }}",
     LONG + "{{ s.rfind('b' + s[1:]) }}",
     LONG + "{{ ('<!--' * 9999) | striptags }}",
+    "{% for i in range(9999) %}{{ ('w.a ' * 490) | urlize }}{% endfor %}",
 ]
 
 
@@ -148,7 +152,7 @@ def test_what_adds_little_to_long_texts_is_rendered(source: str) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["{{ s | wordwrap(5) }}", "{{ s | striptags }}", "{{ {'a': s} | xmlattr }}"],
+    ["{{ s | wordwrap(5) }}", "{{ s | pprint }}", "{{ {'a': s} | xmlattr }}"],
 )
 def test_filters_for_pages_take_short_texts(source: str) -> None:
     template = template_of(f"{{% set s = messages[0].content %}}{source}")

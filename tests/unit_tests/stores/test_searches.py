@@ -26,7 +26,7 @@ from langchain_ralmspec.errors import (
 )
 from langchain_ralmspec.retrievers import adopt
 from langchain_ralmspec.stores import FaissStore, GenericStore, open_store, searches
-from langchain_ralmspec.stores.retriever_store import found_by
+from langchain_ralmspec.stores.retriever_store import RetrieverStore, found_by
 from langchain_ralmspec.stores.searches import SEARCHES
 from tests.unit_tests.stores.faiss_toys import langchain_faiss
 from tests.unit_tests.stores.toys import BatchTableEmbeddings, documents, table
@@ -763,3 +763,44 @@ def test_opensearch_is_given_its_filter_and_no_filter_that_it_may_ignore() -> No
     for word in ("pre_filter", "efficient_filter", "search_type"):
         with pytest.raises(UnknownArgumentError, match=word):
             searches.search_for(store, {word: where}, may_embed=True)
+
+
+class Lazy:
+    __slots__ = ("cache", "inner")  # one is filled later
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def find(self, query: str) -> Any:
+        return self.inner.invoke(query)
+
+
+class Endless(list[Any]):
+    def __iter__(self) -> Any:
+        raise AssertionError("nobody is to read it")
+
+
+def test_looking_for_a_filter_runs_nothing_of_what_it_looks_through() -> None:
+    held = Endless([1])
+
+    def find(query: str) -> Any:
+        return [query, held]
+
+    RetrieverStore(RunnableLambda(find))
+    RetrieverStore(RunnableLambda(Lazy(in_memory().as_retriever()).find))
+
+
+def test_a_filter_is_found_beside_a_large_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(searches, "_MOST_SEEN", 60)
+    names = [f"f{n}" for n in range(100)]
+    client = type("Client", (), {name: lambda self: self for name in names})()
+
+    class Own(Asking):
+        asked: Any
+        client: Any
+
+    swallowing = sklearn().as_retriever(search_kwargs={"filter": {"group": 1}})
+    with pytest.raises(InvalidValueError, match=r"SKLearnVectorStore.*keep back"):
+        open_store(Own(asked=swallowing, client=client))
