@@ -21,13 +21,13 @@ MAX_STEPS = 300_000
 """Operations and rounds of loops in one run: a few seconds at most, and ten times what
 a template takes for a thousand messages. No width or count is larger, either."""
 
-MAX_MADE = 2**25
+MAX_MADE = 2**22
 """Characters that are made in one run, beside :data:`MADE_PER_GIVEN` for each that was
-given: 32 MB, and what comes together where a template adds message after message to one
-text, for some two hundred messages of 200 characters."""
+given: a few MB, and what templates put around thousands of messages."""
 
-MADE_PER_GIVEN = 64
-"""Templates copy what is said, to strip it and to join it, some ten times."""
+MADE_PER_GIVEN = 128
+"""Templates copy what is said, to strip it and to join it, some ten times; and where
+one adds message after message to one text, it is copied with each, of two hundred."""
 
 MAX_HANDLED = 2**28
 """Characters that are looked at in one run, beside :data:`HANDLED_PER_GIVEN` for each
