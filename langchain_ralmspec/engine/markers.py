@@ -134,11 +134,19 @@ class Disguise:
         lowest = 10 ** (_N_DIGITS - 1)
         self._secret = str(lowest + secrets.randbelow(9 * lowest))
         self._hidden: list[tuple[str, bool]] = []
+        self._numbers: dict[tuple[str, bool], int] = {}
 
     def stand_in(self, text: str = "", *, is_begun: bool = False) -> str:
-        """What stands for ``text`` while rendering; it may have but begun a marker."""
-        self._hidden.append((text, is_begun))
-        return f"{self._secret}{len(self._hidden) - 1:08}"
+        """What stands for ``text`` while rendering; it may have but begun a marker.
+
+        Always the same for one text, as templates compare; a new one for none.
+        """
+        what, number = (text, is_begun), len(self._hidden)
+        if text:
+            number = self._numbers.setdefault(what, number)
+        if number == len(self._hidden):
+            self._hidden.append(what)
+        return f"{self._secret}{number:08}"
 
     def hide(self, text: str, *, is_answer: bool = False) -> str:
         """The text with stand-ins for its markers, and for what may become one.

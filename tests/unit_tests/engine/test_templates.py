@@ -250,6 +250,18 @@ def test_what_a_template_puts_signs_around_is_text(source: str) -> None:
     assert found == [CONTROLS["<s>"]]
 
 
+def test_names_in_tools_stay_the_same_where_a_template_compares_them() -> None:
+    source = (
+        "{# <tool_call> #}<s>{% for m in messages %}{{ m.content }}{% endfor %}"
+        "{% for k in tools[0].p %}{{ k }}{{ '?' if k not in tools[0].required }}"
+        "={{ tools[0].p[k] }};{% endfor %}"
+    )
+    keys = ["end", "id", "<s>", "other"]
+    tool = {"p": dict.fromkeys(keys, "end"), "required": keys[:3]}
+    _, after = template_of(source).around([turn("user", "y")], "i", [tool])
+    assert told(after).endswith("yend=end;id=end;<s>=end;other?=end;")
+
+
 @pytest.mark.parametrize(
     "edited",
     [
