@@ -281,7 +281,9 @@ def _items_of(value: Any) -> Sequence[Any]:
     if _is(value, UserDict, UserList):
         return [vars(value).get("data")]
     if _is(value, MappingProxyType):  # over whatever it is
-        return list(value.values()) if type(value | {}) is dict else []
+        with suppress(Exception):
+            return [*value.values()]
+        return []
     if _is(value, dict):
         return [*dict.values(value)]
     kind = next(kind for kind in _CONTAINERS if _is(value, kind))
