@@ -13,7 +13,7 @@ from langchain_core.vectorstores import VectorStore
 
 from langchain_ralmspec.stores.embedding import as_vectors, document_vectors, lengths_of
 from langchain_ralmspec.stores.encoding import embed_documents
-from langchain_ralmspec.stores.searches import PACKAGES
+from langchain_ralmspec.stores.held import PACKAGES
 from langchain_ralmspec.stores.sharing import SAME_AS, SharedLock, lock_of, original
 
 # Where LangChain's FAISS has its encoder, that may still be a function of one text.

@@ -25,7 +25,13 @@ from langchain_ralmspec.errors import (
     UnknownArgumentError,
 )
 from langchain_ralmspec.retrievers import adopt
-from langchain_ralmspec.stores import FaissStore, GenericStore, open_store, searches
+from langchain_ralmspec.stores import (
+    FaissStore,
+    GenericStore,
+    held,
+    open_store,
+    searches,
+)
 from langchain_ralmspec.stores.retriever_store import RetrieverStore, found_by
 from langchain_ralmspec.stores.searches import SEARCHES
 from tests.unit_tests.stores.faiss_toys import langchain_faiss
@@ -317,7 +323,7 @@ def test_a_filter_is_not_swallowed_in_whatever_holds_a_retriever(
 def test_what_a_store_holds_is_not_looked_through_for_retrievers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(searches, "_MOST_SEEN", 40)
+    monkeypatch.setattr(held, "_MOST_SEEN", 40)
     data = InMemoryVectorStore(BatchTableEmbeddings(table(N_ROWS)))
     data.add_texts([f"v{n % N_ROWS}" for n in range(100)])
     store = SKLearnVectorStore(BatchTableEmbeddings(table(N_ROWS)))
@@ -781,10 +787,10 @@ class Endless(list[Any]):
 
 
 def test_looking_for_a_filter_runs_nothing_of_what_it_looks_through() -> None:
-    held = Endless([1])
+    endless = Endless([1])
 
     def find(query: str) -> Any:
-        return [query, held]
+        return [query, endless]
 
     RetrieverStore(RunnableLambda(find))
     RetrieverStore(RunnableLambda(Lazy(in_memory().as_retriever()).find))
@@ -793,7 +799,7 @@ def test_looking_for_a_filter_runs_nothing_of_what_it_looks_through() -> None:
 def test_a_filter_is_found_beside_a_large_program(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(searches, "_MOST_SEEN", 60)
+    monkeypatch.setattr(held, "_MOST_SEEN", 60)
     names = [f"f{n}" for n in range(100)]
     client = type("Client", (), {name: lambda self: self for name in names})()
 
