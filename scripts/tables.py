@@ -414,8 +414,9 @@ TABLES = GAINS | {
             "÷ in turn": number("rows/{}/of_one_by_one", "{:.2f}"),
             "÷ bare": number("rows/{}/of_bare", "{:.2f}"),
         },
-        tuple(
-            Row(("SmolLM2-135M", n), "together-smollm2", n) for n in ("1", "8", "16")
+        (
+            *(Row((_SMOL, n), "together-smollm2", n) for n in ("1", "8", "16")),
+            *(Row(("Qwen2.5-Coder-1.5B", n), "together-qwen", n) for n in ("1", "8")),
         ),
         # Where many read the same passages, it is no bound: a bare loop reads all.
         frozenset({("16", "÷ bare")}),
