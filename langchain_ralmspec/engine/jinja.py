@@ -7,6 +7,7 @@ sandbox, and a :class:`Meter` is asked before each operation.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -49,6 +50,13 @@ def compiled(source: str) -> Callable[..., str]:
             return template.render(**variables)
 
     return render
+
+
+def literals_of(source: str) -> frozenset[str]:
+    """The texts that a template spells in its code."""
+    tokens = _Environment().lex(source)
+    spelt = (value for _, kind, value in tokens if kind == "string")
+    return frozenset(map(ast.literal_eval, spelt))
 
 
 @contextmanager
@@ -253,7 +261,8 @@ def _of_a_page(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         if name in _UNESCAPING:
             msg = f"{name!r} is not served"
             raise TemplateError(msg)
-        size = len(str(args[hasattr(function, "jinja_pass_arg")]))
+        value = args[hasattr(function, "jinja_pass_arg")]
+        size = len(value) if isinstance(value, str) else _meter.get().size(value)
         _meter.get().handle(_SLOWLY * size)
         if size > _PAGE:
             msg = f"{name!r} takes {_PAGE:,} characters at most, not {size:,}"

@@ -15,7 +15,6 @@ _ROLES = "system|developer|user|human|assistant|model|bot|tool|observation"
 _ROLE = re.compile(_ROLES)
 _OF_A_ROLE = re.compile(rf"(\W+)(?:{_ROLES})(\W+)")
 """A marker of somebody's turn."""
-_LITERAL = re.compile(r"'([^'\\\n]+)'|\"([^\"\\\n]+)\"")
 
 
 class Markers:
@@ -39,7 +38,7 @@ class Markers:
         So do those that are ``sought``, such as the end of a thought, but in answers
         the template is to find them.
         """
-        self.controls = controls
+        self.controls, self._sought = controls, frozenset(sought)
         self.in_answers = _any_of({*controls, *others} - {*sought})
         texts = {*controls, *others, *sought} - {""}
         self.pattern = _any_of(texts)
@@ -50,17 +49,15 @@ class Markers:
         self._all = "\0".join(folded)
         # Letters and blanks begin none that anybody would want to forge.
         self._signs = {text[0] for text in texts if re.match(r"[^\w\s]", text)}
-        self._heads: dict[str, re.Pattern[str]] = {}
+        self._heads: dict[frozenset[str], re.Pattern[str]] = {}
 
-    def heads_in(self, source: str) -> re.Pattern[str]:
+    def heads_but(self, literals: frozenset[str]) -> re.Pattern[str]:
         """Signs that markers begin with, but where a template looks for a text."""
-        if source not in self._heads:
-            told = {each for pair in _LITERAL.findall(source) for each in pair if each}
-            signs = self._signs
-            sought = {t for t in told - self._beginnings if t[0] in signs}
-            rest = f"(?!{_any_of(sought).pattern}){_any_of(signs).pattern}"
-            self._heads[source] = re.compile(rest)
-        return self._heads[source]
+        if literals not in self._heads:
+            told, signs = {*self._sought, *literals} - self._beginnings, self._signs
+            kept = _any_of(text for text in told if text[:1] in signs).pattern
+            self._heads[literals] = re.compile(f"(?!{kept}){_any_of(signs).pattern}")
+        return self._heads[literals]
 
     def ended_by(self, text: str) -> int:
         """How much of a text's beginning may be the end of a marker, in any case."""
@@ -125,12 +122,18 @@ class Disguise:
 
     Args:
         markers: those of the vocabulary.
-        source: the template's: what it looks for, or names, is left to be found.
+        source: the template's: what it names is left to be found.
+        literals: texts that the template spells, and may look for.
     """
 
-    def __init__(self, markers: Markers, source: str = "") -> None:
+    def __init__(
+        self,
+        markers: Markers,
+        source: str = "",
+        literals: frozenset[str] = frozenset(),
+    ) -> None:
         self._markers, self._source = markers, source
-        self._heads = markers.heads_in(source)
+        self._heads = markers.heads_but(literals)
         lowest = 10 ** (_N_DIGITS - 1)
         self._secret = str(lowest + secrets.randbelow(9 * lowest))
         self._hidden: list[tuple[str, bool]] = []
@@ -153,8 +156,8 @@ class Disguise:
 
         In an answer those stay that the template looks for.
         """
-        if self._is_inside(text):
-            return self.stand_in(text, is_begun=True)
+        if self._is_inside(bare := text.strip()):
+            return text.replace(bare, self.stand_in(bare, is_begun=True))
         markers = self._markers
         pattern = markers.in_answers if is_answer else markers.pattern
         hidden = self._heads.sub(self._begun, self._without(pattern, text))
@@ -169,9 +172,11 @@ class Disguise:
 
     def _is_inside(self, text: str) -> bool:
         """Whether a text may be put into a marker; not a name that the template has."""
-        named = (f"'{text}'", f'"{text}"', f".{text}")
-        is_named = any(each in self._source for each in named)
-        return self._markers.may_hold(text) and not is_named
+        if not self._markers.may_hold(text):
+            return False
+        bare = re.escape(text)
+        named = rf"\.{bare}(?!\w)|'{bare}'|\"{bare}\""
+        return re.search(named, self._source) is None
 
     def hide_all(self, value: Any) -> Any:
         """A value as JSON has it, every text in which is hidden, keys included.
@@ -187,10 +192,8 @@ class Disguise:
         return value if is_bare else self.hide(str(value))
 
     def name(self, text: str) -> str:
-        """A role with stand-ins for whole markers, or one for all that is nobody's."""
-        if self._is_inside(text) and not _ROLE.fullmatch(text):
-            return self.stand_in(text, is_begun=True)
-        return self._without(self._markers.pattern, text)
+        """A role, hidden unless it is one that every template knows."""
+        return text if _ROLE.fullmatch(text) else self.hide(text)
 
     def _without(self, pattern: re.Pattern[str], text: str) -> str:
         return pattern.sub(lambda found: self.stand_in(found[0]), text)

@@ -91,7 +91,7 @@ class ChatTemplate(Live):
             )
             raise ChatTemplateError(msg)
         try:
-            from langchain_ralmspec.engine.jinja import compiled
+            from langchain_ralmspec.engine.jinja import compiled, literals_of
         except ImportError as error:
             raise MissingExtraError.of("jinja2", "llama") from error
         self._weights, self._name = weights, weights.path.name
@@ -101,6 +101,7 @@ class ChatTemplate(Live):
         self._tokens = weights.named_tokens
         try:
             self._generate = compiled(source)
+            self._literals = literals_of(source)
         except Exception as error:
             msg = (
                 f"the chat template of {self._name!r} does not compile: {_told(error)}"
@@ -207,12 +208,12 @@ class ChatTemplate(Live):
         if not self.calls.is_native:
             turns, instructions = spelt_out(turns, instructions, tools)
             tools = ()
-        disguise = Disguise(self._weights.markers, self._source)
+        disguise = Disguise(self._weights.markers, self._source, self._literals)
         rendering = _Rendering(
             self,
             disguise,
             disguise.hide_all(list(tools)) if tools else None,
-            disguise.hide_all(dict(variables)),
+            {name: disguise.hide_all(each) for name, each in variables.items()},
             is_begun=turns[-1]["role"] == "assistant",
         )
         text = rendering.first_of(layouts_of(layout_of(turns, instructions)))

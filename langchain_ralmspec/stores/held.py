@@ -86,7 +86,9 @@ def _held_by(value: Any) -> Iterable[Any]:
     if _is(value, partial):
         return value.func, *value.args, *value.keywords.values()
     if _is(value, MethodType):
-        return value.__func__, value.__self__, *_parts_of(value.__self__)
+        owner = value.__self__
+        methods = _shared_by(owner if _is(owner, type) else type(owner))
+        return value.__func__, owner, *_parts_of(owner), *methods
     if _is(value, FunctionType):
         named = _named_in(value)
         return *named, *(part for each in named for part in _parts_of(each))
@@ -144,9 +146,7 @@ def _attributes_of(value: Any) -> Sequence[Any]:
     own = getattr(value, "__dict__", {})
     is_model = _is(value, BaseModel)
     private = (getattr(value, "__pydantic_private__", None) or {}) if is_model else {}
-    shared = _shared_by(type(value))
-    if not _is(value, Runnable):  # whose methods may lead anywhere
-        shared = [each for each in shared if _is(each, Runnable, *_CONTAINERS)]
+    shared = _shared_by(type(value), with_methods=_is(value, Runnable))
     return [*own.values(), *private.values(), *_slots_of(value), *shared]
 
 
@@ -158,9 +158,20 @@ def _slots_of(value: Any) -> Iterator[Any]:
                     yield each.__get__(value)
 
 
-def _shared_by(kind: type[Any]) -> Sequence[Any]:
-    """What a class defines, its methods included, and those that it is made of."""
+def _shared_by(kind: type[Any], *, with_methods: bool = True) -> Sequence[Any]:
+    """What a class defines, and those that it is made of; it may be called in any case.
+
+    Methods may lead anywhere.
+    """
     kinds = [each for each in kind.__mro__ if _root(each) not in _LIBRARIES]
     pairs = [pair for each in kinds for pair in vars(each).items()]
-    # Pydantic keeps large schemas under such names.
-    return [value for name, value in pairs if not name.startswith("__")]
+    return [
+        value
+        for name, value in pairs
+        if name == "__call__"
+        # Pydantic keeps large schemas under such names.
+        or (
+            not (name.startswith("__"))
+            and (with_methods or _is(value, Runnable, *_CONTAINERS))
+        )
+    ]

@@ -288,6 +288,25 @@ def by_field(inner: Any) -> Any:
     return Own(holder=Pair(Slotted(inner)))
 
 
+def by_a_call(inner: Any) -> Any:
+    class Calling:
+        def __call__(self, query: str) -> Any:
+            return inner.invoke(query)
+
+    return RunnableLambda(Calling())
+
+
+def by_methods(inner: Any) -> Any:
+    class Service:
+        def find(self, query: str) -> Any:
+            return self.ask(query)
+
+        def ask(self, query: str) -> Any:
+            return inner.invoke(query)
+
+    return RunnableLambda(Service().find)
+
+
 def by_a_class(inner: Any) -> Any:
     class Holder:
         asked = inner
@@ -309,6 +328,8 @@ def by_a_class(inner: Any) -> Any:
         by_closure,
         by_field,
         by_a_class,
+        by_a_call,
+        by_methods,
     ],
 )
 def test_a_filter_is_not_swallowed_in_whatever_holds_a_retriever(
