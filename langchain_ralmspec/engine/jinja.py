@@ -7,7 +7,6 @@ sandbox, and a :class:`Meter` is asked before each operation.
 
 from __future__ import annotations
 
-import ast
 import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -54,9 +53,8 @@ def compiled(source: str) -> Callable[..., str]:
 
 def literals_of(source: str) -> frozenset[str]:
     """The texts that a template spells in its code."""
-    tokens = _Environment().lex(source)
-    spelt = (value for _, kind, value in tokens if kind == "string")
-    return frozenset(map(ast.literal_eval, spelt))
+    constants = _Environment().parse(source).find_all(nodes.Const)
+    return frozenset(each.value for each in constants if isinstance(each.value, str))
 
 
 @contextmanager

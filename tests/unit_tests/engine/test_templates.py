@@ -294,12 +294,12 @@ def test_a_thought_is_found_behind_literals_with_escapes() -> None:
     source = (
         "{% for m in messages %}{% set c = m.content %}{% if '</plan>' in c %}"
         "{% set r = c.split('</plan>')[0].rstrip('\\n').split('<plan>')[-1] %}"
-        "<plan>{{ r }}</plan>{{ c.split('</plan>')[-1] }}{% else %}{{ c }}"
+        "<plan>{{ r + '\n' }}</plan>{{ c.split('</plan>')[-1] }}{% else %}{{ c }}"
         "{% endif %}{% endfor %}<s>"
     )
     turns = [turn("user", "x"), turn("assistant", "<plan>\nhm\n</plan>\n\nok")]
     _, after = template_of(source).around([*turns, turn("user", "y")], "i")
-    assert told(after) == "ix<plan>\nhm</plan>\n\noky<s>"
+    assert told(after) == "ix<plan>\nhm\n</plan>\n\noky<s>"
 
 
 def test_variables_keep_their_names() -> None:
