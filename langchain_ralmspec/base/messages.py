@@ -121,10 +121,7 @@ def messages_of(history: Any, name: str = "history") -> list[BaseMessage]:
                 raise TypeError(msg)
             messages += convert_to_messages([one])
         except _UNCONVERTED as error:
-            why = str(error).partition("\n")[0]
-            if isinstance(error, LookupError):  # of calls of tools, for example
-                why = f"it lacks {why}"
-            msg = f"{name}[{at}] is {one!r:.60}: {why}; {wanted}"
+            msg = f"{name}[{at}] is {one!r:.60}: {_why(error, 'it')}; {wanted}"
             raise InvalidValueError(msg) from error
     return messages
 
@@ -138,11 +135,15 @@ def prompt_of(convert: Callable[[Any], PromptValue], given: Any) -> PromptValue:
     try:
         return convert(given)
     except _UNCONVERTED as error:
-        why = str(error).partition("\n")[0]
-        if isinstance(error, LookupError):  # of a tool's call, for example
-            why = f"a message lacks {why}"
+        why = _why(error, "a message")
         msg = f"{why}; got {given!r:.200}, give a string, or a list of messages"
         raise InvalidValueError(msg) from error
+
+
+def _why(error: Exception, what: str) -> str:
+    """Why something is no message; a key that a call of a tool lacks, for example."""
+    why = str(error).partition("\n")[0]
+    return f"{what} lacks {why}" if isinstance(error, LookupError) else why
 
 
 def asked_at(messages: Sequence[BaseMessage]) -> int:

@@ -47,7 +47,8 @@ class Analyzer:
     stopwords: str | Sequence[str] | None
     stemmer: str | None
     tokenizer: Tokenizer | None = None
-    # Those of up to three letters that are stop words, such as the article "a".
+    # Stop words as words of texts are spelt; and those of them that look like names.
+    _left_out: frozenset[str] = field(init=False, default=frozenset())
     _short: frozenset[str] = field(init=False, default=frozenset())
 
     def __post_init__(self) -> None:
@@ -62,15 +63,17 @@ class Analyzer:
                 f"got {self.tokenizer!r}"
             )
         try:
-            left_out = () if self.tokenizer else self._left_out()
-            short = {each for each in left_out if len(each) <= _SHORT}
+            if self.tokenizer is None:
+                left_out = self._stopwords()
+                short = frozenset(each for each in left_out if len(each) <= _SHORT)
+                object.__setattr__(self, "_left_out", left_out)
+                object.__setattr__(self, "_short", short)
             self._tokens_of(ascii_lowercase)  # or the stemmer is none
         except (AttributeError, KeyError, TypeError, ValueError) as cause:
             raise InvalidValueError(
                 f"stopwords={self.stopwords!r} with stemmer={self.stemmer!r} cannot "
                 f"be used: {cause}; give names such as 'english' and 'porter', or None"
             ) from cause
-        object.__setattr__(self, "_short", frozenset(short))
 
     def tokenize(
         self, texts: Sequence[str], *, singly: bool = False
@@ -121,12 +124,11 @@ class Analyzer:
         words = sorted(words)
         if self.tokenizer is not None:
             return dict(zip(words, words, strict=True))
-        left_out = self._left_out()
-        kept = [word for word in words if spelt_alike(word) not in left_out]
+        kept = [word for word in words if spelt_alike(word) not in self._left_out]
         stems = kept if self.stemmer is None else _stemmer(self.stemmer).stemWords(kept)
         return dict(zip(kept, map(spelt_alike, stems), strict=True))
 
-    def _left_out(self) -> frozenset[str]:
+    def _stopwords(self) -> frozenset[str]:
         """Stop words, spelt as words of texts are."""
         given, listed = self.stopwords, isinstance(self.stopwords, str)
         if listed:
