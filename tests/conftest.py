@@ -4,11 +4,13 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+from langchain_ralmspec.machine import wait_briefly
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ANONYMIZED_TELEMETRY"] = "False"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# Three OpenMP runtimes whose threads would spin against one another on two cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenMP runtimes whose threads would spin against one another on two cores.
+wait_briefly()
 
 # Machines are shared: no example, nor drawing it, has to be done by some time.
 settings.register_profile(

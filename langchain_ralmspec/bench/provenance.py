@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from langchain_ralmspec.machine import cores, cpu_quota, wait_policy
+from langchain_ralmspec.machine import cores, cpu_quota, openmp_environment
 
 _PACKAGES = (
     "llama-cpp-python", "faiss-cpu", "chromadb", "bm25s", "sentence-transformers",
@@ -66,7 +66,7 @@ def machine() -> dict[str, Any]:
         "cpu_quota": cpu_quota(),
         "memory_bytes": _memory_bytes(),
         "system": platform.platform(),
-        "omp_wait_policy": wait_policy(),
+        "openmp_environment": openmp_environment(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
     }

@@ -6,9 +6,9 @@ import os
 import sys
 
 from langchain_ralmspec.errors import MissingExtraError, RaLMSpecError
-from langchain_ralmspec.machine import wait_policy
+from langchain_ralmspec.machine import openmp_environment, wait_briefly
 
-WAIT_POLICY_AT_START = wait_policy()
+OPENMP_AT_START = openmp_environment()
 """As the user's shell has it, before :func:`main` sets it for our own commands."""
 
 
@@ -16,7 +16,7 @@ def main() -> None:
     """Run the command line."""
     # llama.cpp, torch and FAISS each bring an OpenMP pool whose threads spin while
     # they wait, against one another. It has to be said before any of them loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly()
     os.environ.setdefault("ANONYMIZED_TELEMETRY", "False")
     try:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -16,6 +15,7 @@ from ray.serve.metrics import Counter
 
 from langchain_ralmspec.base.chat import LocalChat
 from langchain_ralmspec.errors import DecodeError, InvalidValueError
+from langchain_ralmspec.machine import wait_briefly
 from langchain_ralmspec.serve.loading import named
 from langchain_ralmspec.serve.protocol import BROKEN, OK, Answer, call_of, failure_of
 
@@ -56,7 +56,7 @@ class Replica:
         self, chat: str | Callable[[], LocalChat], max_ongoing_requests: int
     ) -> None:
         # Thread pools are made as libraries are loaded, which the chat model does.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        wait_briefly()
         found = named(chat) if isinstance(chat, str) else chat
         if not isinstance(found, LocalChat) and callable(found):
             found = found()

@@ -98,8 +98,25 @@ def test_the_most_memory_counts_what_is_swapped_or_dropped(
     assert machine.most_memory() == most
 
 
-def test_the_wait_policy_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    assert machine.wait_policy() == "ACTIVE"
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    assert machine.wait_policy() is None
+@pytest.fixture
+def without_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in machine.OPENMP_ENVIRONMENT:
+        monkeypatch.setenv(name, "")  # so that it is as before in the end
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("without_openmp")
+def test_openmp_waits_briefly_where_nothing_is_said() -> None:
+    assert machine.openmp_environment() == {}
+    machine.wait_briefly()
+    assert machine.openmp_environment() == machine.OPENMP_ENVIRONMENT
+
+
+@pytest.mark.usefixtures("without_openmp")
+@pytest.mark.parametrize("name", machine.OPENMP_ENVIRONMENT)
+def test_openmp_waits_as_the_user_says(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "7")
+    machine.wait_briefly()
+    assert machine.openmp_environment() == {name: "7"}

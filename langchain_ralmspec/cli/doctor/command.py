@@ -22,7 +22,7 @@ from langchain_ralmspec.bench.figures import check_file, write_figures
 from langchain_ralmspec.bench.options import JsonOption
 from langchain_ralmspec.bench.ralm.workload import Corpus, Workload
 from langchain_ralmspec.chat_models import ChatRaLMSpec
-from langchain_ralmspec.cli import WAIT_POLICY_AT_START
+from langchain_ralmspec.cli import OPENMP_AT_START
 from langchain_ralmspec.cli.doctor.costs import BATCH, Costs, measure
 from langchain_ralmspec.cli.doctor.facts import Facts, inspect
 from langchain_ralmspec.cli.doctor.finding import Finding, Severity
@@ -30,6 +30,7 @@ from langchain_ralmspec.cli.doctor.findings import findings
 from langchain_ralmspec.cli.doctor.gains import Gains, expect
 from langchain_ralmspec.cli.doctor.rehearsal import STEPS
 from langchain_ralmspec.cli.doctor.target import Target, load_target
+from langchain_ralmspec.machine import OPENMP_ENVIRONMENT
 from langchain_ralmspec.retrievers import RaLMSpecRetriever
 
 _QUESTION = "What is it about?"
@@ -61,8 +62,8 @@ def doctor(
         console.print("measuring, for some 15 seconds and more", style="dim")
         asked = question or (_QUESTION if target else QUESTIONS[0])
         costs = measure(stack, asked)  # first: it loads every library
-        is_ours = target is None and WAIT_POLICY_AT_START is None
-        facts = inspect(stack, costs, wait_policy_is_ours=is_ours)
+        is_ours = target is None and not OPENMP_AT_START
+        facts = inspect(stack, costs, openmp_is_ours=is_ours)
     gains = expect(facts)
     found = findings(facts, gains)
     model, store = facts.model, facts.store
@@ -92,9 +93,9 @@ def doctor(
 def patient(target: str | None) -> Iterator[Target]:
     """Give the stack to examine: the user's, by name, or the demo's."""
     if target is not None:
-        if WAIT_POLICY_AT_START is None:
+        for name in OPENMP_ENVIRONMENT.keys() - OPENMP_AT_START.keys():
             # As the app has it when it is run on its own. It may set its own.
-            os.environ.pop("OMP_WAIT_POLICY", None)
+            os.environ.pop(name, None)
         yield load_target(target)
         return
     gguf = find_gguf("smollm2-135m")

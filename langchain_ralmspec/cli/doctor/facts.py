@@ -13,8 +13,8 @@ from langchain_ralmspec.cli.doctor.target import Target
 from langchain_ralmspec.engine.selftest import is_repeatable
 from langchain_ralmspec.machine import (
     cpu_quota,
+    openmp_environment,
     schedulable_cores,
-    wait_policy,
     whole_cores,
 )
 from langchain_ralmspec.stores import (
@@ -55,8 +55,8 @@ class ThreadFacts:
         usable_cores: cores that the process may be scheduled on.
         cpu_quota: cores' worth of time that a container grants; None without limit.
         single: llama.cpp's threads for single tokens; ``batch`` are those for batches.
-        wait_policy: ``OMP_WAIT_POLICY``; None when unset.
-        wait_policy_is_ours: whether this command set it.
+        openmp: the variables that say how OpenMP's idle threads wait.
+        openmp_is_ours: whether this command set them.
         openmp_users: libraries in the process that compute with OpenMP.
         openmp_copies: files of the OpenMP runtimes in the process; None when
             threadpoolctl, which finds them, is not installed.
@@ -66,8 +66,8 @@ class ThreadFacts:
     cpu_quota: float | None
     single: int
     batch: int
-    wait_policy: str | None
-    wait_policy_is_ours: bool
+    openmp: dict[str, str]
+    openmp_is_ours: bool
     openmp_users: tuple[str, ...]
     openmp_copies: tuple[str, ...] | None
 
@@ -135,11 +135,11 @@ class Facts:
     costs: Costs
 
 
-def inspect(target: Target, costs: Costs, *, wait_policy_is_ours: bool) -> Facts:
+def inspect(target: Target, costs: Costs, *, openmp_is_ours: bool) -> Facts:
     """Look at a stack whose costs were measured, so that all libraries are loaded."""
     return Facts(
         model=_inspect_model(target),
-        threads=_inspect_threads(target, wait_policy_is_ours=wait_policy_is_ours),
+        threads=_inspect_threads(target, openmp_is_ours=openmp_is_ours),
         store=inspect_store(target.retriever.store),
         settings=Settings(
             speculation=target.speculation,
@@ -171,15 +171,15 @@ def _inspect_model(target: Target) -> ModelFacts:
     )
 
 
-def _inspect_threads(target: Target, *, wait_policy_is_ours: bool) -> ThreadFacts:
+def _inspect_threads(target: Target, *, openmp_is_ours: bool) -> ThreadFacts:
     single, batch = target.engine.n_threads
     return ThreadFacts(
         usable_cores=schedulable_cores(),
         cpu_quota=cpu_quota(),
         single=single,
         batch=batch,
-        wait_policy=wait_policy(),
-        wait_policy_is_ours=wait_policy_is_ours,
+        openmp=openmp_environment(),
+        openmp_is_ours=openmp_is_ours,
         openmp_users=tuple(
             name for module, name in _OPENMP_USERS.items() if module in sys.modules
         ),

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from langchain_ralmspec.assets.corpus import stdlib_passages
+from langchain_ralmspec.machine import OPENMP_ENVIRONMENT
 
 APP = """
 import json
@@ -31,10 +32,15 @@ def test_the_doctor_examines_an_app(tmp_path: Path) -> None:
     texts = [passage.text for passage in stdlib_passages()[:50]]
     (tmp_path / "texts.json").write_text(json.dumps(texts))
     command = "import sys; from langchain_ralmspec.cli import main; sys.exit(main())"
+    kept = os.environ.keys() - OPENMP_ENVIRONMENT.keys()
     done = subprocess.run(  # noqa: S603  our own command
         [sys.executable, "-c", command, "doctor", "app:chat", "--json", "found.json"],
         cwd=tmp_path,
-        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+        env={
+            name: os.environ[name]
+            for name in os.environ
+            if name not in OPENMP_ENVIRONMENT
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -46,7 +52,7 @@ def test_the_doctor_examines_an_app(tmp_path: Path) -> None:
     assert facts["model"]["quantization"] == "Q4_0"
     assert facts["model"]["flash_attention"] == "auto"
     assert (facts["threads"]["single"], facts["threads"]["batch"]) == (1, 1)
-    assert facts["threads"]["wait_policy"] == "PASSIVE"
+    assert facts["threads"]["openmp"] == {}
     assert facts["store"]["index"] == "BM25"
     assert facts["store"]["n_documents"] == 50
     assert len(facts["costs"]["calls"]) == 4

@@ -11,6 +11,7 @@ import pytest
 from langchain_core.vectorstores import InMemoryVectorStore
 from rich.console import Console
 
+from langchain_ralmspec import machine
 from langchain_ralmspec.cli.doctor import command
 from langchain_ralmspec.cli.doctor.costs import (
     BATCH,
@@ -83,8 +84,8 @@ HEALTHY = Facts(
         cpu_quota=None,
         single=2,
         batch=4,
-        wait_policy="passive",
-        wait_policy_is_ours=False,
+        openmp={"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "1000"},
+        openmp_is_ours=False,
         openmp_users=("torch", "FAISS", "llama.cpp"),
         openmp_copies=("/a/libgomp.so", "/b/libgomp.so"),
     ),
@@ -153,6 +154,12 @@ def test_a_healthy_stack_is_fine() -> None:
     }  # fmt: skip
 
 
+def waiting(policy: str, spins: str) -> dict[str, Any]:
+    said = {"OMP_WAIT_POLICY": policy, "GOMP_SPINCOUNT": spins}
+    return {"threads": {"openmp": said}}
+
+
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 ONCE = {"retrieves_once": True}
 LOOKUP, ONE_BY_ONE = {"guess_policy": "lookup"}, {"one_by_one": True}
 NO_BATCHES, NO_PRODUCT = {"embeds_in_batches": False}, {"scans_by_product": False}
@@ -170,9 +177,14 @@ SICK: list[tuple[dict[str, Any], str, str]] = [
     ({"threads": {"cpu_quota": 2.0}}, "threads", "slow"),
     ({"threads": {"batch": 2}}, "threads", "worth knowing"),
     ({"threads": {"single": 4}}, "threads", "worth knowing"),
-    ({"threads": {"wait_policy": None}}, "wait policy", "slow"),
-    ({"threads": {"wait_policy": "ACTIVE"}}, "wait policy", "slow"),
-    ({"threads": {"wait_policy_is_ours": True}}, "wait policy", "worth knowing"),
+    ({"threads": {"openmp": {}}}, "wait policy", "slow"),
+    ({"threads": {"openmp": {"OMP_WAIT_POLICY": "ACTIVE"}}}, "wait policy", "slow"),
+    (waiting("PASSIVE", "INFINITE"), "wait policy", "slow"),
+    (waiting("ACTIVE", "300000"), "wait policy", "slow"),
+    (waiting("PASSIVE", "1000"), "wait policy", "worth knowing"),
+    ({"threads": {"openmp": {"GOMP_SPINCOUNT": "9"}}}, "wait policy", "worth knowing"),
+    ({"threads": {"openmp": PASSIVE}}, "wait policy", "worth knowing"),
+    ({"threads": {"openmp_is_ours": True}}, "wait policy", "worth knowing"),
     ({"settings": {"speculation": False}}, "speculation", "slow"),
     ({"settings": {"asynchronous": False}, **REMOTE}, "asynchronous", "slow"),
     ({"settings": {"speculation_stride": 4}}, "stride", "worth knowing"),
@@ -208,7 +220,7 @@ BESIDE_THE_POINT: list[tuple[dict[str, Any], str]] = [
     ({"model": {"n_gpu_layers": -1, "quantization": "Q4_1"}}, "quantization"),
     ({"model": {"n_gpu_layers": -1}}, "threads"),
     ({"model": {"n_gpu_layers": -1, "n_ctx": 8192}}, "flash attention"),
-    ({"threads": {"openmp_users": ("llama.cpp",), "wait_policy": None}}, "wait policy"),
+    ({"threads": {"openmp_users": ("llama.cpp",), "openmp": {}}}, "wait policy"),
     ({"settings": {"speculation": False, "asynchronous": False}}, "asynchronous"),
     ({"settings": {"speculation": False, "speculation_stride": 4}}, "stride"),
     ({"settings": {"speculation": False, "guess_policy": "same"}}, "guess policy"),
@@ -516,10 +528,16 @@ def test_what_is_no_target_is_quoted(
 def test_the_users_wait_policy_is_kept_while_the_app_is_imported(
     app: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app(f"import os\nseen = os.environ.get('OMP_WAIT_POLICY')\n{LLM}")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-    for at_start, seen in (("PASSIVE", "PASSIVE"), (None, None)):
-        monkeypatch.setattr(command, "WAIT_POLICY_AT_START", at_start)
+    names = list(machine.OPENMP_ENVIRONMENT)
+    app(f"import os\nseen = list(map(os.environ.get, {names}))\n{LLM}")
+    for at_start, seen in (
+        (machine.OPENMP_ENVIRONMENT, ["ACTIVE", "1000", "0"]),
+        ({"GOMP_SPINCOUNT": "1000"}, [None, "1000", None]),
+        ({}, [None, None, None]),
+    ):
+        for name, value in machine.OPENMP_ENVIRONMENT.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(command, "OPENMP_AT_START", at_start)
         with command.patient("doctors_app:llm"):
             assert sys.modules.pop("doctors_app").seen == seen
 
