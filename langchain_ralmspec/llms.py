@@ -19,7 +19,7 @@ from langchain_ralmspec.base.speculation import SpeculativeGeneration
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
 from langchain_ralmspec.knnlm import KNNDatastore, Mixture, NeighbourRequest, generate
 from langchain_ralmspec.ralm import Prompt
-from langchain_ralmspec.text import well_formed
+from langchain_ralmspec.text import is_blank, well_formed
 
 if TYPE_CHECKING:
     from langchain_ralmspec.base.call_settings import CallSettings
@@ -62,7 +62,7 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
 
         Raises:
             ContextOverflowError: the longest possible answer does not fit ``n_ctx``.
-            InvalidValueError: the prompt is empty, or no string.
+            InvalidValueError: the prompt is blank, or no string.
         """
         model, (retriever, _) = self.engine, self._restricted_by({})
         asked = self._prompt(model, prompt)
@@ -83,6 +83,9 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
         elif not model.weights.controls.isdisjoint(question):  # are no words to look up
             pieces = b"".join(map(model.weights.piece, question))
             text = pieces.decode("utf-8", "ignore").strip()
+        if is_blank(text):
+            msg = f"the prompt {asked!r:.60} has no words to look up; give it some"
+            raise InvalidValueError(msg)
         return Prompt(head, tail, tuple(question), text)
 
 

@@ -26,6 +26,7 @@ CONTEXT = "context"
 """The variable of a prompt that stands for the documents, in LangChain's chains."""
 
 _LONGER_THAN_INSTRUCTIONS = 600  # characters
+_LONG_CONTEXT = 100_000  # characters, more than a template leaves where it cuts
 _FOLLOWING = re.compile(
     r"\bfollowing (?:pieces of )?(?:retrieved )?context\b", re.IGNORECASE
 )
@@ -108,11 +109,15 @@ class ChainPrompt:
         beginning, whose KV could be shared.
         """
         context, question = (secrets.token_hex(20) for _ in range(2))
+        text = self._text(context, question)
+        return text.find(question) < text.find(context)
+
+    def _text(self, context: str, question: str) -> str:
+        """What the template makes of a context, without history."""
         values: dict[str, Any] = {CONTEXT: context, self.question: question}
         if self.history is not None:
             values[self.history] = []
-        text = self.template.format_prompt(**values).to_string()
-        return text.find(question) < text.find(context)
+        return self.template.format_prompt(**values).to_string()
 
     @property
     def _needs_history(self) -> bool:
@@ -156,6 +161,7 @@ class ChainPrompt:
             InvalidValueError: as :meth:`turns` does.
         """
         turns = self.turns([HumanMessage("question")], "question")
+        self._require_placing()
         for text in ("".join(turn["content"]) for turn in turns):
             if found := _MARKUP.search(text):
                 msg = (
@@ -165,6 +171,27 @@ class ChainPrompt:
                 )
                 warnings.warn(msg, UserWarning, stacklevel=2)
                 return
+
+    def _require_placing(self) -> None:
+        """Refuse a template that cuts documents, and warn of one that tests for them."""
+        slot = secrets.token_hex(20)
+        documents = slot * (_LONG_CONTEXT // len(slot))
+        if documents not in self._text(documents, "question"):
+            msg = (
+                f"the prompt cuts what it is given as {{{CONTEXT}}}, but documents are "
+                "put into it as they are; leave that out, and set max_document_tokens "
+                "or documents_per_step"
+            )
+            raise InvalidValueError(msg)
+        filled, again = (self._text(slot, "question") for _ in range(2))
+        is_steady = filled == again  # it may tell the time
+        if is_steady and self._text("", "question") != filled.replace(slot, ""):
+            msg = (
+                f"the prompt says something else where {{{CONTEXT}}} is empty, which is "
+                "never read: where no document is found, the model gets what is said "
+                'around documents, without any; set on_empty="error", or leave it out'
+            )
+            warnings.warn(msg, UserWarning, stacklevel=3)
 
     def turns(self, messages: Sequence[BaseMessage], question: str) -> list[Turn]:
         """The filled template: turns, the content of one parted at the documents.

@@ -80,8 +80,10 @@ def plain(value: Any, within: tuple[int, ...] = ()) -> Any:
     inner = (*within, id(value))
     value = value.value if isinstance(value, Enum) else value
     if isinstance(value, Mapping):
-        pairs = [(plain(key, inner), plain(each, inner)) for key, each in value.items()]
-        return {k if isinstance(k, str) else str(k): each for k, each in pairs}
+        return {
+            _name(key, plain(key, inner), value): plain(each, inner)
+            for key, each in value.items()
+        }
     if isinstance(value, list | tuple):
         return [plain(each, inner) for each in value]
     if isinstance(value, set | frozenset):
@@ -91,6 +93,13 @@ def plain(value: Any, within: tuple[int, ...] = ()) -> Any:
         bare = (value.astype(str) if value.dtype.kind in "mM" else value).tolist()
         return _text(value) if isinstance(bare, np.generic) else plain(bare, inner)
     return _scalar(value)
+
+
+def _name(key: Any, made: Any, others: Mapping[Any, Any]) -> str:
+    """The name of a key, of which ``made`` is plain; 1 is not the "1" beside it."""
+    if isinstance(made, str):
+        return made
+    return f"{made} ({type(key).__name__})" if str(made) in others else str(made)
 
 
 def _scalar(value: Any) -> Any:

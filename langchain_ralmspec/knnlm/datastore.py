@@ -24,6 +24,7 @@ from langchain_ralmspec.knnlm.entries import (
 from langchain_ralmspec.knnlm.faiss_index import FaissKeyIndex
 from langchain_ralmspec.knnlm.keys import load_reader, read_texts
 from langchain_ralmspec.knnlm.mixture import Neighbours
+from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.scans import Scan, installed_torch
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ class KNNDatastore:
         self._entries = Entries(self.path)
         self._index: Scan | FaissKeyIndex | None = None
         self._lists: FaissKeyIndex | None = None  # that are probed for guesses
+        self.renew_locks()
+        renewed_in_children(self)
+
+    def renew_locks(self) -> None:
+        """Have a free lock; an index that was being made is made anew."""
         self._indexing = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from langchain_ralmspec.errors import DatastoreError
 from langchain_ralmspec.files import replacing_file
+from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.scans import installed_faiss, one_thread
 
 if TYPE_CHECKING:
@@ -50,13 +51,18 @@ class FaissKeyIndex:
         """
         self._faiss: Any = installed_faiss()  # its stubs know few of its arguments
         self._kind, self._n = kind, len(keys)
-        self._lock = threading.Lock()  # of the search width, which the index holds
+        self.renew_locks()
+        renewed_in_children(self)
         self._index = self._read(file, keys) if file.exists() else self._made(keys)
         if self._index.ntotal < len(keys):
             self._add(keys)
             self._keep(file)
         if kind == "ivf":
             self._index.parallel_mode = _THREAD_PER_QUERY  # the file does not keep it
+
+    def renew_locks(self) -> None:
+        """Have a free lock, of the search width, which the index holds."""
+        self._lock = threading.Lock()
 
     def candidates(
         self, queries: NDArray[np.float32], k: int

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from langchain_ralmspec.answer.vocabulary import first_tokens, whole_characters
 from langchain_ralmspec.errors import ContextOverflowError
-from langchain_ralmspec.text import well_formed
+from langchain_ralmspec.text import is_blank, well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,10 +44,14 @@ class QueryText:
     window: int  # length of the query, in tokens; 0 takes all
 
     def __call__(self) -> str:
-        """Text of the query."""
-        tokens = (*self.question, *self.transcript.tokens)[-self.window :]
-        text = b"".join(map(self.vocabulary.piece, tokens))
-        return text.decode("utf-8", "ignore").strip()
+        """Text of the query; what is blank at the end of the answer is not counted."""
+        tokens = (*self.question, *self.transcript.tokens)
+        text, window = "", self.window or len(tokens)
+        while is_blank(text) and tokens:
+            pieces = map(self.vocabulary.piece, tokens[-window:])
+            text = b"".join(pieces).decode("utf-8", "ignore").strip()
+            tokens = tokens[:-window]
+        return text
 
 
 class Laid(NamedTuple):

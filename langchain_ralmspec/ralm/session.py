@@ -16,7 +16,12 @@ from langchain_ralmspec.ralm.queries import Queries
 from langchain_ralmspec.speculation import NEEDS_VECTOR, REPLICA
 from langchain_ralmspec.speculation.costs import Spent, spending
 from langchain_ralmspec.stores.asking import hits_of
-from langchain_ralmspec.stores.base import Query, Ranked, as_array_store
+from langchain_ralmspec.stores.base import (
+    Query,
+    Ranked,
+    as_array_store,
+    of_its_search,
+)
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.ties import is_near_tie
 from langchain_ralmspec.stores.waiting import Waiting
@@ -294,7 +299,7 @@ class Session(Live):
 
         What was seen of the store before it changed is forgotten.
         """
-        max_norm = getattr(self._store, "max_norm", None)
+        max_norm = of_its_search(self._store, "max_norm")
         if max_norm is None or not self._store.top_k_is_stable:
             return False
         with reported_as_store_error(type(self._store).__name__, "max_norm"):

@@ -19,6 +19,8 @@ _SEARCHES = (
     "abatch",
     "_get_relevant_documents",
     "_aget_relevant_documents",
+    "store",
+    "_retrieve",
 )
 
 
@@ -63,4 +65,5 @@ def searches_itself(value: Any, kind: type[Any]) -> bool:
     return any(
         name in vars(value) or getattr(type(value), name) is not getattr(kind, name)
         for name in _SEARCHES
+        if hasattr(kind, name)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import TYPE_CHECKING, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import numpy as np
 
@@ -207,11 +207,18 @@ def as_array_store(store: Store) -> ArrayStore | None:
     A subclass may override ``search`` alone, to reorder hits, say. Then the ``find``
     that it inherits would pass its own search by, and None is returned.
     """
-    if not hasattr(store, "document"):
-        return None
+    is_one = hasattr(store, "document") and of_its_search(store, "find") is not None
+    return cast("ArrayStore", store) if is_one else None
+
+
+def of_its_search(store: Store, name: str) -> Any | None:
+    """A method that tells of a store's search, or None if it tells of another.
+
+    It does where a subclass has overridden the search, and has inherited the method.
+    """
     for names in definitions(store):
-        if "find" in names:
-            return cast("ArrayStore", store)
-        if "search" in names:
+        if name in names:
+            return getattr(store, name)
+        if "search" in names or "find" in names:
             return None
     return None

@@ -20,7 +20,7 @@ from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.faiss_rows import FixedRows
 from langchain_ralmspec.text import well_formed_json
 
-_FORMAT = "langchain-ralmspec BM25Store 8"
+_FORMAT = "langchain-ralmspec BM25Store 9"
 _MANIFEST = "bm25_store.json"
 _DOCUMENTS = "documents.jsonl"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from langchain_ralmspec.errors import (
+    DimensionMismatchError,
     InvalidValueError,
     StoreError,
 )
@@ -97,6 +98,7 @@ def as_vectors(
     Raises:
         StoreError: it is something else.
     """
+    _require_one_length(made, texts, name)
     # What float32 cannot hold becomes infinite, which has no length.
     embedding = reported_as_store_error(name, f"embed the {kind}")
     with embedding, np.errstate(over="ignore"):
@@ -107,6 +109,18 @@ def as_vectors(
             f"{texts[0][:60]!r}"
         )
     return vectors
+
+
+def _require_one_length(made: Any, texts: Sequence[str], name: str) -> None:
+    """Raise a :class:`DimensionMismatchError` for vectors of several lengths."""
+    if not isinstance(made, list) or not all(isinstance(each, list) for each in made):
+        return
+    for vector, text in zip(made, texts, strict=False):
+        if len(vector) != len(made[0]):
+            raise DimensionMismatchError(
+                f"{name} gave {len(made[0])} numbers for {texts[0][:60]!r}, and "
+                f"{len(vector)} for {text[:60]!r}"
+            )
 
 
 def lengths_of(

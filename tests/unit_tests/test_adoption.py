@@ -447,3 +447,37 @@ def test_a_filter_that_is_a_model_is_compared_by_what_it_says() -> None:
 def test_a_model_that_can_do_something_is_what_it_is(model: Any) -> None:
     assert owned([model])[0] is model
     assert not is_same(model, model.model_copy())
+
+
+def chosen(base: Any) -> Any:
+    field = ConfigurableField("words")
+    dynamic = base.configurable_fields(search_kwargs=field)
+    return dynamic.with_config(configurable={"words": {"k": 6}})
+
+
+@pytest.mark.parametrize(
+    "wrapped", [lambda base: base.bind(k=6), chosen, lambda base: chosen(base).bind()]
+)
+def test_a_bound_number_of_documents_counts(wrapped: Any) -> None:
+    base = langchain_faiss(n_rows=N_ROWS).as_retriever(search_kwargs={"k": 2})
+    retriever = wrapped(base)
+    assert len(retriever.invoke("v0")) == 6
+    adopted = adopt(retriever)
+    assert documents_wanted(adopted) == 6
+    assert len(adopted.invoke("v0")) == 6
+
+
+class OverPart(RaLMSpecRetriever):
+    """Searches the documents of one tenant."""
+
+    @property
+    def store(self) -> Any:
+        return GenericStore(self.vectorstore, lambda d: d.metadata["tenant"] == "red")
+
+
+def test_a_subclass_that_searches_another_store_is_asked_itself() -> None:
+    retriever = OverPart(vectorstore=store_of("red", "blue"), k=2)
+    assert [d.page_content for d in retriever.invoke("v0")] == ["red"]
+    assert found_by(chat_over(retriever)) == ["red"]
+    with pytest.raises(InvalidValueError, match="searches by itself"):
+        retriever.session()

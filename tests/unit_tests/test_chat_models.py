@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from typing import Any
 
 import pytest
@@ -277,3 +278,42 @@ def test_a_prompt_that_spells_a_chat_templates_markup_is_told(markup: str) -> No
     store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
     with pytest.warns(UserWarning, match=r"which is read as text.*RaLMSpecLLM"):
         ChatRaLMSpec(model_path="m.gguf", retriever=store, prompt=prompt)
+
+
+TESTED = "{% if context %}Use {{ context }}.{% else %}Say so.{% endif %} {{ question }}"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("{{ context[:400] }} {{ question }}", "jinja2"),
+        ("{context:.400} {question}", "f-string"),
+    ],
+)
+def test_a_prompt_that_cuts_documents_is_refused(text: str, kind: Any) -> None:
+    prompt = PromptTemplate.from_template(text, template_format=kind)
+    store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
+    with pytest.raises(ValidationError, match=r"cuts what it is given as \{context\}"):
+        ChatRaLMSpec(model_path="m.gguf", retriever=store, prompt=prompt)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (TESTED, "jinja2"),
+        ("{{#context}}Use {{context}}{{/context}} {{question}}", "mustache"),
+    ],
+)
+def test_a_prompt_that_tests_for_documents_is_told(text: str, kind: Any) -> None:
+    prompt = PromptTemplate.from_template(text, template_format=kind)
+    store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
+    with pytest.warns(UserWarning, match="something else where .* is empty"):
+        ChatRaLMSpec(model_path="m.gguf", retriever=store, prompt=prompt)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_prompt_that_tells_the_time_is_taken() -> None:
+    prompt = PromptTemplate.from_template("{now}: {context} {question}")
+    told = prompt.partial(now=lambda: str(time.perf_counter_ns()))
+    store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
+    ChatRaLMSpec(model_path="m.gguf", retriever=store, prompt=told)

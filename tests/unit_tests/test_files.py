@@ -207,3 +207,8 @@ def test_a_pipe_that_is_no_text_is_not_waited_for_again(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match=r"not in UTF-8, as .* in it shows"):
         read_text(tmp_path / "pipe")
     writer.join()
+
+
+def test_an_empty_path_is_none() -> None:
+    with pytest.raises(InvalidValueError, match="'' is no path: it is empty"):
+        absolute("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from langchain_ralmspec.cli.doctor.costs import BATCH
@@ -123,18 +124,18 @@ def _wait_policy(facts: Facts) -> Finding | None:
     said = ", ".join(f"{name}={value}" for name, value in given.items())
     what = f"how OpenMP's threads wait: {said or 'unset'}, with {users} in the process"
     spins = given.get("GOMP_SPINCOUNT", "")
-    is_brief = spins.isdigit() and int(spins) <= _MOST_SPINS
+    n_spins = int(spins) if spins.isdecimal() else math.inf
     advice = (
         f"{_OPENMP} in the environment before Python starts; once the libraries are "
         "loaded neither you nor this package can set it"
     )
-    if is_brief and policy == "ACTIVE":
+    if policy == "ACTIVE" and 0 < n_spins <= _MOST_SPINS:
         if not threads.openmp_is_ours:
             return Finding("fine", what + runtimes)
         what = f"{_OPENMP} was set by this command; in your shell it isn't"
         why = "what is measured here holds for your programs if they have it as well"
         return Finding("worth knowing", what + runtimes, why, advice)
-    if is_brief or (policy == "PASSIVE" and not spins):
+    if n_spins <= _MOST_SPINS or (policy == "PASSIVE" and not spins):
         why = (
             "threads that sleep at once are woken behind each of hundreds of "
             "operations a batch: two tokens of SmolLM2-135M took 20 ms, and 7 where "

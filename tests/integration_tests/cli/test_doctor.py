@@ -36,11 +36,7 @@ def test_the_doctor_examines_an_app(tmp_path: Path) -> None:
     done = subprocess.run(  # noqa: S603  our own command
         [sys.executable, "-c", command, "doctor", "app:chat", "--json", "found.json"],
         cwd=tmp_path,
-        env={
-            name: os.environ[name]
-            for name in os.environ
-            if name not in OPENMP_ENVIRONMENT
-        },
+        env={name: os.environ[name] for name in kept},
         capture_output=True,
         text=True,
         check=False,

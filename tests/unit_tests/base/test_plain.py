@@ -197,3 +197,10 @@ def test_counts_are_plain() -> None:
     drafts.verified("lookup", 3, 2)
     for stats in (SpeculationStats(verifications=[(2, 0.5)]), drafts):
         assert bare(stats.as_dict())
+
+
+@pytest.mark.parametrize("keys", [(1, "1"), ("1", 1)])
+def test_keys_that_read_alike_stay_two(keys: tuple[Any, Any]) -> None:
+    made = plain({key: type(key).__name__ for key in keys})
+    assert made == {"1": "str", "1 (int)": "int"}
+    assert plain({1: "a", 2: "b"}) == {"1": "a", "2": "b"}

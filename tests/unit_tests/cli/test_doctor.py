@@ -182,6 +182,7 @@ SICK: list[tuple[dict[str, Any], str, str]] = [
     (waiting("PASSIVE", "INFINITE"), "wait policy", "slow"),
     (waiting("ACTIVE", "300000"), "wait policy", "slow"),
     (waiting("PASSIVE", "1000"), "wait policy", "worth knowing"),
+    (waiting("ACTIVE", "0"), "wait policy", "worth knowing"),
     ({"threads": {"openmp": {"GOMP_SPINCOUNT": "9"}}}, "wait policy", "worth knowing"),
     ({"threads": {"openmp": PASSIVE}}, "wait policy", "worth knowing"),
     ({"threads": {"openmp_is_ours": True}}, "wait policy", "worth knowing"),

@@ -25,6 +25,7 @@ from langchain_ralmspec.errors import (
 from langchain_ralmspec.knnlm import KNNDatastore, datastore
 from langchain_ralmspec.knnlm.entries import EntryWriter, Manifest
 from langchain_ralmspec.knnlm.keys import typical_distance
+from langchain_ralmspec.registry import _renewed
 from tests.unit_tests.knnlm.fakes import FakeReader, write_entries
 
 TEXTS = ["abcdefghijklmnop", "xyz", "a", ""]
@@ -385,3 +386,12 @@ def test_typical_distance_is_told_by_a_part_of_many_keys(
     monkeypatch.setattr("langchain_ralmspec.knnlm.keys._CALIBRATED_AMONG", 3000)
     assert of_all < typical_distance(keys) < 2 * of_all
     assert typical_distance(keys[::3]) == pytest.approx(typical_distance(keys), 0.1)
+
+
+def test_a_forked_process_may_use_a_datastore_that_another_thread_was_at(
+    store: KNNDatastore,
+) -> None:
+    with store._indexing:
+        store.renew_locks()  # as after a fork
+        store.prepare()
+    assert store in _renewed

@@ -8,6 +8,7 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.exceptions import ContextOverflowError as CoreContextOverflowError
 
+from langchain_ralmspec.answer.transcript import Transcript
 from langchain_ralmspec.errors import ContextOverflowError
 from langchain_ralmspec.ralm import (
     DocumentLayout,
@@ -115,3 +116,19 @@ def test_a_request_that_just_fits_is_served() -> None:
 
 def test_the_error_is_langchains_too() -> None:
     assert issubclass(ContextOverflowError, CoreContextOverflowError)
+
+
+@pytest.mark.parametrize(
+    ("said", "query"),
+    [("why?", "why?"), ("why?" + "\n" * 4, "why?"), ("so? why" + "\n " * 9, "so? why")],
+)
+def test_what_is_blank_at_the_end_of_an_answer_is_not_looked_up(
+    said: str, query: str
+) -> None:
+    question = tuple(map(ord, said))
+    transcript = Transcript(LETTERS, max_tokens=9)
+    for window in (4, 0):
+        text = QueryText(question, transcript, LETTERS, window)()
+        assert query.endswith(text)
+        assert len(text) >= 1
+    assert QueryText((), transcript, LETTERS, 4)() == ""

@@ -338,3 +338,32 @@ def test_short_words_among_capitals_are_no_names() -> None:
     store = over("WHAT TO DO IF IT BURNS", "IT", stemmer=None)
     assert found_ids(store, "what to do if it burns", 2) == ["0"]
     assert found_ids(store, "DO NOT BURN IT", 2) == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "query"),
+    [
+        (["Ko'z ochiq.", "Ko'l chuqur."], "ko'l"),
+        (["So\u02bbz nima?", "So\u02bbm arzon."], "so\u02bbm"),
+        (["ג\u05f3ז", "ג\u05f3ל"], "ג\u05f3ל"),
+        (["צ\u05f3יפ", "ג\u05f3יפ"], "ג\u05f3יפ"),
+        (["в'яз", "м'яз"], "м'яз"),
+    ],
+)
+def test_an_apostrophe_may_be_a_part_of_a_word(texts: list[str], query: str) -> None:
+    assert found_ids(over(*texts), query, 1) == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ("The dog's bone", "dog"),
+        ("L'eau est froide", "eau"),
+        ("All'alba l'opera", "opera"),
+        ("I don't know", "don"),
+        ("Qu'est-ce que c'est", "est"),
+    ],
+)
+def test_what_is_elided_is_no_part_of_a_word(text: str, query: str) -> None:
+    store = over("other", text, stopwords=None, stemmer=None)
+    assert found_ids(store, query, 1) == ["1"]

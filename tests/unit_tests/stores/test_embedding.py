@@ -360,3 +360,17 @@ def test_a_model_that_is_not_there_is_told_by_its_name(
     told = r"'no/model': .*connect to the hub\. Give the path"
     with pytest.raises(ModelFileError, match=told):
         SentenceTransformerEmbeddings("no/model").embed_query("a")
+
+
+def test_vectors_of_several_lengths_are_told_by_their_texts() -> None:
+    class Uneven(Embeddings):
+        def embed_query(self, text: str) -> list[float]:
+            return [1.0] * len(text)
+
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return [self.embed_query(text) for text in texts]
+
+    with pytest.raises(
+        DimensionMismatchError, match="Uneven gave 2 numbers for 'ab', and 3 for 'abc'"
+    ):
+        encode_queries(Uneven(), ["ab", "cd", "abc"])

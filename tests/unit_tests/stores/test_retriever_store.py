@@ -260,3 +260,28 @@ def test_a_retriever_that_is_a_store_can_be_pickled() -> None:
     found = RetrieverStore(store.as_retriever(search_type="mmr"))
     for again in (pickle.loads(pickle.dumps(found)), copy.deepcopy(found)):  # noqa: S301
         assert again.search(asking("v1"), 1) == [[]]
+
+
+def test_documents_without_ids_go_by_their_text_whatever_a_reranker_writes() -> None:
+    def find(query: str) -> list[Document]:
+        return [
+            Document(text, metadata={"relevance_score": len(query) + n})
+            for n, text in enumerate(["a", "b"])
+        ]
+
+    store = RetrieverStore(Finds(find=find))
+    one, other = store.search(asking("x", "longer"), 2)
+    assert [hit.id for hit in one] == [hit.id for hit in other]
+    assert one[0].document.metadata != other[0].document.metadata
+
+
+def test_documents_of_one_text_and_other_metadata_are_several() -> None:
+    def find(query: str) -> list[Document]:
+        pages = [Document("a", metadata={"page": n}) for n in (1, 2, 3, 2)]
+        return pages if query == "all" else pages[:2]
+
+    store = RetrieverStore(Finds(find=find))
+    every, two = store.search(asking("all", "two"), 9)
+    assert [hit.document.metadata["page"] for hit in every] == [1, 2, 3]
+    assert len({hit.id for hit in every}) == 3
+    assert [hit.id for hit in two] == [hit.id for hit in every[:2]]
