@@ -75,11 +75,13 @@ class ChatRaLMSpec(RetrievalGeneration, LocalChat):
     _has_warned: bool = PrivateAttr(default=False)
 
     @model_validator(mode="after")
-    def _refuse_beside_prompt(self) -> Self:
+    def _check_with_prompt(self) -> Self:
+        if self.prompt is None:
+            return self
+        ChainPrompt.of(self.prompt).require_placing(self.on_empty == "answer")
         for name in ("system_prompt", "document_position"):
             # What configures fields gives every argument, most of them the defaults.
-            is_changed = getattr(self, name) != type(self).model_fields[name].default
-            if self.prompt is not None and is_changed:
+            if getattr(self, name) != type(self).model_fields[name].default:
                 msg = (
                     f"{name}={getattr(self, name)!r} has no effect beside prompt=, "
                     "which says all that stands around the documents; write it there"

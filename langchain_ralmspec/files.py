@@ -26,9 +26,10 @@ def absolute(path: str | os.PathLike[str]) -> Path:
     Raises:
         InvalidValueError: it is no path, or there is no such home folder.
     """
+    if path == "":
+        msg = "'' is no path; the working directory is '.'"
+        raise InvalidValueError(msg)
     try:
-        if not os.fspath(path):
-            raise ValueError("it is empty")
         return Path(path).expanduser().resolve()
     # A loop of links or no home is a RuntimeError, a null byte a ValueError.
     except (OSError, RuntimeError, ValueError, TypeError) as error:

@@ -123,12 +123,14 @@ def openmp_environment() -> dict[str, str]:
 
 
 def wait_briefly() -> None:
-    """Have OpenMP's idle threads spin briefly and then sleep, if nothing is set.
+    """Have OpenMP's idle threads spin briefly and then sleep, if nothing else is said.
 
-    Those of all libraries that this process or a child of it loads from now on.
+    Those of all libraries that this process or a child of it loads from now on. Of the
+    variables, one alone would have GNU's spin for ever, or not at all.
     """
-    if not openmp_environment():
-        os.environ.update(OPENMP_ENVIRONMENT)
+    said = openmp_environment().keys() - {"KMP_BLOCKTIME"}
+    if not said:
+        os.environ.update(OPENMP_ENVIRONMENT | openmp_environment())
 
 
 def _read(file: Path) -> str:

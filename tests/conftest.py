@@ -4,11 +4,11 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-from langchain_ralmspec.machine import wait_briefly
-
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ANONYMIZED_TELEMETRY"] = "False"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+from langchain_ralmspec.machine import wait_briefly
+
 # OpenMP runtimes whose threads would spin against one another on two cores.
 wait_briefly()
 

@@ -161,7 +161,6 @@ class ChainPrompt:
             InvalidValueError: as :meth:`turns` does.
         """
         turns = self.turns([HumanMessage("question")], "question")
-        self._require_placing()
         for text in ("".join(turn["content"]) for turn in turns):
             if found := _MARKUP.search(text):
                 msg = (
@@ -172,10 +171,21 @@ class ChainPrompt:
                 warnings.warn(msg, UserWarning, stacklevel=2)
                 return
 
-    def _require_placing(self) -> None:
-        """Refuse a template that cuts documents, and warn of one that tests for them."""
+    def require_placing(self, may_be_empty: bool) -> None:  # noqa: FBT001
+        """Refuse a template that cuts documents; warn of one that tests for them.
+
+        Of those that may give another text at any time nothing can be told.
+
+        Args:
+            may_be_empty: whether the model answers where no document is found.
+
+        Raises:
+            InvalidValueError: it cuts them.
+        """
+        if not is_plain(self.template):
+            return
         slot = secrets.token_hex(20)
-        documents = slot * (_LONG_CONTEXT // len(slot))
+        documents = "\n\n".join([slot] * (_LONG_CONTEXT // len(slot)))
         if documents not in self._text(documents, "question"):
             msg = (
                 f"the prompt cuts what it is given as {{{CONTEXT}}}, but documents are "
@@ -183,15 +193,15 @@ class ChainPrompt:
                 "or documents_per_step"
             )
             raise InvalidValueError(msg)
-        filled, again = (self._text(slot, "question") for _ in range(2))
-        is_steady = filled == again  # it may tell the time
-        if is_steady and self._text("", "question") != filled.replace(slot, ""):
+        without = self._text(slot, "question").replace(slot, "")
+        if may_be_empty and self._text("", "question") != without:
             msg = (
-                f"the prompt says something else where {{{CONTEXT}}} is empty, which is "
-                "never read: where no document is found, the model gets what is said "
-                'around documents, without any; set on_empty="error", or leave it out'
+                f"the prompt says something else where {{{CONTEXT}}} is empty, which "
+                "is never read: where no document is found, the model gets what is "
+                'said around documents, without any; set on_empty="error", or leave '
+                "it out"
             )
-            warnings.warn(msg, UserWarning, stacklevel=3)
+            warnings.warn(msg, UserWarning, stacklevel=2)
 
     def turns(self, messages: Sequence[BaseMessage], question: str) -> list[Turn]:
         """The filled template: turns, the content of one parted at the documents.

@@ -80,10 +80,13 @@ def plain(value: Any, within: tuple[int, ...] = ()) -> Any:
     inner = (*within, id(value))
     value = value.value if isinstance(value, Enum) else value
     if isinstance(value, Mapping):
-        return {
-            _name(key, plain(key, inner), value): plain(each, inner)
-            for key, each in value.items()
-        }
+        made: dict[str, Any] = {}
+        for key, each in value.items():
+            name = str(plain(key, inner))
+            while not isinstance(key, str) and (name in value or name in made):
+                name += f" ({type(key).__name__})"  # 1 is not the "1" beside it
+            made[name] = plain(each, inner)
+        return made
     if isinstance(value, list | tuple):
         return [plain(each, inner) for each in value]
     if isinstance(value, set | frozenset):
@@ -93,13 +96,6 @@ def plain(value: Any, within: tuple[int, ...] = ()) -> Any:
         bare = (value.astype(str) if value.dtype.kind in "mM" else value).tolist()
         return _text(value) if isinstance(bare, np.generic) else plain(bare, inner)
     return _scalar(value)
-
-
-def _name(key: Any, made: Any, others: Mapping[Any, Any]) -> str:
-    """The name of a key, of which ``made`` is plain; 1 is not the "1" beside it."""
-    if isinstance(made, str):
-        return made
-    return f"{made} ({type(key).__name__})" if str(made) in others else str(made)
 
 
 def _scalar(value: Any) -> Any:

@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from langchain_ralmspec.text import is_blank
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -78,7 +80,9 @@ class Flare(RetrievalPolicy):
             if ahead.least_probability < self.threshold:
                 said = writer.transcript.text_bytes(ahead.start, ahead.end)
                 writer.rewind(mark)
-                query = said.decode("utf-8", "ignore").strip() or self.query()
+                query = said.decode("utf-8", "ignore").strip()
+                if is_blank(query):
+                    query = self.query()
                 return Step(hits, tuple(strides), query)
             strides.append(ahead)
         return Step(hits, tuple(strides), None)

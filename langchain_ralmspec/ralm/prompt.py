@@ -44,14 +44,18 @@ class QueryText:
     window: int  # length of the query, in tokens; 0 takes all
 
     def __call__(self) -> str:
-        """Text of the query; what is blank at the end of the answer is not counted."""
+        """Text of the query; of a blank end it is what stands before that."""
         tokens = (*self.question, *self.transcript.tokens)
-        text, window = "", self.window or len(tokens)
-        while is_blank(text) and tokens:
-            pieces = map(self.vocabulary.piece, tokens[-window:])
-            text = b"".join(pieces).decode("utf-8", "ignore").strip()
-            tokens = tokens[:-window]
+        text = self._read(tokens[-self.window :])
+        if is_blank(text):
+            while tokens and is_blank(self._read(tokens[-1:])):
+                tokens = tokens[:-1]
+            text = self._read(tokens[-self.window :])
         return text
+
+    def _read(self, tokens: Sequence[int]) -> str:
+        text = b"".join(map(self.vocabulary.piece, tokens))
+        return text.decode("utf-8", "ignore").strip()
 
 
 class Laid(NamedTuple):

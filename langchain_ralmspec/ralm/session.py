@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Literal
 
 from langchain_ralmspec.answer.statistics import SpeculationStats
 from langchain_ralmspec.arguments import Live
-from langchain_ralmspec.errors import EmptyStoreError, StoreError, StoreTimeoutError
+from langchain_ralmspec.errors import (
+    DimensionMismatchError,
+    EmptyStoreError,
+    StoreError,
+    StoreTimeoutError,
+)
 from langchain_ralmspec.ralm.memory import Guess, LookUp, Memory
 from langchain_ralmspec.ralm.queries import Queries
 from langchain_ralmspec.speculation import NEEDS_VECTOR, REPLICA
 from langchain_ralmspec.speculation.costs import Spent, spending
+from langchain_ralmspec.stores import base as stores
 from langchain_ralmspec.stores.asking import hits_of
-from langchain_ralmspec.stores.base import (
-    Query,
-    Ranked,
-    as_array_store,
-    of_its_search,
-)
+from langchain_ralmspec.stores.base import Query, Ranked, as_array_store
 from langchain_ralmspec.stores.failures import reported_as_store_error
 from langchain_ralmspec.stores.ties import is_near_tie
 from langchain_ralmspec.stores.waiting import Waiting
@@ -106,7 +107,8 @@ class Session(Live):
         self._queries = Queries(store)
         self.waiting = Waiting(store, store_timeout)
         is_near = not getattr(store, "is_remote", False)
-        is_cheap = is_near and store.top_k_is_stable  # however many hits a search gives
+        self._keeps_order = stores.keeps_order(store)
+        is_cheap = is_near and self._keeps_order  # however many hits a search gives
         if prefetch_k is None:
             prefetch_k = 200 if is_cheap else 20
         if store.metric is None:  # there is no cache to be filled
@@ -235,7 +237,7 @@ class Session(Live):
         start = time.perf_counter()
         try:
             return self.ask([query], with_vectors=with_vectors)
-        except StoreError as error:
+        except (StoreError, DimensionMismatchError) as error:
             if isinstance(error, StoreTimeoutError) and not self.may_be_sooner(query):
                 raise
             lost = time.perf_counter() - start
@@ -299,8 +301,8 @@ class Session(Live):
 
         What was seen of the store before it changed is forgotten.
         """
-        max_norm = of_its_search(self._store, "max_norm")
-        if max_norm is None or not self._store.top_k_is_stable:
+        max_norm = stores.of_its_search(self._store, "max_norm")
+        if max_norm is None or not self._keeps_order:
             return False
         with reported_as_store_error(type(self._store).__name__, "max_norm"):
             try:
@@ -337,7 +339,7 @@ class Session(Live):
         Where a wider search may find other documents, every search of a session
         is as wide as the widest, in the sequential loop too.
         """
-        return wanted if self._store.top_k_is_stable else self._width
+        return wanted if self._keeps_order else self._width
 
     def _search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool

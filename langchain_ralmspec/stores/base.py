@@ -159,7 +159,8 @@ class Store(Protocol):
         """Whether ``search(q, k)`` equals ``search(q, K)[:k]`` for every ``K > k``.
 
         So it is for exact search. An HNSW graph may be searched more widely for a
-        larger ``k``, and of many equal vectors it finds others.
+        larger ``k``, and of many equal vectors it finds others. A subclass that
+        overrides ``search`` defines this as well, or counts as unstable.
         """
         ...
 
@@ -222,3 +223,14 @@ def of_its_search(store: Store, name: str) -> Any | None:
         if "search" in names or "find" in names:
             return None
     return None
+
+
+def keeps_order(store: Store) -> bool:
+    """Whether the first hits stay the first ones when more are asked for.
+
+    A subclass that searches otherwise, to reorder hits, say, has to tell by itself.
+    """
+    mro = [each for each in type(store).__mro__ if not getattr(each, "_is_protocol", 0)]
+    searching = [vars(each) for each in mro if "search" in vars(each)]
+    is_inherited = len(searching) > 1 and "top_k_is_stable" not in searching[0]
+    return store.top_k_is_stable and not is_inherited

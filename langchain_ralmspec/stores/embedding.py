@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from langchain_ralmspec.errors import (
-    DimensionMismatchError,
     InvalidValueError,
     StoreError,
 )
@@ -112,12 +111,12 @@ def as_vectors(
 
 
 def _require_one_length(made: Any, texts: Sequence[str], name: str) -> None:
-    """Raise a :class:`DimensionMismatchError` for vectors of several lengths."""
+    """Raise a :class:`StoreError` for vectors of several lengths."""
     if not isinstance(made, list) or not all(isinstance(each, list) for each in made):
         return
     for vector, text in zip(made, texts, strict=False):
         if len(vector) != len(made[0]):
-            raise DimensionMismatchError(
+            raise StoreError(
                 f"{name} gave {len(made[0])} numbers for {texts[0][:60]!r}, and "
                 f"{len(vector)} for {text[:60]!r}"
             )

@@ -7,7 +7,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import date, time
+from decimal import Decimal
 from functools import partial
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -332,48 +335,44 @@ def _floats(entry: Mapping[str, Any]) -> Vector:
 
 
 def id_of(document: Document) -> str:
-    """The document's id, else a hash of its text.
-
-    Rerankers write scores into metadata, and other retrievers when it was found last:
-    what it says there is another for every query.
-    """
-    return sha256_of(document.page_content) if document.id is None else document.id
+    """The document's id, else a hash of what it says."""
+    return content_id(document) if document.id is None else document.id
 
 
 def distinct(found: Iterable[Document]) -> dict[str, Document]:
     """Documents by id, in order, each once.
 
     Where several stores are asked, or pieces bear the id of their document, two may
-    have one id; the second goes by its text. Without ids, two may have one text, but
-    not the same metadata; the second gets a number.
+    have one id; the second goes by what it says.
     """
     documents: dict[str, Document] = {}
     for document in found:
         id_ = id_of(document)
         same = documents.get(id_, document)
         if same.page_content != document.page_content:
-            id_ = sha256_of(document.page_content)
-        elif document.id is None:
-            id_ = _numbered(id_, document, documents)
+            id_ = content_id(document)
         documents.setdefault(id_, document)
     return documents
 
 
-def _numbered(id_: str, document: Document, documents: dict[str, Document]) -> str:
-    """An id that no document has whose metadata are others."""
-    said = _said(document.metadata)
-    numbered, number = id_, 1
-    while numbered in documents and _said(documents[numbered].metadata) != said:
-        number += 1
-        numbered = f"{id_} ({number})"
-    return numbered
+def content_id(document: Document) -> str:
+    """A hash of what the document says, fractions and times in its metadata aside.
 
-
-def _said(metadata: dict[Any, Any]) -> str:
+    Rerankers write scores there, and other retrievers when it was found last, which
+    are others for every query.
+    """
+    metadata = {
+        key: value
+        for key, value in document.metadata.items()
+        if isinstance(value, Integral)
+        or not isinstance(value, Real | Decimal | date | time)
+    }
+    said = [document.page_content, metadata]
     try:
-        return json.dumps(metadata, sort_keys=True, default=str)
+        content = json.dumps(said, sort_keys=True, default=str)
     except (TypeError, ValueError):  # keys of several kinds, or a circle
-        return ascii(metadata)
+        content = ascii(said)
+    return sha256_of(content)
 
 
 def _score(query: Vector | None, vector: Vector | None, rank: int) -> float:

@@ -37,9 +37,12 @@ _PICTURES = (
 _BESIDE = re.compile(r"[℠™\u2460-\u24ff]|(?<=[^\W\d_]{3})[⁰¹²³⁴-⁹]+")
 _DIGITS = re.compile(r"[^\W\D0-9]")  # of other scripts
 _SOME_UNSPACED = re.compile(f"[{_UNSPACED}]")
-# The s of "it's", the t of "don't", the l of "l'eau": no words. Other letters are parts of
-# words, in Uzbek ("ko'z"), Ukrainian, Hebrew, and other languages.
-_ELIDED = re.compile(r"(?<=\w)'[sd]\b|(?<=n)'t\b|(?<=\bi)'m\b|\b[cdjlmnst]'(?=\w\w)")
+# The s of "it's", the t of "don't", the l of "l'eau", the i of "Paris'i": no words.
+# Other letters tell words apart, in Uzbek ("ko'z"), Ukrainian, Hebrew, and elsewhere.
+_ELIDED = re.compile(
+    r"(?<=\w)'[sd]\b|(?<=n)'t\b|(?<=\bi)'m\b|\b[bcdjlmnstv]'(?=\w\w)"
+    r"|(?<=[a-z\u00df-\u024f]{3})'[aeinouyıöü]\b"
+)
 # What is written in more ways than one: in Arabic, Persian and Urdu, as Lucene's
 # ArabicNormalizer and PersianNormalizer have it; in Romanian, whose commas were
 # cedillas for long; in Russian, whose dots most leave out; in Yiddish, Bengali and

@@ -210,5 +210,5 @@ def test_a_pipe_that_is_no_text_is_not_waited_for_again(tmp_path: Path) -> None:
 
 
 def test_an_empty_path_is_none() -> None:
-    with pytest.raises(InvalidValueError, match="'' is no path: it is empty"):
+    with pytest.raises(InvalidValueError, match="'' is no path"):
         absolute("")

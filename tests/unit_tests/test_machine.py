@@ -113,10 +113,18 @@ def test_openmp_waits_briefly_where_nothing_is_said() -> None:
 
 
 @pytest.mark.usefixtures("without_openmp")
-@pytest.mark.parametrize("name", machine.OPENMP_ENVIRONMENT)
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
 def test_openmp_waits_as_the_user_says(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, "7")
     machine.wait_briefly()
     assert machine.openmp_environment() == {name: "7"}
+
+
+@pytest.mark.usefixtures("without_openmp")
+def test_what_is_said_of_another_openmp_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KMP_BLOCKTIME", "1")
+    machine.wait_briefly()
+    expected = machine.OPENMP_ENVIRONMENT | {"KMP_BLOCKTIME": "1"}
+    assert machine.openmp_environment() == expected

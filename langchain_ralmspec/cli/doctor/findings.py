@@ -129,7 +129,7 @@ def _wait_policy(facts: Facts) -> Finding | None:
         f"{_OPENMP} in the environment before Python starts; once the libraries are "
         "loaded neither you nor this package can set it"
     )
-    if policy == "ACTIVE" and 0 < n_spins <= _MOST_SPINS:
+    if policy == "ACTIVE" and 0 < n_spins <= _MOST_SPINS and "KMP_BLOCKTIME" in given:
         if not threads.openmp_is_ours:
             return Finding("fine", what + runtimes)
         what = f"{_OPENMP} was set by this command; in your shell it isn't"

@@ -204,3 +204,5 @@ def test_keys_that_read_alike_stay_two(keys: tuple[Any, Any]) -> None:
     made = plain({key: type(key).__name__ for key in keys})
     assert made == {"1": "str", "1 (int)": "int"}
     assert plain({1: "a", 2: "b"}) == {"1": "a", "2": "b"}
+    day = date(2020, 1, 1)
+    assert plain({day: "a", str(day): "b"}) == {f"{day} (date)": "a", str(day): "b"}

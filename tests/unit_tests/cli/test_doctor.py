@@ -84,7 +84,7 @@ HEALTHY = Facts(
         cpu_quota=None,
         single=2,
         batch=4,
-        openmp={"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "1000"},
+        openmp=machine.OPENMP_ENVIRONMENT | {"OMP_WAIT_POLICY": "active"},
         openmp_is_ours=False,
         openmp_users=("torch", "FAISS", "llama.cpp"),
         openmp_copies=("/a/libgomp.so", "/b/libgomp.so"),
@@ -156,10 +156,11 @@ def test_a_healthy_stack_is_fine() -> None:
 
 def waiting(policy: str, spins: str) -> dict[str, Any]:
     said = {"OMP_WAIT_POLICY": policy, "GOMP_SPINCOUNT": spins}
-    return {"threads": {"openmp": said}}
+    return {"threads": {"openmp": machine.OPENMP_ENVIRONMENT | said}}
 
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
+WITHOUT_KMP = {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "1000"}
 ONCE = {"retrieves_once": True}
 LOOKUP, ONE_BY_ONE = {"guess_policy": "lookup"}, {"one_by_one": True}
 NO_BATCHES, NO_PRODUCT = {"embeds_in_batches": False}, {"scans_by_product": False}
@@ -185,6 +186,7 @@ SICK: list[tuple[dict[str, Any], str, str]] = [
     (waiting("ACTIVE", "0"), "wait policy", "worth knowing"),
     ({"threads": {"openmp": {"GOMP_SPINCOUNT": "9"}}}, "wait policy", "worth knowing"),
     ({"threads": {"openmp": PASSIVE}}, "wait policy", "worth knowing"),
+    ({"threads": {"openmp": WITHOUT_KMP}}, "wait policy", "worth knowing"),
     ({"threads": {"openmp_is_ours": True}}, "wait policy", "worth knowing"),
     ({"settings": {"speculation": False}}, "speculation", "slow"),
     ({"settings": {"asynchronous": False}, **REMOTE}, "asynchronous", "slow"),

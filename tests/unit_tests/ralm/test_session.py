@@ -357,6 +357,7 @@ class Narrow(FakeStore):
     """Fails where a search is wide, after a while."""
 
     clock = 0.0
+    top_k_is_stable = True
 
     def search(
         self, queries: Sequence[Query], k: int, *, with_vectors: bool = False

@@ -295,7 +295,7 @@ SHAPE = r"Odd gave shape .* for 2 chunks"
         ([[1.0, 2.0]], SHAPE),
         ([1.0, 2.0], SHAPE),
         ([], SHAPE),
-        ([[1.0, 2.0], [1.0]], "Odd failed to embed the chunks"),
+        ([[1.0, 2.0], [1.0]], "Odd gave 2 numbers for 'red 1', and 1 for 'green 2'"),
     ],
 )
 def test_wrong_shapes_are_refused(vectors: Any, message: str) -> None:

@@ -292,7 +292,7 @@ def test_a_foreign_folder_is_refused(tmp_path: Path, manifest: str) -> None:
 def test_another_format_is_refused(saved: Path) -> None:
     manifest = saved / "bm25_store.json"
     text = manifest.read_text(encoding="utf-8")
-    manifest.write_text(text.replace("BM25Store 8", "BM25Store 5"), encoding="utf-8")
+    manifest.write_text(text.replace("BM25Store 9", "BM25Store 5"), encoding="utf-8")
     with pytest.raises(StoreError, match=r"BM25Store 5', not .*; build it with"):
         BM25Store.load(saved)
 

@@ -124,7 +124,8 @@ def test_failing_encoder_keeps_its_cause() -> None:
 MADE: list[tuple[Any, str]] = [
     ([[1.0, 2.0]], r"shape \(1, 2\) for 2 query texts, such as 'v0'"),
     ([[], []], r"shape \(2, 0\) for 2"),
-    ([[1.0], [1.0, 2.0]], "ValueError"),
+    ([[1.0], [1.0, 2.0]], "1 numbers for 'v0', and 2 for 'v1'"),
+    ([(1.0,), (1.0, 2.0)], "ValueError"),
     ([[1.0, 2.0], [math.nan, 1.0]], "length nan for 'v1'"),
     ([[1.0, 2.0], [1.0, -math.inf]], "length inf for 'v1'"),
     ([[0.0, 0.0], [1.0, 2.0]], "length 0.0 for 'v0'"),
@@ -371,6 +372,6 @@ def test_vectors_of_several_lengths_are_told_by_their_texts() -> None:
             return [self.embed_query(text) for text in texts]
 
     with pytest.raises(
-        DimensionMismatchError, match="Uneven gave 2 numbers for 'ab', and 3 for 'abc'"
+        StoreError, match="Uneven gave 2 numbers for 'ab', and 3 for 'abc'"
     ):
         encode_queries(Uneven(), ["ab", "cd", "abc"])

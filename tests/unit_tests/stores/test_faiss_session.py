@@ -186,6 +186,8 @@ def test_a_search_of_a_subclass_is_not_passed_by() -> None:
     session, current = session_at_q0(store, prefetch_k=5)
     assert [hit.id for hit in current] == [best.ids[-1]]
     assert len(session._memory.hits) == len(session._memory.cache) > 0
+    (truth,) = session.retrieve("q0").truth
+    assert [hit.id for hit in truth] == [hit.id for hit in current]
     assert not session.measure(), "the nearest by its vector need not be the first"
     assert Session(FaissStore.from_langchain(langchain_faiss())).measure()
 

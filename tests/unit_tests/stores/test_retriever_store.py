@@ -265,7 +265,7 @@ def test_a_retriever_that_is_a_store_can_be_pickled() -> None:
 def test_documents_without_ids_go_by_their_text_whatever_a_reranker_writes() -> None:
     def find(query: str) -> list[Document]:
         return [
-            Document(text, metadata={"relevance_score": len(query) + n})
+            Document(text, metadata={"page": n, "relevance_score": len(query) / 9})
             for n, text in enumerate(["a", "b"])
         ]
 
