@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.base import RunnableBindingBase
-from langchain_core.runnables.config import merge_configs
-from langchain_core.runnables.configurable import DynamicRunnable
 from langchain_core.vectorstores import VectorStoreRetriever
 
 from langchain_ralmspec.arguments import owned
 from langchain_ralmspec.retrievers.retriever import RaLMSpecRetriever
 from langchain_ralmspec.retrievers.session import require_hits
 from langchain_ralmspec.retrievers.snapshot import Origin, is_same, searches_itself
+from langchain_ralmspec.stores.searches import inmost
 from langchain_ralmspec.stores.watching import watched
 
 
@@ -74,7 +71,7 @@ def _adopted(value: Any) -> RaLMSpecRetriever:
 def _settings_of(retriever: Any) -> dict[str, Any]:
     """What adoption reads of a retriever, at this moment."""
     if not _is_plain(retriever):
-        inner, words = _inmost(retriever)
+        inner, words = inmost(retriever)
         # Others count candidates in theirs, or chunks of what they give.
         is_one = isinstance(inner, VectorStoreRetriever)
         k = (inner.search_kwargs | words).get("k") if is_one else None
@@ -85,19 +82,6 @@ def _settings_of(retriever: Any) -> dict[str, Any]:
         "search_type": retriever.search_type,
         "search_kwargs": owned(words),
     }
-
-
-def _inmost(retriever: Any) -> tuple[Any, dict[str, Any]]:
-    """What bindings and configurations lead to, and the words that they give it."""
-    words, config = dict[str, Any](), RunnableConfig()
-    while isinstance(retriever, RunnableBindingBase | DynamicRunnable):
-        if isinstance(retriever, DynamicRunnable):
-            retriever, config = retriever.prepare(config)
-        else:
-            words = {**retriever.kwargs, **words}
-            config = merge_configs(retriever.config, config)
-            retriever = retriever.bound
-    return retriever, words
 
 
 def _is_plain(value: Any) -> bool:

@@ -7,8 +7,10 @@ from inspect import Parameter, iscoroutinefunction, signature
 from typing import Any
 
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import Runnable, RunnableSequence
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
 from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables.config import merge_configs
+from langchain_core.runnables.configurable import DynamicRunnable
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
 from langchain_ralmspec.errors import (
@@ -128,7 +130,7 @@ def refuse_swallowed_words(retriever: Runnable[Any, Any]) -> None:
             a retriever that takes none.
     """
     for part in runnables_within(retriever):
-        inner, given = unbound(part)
+        inner, given = inmost(part)
         # LangChain's own note of whether it leaves them out.
         takes_words = getattr(inner, "_expects_other_args", True)
         if isinstance(inner, BaseRetriever) and not takes_words:
@@ -184,6 +186,19 @@ def unbound(retriever: Any) -> tuple[Any, dict[str, Any]]:
     while isinstance(retriever, RunnableBindingBase):
         given = {**retriever.kwargs, **given}
         retriever = retriever.bound
+    return retriever, given
+
+
+def inmost(retriever: Any) -> tuple[Any, dict[str, Any]]:
+    """What bindings and configurations lead to, and what words are bound to it."""
+    given, config = dict[str, Any](), RunnableConfig()
+    while isinstance(retriever, RunnableBindingBase | DynamicRunnable):
+        if isinstance(retriever, DynamicRunnable):
+            retriever, config = retriever.prepare(config)
+        else:
+            given = {**retriever.kwargs, **given}
+            config = merge_configs(retriever.config, config)
+            retriever = retriever.bound
     return retriever, given
 
 

@@ -13,7 +13,7 @@ from langchain_community.vectorstores import OpenSearchVectorSearch, SKLearnVect
 from langchain_community.vectorstores.faiss import FAISS
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from pydantic import ValidationError
 
@@ -382,6 +382,11 @@ class Wordless(Ensemble):
         lambda r: r.bind(filter={"group": 1}),
         lambda r: r.bind(filter={"group": 1}).with_config(tags=["x"]) | list,
         lambda r: Wordless(retrievers=[r]).bind(filter={"group": 1}),
+        lambda r: (
+            r.configurable_fields(search_kwargs=ConfigurableField("words"))
+            .with_config(configurable={"words": {"filter": {"group": 1}}})
+            .bind()
+        ),
     ],
 )
 def test_a_filter_bound_to_a_retriever_is_not_swallowed(
