@@ -135,7 +135,7 @@ TABLES = GAINS | {
         (
             Row(("whose passages are new",), "swap-smollm2", "new"),
             Row(("that is asked again",), "swap-smollm2", "again"),
-            Row(("that is put in other words",), "swap-smollm2", "reworded"),
+            Row(('with "Be brief." behind it',), "swap-smollm2", "reworded"),
         ),
     ),
     "ralm-short": Table(
