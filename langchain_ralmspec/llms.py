@@ -84,7 +84,7 @@ class RaLMSpecLLM(RetrievalGeneration, LocalCompletion):
             pieces = b"".join(map(model.weights.piece, question))
             text = pieces.decode("utf-8", "ignore").strip()
         if is_blank(text):
-            msg = f"the prompt {asked!r:.60} has no words to look up; give it some"
+            msg = f"the prompt is empty: there are no words to look up in {asked!r:.60}"
             raise InvalidValueError(msg)
         return Prompt(head, tail, tuple(question), text)
 

@@ -102,8 +102,9 @@ def test_prompt_longer_than_the_context(
 
 def test_empty_prompt(make: Any) -> None:
     llm = make()
-    with pytest.raises(InvalidValueError, match="prompt is empty"):
-        llm.invoke("")
+    for blank in ("", "\n"):
+        with pytest.raises(InvalidValueError, match="prompt is empty"):
+            llm.invoke(blank)
     for wrong in (3, None, [PROMPT]):
         with pytest.raises(InvalidValueError, match="must be a string, got"):
             llm.start(wrong)
