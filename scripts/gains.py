@@ -68,7 +68,7 @@ GAINS = {
                 "summary/rounds/new/first_text_ratio",
             ),
             Row(
-                ("some new passages", "first text of the question and \"Be brief.\""),
+                ("some new passages", 'first text of the question and "Be brief."'),
                 "swap-smollm2",
                 "summary/rounds/reworded/first_text_ratio",
             ),
