@@ -128,9 +128,9 @@ def wait_briefly() -> None:
     Those of all libraries that this process or a child of it loads from now on. Of the
     variables, one alone would have GNU's spin for ever, or not at all.
     """
-    said = openmp_environment().keys() - {"KMP_BLOCKTIME"}
-    if not said:
-        os.environ.update(OPENMP_ENVIRONMENT | openmp_environment())
+    said = openmp_environment()
+    if said.keys() <= {"KMP_BLOCKTIME"}:
+        os.environ.update(OPENMP_ENVIRONMENT | said)
 
 
 def _read(file: Path) -> str:

@@ -165,13 +165,9 @@ def _shared_by(kind: type[Any], *, with_methods: bool = True) -> Sequence[Any]:
     """
     kinds = [each for each in kind.__mro__ if _root(each) not in _LIBRARIES]
     pairs = [pair for each in kinds for pair in vars(each).items()]
-    return [
-        value
-        for name, value in pairs
-        if name == "__call__"
-        # Pydantic keeps large schemas under such names.
-        or (
-            not (name.startswith("__"))
-            and (with_methods or _is(value, Runnable, *_CONTAINERS))
-        )
-    ]
+    called = [value for name, value in pairs if name == "__call__"]
+    # Pydantic keeps large schemas under such names.
+    shared = [value for name, value in pairs if not name.startswith("__")]
+    if not with_methods:
+        shared = [each for each in shared if _is(each, Runnable, *_CONTAINERS)]
+    return [*called, *shared]
