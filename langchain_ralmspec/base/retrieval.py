@@ -20,6 +20,7 @@ from langchain_ralmspec.base.local import (
     usage_of,
 )
 from langchain_ralmspec.base.messages import question_by
+from langchain_ralmspec.base.reading import branch_under
 from langchain_ralmspec.base.rendering import rendered
 from langchain_ralmspec.base.restricted import (
     RESTRICTIONS,
@@ -33,8 +34,6 @@ from langchain_ralmspec.errors import (
     UnknownArgumentError,
 )
 from langchain_ralmspec.ralm import (
-    BLOCK,
-    Branch,
     DocumentLayout,
     FixedStride,
     Flare,
@@ -71,7 +70,6 @@ if TYPE_CHECKING:
     from langchain_ralmspec.base.warming import Passages, Warmed
     from langchain_ralmspec.engine import Model
     from langchain_ralmspec.ralm import Event, RetrievalPolicy
-    from langchain_ralmspec.ralm.hits import Hits
 
 
 SHORT_DOCUMENT = 256
@@ -277,21 +275,16 @@ class RetrievalGeneration(SpeculativeGeneration):
         transcript, sampler = self._written_by(model, sampling, stop, form)
         stats = SpeculationStats(prompt_tokens=len(prompt.head) + len(prompt.tail))
 
-        def open_branch(hits: Hits) -> Branch:
-            tokens, ends = layout.laid_out(model.weights, hits)
-            require(n_documents=len(tokens))
-            prefix = [*prompt.head, *tokens[: ends[-1]]]
-            with stats.laying_out("reading"):
-                path, n_kept = model.find_or_open(
-                    prefix,
-                    part=BLOCK,
-                    ends=[len(prompt.head) + end for end in ends],
-                    namespace=sampling.kv_namespace,
-                )
-            stats.cached_tokens += n_kept
-            stats.read_tokens += len(prefix) - n_kept
-            return Branch(path, tuple(tokens[ends[-1] :]))
-
+        open_branch = partial(
+            branch_under,
+            model=model,
+            prompt=prompt,
+            layout=layout,
+            require=require,
+            namespace=sampling.kv_namespace,
+            with_tail=is_once,
+            stats=stats,
+        )
         request = Request(
             writer=Writer(prompt, transcript, sampler, open_branch),
             session=retriever.new_session(

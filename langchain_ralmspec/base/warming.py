@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.documents import Document
 
 from langchain_ralmspec.arguments import several
-from langchain_ralmspec.engine.heads import FEWEST, LEAST_PART, parted
+from langchain_ralmspec.engine.heads import FEWEST, LEAST_PART, aligned, parted
 from langchain_ralmspec.errors import ContextOverflowError, InvalidValueError
 from langchain_ralmspec.ralm import BLOCK
 from langchain_ralmspec.stores import Hit
@@ -121,10 +121,11 @@ def passages_of(
                 f"{model.n_ctx}; set max_document_tokens, or raise n_ctx"
             )
             raise ContextOverflowError(msg)
+        border = aligned(len(prefix))
         controls = model.weights.controls
         parts = parted((*prefix, *[0] * FEWEST), BLOCK, ends, controls)
-        is_part = len(prefix) in accumulate(map(len, parts))
-        prefixes.append(prefix if is_alone or is_part else prefix[:0])
+        is_part = border in accumulate(map(len, parts))
+        prefixes.append(prefix[: border if is_alone or is_part else 0])
         all_ends.append(ends)
     return Passages(prefixes, all_ends, namespace)
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Sequence as Tokens
-from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from langchain_ralmspec.arguments import Live
 from langchain_ralmspec.engine.binding import (
     build_info,
     check_file,
     require_no_forked_gpu,
 )
 from langchain_ralmspec.engine.context import Context, KVType
-from langchain_ralmspec.engine.heads import Head, parted
 from langchain_ralmspec.engine.limits import (
     attention_for,
     known_kv_type,
@@ -28,18 +24,14 @@ from langchain_ralmspec.engine.limits import (
 )
 from langchain_ralmspec.engine.prefix_folder import PrefixFolder
 from langchain_ralmspec.engine.prefixes import PrefixCache
+from langchain_ralmspec.engine.reader import Reader
 from langchain_ralmspec.engine.request_queue import RequestQueue
-from langchain_ralmspec.engine.sequence import Sequence
 from langchain_ralmspec.engine.slots import Slots
 from langchain_ralmspec.engine.templates import ChatTemplate
 from langchain_ralmspec.engine.threads import default_threads, threads_for
 from langchain_ralmspec.engine.weights import Weights, stamp_of
-from langchain_ralmspec.errors import DecodeError
 from langchain_ralmspec.files import absolute, absolute_file
 from langchain_ralmspec.machine import stop_idle_openmp_threads
-
-if TYPE_CHECKING:
-    from langchain_ralmspec.engine.kv import Snapshot
 
 N_SLOTS = 4
 """Sequences that are in the context at once; the others wait in host memory."""
@@ -48,7 +40,6 @@ PREFIX_CACHE_BYTES = 512 * 2**20
 """Host memory for the KV of document prefixes, per model."""
 
 Source = str | os.PathLike[str] | Weights
-_MEASURED = (4, 12)  # tokens of two prefixes, whose sizes tell that of any
 
 _shared = weakref.WeakValueDictionary[tuple[object, ...], "Model"]()
 _shared_weights = weakref.WeakValueDictionary[tuple[object, ...], Weights]()
@@ -81,7 +72,7 @@ def find_file(path: Source) -> tuple[Path, tuple[int, int]]:
     return file, stamp_of(file.stat())
 
 
-class Model(Live):
+class Model(Reader):
     """Weights, the slots of a context and the KV of prefixes; any thread may use it.
 
     Once it is loaded, it needs neither its file nor the working directory.
@@ -233,14 +224,14 @@ class Model(Live):
         self.weights, self.path = context.weights, context.weights.path
         self.n_ctx, self.flash_attention = context.n_ctx, context.flash_attention
         self.n_batch, self.n_threads = context.n_batch, context.n_threads
-        self._slots = slots = Slots(context, joint_decoding=joint_decoding)
-        self.queue = RequestQueue(lambda: slots.n_places, max_queue)
         self._rope, self._kv_type = context.rope, context.kv_type
-        self._opening = threading.Lock()
+        slots = Slots(context, joint_decoding=joint_decoding)
+        self.queue = RequestQueue(lambda: slots.n_places, max_queue)
         folder = None
         if kv_cache_dir is not None:
             folder = PrefixFolder(kv_cache_dir, self._fingerprint())
-        self._prefixes = PrefixCache(kv_cache_bytes, folder, self._slots.can_restore)
+        prefixes = PrefixCache(kv_cache_bytes, folder, slots.can_restore)
+        super().__init__(context.weights, slots, prefixes)
 
     def _fingerprint(self) -> dict[str, str | int]:
         """All that the bits of a KV depend on, besides its tokens."""
@@ -276,125 +267,3 @@ class Model(Live):
         Measured now if it was not before; slots are added for them.
         """
         return self._slots.n_together(n)
-
-    def new_sequence(self, snapshot: Snapshot | None = None) -> Sequence:
-        """Start an empty sequence, or one that continues from a snapshot."""
-        return Sequence(self._slots, snapshot, owner=self)  # which the next load shares
-
-    def open(self, prefix: Tokens[int], *, keep: bool = True) -> Sequence:
-        """Start a sequence that holds ``prefix``, which must fit the context.
-
-        The prefix's KV is computed once, in one canonical way, and copied afterwards,
-        while the cache of prefixes has room; without ``keep``, it is not put there.
-        """
-        return self.find_or_open(prefix, keep=keep)[0]
-
-    def find_or_open(
-        self,
-        prefix: Tokens[int],
-        *,
-        part: int = 0,
-        ends: Tokens[int] = (),
-        keep: bool = True,
-        namespace: str | None = None,
-    ) -> tuple[Sequence, int]:
-        """Do what :meth:`open` does, and tell for how many tokens the KV was there.
-
-        A prefix is read in parts of ``part`` tokens (0 takes ``n_batch``) that end at
-        ``ends`` (see :func:`~langchain_ralmspec.engine.heads.parted`), each in calls of
-        its own. Where the KV of others that begin with the same parts is there, those
-        are not read again: the same calls in the same order give the same bits. Within
-        a ``namespace``, only what was read within it counts as there.
-        """
-        parts, heads = self._parted(prefix, part, ends, namespace)
-        self._slots.require_own_process()  # a lock of another's may never be free
-        # One after the other: who waits for a long text finds it in the end.
-        with self._opening if keep else nullcontext():
-            sequence, n_known = self._begin(heads)
-            for number, each in enumerate(parts[n_known:], n_known + 1):
-                sequence.prefill(each)
-                # What stands before documents, if it is short: nobody need cut it off.
-                is_shared = number == 1 and sequence.length in ends[:1]
-                if keep and (number == len(parts) or is_shared):
-                    self._prefixes.put(heads[:number], sequence.save())
-            return sequence, heads[n_known - 1].length if n_known else 0
-
-    def _parted(
-        self, prefix: Tokens[int], part: int, ends: Tokens[int], namespace: str | None
-    ) -> tuple[list[Tokens[int]], list[Head]]:
-        controls = self.weights.controls if ends else ()
-        parts = parted(tuple(prefix), part or self.n_batch, ends, controls)
-        return parts, self._prefixes.heads(parts, namespace)
-
-    def _begin(self, heads: Tokens[Head]) -> tuple[Sequence, int]:
-        """A sequence of the first parts whose KV is kept, and their number."""
-        n_known, snapshot = self._prefixes.longest(heads)
-        sequence = self.new_sequence(snapshot)
-        if not n_known or sequence.length == heads[n_known - 1].length:
-            return sequence, n_known
-        try:
-            sequence.truncate(heads[n_known - 1].length)
-        except DecodeError:  # a recurrent memory cannot be rolled back
-            n_known, snapshot = self._prefixes.longest(heads, whole=True)
-            return self.new_sequence(snapshot), n_known
-        return sequence, n_known
-
-    def keep(
-        self,
-        prefix: Tokens[int],
-        *,
-        part: int = 0,
-        ends: Tokens[int] = (),
-        namespace: str | None = None,
-    ) -> int:
-        """Have the KV of ``prefix`` kept, in the folder if there is one.
-
-        Its parts and its namespace are those of :meth:`find_or_open`. Returns the
-        number of tokens that were read for it; 0 where it was kept already.
-        """
-        _, heads = self._parted(prefix, part, ends, namespace)
-        if not heads or self._prefixes.keeps(heads):
-            return 0
-        sequence, n_known = self.find_or_open(
-            prefix, part=part, ends=ends, namespace=namespace
-        )
-        if n_known == len(prefix):  # it was in memory alone
-            self._prefixes.put(heads, sequence.save())
-        self._prefixes.flush()
-        return len(prefix) - n_known
-
-    def keeps(
-        self,
-        prefix: Tokens[int],
-        *,
-        part: int = 0,
-        ends: Tokens[int] = (),
-        namespace: str | None = None,
-    ) -> bool:
-        """Whether :meth:`keep` would find the KV of ``prefix`` kept."""
-        _, heads = self._parted(prefix, part, ends, namespace)
-        return bool(heads) and self._prefixes.keeps(heads)
-
-    @property
-    def room_for_prefixes(self) -> int:
-        """Bytes of KV that are kept at most, in the folder if there is one."""
-        return self._prefixes.room
-
-    def kv_bytes(self, n_tokens: int) -> int:
-        """Bytes that the KV of so many tokens takes where it is kept."""
-        (least, most), (small, large) = _MEASURED, self._kv_sizes
-        return round(small + (n_tokens - least) * (large - small) / (most - least))
-
-    @cached_property
-    def _kv_sizes(self) -> list[int]:
-        token = self.weights.tokenize("a")[:1]
-        return [self.open(token * n, keep=False).save().state.nbytes for n in _MEASURED]
-
-    def flush(self) -> None:
-        """Wait until the folder has the KV of all that was read."""
-        self._slots.require_own_process()  # its writer is a thread of another's
-        self._prefixes.flush()
-
-    def forget_prefixes(self) -> None:
-        """Drop the KV of all prefixes in memory, so that a timing starts cold."""
-        self._prefixes.clear()

@@ -48,9 +48,18 @@ class Branch:
     # Decoded tokens of what follows the documents. The last token of a stride is not
     # among them: should the document change, it would have been decoded for nothing.
     n_decoded: int = 0
+    # Where the documents were read together with what follows them: the logits behind
+    # that, and what has the documents' KV kept, once the answer is written.
+    logits: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    keep: Callable[[], None] = lambda: None
 
     def extend(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Decode more of what follows the documents; returns the logits behind it."""
+        """Decode more of what follows the documents; returns the logits behind it.
+
+        No tokens are what was read together with the documents.
+        """
+        if not tokens:
+            return self.logits
         logits = self.path.extend(tokens)
         self.n_decoded += len(tokens)
         return logits
@@ -138,10 +147,13 @@ class Writer:
         """Write the whole answer under ``hits``, a token at a time, never to rewind."""
         branch = self.open_branch(hits)
         reason = None
-        while reason is None:
-            start = len(self.transcript)
-            reason, least = self._generate(branch, 1, sentence=False)
-            yield Stride(start, len(self.transcript), reason, least)
+        try:
+            while reason is None:
+                start = len(self.transcript)
+                reason, least = self._generate(branch, 1, sentence=False)
+                yield Stride(start, len(self.transcript), reason, least)
+        finally:  # not before, where somebody would wait for it
+            branch.keep()
 
     def rewind(self, mark: int) -> None:
         """Take back all strides written since ``mark``, exactly."""
