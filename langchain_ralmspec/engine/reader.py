@@ -57,8 +57,11 @@ class Reader(Live):
         self.weights, self._slots, self._prefixes = weights, slots, prefixes
         self.n_batch = slots.n_batch
         self._opening = threading.Lock()
-        # Whether a text has the same KV however it is cut; None as long as unknown.
-        self._cuts_freely: bool | None = None
+        # Whether a text has the same KV however it is cut; None as long as unknown. On
+        # a GPU no test of one text tells that of others, and what is no plain KV may
+        # not be rolled back.
+        may_be = weights.has_plain_kv and weights.n_gpu_layers == 0
+        self._cuts_freely: bool | None = None if may_be else False
 
     def new_sequence(self, snapshot: Snapshot | None = None) -> Sequence:
         """Start an empty sequence, or one that continues from a snapshot."""
@@ -134,10 +137,11 @@ class Reader(Live):
 
     def _may_cut_anywhere(self, parts: Tokens[Tokens[int]], n_tokens: int) -> bool:
         """Whether a text may be cut otherwise: it is long enough to be cut in two."""
-        longest = max(map(len, parts), default=0)  # in one call in any case
-        n_loose = n_tokens - _first_call(parts)
-        is_long = n_loose >= 2 * LEAST_PART
-        return self._cuts_freely is not False and is_long and longest <= self.n_batch
+        two = 2 * LEAST_PART
+        # Parts have to be calls as well, in which nothing is left over.
+        are_calls = max([two, *map(len, parts)]) <= self.n_batch
+        is_long = n_tokens - _first_call(parts) >= two
+        return self._cuts_freely is not False and is_long and are_calls
 
     def _read_whole(
         self,
@@ -173,12 +177,9 @@ class Reader(Live):
     def _is_as_in_parts(self, read: Read, text: Tokens[int]) -> bool:
         """Whether a text that was read whole has the logits that parts of it give."""
         sequence, border = read.sequence, aligned(len(text) - LEAST_PART)
-        try:
-            sequence.truncate(border - LEAST_PART)
-            sequence.prefill(text[border - LEAST_PART : border])
-            logits = sequence.extend(text[border:])
-        except DecodeError:  # a recurrent memory cannot be rolled back
-            return False
+        sequence.truncate(border - LEAST_PART)
+        sequence.prefill(text[border - LEAST_PART : border])
+        logits = sequence.extend(text[border:])
         return np.array_equal(logits, read.logits)
 
     def _parted(

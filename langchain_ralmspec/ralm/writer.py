@@ -50,7 +50,7 @@ class Branch:
     n_decoded: int = 0
     # Where the documents were read together with what follows them: the logits behind
     # that, and what has the documents' KV kept, once the answer is written.
-    logits: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    logits: NDArray[np.float32] | None = None
     keep: Callable[[], None] = lambda: None
 
     def extend(self, tokens: Sequence[int]) -> NDArray[np.float32]:
@@ -58,7 +58,7 @@ class Branch:
 
         No tokens are what was read together with the documents.
         """
-        if not tokens:
+        if not tokens and self.logits is not None:
             return self.logits
         logits = self.path.extend(tokens)
         self.n_decoded += len(tokens)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from langchain_ralmspec.engine.heads import (
     FEWEST,
     LEAST_PART,
+    aligned,
     heads_of,
     parted,
     start_within,
@@ -45,8 +46,8 @@ def test_parts_are_all_the_tokens_in_order() -> None:
     ("length", "ends", "lengths"),
     [
         (11, [0], [4, 7]),  # what is too little for a part joins the last
-        (11, [7], [7, 4]),
-        (10, [6], [6, 4]),
+        (11, [7], [4, 7]),  # which ends where kernels part tokens
+        (10, [6], [4, 6]),
         (8, [0], [4, 4]),
         (5, [0], [5]),
         (4, [0], [4]),
@@ -71,11 +72,11 @@ def test_what_is_too_little_for_a_part_joins_the_last(
         (270, [36, 160, 240], [36, 124, 80, 30]),
         (255, [36, 160, 240], [36, 124, 95]),  # or 15 of the last
         (700, [36, 600], [36, 256, 308, 100]),
-        (800, [36, 336, 586], [36, 300, 250, 214]),
+        (800, [36, 336, 586], [36, 300, 248, 216]),  # by fours
         (99, [90], [99]),
         (601, [600, 601], [256, 345]),
         (90, [90], [90]),
-        (130, [70, 130], [70, 60]),
+        (130, [70, 130], [68, 62]),
     ],
 )
 def test_a_part_ends_where_something_does(
@@ -96,6 +97,7 @@ def in_parts(told: list[tuple[int, ...]], found: list[tuple[int, ...]]) -> list[
     """The parts of a prompt with some turns, and then some documents."""
     before = tuple(chain(*told))
     prefix = (*before, *chain(*found))
+    prefix = prefix[: aligned(len(prefix))]
     ends = [*accumulate(map(len, found), initial=len(before))]
     parts = parted(prefix, 256, ends, {TURN})
     assert tuple(chain(*parts)) == prefix
@@ -109,7 +111,7 @@ def test_prompts_with_the_same_first_documents_share_their_parts(
     parts = in_parts(told, found)
     assert all(FEWEST <= len(part) < 2 * 256 + FEWEST for part in parts[1:])
     begun = in_parts(told, [*found, *others, (3,) * FEWEST])
-    if found and len(found[-1]) >= LEAST_PART:
+    if found and len(found[-1]) >= LEAST_PART + 3:  # which aligning may take
         assert begun[: len(parts)] == parts
 
 
@@ -129,7 +131,7 @@ def test_turns_are_parts_of_their_own_unless_they_are_short() -> None:
     told = [(TURN, *[0] * n) for n in (79, 9, 69, 299)]
     assert [*map(len, in_parts(told, []))] == [80, 80, 300]
     few = in_parts([*told, (TURN, *[0] * 19)], [(2,) * 90])
-    assert [*map(len, few)] == [80, 80, 300, 110], "few tokens far behind are slow"
+    assert [*map(len, few)] == [80, 80, 300, 108], "few tokens far behind are slow"
 
 
 @given(tokens, tokens, st.integers(1, 5), st.integers(1, 5))
