@@ -261,8 +261,10 @@ def test_a_document_in_a_template_is_read_ahead(
     assert warmed.documents == 1
     steps, stats = told(chat, "What is a heap?")
     assert steps == expected
-    assert (stats.cached_tokens, stats.read_tokens) == (warmed.read_tokens, 0)
-    assert told(chat, "Is a heap a tree?")[1].read_tokens == 0
+    assert stats.cached_tokens + stats.read_tokens == warmed.read_tokens
+    # As many of them again as make one call of the question's tokens, at most.
+    assert stats.read_tokens < LEAST_PART
+    assert told(chat, "Is a heap a tree?")[1].read_tokens < LEAST_PART
     with pytest.raises(ContextOverflowError, match=r"'longer' takes \d+ tokens"):
         chat.warm([Document(LONG * 4, id="longer")])
     with pytest.raises(InvalidValueError, match="question stands in front"):
