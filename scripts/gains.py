@@ -42,6 +42,11 @@ GAINS = {
                 "summary/rounds/again/first_text_ratio",
             ),
             Row(
+                ("some of the passages", 'first text of the question and "Be brief."'),
+                "swap-smollm2",
+                "summary/rounds/reworded/first_text_ratio",
+            ),
+            Row(
                 ("a search at every token", "kNN-LM, 500,000 entries, k = 1"),
                 "knnlm-500k",
                 _KNN,
@@ -66,11 +71,6 @@ GAINS = {
                 ("new passages", "first text of a chain that retrieves once"),
                 "swap-smollm2",
                 "summary/rounds/new/first_text_ratio",
-            ),
-            Row(
-                ("some new passages", 'first text of the question and "Be brief."'),
-                "swap-smollm2",
-                "summary/rounds/reworded/first_text_ratio",
             ),
             Row(
                 ("a long text", "writing answers in the model's own words"),
