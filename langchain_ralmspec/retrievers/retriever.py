@@ -333,8 +333,11 @@ class RaLMSpecRetriever(StrictArguments, ConfiguredRetriever):
         run_manager: AsyncCallbackManagerForRetrieverRun,
         **kwargs: Any,
     ) -> list[Document]:
-        retrieve = partial(self._retrieve, [query], **kwargs)
-        return (await run_in_executor(None, retrieve))[0]
+        # As LangChain's own: a subclass may search otherwise, and not await it.
+        find = partial(
+            self._get_relevant_documents, run_manager=run_manager.get_sync(), **kwargs
+        )
+        return await run_in_executor(None, find, query)
 
     def batch(
         self,
@@ -358,12 +361,10 @@ class RaLMSpecRetriever(StrictArguments, ConfiguredRetriever):
             InvalidValueError: a query is no string.
             StoreError: the store failed.
         """
+        words: Any = {"return_exceptions": return_exceptions, **kwargs}
         if searches_itself(self, RaLMSpecRetriever):
             own: Any = super()
-            found = own.batch(
-                inputs, config, return_exceptions=return_exceptions, **kwargs
-            )
-            return cast("list[list[Document]]", found)
+            return cast("list[list[Document]]", own.batch(inputs, config, **words))
         inputs = list(several("queries", inputs, "strings"))
         configs = get_config_list(config, len(inputs))
         retrieve = partial(self._retrieve, **kwargs)
@@ -380,8 +381,12 @@ class RaLMSpecRetriever(StrictArguments, ConfiguredRetriever):
         **kwargs: Any,
     ) -> list[list[Document]]:
         """Do as ``batch()``, off the event loop."""
-        batch = partial(self.batch, return_exceptions=return_exceptions, **kwargs)
-        return await run_in_executor(None, batch, inputs, config)
+        words: Any = {"return_exceptions": return_exceptions, **kwargs}
+        own = ("ainvoke", "_aget_relevant_documents")
+        if searches_itself(self, RaLMSpecRetriever, own):
+            found = await cast("Any", super()).abatch(inputs, config, **words)
+            return cast("list[list[Document]]", found)
+        return await run_in_executor(None, partial(self.batch, **words), inputs, config)
 
     def _retrieve(
         self, queries: Sequence[str], *, k: int | None = None, **kwargs: Any

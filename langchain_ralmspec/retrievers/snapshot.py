@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_ralmspec.arguments import is_data
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _SCALARS = (str, bytes, int, float, complex, bool, type(None), PurePath)
 
@@ -60,10 +63,15 @@ def is_same(one: Any, other: Any) -> bool:
     return isinstance(one, (set, *_SCALARS)) and bool(one == other)
 
 
-def searches_itself(value: Any, kind: type[Any]) -> bool:
-    """Whether an object of a kind of retrievers searches otherwise than these do."""
+def searches_itself(
+    value: Any, kind: type[Any], names: Iterable[str] = _SEARCHES
+) -> bool:
+    """Whether an object of a kind of retrievers searches otherwise than these do.
+
+    The names are those of the methods that it is to have as they have them.
+    """
     return any(
         name in vars(value) or getattr(type(value), name) is not getattr(kind, name)
-        for name in _SEARCHES
+        for name in names
         if hasattr(kind, name)
     )

@@ -106,6 +106,7 @@ class RetrieverStore:
         retriever = self._retriever
         if values := configuration_of(retriever):
             retriever = configured(retriever, values)
+            refuse_awaited_alone(retriever)
         with reported_as_store_error(self._name, "search"):
             retriever = watched_within(retriever)
             try:
@@ -156,12 +157,14 @@ def found_by(
 
     Raises:
         StoreTimeoutError: it does not answer in time.
-        InvalidValueError: its store would swallow its filter.
+        InvalidValueError: its store would swallow its filter, or it or its store
+            searches otherwise where it is awaited.
         UnknownArgumentError: its store would swallow another word.
         StoreError: it fails, or gives what its filter keeps back.
     """
     if values := configuration_of(retriever):
         retriever = configured(retriever, values)
+    refuse_awaited_alone(retriever)
     refuse_swallowed_words(retriever)
     name, filter_ = retriever.get_name(), filter_of(retriever)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from inspect import Parameter, iscoroutinefunction, signature
 from typing import Any
 
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs
 from langchain_core.runnables.configurable import DynamicRunnable
@@ -50,6 +50,9 @@ _HEEDED = {
     },
     "ScaNN": {"score_threshold"},
 }
+# Searches that as_retriever(search_type=…) may call besides; one is LangChain's own.
+_BY_SCORE = "similarity_search_with_relevance_scores"
+_BY_RETRIEVERS = ("max_marginal_relevance_search", _BY_SCORE)
 _OVER_A_STORE = ("vectorstore", "search_kwargs")  # fields of what searches one
 _OF_RETRIEVERS = {"k", "score_threshold", "fetch_k", "lambda_mult"}
 
@@ -94,27 +97,33 @@ def refuse_async_alone(store: VectorStore) -> None:
         msg = f"a {type(store).__name__} stands for a vector store; give that itself"
         raise InvalidValueError(msg)
     lowest = 1 + type(store).__mro__.index(VectorStore)  # where no search is one yet
-    for name in SEARCHES:
-        if depth_of(store, f"a{name}") < depth_of(store, name) < lowest:
+    for name in (*SEARCHES, *_BY_RETRIEVERS):
+        is_search = depth_of(store, name) < lowest or name == _BY_SCORE
+        if is_search and depth_of(store, f"a{name}") < depth_of(store, name):
             raise _async_alone(store, f"a{name}", name)
 
 
 def refuse_awaited_alone(retriever: Runnable[Any, Any]) -> None:
     """Refuse a retriever that searches otherwise where it is awaited.
 
-    As with :func:`refuse_async_alone`. Looks into one with a config, and into pipes.
+    As with :func:`refuse_async_alone`. Looks into retrievers of retrievers, pipes, what
+    words or a config are bound to, and the stores that these search.
 
     Raises:
-        InvalidValueError: it is such a retriever.
+        InvalidValueError: it is such a retriever, or holds one.
     """
-    for part in _parts(retriever):
-        refuse_awaited_alone(part)
-    for awaited, name in (
-        ("ainvoke", "invoke"),
-        ("_aget_relevant_documents", "_get_relevant_documents"),
-    ):
-        if depth_of(retriever, awaited) < depth_of(retriever, name):
-            raise _async_alone(retriever, awaited, name)
+    for part in runnables_within(retriever):
+        if part is not retriever and not isinstance(part, BaseRetriever):
+            continue
+        for awaited, name in (
+            ("ainvoke", "invoke"),
+            ("_aget_relevant_documents", "_get_relevant_documents"),
+        ):
+            if depth_of(part, awaited) < depth_of(part, name):
+                raise _async_alone(part, awaited, name)
+        store: Any = getattr(part, "vectorstore", None)
+        if issubclass(type(store), VectorStore):
+            refuse_async_alone(store)
 
 
 def refuse_swallowed_words(retriever: Runnable[Any, Any]) -> None:
@@ -206,12 +215,6 @@ def searched_by(retriever: Runnable[Any, Any]) -> VectorStore | None:
     """The store that an ``as_retriever()`` searches, and does nothing else."""
     inner, _ = unbound(retriever)
     return inner.vectorstore if isinstance(inner, VectorStoreRetriever) else None
-
-
-def _parts(retriever: Runnable[Any, Any]) -> Sequence[Runnable[Any, Any]]:
-    if isinstance(retriever, RunnableBindingBase):
-        return [retriever.bound]
-    return retriever.steps if isinstance(retriever, RunnableSequence) else []
 
 
 def _async_alone(owner: object, awaited: str, name: str) -> InvalidValueError:

@@ -318,19 +318,38 @@ class Searching(RaLMSpecRetriever):
         found = search(query, run_manager=run_manager, **words)
         return [each for each in found if each.metadata["tenant"] == "red"]
 
+
+class Awaiting(RaLMSpecRetriever):
+    """Does so where it is awaited alone."""
+
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: Any, **words: Any
     ) -> list[Document]:
-        return self._get_relevant_documents(query, run_manager=None, **words)
+        search: Any = super()._aget_relevant_documents
+        found = await search(query, run_manager=run_manager, **words)
+        return [each for each in found if each.metadata["tenant"] == "red"]
 
 
-@pytest.mark.parametrize("own", [Invoking, Searching])
+class Both(Searching, Awaiting):
+    """Does so in either way."""
+
+
+@pytest.mark.parametrize("own", [Invoking, Searching, Both])
 async def test_a_subclass_that_searches_otherwise_does_so_in_batches(own: Any) -> None:
     retriever = own(vectorstore=store_of("red", "blue"))
-    found = [*retriever.batch(["v0", "v1"]), *await retriever.abatch(["v0"])]
-    assert [[d.page_content for d in each] for each in found] == [["red"]] * 3
+    found = [*retriever.batch(["v0", "v1"]), retriever.invoke("v0")]
+    found += await retriever.abatch(["v0", "v1"])
+    if own is not Invoking:  # of which LangChain's ainvoke() does not ask that
+        found.append(await retriever.ainvoke("v0"))
+    assert {d.page_content for each in found for d in each} == {"red"}
     with pytest.raises(InvalidValueError, match="searches by itself"):
         retriever.session()
+
+
+async def test_what_searches_otherwise_where_it_is_awaited_does_so_in_abatch() -> None:
+    retriever = Awaiting(vectorstore=store_of("red", "blue"))
+    found = [*await retriever.abatch(["v0", "v1"]), await retriever.ainvoke("v0")]
+    assert [[d.page_content for d in each] for each in found] == [["red"]] * 3
 
 
 @pytest.mark.parametrize("given", [True, False])

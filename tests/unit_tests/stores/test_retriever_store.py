@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from langchain_classic.retrievers import EnsembleRetriever
+from langchain_community.vectorstores.faiss import FAISS
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_ralmspec import RaLMSpecRetriever
@@ -155,12 +156,45 @@ def test_what_can_only_be_awaited_is_told_what_it_lacks(retriever: Any) -> None:
 
 @pytest.mark.parametrize("name", ["_aget_relevant_documents", "ainvoke"])
 @pytest.mark.parametrize(
-    "wrap", [lambda r: r, lambda r: r.with_config(tags=["t"]), lambda r: r | list]
+    "wrap",
+    [
+        lambda r: r,
+        lambda r: r.with_config(tags=["t"]),
+        lambda r: r | list,
+        lambda r: EnsembleRetriever(retrievers=[r], weights=[1.0]),
+        lambda r: RunnableLambda(lambda text: [*r.invoke(text)]),
+        lambda r: Finds(find=echo).with_fallbacks([r]),
+        lambda r: r.configurable_fields(find=ConfigurableField("find")),
+    ],
+    ids=["alone", "config", "pipe", "ensemble", "function", "fallback", "field"],
 )
 def test_a_search_overridden_for_await_alone_is_refused(name: str, wrap: Any) -> None:
     own = type("Tenants", (Finds,), {name: lambda *_, **__: []})
-    with pytest.raises(InvalidValueError, match=f"Tenants overrides {name} but not"):
-        RetrieverStore(wrap(own(find=echo)))
+    retriever = wrap(own(find=echo))
+    for ask in (RetrieverStore, lambda given: found_by(given, "a")):
+        with pytest.raises(InvalidValueError, match=f"Tenants overrides {name} but "):
+            ask(retriever)
+
+
+@pytest.mark.parametrize(
+    ("search_type", "name"),
+    [
+        ("mmr", "amax_marginal_relevance_search"),
+        ("similarity_score_threshold", "asimilarity_search_with_relevance_scores"),
+        ("similarity", "asimilarity_search"),
+    ],
+)
+def test_a_store_that_searches_otherwise_for_await_alone_is_refused(
+    search_type: str, name: str
+) -> None:
+    vectorstore: Any = langchain_faiss(n_rows=3)
+    vectorstore.__class__ = type("Own", (FAISS,), {name: lambda *_, **__: []})
+    retriever = vectorstore.as_retriever(
+        search_type=search_type, search_kwargs={"score_threshold": 0.1}
+    )
+    for ask in (RetrieverStore, lambda given: found_by(given, "a")):
+        with pytest.raises(InvalidValueError, match=f"Own overrides {name} but not"):
+            ask(retriever)
 
 
 def test_bad_arguments_are_refused() -> None:
