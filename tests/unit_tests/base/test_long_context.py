@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -60,3 +61,27 @@ def test_auto_will_do_on_a_gpu() -> None:
 def test_a_retriever_is_a_context(kind: Any) -> None:
     with pytest.raises(UnknownArgumentError, match="retriever as the context"):
         kind(model_path="model.gguf", retriever=object())
+
+
+@pytest.mark.parametrize(
+    ("template", "times"),
+    [
+        ("{context}\n{question}\nUse only {context}.", "2 and 1"),
+        ("{context} {question} {question}", "1 and 2"),
+        ("{question} {context}", "1 and 1"),
+        ("{context}", "1 and 0"),
+    ],
+)
+def test_a_slot_of_a_template_stands_once(template: str, times: str) -> None:
+    with pytest.raises(ValidationError, match=f"once, got them {times} times in"):
+        RapidChain(model_path="m.gguf", prompt_template=template)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shallow_copy_is_made_anew(kind: Any) -> None:
+    chain = kind(model_path="m.gguf", draft_length=0)
+    chain._forget()  # as when its model is loaded
+    other = copy.copy(chain)
+    assert other.draft_length == 0
+    own = getattr(other, "_drafters", None)
+    assert own is not chain._drafters, "these lead back to it"
