@@ -65,13 +65,10 @@ class RapidChain(
     @classmethod
     def _context_first(cls, value: str | None) -> str | None:
         if value is not None:
-            _, _, after = value.partition(CONTEXT)
-            times = value.count(CONTEXT), value.count(QUESTION)
-            if times != (1, 1) or QUESTION not in after:
-                msg = (
-                    f"must hold {CONTEXT} once and behind it {QUESTION} once, got them "
-                    f"{times[0]} and {times[1]} times in {value!r:.80}"
-                )
+            before, _, after = value.partition(CONTEXT)
+            is_once = value.count(CONTEXT) == 1
+            if not is_once or QUESTION in before or QUESTION not in after:
+                msg = f"must hold {CONTEXT} once and behind it {QUESTION}"
                 raise ValueError(msg)
         return value
 

@@ -64,16 +64,17 @@ def test_a_retriever_is_a_context(kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "times"),
+    "template",
     [
-        ("{context}\n{question}\nUse only {context}.", "2 and 1"),
-        ("{context} {question} {question}", "1 and 2"),
-        ("{question} {context}", "1 and 1"),
-        ("{context}", "1 and 0"),
+        "{context}\n{question}\nUse only {context}.",
+        "{question} {context}",
+        "{question} {context} {question}",
+        "{context}",
+        "{question}",
     ],
 )
-def test_a_slot_of_a_template_stands_once(template: str, times: str) -> None:
-    with pytest.raises(ValidationError, match=f"once, got them {times} times in"):
+def test_the_context_stands_once_before_the_question(template: str) -> None:
+    with pytest.raises(ValidationError, match="must hold {context} once and behind it"):
         RapidChain(model_path="m.gguf", prompt_template=template)
 
 
