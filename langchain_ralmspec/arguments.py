@@ -153,9 +153,6 @@ class StrictArguments(BaseModel):
             self.__deepcopy__()
         return _remade(type(self), {**self._given, **(update or {})})
 
-    def __copy__(self) -> Self:
-        return self.model_copy()
-
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> NoReturn:
         name = type(self).__name__
         msg = (

@@ -13,7 +13,6 @@ from langchain_core.runnables.config import get_config_list
 from langchain_core.runnables.utils import AddableDict
 from pydantic import field_validator
 
-from langchain_ralmspec.base.bound import BoundChain
 from langchain_ralmspec.base.configured import KeptFields, remade
 from langchain_ralmspec.base.local import info_of
 from langchain_ralmspec.base.long_context import LongContextGeneration, long_usage_of
@@ -66,9 +65,8 @@ class RapidChain(
     def _context_first(cls, value: str | None) -> str | None:
         if value is not None:
             before, _, after = value.partition(CONTEXT)
-            is_once = value.count(CONTEXT) == 1
-            if not is_once or QUESTION in before or QUESTION not in after:
-                msg = f"must hold {CONTEXT} once and behind it {QUESTION}"
+            if CONTEXT not in value or QUESTION in before or QUESTION not in after:
+                msg = f"must hold {CONTEXT} and behind it {QUESTION}"
                 raise ValueError(msg)
         return value
 
@@ -221,10 +219,6 @@ class RapidChain(
         """Do what ``stream`` does, in a thread."""
         pieces = self.stream(input, config, **kwargs)
         return from_threads(pieces, may_wait=self._may_wait)
-
-    def bind(self, **kwargs: Any) -> BoundChain:  # LangChain's own hands all on
-        """Bind arguments of calls, which ``start`` and ``preload`` do not know of."""
-        return BoundChain(bound=self, kwargs=kwargs)
 
     def configurable_fields(self, **kwargs: Any) -> KeptFields:
         """Let configs set fields."""

@@ -30,9 +30,6 @@ _ANSWERING = frozenset(
 )
 """Methods that answer and know of no binding, beside those of every runnable."""
 
-_READING = frozenset({"warm", "warm_up", "preload"})
-"""Methods that read what they are given, or the model's own, and answer nothing."""
-
 _TO_THE_RETRIEVER = (
     "so that any document may be found; call invoke(), or give it to the retriever: "
     "RaLMSpecRetriever(vectorstore=…, filter=…)"
@@ -111,15 +108,14 @@ class _Restricting:
         """The model's, where nothing restricts the documents of its answers.
 
         Raises:
-            InvalidValueError: something does, and the method would answer, or read for
-                all what is to be kept for one.
+            InvalidValueError: something does, and the method would answer.
         """
         chosen, config = self._chosen
-        if name in _ANSWERING | _READING:
+        if name in _ANSWERING or name == "warm":
             given = [each for each in _INSTEAD if each in self.kwargs]
             if config:
                 given.append("config")
-            if name in _READING:  # it finds none
+            if name == "warm":  # it is given the documents
                 given = [each for each in given if each == "kv_namespace"]
             if given:
                 told = _INSTEAD.get(given[0], _TO_THE_RETRIEVER)
@@ -200,10 +196,6 @@ class BoundChat(_OfChats, _Restricting, RunnableBinding[LanguageModelInput, AIMe
         """What was bound, but for the form of answers, and what is given now."""
         own = {k: v for k, v in self.kwargs.items() if k not in OF_CALLS}
         return {**own, **given}
-
-
-class BoundChain(_Restricting, RunnableBinding[dict[str, Any], dict[str, Any]]):
-    """A chain with arguments bound."""
 
 
 class _Bindable(_Made):

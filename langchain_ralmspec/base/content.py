@@ -90,19 +90,9 @@ class _Reader:
     def texts(self, blocks: Any, depth: int = 0) -> Iterator[str]:
         """What blocks say, one after the other; these are ``depth`` blocks deep."""
         for block in blocks if isinstance(blocks, list | tuple) else [blocks]:
-            if isinstance(block, str):
-                text = block
-            elif depth == 0 and self._is_record(block):
-                text = self._json("none", block)
-            else:
-                text = self._text(block, depth)
+            text = block if isinstance(block, str) else self._text(block, depth)
             if text:
                 yield text
-
-    def _is_record(self, block: Any) -> bool:
-        """Whether it is what a tool gives of its own, and no block of a message."""
-        is_untyped = isinstance(block, Mapping) and "type" not in block
-        return self._is_result and is_untyped and len(block) > 1
 
     def _text(self, block: Any, depth: int) -> str:
         if not isinstance(block, Mapping):

@@ -159,33 +159,3 @@ def test_what_does_not_know_of_a_bound_namespace_is_refused(
     with pytest.raises(InvalidValueError, match=said):
         getattr(bound, name)
     assert callable(kind(model_path=gguf, retriever=retriever).bind(filter={}).warm)
-
-
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        (RapidChain, "start"),
-        (RapidChain, "preload"),
-        (ChatRapid, "start"),
-        (ChatRapid, "warm_up"),
-        (KNNLMSpecLLM, "warm_up"),
-        (ChatRaLMSpec, "warm_up"),
-    ],
-)
-def test_what_reads_for_all_is_refused_behind_a_bound_namespace(
-    kind: Any, name: str
-) -> None:
-    made = kind.model_construct()  # nothing of it is asked
-    said = rf"{name}\(\) does not know of the kv_namespace .* when the model is made"
-    for bound in (made.bind(kv_namespace="red"), made.bind(kv_namespace="a").bind()):
-        with pytest.raises(InvalidValueError, match=said):
-            getattr(bound.with_config(tags=["t"]), name)
-
-
-def test_a_chain_heeds_a_bound_namespace(gguf: str, corpus: Corpus) -> None:
-    chain = RapidChain(model_path=gguf, draft_length=0, **OWN)
-    asked = {"question": QUESTIONS[0], "context": "\n\n".join(corpus.texts[8:11])}
-    red = chain.bind(kv_namespace="red").with_retry()
-    assert answer(red, asked)[1] == 0
-    assert answer(chain, asked)[1] == 0
-    assert answer(red, asked)[1] > 0

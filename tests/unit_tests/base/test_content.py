@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -101,9 +100,6 @@ def test_results_may_be_structured() -> None:
     text = {"type": "text", "text": "one"}
     assert said(ToolMessage, text, {"type": "json", "json": [2]}) == "one\n[2]"
     assert said(ToolMessage, {"a": 1}) == '{"a": 1}'
-    for key in ("text", "file", "document", "json", "search_result", "refusal"):
-        for own in ({key: "7 %", "page": 3}, {"page": 3, key: "7 %", "content": "x"}):
-            assert json.loads(said(ToolMessage, own)) == own, "in whatever order"
     assert said(ToolMessage) == ""
 
 

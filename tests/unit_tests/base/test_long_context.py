@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -61,28 +60,3 @@ def test_auto_will_do_on_a_gpu() -> None:
 def test_a_retriever_is_a_context(kind: Any) -> None:
     with pytest.raises(UnknownArgumentError, match="retriever as the context"):
         kind(model_path="model.gguf", retriever=object())
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{context}\n{question}\nUse only {context}.",
-        "{question} {context}",
-        "{question} {context} {question}",
-        "{context}",
-        "{question}",
-    ],
-)
-def test_the_context_stands_once_before_the_question(template: str) -> None:
-    with pytest.raises(ValidationError, match=r"must hold \{context\} once and"):
-        RapidChain(model_path="m.gguf", prompt_template=template)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_shallow_copy_is_made_anew(kind: Any) -> None:
-    chain = kind(model_path="m.gguf", draft_length=0)
-    chain._forget()  # as when its model is loaded
-    other = copy.copy(chain)
-    assert other.draft_length == 0
-    own = getattr(other, "_drafters", None)
-    assert own is not chain._drafters, "these lead back to it"
