@@ -13,7 +13,7 @@ from langchain_core.runnables.config import get_config_list
 from langchain_core.runnables.utils import AddableDict
 from pydantic import field_validator
 
-from langchain_ralmspec.base.configured import KeptFields, remade
+from langchain_ralmspec.base.bound import BindableChain
 from langchain_ralmspec.base.local import info_of
 from langchain_ralmspec.base.long_context import LongContextGeneration, long_usage_of
 from langchain_ralmspec.base.messages import messages_of, turns_of
@@ -36,7 +36,9 @@ _Configs: TypeAlias = RunnableConfig | list[RunnableConfig] | None
 
 
 class RapidChain(
-    LongContextGeneration, RunnableSerializable[dict[str, Any], dict[str, Any]]
+    LongContextGeneration,
+    BindableChain,
+    RunnableSerializable[dict[str, Any], dict[str, Any]],
 ):
     """Answers questions about a long text, and reads the text once.
 
@@ -219,10 +221,6 @@ class RapidChain(
         """Do what ``stream`` does, in a thread."""
         pieces = self.stream(input, config, **kwargs)
         return from_threads(pieces, may_wait=self._may_wait)
-
-    def configurable_fields(self, **kwargs: Any) -> KeptFields:
-        """Let configs set fields."""
-        return remade(super().configurable_fields(**kwargs), KeptFields)
 
     def preload(self, context: Any) -> int:
         """Read a context ahead of the first question about it.

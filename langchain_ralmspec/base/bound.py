@@ -30,6 +30,9 @@ _ANSWERING = frozenset(
 )
 """Methods that answer and know of no binding, beside those of every runnable."""
 
+_READING = frozenset({"warm", "warm_up", "preload", "passages_of"})
+"""Methods that read, or say where, what they are given or the model has."""
+
 _TO_THE_RETRIEVER = (
     "so that any document may be found; call invoke(), or give it to the retriever: "
     "RaLMSpecRetriever(vectorstore=…, filter=…)"
@@ -89,6 +92,12 @@ class _OfCompletions(_Made):
         )
 
 
+class _OfChains(_Made):
+    @property
+    def _kinds(self) -> tuple[Any, ...]:
+        return BoundChain, ConfigurableChain, AlternativeChains, FallbackChains
+
+
 class _Restricting:
     """A binding without the methods of its model that would not heed what is bound.
 
@@ -105,17 +114,18 @@ class _Restricting:
         return RunnableBinding.lc_id()
 
     def __getattr__(self, name: str) -> Any:
-        """The model's, where nothing restricts the documents of its answers.
+        """The model's, where nothing is bound that this would not heed.
 
         Raises:
-            InvalidValueError: something does, and the method would answer.
+            InvalidValueError: something restricts the documents of its answers, or
+                where it reads, and the method would answer, or read.
         """
         chosen, config = self._chosen
-        if name in _ANSWERING or name == "warm":
+        if name in _ANSWERING | _READING:
             given = [each for each in _INSTEAD if each in self.kwargs]
             if config:
                 given.append("config")
-            if name == "warm":  # it is given the documents
+            if name in _READING:  # what they read is given, not found
                 given = [each for each in given if each == "kv_namespace"]
             if given:
                 told = _INSTEAD.get(given[0], _TO_THE_RETRIEVER)
@@ -149,6 +159,12 @@ class BoundCompletion(
     _OfCompletions, _Restricting, RunnableBinding[LanguageModelInput, str]
 ):
     """A completion model with arguments bound."""
+
+
+class BoundChain(
+    _OfChains, _Restricting, RunnableBinding[dict[str, Any], dict[str, Any]]
+):
+    """A chain with arguments bound."""
 
 
 class BoundChat(_OfChats, _Restricting, RunnableBinding[LanguageModelInput, AIMessage]):
@@ -230,6 +246,10 @@ class BindableCompletion(_Bindable, _OfCompletions):
     """A completion model, or a choice of some."""
 
 
+class BindableChain(_Bindable, _OfChains):
+    """A chain, or a choice of some."""
+
+
 class _ConfiguredChat(BindableChat):
     """What LangChain's own would have answer as if no config could change it."""
 
@@ -285,3 +305,15 @@ class AlternativeCompletions(BindableCompletion, RunnableConfigurableAlternative
 
 class FallbackCompletions(BindableCompletion, RunnableWithFallbacks):  # type: ignore[type-arg]
     """What ``with_fallbacks()`` gives of a completion model."""
+
+
+class ConfigurableChain(BindableChain, KeptFields):
+    """What ``configurable_fields()`` gives of a chain."""
+
+
+class AlternativeChains(BindableChain, RunnableConfigurableAlternatives):  # type: ignore[type-arg]
+    """What ``configurable_alternatives()`` gives of a chain."""
+
+
+class FallbackChains(BindableChain, RunnableWithFallbacks):  # type: ignore[type-arg]
+    """What ``with_fallbacks()`` gives of a chain."""

@@ -11,7 +11,13 @@ from langchain_core.runnables import ConfigurableField
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import BaseModel
 
-from langchain_ralmspec import ChatRaLMSpec, InvalidValueError, RaLMSpecLLM
+from langchain_ralmspec import (
+    ChatRaLMSpec,
+    ChatRapid,
+    InvalidValueError,
+    RaLMSpecLLM,
+    RapidChain,
+)
 from langchain_ralmspec.base.local import PreparedAnswer
 
 
@@ -94,3 +100,69 @@ def test_what_is_asked_of_a_configured_choice_is_asked_of_what_it_chooses(
         more = made.with_config(configurable={**values, "other": 3})
         with pytest.raises(InvalidValueError, match="does not know of the config"):
             more.generate(["x"])
+
+
+def faces() -> dict[str, Any]:
+    own: dict[str, Any] = {"model_path": "m.gguf"}
+    store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
+    return {
+        "chat": ChatRaLMSpec(retriever=store, **own),
+        "llm": RaLMSpecLLM(retriever=store, **own),
+        "rapid": ChatRapid(context="A text.", **own),
+        "chain": RapidChain(**own),
+    }
+
+
+READING = [
+    *(("chat", name) for name in ("start", "warm", "passages_of", "warm_up")),
+    *(("llm", name) for name in ("generate", "warm", "passages_of")),
+    *(("rapid", name) for name in ("generate_prompt", "warm_up")),
+    *(("chain", name) for name in ("start", "preload", "warm_up")),
+]
+
+
+@pytest.mark.parametrize(("face", "name"), READING)
+def test_what_reads_elsewhere_than_was_bound_is_refused(face: str, name: str) -> None:
+    plain = faces()[face]
+    field = ConfigurableField(id="n")
+    for made in (
+        plain.bind(kv_namespace="red"),
+        plain.bind(kv_namespace="red").with_config(tags=["x"]),
+        plain.with_config(tags=["x"]).bind(kv_namespace="red"),
+        plain.with_listeners(on_start=None).bind(kv_namespace="red"),
+        plain.bind(kv_namespace="red").configurable_fields(kwargs=field),
+        plain.bind(kv_namespace="red").with_fallbacks([plain]),
+        plain.with_fallbacks([plain]).bind(kv_namespace="red"),
+        plain.configurable_alternatives(field, b=plain).bind(kv_namespace="red"),
+    ):
+        with pytest.raises(
+            InvalidValueError, match=rf"{name}\(\) does not know of the"
+        ):
+            getattr(made, name)
+    for other in (plain, plain.bind(max_tokens=3)):
+        assert callable(getattr(other, name))
+
+
+def test_a_chain_reads_into_the_namespace_that_is_configured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(RapidChain, "preload", lambda self, _: self.kv_namespace)
+    field = ConfigurableField(id="kv")
+    chain = faces()["chain"].configurable_fields(kv_namespace=field)
+    assert chain.preload("A text.") is None
+    assert chain.with_config(configurable={"kv": "red"}).preload("A text.") == "red"
+
+
+def test_a_bound_chain_passes_on_what_is_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(self: Any, inputs: Any, run_manager: Any, **given: Any) -> Any:
+        yield {"answer": str(given), "asked": next(inputs)}
+
+    monkeypatch.setattr(RapidChain, "_answer", answer)
+    plain, asked = faces()["chain"], {"question": "?"}
+    bound = plain.bind(kv_namespace="red")
+    for made in (bound, bound.with_fallbacks([plain]), bound.with_config(tags=["x"])):
+        expected = {"answer": "{'kv_namespace': 'red'}", "asked": asked}
+        assert made.invoke(asked) == expected
+        assert list(made.stream(asked)) == [expected]
+        assert made.batch([asked]) == [expected]
+    assert callable(bound.get_num_tokens)
