@@ -7,7 +7,12 @@ from collections.abc import Iterator, Mapping
 from reprlib import repr as shortened
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    FunctionMessage,
+    ToolMessage,
+)
 
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.text import well_formed
@@ -34,6 +39,9 @@ _UNSAID = {
 }
 """Kinds of blocks that say nothing: thoughts are not sent back, calls are told by the
 message itself, and what a service is to cache concerns no other."""
+
+_WITHOUT_TYPE = {"json", "cachePoint", "cache_point"}
+"""Beside ``text``, the types that Bedrock's blocks of a tool's result have by a key."""
 
 _INSTEAD = {
     "image": "describe the picture in words, or have a model that sees do so",
@@ -74,7 +82,7 @@ def text_of(message: BaseMessage, place: str) -> str:
     reader = _Reader(
         place,
         is_answer=isinstance(message, AIMessage),
-        is_result=isinstance(message, ToolMessage),
+        is_result=isinstance(message, ToolMessage | FunctionMessage),
     )
     separator = "" if reader.is_answer else "\n"
     return well_formed(separator.join(reader.texts(content)))
@@ -102,6 +110,8 @@ class _Reader:
             raise self._refusal(
                 kind, block, f"unnest it: none may be {_DEEPEST} others deep"
             )
+        if self._is_result and not (block.get("type") or _is_bedrocks(block)):
+            return self._json(kind, block)
         if kind == "non_standard" and isinstance(block.get("value"), Mapping):
             return self._text(block["value"], depth + 1)
         if kind == "json":
@@ -119,8 +129,6 @@ class _Reader:
         is_own = self.is_answer and said is None and known not in _INSTEAD
         if kind in _UNSAID or is_own:
             return ""
-        if self._is_result and "type" not in block:
-            return self._json(kind, block)
         raise self._refusal(
             kind, block, _INSTEAD.get(known, "send what it says as text")
         )
@@ -156,6 +164,17 @@ class _Reader:
 def _kind_of(block: Mapping[str, Any]) -> str:
     """The type of a block that does not tell it; its first key, as Bedrock has it."""
     return "text" if "text" in block else next(iter(block), "none")
+
+
+def _is_bedrocks(block: Mapping[str, Any]) -> bool:
+    """Whether what a tool gave is a block of Bedrock's, and not data of its own.
+
+    Bedrock's have their type for their only key.
+    """
+    if len(block) != 1:
+        return False
+    (key, value), *_ = block.items()
+    return key in _WITHOUT_TYPE or (key == "text" and isinstance(value, str))
 
 
 def _shown(block: Any) -> str:

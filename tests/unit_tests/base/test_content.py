@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -101,6 +102,53 @@ def test_results_may_be_structured() -> None:
     assert said(ToolMessage, text, {"type": "json", "json": [2]}) == "one\n[2]"
     assert said(ToolMessage, {"a": 1}) == '{"a": 1}'
     assert said(ToolMessage) == ""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"file": "a.py", "line": 3, "content": "def f()"},
+        {"line": 3, "file": "a.py", "content": "def f()"},
+        {"text": "7 %", "page": 3},
+        {"page": 3, "text": "7 %"},
+        {"text": {"value": "7 %"}},
+        {"text": None},
+        {"json": [1], "page": 3},
+        {"document": {"text": "d"}},
+        {"document": "d", "content": "c"},
+        {"search_result": "s", "text": "t"},
+        {"refusal": "I cannot."},
+        {"reasoning": "hm"},
+        {"thinking": "hm", "answer": 4},
+        {"tool_use": {"name": "t"}},
+        {"cachePoint": {"type": "default"}, "a": 1},
+        {"image": {"format": "png"}},
+        {"non_standard": 1, "value": {"type": "text", "text": "x"}},
+        {"type": None, "a": 1},
+        {},
+    ],
+)
+def test_a_result_without_a_type_is_json_as_a_whole(data: dict[str, Any]) -> None:
+    assert said(ToolMessage, data) == json.dumps(data)
+
+
+def test_a_function_gives_what_a_tool_gives() -> None:
+    message = FunctionMessage(content=["one", {"a": 1}], name="f")
+    assert text_of(message, "messages[0]") == 'one\n{"a": 1}'
+
+
+@pytest.mark.parametrize(
+    ("block", "text"),
+    [
+        ({"text": "hello"}, "hello"),
+        ({"json": {"a": 1}}, '{"a": 1}'),
+        ({"cachePoint": {"type": "default"}}, ""),
+    ],
+)
+def test_a_result_of_bedrocks_has_its_kind_for_its_only_key(
+    block: dict[str, Any], text: str
+) -> None:
+    assert said(ToolMessage, block) == text
 
 
 @pytest.mark.parametrize(
