@@ -15,8 +15,9 @@ import typer
 from langchain_ralmspec.assets.targets import find_gguf
 from langchain_ralmspec.bench.figures import check_folder
 from langchain_ralmspec.chains import RapidChain
+from langchain_ralmspec.cli.keeping import not_kept, require_folder
 from langchain_ralmspec.engine.limits import known_kv_type
-from langchain_ralmspec.errors import InvalidValueError, StoreError
+from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import absolute, read_text
 
 
@@ -64,14 +65,15 @@ def preload(
         exact_batches=exact_batches,
         kv_cache_dir=str(folder),
     )
-    chain.get_num_tokens("")  # loads the model
+    model = chain.engine  # loads it
+    require_folder(model, kv_cache_dir)
     start = time.perf_counter()
     tokens = chain.preload(text)
     seconds = time.perf_counter() - start
-    n_bytes = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
-    if not n_bytes:
-        raise StoreError(f"{str(kv_cache_dir)!r} has kept nothing; a warning says why")
+    read = chain.start("?", text).request.document
+    if not model.keeps(read):
+        raise not_kept(kv_cache_dir, f"the KV of {str(file)!r}, {tokens:,} tokens")
     typer.echo(
-        f"{tokens:,} tokens are ready after {seconds:.1f} s; {kv_cache_dir} holds "
-        f"{n_bytes / 1e6:.0f} MB"
+        f"{tokens:,} tokens are ready after {seconds:.1f} s; {kv_cache_dir} has their "
+        f"KV, {model.kv_bytes(len(read)) / 1e6:.0f} MB"
     )

@@ -21,6 +21,7 @@ from langchain_ralmspec.assets.targets import find_gguf
 from langchain_ralmspec.base.warming import bytes_of, read_ahead
 from langchain_ralmspec.bench.figures import check_folder
 from langchain_ralmspec.chat_models import ChatRaLMSpec
+from langchain_ralmspec.cli.keeping import not_kept, require_folder
 from langchain_ralmspec.engine.limits import known_kv_type
 from langchain_ralmspec.errors import InvalidValueError
 from langchain_ralmspec.files import absolute, read_text
@@ -89,11 +90,14 @@ def warm(
         max_document_tokens=max_document_tokens,
         kv_cache_dir=str(folder),
     )
+    require_folder(face.engine, kv_cache_dir)
     passages = face.passages_of(documents)
     _tell(face, passages.prefixes)
     start = time.perf_counter()
     with face, bar("reading") as advance:
         warmed = read_ahead(passages, face.engine, advance)
+    if not warmed.documents:
+        raise not_kept(kv_cache_dir, f"any of {len(documents):,} passages")
     typer.echo(
         f"{warmed.read_tokens:,} tokens of {warmed.read_documents:,} passages read in "
         f"{time.perf_counter() - start:.1f} s; {kv_cache_dir} has "

@@ -154,6 +154,11 @@ class PrefixCache:
             return heads[-1].key in self._by_head
 
     @property
+    def has_folder(self) -> bool:
+        """Whether there is a folder, and it is one that may be used."""
+        return self._folder is not None
+
+    @property
     def room(self) -> int:
         """Bytes that are kept at most, in the folder if there is one."""
         return self._folder.max_bytes if self._folder else self._max_bytes

@@ -239,6 +239,11 @@ class Reader(Live):
         return bool(heads) and self._prefixes.keeps(heads)
 
     @property
+    def keeps_in_folder(self) -> bool:
+        """Whether KV is kept in a folder: one was given, and it may be used."""
+        return self._prefixes.has_folder
+
+    @property
     def room_for_prefixes(self) -> int:
         """Bytes of KV that are kept at most, in the folder if there is one."""
         return self._prefixes.room

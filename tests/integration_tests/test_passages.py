@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import subprocess
 import sys
@@ -317,3 +318,25 @@ def test_the_command_reads_what_its_model_then_finds(
     )
     stats = told(face, "What is a heap?")[1]
     assert (stats.read_tokens, stats.cached_tokens > 0) == (0, True)
+
+
+def test_a_folder_that_keeps_nothing_is_an_error_of_the_command(
+    gguf: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, folder = tmp_path / "texts" / "a.txt", tmp_path / "kv"
+    file.parent.mkdir()
+    file.write_text("What is a heap? A heap.", "utf-8")
+    command = ["warm", str(file.parent), "--model", gguf]
+    command += ["--n-ctx", str(OWN_N_CTX), "--kv-cache-dir"]
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.warns(RuntimeWarning, match="others can put files there"):
+        assert "kv' has not kept anything; the warning" in run(*command, str(folder))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(PrefixFolder, "_write", full)
+    with pytest.warns(RuntimeWarning, match="No space left"):
+        said = run(*command, str(tmp_path / "other"))
+    assert "other' has not kept any of 1 passages; the warning" in said

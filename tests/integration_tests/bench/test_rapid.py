@@ -1,6 +1,8 @@
 """The whole command, on short texts; what it measures is nobody's promise."""
 
+import errno
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 
 from langchain_ralmspec import RapidChain
 from langchain_ralmspec.bench.rapid.documents import python_samples
+from langchain_ralmspec.engine.prefix_folder import PrefixFolder
 from tests.unit_tests.bench.rapid.test_benchmark import SUMMARY
 from tests.unit_tests.cli.shell import run
 
@@ -68,3 +71,39 @@ def test_what_was_preloaded_is_there_for_a_chain(
     chain = RapidChain(model_path=gguf, n_ctx=1024, kv_cache_dir=str(kv), max_tokens=2)
     said = chain.invoke({"question": "What is it?", "context": text})
     assert said["speculation"]["cached_tokens"] > 0
+
+
+def test_a_folder_that_keeps_nothing_is_an_error_of_preload(
+    tmp_path: Path, gguf: str, capsys: Any
+) -> None:
+    file, kv = tmp_path / "text.txt", tmp_path / "kv"
+    file.write_text("Moby Dick is a novel by Herman Melville.", encoding="utf-8")
+    kv.mkdir()
+    (kv / "README").write_text("for everybody")
+    kv.chmod(0o777)
+    options = ("--n-ctx", "1024", "--kv-cache-dir", str(kv), "--target", gguf)
+    with pytest.warns(RuntimeWarning, match="others can put files there"):
+        said = run("preload", str(file), *options)
+    assert "kv' has not kept anything; the warning above" in said
+    assert "ready" not in capsys.readouterr().out
+    assert [each.name for each in kv.iterdir()] == ["README"]
+
+
+def test_a_disk_that_is_full_is_an_error_of_preload(
+    tmp_path: Path, gguf: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kv = tmp_path / "kv"
+    options = ("--n-ctx", "1024", "--target", gguf, "--kv-cache-dir", str(kv))
+    for name in ("first", "second"):
+        (tmp_path / name).write_text(f"The {name} text.", encoding="utf-8")
+    assert not run("preload", str(tmp_path / "first"), *options)
+    assert "ready" in capsys.readouterr().out
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(PrefixFolder, "_write", full)
+    with pytest.warns(RuntimeWarning, match="No space left"):
+        said = run("preload", str(tmp_path / "second"), *options)
+    assert re.search("kv' has not kept the KV of .*second', .* the warning above", said)
+    assert "ready" not in capsys.readouterr().out
