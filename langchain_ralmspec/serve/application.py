@@ -54,7 +54,8 @@ def app(
         tenant_filter: a function, or its ``"module:attribute"``, that gets a request's
             headers and gives the filter of its retriever, or a tuple of that and the
             tenant's ``kv_namespace``. A ``PermissionError``, None or False refuses
-            the request (403).
+            the request (403). A ``ChatRapid``, which has no retriever, is refused
+            beside it when a replica starts.
         max_ongoing_requests: that a replica answers at once.
         max_queued_requests: that wait for one; more are refused (429).
         graceful_shutdown_timeout_s: seconds in which a replica that is to end may
@@ -100,9 +101,9 @@ def app(
         ray_actor_options={"num_cpus": 0},
     )
     digest = None if api_key is None else hashlib.sha256(api_key.encode()).digest()
-    bound: Application = gateway.bind(
-        model.bind(chat, max_ongoing_requests), digest, tenant_filter
-    )
+    has_tenants = tenant_filter is not None
+    replica = model.bind(chat, max_ongoing_requests, has_tenants=has_tenants)
+    bound: Application = gateway.bind(replica, digest, tenant_filter)
     return bound
 
 

@@ -14,7 +14,8 @@ from ray import serve
 from ray.serve.metrics import Counter
 
 from langchain_ralmspec.base.chat import LocalChat
-from langchain_ralmspec.errors import DecodeError, InvalidValueError
+from langchain_ralmspec.base.retrieval import RetrievalGeneration
+from langchain_ralmspec.errors import DecodeError, InvalidValueError, SetupError
 from langchain_ralmspec.machine import wait_briefly
 from langchain_ralmspec.serve.loading import named
 from langchain_ralmspec.serve.protocol import BROKEN, OK, Answer, call_of, failure_of
@@ -47,13 +48,19 @@ class Replica:
     Args:
         chat: it, as ``"module:attribute"``, or what makes it.
         max_ongoing_requests: that may be answered at once.
+        has_tenants: whether requests come with the filter of a tenant.
 
     Raises:
         InvalidValueError: it is no chat model of this package.
+        SetupError: there are tenants, and it has no retriever for their filters.
     """
 
     def __init__(
-        self, chat: str | Callable[[], LocalChat], max_ongoing_requests: int
+        self,
+        chat: str | Callable[[], LocalChat],
+        max_ongoing_requests: int,
+        *,
+        has_tenants: bool = False,
     ) -> None:
         # Thread pools are made as libraries are loaded, which the chat model does.
         wait_briefly()
@@ -66,6 +73,8 @@ class Replica:
                 "ChatRapid, or a function without arguments that makes one"
             )
             raise InvalidValueError(msg)
+        if has_tenants:
+            _require_filterable(found)
         found.warm_up()
         self._chat = found
         self._model = Path(found.model_path).stem
@@ -145,3 +154,17 @@ class Replica:
             total = sum(value.values()) if isinstance(value, dict) else value
             if total > 0:
                 counter.inc(total)
+
+
+def _require_filterable(chat: LocalChat) -> None:
+    """Raise a ``SetupError`` where no filter of a tenant could restrict a chat model.
+
+    It would refuse every request, and blame who asks.
+    """
+    if not isinstance(chat, RetrievalGeneration):
+        msg = (
+            "tenant_filter gives the filter of a retriever, and a "
+            f"{type(chat).__name__} has none; serve a ChatRaLMSpec, or leave "
+            "tenant_filter out and serve each tenant by an application of its own"
+        )
+        raise SetupError(msg)
