@@ -51,6 +51,19 @@ def absolute_file(path: str | os.PathLike[str]) -> Path:
     return target if given.name in {"", ".."} else absolute(given.parent) / given.name
 
 
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file; where one may not look, there is none.
+
+    Path's own raises there, and for names that are too long.
+    """
+    return os.path.isfile(path)  # noqa: PTH113  see above
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a folder, as :func:`is_file` tells it of a file."""
+    return os.path.isdir(path)  # noqa: PTH112  see above
+
+
 @contextmanager
 def replacing_file(target: Path) -> Iterator[Path]:
     """Give a free path that becomes ``target`` if the block succeeds.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from langchain_ralmspec.errors import DimensionMismatchError, InvalidValueError
-from langchain_ralmspec.files import replacing_file
+from langchain_ralmspec.files import is_file, replacing_file
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -123,7 +123,7 @@ def _embed(
 
 def _load(stem: Path) -> dict[str, NDArray[np.float32]]:
     index_path, rows_path = _paths(stem)
-    if not index_path.exists():
+    if not is_file(index_path):
         return {}
     try:
         index = json.loads(index_path.read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from langchain_ralmspec.assets.models import MODELS, model_path
 from langchain_ralmspec.assets.progress import bar
 from langchain_ralmspec.engine.binding import check_file
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.files import absolute
+from langchain_ralmspec.files import absolute, is_file
 from langchain_ralmspec.stores import SentenceTransformerEmbeddings
 
 _ENCODERS = "sentence-transformers"
@@ -18,7 +18,7 @@ def find_gguf(model: str) -> str:
     """Path of a GGUF that is given as a path, ``NAME``, or ``NAME:QUANTISATION``."""
     name, _, quantization = model.partition(":")
     if name not in MODELS:
-        if not absolute(model).exists():
+        if not _is_there(absolute(model)):
             known = ", ".join(MODELS)
             raise InvalidValueError(
                 f"{model!r} is neither a GGUF file nor a known model: {known}"
@@ -30,13 +30,24 @@ def find_gguf(model: str) -> str:
         return str(model_path(name, quantization or None, progress=advance))
 
 
+def _is_there(path: Path) -> bool:
+    """Whether there may be something: who opens it is told why it may not be."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def find_encoder(embedding: str) -> Path:
     """Folder of an encoder that is given by packaged name or by folder."""
     known = [name for name, model in MODELS.items() if model.kind == _ENCODERS]
     if embedding in known:
         return model_path(embedding)
     folder = absolute(embedding)
-    if not (folder / "config.json").is_file():
+    if not is_file(folder / "config.json"):
         raise InvalidValueError(
             f"{embedding!r} is neither a folder with a sentence-transformers model "
             f"nor one of {', '.join(known)}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from langchain_ralmspec.bench.provenance import provenance, running_commit
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.files import absolute, replacing_file
+from langchain_ralmspec.files import absolute, is_folder, replacing_file
 
 
 def check_file(path: Path | None) -> None:
@@ -22,7 +22,7 @@ def check_file(path: Path | None) -> None:
         return
     target = absolute(path)
     folder = target.parent
-    if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    if is_folder(target) or not is_folder(folder) or not os.access(folder, os.W_OK):
         raise InvalidValueError(
             f"{str(path)!r} cannot be written; name a file in a folder that exists "
             "and may be written to"

@@ -6,6 +6,7 @@ reads; it fits only where the model, its settings and llama.cpp are the same.
 
 from __future__ import annotations
 
+import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from langchain_ralmspec.chat_models import ChatRaLMSpec
 from langchain_ralmspec.cli.keeping import not_kept, require_folder
 from langchain_ralmspec.engine.limits import known_kv_type
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.files import absolute, read_text
+from langchain_ralmspec.files import absolute, is_file, read_text
 from langchain_ralmspec.llms import RaLMSpecLLM
 
 if TYPE_CHECKING:
@@ -112,13 +113,20 @@ def _nothing(_: str) -> list[Document]:
 def _documents(corpus: Path) -> list[Document]:
     """The passages of a file, or those of a folder, in the order of their names."""
     folder = absolute(corpus)
-    if not folder.is_dir():
+    try:
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        is_folder = False
+    except OSError as error:
+        msg = f"{str(corpus)!r} cannot be read: {error}"
+        raise InvalidValueError(msg) from error
+    if not is_folder:
         return [
             Document(passage.text, id=passage.id, metadata={"title": passage.title})
             for passage in load_passages(corpus)
         ]
     texts = (each for each in folder.rglob("*") if each.suffix.lower() in _TEXTS)
-    files = sorted(filter(Path.is_file, texts))
+    files = sorted(filter(is_file, texts))
     if not files:
         msg = f"{str(corpus)!r} holds no text; put files in it that end in .txt or .md"
         raise InvalidValueError(msg)

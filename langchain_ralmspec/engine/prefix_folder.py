@@ -22,7 +22,7 @@ import numpy as np
 from langchain_ralmspec.engine.folder_room import ENTRY, MOST_OF_A_LINE, FolderRoom
 from langchain_ralmspec.engine.kv import Snapshot
 from langchain_ralmspec.errors import InvalidValueError
-from langchain_ralmspec.files import absolute, replacing_file
+from langchain_ralmspec.files import absolute, is_file, replacing_file
 
 if TYPE_CHECKING:
     from io import BufferedReader
@@ -184,7 +184,7 @@ class PrefixFolder:
         except FileNotFoundError:
             return key in self._waiting
         except OSError:  # a folder that may only be read
-            return self._file(key.hex()).exists()
+            return is_file(self._file(key.hex()))
         return True
 
     def _file(self, key: str) -> Path:

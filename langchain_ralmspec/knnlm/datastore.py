@@ -19,6 +19,7 @@ from langchain_ralmspec.knnlm.entries import (
     Entries,
     Manifest,
     replacing,
+    reported,
     writing,
 )
 from langchain_ralmspec.knnlm.faiss_index import FaissKeyIndex
@@ -115,7 +116,8 @@ class KNNDatastore:
             ModelFileError: ``model_path`` is not a GGUF.
         """
         folder = absolute(path)
-        is_new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+        with reported(folder):
+            is_new = not folder.exists() or _is_empty(folder)
         if not is_new and not _is_datastore(folder):
             msg = f"{str(path)!r} holds something else; name a new folder"
             raise InvalidValueError(msg)
@@ -337,6 +339,10 @@ def _require_kind(index: str) -> None:
     if index not in INDEX_KINDS:
         msg = f"index must be one of {', '.join(INDEX_KINDS)}, got {index!r}"
         raise InvalidValueError(msg)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _is_datastore(folder: Path) -> bool:

@@ -53,7 +53,7 @@ class FaissKeyIndex:
         self._kind, self._n = kind, len(keys)
         self.renew_locks()
         renewed_in_children(self)
-        self._index = self._read(file, keys) if file.exists() else self._made(keys)
+        self._index = self._read(file, keys)
         if self._index.ntotal < len(keys):
             self._add(keys)
             self._keep(file)
@@ -154,10 +154,13 @@ class FaissKeyIndex:
             )
 
     def _read(self, file: Path, keys: NDArray[Any]) -> Any:
+        """The index that a file holds; a new one where there is no file."""
         try:
             _require_sealed(file)
             index = self._faiss.read_index(str(file))
             is_ours = type(index) is type(self._made(keys))
+        except FileNotFoundError:
+            return self._made(keys)
         except (OSError, RuntimeError, MemoryError) as error:
             msg = f"cannot read {str(file)!r}: {error}; delete it, and it is made anew"
             raise DatastoreError(msg) from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from langchain_ralmspec.answer.token_loop import TARGET
 from langchain_ralmspec.engine.model import find_file
 from langchain_ralmspec.errors import InvalidValueError, ModelFileError, hint
-from langchain_ralmspec.files import absolute_file
+from langchain_ralmspec.files import absolute_file, is_file
 from langchain_ralmspec.rapid.documents import join
 from langchain_ralmspec.rapid.lookup import PromptLookupDrafter
 from langchain_ralmspec.rapid.model_drafters import (
@@ -175,8 +175,8 @@ def absolute_of(drafter: str | Path | Drafter) -> str | Path | Drafter:
     if not isinstance(drafter, str):
         return drafter
     path = path_of(drafter)
-    is_file = drafter != path or "/" in path or os.sep in path or Path(path).suffix
-    if not (is_file or Path(path).is_file()) or drafter in _NAMES:
+    is_path = drafter != path or "/" in path or os.sep in path or Path(path).suffix
+    if drafter in _NAMES or not (is_path or is_file(path)):
         return drafter
     return f"{TEXT if drafter != path else ''}{absolute_file(path)}"
 
@@ -188,7 +188,7 @@ def require_known(given: str | Path) -> None:
         InvalidValueError: it is neither; names the nearest.
     """
     wanted = str(given)
-    if wanted in _NAMES or Path(path_of(wanted)).expanduser().is_file():
+    if wanted in _NAMES or is_file(Path(path_of(wanted)).expanduser()):
         return
     with suppress(ModelFileError):  # a loaded one needs its file no more
         find_file(path_of(wanted))

@@ -18,7 +18,7 @@ from langchain_ralmspec.errors import (
     MissingExtraError,
     ModelFileError,
 )
-from langchain_ralmspec.files import absolute
+from langchain_ralmspec.files import absolute, is_folder
 from langchain_ralmspec.machine import MAX_THREADS, cores
 from langchain_ralmspec.registry import renewed_in_children
 from langchain_ralmspec.stores.arguments import check_number
@@ -72,7 +72,7 @@ class SentenceTransformerEmbeddings(Embeddings):
             msg = f"model_path must be a folder or a name, got {model_path!r:.80}"
             raise InvalidValueError(msg)
         self.model_path = os.path.expanduser(model_path)  # noqa: PTH111  or a hub name
-        if _is_folder(self.model_path):  # which it still is after a chdir
+        if is_folder(self.model_path):  # which it still is after a chdir
             self.model_path = str(absolute(model_path))
         self.batch_size = batch_size
         self.normalize = normalize
@@ -147,22 +147,18 @@ class SentenceTransformerEmbeddings(Embeddings):
                 return SentenceTransformer(
                     self.model_path,
                     device=self.device,
-                    local_files_only=_is_folder(self.model_path),
+                    local_files_only=is_folder(self.model_path),
                 )
         except (OSError, ValueError) as cause:  # it is not there, or is no model
             reason = str(cause).strip().partition("\n")[0].rstrip(".")
             msg = f"cannot load the embedding model {self.model_path!r}: {reason}"
-            if not _is_folder(self.model_path):
+            if not is_folder(self.model_path):
                 msg += (
                     ". Give the path of its folder (of the packaged one: "
                     "`ralmspec models path minilm`); a name is looked for on the "
                     "Hugging Face hub, which takes a network"
                 )
             raise ModelFileError(msg) from cause
-
-
-def _is_folder(path: str) -> bool:
-    return os.path.isdir(path)  # noqa: PTH112  Path's raises where one may not look
 
 
 def count_tokens(
