@@ -104,13 +104,15 @@ class LocalChat(LocalGeneration, TracedChat):
         text that is bound as context counts as well. A part of a conversation without
         the user's words is counted with a question mark of the user's behind it, one
         that ends with calls with empty results; what the template cannot show, or what
-        is surely too long, as LangChain does it.
+        is surely too long, as LangChain does it; so is all by ``custom_get_token_ids``.
         """
         messages = list(several("messages", messages, "messages"))
         for message in messages:
             if not isinstance(message, BaseMessage):
                 msg = f"a message must be a BaseMessage, got {message!r:.80}"
                 raise InvalidValueError(msg)
+        if self.custom_get_token_ids is not None:
+            return super().get_num_tokens_from_messages(messages, tools)
         is_asked = any(isinstance(message, HumanMessage) for message in messages)
         asked = messages if is_asked else [*messages, HumanMessage("?")]
         last = asked[-1]

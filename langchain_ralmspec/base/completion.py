@@ -62,7 +62,12 @@ class LocalCompletion(LocalGeneration, BindableCompletion, BaseLLM):
     completion; False reads them as text. In documents they are always text."""
 
     def get_token_ids(self, text: str) -> list[int]:
-        """Ids of the tokens that the model reads where ``text`` is its prompt."""
+        """Ids of the tokens that the model reads where ``text`` is its prompt.
+
+        Or those of ``custom_get_token_ids``.
+        """
+        if self.custom_get_token_ids is not None:
+            return super().get_token_ids(text)
         require_text("the text", text)
         weights, special = self.engine.weights, self.parse_special
         start, rest = weights.tokenize_prompt(text, special=special)

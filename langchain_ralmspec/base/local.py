@@ -307,9 +307,10 @@ class LocalGeneration(CallSettings):
         """Drop what is known of the model, and what is loaded beside it."""
 
     def get_token_ids(self, text: str) -> list[int]:
-        """Ids of the model's tokens in a text."""
+        """Ids of the model's tokens in a text, or those of ``custom_get_token_ids``."""
         require_text("the text", text)
-        return self.engine.weights.tokenize(text)
+        custom = getattr(self, "custom_get_token_ids", None)  # a chain has none
+        return self.engine.weights.tokenize(text) if custom is None else custom(text)
 
     def get_num_tokens(self, text: str) -> int:
         """Number of the model's tokens in a text."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.messages import HumanMessage
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import ValidationError
 
@@ -75,6 +76,21 @@ def test_a_model_is_loaded_once_for_its_settings(
     assert settings["path"] == "other.gguf"
     for name, value in changes[1:]:
         assert settings[name] == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"), [each for each in FACES if each[0] is not RapidChain]
+)
+def test_tokens_are_counted_as_their_user_counts_them(
+    kind: Any, own: dict[str, Any], loads: list[dict[str, Any]]
+) -> None:
+    face = kind(model_path="m.gguf", custom_get_token_ids=lambda t: [len(t)] * 7, **own)
+    assert face.get_token_ids("ab") == [2] * 7
+    assert face.get_num_tokens("ab") == 7
+    assert face.get_num_tokens_from_messages([HumanMessage("?")] * 3) == 3 * 7
+    assert not loads, "nobody else's tokens are asked for"
+    with pytest.raises(InvalidValueError, match="must be a string"):
+        face.get_token_ids(None)
 
 
 @pytest.mark.parametrize(("kind", "own"), FACES)
