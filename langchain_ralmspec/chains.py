@@ -70,6 +70,12 @@ class RapidChain(
             if CONTEXT not in value or QUESTION in before or QUESTION not in after:
                 msg = f"must hold {CONTEXT} and behind it {QUESTION}"
                 raise ValueError(msg)
+            if (n := value.count(CONTEXT)) > 1:
+                msg = (
+                    f"{CONTEXT} must stand once in the prompt, got {n} times in "
+                    f"{value!r:.80}; the context is read at one place"
+                )
+                raise ValueError(msg)
         return value
 
     def invoke(

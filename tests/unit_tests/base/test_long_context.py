@@ -60,3 +60,29 @@ def test_auto_will_do_on_a_gpu() -> None:
 def test_a_retriever_is_a_context(kind: Any) -> None:
     with pytest.raises(UnknownArgumentError, match="retriever as the context"):
         kind(model_path="model.gguf", retriever=object())
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        (
+            "{context} {question} {context}",
+            r"\{context\} must stand once.* got 2 times",
+        ),
+        (
+            "{context}{context}\n{question}",
+            r"\{context\} must stand once.* got 2 times",
+        ),
+        ("{question} {context}", "behind it"),
+        ("{question} {context} {question}", "behind it"),
+        ("{context}", "behind it"),
+        ("{question}", "behind it"),
+    ],
+)
+def test_the_context_of_a_template_stands_once_before_the_question(
+    template: str, told: str
+) -> None:
+    with pytest.raises(ValidationError, match=told):
+        RapidChain(model_path="model.gguf", prompt_template=template)
+    twice = "{context}\n{question}\n{question}"  # each is filled in
+    RapidChain(model_path="model.gguf", prompt_template=twice)
