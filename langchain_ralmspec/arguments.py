@@ -153,6 +153,11 @@ class StrictArguments(BaseModel):
             self.__deepcopy__()
         return _remade(type(self), {**self._given, **(update or {})})
 
+    def __copy__(self) -> Self:
+        # Pydantic's would share what was derived from the arguments, some of which
+        # works no longer than the first object lives.
+        return self.model_copy()
+
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> NoReturn:
         name = type(self).__name__
         msg = (

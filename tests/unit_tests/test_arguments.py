@@ -1,4 +1,5 @@
 import copy
+import gc
 import pickle
 import threading
 from pathlib import Path
@@ -24,7 +25,9 @@ from langchain_ralmspec import (
     RapidChain,
     SentenceTransformerEmbeddings,
 )
+from langchain_ralmspec.engine import Model
 from langchain_ralmspec.stores import Query
+from tests.unit_tests.knnlm.fakes import FakeReader
 
 EMBEDDINGS = DeterministicFakeEmbedding(size=8)
 MODEL: dict[str, Any] = {"model_path": "model.gguf", "max_tokens": 7}
@@ -114,6 +117,38 @@ def test_a_face_is_not_copied_deeply(face: Any) -> None:
         copy.deepcopy(face)
     with pytest.raises(InvalidValueError, match=r"model_copy\(\)"):
         face.model_copy(deep=True)
+
+
+@pytest.mark.parametrize("face", faces(), ids=lambda face: type(face).__name__)
+def test_a_shallow_copy_is_an_object_of_its_own(face: Any) -> None:
+    other, model_copy = copy.copy(face), face.model_copy()
+    assert type(other) is type(face)
+    assert (
+        other.model_fields_set == face.model_fields_set == model_copy.model_fields_set
+    )
+    for name in face.model_fields_set:
+        assert getattr(other, name) == getattr(face, name)
+    shared = {
+        name: value
+        for name, value in (other.__pydantic_private__ or {}).items()
+        if value is (face.__pydantic_private__ or {})[name]
+    }
+    assert not [name for name, value in shared.items() if value not in (None, False)]
+
+
+@pytest.mark.parametrize("kind", [RapidChain, ChatRapid])
+def test_a_copy_of_what_is_gone_loads_its_own_drafters(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kind, "_load_drafter", lambda _, *given: given)
+    monkeypatch.setattr(Model, "load", lambda **_: FakeReader())
+    face = kind(**MODEL, embeddings=EMBEDDINGS, drafter="self")
+    assert face.engine
+    other = copy.copy(face)
+    del face
+    gc.collect()
+    assert other.engine
+    assert other._drafters.load("model.gguf", 8) == ("model.gguf", 8)
 
 
 def test_arguments_are_the_objects_own() -> None:
