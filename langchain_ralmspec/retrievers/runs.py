@@ -49,17 +49,18 @@ def retrieved(
 ) -> list[list[Document]]:
     """Retrieve for many queries at once, each of them a run.
 
-    One by one where a config says something of the retriever, and where failures are
+    One by one where their configs configure other things, and where failures are
     returned.
     """
     runs = list(map(partial(start_run, retriever), queries, configs))
     pairs = list(zip(queries, configs, strict=True))
     found: list[list[Document] | Exception] = []
     try:
-        if any(map(configured_in, configs)):
-            found += [_alone(retrieve, *pair) for pair in pairs]
+        if _configure_alike(configs):  # as in a graph, where each says whose it is
+            with configured_by(configs[0] if configs else None):
+                found += retrieve(queries)
         else:
-            found += retrieve(queries)
+            found += [_alone(retrieve, *pair) for pair in pairs]
     except Exception as error:
         if not return_exceptions:
             for run in runs:
@@ -72,6 +73,15 @@ def retrieved(
         else:
             run.on_retriever_end(outcome)
     return cast("list[list[Document]]", found)
+
+
+def _configure_alike(configs: Sequence[RunnableConfig]) -> bool:
+    """Whether all configs say the same, by the same objects: these may be anything."""
+    given = [
+        {name: id(each) for name, each in configured_in(config).items()}
+        for config in configs
+    ]
+    return all(each == given[0] for each in given)
 
 
 def _alone(

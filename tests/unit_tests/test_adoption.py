@@ -34,6 +34,7 @@ from langchain_ralmspec.retrievers.snapshot import is_same
 from langchain_ralmspec.serve.protocol import failure_of
 from langchain_ralmspec.stores import FaissStore, GenericStore, RetrieverStore
 from langchain_ralmspec.stores.configuring import configured_by
+from tests.unit_tests.fakes import wrap
 from tests.unit_tests.stores.faiss_toys import langchain_faiss
 
 N_ROWS = 12
@@ -298,6 +299,39 @@ async def test_a_retriever_heeds_what_a_call_configures() -> None:
         assert len(retriever.invoke("v0")) == 2
         one, both = retriever.batch(["v0", "v0"], [red, {}])
         assert (len(one), len(both)) == (1, 2)
+
+
+@pytest.mark.parametrize("config", [{}, {"configurable": {"thread_id": "1"}}])
+def test_a_batch_is_one_call_where_its_configs_say_the_same(config: Any) -> None:
+    retriever = RaLMSpecRetriever(vectorstore=langchain_faiss(n_rows=N_ROWS))
+    calls: list[int] = []
+    wrap(
+        retriever.store, "search", lambda queries, *_, **__: calls.append(len(queries))
+    )
+    in_a_graph: Any = RunnableLambda(lambda _: retriever.batch(["v0", "v1", "v2"]))
+    found = [retriever.batch(["v0", "v1", "v2"], config), in_a_graph.invoke("", config)]
+    assert calls == [3, 3]
+    assert found[0] == found[1]
+    others: Any = [{"configurable": {"thread_id": n}} for n in "12"]
+    retriever.batch(["v0", "v1"], others)
+    assert calls == [3, 3, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["session", "new_session"])
+def test_a_session_behind_a_bound_filter_is_refused(name: str) -> None:
+    retriever = RaLMSpecRetriever(vectorstore=langchain_faiss(n_rows=N_ROWS))
+    red: Any = {"configurable": {"words": {"filter": only("red")}}}
+    for bound in (
+        retriever.bind(filter=only("red")),
+        retriever.bind(filter=only("red")).with_config(tags=["t"]),
+        retriever.with_config(tags=["t"]).bind(filter=only("red")),
+        retriever.bind(k=3),
+        retriever.with_config(red),
+    ):
+        with pytest.raises(InvalidValueError, match=rf"{name}\(\) does not know of"):
+            getattr(bound, name)
+    tagged: Any = retriever.bind().with_config(tags=["t"])
+    assert tagged.session(k=2)
 
 
 class Invoking(RaLMSpecRetriever):
